@@ -1,0 +1,84 @@
+# Every target sets up what it needs, and does again only what a change calls for.
+# Needs Python 3.10 or later, a C compiler and make; PYTHON=python3.12 picks another Python,
+# ARGS="..." is handed on to the demo, to pytest or to the benchmarks.
+PYTHON ?= python3
+ARGS ?=
+PIP_INSTALL = -m pip --disable-pip-version-check install --quiet
+BUILD_REQUIRES = $(shell sed -n '/^requires = /s/[^"]*\("[^"]*"\)[^"]*/ \1/gp' pyproject.toml)
+CORE = $(wildcard minigrad/_core/*.pyx minigrad/_core/*.pxd minigrad/_core/*.h)
+PY = .venv/bin/python
+# What Cython adds to modules and classes, and no stub should speak of.
+CYTHON_MADE = .*\.__(pyx_capi|test|reduce_cython|setstate_cython|pyx_vtable)__
+
+.DEFAULT_GOAL = help
+.DELETE_ON_ERROR:
+.NOTPARALLEL: # two targets would install into one .venv at a time
+.SECONDARY: # stamps are no intermediate files
+
+.PHONY: help demo test lint bench sdist wheel clean
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+
+demo: .venv/has-examples .venv/compiled ## train a BatchNorm net on handwritten digits
+	@$(PY) examples/train_digits.py $(ARGS)
+
+test: .venv/has-test .venv/compiled ## run the test suite
+	@$(PY) -m pytest $(ARGS)
+
+lint: .venv/has-dev .venv/compiled ## check style and types, and the stubs against the compiled core
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@PATH="$$PWD/.venv/bin:$$PATH" cython-lint $(filter %.pyx %.pxd,$(CORE))
+	@$(PY) -m mypy
+	@echo '$(CYTHON_MADE)' | $(PY) -m mypy.stubtest minigrad --ignore-disjoint-bases \
+		--allowlist /dev/stdin --ignore-unused-allowlist
+
+bench: .venv-peers/has-peers .venv-peers/compiled ## compare the speed with PyTorch, JAX and autograd
+	@.venv-peers/bin/python -c 'import torch' || { echo 'minigrad: no PyTorch to compare with' >&2; exit 1; }
+	@.venv-peers/bin/python benchmarks/run.py $(ARGS)
+
+sdist: .venv/has-dev ## build the source distribution into dist/
+	@$(PY) -m build --no-isolation --sdist
+
+wheel: .venv/has-dev ## build the source distribution, and from it the wheel, into dist/
+	@$(PY) -m build --no-isolation
+
+clean: ## delete all that make has made
+	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -f minigrad/_core/*.so minigrad/_core/*.c
+	find minigrad tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# The stamps, in each virtual environment: its build requirements, an editable install with an
+# extra, and the compiled core. The editable install compiles too; after a change of the core alone
+# the third rule does, in a second and without pip.
+%/ready: pyproject.toml
+	@$(check)
+	@echo 'minigrad: setting up $(@D)'
+	@$(@D)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python $(PIP_INSTALL) $(BUILD_REQUIRES)
+	@touch $@
+
+define install
+@echo 'minigrad: installing itself and the extra $(patsubst has-%,%,$(@F)) into $(@D)'
+@$(@D)/bin/python $(PIP_INSTALL) --no-build-isolation --editable '.[$(patsubst has-%,%,$(@F))]'
+@touch $@
+endef
+
+.venv/has-%: .venv/ready setup.py
+	$(install)
+
+.venv-peers/has-%: .venv-peers/ready setup.py
+	$(install)
+
+%/compiled: %/ready $(CORE) setup.py
+	@$(@D)/bin/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+define check
+fail() { echo "minigrad: $$1" >&2; exit 1; }; \
+command -v $(PYTHON) >/dev/null || fail '$(PYTHON) not found; `make PYTHON=...` names another Python'; \
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || fail '$(PYTHON) is too old; Python 3.10 or later is needed (make PYTHON=...)'; \
+$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || fail '$(PYTHON) cannot make virtual environments; `apt install python3-venv`'; \
+command -v $${CC:-cc} >/dev/null || command -v gcc >/dev/null || command -v clang >/dev/null || \
+fail 'no C compiler found; `apt install build-essential python3-dev` or `xcode-select --install`'
+endef

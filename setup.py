@@ -1,0 +1,49 @@
+"""Compiles minigrad/_core/*.pyx; all else about the package stands in pyproject.toml."""
+
+import os
+import sys
+from pathlib import Path
+from shutil import which
+from sysconfig import get_path
+
+import numpy
+from Cython.Build import cythonize
+from Cython.Compiler import Options
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+DEBUG = os.environ.get("MINIGRAD_DEBUG") == "1"  # with the checks of C's assert() and of Cython
+# Nothing here reads errno or FP flags, and without them sqrt and selections vectorise. Never
+# -ffast-math: it drops NaN handling, and sets the FP mode of the process. (MSVC: its own /O2.)
+FLAGS = ["-O1", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math"]
+MACROS = [(f"NPY_{key}", "NPY_2_0_API_VERSION") for key in ("NO_DEPRECATED_API", "TARGET_VERSION")]
+FORCED = dict.fromkeys(["boundscheck", "wraparound", "initializedcheck", "nonecheck"] * DEBUG, True)
+parse = Options.parse_directive_list  # of the head of a .pyx, which would overrule what is FORCED
+Options.parse_directive_list = lambda *args, **kwargs: parse(*args, **kwargs) | FORCED
+DIRECTIVES = {"language_level": 3, "binding": True, "embedsignature": False, **FORCED}
+
+
+class BuildExt(build_ext):
+    def build_extensions(self):
+        needs = [*getattr(self.compiler, "compiler_so", [])[:1], get_path("include") + "/Python.h"]
+        if missing := [need for need in needs if not which(need, os.F_OK)]:
+            how = "`apt install build-essential python3-dev` or `xcode-select --install`"
+            raise SystemExit(f"minigrad: cannot compile without {missing[0]}; try {how}")
+        if self.editable_mode:  # pip's folder is a new one each time, in which all would be stale
+            self.build_lib = f"build/lib.{self.plat_name}-{sys.implementation.cache_tag}"
+        built, now = Path("build/flags"), f"{FLAGS} {DIRECTIVES} NumPy {numpy.__version__}"
+        self.force = self.force or not built.exists() or built.read_text() != now
+        self.parallel, options = 2, {"force": self.force, "compiler_directives": DIRECTIVES}
+        c_files = cythonize(self.extensions, nthreads=2, build_dir="build", **options)
+        for ext, c_file in zip(self.extensions, c_files, strict=True):
+            ext.sources, ext.include_dirs = c_file.sources, [numpy.get_include()]
+            ext.define_macros, ext.extra_compile_args = MACROS, FLAGS * (os.name != "nt")
+        super().build_extensions()
+        built.write_text(now)  # as no time stamp tells of other flags
+
+
+if __name__ == "__main__":  # not in the processes of cythonize
+    src = Path("minigrad/_core")
+    near = [str(path) for path in src.iterdir() if path.suffix in (".pxd", ".h")]
+    ext = [Extension(f"minigrad._core.{f.stem}", [str(f)], depends=near) for f in src.glob("*.pyx")]
+    setup(cmdclass={"build_ext": BuildExt}, ext_modules=ext)
