@@ -1,0 +1,1 @@
+"""kernels.pyx is called from Cython only."""

@@ -1,0 +1,368 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Inner loops over raw, contiguous memory: one branch per opcode.
+
+Design note
+-----------
+1. This file knows memory, lengths and opcodes. It must not know arrays, shapes, Tensors or the graph.
+2. Every loop runs over contiguous memory. Whatever is strided, reversed, transposed or broadcast is
+   packed by `loops.pyx` into a tile of 512 elements first (`pack`), so that an operation is written
+   once, not once per layout, and so that a later fusion can call the same kernels tile by tile.
+3. A kernel is a fused function over float and double. `MG_CLONED` (clones.h) has gcc build it for
+   AVX-512, AVX2 and baseline x86-64 and pick at load time; the loops vectorise by themselves.
+4. Reductions accumulate in double, whatever the input. Eight or more lanes keep the adders busy.
+5. `noexcept nogil` on all: no kernel can fail, and none needs the interpreter.
+"""
+from cython cimport floating
+from libc.math cimport INFINITY, pow, sqrt
+
+cdef extern from "clones.h" nogil:
+    ctypedef void cloned "MG_CLONED void"
+
+cdef extern from "vecmath.h":
+    pass
+
+cdef extern from * nogil:
+    """
+    /* One name for both precisions. Cython sees a function of double; C picks by the argument's type. */
+    #define MG_BOTH(name, x) _Generic((x), float: name##_f32, double: name##_f64)(x)
+    #define mg_exp(x) MG_BOTH(mg_exp, x)
+    #define mg_expm1(x) MG_BOTH(mg_expm1, x)
+    #define mg_log(x) MG_BOTH(mg_log, x)
+    #define mg_log1p(x) MG_BOTH(mg_log1p, x)
+    #define mg_tanh(x) MG_BOTH(mg_tanh, x)
+    #define mg_sigmoid(x) MG_BOTH(mg_sigmoid, x)
+    #define mg_softplus(x) MG_BOTH(mg_softplus, x)
+    #define mg_erf(x) MG_BOTH(mg_erf, x)
+    #define mg_sqrt(x) _Generic((x), float: sqrtf, double: sqrt)(x)
+    #define mg_abs(x) _Generic((x), float: fabsf, double: fabs)(x)
+    """
+    double mg_exp(double)
+    double mg_expm1(double)
+    double mg_log(double)
+    double mg_log1p(double)
+    double mg_tanh(double)
+    double mg_sigmoid(double)
+    double mg_softplus(double)
+    double mg_erf(double)
+    double mg_sqrt(double)
+    double mg_abs(double)
+
+ctypedef fused item_t:                      # what `pack` moves: any element of 1, 4 or 8 bytes
+    unsigned char
+    unsigned int
+    unsigned long long
+
+
+# ------------------------------------------------------------------------------------------- unary
+cdef cloned unary(int opcode, floating* x, floating* o, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    if opcode == NEGATIVE:
+        for i in range(n): o[i] = -x[i]
+    elif opcode == ABS:
+        for i in range(n): o[i] = mg_abs(x[i])
+    elif opcode == SIGN:                    # NaN stays NaN: x + x of a NaN, and of a zero, is itself
+        for i in range(n): o[i] = 1 if x[i] > 0 else (-1 if x[i] < 0 else x[i] + x[i])
+    elif opcode == SQUARE:
+        for i in range(n): o[i] = x[i] * x[i]
+    elif opcode == SQRT:
+        for i in range(n): o[i] = mg_sqrt(x[i])
+    elif opcode == RSQRT:
+        for i in range(n): o[i] = 1 / mg_sqrt(x[i])
+    elif opcode == RECIPROCAL:
+        for i in range(n): o[i] = 1 / x[i]
+    elif opcode == RELU:                    # written so that NaN stays NaN
+        for i in range(n): o[i] = 0 if x[i] <= 0 else x[i]
+    elif opcode == EXP:
+        for i in range(n): o[i] = mg_exp(x[i])
+    elif opcode == EXPM1:
+        for i in range(n): o[i] = mg_expm1(x[i])
+    elif opcode == LOG:
+        for i in range(n): o[i] = mg_log(x[i])
+    elif opcode == LOG1P:
+        for i in range(n): o[i] = mg_log1p(x[i])
+    elif opcode == TANH:
+        for i in range(n): o[i] = mg_tanh(x[i])
+    elif opcode == SIGMOID:
+        for i in range(n): o[i] = mg_sigmoid(x[i])
+    elif opcode == SOFTPLUS:
+        for i in range(n): o[i] = mg_softplus(x[i])
+    elif opcode == LOGSIGMOID:
+        for i in range(n): o[i] = -mg_softplus(-x[i])
+    elif opcode == ERF:
+        for i in range(n): o[i] = mg_erf(x[i])
+
+
+# ------------------------------------------------------------------------------------------ binary
+cdef cloned binary(int opcode, floating* x, floating* y, floating* o, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    if opcode == ADD:
+        for i in range(n): o[i] = x[i] + y[i]
+    elif opcode == SUBTRACT:
+        for i in range(n): o[i] = x[i] - y[i]
+    elif opcode == MULTIPLY:
+        for i in range(n): o[i] = x[i] * y[i]
+    elif opcode == DIVIDE:
+        for i in range(n): o[i] = x[i] / y[i]
+    elif opcode == MAXIMUM:                 # a NaN on either side wins
+        for i in range(n): o[i] = x[i] if x[i] > y[i] or x[i] != x[i] else y[i]
+    elif opcode == MINIMUM:
+        for i in range(n): o[i] = x[i] if x[i] < y[i] or x[i] != x[i] else y[i]
+    elif opcode == GATE:
+        for i in range(n): o[i] = 0 if y[i] <= 0 else x[i]
+
+
+cdef cloned compare(int opcode, floating* x, floating* y, mask_t* o, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    if opcode == LESS:
+        for i in range(n): o[i] = x[i] < y[i]
+    elif opcode == LESS_EQUAL:
+        for i in range(n): o[i] = x[i] <= y[i]
+    elif opcode == GREATER:
+        for i in range(n): o[i] = x[i] > y[i]
+    elif opcode == GREATER_EQUAL:
+        for i in range(n): o[i] = x[i] >= y[i]
+    elif opcode == EQUAL:
+        for i in range(n): o[i] = x[i] == y[i]
+    elif opcode == NOT_EQUAL:
+        for i in range(n): o[i] = x[i] != y[i]
+
+
+# ----------------------------------------------------------------------------------------- ternary
+cdef cloned where(mask_t* condition, floating* x, floating* y, floating* o, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n): o[i] = x[i] if condition[i] else y[i]
+
+
+cdef cloned clip(floating* x, floating* low, floating* high, floating* o, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef floating value
+    for i in range(n):                      # minimum(maximum(x, low), high); a NaN stays NaN
+        value = low[i] if x[i] < low[i] else x[i]
+        o[i] = high[i] if value > high[i] else value
+
+
+cdef inline void dispatch(int opcode, void** p, void* out, Py_ssize_t n, floating* precision) noexcept nogil:
+    if opcode < ADD:
+        unary(opcode, <floating*> p[0], <floating*> out, n)
+    elif opcode < LESS:
+        binary(opcode, <floating*> p[0], <floating*> p[1], <floating*> out, n)
+    elif opcode < WHERE:
+        compare(opcode, <floating*> p[0], <floating*> p[1], <mask_t*> out, n)
+    elif opcode == WHERE:
+        where(<mask_t*> p[0], <floating*> p[1], <floating*> p[2], <floating*> out, n)
+    else:
+        clip(<floating*> p[0], <floating*> p[1], <floating*> p[2], <floating*> out, n)
+
+
+cdef void call_kernel(int opcode, bint is_double, void** operands, void* out, Py_ssize_t n) noexcept nogil:
+    """Run the elementwise kernel of `opcode` over n contiguous elements of each operand."""
+    if is_double:
+        dispatch(opcode, operands, out, n, <double*> NULL)
+    else:
+        dispatch(opcode, operands, out, n, <float*> NULL)
+
+
+# ----------------------------------------------------------------------------------------- packing
+cdef inline void pack_items(item_t* source, Py_ssize_t row_stride, Py_ssize_t stride, Py_ssize_t rows,
+                            Py_ssize_t n, item_t* tile) noexcept nogil:
+    cdef Py_ssize_t i, r
+    cdef char* row
+    for r in range(rows):
+        row = <char*> source + r * row_stride
+        if stride == 0:
+            for i in range(n): tile[i] = (<item_t*> row)[0]
+        elif stride == sizeof(item_t):
+            for i in range(n): tile[i] = (<item_t*> row)[i]
+        else:
+            for i in range(n): tile[i] = (<item_t*> (row + i * stride))[0]
+        tile += n
+
+
+cdef void pack(char* source, Py_ssize_t row_stride, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t n,
+               int itemsize, char* tile) noexcept nogil:
+    """Copy rows × n elements that lie `row_stride` and `stride` bytes apart into a contiguous tile."""
+    if itemsize == 4:
+        pack_items(<unsigned int*> source, row_stride, stride, rows, n, <unsigned int*> tile)
+    elif itemsize == 8:
+        pack_items(<unsigned long long*> source, row_stride, stride, rows, n, <unsigned long long*> tile)
+    else:
+        pack_items(<unsigned char*> source, row_stride, stride, rows, n, <unsigned char*> tile)
+
+
+# -------------------------------------------------------------------------------------- reductions
+cdef enum:
+    LANES = 16              # independent accumulators, so that an addition need not wait for the last
+
+
+cdef double reduction_start(int opcode) noexcept nogil:
+    """The accumulator of a reduction over nothing."""
+    if opcode == PROD:
+        return 1
+    if opcode == MAX:
+        return -INFINITY
+    if opcode == MIN:
+        return INFINITY
+    return 0
+
+
+cdef inline double combine(int opcode, double a, double x) noexcept nogil:
+    if opcode == PROD:
+        return a * x
+    if opcode == MAX:                       # a NaN wins, and stays
+        return x if x > a or x != x else a
+    if opcode == MIN:
+        return x if x < a or x != x else a
+    return a + x
+
+
+cdef inline double prepare(int opcode, floating x, double centre) noexcept nogil:
+    """What a reduction accumulates for the element x."""
+    if opcode == DIFFERENCE:
+        return x - centre
+    if opcode == DEVIATION:
+        return (x - centre) * (x - centre)
+    if opcode == SUMEXP:
+        return mg_exp(<floating> (x - centre))
+    return x
+
+
+cdef inline void row_lanes(int opcode, floating* x, Py_ssize_t n, double centre, double* accumulator) noexcept nogil:
+    cdef double lane[LANES]
+    cdef Py_ssize_t i, k, whole = n - n % LANES
+    for k in range(LANES): lane[k] = reduction_start(opcode)
+    i = 0
+    while i < whole:
+        for k in range(LANES): lane[k] = combine(opcode, lane[k], prepare(opcode, x[i + k], centre))
+        i += LANES
+    for i in range(whole, n):
+        lane[i - whole] = combine(opcode, lane[i - whole], prepare(opcode, x[i], centre))
+    k = LANES // 2
+    while k > 0:                            # a tree, which rounds less than a chain
+        for i in range(k): lane[i] = combine(opcode, lane[i], lane[i + k])
+        k //= 2
+    accumulator[0] = combine(opcode, accumulator[0], lane[0])
+
+
+cdef cloned row(int opcode, floating* x, Py_ssize_t n, double centre, double* accumulator) noexcept nogil:
+    if opcode == SUM: row_lanes(SUM, x, n, centre, accumulator)
+    elif opcode == PROD: row_lanes(PROD, x, n, centre, accumulator)
+    elif opcode == MAX: row_lanes(MAX, x, n, centre, accumulator)
+    elif opcode == MIN: row_lanes(MIN, x, n, centre, accumulator)
+    elif opcode == DIFFERENCE: row_lanes(DIFFERENCE, x, n, centre, accumulator)
+    elif opcode == DEVIATION: row_lanes(DEVIATION, x, n, centre, accumulator)
+    elif opcode == SUMEXP: row_lanes(SUMEXP, x, n, centre, accumulator)
+
+
+cdef inline void column_lanes(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
+                              double* centre, double* accumulator) noexcept nogil:
+    cdef Py_ssize_t i, r
+    for r in range(rows):
+        for i in range(n):
+            accumulator[i] = combine(opcode, accumulator[i], prepare(opcode, x[i], centre[i]))
+        x = <floating*> (<char*> x + row_stride)
+
+
+cdef cloned columns(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
+                    double* centre, double* accumulator) noexcept nogil:
+    if opcode == SUM: column_lanes(SUM, x, row_stride, rows, n, centre, accumulator)
+    elif opcode == PROD: column_lanes(PROD, x, row_stride, rows, n, centre, accumulator)
+    elif opcode == MAX: column_lanes(MAX, x, row_stride, rows, n, centre, accumulator)
+    elif opcode == MIN: column_lanes(MIN, x, row_stride, rows, n, centre, accumulator)
+    elif opcode == DIFFERENCE: column_lanes(DIFFERENCE, x, row_stride, rows, n, centre, accumulator)
+    elif opcode == DEVIATION: column_lanes(DEVIATION, x, row_stride, rows, n, centre, accumulator)
+    elif opcode == SUMEXP: column_lanes(SUMEXP, x, row_stride, rows, n, centre, accumulator)
+
+
+cdef void reduce_row(int opcode, bint is_double, void* x, Py_ssize_t n, double centre,
+                     double* accumulator) noexcept nogil:
+    """Fold n contiguous elements into one accumulator."""
+    if is_double:
+        row(opcode, <double*> x, n, centre, accumulator)
+    else:
+        row(opcode, <float*> x, n, centre, accumulator)
+
+
+cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t row_stride, Py_ssize_t rows,
+                         Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
+    """Fold rows of n contiguous elements, `row_stride` bytes apart, into n accumulators, one a column."""
+    if is_double:
+        columns(opcode, <double*> x, row_stride, rows, n, centre, accumulator)
+    else:
+        columns(opcode, <float*> x, row_stride, rows, n, centre, accumulator)
+
+
+# ------------------------------------------------------------------- accumulation, optimiser steps
+cdef cloned add_to(floating* x, floating* o, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n): o[i] += x[i]
+
+
+cdef void accumulate(bint is_double, void* x, void* out, Py_ssize_t n) noexcept nogil:
+    """out += x. (`binary(ADD)` in place would not vectorise: its operands would overlap.)"""
+    if is_double:
+        add_to(<double*> x, <double*> out, n)
+    else:
+        add_to(<float*> x, <float*> out, n)
+
+
+cdef cloned sgd(floating* parameter, floating* gradient, floating* velocity, Py_ssize_t n, floating lr,
+                floating momentum, floating keep, floating weight_decay, floating sign,
+                bint nesterov) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef floating g, v
+    if velocity == NULL:
+        for i in range(n): parameter[i] -= lr * (sign * gradient[i] + weight_decay * parameter[i])
+    else:
+        for i in range(n):
+            g = sign * gradient[i] + weight_decay * parameter[i]
+            v = momentum * velocity[i] + keep * g
+            velocity[i] = v
+            parameter[i] -= lr * (g + momentum * v if nesterov else v)
+
+
+cdef void sgd_step(floating* parameter, floating* gradient, floating* velocity, Py_ssize_t n, double lr,
+                   double momentum, double dampening, double weight_decay, bint nesterov,
+                   bint first, bint maximize) noexcept nogil:
+    """One step of SGD; `velocity` is NULL without momentum, zeros before the first step, whose
+    velocity is the gradient itself."""
+    sgd(parameter, gradient, velocity, n, <floating> lr, <floating> momentum,
+        <floating> (1 if first else 1 - dampening), <floating> weight_decay,
+        <floating> (-1 if maximize else 1), nesterov)
+
+
+cdef cloned adam(floating* parameter, floating* gradient, floating* first_moment, floating* second_moment,
+                 floating* largest, Py_ssize_t n, floating step_size, floating gain1, floating beta2,
+                 floating gain2, floating eps, floating l2, floating decay, floating sign,
+                 floating root) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef floating g, m, v
+    if largest == NULL:
+        for i in range(n):
+            g = sign * gradient[i] + l2 * parameter[i]
+            m = first_moment[i] + (g - first_moment[i]) * gain1
+            v = beta2 * second_moment[i] + gain2 * g * g
+            first_moment[i] = m
+            second_moment[i] = v
+            parameter[i] = decay * parameter[i] - step_size * m / (<floating> mg_sqrt(v) * root + eps)
+    else:
+        for i in range(n):
+            g = sign * gradient[i] + l2 * parameter[i]
+            m = first_moment[i] + (g - first_moment[i]) * gain1
+            v = beta2 * second_moment[i] + gain2 * g * g
+            first_moment[i] = m
+            second_moment[i] = v
+            largest[i] = v if v > largest[i] or v != v else largest[i]
+            parameter[i] = decay * parameter[i] - step_size * m / (<floating> mg_sqrt(largest[i]) * root + eps)
+
+
+cdef void adam_step(floating* parameter, floating* gradient, floating* first_moment,
+                    floating* second_moment, floating* largest, Py_ssize_t n, double lr, double beta1,
+                    double beta2, double eps, double weight_decay, bint decoupled, bint maximize,
+                    long step) noexcept nogil:
+    """One step of Adam (Kingma & Ba 2015, algorithm 1) or, decoupled, AdamW (Loshchilov & Hutter 2019,
+    algorithm 2); with `largest` not NULL the AMSGrad variant (Reddi et al. 2018, algorithm 2)."""
+    adam(parameter, gradient, first_moment, second_moment, largest, n,
+         <floating> (lr / (1 - pow(beta1, step))), <floating> (1 - beta1), <floating> beta2,
+         <floating> (1 - beta2), <floating> eps,
+         <floating> (0 if decoupled else weight_decay), <floating> (1 - lr * weight_decay if decoupled else 1),
+         <floating> (-1 if maximize else 1), <floating> (1 / sqrt(1 - pow(beta2, step))))

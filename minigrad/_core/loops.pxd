@@ -1,0 +1,15 @@
+# Arrays to loops. loops.pyx opens with the Design note.
+from numpy cimport ndarray, npy_intp
+
+cdef struct Operand:            # what an elementwise loop reads: an array, or one scalar with ndim 0
+    char* data
+    npy_intp* shape
+    npy_intp* strides           # in bytes
+    int ndim
+    int itemsize
+
+cdef ndarray empty(int ndim, npy_intp* shape, int typenum)
+cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Operand* operands, int count)
+cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdims, double correction)
+cdef ndarray matmul(ndarray x, ndarray y)
+cdef void add_in_place(ndarray target, ndarray addend)

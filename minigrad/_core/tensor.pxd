@@ -1,0 +1,63 @@
+# Tensor, Node, Op. tensor.pyx opens with the Design note.
+from numpy cimport ndarray
+
+cdef enum:
+    MAX_INPUTS = 3              # inputs that have a rule of their own; a variadic op has one rule for all
+    MAX_ARGUMENTS = 8           # parameters of a rule
+
+cdef class Version:
+    cdef long value
+
+cdef class Op:
+    cdef readonly str name
+    cdef readonly object fallback
+    cdef readonly tuple rules
+    cdef readonly tuple inputs
+    cdef readonly tuple attributes
+    cdef readonly bint variadic
+    cdef int opcode
+    cdef int keeps_shapes
+    cdef unsigned long long differentiable
+    cdef unsigned char saves[MAX_INPUTS]
+    cdef unsigned char argument[MAX_INPUTS][MAX_ARGUMENTS]
+    cdef int arguments[MAX_INPUTS]
+
+cdef class Tensor
+
+cdef class Node:
+    cdef readonly Op op
+    cdef object x, y
+    cdef tuple more
+    cdef ndarray out
+    cdef Version version
+    cdef tuple shapes
+    cdef tuple attributes
+    cdef Tensor cotangent
+    cdef list hooks
+    cdef unsigned long long needs, number, mark
+    cdef long x_version, y_version, out_version
+    cdef bint freed, useful
+
+cdef class Tensor:
+    cdef ndarray array
+    cdef Node node
+    cdef Tensor gradient
+    cdef Tensor cotangent
+    cdef Version version
+    cdef list hooks
+    cdef bint requires
+    cdef object __weakref__
+
+cdef enum Keep:                 # when a Node keeps the shapes of its inputs
+    NEVER, IF_BROADCAST, ALWAYS
+
+cdef dict registry
+cdef void install(object add, object sum_to, object cast, dict functions)
+cdef bint recording()
+cdef Tensor wrap(ndarray array)
+cdef Tensor record(Op op, ndarray out, object x, object y=*, tuple more=*, tuple attributes=*)
+cdef Tensor record_view(Op op, ndarray out, Tensor x, tuple attributes=*)
+cdef Tensor to_tensor(object value, str name)
+cdef object unary(Op op, object x)
+cdef object binary(Op op, object x, object y)
+cdef ndarray checked(object array)

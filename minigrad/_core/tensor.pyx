@@ -1,0 +1,1199 @@
+"""Tensor, the graph, and the backward pass.
+
+Design note
+-----------
+1. This file knows what a Tensor is, how an operation is recorded and how gradients flow. It must not
+   know any particular operation: those stand in the table (ops.pyx), and the operators below look
+   theirs up there.
+2. A *Tensor* is a NumPy array with a place in the graph. A *Node* is one recorded operation. Edges
+   point from a Node to its inputs: to the Node that made the input, or to the Tensor if it is a leaf.
+3. *Memory policy.* A rule names what it needs (`g`, `out`, `x`, `y`, `shape`, an attribute such as
+   `axis`), and the Node keeps that and no more. It never keeps its output Tensor, which would be a
+   reference cycle: where a rule names `out` it keeps the array, and wraps it again, with itself as
+   the graph node, when the rule runs. So graphs are freed by reference counting alone.
+4. *Backward* collects the Nodes, sorts them by the number they got when they were made, newest first,
+   and runs the rules. No recursion. Gradients wait in `cotangent`, and reach `.grad` only when the
+   whole pass has succeeded, so that an exception leaves every `.grad` as it was.
+5. Rules are Tensor expressions; with `create_graph` they are recorded like any other, and that is all
+   there is to gradients of gradients. Broadcasting is undone here, once (`deliver`), never in a rule.
+6. *Versions* are counted per storage and made only when needed: by a view, a saved output or a write.
+   What was saved is compared when its rule runs.
+7. Nodes and Tensors come from freelists. A chain of a million Nodes is freed by CPython's trashcan
+   without deep recursion (measured in tests/test_graph.py in a thread with a 512 KB stack).
+"""
+cimport cython
+cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.float cimport PyFloat_AsDouble, PyFloat_CheckExact
+from cpython.long cimport PyLong_CheckExact
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.bool cimport PyBool_Check
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.stdlib cimport qsort
+from libc.string cimport memcmp
+from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArray_DATA, PyArray_DIMS,
+                    PyArray_ITEMSIZE, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE,
+                    ndarray, npy_intp)
+
+from .kernels cimport (
+    ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
+    NOT_EQUAL, SUBTRACT, WHERE, call_kernel)
+from .loops cimport Operand, add_in_place, elementwise, empty
+
+import weakref
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from *:
+    """
+    #if defined(_MSC_VER)
+    #define MG_THREAD_LOCAL __declspec(thread)
+    #else
+    #define MG_THREAD_LOCAL __thread
+    #endif
+    static MG_THREAD_LOCAL int mg_recording = 1;
+    """
+    int mg_recording            # grad mode, one per thread as in PyTorch
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(PyObject*)
+    object PyObject_Vectorcall(object function, PyObject** arguments, size_t count, PyObject* names)
+
+cdef enum Argument:             # what a parameter of a rule stands for; attributes follow
+    COTANGENT, OUT, X, Y, SHAPE, POSITION, ATTRIBUTE
+
+cdef dict registry = {}         # name -> Op, for every primitive
+cdef PyObject* by_opcode[<int> NO_KERNEL]
+cdef dict functions = {}        # name -> public function, for the operators that have no kernel
+cdef object add_tensors = None, sum_to = None, cast = None      # what the engine itself calls; see install()
+cdef unsigned long long node_count = 0, pass_count = 0
+
+DTYPES = tuple(map(np.dtype, ("float32", "float64", "int32", "int64", "bool")))
+
+
+# --------------------------------------------------------------------------------------- the table
+@cython.final
+cdef class Op:
+    """One primitive: its kernel, what NumPy calls it, and a gradient rule for each input."""
+
+    def __repr__(self):
+        return f"<primitive {self.name}>"
+
+
+def register(str name, int opcode, object fallback, tuple rules, tuple inputs=("x", "y", "z"),
+             tuple attributes=(), bint variadic=False, int keeps_shapes=NEVER):
+    """Enter a primitive into the table. The parameter names of its rules say what a Node must keep."""
+    cdef Op op = Op.__new__(Op)
+    cdef int i, k
+    op.name, op.opcode, op.fallback, op.rules = name, opcode, fallback, rules
+    op.inputs, op.attributes, op.variadic, op.keeps_shapes = inputs, attributes, variadic, keeps_shapes
+    for i, rule in enumerate(rules):
+        if rule is None:
+            continue
+        op.differentiable |= <unsigned long long> 1 << i
+        parameters = rule.__code__.co_varnames[:rule.__code__.co_argcount]
+        op.arguments[i] = len(parameters)
+        for k, parameter in enumerate(parameters):
+            if parameter in attributes:
+                op.argument[i][k] = ATTRIBUTE + attributes.index(parameter)
+            elif parameter in inputs[:2]:
+                op.argument[i][k] = X + inputs.index(parameter)
+            else:
+                op.argument[i][k] = {"g": COTANGENT, "out": OUT, "shape": SHAPE, "i": POSITION}[parameter]
+            if op.argument[i][k] == SHAPE:
+                op.keeps_shapes = ALWAYS
+            op.saves[i] |= 1 << min(<int> op.argument[i][k], <int> ATTRIBUTE)
+    if variadic:
+        op.differentiable = ~<unsigned long long> 0
+    if name in registry:
+        raise ValueError(f"primitive {name} is registered twice")
+    registry[name] = op
+    if opcode < NO_KERNEL:
+        by_opcode[opcode] = <PyObject*> op
+    return op
+
+
+cdef void install(object add, object summation, object conversion, dict public):
+    """Called once by ops.pyx: the few operations that the engine itself must call."""
+    global add_tensors, sum_to, cast
+    add_tensors, sum_to, cast = add, summation, conversion
+    functions.update(public)
+
+
+def attach_methods(dict public):
+    """Make functions whose first parameter is a Tensor methods of Tensor, and known to its operators."""
+    cdef dict members = <dict> (<PyTypeObject*> Tensor).tp_dict
+    for name, function in public.items():
+        functions[name] = function
+        if name not in members:
+            members[name] = function
+    PyType_Modified(<type> Tensor)
+
+
+cdef extern from "Python.h":
+    ctypedef struct PyTypeObject:
+        PyObject* tp_dict
+    void PyType_Modified(type)
+
+
+def primitives():
+    """The names of all primitives in the table, sorted."""
+    return sorted(registry)
+
+
+# --------------------------------------------------------------------------------------- the graph
+@cython.final
+@cython.freelist(64)
+cdef class Version:
+    """How often a storage was written to; shared by the Tensors that look at it."""
+
+
+@cython.final
+@cython.freelist(1024)
+@cython.trashcan(True)
+cdef class Node:
+    """One recorded operation: `tensor.grad_fn`."""
+
+    @property
+    def name(self):
+        """The name of the primitive."""
+        return self.op.name
+
+    @property
+    def next_functions(self):
+        """The Nodes (or, for a leaf, Tensors) of the inputs, None where no gradient flows; a tuple."""
+        return tuple([edge(self, i) for i in range(input_count(self))])
+
+    def __repr__(self):
+        return f"<{self.op.name}>"
+
+
+cdef inline int input_count(Node node):
+    return 2 if node.more is None else 2 + <int> len(node.more)
+
+
+cdef inline object edge(Node node, int i):
+    """Where the gradient of input i goes: a Node, a leaf Tensor, or None."""
+    cdef object slot
+    if not node.needs >> i & 1:
+        return None
+    slot = node.x if i == 0 else (node.y if i == 1 else node.more[i - 2])
+    return edge_of(<Tensor> slot) if isinstance(slot, Tensor) else slot
+
+
+cdef inline object edge_of(Tensor tensor):
+    return tensor if tensor.node is None else tensor.node
+
+
+cdef inline bint requires(object value):
+    return isinstance(value, Tensor) and (<Tensor> value).requires
+
+
+cdef inline long version_of(object value):
+    if isinstance(value, Tensor) and (<Tensor> value).version is not None:
+        return (<Tensor> value).version.value
+    return 0
+
+
+cdef inline Version shared_version(Tensor tensor):
+    if tensor.version is None:
+        tensor.version = Version.__new__(Version)
+    return tensor.version
+
+
+cdef inline void count_write(Tensor tensor):
+    cdef Version version = shared_version(tensor)
+    version.value += 1
+
+
+cdef bint recording():
+    return mg_recording
+
+
+cdef inline bint same_shape(ndarray a, ndarray b):
+    return (PyArray_NDIM(a) == PyArray_NDIM(b)
+            and memcmp(PyArray_DIMS(a), PyArray_DIMS(b), PyArray_NDIM(a) * sizeof(npy_intp)) == 0)
+
+
+cdef inline tuple shape_of(ndarray a):
+    return tuple([PyArray_DIMS(a)[d] for d in range(PyArray_NDIM(a))])
+
+
+cdef Tensor wrap(ndarray array):
+    """A Tensor outside the graph on `array`, whose dtype is known to be one of DTYPES."""
+    cdef Tensor tensor = Tensor.__new__(Tensor)
+    tensor.array = array
+    return tensor
+
+
+cdef Tensor record(Op op, ndarray out, object x, object y=None, tuple more=None, tuple attributes=None):
+    """Wrap the output of `op`; if a gradient may be wanted, remember how it was made."""
+    cdef Tensor tensor = wrap(out)
+    cdef unsigned long long needs = 0
+    cdef unsigned char saves = 0
+    cdef int i
+    cdef Node node
+    if not mg_recording:
+        return tensor
+    if requires(x):
+        needs = 1
+    if requires(y):
+        needs |= 2
+    if more is not None:
+        for i in range(<int> len(more)):
+            if requires(more[i]):
+                needs |= <unsigned long long> 1 << (i + 2)
+    needs &= op.differentiable
+    if needs == 0:
+        return tensor
+
+    node = Node.__new__(Node)
+    if op.variadic:
+        saves = op.saves[0]
+    else:
+        for i in range(MAX_INPUTS):
+            if needs >> i & 1:
+                saves |= op.saves[i]
+    global node_count
+    node_count += 1
+    node.number = node_count
+    node.op = op
+    node.needs = needs
+    if saves & (1 << X):
+        node.x = x
+        node.x_version = version_of(x)
+    elif needs & 1:
+        node.x = edge_of(<Tensor> x)
+    if saves & (1 << Y):
+        node.y = y
+        node.y_version = version_of(y)
+    elif needs & 2:
+        node.y = edge_of(<Tensor> y)
+    if more is not None:
+        node.more = tuple([edge_of(<Tensor> z) if requires(z) else None for z in more])
+    if saves & (1 << OUT):
+        node.out = out
+        node.version = shared_version(tensor)
+        node.out_version = node.version.value
+    if saves & (1 << ATTRIBUTE):
+        node.attributes = attributes
+    if op.keeps_shapes != NEVER and (op.keeps_shapes == ALWAYS or broadcasts(out, x, y, more)):
+        inputs = (x, y) if more is None else (x, y, *more)
+        node.shapes = tuple([shape_of((<Tensor> z).array) if isinstance(z, Tensor) else None for z in inputs])
+    tensor.node = node
+    tensor.requires = True
+    return tensor
+
+
+cdef inline bint broadcasts(ndarray out, object x, object y, tuple more):
+    return ((isinstance(x, Tensor) and not same_shape(out, (<Tensor> x).array))
+            or (isinstance(y, Tensor) and not same_shape(out, (<Tensor> y).array))
+            or (more is not None and any([not same_shape(out, (<Tensor> z).array) for z in more])))
+
+
+cdef Tensor record_view(Op op, ndarray out, Tensor x, tuple attributes=None):
+    """As `record`, for an output that may share the memory, and so the version, of x."""
+    cdef Tensor tensor = record(op, out, x, None, None, attributes)
+    tensor.version = shared_version(x)
+    return tensor
+
+
+# ---------------------------------------------------------------------------------- elementwise ops
+cdef ndarray checked(object array):
+    """`array` as an aligned native array of one of the five dtypes, shared where that is possible."""
+    cdef ndarray result
+    if not isinstance(array, np.ndarray):
+        array = np.asarray(array)
+    result = array
+    if not cnp.PyArray_ISBEHAVED_RO(result):
+        result = np.array(result, dtype=result.dtype.newbyteorder("="))
+    if result.dtype not in DTYPES:
+        raise TypeError(f"dtype {result.dtype} is not supported; convert it to one of "
+                        f"{', '.join(map(str, DTYPES))}, for example array.astype('float32')")
+    if PyArray_TYPE(result) not in (NPY_FLOAT, NPY_DOUBLE, NPY_INT32, NPY_INT64, NPY_BOOL):
+        result = result.view(np.dtype(f"int{8 * PyArray_ITEMSIZE(result)}"))    # long long is int64
+    return result
+
+
+cdef inline bint is_number(object value):
+    return PyFloat_CheckExact(value) or PyLong_CheckExact(value) or PyBool_Check(value)
+
+
+cdef Tensor to_tensor(object value, str name):
+    """A Tensor, array or number as a Tensor; anything else is the error a user can act on."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, (np.ndarray, np.generic)):
+        return wrap(checked(value))
+    if PyFloat_CheckExact(value):
+        return wrap(np.asarray(value, default_dtype))
+    if is_number(value):
+        return wrap(np.asarray(value))
+    raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}; make one with mg.tensor(...)")
+
+
+cdef inline void view_operand(Operand* operand, ndarray array):
+    operand.data = <char*> PyArray_DATA(array)
+    operand.shape = PyArray_DIMS(array)
+    operand.strides = PyArray_STRIDES(array)
+    operand.ndim = PyArray_NDIM(array)
+    operand.itemsize = PyArray_ITEMSIZE(array)
+
+
+cdef inline bint plain(ndarray array):
+    return cnp.PyArray_IS_C_CONTIGUOUS(array)
+
+
+cdef object unary(Op op, object x):
+    """Apply an elementwise primitive of one input."""
+    cdef Tensor tensor
+    cdef ndarray out
+    cdef Operand operand
+    cdef void* data
+    cdef int typenum
+    if not isinstance(x, Tensor):
+        x = to_tensor(x, op.name)
+    tensor = x
+    typenum = PyArray_TYPE(tensor.array)
+    if op.opcode == NO_KERNEL or (typenum != NPY_FLOAT and typenum != NPY_DOUBLE):
+        return record(op, call_numpy(op, tensor.array, None), tensor)
+    if plain(tensor.array) and PyArray_SIZE(tensor.array) < 32768:
+        out = empty(PyArray_NDIM(tensor.array), PyArray_DIMS(tensor.array), typenum)
+        data = PyArray_DATA(tensor.array)
+        call_kernel(op.opcode, typenum == NPY_DOUBLE, &data, PyArray_DATA(out), PyArray_SIZE(out))
+    else:
+        view_operand(&operand, tensor.array)
+        out = elementwise(op.name, op.opcode, typenum == NPY_DOUBLE, typenum, &operand, 1)
+    return record(op, out, tensor)
+
+
+cdef ndarray call_numpy(Op op, object x, object y):
+    """What the kernels do not do (integers, booleans, rare functions) NumPy's ufunc does."""
+    if op.fallback is None:
+        raise TypeError(f"{op.name}: dtype {x.dtype} is not supported")
+    with np.errstate(all="ignore"):
+        out = np.asarray(op.fallback(x) if y is None else op.fallback(x, y))
+    if out.dtype == np.float16 or out.dtype == np.int8:     # what NumPy makes of bool
+        out = out.astype(np.float32 if out.dtype == np.float16 else np.int64)
+    return checked(out)
+
+
+cdef object binary(Op op, object left, object right):
+    """Apply an elementwise primitive of two inputs: Tensors, arrays or numbers, broadcast together."""
+    cdef Operand operands[2]
+    cdef void* pointers[2]
+    cdef double number64
+    cdef float number32
+    cdef ndarray x, y, out
+    cdef int typenum, out_typenum
+    cdef Operand* scalar = NULL
+    if isinstance(left, Tensor):
+        x = (<Tensor> left).array
+        typenum = PyArray_TYPE(x)
+        if isinstance(right, Tensor):
+            y = (<Tensor> right).array
+            if (PyArray_TYPE(y) != typenum or (typenum != NPY_FLOAT and typenum != NPY_DOUBLE)
+                    or op.opcode == NO_KERNEL):
+                return promote(op, left, right)
+            out_typenum = NPY_BOOL if op.opcode >= LESS else typenum
+            if plain(x) and plain(y) and same_shape(x, y) and PyArray_SIZE(x) < 32768:
+                out = empty(PyArray_NDIM(x), PyArray_DIMS(x), out_typenum)
+                pointers[0], pointers[1] = PyArray_DATA(x), PyArray_DATA(y)
+                call_kernel(op.opcode, typenum == NPY_DOUBLE, pointers, PyArray_DATA(out), PyArray_SIZE(x))
+                return record(op, out, left, right)
+            view_operand(&operands[0], x)
+            view_operand(&operands[1], y)
+        elif is_number(right):
+            number64 = right
+            view_operand(&operands[0], x)
+            scalar = &operands[1]
+        else:
+            return promote(op, left, right)
+    elif is_number(left) and isinstance(right, Tensor):
+        number64 = left
+        typenum = PyArray_TYPE((<Tensor> right).array)
+        view_operand(&operands[1], (<Tensor> right).array)
+        scalar = &operands[0]
+    else:
+        return promote(op, left, right)
+    if op.opcode == NO_KERNEL or (typenum != NPY_FLOAT and typenum != NPY_DOUBLE):
+        return promote(op, left, right)
+    if scalar != NULL:                      # a Python number is weak: it takes the Tensor's dtype
+        number32 = <float> number64
+        scalar.data = <char*> &number64 if typenum == NPY_DOUBLE else <char*> &number32
+        scalar.shape = scalar.strides = NULL
+        scalar.ndim = 0
+        scalar.itemsize = 8 if typenum == NPY_DOUBLE else 4
+    out_typenum = NPY_BOOL if op.opcode >= LESS else typenum
+    out = elementwise(op.name, op.opcode, typenum == NPY_DOUBLE, out_typenum, operands, 2)
+    return record(op, out, left, right)
+
+
+cdef object promote(Op op, object left, object right):
+    """Mixed or integer dtypes, arrays, and what is no operand at all. Promotion is NumPy's."""
+    if not is_number(left):
+        left = to_tensor(left, op.name)
+    if not is_number(right):
+        right = to_tensor(right, op.name)
+    if is_number(left) and is_number(right):
+        left = to_tensor(left, op.name)
+    x = (<Tensor> left).array if isinstance(left, Tensor) else left
+    y = (<Tensor> right).array if isinstance(right, Tensor) else right
+    if op.opcode != NO_KERNEL or requires(left) or requires(right):
+        dtype = np.result_type(x, y)
+        if dtype.kind == "f":               # bring Tensors to the common dtype, differentiably
+            if isinstance(left, Tensor) and x.dtype != dtype:
+                left = cast(left, dtype)
+            if isinstance(right, Tensor) and y.dtype != dtype:
+                right = cast(right, dtype)
+            if op.opcode != NO_KERNEL:
+                return binary(op, left, right)
+            x = (<Tensor> left).array if isinstance(left, Tensor) else left
+            y = (<Tensor> right).array if isinstance(right, Tensor) else right
+    out = call_numpy(op, x, y)
+    if op.keeps_shapes == IF_BROADCAST:
+        return record(op, out, left, right)
+    return wrap(out)
+
+
+cdef object operator(int opcode, object left, object right):
+    """`binary` for the operators, which leave types that they do not know to the other side."""
+    other = right if isinstance(left, Tensor) else left
+    if (isinstance(other, Tensor) or is_number(other)
+            or isinstance(other, (np.ndarray, np.generic, list, tuple, str, dict, set, type(None)))):
+        return binary(<Op> by_opcode[opcode], left, right)
+    return NotImplemented
+
+
+cdef object in_place(int opcode, Tensor target, object value):
+    """`target op= value`: in place where no gradient is recorded, else a new Tensor (DESIGN 5)."""
+    if mg_recording and (target.requires or requires(value)):
+        if target.node is None and target.requires:
+            raise RuntimeError(f"{(<Op> by_opcode[opcode]).name}: a leaf that requires grad cannot be written "
+                               "to in place while gradients are recorded; use mg.no_grad(), or x = x + ...")
+        return operator(opcode, target, value)
+    write(target, binary(<Op> by_opcode[opcode], target, value), Ellipsis)
+    return target
+
+
+cdef void write(Tensor target, object value, object index) except *:
+    """target[index] = value, in place, with NumPy's casting rules for `op=`, counted as a write."""
+    cdef ndarray source = to_tensor(value, "assignment").array
+    if not cnp.PyArray_ISWRITEABLE(target.array):
+        raise ValueError("assignment: the tensor's memory is read-only (it shares a read-only or broadcast "
+                         "array); write to a copy: x.clone()")
+    if not np.can_cast(source.dtype, target.array.dtype, "same_kind"):
+        raise TypeError(f"assignment: cannot write {source.dtype} into a {target.array.dtype} tensor; "
+                        f"convert it: value.astype(mg.{target.array.dtype})")
+    try:
+        target.array[index] = source
+    except ValueError:
+        raise ValueError(f"assignment: shape {shape_of(source)} does not broadcast into the place written to, "
+                         f"of shape {np.shape((<object> target.array)[index])}") from None
+    count_write(target)
+
+
+# ------------------------------------------------------------------------------------- the backward
+cdef struct Entry:
+    unsigned long long number
+    PyObject* node
+
+
+cdef int newest_first(const void* a, const void* b) noexcept nogil:
+    cdef unsigned long long x = (<Entry*> a).number, y = (<Entry*> b).number
+    return -1 if x > y else x < y
+
+
+@cython.final
+cdef class Walk:
+    """The Nodes of one backward pass, newest first; holds a reference to each until it ends."""
+    cdef Entry* entries
+    cdef Py_ssize_t count, capacity
+    cdef unsigned long long mark
+    cdef list leaves                        # leaf Tensors that a cotangent reached
+
+    def __cinit__(self):
+        global pass_count
+        pass_count += 1
+        self.mark = pass_count
+        self.leaves = []
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            Py_DECREF(<object> self.entries[i].node)
+        PyMem_Free(self.entries)
+
+    cdef void add(self, Node node) except *:
+        cdef Entry* grown
+        if node.mark == self.mark:
+            return
+        if node.freed:
+            raise RuntimeError(f"backward: the graph of {node.op.name} was freed by an earlier backward; "
+                               "give that one retain_graph=True to run it twice")
+        if node.cotangent is not None:
+            raise RuntimeError(f"backward: {node.op.name} is part of a backward that is running; "
+                               "a hook or another thread must not walk the same graph")
+        node.mark = self.mark
+        node.useful = False
+        if self.count == self.capacity:
+            self.capacity = max(64, 2 * self.capacity)
+            grown = <Entry*> PyMem_Realloc(self.entries, self.capacity * sizeof(Entry))
+            if grown == NULL:
+                raise MemoryError
+            self.entries = grown
+        Py_INCREF(node)
+        self.entries[self.count].number = node.number
+        self.entries[self.count].node = <PyObject*> node
+        self.count += 1
+
+    cdef void collect(self) except *:
+        """Add everything below the Nodes that are there; the entries are their own queue."""
+        cdef Py_ssize_t i = 0
+        cdef bint ordered = True
+        cdef int k
+        cdef Node node
+        cdef object below
+        while i < self.count:
+            node = <Node> self.entries[i].node
+            ordered = ordered and (i == 0 or self.entries[i - 1].number > node.number)
+            for k in range(input_count(node)):
+                below = edge(node, k)
+                if type(below) is Node:
+                    self.add(<Node> below)
+            i += 1
+        if not ordered:
+            qsort(self.entries, self.count, sizeof(Entry), newest_first)
+
+    cdef void mark_useful(self, set targets) except *:
+        """Only Nodes on a way to a target need to run; oldest first, each asks the Nodes below it."""
+        cdef Py_ssize_t i
+        cdef int k
+        cdef Node node
+        for i in reversed(range(self.count)):
+            node = <Node> self.entries[i].node
+            for k in range(input_count(node)):
+                below = edge(node, k)
+                if below is not None and (id(below) in targets or (type(below) is Node and (<Node> below).useful)):
+                    node.useful = True
+
+    cdef void clear(self):
+        """Forget every pending cotangent."""
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            (<Node> self.entries[i].node).cotangent = None
+        for leaf in self.leaves:
+            (<Tensor> leaf).cotangent = None
+
+
+cdef inline bint ours(PyObject* tensor):
+    """Whether one slot holds this gradient and nobody else sees its memory, so that it may be written to.
+    (A borrowed pointer, because a Cython argument would hold a reference of its own.)"""
+    return (Py_REFCNT(tensor) == 1 and Py_REFCNT(<PyObject*> (<Tensor> tensor).array) == 1
+            and (<Tensor> tensor).node is None and (<Tensor> tensor).version is None
+            and cnp.PyArray_CHKFLAGS((<Tensor> tensor).array, cnp.NPY_ARRAY_OWNDATA | cnp.NPY_ARRAY_CARRAY))
+
+
+cdef Tensor summed(Tensor present, Tensor addend, bint in_place, bint create_graph):
+    if create_graph:
+        return add_tensors(present, addend)
+    if in_place and plain(addend.array) and PyArray_TYPE(present.array) == PyArray_TYPE(addend.array):
+        add_in_place(present.array, addend.array)
+        return present
+    return binary(<Op> by_opcode[<int> ADD], present, addend)
+
+
+cdef void deliver(Walk walk, object target, Tensor cotangent, bint create_graph) except *:
+    """Add a cotangent to what a Node or a leaf has received so far."""
+    cdef Node node
+    cdef Tensor leaf
+    if type(target) is Node:
+        node = <Node> target
+        if node.cotangent is None:
+            node.cotangent = cotangent
+        else:
+            node.cotangent = summed(node.cotangent, cotangent, ours(<PyObject*> node.cotangent), create_graph)
+        return
+    leaf = <Tensor> target
+    if leaf.cotangent is None:
+        if not same_shape(leaf.array, cotangent.array) or PyArray_TYPE(leaf.array) != PyArray_TYPE(cotangent.array):
+            raise RuntimeError(f"backward: a gradient of shape {shape_of(cotangent.array)} and dtype "
+                               f"{cotangent.array.dtype} reached a leaf of shape {shape_of(leaf.array)} and dtype "
+                               f"{leaf.array.dtype}; the rule that made it is wrong")
+        walk.leaves.append(leaf)
+        leaf.cotangent = cotangent
+    else:
+        leaf.cotangent = summed(leaf.cotangent, cotangent, ours(<PyObject*> leaf.cotangent), create_graph)
+
+
+cdef Tensor run_hooks(list hooks, Tensor cotangent):
+    for hook in list(hooks):
+        replacement = hook(cotangent)
+        if replacement is not None:
+            if not isinstance(replacement, Tensor) or not same_shape((<Tensor> replacement).array, cotangent.array):
+                raise RuntimeError("hook: expected None or a Tensor of the gradient's shape "
+                                   f"{shape_of(cotangent.array)}, got {replacement!r}")
+            cotangent = replacement
+    return cotangent
+
+
+cdef object changed(Node node, str what, ndarray array, long saved, long now):
+    return RuntimeError(
+        f"{node.op.name}: its gradient needs {what} of shape {shape_of(array)}, which was written to in place "
+        f"since (version {saved} when it was saved, {now} now); write to a copy, x.clone(), or after backward")
+
+
+cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_graph) except *:
+    """Call the rule of each input that wants a gradient, and deliver the results."""
+    cdef PyObject* arguments[MAX_ARGUMENTS]
+    cdef Tensor out = None, result
+    cdef Op op = node.op
+    cdef int i, k, rule, code
+    cdef object x = node.x, y = node.y, below, returned, position, shape
+    if isinstance(x, Tensor) and version_of(x) != node.x_version and saved(node, X):
+        raise changed(node, op.inputs[0], (<Tensor> x).array, node.x_version, version_of(x))
+    if isinstance(y, Tensor) and version_of(y) != node.y_version and saved(node, Y):
+        raise changed(node, op.inputs[1], (<Tensor> y).array, node.y_version, version_of(y))
+    if node.out is not None:
+        if node.version.value != node.out_version:
+            raise changed(node, "its output", node.out, node.out_version, node.version.value)
+        out = wrap(node.out)
+        out.version = node.version
+        if create_graph:
+            out.node = node
+            out.requires = True
+    for i in range(input_count(node)):
+        below = edge(node, i)
+        if below is None or (targets is not None and id(below) not in targets
+                             and not (type(below) is Node and (<Node> below).useful)):
+            continue
+        rule = 0 if op.variadic else i
+        position = i
+        for k in range(op.arguments[rule]):
+            code = op.argument[rule][k]
+            if code == COTANGENT: arguments[k] = <PyObject*> g
+            elif code == OUT: arguments[k] = <PyObject*> out
+            elif code == X: arguments[k] = <PyObject*> x
+            elif code == Y: arguments[k] = <PyObject*> y
+            elif code == SHAPE: arguments[k] = <PyObject*> node.shapes[0]
+            elif code == POSITION: arguments[k] = <PyObject*> position
+            else: arguments[k] = <PyObject*> node.attributes[code - ATTRIBUTE]
+        returned = PyObject_Vectorcall(op.rules[rule], arguments, op.arguments[rule], NULL)
+        if not isinstance(returned, Tensor):
+            raise RuntimeError(f"{op.name}: the rule of input {i} returned {type(returned).__name__}, not a Tensor")
+        result = <Tensor> returned
+        returned = None                     # so that `ours` can see that nobody else holds it
+        if node.shapes is not None:
+            shape = node.shapes[i]
+            if shape_of(result.array) != shape:
+                result = sum_to(result, shape)
+        deliver(walk, below, result, create_graph)
+
+
+cdef inline bint saved(Node node, int code):
+    cdef int i
+    if node.op.variadic:
+        return node.op.saves[0] >> code & 1
+    for i in range(MAX_INPUTS):
+        if node.needs >> i & 1 and node.op.saves[i] >> code & 1:
+            return True
+    return False
+
+
+cdef inline void free_node(Node node):
+    node.freed = True
+    node.x = node.y = None
+    node.more = node.shapes = node.attributes = None
+    node.out = None
+    node.version = None
+
+
+cdef Tensor first_cotangent(Tensor root, object gradient, str caller):
+    """The cotangent that a pass starts with: the one given, or 1 for a scalar."""
+    cdef ndarray ones
+    if gradient is None:
+        if PyArray_SIZE(root.array) != 1:
+            raise RuntimeError(f"{caller}: the output has shape {shape_of(root.array)}; a gradient is implied for "
+                               "one element only: reduce it (x.sum()) or give the cotangent, of its shape")
+        ones = empty(PyArray_NDIM(root.array), PyArray_DIMS(root.array), PyArray_TYPE(root.array))
+        ones.fill(1)
+        return wrap(ones)
+    tensor = to_tensor(gradient, caller)
+    if not same_shape((<Tensor> tensor).array, root.array):
+        raise RuntimeError(f"{caller}: the gradient has shape {shape_of((<Tensor> tensor).array)}, "
+                           f"the output {shape_of(root.array)}; they must be equal")
+    if PyArray_TYPE((<Tensor> tensor).array) != PyArray_TYPE(root.array):
+        tensor = cast(tensor, root.array.dtype)
+    return tensor
+
+
+cdef list run_backward(list roots, list gradients, list inputs, bint retain_graph, bint create_graph, str caller):
+    """Reverse-mode differentiation. Without `inputs` it accumulates into the leaves' `.grad`; with them
+    it returns their gradients (None where nothing reached them) and leaves every `.grad` alone."""
+    global mg_recording
+    cdef Walk walk = Walk()
+    cdef int mode = mg_recording
+    cdef Py_ssize_t i
+    cdef Node node
+    cdef Tensor root, leaf, g
+    cdef set targets = None
+    cdef dict captured = {}
+    cdef list result = None, starts
+    for root in roots:
+        if not root.requires:
+            raise RuntimeError(f"{caller}: the output does not require grad, and has no graph; was it made under "
+                               "no_grad, from detached tensors, or by an operation that has no gradient?")
+    starts = [first_cotangent(root, gradient, caller) for root, gradient in zip(roots, gradients)]
+    try:
+        mg_recording = create_graph
+        for root in roots:
+            if root.node is not None:
+                walk.add(root.node)
+        walk.collect()
+        if inputs is not None:
+            targets = {id(edge_of(<Tensor> t)) for t in inputs}
+            walk.mark_useful(targets)
+        for root, start in zip(roots, starts):
+            deliver(walk, edge_of(root), start, create_graph)
+        starts.clear()
+        start = None
+        for i in range(walk.count):
+            if i & 15 == 0:
+                PyErr_CheckSignals()
+            node = <Node> walk.entries[i].node
+            g = node.cotangent
+            if g is not None:
+                if node.hooks is not None:
+                    g = run_hooks(node.hooks, g)
+                if targets is not None and id(node) in targets:
+                    captured[id(node)] = g
+                node.cotangent = None
+                if targets is None or node.useful:
+                    run_rules(walk, node, g, targets, create_graph)
+                g = None
+            if not retain_graph:
+                free_node(node)
+        for leaf in walk.leaves:
+            if leaf.hooks is not None:
+                leaf.cotangent = run_hooks(leaf.hooks, leaf.cotangent)
+        if inputs is None:
+            commit(walk.leaves, create_graph)
+        else:
+            for leaf in walk.leaves:
+                captured[id(leaf)] = leaf.cotangent
+            result = [captured.get(id(edge_of(<Tensor> t))) for t in inputs]
+    finally:
+        mg_recording = mode
+        walk.clear()
+    return result
+
+
+cdef void commit(list leaves, bint create_graph) except *:
+    """Move the leaves' cotangents into their `.grad`: everything that can fail first, then the writes."""
+    cdef Tensor leaf, g
+    cdef list gradients = []
+    cdef list in_place = []
+    for leaf in leaves:
+        g = leaf.cotangent
+        leaf.cotangent = None
+        in_place.append(leaf.gradient is not None and not create_graph and not leaf.gradient.requires
+                        and cnp.PyArray_CHKFLAGS(leaf.gradient.array, cnp.NPY_ARRAY_CARRAY))
+        if leaf.gradient is not None and not in_place[-1]:
+            g = add_tensors(leaf.gradient, g)
+        elif not create_graph and not (plain(g.array) if in_place[-1] else ours(<PyObject*> g)):
+            g = wrap(cnp.PyArray_NewCopy(g.array, cnp.NPY_CORDER))
+        gradients.append(g)
+    for i, leaf in enumerate(leaves):
+        g = gradients[i]
+        if in_place[i]:
+            add_in_place(leaf.gradient.array, g.array)
+            count_write(leaf.gradient)
+        else:
+            leaf.gradient = g
+
+
+cdef object default_dtype = np.dtype(np.float32)
+
+
+def get_default_dtype():
+    """The dtype that Python floats become: float32 unless `set_default_dtype` changed it."""
+    return default_dtype
+
+
+def set_default_dtype(dtype):
+    """Set the dtype that Python floats become, in every thread: float32 or float64."""
+    global default_dtype
+    dtype = np.dtype(dtype)
+    if dtype not in DTYPES or dtype.kind != "f":
+        raise TypeError(f"set_default_dtype: expected float32 or float64, got {dtype}")
+    default_dtype = dtype
+
+
+def is_grad_enabled():
+    """Whether operations are recorded in this thread."""
+    return bool(mg_recording)
+
+
+def set_recording(bint mode):
+    """Turn recording on or off in this thread and return what it was; the context managers call it."""
+    global mg_recording
+    previous = bool(mg_recording)
+    mg_recording = mode
+    return previous
+
+
+def run_graph(list outputs, list grad_outputs, list inputs, bint retain_graph, bint create_graph):
+    """The engine behind `autograd.grad`: gradients of `inputs`, None where no way leads to one."""
+    for tensor in inputs:
+        if not (<Tensor?> tensor).requires:
+            raise RuntimeError("grad: an input does not require grad; call x.requires_grad_() before it is used")
+    return run_backward(outputs, grad_outputs, inputs, retain_graph, create_graph, "grad")
+
+
+class RemovableHandle:
+    """What `register_hook` returns; `remove()` takes the hook out again."""
+
+    def __init__(self, hooks, hook):
+        self._hooks, self._hook = hooks, hook
+
+    def remove(self):
+        """Remove the hook; a second call does nothing."""
+        if self._hook in self._hooks:
+            self._hooks.remove(self._hook)
+
+
+def rebuild(kind, array, requires_grad):
+    """Make a Tensor again from what `pickle` or `copy` took apart."""
+    cdef Tensor tensor = kind.__new__(kind)
+    tensor.array = array
+    tensor.requires = requires_grad
+    return tensor
+
+
+# --------------------------------------------------------------------------------------- the Tensor
+@cython.freelist(1024)
+@cython.trashcan(True)
+cdef class Tensor:
+    """An n-dimensional array that remembers how it was made.
+
+    `Tensor(data)` shares the memory of a NumPy array of one of the five dtypes; `mg.tensor` copies.
+    With `requires_grad=True` (float32 and float64 only) operations on it are recorded, and
+    `backward()` on a result puts d(result)/d(tensor) into `.grad`.
+
+    >>> import minigrad as mg
+    >>> x = mg.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4., 6.])
+    """
+
+    __array_ufunc__ = None                  # so that `array * tensor` is left to Tensor
+
+    def __init__(self, data, dtype=None, bint requires_grad=False):
+        self.array = checked(np.asarray(data.numpy() if isinstance(data, Tensor) else data, dtype))
+        if requires_grad:
+            self.requires_grad = True
+
+    # ------------------------------------------------------------------ what it is
+    @property
+    def shape(self):
+        """The sizes of its dimensions, a tuple of int."""
+        return shape_of(self.array)
+
+    @property
+    def ndim(self):
+        """The number of dimensions."""
+        return PyArray_NDIM(self.array)
+
+    @property
+    def size(self):
+        """The number of elements, an int."""
+        return PyArray_SIZE(self.array)
+
+    @property
+    def dtype(self):
+        """Its NumPy dtype: float32, float64, int32, int64 or bool."""
+        return self.array.dtype
+
+    @property
+    def requires_grad(self):
+        """Whether operations on it are recorded."""
+        return self.requires
+
+    @requires_grad.setter
+    def requires_grad(self, bint value):
+        if self.node is not None and not value:
+            raise RuntimeError("requires_grad: only leaves can be changed; use x.detach()")
+        if value and PyArray_TYPE(self.array) != NPY_FLOAT and PyArray_TYPE(self.array) != NPY_DOUBLE:
+            raise RuntimeError(f"requires_grad: only float32 and float64 have gradients, this is {self.array.dtype}")
+        self.requires = value
+
+    @property
+    def is_leaf(self):
+        """True unless an operation in the graph made it."""
+        return self.node is None
+
+    @property
+    def grad_fn(self):
+        """The Node that made it, None for a leaf."""
+        return self.node
+
+    @property
+    def grad(self):
+        """The accumulated gradient, a Tensor, or None."""
+        return self.gradient
+
+    @grad.setter
+    def grad(self, value):
+        if value is not None:
+            if not isinstance(value, Tensor):
+                raise TypeError(f"grad: expected a Tensor or None, got {type(value).__name__}")
+            if (not same_shape((<Tensor> value).array, self.array)
+                    or PyArray_TYPE((<Tensor> value).array) != PyArray_TYPE(self.array)):
+                raise ValueError(f"grad: expected shape {self.shape} and dtype {self.dtype}, "
+                                 f"got {value.shape} and {value.dtype}")
+        self.gradient = value
+
+    @property
+    def _array(self):
+        """The array itself, writable; whoever writes to it calls `_bump_version`."""
+        return self.array
+
+    @property
+    def _version(self):
+        """How often its storage was written to through the library."""
+        return version_of(self)
+
+    def _bump_version(self):
+        """Count a write to the storage, so that graphs that saved it notice."""
+        count_write(self)
+
+    def __repr__(self):
+        text = np.array2string(self.array, separator=", ", prefix="tensor(")
+        if self.array.dtype not in (np.float32, np.int64, np.bool_):
+            text += f", dtype={self.array.dtype}"
+        if self.node is not None:
+            text += f", grad_fn={self.node!r}"
+        elif self.requires:
+            text += ", requires_grad=True"
+        return f"tensor({text})"
+
+    def __reduce__(self):
+        if self.node is not None:
+            raise RuntimeError("only leaves can be copied or pickled; use x.detach() or x.clone()")
+        return rebuild, (type(self), np.array(self.array, order="C"), self.requires)
+
+    # ------------------------------------------------------------------ as other things
+    def numpy(self, *, bint copy=False):
+        """Its elements as a NumPy array: a read-only view, or with `copy=True` an array of one's own."""
+        if copy:
+            return np.array(self.array, order="C")
+        view = self.array.view()
+        view.flags.writeable = False
+        return view
+
+    def __array__(self, dtype=None, copy=None):
+        if dtype is not None and np.dtype(dtype) != self.array.dtype:
+            if copy is False:
+                raise ValueError(f"asarray: {self.array.dtype} cannot become {np.dtype(dtype)} without a copy")
+            return self.array.astype(dtype)
+        return self.numpy(copy=bool(copy))
+
+    def __dlpack__(self, **options):
+        if self.requires:
+            raise BufferError("dlpack: the tensor requires grad, and a write elsewhere would not be seen; "
+                              "use x.detach()")
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+    def item(self):
+        """Its only element as a Python number. Raises ValueError unless size is 1."""
+        if PyArray_SIZE(self.array) != 1:
+            raise ValueError(f"item: expected one element, the tensor has shape {self.shape}")
+        return self.array.item()
+
+    def tolist(self):
+        """Its elements as nested lists of Python numbers."""
+        return self.array.tolist()
+
+    def __float__(self):
+        return float(self.item())
+
+    def __int__(self):
+        return int(self.item())
+
+    def __index__(self):
+        if self.array.dtype.kind not in "ib" or PyArray_SIZE(self.array) != 1:
+            raise TypeError(f"only an integer tensor of one element is an index, not {self.dtype} {self.shape}")
+        return int(self.array.item())
+
+    def __bool__(self):
+        if PyArray_SIZE(self.array) != 1:
+            raise ValueError(f"the truth value of a tensor of shape {self.shape} is ambiguous; use .any() or .all()")
+        return bool(self.array.item())
+
+    def __len__(self):
+        if PyArray_NDIM(self.array) == 0:
+            raise TypeError("len() of a 0-d tensor")
+        return PyArray_DIMS(self.array)[0]
+
+    def __iter__(self):
+        if PyArray_NDIM(self.array) == 0:
+            raise TypeError("iteration over a 0-d tensor")
+        return iter([self[i] for i in range(PyArray_DIMS(self.array)[0])])
+
+    def __contains__(self, value):
+        return bool((self.array == to_tensor(value, "in").array).any())
+
+    def __hash__(self):
+        return id(self) >> 4
+
+    def __format__(self, specification):
+        return format(self.item() if PyArray_SIZE(self.array) == 1 and specification else str(self), specification)
+
+    # ------------------------------------------------------------------ the graph
+    def backward(self, gradient=None, bint retain_graph=False, bint create_graph=False):
+        """Accumulate d(self)/d(leaf) · gradient into the `.grad` of every leaf that requires grad.
+
+        gradient: the cotangent, of the shape of self; may be left out for one element (then it is 1).
+        retain_graph: keep what the graph saved, for another backward through it.
+        create_graph: record the gradients themselves, for gradients of gradients; implies retain_graph.
+        Raises RuntimeError, and leaves every `.grad` as it was, if self has no graph, the graph was
+        freed, or something that it saved was written to since.
+        """
+        run_backward([self], [gradient], None, retain_graph or create_graph, create_graph, "backward")
+
+    def detach(self):
+        """A Tensor on the same memory, outside the graph."""
+        cdef Tensor tensor = wrap(self.array)
+        tensor.version = shared_version(self)
+        return tensor
+
+    def requires_grad_(self, bint requires_grad=True):
+        """Set `requires_grad` in place and return self."""
+        self.requires_grad = requires_grad
+        return self
+
+    def retain_grad(self):
+        """Have backward set `.grad` of this tensor although it is not a leaf."""
+        if not self.requires:
+            raise RuntimeError("retain_grad: the tensor does not require grad")
+        if self.node is None:
+            return
+        reference = weakref.ref(self)       # the Node must not own its output
+
+        def keep(g):
+            tensor = reference()
+            if tensor is not None:
+                tensor.grad = g if tensor.grad is None else tensor.grad + g
+        if self.node.hooks is None:
+            self.node.hooks = []
+        if not any([getattr(hook, "retains", False) for hook in self.node.hooks]):
+            keep.retains = True
+            self.node.hooks.append(keep)
+
+    def register_hook(self, hook):
+        """Call `hook(gradient)` when the gradient of this tensor is complete; what it returns, unless
+        None, replaces the gradient. Returns a handle with `remove()`."""
+        cdef list hooks
+        if not self.requires:
+            raise RuntimeError("register_hook: the tensor does not require grad")
+        if not callable(hook):
+            raise TypeError(f"register_hook: expected a function of the gradient, got {type(hook).__name__}")
+        hooks = self.hooks if self.node is None else self.node.hooks
+        if hooks is None:
+            hooks = []
+            if self.node is None:
+                self.hooks = hooks
+            else:
+                self.node.hooks = hooks
+        hooks.append(hook)
+        return RemovableHandle(hooks, hook)
+
+    # ------------------------------------------------------------------ writing
+    def _may_write(self, str name, value=None):
+        """Raise if a write would happen behind the graph's back."""
+        if mg_recording and (self.requires or requires(value)):
+            what = "a leaf that requires grad" if self.is_leaf else "a tensor that the graph made"
+            raise RuntimeError(f"{name}: {what if self.requires else 'a write of a tensor that requires grad'} cannot "
+                               "be done in place while gradients are recorded; use mg.no_grad() or mg.where")
+
+    def __setitem__(self, index, value):
+        self._may_write("x[i] = v", value)
+        write(self, value, plain_index(index))
+
+    def copy_(self, source):
+        """Write the elements of `source`, broadcast, into this tensor; returns self."""
+        self._may_write("copy_", source)
+        write(self, to_tensor(source, "copy_").array.astype(self.array.dtype), Ellipsis)
+        return self
+
+    def fill_(self, value):
+        """Set every element to a number; returns self."""
+        return self.copy_(value)
+
+    def zero_(self):
+        """Set every element to zero; returns self."""
+        return self.copy_(0)
+
+    # ------------------------------------------------------------------ operators
+    def __add__(self, other): return operator(ADD, self, other)
+    def __radd__(self, other): return operator(ADD, other, self)
+    def __iadd__(self, other): return in_place(ADD, self, other)
+    def __sub__(self, other): return operator(SUBTRACT, self, other)
+    def __rsub__(self, other): return operator(SUBTRACT, other, self)
+    def __isub__(self, other): return in_place(SUBTRACT, self, other)
+    def __mul__(self, other): return operator(MULTIPLY, self, other)
+    def __rmul__(self, other): return operator(MULTIPLY, other, self)
+    def __imul__(self, other): return in_place(MULTIPLY, self, other)
+    def __truediv__(self, other): return operator(DIVIDE, self, other)
+    def __rtruediv__(self, other): return operator(DIVIDE, other, self)
+    def __itruediv__(self, other): return in_place(DIVIDE, self, other)
+    def __lt__(self, other): return operator(LESS, self, other)
+    def __le__(self, other): return operator(LESS_EQUAL, self, other)
+    def __gt__(self, other): return operator(GREATER, self, other)
+    def __ge__(self, other): return operator(GREATER_EQUAL, self, other)
+    def __eq__(self, other): return operator(EQUAL, self, other)
+    def __ne__(self, other): return operator(NOT_EQUAL, self, other)
+    def __neg__(self): return unary(<Op> by_opcode[<int> NEGATIVE], self)
+    def __abs__(self): return unary(<Op> by_opcode[<int> ABS], self)
+    def __pos__(self): return self
+    def __pow__(self, other, modulo): return functions["pow"](self, other)
+    def __rpow__(self, other): return functions["pow"](other, self)
+    def __floordiv__(self, other): return functions["floor_divide"](self, other)
+    def __rfloordiv__(self, other): return functions["floor_divide"](other, self)
+    def __mod__(self, other): return functions["remainder"](self, other)
+    def __rmod__(self, other): return functions["remainder"](other, self)
+    def __matmul__(self, other): return functions["matmul"](self, other)
+    def __rmatmul__(self, other): return functions["matmul"](other, self)
+    def __invert__(self): return functions["logical_not"](self)
+    def __and__(self, other): return functions["logical_and"](self, other)
+    def __rand__(self, other): return functions["logical_and"](other, self)
+    def __or__(self, other): return functions["logical_or"](self, other)
+    def __ror__(self, other): return functions["logical_or"](other, self)
+    def __xor__(self, other): return functions["logical_xor"](self, other)
+    def __rxor__(self, other): return functions["logical_xor"](other, self)
+    def __getitem__(self, index): return functions["getitem"](self, index)
+
+    @property
+    def T(self):
+        """The transpose: dimensions in reverse order, a view."""
+        return functions["permute_dims"](self, tuple(range(PyArray_NDIM(self.array)))[::-1])
+
+    @property
+    def mT(self):
+        """The transpose of the last two dimensions, a view."""
+        return functions["matrix_transpose"](self)
+
+
+def plain_index(index):
+    """An index with Tensors replaced by their arrays, as NumPy takes it."""
+    if isinstance(index, Tensor):
+        return (<Tensor> index).array
+    if isinstance(index, tuple):
+        return tuple([plain_index(i) for i in index])
+    return index

@@ -1,0 +1,115 @@
+"""Gradients as functions, and where recording is on or off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ContextDecorator
+
+from ._core.tensor import Tensor, is_grad_enabled, run_graph, set_recording
+
+
+class set_grad_enabled(ContextDecorator):
+    """Turn recording on or off in this thread: at once, and until the `with` block ends if there is one.
+
+    >>> with mg.set_grad_enabled(False):
+    ...     mg.is_grad_enabled()
+    False
+    """
+
+    def __init__(self, mode: bool) -> None:
+        self._mode = bool(mode)
+        self._previous = [set_recording(self._mode)]
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exception: object) -> None:
+        set_recording(self._previous.pop())
+
+
+class _GradMode(ContextDecorator):
+    """A context manager and decorator, also without parentheses (`@mg.no_grad`)."""
+
+    _mode: bool
+
+    def __new__(cls, function=None):
+        self = super().__new__(cls)
+        return self if function is None else self(function)
+
+    def __init__(self) -> None:
+        self._previous: list[bool] = []
+
+    def _recreate_cm(self):
+        return type(self)()  # a decorated function may run in several threads at once
+
+    def __enter__(self) -> None:
+        self._previous.append(set_recording(self._mode))
+
+    def __exit__(self, *exception: object) -> None:
+        set_recording(self._previous.pop())
+
+
+class no_grad(_GradMode):
+    """Record nothing: `with mg.no_grad():` or `@mg.no_grad()`.
+
+    >>> x = mg.ones(2, requires_grad=True)
+    >>> with mg.no_grad():
+    ...     (x * 2).requires_grad
+    False
+    """
+
+    _mode = False
+
+
+class enable_grad(_GradMode):
+    """Record again inside `no_grad`.
+
+    >>> x = mg.ones(2, requires_grad=True)
+    >>> with mg.no_grad(), mg.enable_grad():
+    ...     (x * 2).requires_grad
+    True
+    """
+
+    _mode = True
+
+
+def grad(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Tensor | Sequence[Tensor],
+    grad_outputs: Tensor | Sequence[Tensor | None] | None = None,
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+    allow_unused: bool = False,
+) -> tuple[Tensor | None, ...]:
+    """The gradients of (the sum of) `outputs` with respect to `inputs`, a tuple; no `.grad` is touched.
+
+    grad_outputs: a cotangent for each output, of its shape; None means 1 for an output of one element.
+    retain_graph: keep the graph for another pass; by default it is kept if create_graph is set.
+    create_graph: record the gradients, so that they can be differentiated again.
+    allow_unused: give None for an input that the outputs do not depend on, instead of raising.
+
+    >>> x = mg.tensor(3.0, requires_grad=True)
+    >>> (dx,) = mg.autograd.grad(x * x, x, create_graph=True)
+    >>> mg.autograd.grad(dx, x)
+    (tensor(2.),)
+    """
+    outputs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
+    inputs = [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    if grad_outputs is None:
+        cotangents: list[Tensor | None] = [None] * len(outputs)
+    else:
+        cotangents = [grad_outputs] if isinstance(grad_outputs, Tensor) else list(grad_outputs)
+    for tensor in (*outputs, *inputs):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"grad: expected Tensors, got {type(tensor).__name__}")
+    if len(cotangents) != len(outputs):
+        raise ValueError(f"grad: {len(outputs)} outputs but {len(cotangents)} grad_outputs")
+    retain = create_graph if retain_graph is None else retain_graph
+    result = tuple(run_graph(outputs, cotangents, inputs, retain, create_graph))
+    if not allow_unused and None in [None if g is None else 0 for g in result]:
+        unused = next(i for i, g in enumerate(result) if g is None)
+        raise RuntimeError(f"grad: no output depends on input {unused}; pass allow_unused=True to get None for it")
+    return result
+
+
+__all__ = ["enable_grad", "grad", "is_grad_enabled", "no_grad", "set_grad_enabled"]

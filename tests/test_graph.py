@@ -1,0 +1,555 @@
+"""The engine: recording, the backward pass, hooks, versions, memory."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import threading
+import weakref
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+
+
+def leaf(*values: float) -> mg.Tensor:
+    return mg.tensor(list(values), dtype=mg.float64, requires_grad=True)
+
+
+def numbers(tensor: mg.Tensor) -> list:
+    return tensor.tolist()
+
+
+# ------------------------------------------------------------------------------------- recording
+def test_leaf_and_result():
+    x = leaf(1, 2)
+    y = x * 2
+    assert x.is_leaf and x.requires_grad and x.grad_fn is None
+    assert not y.is_leaf and y.requires_grad and repr(y.grad_fn) == "<multiply>"
+    assert y.grad_fn.next_functions[0] is x
+
+
+def test_nothing_is_recorded_without_need():
+    x = mg.ones(2)
+    assert (x * 2).is_leaf and not (x * 2).requires_grad
+    with mg.no_grad():
+        assert (leaf(1) * 2).is_leaf
+    assert (leaf(1).detach() * 2).is_leaf
+
+
+def test_integers_have_no_gradient():
+    with pytest.raises(RuntimeError, match="only float32 and float64"):
+        mg.tensor([1, 2], requires_grad=True)
+    assert not (leaf(1.0) > 0).requires_grad
+    assert not leaf(1.0).astype(mg.int64).requires_grad
+
+
+@pytest.mark.parametrize("decorate", [mg.no_grad, mg.no_grad()])
+def test_no_grad_as_a_decorator(decorate):
+    @decorate
+    def double(x):
+        """Twice x."""
+        return x * 2
+
+    assert not double(leaf(1)).requires_grad
+    assert mg.is_grad_enabled() and double.__doc__ == "Twice x."
+
+
+def test_grad_modes_nest_and_survive_exceptions():
+    with pytest.raises(KeyError), mg.no_grad():
+        with mg.enable_grad():
+            assert mg.is_grad_enabled()
+        assert not mg.is_grad_enabled()
+        raise KeyError
+    assert mg.is_grad_enabled()
+    mg.set_grad_enabled(False)
+    assert not mg.is_grad_enabled()
+    mg.set_grad_enabled(True)
+    with mg.set_grad_enabled(False):
+        assert not mg.is_grad_enabled()
+    assert mg.is_grad_enabled()
+
+
+def test_grad_mode_is_per_thread():
+    seen = []
+    with mg.no_grad():
+        thread = threading.Thread(target=lambda: seen.append(mg.is_grad_enabled()))
+        thread.start()
+        thread.join()
+    assert seen == [True]
+
+
+def test_requires_grad_of_a_result_cannot_be_cleared():
+    y = leaf(1) * 2
+    with pytest.raises(RuntimeError, match="detach"):
+        y.requires_grad = False
+
+
+# ---------------------------------------------------------------------------------- the backward pass
+def test_gradient_accumulates():
+    x = leaf(1, 2)
+    (x * 3).sum().backward()
+    (x * 4).sum().backward()
+    assert numbers(x.grad) == [7, 7]
+
+
+def test_a_tensor_used_twice_gets_both_gradients():
+    x = leaf(3)
+    (x * x + x).sum().backward()
+    assert numbers(x.grad) == [7]
+
+
+def test_diamond_of_shared_results():
+    x = leaf(2)
+    a = x * 3
+    b, c = a * a, mg.exp(a * 0.1)
+    (b * c + a).sum().backward()
+    e = np.exp(0.6)
+    assert np.allclose(x.grad.numpy(), 3 * (2 * 6 * e + 36 * 0.1 * e + 1))
+
+
+def test_gradients_of_two_leaves_do_not_share_memory():
+    x, y = leaf(1, 2), leaf(3, 4)
+    (x + y).backward(mg.ones(2, dtype=mg.float64))
+    with mg.no_grad():
+        x.grad += 1
+    assert numbers(y.grad) == [1, 1]
+
+
+def test_the_given_cotangent_stays_the_users():
+    x, cotangent = leaf(1, 2), mg.tensor([1.0, 1.0], dtype=mg.float64)
+    (x + 0).backward(cotangent)
+    (x + 0).backward(cotangent)
+    assert numbers(cotangent) == [1, 1] and numbers(x.grad) == [2, 2]
+
+
+def test_gradient_has_the_dtype_of_its_leaf():
+    x, y = mg.ones(2, requires_grad=True), leaf(1, 2)
+    (x * y).sum().backward()
+    assert x.grad.dtype == mg.float32 and y.grad.dtype == mg.float64
+
+
+def test_backward_of_a_leaf():
+    x = mg.tensor(2.0, requires_grad=True)
+    x.backward()
+    assert x.grad.item() == 1
+
+
+def test_backward_needs_a_cotangent_for_more_than_one_element():
+    with pytest.raises(RuntimeError, match=r"\(2,\).*one element"):
+        (leaf(1, 2) * 2).backward()
+
+
+def test_cotangent_of_the_wrong_shape():
+    with pytest.raises(RuntimeError, match=r"\(3,\).*\(2,\)"):
+        (leaf(1, 2) * 2).backward(mg.ones(3))
+
+
+def test_backward_without_a_graph():
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        mg.ones(1).backward()
+
+
+def test_second_backward_through_a_freed_graph():
+    x = leaf(1, 2)
+    y = (x * x).sum()
+    y.backward()
+    with pytest.raises(RuntimeError, match="retain_graph=True"):
+        y.backward()
+    assert numbers(x.grad) == [2, 4]
+
+
+def test_retain_graph():
+    x = leaf(1, 2)
+    y = (x * x).sum()
+    y.backward(retain_graph=True)
+    y.backward()
+    assert numbers(x.grad) == [4, 8]
+
+
+def test_create_graph_reaches_third_order():
+    x = leaf(2)
+    y = x**4
+    for expected in (32, 48, 48):
+        (y,) = mg.autograd.grad(y.sum(), x, create_graph=True)
+        assert np.allclose(y.numpy(), expected)
+
+
+def test_create_graph_gives_a_grad_with_a_graph():
+    x = leaf(3)
+    (x**3).sum().backward(create_graph=True)
+    assert x.grad.requires_grad
+    g, x.grad = x.grad, None
+    g.sum().backward()
+    assert np.allclose(x.grad.numpy(), 18)
+
+
+def test_grad_leaves_dot_grad_alone():
+    x, w = leaf(2), leaf(3)
+    (g,) = mg.autograd.grad((x * w).sum(), x)
+    assert numbers(g) == [3] and x.grad is None and w.grad is None
+
+
+def test_grad_of_an_intermediate_result():
+    x = leaf(2)
+    y = x * 3
+    assert numbers(mg.autograd.grad((y * y).sum(), [y, x])[0]) == [12]
+
+
+def test_grad_of_what_is_not_used():
+    x, w = leaf(2), leaf(3)
+    with pytest.raises(RuntimeError, match="input 1.*allow_unused"):
+        mg.autograd.grad((x * 2).sum(), [x, w])
+    assert mg.autograd.grad((x * 2).sum(), [x, w], allow_unused=True)[1] is None
+
+
+def test_grad_runs_only_what_leads_to_the_inputs():
+    x, w = leaf(2), leaf(3)
+    calls = []
+    branch = w * 2
+    branch.register_hook(lambda g: calls.append(g))
+    deep = mg.exp(w)
+    deep_sum = (x * deep.detach() + x * branch).sum()
+    mg.autograd.grad(deep_sum, x)
+    assert not calls
+
+
+def test_random_graphs_against_finite_differences():
+    binary = [mg.add, mg.multiply, mg.subtract, lambda a, b: mg.tanh(a) * b]
+    unary = [mg.tanh, mg.sin, lambda a: a * 0.5, lambda a: a.sum() * a, lambda a: a[::-1]]
+
+    def program(values, seed):
+        rng = np.random.default_rng(seed)
+        pool = list(values)
+        for _ in range(25):
+            if rng.random() < 0.6:
+                a, b = rng.integers(len(pool), size=2)
+                pool.append(binary[rng.integers(len(binary))](pool[a], pool[b]))
+            else:
+                pool.append(unary[rng.integers(len(unary))](pool[rng.integers(len(pool))]))
+            pool[-1] = mg.tanh(pool[-1])
+        return (pool[-1] * pool[-2] + pool[len(pool) // 2]).sum()
+
+    for seed in range(30):
+        start = np.random.default_rng(seed).standard_normal((3, 4))
+        leaves = [leaf(*row) for row in start]
+        program(leaves, seed).backward()
+        direction = np.random.default_rng(100 + seed).standard_normal((3, 4))
+        slope = sum(
+            float((t.grad.numpy() * d).sum()) for t, d in zip(leaves, direction, strict=True) if t.grad is not None
+        )
+        low, high = (
+            program([mg.tensor(row) for row in start + step * direction], seed).item() for step in (-1e-6, 1e-6)
+        )
+        assert abs(slope - (high - low) / 2e-6) < 1e-6 * max(1, abs(slope)), seed
+
+
+# -------------------------------------------------------------------------------------------- hooks
+def test_hook_sees_and_replaces_the_gradient():
+    x = leaf(1, 2)
+    y = x * 3
+    seen = []
+    y.register_hook(lambda g: seen.append(numbers(g)))
+    y.register_hook(lambda g: g * 10)
+    y.sum().backward()
+    assert seen == [[1, 1]] and numbers(x.grad) == [30, 30]
+
+
+def test_hook_of_a_leaf_runs_once_with_the_whole_gradient():
+    x = leaf(1)
+    seen = []
+    x.register_hook(lambda g: seen.append(g.item()))
+    (x * 2 + x * 3).sum().backward()
+    assert seen == [5]
+
+
+def test_hook_can_be_removed():
+    x = leaf(1)
+    handle = x.register_hook(lambda g: g * 100)
+    handle.remove()
+    handle.remove()
+    (x * 2).sum().backward()
+    assert numbers(x.grad) == [2]
+
+
+def test_hook_that_returns_nonsense():
+    x = leaf(1)
+    x.register_hook(lambda g: "no")
+    with pytest.raises(RuntimeError, match="hook: expected None or a Tensor"):
+        (x * 2).sum().backward()
+    assert x.grad is None
+
+
+def test_retain_grad():
+    x = leaf(1, 2)
+    y = x * 3
+    y.retain_grad()
+    y.retain_grad()
+    (y * y).sum().backward()
+    assert numbers(y.grad) == [6, 12]
+
+
+# --------------------------------------------------------------------------------- writes, versions
+def test_write_to_a_leaf_that_requires_grad():
+    x = leaf(1, 2)
+    with pytest.raises(RuntimeError, match="no_grad"):
+        x += 1
+    with pytest.raises(RuntimeError, match="no_grad"):
+        x[0] = 5
+    with pytest.raises(RuntimeError, match="no_grad"):
+        x.zero_()
+    assert numbers(x) == [1, 2]
+    with mg.no_grad():
+        x += 1
+        x[0] = 7
+    assert numbers(x) == [7, 3] and x.requires_grad
+
+
+def test_in_place_operator_on_a_result_makes_a_new_tensor():
+    x = leaf(1, 2)
+    y = first = x * 2
+    y += 1
+    assert y is not first and numbers(first) == [2, 4]
+    y.sum().backward()
+    assert numbers(x.grad) == [2, 2]
+
+
+def test_in_place_operator_without_a_gradient_writes_in_place():
+    x = first = mg.tensor([1.0, 2.0])
+    x *= 3
+    assert x is first and numbers(first) == [3, 6]
+    total = mg.zeros(1)
+    total += leaf(1).sum()  # its result is recorded, so it cannot be a write
+    assert total.requires_grad
+
+
+def test_in_place_operator_may_not_grow_or_change_the_dtype():
+    x = mg.zeros(2)
+    with pytest.raises(ValueError, match="broadcast"):
+        x += mg.ones(3, 2)
+    i = mg.tensor([1, 2])
+    with pytest.raises(TypeError, match="cannot write float64 into a int64"):
+        i /= 2
+    assert numbers(i) == [1, 2] and x.shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: x * x,
+        lambda x: mg.log(x),
+        lambda x: mg.var(x),
+        lambda x: mg.where(x > 0, x * x, x),
+    ],
+)
+def test_write_to_a_saved_input_is_noticed(make):
+    x = leaf(1, 2)
+    y = make(x).sum()
+    with mg.no_grad():
+        x += 1
+    with pytest.raises(RuntimeError, match=r"\(2,\).*version 0.*1 now.*clone"):
+        y.backward()
+    assert x.grad is None
+
+
+def test_write_to_a_saved_output_is_noticed():
+    x = leaf(1, 2)
+    y = mg.exp(x)
+    with mg.no_grad():
+        y.zero_()
+    with pytest.raises(RuntimeError, match="exp: its gradient needs its output"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("view", [lambda x: x.detach(), lambda x: x[:1], lambda x: x.reshape(2, 1), lambda x: x.T])
+def test_write_through_a_view_is_noticed(view):
+    x = leaf(1, 2)
+    y = (x * x).sum()
+    with mg.no_grad():
+        view(x)[...] = 9
+    with pytest.raises(RuntimeError, match="written to in place"):
+        y.backward()
+
+
+def test_write_to_what_was_not_saved_does_no_harm():
+    x = leaf(1, 2)
+    y = x + 1
+    with mg.no_grad():
+        x += 1
+    y.sum().backward()
+    assert numbers(x.grad) == [1, 1]
+
+
+def test_only_what_a_rule_names_is_kept():
+    a, b = leaf(1, 2), mg.tensor([3.0, 4.0], dtype=mg.float64)
+    inner = a * 1
+    reference = weakref.ref(inner)
+    y = inner * b  # the rule of `inner` names y alone, and `b` needs no gradient
+    del inner
+    assert reference() is None
+    y.sum().backward()
+    assert numbers(a.grad) == [3, 4]
+
+
+def test_numpy_is_a_read_only_view():
+    x = mg.ones(2)
+    with pytest.raises(ValueError, match="read-only"):
+        x.numpy()[0] = 5
+    own = x.numpy(copy=True)
+    own[0] = 5
+    assert numbers(x) == [1, 1]
+
+
+def test_read_only_memory_is_not_written_to():
+    x = mg.broadcast_to(mg.ones(1), (3,))
+    with pytest.raises(ValueError, match="read-only.*clone"):
+        x += 1
+
+
+# ------------------------------------------------------------------------------ exceptions, interrupts
+def test_an_exception_leaves_every_grad_as_it_was():
+    x, w = leaf(1), leaf(2)
+    (x * w).sum().backward()
+
+    def fail(g):
+        raise KeyError("from the hook")
+
+    y = x * 3
+    y.register_hook(fail)
+    z = (w * 5 + y * w).sum()
+    with pytest.raises(KeyError):
+        z.backward(retain_graph=True)
+    assert numbers(x.grad) == [2] and numbers(w.grad) == [1]
+    y.grad_fn  # noqa: B018  (the graph is still whole)
+
+
+def test_a_backward_inside_a_hook_of_the_same_graph_is_refused():
+    x = leaf(1)
+    y = x * 2
+    z = (y * y).sum()
+    z.register_hook(lambda g: z.backward(retain_graph=True))
+    y.register_hook(lambda g: y.sum().backward())
+    with pytest.raises(RuntimeError):
+        z.backward()
+
+
+def test_ctrl_c_inside_backward():
+    x = leaf(1)
+    y = x
+    for _ in range(2000):
+        y = y + x
+    y.register_hook(lambda g: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        y.sum().backward()
+    assert x.grad is None
+
+
+# -------------------------------------------------------------------------------------------- memory
+def in_a_small_stack(function) -> None:
+    failures = []
+
+    def run():
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001  (re-raised in the test's thread)
+            failures.append(error)
+
+    previous = threading.stack_size(512 * 1024)
+    try:
+        thread = threading.Thread(target=run)
+        thread.start()
+    finally:
+        threading.stack_size(previous)
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+@pytest.mark.parametrize("step", [lambda y: y + 1.0, lambda y: y * y, lambda y: mg.exp(y * 0.0)])
+def test_a_chain_of_a_million_ops(step):
+    def run():
+        x = leaf(1)
+        y = x
+        for _ in range(1_000_000 if step(leaf(1)).grad_fn.name == "add" else 300_000):
+            y = step(y)
+        del y  # freed without a backward
+        y = x
+        for _ in range(1_000_000):
+            y = y + 1.0
+        y.sum().backward()
+        assert numbers(x.grad) == [1]
+
+    in_a_small_stack(run)
+
+
+def live_tensors() -> int:
+    return sum(isinstance(o, mg.Tensor) for o in gc.get_objects())
+
+
+def test_training_steps_leave_no_tensor_behind():
+    w = mg.randn(4, 3, requires_grad=True)
+    x = mg.randn(8, 4)
+
+    def step():
+        hidden = x @ w
+        normal = (hidden - hidden.mean(0, keepdims=True)) / mg.sqrt(hidden.var(0, keepdims=True) + 1e-5)
+        loss = -mg.log_softmax(mg.relu(normal))[:, 0].mean()
+        loss.backward()
+        with mg.no_grad():
+            w.copy_(w - 0.1 * w.grad)
+        w.grad = None
+
+    gc.collect()
+    gc.disable()
+    try:
+        step()
+        before = live_tensors()
+        for _ in range(1000):
+            step()
+        assert live_tensors() == before
+    finally:
+        gc.enable()
+
+
+def test_a_graph_is_freed_by_reference_counting_alone():
+    gc.disable()
+    try:
+        x = leaf(1, 2)
+        y = mg.exp(x) * mg.tanh(x)
+        reference = weakref.ref(y)
+        del y
+        assert reference() is None
+    finally:
+        gc.enable()
+
+
+def test_a_cycle_through_grad_is_collected():
+    x = leaf(2)
+    (x**3).sum().backward(create_graph=True)
+    reference = weakref.ref(x)
+    del x
+    gc.collect()
+    assert reference() is None
+
+
+def test_threads_train_side_by_side():
+    results = {}
+
+    def train(seed):
+        rng = np.random.default_rng(seed)
+        w = mg.tensor(rng.standard_normal((200, 300)), requires_grad=True)
+        x = mg.tensor(rng.standard_normal((100, 200)))
+        for _ in range(10):
+            mg.tanh(x @ w).sum().backward()
+        results[seed] = w.grad.numpy(copy=True)
+
+    threads = [threading.Thread(target=train, args=(seed % 2 + 10 * (seed // 2),)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    together = dict(results)
+    for seed in together:
+        train(seed)
+        assert np.array_equal(together[seed], results[seed])
