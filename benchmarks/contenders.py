@@ -1,0 +1,338 @@
+"""The same work written for minigrad and for each peer that is installed.
+
+`WORK` is the table: a name, the ratios to reach, and for each contender a function that sets the work up
+and returns a callable that does it once. A contender whose library is missing is left out.
+All use float32, one thread, and the same shapes; a full training step is zero_grad, forward,
+cross-entropy, backward, Adam.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+
+import numpy as np
+
+
+def available(*modules: str) -> bool:
+    """Whether all these modules are installed."""
+    return all(find_spec(module) for module in modules)
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    """Standard normal float32 numbers, the same for every contender."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+# ------------------------------------------------------------------------------------------ one operation
+def add_minigrad() -> Callable:
+    import minigrad as mg
+
+    a, b = mg.tensor(random(8, 8), requires_grad=True), mg.tensor(random(8, 8, seed=1))
+    return lambda: a + b
+
+
+def add_torch() -> Callable:
+    import torch
+
+    a, b = torch.tensor(random(8, 8), requires_grad=True), torch.tensor(random(8, 8, seed=1))
+    return lambda: a + b
+
+
+# ------------------------------------------------------------------------------------------- 100-op chain
+def chain(a, b):
+    """100 operations on 8 x 8 matrices: multiply and add in turn, so that nothing can be folded away."""
+    y = a
+    for _ in range(50):
+        y = y * b + b
+    return y
+
+
+def chain_minigrad() -> Callable:
+    import minigrad as mg
+
+    a, b = mg.tensor(random(8, 8), requires_grad=True), mg.tensor(random(8, 8, seed=1) * 0.1)
+
+    def run():
+        a.grad = None
+        chain(a, b).sum().backward()
+
+    return run
+
+
+def chain_torch() -> Callable:
+    import torch
+
+    a, b = torch.tensor(random(8, 8), requires_grad=True), torch.tensor(random(8, 8, seed=1) * 0.1)
+
+    def run():
+        a.grad = None
+        chain(a, b).sum().backward()
+
+    return run
+
+
+def chain_jax() -> Callable:
+    import jax
+
+    a, b = jax.numpy.asarray(random(8, 8)), jax.numpy.asarray(random(8, 8, seed=1) * 0.1)
+    gradient = jax.jit(jax.grad(lambda a, b: chain(a, b).sum()))
+    return lambda: gradient(a, b).block_until_ready()
+
+
+# ---------------------------------------------------------------------------------- MLP with BatchNorm, Adam
+def mlp_data(sizes: tuple[int, ...], batch: int) -> tuple[np.ndarray, np.ndarray]:
+    return random(batch, sizes[0]), np.random.default_rng(1).integers(0, sizes[-1], batch)
+
+
+def mlp_layers(nn, sizes: tuple[int, ...]) -> list:
+    """Linear, BatchNorm1d, ReLU for each hidden layer, then Linear: the names are the same in both libraries."""
+    layers: list = []
+    for n_in, n_out in zip(sizes[:-2], sizes[1:-1]):
+        layers += [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU()]
+    return [*layers, nn.Linear(*sizes[-2:])]
+
+
+def step_minigrad(sizes: tuple[int, ...], batch: int) -> Callable:
+    import minigrad as mg
+
+    model = mg.nn.Sequential(*mlp_layers(mg.nn, sizes))
+    criterion, optimizer = mg.nn.CrossEntropyLoss(), mg.optim.Adam(model.parameters())
+    x, target = (mg.tensor(a) for a in mlp_data(sizes, batch))
+
+    def step():
+        optimizer.zero_grad()
+        criterion(model(x), target).backward()
+        optimizer.step()
+
+    return step
+
+
+def step_torch(sizes: tuple[int, ...], batch: int, fused: bool = False) -> Callable:
+    import torch
+
+    model = torch.nn.Sequential(*mlp_layers(torch.nn, sizes))
+    criterion, optimizer = torch.nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters(), fused=fused)
+    x, target = (torch.from_numpy(a) for a in mlp_data(sizes, batch))
+
+    def step():
+        optimizer.zero_grad()
+        criterion(model(x), target).backward()
+        optimizer.step()
+
+    return step
+
+
+def step_jax(sizes: tuple[int, ...], batch: int) -> Callable:
+    import jax
+    import jax.numpy as jnp
+
+    x, target = (jnp.asarray(a) for a in mlp_data(sizes, batch))
+    parameters = []
+    for k, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:])):
+        layer = {"w": jnp.asarray(random(n_in, n_out, seed=k) / n_in**0.5), "b": jnp.zeros(n_out)}
+        if k < len(sizes) - 2:
+            layer |= {"scale": jnp.ones(n_out), "shift": jnp.zeros(n_out)}
+        parameters.append(layer)
+    running = [(jnp.zeros(n), jnp.ones(n)) for n in sizes[1:-1]]
+
+    def loss(parameters, running):
+        h, updated = x, []
+        for layer, (mean, var) in zip(parameters[:-1], running):
+            h = h @ layer["w"] + layer["b"]
+            m, v = h.mean(0), h.var(0)
+            updated.append((0.9 * mean + 0.1 * m, 0.9 * var + 0.1 * v * batch / (batch - 1)))
+            h = jax.nn.relu((h - m) / jnp.sqrt(v + 1e-5) * layer["scale"] + layer["shift"])
+        h = jax.nn.log_softmax(h @ parameters[-1]["w"] + parameters[-1]["b"])
+        return -jnp.take_along_axis(h, target[:, None], 1).mean(), updated
+
+    @jax.jit
+    def update(parameters, running, m, v, t):
+        gradients, running = jax.grad(loss, has_aux=True)(parameters, running)
+        tree_map = jax.tree_util.tree_map
+        m = tree_map(lambda m, g: 0.9 * m + 0.1 * g, m, gradients)
+        v = tree_map(lambda v, g: 0.999 * v + 0.001 * g * g, v, gradients)
+        scale, root = 1e-3 / (1 - 0.9**t), 1 / jnp.sqrt(1 - 0.999**t)
+        parameters = tree_map(lambda p, m, v: p - scale * m / (jnp.sqrt(v) * root + 1e-8), parameters, m, v)
+        return parameters, running, m, v, t + 1
+
+    zeros = jax.tree_util.tree_map(jnp.zeros_like, parameters)
+    state = [parameters, running, zeros, zeros, jnp.float32(1)]
+
+    def step():
+        state[:] = update(*state)
+        jax.block_until_ready(state)
+
+    return step
+
+
+def matmuls(sizes: tuple[int, ...], batch: int) -> Callable:
+    """The matrix products of one step and nothing else, by NumPy into preallocated outputs: the BLAS limit."""
+    jobs = []
+    for k, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:])):
+        x, w, g = random(batch, n_in), random(n_out, n_in), random(batch, n_out)
+        jobs += [(x, w.T, np.empty((batch, n_out), "f")), (g.T, x, np.empty((n_out, n_in), "f"))]
+        if k:
+            jobs.append((g, w, np.empty((batch, n_in), "f")))
+
+    def run():
+        for a, b, out in jobs:
+            np.dot(a, b, out)
+
+    return run
+
+
+# ---------------------------------------------------------------------------------------------- BatchNorm
+def normalize(x, mean, var, sqrt):
+    return (x - mean) / sqrt(var + 1e-5)
+
+
+def norm_shapes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    axes = (0, *range(2, len(shape)))
+    return axes, tuple(1 if d in axes else n for d, n in enumerate(shape))
+
+
+def batchnorm_minigrad(shape: tuple[int, ...]) -> Callable:
+    import minigrad as mg
+
+    layer = (mg.nn.BatchNorm1d if len(shape) < 4 else mg.nn.BatchNorm2d)(shape[1])
+    x, g = mg.tensor(random(*shape), requires_grad=True), mg.tensor(random(*shape, seed=1))
+
+    def run():
+        x.grad = layer.weight.grad = layer.bias.grad = None
+        layer(x).backward(g)
+
+    return run
+
+
+def batchnorm_torch(shape: tuple[int, ...], composed: bool) -> Callable:
+    import torch
+
+    axes, kept = norm_shapes(shape)
+    layer = (torch.nn.BatchNorm1d if len(shape) < 4 else torch.nn.BatchNorm2d)(shape[1])
+    x, g = torch.tensor(random(*shape), requires_grad=True), torch.tensor(random(*shape, seed=1))
+
+    def forward():
+        if not composed:
+            return layer(x)
+        mean, var = x.mean(axes, keepdim=True), x.var(axes, keepdim=True, correction=0)
+        y = normalize(x, mean, var, torch.sqrt)
+        return y * layer.weight.reshape(kept) + layer.bias.reshape(kept)
+
+    def run():
+        x.grad = layer.weight.grad = layer.bias.grad = None
+        forward().backward(g)
+
+    return run
+
+
+def batchnorm_jax(shape: tuple[int, ...]) -> Callable:
+    import jax
+    import jax.numpy as jnp
+
+    axes, kept = norm_shapes(shape)
+    x, g = jnp.asarray(random(*shape)), jnp.asarray(random(*shape, seed=1))
+
+    def loss(x, weight, bias):
+        y = normalize(x, x.mean(axes, keepdims=True), x.var(axes, keepdims=True), jnp.sqrt)
+        return (g * (y * weight + bias)).sum()
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+    weight, bias = jnp.ones(kept), jnp.zeros(kept)
+    return lambda: jax.block_until_ready(gradient(x, weight, bias))
+
+
+# ---------------------------------------------------------------------------------- kernels beside NumPy's
+def kernel_minigrad(name: str, shape: tuple[int, ...], axis) -> Callable:
+    import minigrad as mg
+
+    x = mg.tensor(np.abs(random(*shape)) + 0.1)
+    function = getattr(mg, name)
+    return (lambda: function(x)) if axis == "elementwise" else (lambda: function(x, axis=axis))
+
+
+def kernel_numpy(name: str, shape: tuple[int, ...], axis) -> Callable:
+    x = np.abs(random(*shape)) + np.float32(0.1)
+    if name == "sigmoid":
+        return lambda: 1 / (1 + np.exp(-x))
+    function = getattr(np, name)
+    return (lambda: function(x)) if axis == "elementwise" else (lambda: function(x, axis=axis))
+
+
+# ------------------------------------------------------------------------------------------------ the table
+@dataclass
+class Work:
+    """One row: what is done, by whom, and the largest ratio to each peer that we want."""
+
+    name: str
+    contenders: dict[str, Callable[[], Callable]]
+    targets: dict[str, float] = field(default_factory=dict)
+
+
+def mlp_work(sizes: tuple[int, ...], batch: int, targets: dict[str, float]) -> Work:
+    contenders = {
+        "minigrad": lambda: step_minigrad(sizes, batch),
+        "torch": lambda: step_torch(sizes, batch),
+        "torch fused Adam": lambda: step_torch(sizes, batch, fused=True),
+        "jax": lambda: step_jax(sizes, batch),
+        "matmuls": lambda: matmuls(sizes, batch),
+    }
+    return Work(f"MLP-BN {'-'.join(map(str, sizes))}, batch {batch}", contenders, targets)
+
+
+def batchnorm_work(shape: tuple[int, ...]) -> Work:
+    contenders = {
+        "minigrad": lambda: batchnorm_minigrad(shape),
+        "torch composed": lambda: batchnorm_torch(shape, composed=True),
+        "torch": lambda: batchnorm_torch(shape, composed=False),
+        "jax": lambda: batchnorm_jax(shape),
+    }
+    return Work(f"BatchNorm {shape}, forward + backward", contenders, {"torch composed": 0.5, "torch": 2.5})
+
+
+def kernel_work(name: str, shape: tuple[int, ...], axis="elementwise") -> Work:
+    label = f"{name} of {shape}" + ("" if axis == "elementwise" else f", axis {axis}")
+    contenders = {
+        "minigrad": lambda: kernel_minigrad(name, shape, axis),
+        "numpy": lambda: kernel_numpy(name, shape, axis),
+    }
+    return Work(label, contenders, {"numpy": 1.0})
+
+
+STEPS = [
+    Work("a + b, 8x8, recorded", {"minigrad": add_minigrad, "torch": add_torch}, {"torch": 1 / 12}),
+    Work(
+        "100-op chain on 8x8, forward + backward",
+        {"minigrad": chain_minigrad, "torch": chain_torch, "jax": chain_jax},
+        {"torch": 1 / 10, "jax": 2.0},
+    ),
+    mlp_work((2, 16, 16, 2), 100, {"torch": 1 / 10, "torch fused Adam": 1 / 7, "jax": 1 / 3}),
+    mlp_work((64, 64, 64, 10), 32, {"torch": 1 / 8, "torch fused Adam": 1 / 5, "jax": 1 / 2}),
+    mlp_work((784, 256, 256, 10), 128, {"torch fused Adam": 1 / 2, "jax": 0.8, "matmuls": 1.4}),
+    mlp_work((1024, 2048, 2048, 10), 512, {"torch": 1 / 2, "jax": 1.0, "matmuls": 1.12}),
+]
+BATCHNORM = [batchnorm_work(shape) for shape in ((128, 256), (4096, 1024), (32, 64, 28, 28))]
+KERNELS = [
+    kernel_work(name, (n,)) for n in (4096, 1048576) for name in ("exp", "log", "tanh", "sigmoid", "sqrt")
+] + [
+    kernel_work(name, shape, axis)
+    for shapes in (((4096,), (64, 64)), ((1048576,), (1024, 1024), (64, 256, 64)))
+    for shape in shapes
+    for axis in ([None] if len(shape) == 1 else [0, 1] if len(shape) == 2 else [0, 1, 2, (0, 2)])
+    for name in ("sum", "mean", "var", "max")
+]
+WORK = {"steps": STEPS, "batchnorm": BATCHNORM, "kernels": KERNELS}
+
+
+def present(work: Work) -> dict[str, Callable[[], Callable]]:
+    """The contenders of a row whose library is installed."""
+    library = {"torch": "torch", "torch fused Adam": "torch", "torch composed": "torch", "jax": "jax"}
+    return {name: make for name, make in work.contenders.items() if available(library.get(name, "numpy"))}
+
+
+def versions() -> dict[str, str]:
+    """The version of every contender that is installed."""
+    names = ("minigrad", "numpy", "torch", "jax")
+    return {name: import_module(name).__version__ for name in names if available(name)}
