@@ -114,7 +114,10 @@ def step_torch(sizes: tuple[int, ...], batch: int, fused: bool = False) -> Calla
     import torch
 
     model = torch.nn.Sequential(*mlp_layers(torch.nn, sizes))
-    criterion, optimizer = torch.nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters(), fused=fused)
+    criterion, optimizer = (
+        torch.nn.CrossEntropyLoss(),
+        torch.optim.Adam(model.parameters(), fused=fused),
+    )
     x, target = (torch.from_numpy(a) for a in mlp_data(sizes, batch))
 
     def step():
@@ -155,7 +158,9 @@ def step_jax(sizes: tuple[int, ...], batch: int) -> Callable:
         m = tree_map(lambda m, g: 0.9 * m + 0.1 * g, m, gradients)
         v = tree_map(lambda v, g: 0.999 * v + 0.001 * g * g, v, gradients)
         scale, root = 1e-3 / (1 - 0.9**t), 1 / jnp.sqrt(1 - 0.999**t)
-        parameters = tree_map(lambda p, m, v: p - scale * m / (jnp.sqrt(v) * root + 1e-8), parameters, m, v)
+        parameters = tree_map(
+            lambda p, m, v: p - scale * m / (jnp.sqrt(v) * root + 1e-8), parameters, m, v
+        )
         return parameters, running, m, v, t + 1
 
     zeros = jax.tree_util.tree_map(jnp.zeros_like, parameters)
@@ -289,7 +294,9 @@ def batchnorm_work(shape: tuple[int, ...]) -> Work:
         "torch": lambda: batchnorm_torch(shape, composed=False),
         "jax": lambda: batchnorm_jax(shape),
     }
-    return Work(f"BatchNorm {shape}, forward + backward", contenders, {"torch composed": 0.5, "torch": 2.5})
+    return Work(
+        f"BatchNorm {shape}, forward + backward", contenders, {"torch composed": 0.5, "torch": 2.5}
+    )
 
 
 def kernel_work(name: str, shape: tuple[int, ...], axis="elementwise") -> Work:
@@ -315,7 +322,9 @@ STEPS = [
 ]
 BATCHNORM = [batchnorm_work(shape) for shape in ((128, 256), (4096, 1024), (32, 64, 28, 28))]
 KERNELS = [
-    kernel_work(name, (n,)) for n in (4096, 1048576) for name in ("exp", "log", "tanh", "sigmoid", "sqrt")
+    kernel_work(name, (n,))
+    for n in (4096, 1048576)
+    for name in ("exp", "log", "tanh", "sigmoid", "sqrt")
 ] + [
     kernel_work(name, shape, axis)
     for shapes in (((4096,), (64, 64)), ((1048576,), (1024, 1024), (64, 256, 64)))
@@ -328,8 +337,17 @@ WORK = {"steps": STEPS, "batchnorm": BATCHNORM, "kernels": KERNELS}
 
 def present(work: Work) -> dict[str, Callable[[], Callable]]:
     """The contenders of a row whose library is installed."""
-    library = {"torch": "torch", "torch fused Adam": "torch", "torch composed": "torch", "jax": "jax"}
-    return {name: make for name, make in work.contenders.items() if available(library.get(name, "numpy"))}
+    library = {
+        "torch": "torch",
+        "torch fused Adam": "torch",
+        "torch composed": "torch",
+        "jax": "jax",
+    }
+    return {
+        name: make
+        for name, make in work.contenders.items()
+        if available(library.get(name, "numpy"))
+    }
 
 
 def versions() -> dict[str, str]:

@@ -40,8 +40,9 @@ def remez(target, weight, low, high, degree, grid_size=1200, rounds=60):
             matrix[row, degree + 1] = (-1) ** row / weights[i]
         solution = list(mp.lu_solve(matrix, mp.matrix([values[i] for i in chosen])))
         coefficients = solution[:-1]
-        errors = [w * (v - mp.polyval(coefficients[::-1], x))
-                  for x, v, w in zip(grid, values, weights)]
+        errors = [
+            w * (v - mp.polyval(coefficients[::-1], x)) for x, v, w in zip(grid, values, weights)
+        ]
         moved = alternating_extremes(errors, count)
         if moved == chosen:
             break
@@ -72,14 +73,17 @@ def near_zero(series, closed):
 def problems():
     """Name, target, weight, interval and degree of every polynomial of the header."""
     half_log2 = mp.log(2) / 2 * mpf("1.001")
-    exp_rest = near_zero(lambda r: mpf(1) / 2 + r / 6 + r * r / 24,
-                         lambda r: (mp.expm1(r) - r) / r ** 2)
-    log_rest = near_zero(lambda f: mpf(1) / 3 - f / 4 + f * f / 5,
-                         lambda f: (mp.log1p(f) - f + f * f / 2) / f ** 3)
-    log_weight = near_zero(lambda f: f * f, lambda f: f ** 3 / mp.log1p(f))
+    exp_rest = near_zero(
+        lambda r: mpf(1) / 2 + r / 6 + r * r / 24, lambda r: (mp.expm1(r) - r) / r**2
+    )
+    log_rest = near_zero(
+        lambda f: mpf(1) / 3 - f / 4 + f * f / 5, lambda f: (mp.log1p(f) - f + f * f / 2) / f**3
+    )
+    log_weight = near_zero(lambda f: f * f, lambda f: f**3 / mp.log1p(f))
     erf_slope = 2 / mp.sqrt(mp.pi)
-    erf_rest = near_zero(lambda s: erf_slope * (1 - s / 3) - 1,
-                         lambda s: mp.erf(mp.sqrt(s)) / mp.sqrt(s) - 1)
+    erf_rest = near_zero(
+        lambda s: erf_slope * (1 - s / 3) - 1, lambda s: mp.erf(mp.sqrt(s)) / mp.sqrt(s) - 1
+    )
     erf_weight = near_zero(lambda s: 1 / erf_slope, lambda s: mp.sqrt(s) / mp.erf(mp.sqrt(s)))
 
     def erfc_exponent(x):
@@ -89,7 +93,9 @@ def problems():
         return x * mp.erfc(x)
 
     for name, exp_degree, log_degree, cut, erf_degree, end, erfc_degree in (
-            ("f32", 4, 7, 1, 6, 4, 5), ("f64", 9, 18, 1, 11, 6, 17)):
+        ("f32", 4, 7, 1, 6, 4, 5),
+        ("f64", 9, 18, 1, 11, 6, 17),
+    ):
         yield f"exp_{name}", "z", exp_rest, lambda r: r * r, -half_log2, half_log2, exp_degree
         yield f"log_{name}", "f", log_rest, log_weight, -mpf(1) / 4, mpf(1) / 2, log_degree
         yield f"erf_{name}", "s", erf_rest, erf_weight, mpf(0), mpf(cut), erf_degree
@@ -113,12 +119,13 @@ def nested(coefficients, variable, single, width=92):
 
 def main():
     """Print every table whose name contains the argument."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", default="", help="fit only the names that contain this text")
     only = parser.parse_args().only
     for name, bits in (("ln2_f32", 16), ("ln2_f64", 42)):
-        first = mp.nint(mp.log(2) * 2 ** bits) / 2 ** bits
+        first = mp.nint(mp.log(2) * 2**bits) / 2**bits
         print(f"{name}: {float(first)!r} + {float(mp.log(2) - first)!r}")
     for name, variable, target, weight, low, high, degree in problems():
         if only in name:

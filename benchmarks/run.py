@@ -27,11 +27,17 @@ ONE_THREAD = {
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("groups", nargs="*", help="steps, batchnorm, kernels; all of them by default")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "groups", nargs="*", help="steps, batchnorm, kernels; all of them by default"
+    )
     parser.add_argument("--match", default="", help="only rows whose name contains this text")
     parser.add_argument("--rounds", type=int, default=15, help="rounds per row (default 15)")
-    parser.add_argument("--seconds", type=float, default=0.05, help="time of one measurement (default 0.05)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.05, help="time of one measurement (default 0.05)"
+    )
     parser.add_argument("--json", type=Path, help="write the figures to this file as well")
     return parser.parse_args()
 
@@ -82,20 +88,28 @@ def main() -> None:
     from contenders import WORK, available, present, versions
 
     if unknown := set(options.groups) - set(WORK):
-        sys.exit(f"run.py: unknown group {', '.join(sorted(unknown))}; the groups are {', '.join(WORK)}")
+        sys.exit(
+            f"run.py: unknown group {', '.join(sorted(unknown))}; the groups are {', '.join(WORK)}"
+        )
     if available("torch"):
         import torch
 
         torch.set_num_threads(1)
     cleared = [name for name in CLEARED if name in os.environ.get("BENCH_CLEARED", "")]
     print(", ".join(f"{name} {version}" for name, version in versions().items()))
-    print(f"one thread, one processor; cleared for all: {', '.join(cleared) or 'nothing was set'}\n")
+    print(
+        f"one thread, one processor; cleared for all: {', '.join(cleared) or 'nothing was set'}\n"
+    )
     rows = []
     for group in options.groups or WORK:
         for work in WORK[group]:
             if options.match in work.name:
                 functions = {name: make() for name, make in present(work).items()}
-                rows.append(report(work.name, measure(functions, options.rounds, options.seconds), work.targets))
+                rows.append(
+                    report(
+                        work.name, measure(functions, options.rounds, options.seconds), work.targets
+                    )
+                )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1))
 
@@ -103,7 +117,9 @@ def main() -> None:
 if __name__ == "__main__":
     if "BENCH_CLEARED" not in os.environ:
         environment = {k: v for k, v in os.environ.items() if k not in CLEARED}
-        environment |= ONE_THREAD | {"BENCH_CLEARED": " ".join(k for k in CLEARED if k in os.environ) or "none"}
+        environment |= ONE_THREAD | {
+            "BENCH_CLEARED": " ".join(k for k in CLEARED if k in os.environ) or "none"
+        }
         os.execve(sys.executable, [sys.executable, *sys.argv], environment)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})

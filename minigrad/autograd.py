@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ContextDecorator
 
 from ._core.tensor import Tensor, is_grad_enabled, run_graph, set_recording
+from .gradcheck import GradcheckError, gradcheck, gradgradcheck
 
 
 class set_grad_enabled(ContextDecorator):
@@ -112,4 +113,13 @@ def grad(
     return result
 
 
-__all__ = ["enable_grad", "grad", "is_grad_enabled", "no_grad", "set_grad_enabled"]
+__all__ = [
+    "GradcheckError",
+    "enable_grad",
+    "grad",
+    "gradcheck",
+    "gradgradcheck",
+    "is_grad_enabled",
+    "no_grad",
+    "set_grad_enabled",
+]

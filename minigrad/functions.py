@@ -247,7 +247,7 @@ def unstack(x: Tensor, axis: int = 0) -> tuple[Tensor, ...]:
     """The slices along an axis, which they lose: the inverse of `stack`; views.
 
     >>> mg.unstack(mg.tensor([[1.0, 2.0], [3.0, 4.0]]))[1]
-    tensor([3., 4.], grad_fn=None)
+    tensor([3., 4.])
     """
     x = _tensor(x, "unstack")
     before = (slice(None),) * _one_axis(axis, x.ndim, "unstack")

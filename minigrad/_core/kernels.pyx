@@ -255,11 +255,28 @@ cdef cloned row(int opcode, floating* x, Py_ssize_t n, double centre, double* ac
 
 cdef inline void column_lanes(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
                               double* centre, double* accumulator) noexcept nogil:
-    cdef Py_ssize_t i, r
-    for r in range(rows):
+    cdef Py_ssize_t i, r = 0
+    cdef floating* x1
+    cdef floating* x2
+    cdef floating* x3
+    cdef double a, c
+    while r + 4 <= rows:                    # four rows at once: a quarter of the traffic to the accumulators
+        x1 = <floating*> (<char*> x + row_stride)
+        x2 = <floating*> (<char*> x1 + row_stride)
+        x3 = <floating*> (<char*> x2 + row_stride)
+        for i in range(n):
+            a, c = accumulator[i], centre[i]
+            a = combine(opcode, a, prepare(opcode, x[i], c))
+            a = combine(opcode, a, prepare(opcode, x1[i], c))
+            a = combine(opcode, a, prepare(opcode, x2[i], c))
+            accumulator[i] = combine(opcode, a, prepare(opcode, x3[i], c))
+        x = <floating*> (<char*> x3 + row_stride)
+        r += 4
+    while r < rows:
         for i in range(n):
             accumulator[i] = combine(opcode, accumulator[i], prepare(opcode, x[i], centre[i]))
         x = <floating*> (<char*> x + row_stride)
+        r += 1
 
 
 cdef cloned columns(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,

@@ -47,6 +47,7 @@ cdef enum:
     MAXDIMS = 64                # NumPy's own limit
     MAXOPERANDS = 3
     RELEASE_GIL = 1 << 15       # elements above which a loop lets other threads run
+    SHORT_ROW = 16              # a row reduction over fewer elements costs more to start than to do
     BLOCK = 1024                # elements that a row reduction sums before it compensates
 
 
@@ -231,7 +232,7 @@ cdef void make_plan(Plan* plan, ndarray x, unsigned long long axes, npy_intp ite
     cdef npy_intp out_strides[MAXDIMS]
     cdef bint reduced[MAXDIMS]
     cdef npy_intp size, stride, out_stride, step = itemsize
-    cdef int ndim = 0, d, e
+    cdef int ndim = 0, d, e, inner
     plan.count = 1
     plan.kept = plan.reduced = 0
     for d in reversed(range(PyArray_NDIM(x))):              # drop sizes of 1, insert by stride
@@ -266,9 +267,17 @@ cdef void make_plan(Plan* plan, ndarray x, unsigned long long axes, npy_intp ite
         shape[0] = 1; strides[0] = out_strides[0] = itemsize; reduced[0] = True
     else:
         ndim = e + 1
-    plan.row_wise = reduced[0]
-    plan.width, plan.stride, plan.out_stride = shape[0], strides[0], out_strides[0]
-    for d in reversed(range(1, ndim)):
+    inner = 0
+    if reduced[0] and shape[0] <= SHORT_ROW:            # a short row is folded as columns beside its neighbours
+        for d in range(1, ndim):
+            if not reduced[d] and shape[d] >= 8:
+                inner = d
+                break
+    plan.row_wise = reduced[inner]
+    plan.width, plan.stride, plan.out_stride = shape[inner], strides[inner], out_strides[inner]
+    for d in reversed(range(ndim)):
+        if d == inner:
+            continue
         if reduced[d]:
             plan.reduced_shape[plan.reduced] = shape[d]
             plan.reduced_strides[plan.reduced] = strides[d]

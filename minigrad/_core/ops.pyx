@@ -2,7 +2,7 @@
 
 Design note
 -----------
-1. To read an entry: `cdef Op EXP_ = unary_op("exp", EXP, np.exp, lambda g, out: g * out)` says that the
+1. To read an entry: `cdef Op EXP_ = unary_op("exp", EXP, None, lambda g, out: g * out)` says that the
    kernel branch is EXP, that NumPy's np.exp serves integers, and that the cotangent g of the output
    becomes g * out for the input. The function below it is what users call.
 2. A rule is written in Tensor operations, so its own gradient derives automatically. The names of its
@@ -24,9 +24,10 @@ from .kernels cimport (
     NOT_EQUAL, PROD, RECIPROCAL, RELU, RSQRT, SIGMOID, SIGN, SOFTPLUS, SQRT, SQUARE, SUBTRACT, SUM,
     TANH, VAR, WHERE)
 from .loops cimport Operand
-from .tensor cimport (ALWAYS, IF_BROADCAST, NEVER, Op, Tensor, binary, checked, install, record, record_view,
+from .tensor cimport (ALWAYS, IF_BROADCAST, NEVER, Op, Tensor, binary, checked, install, record, record_view, recording,
                       to_tensor, unary, wrap)
 
+import copy
 import math
 
 import numpy as np
@@ -91,7 +92,7 @@ def square(x):
     return unary(SQUARE_, x)
 
 
-cdef Op SQRT_ = unary_op("sqrt", SQRT, np.sqrt, lambda g, out: g / (2.0 * out))
+cdef Op SQRT_ = unary_op("sqrt", SQRT, None, lambda g, out: g / (2.0 * out))
 def sqrt(x):
     """The square root elementwise; NaN below 0, its gradient at 0 is inf.
 
@@ -101,7 +102,7 @@ def sqrt(x):
     return unary(SQRT_, x)
 
 
-cdef Op RSQRT_ = unary_op("rsqrt", RSQRT, lambda x: 1 / np.sqrt(x), lambda g, out: g * (-0.5 * (out * out * out)))
+cdef Op RSQRT_ = unary_op("rsqrt", RSQRT, None, lambda g, out: g * (-0.5 * (out * out * out)))
 def rsqrt(x):
     """1 / sqrt(x) elementwise.
 
@@ -131,7 +132,7 @@ def relu(x):
     return unary(RELU_, x)
 
 
-cdef Op EXP_ = unary_op("exp", EXP, np.exp, lambda g, out: g * out)
+cdef Op EXP_ = unary_op("exp", EXP, None, lambda g, out: g * out)
 def exp(x):
     """e**x elementwise.
 
@@ -141,7 +142,7 @@ def exp(x):
     return unary(EXP_, x)
 
 
-cdef Op EXPM1_ = unary_op("expm1", EXPM1, np.expm1, lambda g, out: g * (out + 1.0))
+cdef Op EXPM1_ = unary_op("expm1", EXPM1, None, lambda g, out: g * (out + 1.0))
 def expm1(x):
     """e**x - 1 elementwise, accurate near 0.
 
@@ -151,7 +152,7 @@ def expm1(x):
     return unary(EXPM1_, x)
 
 
-cdef Op LOG_ = unary_op("log", LOG, np.log, lambda g, x: g / x)
+cdef Op LOG_ = unary_op("log", LOG, None, lambda g, x: g / x)
 def log(x):
     """The natural logarithm elementwise; -inf at 0, NaN below.
 
@@ -161,7 +162,7 @@ def log(x):
     return unary(LOG_, x)
 
 
-cdef Op LOG1P_ = unary_op("log1p", LOG1P, np.log1p, lambda g, x: g / (x + 1.0))
+cdef Op LOG1P_ = unary_op("log1p", LOG1P, None, lambda g, x: g / (x + 1.0))
 def log1p(x):
     """log(1 + x) elementwise, accurate near 0.
 
@@ -176,7 +177,7 @@ def sin(x):
     """The sine of x in radians, elementwise.
 
     >>> mg.sin(mg.tensor([0.0, 1.0]))
-    tensor([0.       , 0.8414709], dtype=float32)
+    tensor([0.      , 0.841471])
     """
     return unary(SIN_, x)
 
@@ -191,7 +192,7 @@ def cos(x):
     return unary(COS_, x)
 
 
-cdef Op TANH_ = unary_op("tanh", TANH, np.tanh, lambda g, out: g * (1.0 - out * out))
+cdef Op TANH_ = unary_op("tanh", TANH, None, lambda g, out: g * (1.0 - out * out))
 def tanh(x):
     """The hyperbolic tangent elementwise.
 
@@ -201,7 +202,7 @@ def tanh(x):
     return unary(TANH_, x)
 
 
-cdef Op SIGMOID_ = unary_op("sigmoid", SIGMOID, lambda x: 1 / (1 + np.exp(-x)), lambda g, out: g * (out * (1.0 - out)))
+cdef Op SIGMOID_ = unary_op("sigmoid", SIGMOID, None, lambda g, out: g * (out * (1.0 - out)))
 def sigmoid(x):
     """1 / (1 + e**-x) elementwise; neither end overflows.
 
@@ -211,7 +212,7 @@ def sigmoid(x):
     return unary(SIGMOID_, x)
 
 
-cdef Op SOFTPLUS_ = unary_op("softplus", SOFTPLUS, lambda x: np.logaddexp(x, 0), lambda g, x: g * sigmoid(x))
+cdef Op SOFTPLUS_ = unary_op("softplus", SOFTPLUS, None, lambda g, x: g * sigmoid(x))
 def softplus(x):
     """log(1 + e**x) elementwise; no overflow for large x, no loss for small.
 
@@ -221,7 +222,7 @@ def softplus(x):
     return unary(SOFTPLUS_, x)
 
 
-cdef Op LOGSIGMOID_ = unary_op("logsigmoid", LOGSIGMOID, lambda x: -np.logaddexp(-x, 0), lambda g, x: g * sigmoid(-x))
+cdef Op LOGSIGMOID_ = unary_op("logsigmoid", LOGSIGMOID, None, lambda g, x: g * sigmoid(-x))
 def logsigmoid(x):
     """log(sigmoid(x)) = -softplus(-x) elementwise.
 
@@ -231,8 +232,7 @@ def logsigmoid(x):
     return unary(LOGSIGMOID_, x)
 
 
-cdef Op ERF_ = unary_op("erf", ERF, np.vectorize(math.erf, otypes="d"),
-                        lambda g, x: g * (TWO_OVER_SQRT_PI * exp(-square(x))))
+cdef Op ERF_ = unary_op("erf", ERF, None, lambda g, x: g * (TWO_OVER_SQRT_PI * exp(-square(x))))
 def erf(x):
     """The error function 2/sqrt(pi) * integral of exp(-t²) from 0 to x, elementwise.
 
@@ -284,7 +284,7 @@ def divide(x, y):
 
 
 cdef Op POW_ = binary_op("pow", NO_KERNEL, np.power, lambda g, x, y: g * power_slope(x, y),
-                         lambda g, x, out: g * where(logical_or(out != 0.0, x != 0), out * log_of(x), 0.0))
+                         lambda g, x, y, out: g * where(logical_or(x != 0, y < 0), out * log_of(x), 0.0))
 def pow(x, y):
     """x ** y elementwise, broadcast; NaN for a negative x and a fractional y.
 
@@ -357,9 +357,9 @@ def minimum(x, y):
 
 
 cdef object share(x, y):
-    """1 where x > y, one half where they are equal, 0 elsewhere."""
+    """1 where x > y or either is NaN, one half where they are equal, 0 elsewhere."""
     like = x if isinstance(x, Tensor) else y
-    return 0.5 * (astype(x > y, like.dtype) + astype(x >= y, like.dtype))
+    return 1.0 - 0.5 * (astype(less(x, y), like.dtype) + astype(less_equal(x, y), like.dtype))
 
 
 cdef Op GATE_ = binary_op("gate", GATE, lambda x, y: np.where(y <= 0, 0, x), lambda g, y: gate(g, y))
@@ -447,9 +447,9 @@ def where(condition, x, y):
     cdef Tensor mask = to_tensor(condition, "where"), a, b
     if PyArray_TYPE(mask.array) != NPY_BOOL:
         mask = not_equal(mask, 0)
+    if not isinstance(x, (Tensor, np.ndarray, np.generic)) and not isinstance(y, (Tensor, np.ndarray, np.generic)):
+        x = to_tensor(x, "where")           # two numbers: the first takes the default dtype
     dtype = np.result_type(*[v.dtype if isinstance(v, (Tensor, np.ndarray, np.generic)) else v for v in (x, y)])
-    if dtype.kind == "f" and not isinstance(x, Tensor) and not isinstance(y, Tensor) and type(x) is type(y) is float:
-        dtype = np.dtype(np.float32)
     a, b = astype(to_tensor(x, "where"), dtype), astype(to_tensor(y, "where"), dtype)
     if dtype.kind != "f":
         return wrap(checked(np.where(mask.array, a.array, b.array)))
@@ -539,6 +539,8 @@ cdef tuple reduced_axes(str name, axis, int ndim):
     """`axis` (None, an int, or a tuple of them) as a sorted tuple without negatives."""
     if axis is None:
         return tuple(range(ndim))
+    if type(axis) is int and -ndim <= axis < ndim:
+        return (axis % ndim,)
     if isinstance(axis, (bool, str, float)) or not isinstance(axis, (int, tuple, list, np.integer)):
         raise TypeError(f"{name}: axis must be None, an int or a tuple of ints, got {axis!r}")
     axes = []
@@ -562,7 +564,7 @@ cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
     cdef ndarray out
     if axis is None:
         axes = ALL_AXES[ndim]
-        mask = (<unsigned long long> 1 << ndim) - 1
+        mask = ~mask                        # bits beyond the last axis are not looked at
     else:
         axes = reduced_axes(op.name, axis, ndim)
         for d in axes:
@@ -601,11 +603,14 @@ cdef double elements(tuple shape, tuple axis) except? -1:
 cdef object sum_to(g, tuple shape):
     """Sum g over what broadcasting had repeated to make it from `shape`: the adjoint of broadcasting."""
     cdef tuple present = g.shape
-    cdef int extra = len(present) - len(shape)
-    repeated = [d for d in range(len(present)) if d < extra or (shape[d - extra] == 1 and present[d] != 1)]
+    cdef int extra = len(present) - len(shape), d
+    cdef list repeated = list(range(extra))
+    for d in range(extra, len(present)):
+        if shape[d - extra] == 1 and present[d] != 1:
+            repeated.append(d)
     if repeated:
-        g = sum(g, axis=tuple(repeated), keepdims=extra == 0)
-    return g if g.shape == shape else reshape(g, shape)
+        g = reduction(SUM_, g, tuple(repeated), extra == 0)
+    return g if extra == 0 or len(repeated) == extra else reshape(g, shape)
 
 
 cdef Op SUM_ = reduction_op("sum", SUM, np.sum, lambda g, shape, axis: expand(g, shape, axis))
@@ -642,8 +647,10 @@ def var(x, axis=None, correction=0, keepdims=False):
 
 
 cdef double slope_of_var(tuple shape, tuple axis, double correction) except? -1:
-    cdef double freedom = elements(shape, axis) - correction
-    return 2 / freedom if freedom > 0 else math.inf
+    cdef double count = elements(shape, axis)
+    if count == 0:
+        return 0                            # no element, so no gradient
+    return 2 / (count - correction) if count > correction else math.nan
 
 
 cdef Op PROD_ = reduction_op("prod", PROD, np.prod, lambda g, x, out, axis: expand(g, x.shape, axis) * others(x, out, axis))
@@ -847,7 +854,10 @@ def getitem(x, index):
             index = (index,)
         view = tensor.array[index if Ellipsis in index else index + (Ellipsis,)]
         return record_view(GETITEM_, view, tensor, (index,))
-    return record(GETITEM_, np.asarray(tensor.array[index]), tensor, None, None, (index,))
+    out = np.asarray(tensor.array[index])
+    if tensor.requires and recording():
+        index = copy.deepcopy(index)        # the caller may write to its index arrays before backward
+    return record(GETITEM_, out, tensor, None, None, (index,))
 
 
 cdef bint is_basic(index):
@@ -932,7 +942,7 @@ def matmul(x, y):
         a, b = astype(a, dtype), astype(b, dtype)
     if n == 1:
         product = matmul(reshape(a, (1, -1)), b)
-        return reshape(product, product.shape[:-2] + product.shape[-1:])
+        return reshape(product, product.shape[:-2] + product.shape[-1:] if m > 1 else ())
     if m == 1:
         product = matmul(a, reshape(b, (-1, 1)))
         return reshape(product, product.shape[:-1])
@@ -1000,7 +1010,10 @@ def zeros_like(x, dtype=None):
     >>> mg.zeros_like(mg.tensor([1.0, 2.0]))
     tensor([0., 0.])
     """
-    return wrap(checked(np.zeros_like(to_tensor(x, "zeros_like").array, dtype=dtype, order="C")))
+    cdef ndarray array = to_tensor(x, "zeros_like").array
+    if dtype is None:
+        return wrap(cnp.PyArray_ZEROS(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array), 0))
+    return wrap(checked(np.zeros(tuple([PyArray_DIMS(array)[d] for d in range(PyArray_NDIM(array))]), dtype)))
 
 
 # ------------------------------------------------------------------------------------------------ the public table

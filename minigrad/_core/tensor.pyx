@@ -25,15 +25,16 @@ cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.float cimport PyFloat_AsDouble, PyFloat_CheckExact
-from cpython.long cimport PyLong_CheckExact
+from cpython.long cimport PyLong_AsSsize_t, PyLong_CheckExact, PyLong_FromSsize_t
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.bool cimport PyBool_Check
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_New, PyTuple_SET_ITEM
 from libc.stdlib cimport qsort
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memmove
 from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArray_DATA, PyArray_DIMS,
-                    PyArray_ITEMSIZE, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE,
-                    ndarray, npy_intp)
+                    PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES,
+                    PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
     ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
@@ -218,7 +219,23 @@ cdef inline bint same_shape(ndarray a, ndarray b):
 
 
 cdef inline tuple shape_of(ndarray a):
-    return tuple([PyArray_DIMS(a)[d] for d in range(PyArray_NDIM(a))])
+    cdef int d
+    cdef tuple shape = PyTuple_New(PyArray_NDIM(a))
+    for d in range(PyArray_NDIM(a)):
+        size = PyLong_FromSsize_t(PyArray_DIMS(a)[d])
+        Py_INCREF(size)                     # PyTuple_SET_ITEM steals it
+        PyTuple_SET_ITEM(shape, d, size)
+    return shape
+
+
+cdef inline bint has_shape(ndarray a, tuple shape):
+    cdef int d
+    if PyArray_NDIM(a) != len(shape):
+        return False
+    for d in range(PyArray_NDIM(a)):
+        if PyArray_DIMS(a)[d] != PyLong_AsSsize_t(<object> PyTuple_GET_ITEM(shape, d)):
+            return False
+    return True
 
 
 cdef Tensor wrap(ndarray array):
@@ -358,6 +375,8 @@ cdef object unary(Op op, object x):
     tensor = x
     typenum = PyArray_TYPE(tensor.array)
     if op.opcode == NO_KERNEL or (typenum != NPY_FLOAT and typenum != NPY_DOUBLE):
+        if op.fallback is None:
+            return unary(op, cast(tensor, np.float32 if typenum == NPY_BOOL else np.float64))
         return record(op, call_numpy(op, tensor.array, None), tensor)
     if plain(tensor.array) and PyArray_SIZE(tensor.array) < 32768:
         out = empty(PyArray_NDIM(tensor.array), PyArray_DIMS(tensor.array), typenum)
@@ -375,8 +394,11 @@ cdef ndarray call_numpy(Op op, object x, object y):
         raise TypeError(f"{op.name}: dtype {x.dtype} is not supported")
     with np.errstate(all="ignore"):
         out = np.asarray(op.fallback(x) if y is None else op.fallback(x, y))
-    if out.dtype == np.float16 or out.dtype == np.int8:     # what NumPy makes of bool
-        out = out.astype(np.float32 if out.dtype == np.float16 else np.int64)
+        if out.dtype == np.float16:         # which NumPy makes of bool: too coarse, and no dtype of ours
+            x = x.astype(np.float32)
+            out = np.asarray(op.fallback(x) if y is None else op.fallback(x, y))
+        elif out.dtype == np.int8:
+            out = out.astype(np.int64)
     return checked(out)
 
 
@@ -484,6 +506,11 @@ cdef void write(Tensor target, object value, object index) except *:
     if not cnp.PyArray_ISWRITEABLE(target.array):
         raise ValueError("assignment: the tensor's memory is read-only (it shares a read-only or broadcast "
                          "array); write to a copy: x.clone()")
+    if (index is Ellipsis and same_shape(source, target.array) and plain(source) and plain(target.array)
+            and PyArray_TYPE(source) == PyArray_TYPE(target.array)):
+        memmove(PyArray_DATA(target.array), PyArray_DATA(source), PyArray_NBYTES(source))
+        count_write(target)
+        return
     if not np.can_cast(source.dtype, target.array.dtype, "same_kind"):
         raise TypeError(f"assignment: cannot write {source.dtype} into a {target.array.dtype} tensor; "
                         f"convert it: value.astype(mg.{target.array.dtype})")
@@ -599,7 +626,8 @@ cdef inline bint ours(PyObject* tensor):
 cdef Tensor summed(Tensor present, Tensor addend, bint in_place, bint create_graph):
     if create_graph:
         return add_tensors(present, addend)
-    if in_place and plain(addend.array) and PyArray_TYPE(present.array) == PyArray_TYPE(addend.array):
+    if (in_place and plain(addend.array) and same_shape(present.array, addend.array)
+            and PyArray_TYPE(present.array) == PyArray_TYPE(addend.array)):
         add_in_place(present.array, addend.array)
         return present
     return binary(<Op> by_opcode[<int> ADD], present, addend)
@@ -617,11 +645,11 @@ cdef void deliver(Walk walk, object target, Tensor cotangent, bint create_graph)
             node.cotangent = summed(node.cotangent, cotangent, ours(<PyObject*> node.cotangent), create_graph)
         return
     leaf = <Tensor> target
+    if not same_shape(leaf.array, cotangent.array) or PyArray_TYPE(leaf.array) != PyArray_TYPE(cotangent.array):
+        raise RuntimeError(f"backward: a gradient of shape {shape_of(cotangent.array)} and dtype "
+                           f"{cotangent.array.dtype} reached a leaf of shape {shape_of(leaf.array)} and dtype "
+                           f"{leaf.array.dtype}; the rule that made it is wrong")
     if leaf.cotangent is None:
-        if not same_shape(leaf.array, cotangent.array) or PyArray_TYPE(leaf.array) != PyArray_TYPE(cotangent.array):
-            raise RuntimeError(f"backward: a gradient of shape {shape_of(cotangent.array)} and dtype "
-                               f"{cotangent.array.dtype} reached a leaf of shape {shape_of(leaf.array)} and dtype "
-                               f"{leaf.array.dtype}; the rule that made it is wrong")
         walk.leaves.append(leaf)
         leaf.cotangent = cotangent
     else:
@@ -651,7 +679,8 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
     cdef Tensor out = None, result
     cdef Op op = node.op
     cdef int i, k, rule, code
-    cdef object x = node.x, y = node.y, below, returned, position, shape
+    cdef object x = node.x, y = node.y, below, returned, position
+    cdef tuple shape
     if isinstance(x, Tensor) and version_of(x) != node.x_version and saved(node, X):
         raise changed(node, op.inputs[0], (<Tensor> x).array, node.x_version, version_of(x))
     if isinstance(y, Tensor) and version_of(y) != node.y_version and saved(node, Y):
@@ -686,8 +715,8 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
         result = <Tensor> returned
         returned = None                     # so that `ours` can see that nobody else holds it
         if node.shapes is not None:
-            shape = node.shapes[i]
-            if shape_of(result.array) != shape:
+            shape = <tuple> node.shapes[i]
+            if not has_shape(result.array, shape):
                 result = sum_to(result, shape)
         deliver(walk, below, result, create_graph)
 
@@ -818,12 +847,21 @@ cdef object default_dtype = np.dtype(np.float32)
 
 
 def get_default_dtype():
-    """The dtype that Python floats become: float32 unless `set_default_dtype` changed it."""
+    """The dtype that Python floats become: float32 unless `set_default_dtype` changed it.
+
+    >>> mg.get_default_dtype()
+    dtype('float32')
+    """
     return default_dtype
 
 
 def set_default_dtype(dtype):
-    """Set the dtype that Python floats become, in every thread: float32 or float64."""
+    """Set the dtype that Python floats become, in every thread: float32 or float64.
+
+    >>> mg.set_default_dtype(mg.float64); mg.tensor([0.5]).dtype
+    dtype('float64')
+    >>> mg.set_default_dtype(mg.float32)
+    """
     global default_dtype
     dtype = np.dtype(dtype)
     if dtype not in DTYPES or dtype.kind != "f":
@@ -832,7 +870,11 @@ def set_default_dtype(dtype):
 
 
 def is_grad_enabled():
-    """Whether operations are recorded in this thread."""
+    """Whether operations are recorded in this thread.
+
+    >>> mg.is_grad_enabled()
+    True
+    """
     return bool(mg_recording)
 
 
@@ -892,7 +934,7 @@ cdef class Tensor:
     __array_ufunc__ = None                  # so that `array * tensor` is left to Tensor
 
     def __init__(self, data, dtype=None, bint requires_grad=False):
-        self.array = checked(np.asarray(data.numpy() if isinstance(data, Tensor) else data, dtype))
+        self.array = checked(np.asarray((<Tensor> data).array if isinstance(data, Tensor) else data, dtype))
         if requires_grad:
             self.requires_grad = True
 
@@ -1050,7 +1092,7 @@ cdef class Tensor:
         return bool((self.array == to_tensor(value, "in").array).any())
 
     def __hash__(self):
-        return id(self) >> 4
+        return <Py_hash_t> (<size_t> <void*> self >> 4)
 
     def __format__(self, specification):
         return format(self.item() if PyArray_SIZE(self.array) == 1 and specification else str(self), specification)
@@ -1117,10 +1159,15 @@ cdef class Tensor:
     # ------------------------------------------------------------------ writing
     def _may_write(self, str name, value=None):
         """Raise if a write would happen behind the graph's back."""
-        if mg_recording and (self.requires or requires(value)):
-            what = "a leaf that requires grad" if self.is_leaf else "a tensor that the graph made"
-            raise RuntimeError(f"{name}: {what if self.requires else 'a write of a tensor that requires grad'} cannot "
-                               "be done in place while gradients are recorded; use mg.no_grad() or mg.where")
+        if not mg_recording:
+            return
+        if self.requires:
+            what = "a leaf that requires grad" if self.node is None else "a tensor that the graph made"
+            raise RuntimeError(f"{name}: {what} cannot be written to in place while gradients are recorded; "
+                               "use mg.no_grad(), or make a new tensor, for example with mg.where")
+        if requires(value):
+            raise RuntimeError(f"{name}: a write in place would drop the gradient of the value written; use "
+                               "value.detach(), or make a new tensor, for example with mg.where or mg.concat")
 
     def __setitem__(self, index, value):
         self._may_write("x[i] = v", value)
@@ -1129,7 +1176,10 @@ cdef class Tensor:
     def copy_(self, source):
         """Write the elements of `source`, broadcast, into this tensor; returns self."""
         self._may_write("copy_", source)
-        write(self, to_tensor(source, "copy_").array.astype(self.array.dtype), Ellipsis)
+        tensor = to_tensor(source, "copy_")
+        if PyArray_TYPE((<Tensor> tensor).array) != PyArray_TYPE(self.array):
+            tensor = wrap((<Tensor> tensor).array.astype(self.array.dtype))
+        write(self, tensor, Ellipsis)
         return self
 
     def fill_(self, value):
@@ -1157,8 +1207,8 @@ cdef class Tensor:
     def __le__(self, other): return operator(LESS_EQUAL, self, other)
     def __gt__(self, other): return operator(GREATER, self, other)
     def __ge__(self, other): return operator(GREATER_EQUAL, self, other)
-    def __eq__(self, other): return operator(EQUAL, self, other)
-    def __ne__(self, other): return operator(NOT_EQUAL, self, other)
+    def __eq__(self, other): return NotImplemented if other is None else operator(EQUAL, self, other)
+    def __ne__(self, other): return NotImplemented if other is None else operator(NOT_EQUAL, self, other)
     def __neg__(self): return unary(<Op> by_opcode[<int> NEGATIVE], self)
     def __abs__(self): return unary(<Op> by_opcode[<int> ABS], self)
     def __pos__(self): return self

@@ -1,0 +1,464 @@
+"""Gradients against finite differences: `gradcheck` for first order, `gradgradcheck` for second.
+
+How it works. For a function f with outputs of M elements in all, a random cotangent u turns f into
+the number u·f(x). Its gradient uᵀJ comes from one backward pass, and each element of it is compared
+with a central difference, (u·f(x + eps e) - u·f(x - eps e)) / (2 eps). A wrong entry anywhere in
+the Jacobian shows in uᵀJ, since no element of u is near zero. Inputs with many elements are moved
+along random directions, which together move every element once; a direction that disagrees is
+halved until one element is left. With `full=True` the cotangents are the M unit vectors, and the
+whole Jacobian is compared.
+
+Inputs are moved in place and restored bit for bit, as in PyTorch, so that a function may also reach
+them by another way, such as the parameters of a module.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ._core.tensor import Tensor, run_graph, set_recording
+
+__all__ = ["GradcheckError", "gradcheck", "gradgradcheck"]
+
+MAX_ELEMENTWISE = 256  # an input with more elements than this is moved along directions
+DIRECTIONS = 32
+
+
+class GradcheckError(RuntimeError):
+    """A gradient disagrees with finite differences, or the function cannot be checked.
+
+    >>> issubclass(mg.autograd.GradcheckError, RuntimeError)
+    True
+    """
+
+
+def gradcheck(
+    function: Callable[..., Any],
+    inputs: Tensor | Sequence[Any],
+    *,
+    eps: float = 1e-6,
+    atol: float = 1e-5,
+    rtol: float = 1e-3,
+    full: bool = False,
+    seed: int = 0,
+    raise_exception: bool = True,
+    name: str | None = None,
+) -> bool:
+    """Compare the gradients of `function(*inputs)` with central differences; True if they agree.
+
+    function: returns a Tensor or a tuple of them; must be deterministic and leave its inputs alone.
+    inputs: a Tensor, or a sequence of Tensors (and anything else, which is passed on). Those that
+        require grad are checked; they must be float64, as in float32 the differences drown in
+        rounding.
+    eps: the step. atol, rtol: analytic and numeric agree if |a - n| <= atol + rtol |n|.
+    full: compare the whole Jacobian (outputs × inputs) instead of one random projection.
+    seed: of the random cotangents and directions; the same call gives the same result, bit for bit.
+    name: what the report calls the function, otherwise its `__name__` or its last primitive.
+
+    Raises GradcheckError (or returns False with raise_exception=False) with a report that names the
+    function, the input, the worst element, both values, both errors, and the likely cause: the
+    gradient rule, the step size, or a kink. Raises TypeError or ValueError for inputs that cannot
+    be checked.
+
+    >>> x = mg.tensor([0.5, -1.0, 2.0], dtype=mg.float64, requires_grad=True)
+    >>> w = mg.tensor([[1.0, 2.0, 3.0]], dtype=mg.float64, requires_grad=True)
+    >>> mg.autograd.gradcheck(lambda x, w: mg.tanh(w @ x), (x, w))
+    True
+    >>> def cube(x):  # its value is x³, but the gradient sees only x²·(a constant)
+    ...     return x * x * x.detach()
+    >>> try:
+    ...     mg.autograd.gradcheck(cube, x)
+    ... except mg.autograd.GradcheckError as error:
+    ...     print(str(error).splitlines()[0])
+    gradcheck: cube: the gradient of input 0 (x) is wrong in 3 of 3 elements
+    """
+    arguments = _as_tuple(inputs)
+    check = _Check("gradcheck", function, arguments, _parameters(function), name, eps, atol, rtol)
+    return _verdict(check, full, seed, raise_exception)
+
+
+def gradgradcheck(
+    function: Callable[..., Any],
+    inputs: Tensor | Sequence[Any],
+    grad_outputs: Tensor | Sequence[Tensor] | None = None,
+    *,
+    eps: float = 1e-6,
+    atol: float = 1e-5,
+    rtol: float = 1e-3,
+    full: bool = False,
+    seed: int = 0,
+    raise_exception: bool = True,
+    name: str | None = None,
+) -> bool:
+    """Check second derivatives: `gradcheck` of the function (inputs, cotangents) -> gradients.
+
+    grad_outputs: a cotangent for each output that requires grad, random if left out; those that
+    require grad are checked as inputs too. The rest, and what is raised, as in `gradcheck`.
+
+    >>> x = mg.tensor([0.5, -1.0, 2.0], dtype=mg.float64, requires_grad=True)
+    >>> mg.autograd.gradgradcheck(mg.tanh, x)
+    True
+    """
+    arguments, names = _as_tuple(inputs), _parameters(function)
+    wanted = [x for x in arguments if _is_checked(x)]
+    check = _Check("gradgradcheck", function, arguments, names, name, eps, atol, rtol)
+    outputs = [y for y in check.call(True) if y.requires_grad]
+    if grad_outputs is None:
+        random = np.random.default_rng(seed)
+        cotangents = tuple(
+            Tensor(_away_from_zero(random, y.shape), requires_grad=True) for y in outputs
+        )
+    else:
+        cotangents = _as_tuple(grad_outputs)
+        if [u.shape for u in cotangents] != [y.shape for y in outputs]:
+            raise ValueError(
+                f"gradgradcheck: outputs that require grad of shapes {[y.shape for y in outputs]}, "
+                f"but grad_outputs of shapes {[u.shape for u in cotangents]}"
+            )
+
+    def gradients(*everything: Any) -> tuple[Tensor, ...]:
+        previous = set_recording(True)
+        try:
+            made = _as_tuple(function(*everything[: len(arguments)]))
+            given = list(everything[len(arguments) :])
+            found = run_graph([y for y in made if y.requires_grad], given, wanted, True, True)
+        finally:
+            set_recording(previous)
+        return tuple(
+            Tensor(np.zeros(x.shape)) if g is None else g
+            for g, x in zip(found, wanted, strict=True)
+        )
+
+    names += [None] * (len(arguments) - len(names))
+    names += [f"grad_output {k}" for k in range(len(cotangents))]
+    inputs = arguments + cotangents
+    twice = _Check(check.caller, gradients, inputs, names, name or check.name, eps, atol, rtol)
+    return _verdict(twice, full, seed, raise_exception)
+
+
+# ------------------------------------------------------------------------------------ inputs, names
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _is_checked(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def _parameters(function: Callable[..., Any]) -> list[str | None]:
+    """The names of the positional parameters, as far as they are known."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a builtin without a signature
+        return []
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [p.name for p in parameters if p.kind in positional]
+
+
+def _away_from_zero(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Random signs times magnitudes in [0.5, 1.5): nothing that a wrong entry could hide behind."""
+    return np.asarray(random.choice((-1.0, 1.0), shape) * random.uniform(0.5, 1.5, shape))
+
+
+def _check_inputs(caller: str, inputs: tuple[Any, ...]) -> None:
+    if not any(_is_checked(x) for x in inputs):
+        raise ValueError(f"{caller}: no input requires grad; make one with requires_grad=True")
+    for i, x in enumerate(inputs):
+        if not _is_checked(x):
+            continue
+        if x.dtype != np.float64:
+            raise TypeError(
+                f"{caller}: input {i} is {x.dtype}; finite differences need float64: "
+                "x.detach().astype(mg.float64).requires_grad_()"
+            )
+        repeats = any(
+            step == 0 and n > 1 for n, step in zip(x.shape, x._array.strides, strict=True)
+        )
+        if x.size and (repeats or not x._array.flags.writeable):
+            raise ValueError(
+                f"{caller}: input {i} is read-only or broadcast memory, whose elements cannot be "
+                "moved singly; pass x.detach().clone().requires_grad_(), broadcast in the function"
+            )
+
+
+# ---------------------------------------------------------------------------------------- the check
+@dataclass
+class _Probe:
+    """A direction in which one input is moved: flat indices and how far each of them goes."""
+
+    indices: np.ndarray
+    weights: np.ndarray
+
+    def halves(self) -> tuple[_Probe, _Probe]:
+        k = len(self.indices) // 2
+        first = _Probe(self.indices[:k], self.weights[:k])
+        return first, _Probe(self.indices[k:], self.weights[k:])
+
+
+def _probes(size: int, full: bool, random: np.random.Generator) -> list[_Probe]:
+    """Each element by itself, or random directions that together move every element once."""
+    if full or size <= MAX_ELEMENTWISE:
+        return [_Probe(np.array([i]), np.ones(1)) for i in range(size)]
+    weights = _away_from_zero(random, (size,))
+    parts = np.array_split(random.permutation(size), DIRECTIONS)
+    return [_Probe(part, weights[part]) for part in parts]
+
+
+def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(k) for k in np.unravel_index(flat, shape))
+
+
+@dataclass
+class _Check:
+    """A function, the inputs it is called with, and the tolerances."""
+
+    caller: str
+    function: Callable[..., Any]
+    inputs: tuple[Any, ...]
+    parameters: list[str | None]
+    given_name: str | None
+    eps: float
+    atol: float
+    rtol: float
+    shapes: list[tuple[int, ...]] = field(default_factory=list)  # of the outputs
+    cotangents: np.ndarray | None = None  # None: the unit vectors
+
+    def __post_init__(self) -> None:
+        if not self.eps > 0:
+            raise ValueError(f"{self.caller}: eps must be positive, got {self.eps}")
+        _check_inputs(self.caller, self.inputs)
+
+    @property
+    def name(self) -> str:
+        kind = type(self.function).__name__
+        given = self.given_name or str(getattr(self.function, "__name__", kind))
+        if given != "<lambda>":
+            return given
+        return next((y.grad_fn.name for y in self.call(True) if y.grad_fn is not None), given)
+
+    def error(self, message: str) -> GradcheckError:
+        return GradcheckError(f"{self.caller}: {self.name}: {message}")
+
+    def call(self, record: bool) -> list[Tensor]:
+        """The floating outputs of the function; integer ones have no gradient."""
+        previous = set_recording(record)
+        try:
+            outputs = _as_tuple(self.function(*self.inputs))
+        finally:
+            set_recording(previous)
+        for k, y in enumerate(outputs):
+            if not isinstance(y, Tensor):
+                raise TypeError(
+                    f"{self.caller}: output {k} is a {type(y).__name__}, expected a Tensor"
+                )
+            if y.dtype == np.float32:
+                raise TypeError(
+                    f"{self.caller}: output {k} is float32; finite differences need float64 "
+                    "throughout: convert constants and parameters with .astype(mg.float64)"
+                )
+        return [y for y in outputs if y.dtype == np.float64]
+
+    def values(self) -> np.ndarray:
+        """All outputs as one flat array."""
+        outputs = self.call(False)
+        self.shapes = [y.shape for y in outputs]
+        return np.concatenate([np.zeros(0), *(y.numpy().ravel() for y in outputs)])
+
+    def check_function(self) -> np.ndarray:
+        """Raise if the function is unfit for differences; returns its value."""
+        tensors = [
+            (i, x, x.numpy(copy=True)) for i, x in enumerate(self.inputs) if isinstance(x, Tensor)
+        ]
+        first = self.values()
+        for i, x, before in tensors:
+            if not np.array_equal(x.numpy(), before, equal_nan=x.dtype.kind == "f"):
+                raise self.error(
+                    f"the function changed input {i} in place; work on a copy: x.clone()"
+                )
+        if not np.array_equal(first, self.values(), equal_nan=True):
+            raise self.error(
+                "the function gave different values when called twice; seed it inside "
+                "(mg.manual_seed), or switch what is random off (model.eval())"
+            )
+        return first
+
+    def project(self, values: np.ndarray) -> np.ndarray:
+        return values if self.cotangents is None else self.cotangents @ values
+
+    def analytic(self, wanted: list[Tensor], m: int) -> list[np.ndarray]:
+        """uᵀJ by backward, one row a cotangent, for each input."""
+        outputs = self.call(True)
+        bounds = np.cumsum([0, *(y.size for y in outputs)])
+        count = m if self.cotangents is None else len(self.cotangents)
+        result = [np.zeros((count, x.size)) for x in wanted]
+        connected = [k for k, y in enumerate(outputs) if y.requires_grad]
+        for r in range(count if connected else 0):
+            row = np.eye(1, m, r)[0] if self.cotangents is None else self.cotangents[r]
+            parts = np.split(row, bounds[1:-1])
+            given: list[Tensor | None] = [
+                Tensor(parts[k].reshape(outputs[k].shape)) for k in connected
+            ]
+            found = run_graph([outputs[k] for k in connected], given, wanted, True, False)
+            for i, (x, g) in enumerate(zip(wanted, found, strict=True)):
+                if g is None:
+                    continue
+                if g.shape != x.shape or g.dtype != x.dtype:
+                    raise self.error(
+                        f"a gradient of shape {g.shape} and dtype {g.dtype} for an input of "
+                        f"shape {x.shape} and dtype {x.dtype}"
+                    )
+                result[i][r] = g.numpy().ravel()
+        return result
+
+    def at(self, x: Tensor, probe: _Probe, step: float) -> np.ndarray:
+        """The outputs with x moved by step along the probe."""
+        elements = x._array.flat
+        kept = elements[probe.indices]
+        try:
+            elements[probe.indices] = kept + step * probe.weights
+            return self.values()
+        finally:
+            elements[probe.indices] = kept
+
+    def slope(self, x: Tensor, probe: _Probe, ahead: float, back: float) -> np.ndarray:
+        """The projected slope between the points `ahead` and `back` along the probe."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            difference = self.at(x, probe, ahead) - self.at(x, probe, back)
+            return self.project(difference) / (ahead - back)
+
+    def central(self, x: Tensor, probe: _Probe, step: float) -> np.ndarray:
+        return self.slope(x, probe, step, -step)
+
+    def error_beyond(self, analytic: Any, numeric: Any, probe: _Probe) -> Any:
+        """|analytic - numeric| where it is beyond the tolerance, inf where it is NaN, else 0."""
+        with np.errstate(invalid="ignore"):
+            error = np.abs(analytic - numeric)
+            excused = np.isfinite(error) & (error <= self.tolerance(numeric, probe))
+            return np.where(excused, 0.0, np.where(np.isnan(error), np.inf, error))
+
+    def tolerance(self, numeric: Any, probe: _Probe) -> Any:
+        """Along n elements rtol shrinks, for beside n right ones a single wrong one weighs less."""
+        return self.atol + self.rtol / np.sqrt(len(probe.indices)) * np.abs(numeric)
+
+    def run(self, full: bool, seed: int) -> list[str]:
+        """The reports on the inputs whose gradient is wrong."""
+        random = np.random.default_rng(seed)
+        m = self.check_function().size
+        self.cotangents = None if full else _away_from_zero(random, (1, m))
+        places = [i for i, x in enumerate(self.inputs) if _is_checked(x)]
+        gradients = self.analytic([self.inputs[i] for i in places], m)
+        reports = []
+        for i, rows in zip(places, gradients, strict=True):
+            x = self.inputs[i]
+            probes = _probes(x.size, full, random)
+            if not probes or not rows.size:
+                continue
+            error = np.stack([self.probe_error(x, rows, p) for p in probes], axis=1)
+            if error.max() > 0:
+                reports.append(self._report(i, rows, probes, error))
+        return reports
+
+    def probe_error(self, x: Tensor, rows: np.ndarray, probe: _Probe) -> Any:
+        analytic, numeric = rows[:, probe.indices] @ probe.weights, self.central(x, probe, self.eps)
+        return self.error_beyond(analytic, numeric, probe)
+
+    # -------------------------------------------------------------------------------- the report
+    def _report(self, i: int, rows: np.ndarray, probes: list[_Probe], error: np.ndarray) -> str:
+        x = self.inputs[i]
+        r, p = np.unravel_index(int(np.argmax(error)), error.shape)
+        probe = self._narrow(x, rows, probes[p], int(r))
+        analytic = float(rows[r, probe.indices] @ probe.weights)
+        numeric = float(self.central(x, probe, self.eps)[r])
+        name = f" ({self.parameters[i]})" if i < len(self.parameters) and self.parameters[i] else ""
+        what = "entries of the Jacobian"
+        if self.cotangents is not None:
+            what = "elements" if len(probes) == x.size else f"directions through {x.size} elements"
+        difference = abs(analytic - numeric)
+        relative = difference / abs(numeric) if numeric else np.inf
+        return (
+            f"the gradient of input {i}{name} is wrong in "
+            f"{np.count_nonzero(error)} of {error.size} {what}\n"
+            f"  worst at {self._place(x, probe, int(r))}: analytic {analytic:.9g}, "
+            f"numeric {numeric:.9g}, "
+            f"absolute error {difference:.3g}, relative error {relative:.3g}\n"
+            f"  likely cause: {self._diagnosis(x, probe, int(r), numeric)}"
+        )
+
+    def _narrow(self, x: Tensor, rows: np.ndarray, probe: _Probe, r: int) -> _Probe:
+        """Halve a direction that disagrees as long as a half of it does."""
+        while len(probe.indices) > 1:
+            halves = probe.halves()
+            errors = [self.probe_error(x, rows, half)[r] for half in halves]
+            if max(errors) == 0:
+                break
+            probe = halves[int(errors[1] > errors[0])]
+        return probe
+
+    def _place(self, x: Tensor, probe: _Probe, r: int) -> str:
+        if len(probe.indices) > 1:
+            return f"a direction through {len(probe.indices)} elements"
+        where = f"index {_index(int(probe.indices[0]), x.shape)}"
+        if self.cotangents is not None:
+            return f"{where} (of u·f with a random u; full=True gives single outputs)"
+        output = 0
+        while r >= math.prod(self.shapes[output]):
+            r -= math.prod(self.shapes[output])
+            output += 1
+        return f"{where}, for output {output} at index {_index(r, self.shapes[output])}"
+
+    def _diagnosis(self, x: Tensor, probe: _Probe, r: int, numeric: float) -> str:
+        """Rule, step size, or kink? See what becomes of the numeric value with other steps."""
+        eps, here = self.eps, self.values()
+        if not np.isfinite(numeric) or not np.all(np.isfinite(here)):
+            return f"the function is not finite within eps = {eps:g} of this point; move the input"
+        wide, narrow = (float(self.central(x, probe, step)[r]) for step in (10 * eps, eps / 10))
+        ahead, back = (float(self.slope(x, probe, *s)[r]) for s in ((eps, 0.0), (0.0, -eps)))
+        weights = np.eye(1, here.size, r) if self.cotangents is None else np.abs(self.cotangents)
+        rounding = float(np.max(weights @ np.abs(here))) * np.finfo(np.float64).eps / eps
+        tolerance = float(self.tolerance(numeric, probe))
+        steps = (
+            f"numeric values with steps {10 * eps:g}, {eps:g}, {eps / 10:g}: "
+            f"{wide:.6g}, {numeric:.6g}, {narrow:.6g}"
+        )
+        if rounding > tolerance:
+            return (
+                f"the step size: at eps = {eps:g} rounding makes errors of {rounding:.2g}; {steps}"
+            )
+        jumps = np.allclose([10 * wide, narrow / 10], numeric, rtol=0.1, atol=0)
+        if (jumps and abs(numeric) > tolerance) or self._is_kink(
+            x, probe, r, abs(ahead - back), tolerance
+        ):
+            return (
+                f"a kink or jump of the function within eps = {eps:g}: the one-sided slopes are "
+                f"{ahead:.6g} and {back:.6g}; move the input away from it"
+            )
+        if abs(wide - numeric) > tolerance or abs(narrow - numeric) > tolerance:
+            return f"the step size: {steps}"
+        return f"the gradient rule: the function is smooth here, the numeric value stable; {steps}"
+
+    def _is_kink(self, x: Tensor, probe: _Probe, r: int, gap: float, tolerance: float) -> bool:
+        """Is the gap between the one-sided slopes a kink? One from curvature shrinks with eps."""
+        if gap <= tolerance:
+            return False
+        step = self.eps / 10
+        ahead, back = (float(self.slope(x, probe, *s)[r]) for s in ((step, 0.0), (0.0, -step)))
+        ratio = gap / abs(ahead - back) if ahead != back else np.inf
+        return not 3 < ratio < 30
+
+
+def _verdict(check: _Check, full: bool, seed: int, raise_exception: bool) -> bool:
+    try:
+        reports = check.run(full, seed)
+        if reports:
+            raise check.error("\n".join(reports))
+    except GradcheckError:
+        if raise_exception:
+            raise
+        return False
+    return True

@@ -1,0 +1,33 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+from .._core.tensor import Tensor
+from . import functional
+from .module import Module
+
+
+class Dropout(Module):
+    """In training, zero each element with probability p and scale the others by 1 / (1 - p)
+    (Srivastava et al. 2014, inverted); in evaluation the identity.
+
+    Raises ValueError unless 0 <= p <= 1. `inplace` is taken for PyTorch's sake: a new tensor is
+    made anyhow.
+
+    >>> layer = mg.nn.Dropout(0.5)
+    >>> sorted(set(layer(mg.ones(100)).tolist()))
+    [0.0, 2.0]
+    """
+
+    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
+        super().__init__()
+        functional.check_probability(p)
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the shape and dtype of x."""
+        return functional.dropout(x, self.p, self.training)
+
+    def extra_repr(self) -> str:
+        """The probability of zero."""
+        return f"p={self.p}"

@@ -1,0 +1,163 @@
+"""Starting values, written into a tensor in place; each function returns the tensor.
+
+fan_in is the number of inputs of one output (in_features; for a convolution in_channels x kernel
+size), fan_out the number of outputs that one input reaches, as in Glorot & Bengio 2010 and He et
+al. 2015.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .. import creation
+from .._core.tensor import Tensor
+from ..autograd import no_grad
+
+_GAINS = {
+    "linear": 1.0,
+    "conv1d": 1.0,
+    "conv2d": 1.0,
+    "sigmoid": 1.0,
+    "tanh": 5 / 3,
+    "relu": math.sqrt(2),
+    "selu": 3 / 4,
+}
+
+
+def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
+    """The factor that keeps the variance through a nonlinearity; `param` is the slope of leaky_relu
+    (0.01).
+
+    >>> round(calculate_gain("relu"), 4)
+    1.4142
+    """
+    if nonlinearity == "leaky_relu":
+        return math.sqrt(2 / (1 + (0.01 if param is None else param) ** 2))
+    if nonlinearity not in _GAINS:
+        raise ValueError(
+            f"calculate_gain: unknown nonlinearity {nonlinearity!r}; known are leaky_relu, "
+            f"{', '.join(_GAINS)}"
+        )
+    return _GAINS[nonlinearity]
+
+
+def _fans(tensor: Tensor, name: str) -> tuple[int, int]:
+    shape = tensor.shape
+    if len(shape) < 2:
+        raise ValueError(
+            f"{name}: fan in and fan out need two or more dimensions, got shape {shape}"
+        )
+    receptive = math.prod(shape[2:])
+    return shape[1] * receptive, shape[0] * receptive
+
+
+def _fan(tensor: Tensor, mode: str, name: str) -> int:
+    fans = dict(zip(("fan_in", "fan_out"), _fans(tensor, name), strict=True))
+    if mode not in fans:
+        raise ValueError(f"{name}: mode must be 'fan_in' or 'fan_out', got {mode!r}")
+    return fans[mode]
+
+
+def _write(tensor: Tensor, values: np.ndarray | float) -> Tensor:
+    with no_grad():
+        return tensor.copy_(values)
+
+
+def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
+    """Uniform in [a, b).
+
+    >>> bool((uniform_(mg.empty(100), 2.0, 3.0) >= 2).all())
+    True
+    """
+    if not a <= b:
+        raise ValueError(f"uniform_: the bounds must be in order, got a={a} and b={b}")
+    return _write(tensor, creation.generator().uniform(a, b, tensor.shape))
+
+
+def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    """Normal with the given mean and standard deviation.
+
+    >>> normal_(mg.empty(3), mean=5.0, std=0.0)
+    tensor([5., 5., 5.])
+    """
+    if not std >= 0:
+        raise ValueError(f"normal_: std must not be negative, got {std}")
+    return _write(tensor, creation.generator().normal(mean, std, tensor.shape))
+
+
+def constant_(tensor: Tensor, val: float) -> Tensor:
+    """Every element `val`.
+
+    >>> constant_(mg.empty(2), 7.0)
+    tensor([7., 7.])
+    """
+    return _write(tensor, val)
+
+
+def zeros_(tensor: Tensor) -> Tensor:
+    """Every element 0.
+
+    >>> zeros_(mg.empty(2))
+    tensor([0., 0.])
+    """
+    return constant_(tensor, 0.0)
+
+
+def ones_(tensor: Tensor) -> Tensor:
+    """Every element 1.
+
+    >>> ones_(mg.empty(2))
+    tensor([1., 1.])
+    """
+    return constant_(tensor, 1.0)
+
+
+def kaiming_uniform_(
+    tensor: Tensor, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu"
+) -> Tensor:
+    """Uniform in ±gain sqrt(3 / fan) (He et al. 2015, equations 10 and 14); a is the slope of
+    leaky_relu.
+
+    >>> w = kaiming_uniform_(mg.empty(8, 6))
+    >>> bool((w.abs() <= 1).all())
+    True
+    """
+    fan = _fan(tensor, mode, "kaiming_uniform_")
+    bound = calculate_gain(nonlinearity, a) * math.sqrt(3 / fan)
+    return uniform_(tensor, -bound, bound)
+
+
+def kaiming_normal_(
+    tensor: Tensor, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu"
+) -> Tensor:
+    """Normal with mean 0 and standard deviation gain / sqrt(fan) (He et al. 2015, equations 10 and
+    14).
+
+    >>> kaiming_normal_(mg.empty(8, 6)).shape
+    (8, 6)
+    """
+    fan = _fan(tensor, mode, "kaiming_normal_")
+    return normal_(tensor, 0.0, calculate_gain(nonlinearity, a) / math.sqrt(fan))
+
+
+def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+    """Uniform in ±gain sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio 2010, equation 16).
+
+    >>> w = xavier_uniform_(mg.empty(3, 3))
+    >>> bool((w.abs() <= 1).all())
+    True
+    """
+    bound = gain * math.sqrt(6 / sum(_fans(tensor, "xavier_uniform_")))
+    return uniform_(tensor, -bound, bound)
+
+
+def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+    """Normal with mean 0 and standard deviation gain sqrt(2 / (fan_in + fan_out)) (Glorot & Bengio
+    2010, eq. 12).
+
+    >>> xavier_normal_(mg.empty(3, 3)).shape
+    (3, 3)
+    """
+    return normal_(tensor, 0.0, gain * math.sqrt(2 / sum(_fans(tensor, "xavier_normal_"))))

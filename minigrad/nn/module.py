@@ -1,0 +1,666 @@
+"""Module: parameters, buffers and submodules by name; and the containers.
+
+A module keeps its members in its `__dict__` like any other attribute, so that `self.weight` in
+`forward` costs what it costs in plain Python; `_members` only remembers which names are what.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from .._core.tensor import RemovableHandle, Tensor
+from ..creation import asarray
+
+PARAMETER, BUFFER, TRANSIENT, MODULE = "parameter", "buffer", "transient buffer", "module"
+
+Self = TypeVar("Self", bound="Module")
+Hook = Callable[..., Any]
+
+
+class Parameter(Tensor):
+    """A Tensor that a Module registers when it is assigned to one: what an optimiser is to change.
+
+    data: a Tensor, array or nested list of floats; float32 or float64. Memory is shared where it
+    can be. Every operation on a Parameter gives a plain Tensor. Raises RuntimeError for integers
+    with requires_grad=True.
+
+    >>> mg.nn.Parameter([1.0, 2.0])
+    Parameter containing:
+    tensor([1., 2.], requires_grad=True)
+    """
+
+    __slots__ = ()
+
+    def __init__(self, data: Any, requires_grad: bool = True) -> None:
+        array = asarray(data)._array
+        super().__init__(
+            array if array.flags.writeable else array.copy(), requires_grad=requires_grad
+        )
+
+    def __repr__(self) -> str:
+        return f"Parameter containing:\n{super().__repr__()}"
+
+
+class LoadResult(NamedTuple):
+    """What `load_state_dict(strict=False)` passed over."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class Module:
+    """The base of every layer and net: assign Parameters and Modules in `__init__`, compute in
+    `forward`.
+
+    >>> class Net(mg.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.layer = mg.nn.Linear(3, 1)
+    ...     def forward(self, x):
+    ...         return mg.tanh(self.layer(x))
+    >>> net = Net()
+    >>> net(mg.ones(5, 3)).shape
+    (5, 1)
+    >>> [name for name, parameter in net.named_parameters()]
+    ['layer.weight', 'layer.bias']
+    """
+
+    training: bool = True
+    _members: Mapping[str, str] = MappingProxyType({})
+    _forward_hooks: tuple[Hook, ...] | list[Hook] = ()
+    _forward_pre_hooks: tuple[Hook, ...] | list[Hook] = ()
+    # buffers that a checkpoint may lack, because they came later than the checkpoint format
+    _may_be_missing: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "_members", {})
+        self.training = True
+
+    def forward(self, *inputs: Any) -> Any:
+        """What the module computes; every subclass writes its own. Call the module, not this."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no forward(); define what it computes"
+        )
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """`forward`, and the hooks if there are any."""
+        if self._forward_hooks or self._forward_pre_hooks:
+            return self._call_with_hooks(inputs, options)
+        return self.forward(*inputs, **options)
+
+    def _call_with_hooks(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        for hook in list(self._forward_pre_hooks):
+            replaced = hook(self, inputs)
+            if replaced is not None:
+                inputs = replaced if isinstance(replaced, tuple) else (replaced,)
+        output = self.forward(*inputs, **options)
+        for hook in list(self._forward_hooks):
+            replaced = hook(self, inputs, output)
+            if replaced is not None:
+                output = replaced
+        return output
+
+    def register_forward_pre_hook(self, hook: Hook) -> RemovableHandle:
+        """Call `hook(module, inputs)` before each forward; what it returns, unless None, replaces
+        the inputs.
+
+        >>> layer = mg.nn.Linear(2, 1)
+        >>> handle = layer.register_forward_pre_hook(lambda module, inputs: print(inputs[0].shape))
+        >>> y = layer(mg.ones(4, 2))
+        (4, 2)
+        >>> handle.remove()
+        """
+        return self._register_hook("_forward_pre_hooks", hook)
+
+    def register_forward_hook(self, hook: Hook) -> RemovableHandle:
+        """Call `hook(module, inputs, output)` after each forward; what it returns, unless None,
+        replaces the output.
+
+        >>> layer = mg.nn.Linear(2, 1)
+        >>> handle = layer.register_forward_hook(lambda module, inputs, output: output * 0 + 7)
+        >>> layer(mg.ones(1, 2)).item()
+        7.0
+        >>> handle.remove()
+        """
+        return self._register_hook("_forward_hooks", hook)
+
+    def _register_hook(self, which: str, hook: Hook) -> RemovableHandle:
+        if not callable(hook):
+            raise TypeError(
+                f"{type(self).__name__}: a hook must be a function, got {type(hook).__name__}"
+            )
+        hooks = self.__dict__.setdefault(which, [])
+        hooks.append(hook)
+        return RemovableHandle(hooks, hook)
+
+    # ------------------------------------------------------------------------------ members
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, (Parameter, Module)):
+            self._register(name, value, PARAMETER if isinstance(value, Parameter) else MODULE)
+            return
+        kind = self._members.get(name)
+        if kind is not None and value is not None:
+            _check_assigned(f"{type(self).__name__}.{name}", kind, value)
+        object.__setattr__(self, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        if name in self._members:
+            del self.__dict__["_members"][name]
+
+    def _register(self, name: str, value: Any, kind: str) -> None:
+        if "_members" not in self.__dict__:
+            raise AttributeError(
+                f"{type(self).__name__}: cannot assign {kind} {name!r} before Module.__init__ "
+                "has run; call super().__init__() first"
+            )
+        object.__setattr__(self, name, value)
+        self.__dict__["_members"][name] = kind
+
+    def _register_new(self, name: str, value: Any, kind: str, expected: type) -> None:
+        caller = f"{type(self).__name__}: {kind}"
+        if not isinstance(name, str):
+            raise TypeError(f"{caller}: the name must be a string, got {type(name).__name__}")
+        if not name or "." in name:
+            raise KeyError(f"{caller}: the name {name!r} must not be empty or contain a dot")
+        if hasattr(self, name) and name not in self._members:
+            raise KeyError(f"{caller}: there is an attribute {name!r} already")
+        if value is not None and not isinstance(value, expected):
+            raise TypeError(
+                f"{caller} {name!r}: expected a {expected.__name__} or None, "
+                f"got {type(value).__name__}"
+            )
+        self._register(name, value, kind)
+
+    def register_parameter(self, name: str, parameter: Parameter | None) -> None:
+        """Make `parameter` a member under `name`, as assigning it does; None reserves the name.
+
+        >>> module = mg.nn.Module()
+        >>> module.register_parameter("scale", mg.nn.Parameter([1.0]))
+        >>> list(module.state_dict())
+        ['scale']
+        """
+        self._register_new(name, parameter, PARAMETER, Parameter)
+
+    def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
+        """Make `tensor` a member that is state but no parameter; it is in `state_dict` if
+        persistent.
+
+        >>> module = mg.nn.Module()
+        >>> module.register_buffer("steps", mg.tensor(0))
+        >>> module.steps
+        tensor(0)
+        """
+        self._register_new(name, tensor, BUFFER if persistent else TRANSIENT, Tensor)
+
+    def add_module(self, name: str, module: Module | None) -> None:
+        """Make `module` a submodule under `name`, as assigning it does.
+
+        >>> net = mg.nn.Module()
+        >>> net.add_module("0", mg.nn.ReLU())
+        >>> [name for name, child in net.named_children()]
+        ['0']
+        """
+        self._register_new(name, module, MODULE, Module)
+
+    def _own(self, *kinds: str) -> list[tuple[str, Any]]:
+        """The members of these kinds that are not None, kind by kind in the order they were
+        registered."""
+        values = self.__dict__
+        return [
+            (name, values[name])
+            for wanted in kinds
+            for name, kind in self._members.items()
+            if kind == wanted and values[name] is not None
+        ]
+
+    def _named(
+        self, kinds: tuple[str, ...], prefix: str, recurse: bool, remove_duplicate: bool
+    ) -> Iterator[tuple[str, Any]]:
+        seen: set[int] = set()
+        owners = self.named_modules(prefix, remove_duplicate) if recurse else [(prefix, self)]
+        for path, module in owners:
+            for name, value in module._own(*kinds):
+                if remove_duplicate and id(value) in seen:
+                    continue
+                seen.add(id(value))
+                yield _join(path, name), value
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Parameter]]:
+        """Names and Parameters, of submodules too; one that several modules share comes once.
+
+        >>> [name for name, parameter in mg.nn.Linear(2, 3).named_parameters()]
+        ['weight', 'bias']
+        """
+        return self._named((PARAMETER,), prefix, recurse, remove_duplicate)
+
+    def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
+        """The Parameters, as an optimiser takes them.
+
+        >>> sum(parameter.size for parameter in mg.nn.Linear(2, 3).parameters())
+        9
+        """
+        return (parameter for _, parameter in self.named_parameters(recurse=recurse))
+
+    def named_buffers(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Names and buffers, persistent or not.
+
+        >>> [name for name, buffer in mg.nn.BatchNorm1d(3).named_buffers()]
+        ['running_mean', 'running_var', 'num_batches_tracked']
+        """
+        return self._named((BUFFER, TRANSIENT), prefix, recurse, remove_duplicate)
+
+    def buffers(self, recurse: bool = True) -> Iterator[Tensor]:
+        """The buffers.
+
+        >>> [buffer.shape for buffer in mg.nn.BatchNorm1d(3).buffers()]
+        [(3,), (3,), ()]
+        """
+        return (buffer for _, buffer in self.named_buffers(recurse=recurse))
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """Names and modules one level below.
+
+        >>> [name for name, child in mg.nn.Sequential(mg.nn.ReLU(), mg.nn.Tanh()).named_children()]
+        ['0', '1']
+        """
+        return self._named((MODULE,), "", False, True)
+
+    def children(self) -> Iterator[Module]:
+        """The modules one level below.
+
+        >>> list(mg.nn.Sequential(mg.nn.ReLU()).children())
+        [ReLU()]
+        """
+        return (child for _, child in self.named_children())
+
+    def named_modules(
+        self, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, Module]]:
+        """This module (under the name `prefix`) and all below it, parents first.
+
+        >>> net = mg.nn.Sequential(mg.nn.Sequential(mg.nn.ReLU()))
+        >>> [name for name, module in net.named_modules()]
+        ['', '0', '0.0']
+        """
+        return iter(self._collect(prefix, set() if remove_duplicate else None, []))
+
+    def _collect(
+        self, path: str, seen: set[int] | None, found: list[tuple[str, Module]]
+    ) -> list[tuple[str, Module]]:
+        if seen is not None:
+            if id(self) in seen:
+                return found
+            seen.add(id(self))
+        found.append((path, self))
+        for name, child in self._own(MODULE):
+            child._collect(_join(path, name), seen, found)
+        return found
+
+    def modules(self) -> Iterator[Module]:
+        """This module and all below it.
+
+        >>> len(list(mg.nn.Sequential(mg.nn.ReLU(), mg.nn.Tanh()).modules()))
+        3
+        """
+        return (module for _, module in self.named_modules())
+
+    # -------------------------------------------------------------------------------- modes
+    def train(self: Self, mode: bool = True) -> Self:
+        """Set training mode here and in all submodules: batch statistics, dropout. Returns self.
+
+        >>> mg.nn.Dropout().train(False).training
+        False
+        """
+        if not isinstance(mode, bool):
+            raise TypeError(f"train: mode must be True or False, got {mode!r}")
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self: Self) -> Self:
+        """Set evaluation mode here and in all submodules: running statistics, no dropout. Returns
+        self.
+
+        >>> mg.nn.Dropout().eval()(mg.ones(3))
+        tensor([1., 1., 1.])
+        """
+        return self.train(False)
+
+    def requires_grad_(self: Self, requires_grad: bool = True) -> Self:
+        """Set `requires_grad` of all parameters: False freezes them. Returns self.
+
+        >>> mg.nn.Linear(2, 1).requires_grad_(False).weight.requires_grad
+        False
+        """
+        for parameter in self.parameters():
+            parameter.requires_grad = requires_grad
+        return self
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of all parameters, or with set_to_none=False fill them with zeros.
+
+        >>> layer = mg.nn.Linear(2, 1)
+        >>> layer(mg.ones(1, 2)).sum().backward()
+        >>> layer.zero_grad()
+        >>> print(layer.weight.grad)
+        None
+        """
+        for module in self.modules():
+            for _, parameter in module._own(PARAMETER):
+                if set_to_none:
+                    parameter.grad = None
+                elif parameter.grad is not None:
+                    parameter.grad = parameter.grad.detach().zero_()
+
+    def apply(self: Self, function: Callable[[Module], Any]) -> Self:
+        """Call `function` on every submodule and then on this module, for example to initialise.
+        Returns self.
+
+        >>> net = mg.nn.Sequential(mg.nn.ReLU()).apply(lambda module: print(type(module).__name__))
+        ReLU
+        Sequential
+        """
+        for child in self.children():
+            child.apply(function)
+        function(self)
+        return self
+
+    def to(self: Self, dtype: Any) -> Self:
+        """Convert floating parameters, gradients and buffers to float32 or float64, in place.
+        Returns self.
+
+        The Parameters stay the same objects, so an optimiser that holds them goes on working.
+
+        >>> mg.nn.Linear(2, 1).to(mg.float64).weight.dtype
+        dtype('float64')
+        """
+        dtype = np.dtype(dtype)
+        if dtype not in (np.float32, np.float64):
+            raise TypeError(f"{type(self).__name__}.to: expected float32 or float64, got {dtype}")
+        for _, tensor in self._named((PARAMETER, BUFFER, TRANSIENT), "", True, True):
+            if tensor.dtype.kind == "f" and tensor.dtype != dtype:
+                gradient, tensor.grad = tensor.grad, None
+                Tensor.__init__(tensor, tensor.numpy().astype(dtype))
+                tensor._bump_version()
+                if gradient is not None:
+                    tensor.grad = gradient.detach().astype(dtype)
+        return self
+
+    def double(self: Self) -> Self:
+        """Convert to float64, in place. Returns self.
+
+        >>> mg.nn.Linear(2, 1).double()(mg.ones(1, 2)).dtype
+        dtype('float64')
+        """
+        return self.to(np.float64)
+
+    def float(self: Self) -> Self:
+        """Convert to float32, in place. Returns self.
+
+        >>> mg.nn.Linear(2, 1).double().float().weight.dtype
+        dtype('float32')
+        """
+        return self.to(np.float32)
+
+    # -------------------------------------------------------------------------------- state
+    def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
+        """Parameters and persistent buffers by name: detached, but on the same memory.
+
+        >>> {name: value.shape for name, value in mg.nn.Linear(2, 3).state_dict().items()}
+        {'weight': (3, 2), 'bias': (3,)}
+        """
+        named = self._named((PARAMETER, BUFFER), prefix, True, False)
+        return {name: tensor.detach() for name, tensor in named}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadResult:
+        """Copy Tensors or arrays by name into the parameters and persistent buffers.
+
+        Values may have another precision, but neither another shape nor another kind of dtype. With
+        strict=False missing and unexpected keys are returned instead of raised. Raises one
+        RuntimeError that lists everything that does not fit, and then has changed nothing.
+
+        >>> source, target = mg.nn.Linear(2, 3), mg.nn.Linear(2, 3)
+        >>> target.load_state_dict(source.state_dict())
+        LoadResult(missing_keys=[], unexpected_keys=[])
+        >>> bool((target.weight == source.weight).all())
+        True
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(
+                f"load_state_dict: expected a dict of Tensors, got {type(state_dict).__name__}"
+            )
+        own = self.state_dict()
+        optional = {
+            _join(path, name)
+            for path, module in self.named_modules(remove_duplicate=False)
+            for name in module._may_be_missing
+        }
+        missing = [key for key in own if key not in state_dict and key not in optional]
+        unexpected = [key for key in state_dict if key not in own]
+        problems = []
+        if strict and missing:
+            problems.append(f"missing: {', '.join(missing)}")
+        if strict and unexpected:
+            problems.append(f"unexpected: {', '.join(map(str, unexpected))}")
+        fitting = {key: state_dict[key] for key in own if key in state_dict}
+        for key, value in fitting.items():
+            if misfit := _misfit(own[key], value):
+                problems.append(f"{key}: {misfit}")
+        if problems:
+            lines = "\n  ".join(problems)
+            raise RuntimeError(
+                f"load_state_dict: the state does not fit {type(self).__name__}, "
+                f"nothing was changed\n  {lines}"
+            )
+        for key, value in fitting.items():
+            own[key].copy_(value)
+        return LoadResult(missing, unexpected)
+
+    # ---------------------------------------------------------------------------------- text
+    def extra_repr(self) -> str:
+        """What stands between the parentheses in `repr`; subclasses write their own.
+
+        >>> mg.nn.Dropout(0.1).extra_repr()
+        'p=0.1'
+        """
+        return ""
+
+    def _rows(self, label: str, indent: str, seen: set[int]) -> tuple[list[tuple[str, int]], int]:
+        """Lines of the tree with the parameters that each counts, and their sum."""
+        count = 0
+        for _, parameter in self._own(PARAMETER):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                count += parameter.size
+        head = f"{indent}{label}{type(self).__name__}({self.extra_repr()}"
+        rows: list[tuple[str, int]] = []
+        for name, child in self._own(MODULE):
+            child_rows, child_count = child._rows(f"({name}): ", indent + "  ", seen)
+            rows += child_rows
+            count += child_count
+        if rows:
+            return [(head, 0), *rows, (f"{indent})", count)], count
+        return [(f"{head})", count)], count
+
+    def __repr__(self) -> str:
+        rows, _ = self._rows("", "", set())
+        if len(rows) == 1 and rows[0][1] == 0:
+            return rows[0][0]
+        width = max(len(text) for text, _ in rows) + 2
+        lines = [f"{text:{width}}{count:,}" if count else text for text, count in rows[:-1]]
+        text, count = rows[-1]
+        return "\n".join([*lines, f"{text:{width}}{count:,} parameters"])
+
+
+def _check_assigned(name: str, kind: str, value: Any) -> None:
+    """Raise unless a member of this kind may become `value`, no Parameter and no Module."""
+    if kind in (BUFFER, TRANSIENT) and isinstance(value, Tensor):
+        return
+    expected = {PARAMETER: "a Parameter", MODULE: "a Module"}.get(kind, "a Tensor")
+    raise TypeError(
+        f"{name} is a {kind}: expected {expected} or None, got {type(value).__name__}; to change "
+        "the values of a parameter or buffer use its copy_(...) under mg.no_grad()"
+    )
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _misfit(own: Tensor, value: Any) -> str | None:
+    """Why `value` cannot be written to `own`, None if it can."""
+    if not isinstance(value, (Tensor, np.ndarray, np.generic)):
+        return f"expected a Tensor or array, got {type(value).__name__}"
+    if value.shape != own.shape:
+        return f"expected shape {own.shape}, got {value.shape}"
+    if value.dtype.kind != own.dtype.kind:
+        return f"expected dtype {own.dtype}, got {value.dtype}"
+    return None
+
+
+def positive(value: Any, name: str) -> int:
+    """`value` if it is a positive int, as sizes of layers must be.
+
+    >>> positive(3, "Linear: in_features")
+    3
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be positive, got {value}")
+    return int(value)
+
+
+# ------------------------------------------------------------------------------------ containers
+class _Container(Module):
+    """Modules in order, under the names '0', '1', ... unless they were given others."""
+
+    def _modules_in_order(self) -> list[Module]:
+        return [module for _, module in self._own(MODULE)]
+
+    def __len__(self) -> int:
+        return len(self._modules_in_order())
+
+    def __iter__(self) -> Iterator[Module]:
+        return iter(self._modules_in_order())
+
+    def __getitem__(self: Any, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self._part(self._own(MODULE)[index])
+        return self.__dict__[self._name_at(index)]
+
+    def __setitem__(self, index: int, module: Module) -> None:
+        setattr(self, self._name_at(index), _module(module, type(self).__name__))
+
+    def _part(self, named: list[tuple[str, Module]]) -> _Container:
+        raise NotImplementedError
+
+    def _name_at(self, index: int) -> str:
+        names = [name for name, _ in self._own(MODULE)]
+        if not -len(names) <= index < len(names):
+            raise IndexError(
+                f"{type(self).__name__}: index {index} is out of range, it has {len(names)} modules"
+            )
+        return names[index]
+
+    def append(self: Any, module: Module) -> Any:
+        """Add a module at the end. Returns self.
+
+        >>> len(mg.nn.Sequential(mg.nn.ReLU()).append(mg.nn.Tanh()))
+        2
+        """
+        self.add_module(str(len(self)), _module(module, type(self).__name__))
+        return self
+
+    def extend(self: Any, modules: Iterable[Module]) -> Any:
+        """Add several modules at the end. Returns self.
+
+        >>> len(mg.nn.ModuleList().extend([mg.nn.ReLU(), mg.nn.Tanh()]))
+        2
+        """
+        for module in [_module(module, type(self).__name__) for module in modules]:
+            self.append(module)
+        return self
+
+
+def _module(value: Any, name: str) -> Module:
+    if not isinstance(value, Module):
+        hint = "; an instance is needed, not the class" if isinstance(value, type) else ""
+        raise TypeError(f"{name}: expected Modules, got {value!r:.60}{hint}")
+    return value
+
+
+class Sequential(_Container):
+    """Modules applied one after the other; given as arguments or as one OrderedDict with their
+    names.
+
+    A slice is a Sequential of the same modules.
+
+    >>> net = mg.nn.Sequential(mg.nn.Linear(4, 8), mg.nn.ReLU(), mg.nn.Linear(8, 2))
+    >>> net(mg.ones(3, 4)).shape
+    (3, 2)
+    >>> net
+    Sequential(
+      (0): Linear(in_features=4, out_features=8, bias=True)  40
+      (1): ReLU()
+      (2): Linear(in_features=8, out_features=2, bias=True)  18
+    )                                                        58 parameters
+    """
+
+    def __init__(self, *modules: Any) -> None:
+        super().__init__()
+        if len(modules) == 1 and isinstance(modules[0], OrderedDict):
+            for name, module in modules[0].items():
+                self.add_module(name, _module(module, "Sequential"))
+        else:
+            self.extend(modules)
+
+    def _part(self, named: list[tuple[str, Module]]) -> Sequential:
+        return Sequential(OrderedDict(named))
+
+    def forward(self, x: Any) -> Any:
+        """The output of the last module."""
+        members = self.__dict__
+        for name, kind in self._members.items():
+            if kind == MODULE and members[name] is not None:
+                x = members[name](x)
+        return x
+
+
+class ModuleList(_Container):
+    """A list of Modules that are members, as those in a plain list are not. It has no forward.
+
+    >>> layers = mg.nn.ModuleList([mg.nn.Linear(2, 2) for _ in range(3)])
+    >>> len(list(layers.parameters()))
+    6
+    """
+
+    def __init__(self, modules: Iterable[Module] = ()) -> None:
+        super().__init__()
+        self.extend(modules)
+
+    def _part(self, named: list[tuple[str, Module]]) -> ModuleList:
+        return ModuleList(module for _, module in named)
+
+    def insert(self, index: int, module: Module) -> None:
+        """Put a module before position `index`, as `list.insert` does.
+
+        >>> layers = mg.nn.ModuleList([mg.nn.ReLU()])
+        >>> layers.insert(0, mg.nn.Tanh())
+        >>> layers[0]
+        Tanh()
+        """
+        modules = self._modules_in_order()
+        modules.insert(index, _module(module, "ModuleList"))
+        for position, member in enumerate(modules):
+            setattr(self, str(position), member)

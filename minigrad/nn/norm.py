@@ -1,0 +1,269 @@
+"""BatchNorm1d and BatchNorm2d, and exact running statistics for both.
+
+The formula stands once, in `functional.batch_norm`; nobody wrote its gradient. Here is its state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .._core.tensor import Tensor
+from ..autograd import no_grad
+from ..creation import ones, tensor, zeros
+from ..functions import _tensor
+from . import functional, init
+from .module import Module, Parameter, positive
+
+
+class _BatchNorm(Module):
+    """What BatchNorm1d and BatchNorm2d share: everything but the shapes that they take."""
+
+    _layouts: ClassVar[dict[int, str]]
+    _may_be_missing = ("num_batches_tracked",)  # PyTorch added it in version 0.4.1
+
+    weight: Any  # a Parameter, or None with affine=False
+    bias: Any
+    running_mean: Any  # a Tensor, or None with track_running_stats=False
+    running_var: Any
+    num_batches_tracked: Any
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        channels = positive(num_features, f"{name}: num_features")
+        if not eps >= 0:
+            raise ValueError(f"{name}: eps must not be negative, got {eps}")
+        if momentum is not None and not 0 <= momentum <= 1:
+            raise ValueError(f"{name}: momentum must be None or between 0 and 1, got {momentum}")
+        self.num_features, self.eps, self.momentum = channels, eps, momentum
+        self.affine, self.track_running_stats = affine, track_running_stats
+        self.register_parameter(
+            "weight", Parameter(ones(channels, dtype=dtype)) if affine else None
+        )
+        self.register_parameter("bias", Parameter(zeros(channels, dtype=dtype)) if affine else None)
+        tracked = track_running_stats
+        self.register_buffer("running_mean", zeros(channels, dtype=dtype) if tracked else None)
+        self.register_buffer("running_var", ones(channels, dtype=dtype) if tracked else None)
+        self.register_buffer("num_batches_tracked", tensor(0) if tracked else None)
+
+    def reset_running_stats(self) -> None:
+        """Start again at mean 0 and variance 1.
+
+        >>> layer = mg.nn.BatchNorm1d(2)
+        >>> y = layer(mg.randn(8, 2))
+        >>> layer.reset_running_stats()
+        >>> layer.running_var
+        tensor([1., 1.])
+        """
+        if self.running_mean is not None:
+            self.running_mean.zero_()
+            self.running_var.fill_(1)
+            self.num_batches_tracked.zero_()
+
+    def reset_parameters(self) -> None:
+        """Start again with weight 1, bias 0 and fresh running statistics.
+
+        >>> layer = mg.nn.BatchNorm1d(2)
+        >>> layer.reset_parameters()
+        >>> layer.weight.tolist()
+        [1.0, 1.0]
+        """
+        self.reset_running_stats()
+        if self.weight is not None:
+            init.ones_(self.weight)
+            init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised tensor, of the shape of x; in training the running statistics move."""
+        x = self._checked(x)
+        tracking = self.training and self.num_batches_tracked is not None
+        seen = self.num_batches_tracked.item() + 1 if tracking else 0
+        momentum = 1 / max(seen, 1) if self.momentum is None else self.momentum
+        y = functional.batch_norm(
+            x,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            self.training,
+            momentum,
+            self.eps,
+        )
+        if tracking:
+            self.num_batches_tracked.fill_(seen)
+        return y
+
+    def _checked(self, x: Tensor) -> Tensor:
+        x = _tensor(x, type(self).__name__)
+        if x.ndim not in self._layouts:
+            expected = " or ".join(self._layouts.values())
+            raise ValueError(
+                f"{type(self).__name__}: expected an input of shape {expected}, got {x.shape}"
+            )
+        if x.shape[1] != self.num_features:
+            raise ValueError(
+                f"{type(self).__name__}: expected {self.num_features} channels, got {x.shape[1]} "
+                f"in an input of shape {x.shape}"
+            )
+        return x
+
+    def extra_repr(self) -> str:
+        """The channels and the options."""
+        return (
+            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
+            f"track_running_stats={self.track_running_stats}"
+        )
+
+
+class BatchNorm1d(_BatchNorm):
+    """Batch normalisation of (N, C) or (N, C, L) per channel (Ioffe & Szegedy 2015).
+
+    y = (x - mean) / sqrt(var + eps) * weight + bias, in training with the mean and the biased
+    variance of the batch, in evaluation with running_mean and running_var. These start at 0 and 1
+    and move with every batch in training: running = (1 - momentum) running + momentum batch, where
+    the batch's variance is the unbiased one. momentum=None gives every batch the same weight
+    (cumulative average), 0 freezes them.
+
+    affine=False: no weight and bias. track_running_stats=False: no buffers, batch statistics in
+    evaluation too. Raises ValueError for another rank or number of channels, and in training for
+    one value per channel.
+
+    >>> layer = mg.nn.BatchNorm1d(2)
+    >>> y = layer(mg.tensor([[1.0, 10.0], [3.0, 30.0]]))
+    >>> y.detach().numpy().round(3)
+    array([[-1., -1.],
+           [ 1.,  1.]], dtype=float32)
+    >>> layer.running_mean
+    tensor([0.2, 2. ])
+    """
+
+    _layouts: ClassVar[dict[int, str]] = {2: "(N, C)", 3: "(N, C, L)"}
+
+
+class BatchNorm2d(_BatchNorm):
+    """Batch normalisation of (N, C, H, W) per channel; see BatchNorm1d.
+
+    >>> mg.nn.BatchNorm2d(3)(mg.randn(2, 3, 4, 4)).shape
+    (2, 3, 4, 4)
+    """
+
+    _layouts: ClassVar[dict[int, str]] = {4: "(N, C, H, W)"}
+
+
+# ------------------------------------------------------------------------------ exact statistics
+class _Pool:
+    """Mean and variance per channel of all values seen, merged batch by batch in float64 (Chan,
+    Golub & LeVeque 1983, equation 2.1): neither depends on how the values were divided into
+    batches."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: np.ndarray | float = 0.0
+        self.squares: np.ndarray | float = 0.0  # the sum of squared distances from the mean
+
+    def add(self, x: Tensor) -> None:
+        values = x.numpy().astype(np.float64)
+        axes = (0, *range(2, values.ndim))
+        count = values.size // values.shape[1]
+        if count == 0:
+            return
+        mean = values.mean(axes, keepdims=True)
+        squares = np.square(values - mean).sum(axes)
+        total = self.count + count
+        distance = mean.reshape(-1) - self.mean
+        self.mean = self.mean + distance * (count / total)
+        self.squares = self.squares + squares + np.square(distance) * (self.count * count / total)
+        self.count = total
+
+
+def recalibrate(model: Module, batches: Iterable[Any]) -> None:
+    """Replace the running statistics of every BatchNorm in `model` by the exact mean and population
+    variance of its input over the whole data set, the same however the data are divided into
+    batches.
+
+    Running averages lag behind the weights and depend on the order of the batches. Here the layers
+    are done one after the other, in the order in which data reach them: each pass over `batches`
+    runs the model in evaluation mode, so that a layer sees what the layers before it, recalibrated
+    already, give. One pass per BatchNorm; a layer that no data reach keeps its statistics, and one
+    that is called several times pools all calls.
+
+    batches: inputs of the model, or tuples or lists whose first element is the input, as a
+    DataLoader gives. They are gone over several times and must hold the same data each time; an
+    iterator is read into a list. The mode of every module and `num_batches_tracked` stay as they
+    were. Raises ValueError for no data, or a BatchNorm without running statistics; after any error
+    the statistics are the old ones.
+
+    >>> net = mg.nn.Sequential(mg.nn.BatchNorm1d(1))
+    >>> mg.nn.recalibrate(net, [mg.tensor([[1.0], [2.0]]), mg.tensor([[6.0]])])
+    >>> net[0].running_mean, net[0].running_var
+    (tensor([3.]), tensor([4.6666665]))
+    """
+    waiting = []
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm):
+            if module.running_mean is None:
+                raise ValueError(
+                    f"recalibrate: {name or 'the model'} has no running statistics "
+                    "(track_running_stats=False), so its output depends on the batch"
+                )
+            waiting.append(module)
+    if iter(batches) is batches:
+        batches = list(batches)
+    before = [(layer, layer.running_mean.clone(), layer.running_var.clone()) for layer in waiting]
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        while waiting:
+            layer, pool = _pool_first(model, batches, waiting)
+            if layer is None:
+                break
+            layer.running_mean.copy_(pool.mean)
+            layer.running_var.copy_(pool.squares / pool.count)
+            waiting.remove(layer)
+    except BaseException:
+        for layer, mean, var in before:
+            layer.running_mean.copy_(mean)
+            layer.running_var.copy_(var)
+        raise
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _pool_first(
+    model: Module, batches: Iterable[Any], waiting: list[_BatchNorm]
+) -> tuple[_BatchNorm | None, _Pool]:
+    """Run all batches; pool the inputs of whichever of the waiting layers is called first."""
+    first: list[_BatchNorm] = []
+    pool = _Pool()
+
+    def look(layer: _BatchNorm, inputs: tuple[Any, ...]) -> None:
+        if not first:
+            first.append(layer)
+        if layer is first[0]:
+            pool.add(layer._checked(inputs[0]))
+
+    handles = [layer.register_forward_pre_hook(look) for layer in waiting]
+    empty = True
+    try:
+        with no_grad():
+            for batch in batches:
+                model(batch[0] if isinstance(batch, (tuple, list)) else batch)
+                empty = False
+    finally:
+        for handle in handles:
+            handle.remove()
+    if empty or (first and not pool.count):
+        raise ValueError("recalibrate: there are no data in the batches")
+    return (first[0] if first else None), pool

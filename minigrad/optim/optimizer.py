@@ -1,0 +1,332 @@
+"""What all optimisers share: parameter groups, state, checkpoints, and the step over all of them.
+
+Design note
+-----------
+1. A subclass gives the rule for one parameter (`update_rule`); everything else stands here, once.
+   The rule gets raw C-contiguous arrays, so it can be one compiled loop, and nothing is recorded.
+2. A step first looks at every parameter and only then writes to the first, so that a read-only
+   parameter raises before anything has changed.
+3. Options are read from `param_groups` at every step, since that is where schedulers write.
+4. A step is on the hot path of training: beside the kernel it takes about 0.5 us for a parameter.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from .._core.tensor import Tensor
+from ..autograd import enable_grad
+
+Rule = Callable[[np.ndarray, np.ndarray, "dict[str, Any]"], None]
+
+
+class Optimizer:
+    """The base class of optimisers.
+
+    params: an iterable of leaf Tensors, or of dicts, each with `params` and the options that differ
+        from `defaults` for them. Tensors without a gradient are skipped by `step`.
+    defaults: the options of a group that does not set its own.
+
+    Raises TypeError for what is not an iterable of Tensors or dicts and for unknown options,
+    ValueError for no parameters at all, a tensor that is no leaf, or one that stands there twice.
+
+    To write an optimiser, give the rule for one parameter:
+
+    >>> class SignDescent(mg.optim.Optimizer):
+    ...     def update_rule(self, group):
+    ...         def update(parameter, gradient, state):
+    ...             parameter -= group["lr"] * np.sign(gradient)
+    ...         return update
+    >>> x = mg.tensor([1.0, -1.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> SignDescent([x], {"lr": 0.25}).step()
+    >>> x
+    tensor([ 0.75, -0.75], requires_grad=True)
+    """
+
+    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        self.defaults = dict(defaults)
+        self.param_groups: list[dict[str, Any]] = []
+        self.state: dict[Tensor, dict[str, Any]] = {}
+        self.check_options(self.defaults)
+        entries = self._listed(params)
+        if not entries:
+            raise ValueError(
+                f"{type(self).__name__}: got an empty parameter list; there is nothing to optimise"
+            )
+        for group in entries if isinstance(entries[0], dict) else [{"params": entries}]:
+            self.add_param_group(group)
+
+    # ------------------------------------------------------------------ what a subclass gives
+    def update_rule(self, group: dict[str, Any]) -> Rule:
+        """A function (parameter, gradient, state) that updates one parameter of the group in place.
+
+        It gets C-contiguous arrays of one shape and dtype, and the state dict of the parameter,
+        empty at first.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__}: an optimiser must define update_rule(group)"
+        )
+
+    def check_options(self, group: dict[str, Any]) -> None:
+        """Raise if an option in `group` has an impossible value."""
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """What a parameter's state holds: `step`, an int, and arrays of the parameter's shape."""
+        return ()
+
+    # ------------------------------------------------------------------ groups
+    def _listed(self, params: Any) -> list[Any]:
+        if isinstance(params, (Tensor, dict, set, str)) or not isinstance(params, Iterable):
+            raise TypeError(
+                f"{type(self).__name__}: params must be a list or other ordered iterable of "
+                f"Tensors, or of dicts with 'params', got {type(params).__name__}; "
+                "pass model.parameters(), or [x] for one tensor x"
+            )
+        return list(params)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a dict of `params` (a Tensor or an iterable of them) and options; defaults fill up.
+
+        >>> optimizer = mg.optim.SGD([mg.ones(2, requires_grad=True)], lr=0.1)
+        >>> optimizer.add_param_group({"params": mg.ones(3, requires_grad=True), "lr": 0.01})
+        >>> [group["lr"] for group in optimizer.param_groups]
+        [0.1, 0.01]
+        """
+        owner = type(self).__name__
+        given: Any = param_group
+        if not isinstance(given, dict):
+            raise TypeError(f"{owner}: a parameter group is a dict, got {type(given).__name__}")
+        if "params" not in given:
+            raise ValueError(f"{owner}: a parameter group needs 'params', got keys {list(given)}")
+        params = given["params"]
+        params = [params] if isinstance(params, Tensor) else self._listed(params)
+        refuse_unknown(owner, given, ("params", *self.defaults))
+        group = {**self.defaults, **given, "params": params}
+        self.check_options(group)
+        known = {id(p) for other in self.param_groups for p in other["params"]}
+        for position, parameter in enumerate(group["params"]):
+            self._check_parameter(parameter, position, known)
+            known.add(id(parameter))
+        self.param_groups.append(group)
+
+    def _check_parameter(self, parameter: Any, position: int, known: set[int]) -> None:
+        owner = type(self).__name__
+        place = f"parameter {position} of group {len(self.param_groups)}"
+        if not isinstance(parameter, Tensor):
+            raise TypeError(
+                f"{owner}: {place} must be a Tensor, got {type(parameter).__name__}; "
+                "pass model.parameters(), not the model or named_parameters()"
+            )
+        if not parameter.is_leaf:
+            raise ValueError(
+                f"{owner}: {place} is not a leaf but the output of {parameter.grad_fn}, and its "
+                "gradient is not kept; optimise the tensor that it was made from, or "
+                "x.detach().requires_grad_()"
+            )
+        if id(parameter) in known:
+            raise ValueError(
+                f"{owner}: {place} stands in the parameter groups twice; give each tensor once"
+            )
+
+    # ------------------------------------------------------------------ the step
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Set every `.grad` to None, or with set_to_none=False fill it with zeros."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if set_to_none:
+                    parameter.grad = None
+                elif parameter.grad is not None:
+                    parameter.grad = parameter.grad.detach().zero_()
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient.
+
+        closure: a function that computes the loss anew and calls backward; it is called first, and
+            the loss that it returns is returned.
+        Raises ValueError, and changes nothing, for a read-only parameter.
+        """
+        loss = None
+        if closure is not None:
+            with enable_grad():
+                loss = closure()
+        work = [(self.update_rule(group), self._gather(group)) for group in self.param_groups]
+        for update, entries in work:
+            for parameter, array, gradient, state in entries:
+                update(array, gradient, state)
+                if array is not parameter._array:
+                    parameter._array[...] = array
+                parameter._bump_version()
+        return loss
+
+    def _gather(
+        self, group: dict[str, Any]
+    ) -> list[tuple[Tensor, np.ndarray, np.ndarray, dict[str, Any]]]:
+        """(parameter, its array, its gradient's array, its state) for all that have a gradient."""
+        states, entries = self.state, []
+        for parameter in group["params"]:
+            gradient = parameter.grad
+            if gradient is None:
+                continue
+            array, gradient = parameter._array, gradient._array
+            if not array.flags.carray:
+                array = self._contiguous_copy(array)
+            if not gradient.flags.c_contiguous:
+                gradient = np.array(gradient, order="C")
+            state = states.get(parameter)
+            if state is None:
+                state = states[parameter] = {}
+            entries.append((parameter, array, gradient, state))
+        return entries
+
+    def _contiguous_copy(self, array: np.ndarray) -> np.ndarray:
+        if not array.flags.writeable:
+            raise ValueError(
+                f"{type(self).__name__}: a parameter of shape {array.shape} shares read-only "
+                "memory and cannot be updated; make it of a copy: "
+                "mg.tensor(array, requires_grad=True)"
+            )
+        return np.array(array, order="C")
+
+    # ------------------------------------------------------------------ checkpoints
+    def state_dict(self) -> dict[str, Any]:
+        """A snapshot: {'state': {index: {...}}, 'param_groups': [{..., 'params': [index, ...]}]}.
+
+        Parameters are numbered through all groups. Arrays are copied into Tensors, so that the next
+        step does not change the snapshot; `mg.save` writes it to a file.
+
+        >>> x = mg.ones(2, requires_grad=True)
+        >>> mg.optim.SGD([x], lr=0.5).state_dict()["param_groups"][0]["params"]
+        [0]
+        """
+        state, groups, count = {}, [], 0
+        for group in self.param_groups:
+            indices = list(range(count, count + len(group["params"])))
+            count += len(indices)
+            options = {name: value for name, value in group.items() if name != "params"}
+            groups.append({**copy.deepcopy(options), "params": indices})
+            for index, parameter in zip(indices, group["params"], strict=True):
+                if parameter in self.state:
+                    state[index] = {
+                        name: _snapshot(value) for name, value in self.state[parameter].items()
+                    }
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over options and state, copied, the arrays in the parameters' dtypes.
+
+        state_dict: what `state_dict()` of such an optimiser gave, or of PyTorch's of that name.
+        Raises ValueError, and changes nothing, if groups, sizes, options or shapes do not fit.
+
+        >>> x = mg.ones(2, requires_grad=True)
+        >>> optimizer = mg.optim.SGD([x], lr=0.5)
+        >>> optimizer.load_state_dict(mg.optim.SGD([x], lr=0.1).state_dict())
+        >>> optimizer.param_groups[0]["lr"]
+        0.1
+        """
+        given: Any = state_dict
+        if not isinstance(given, dict) or not {"state", "param_groups"} <= set(given):
+            raise self._misfit(
+                "expected a dict with 'state' and 'param_groups', as state_dict() makes it"
+            )
+        groups = self._loaded_groups(state_dict["param_groups"])
+        owners = [(parameter, group) for group in groups for parameter in group["params"]]
+        numbers = [index for saved in state_dict["param_groups"] for index in saved["params"]]
+        parameter_of = dict(zip(numbers, owners, strict=True))
+        state = {}
+        for index, saved in state_dict["state"].items():
+            if index not in parameter_of:
+                raise self._misfit(
+                    f"it has state for parameter {index!r}, which is in none of its groups"
+                )
+            parameter, group = parameter_of[index]
+            state[parameter] = self._loaded_state(index, saved, parameter, group)
+        for group, loaded in zip(self.param_groups, groups, strict=True):
+            group.update(loaded)
+        self.state = state
+
+    def _misfit(self, message: str) -> ValueError:
+        return ValueError(f"{type(self).__name__}.load_state_dict: {message}; nothing was loaded")
+
+    def _loaded_groups(self, saved_groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if len(saved_groups) != len(self.param_groups):
+            raise self._misfit(
+                f"it has {len(saved_groups)} parameter groups, "
+                f"this optimiser {len(self.param_groups)}"
+            )
+        groups = []
+        for number, (saved, group) in enumerate(zip(saved_groups, self.param_groups, strict=True)):
+            missing = [name for name in ("params", *self.defaults) if name not in saved]
+            if missing:
+                raise self._misfit(
+                    f"group {number} lacks {', '.join(missing)}; was it another optimiser's?"
+                )
+            if len(saved["params"]) != len(group["params"]):
+                raise self._misfit(
+                    f"group {number} has {len(saved['params'])} parameters there, "
+                    f"{len(group['params'])} here"
+                )
+            groups.append({**copy.deepcopy(saved), "params": group["params"]})
+            self.check_options(groups[-1])
+        return groups
+
+    def _loaded_state(
+        self, index: int, saved: dict[str, Any], parameter: Tensor, group: dict[str, Any]
+    ) -> dict[str, Any]:
+        loaded = {name: _copied(value) for name, value in saved.items()}
+        for name in self.state_names(group) if saved else ():
+            if loaded.get(name) is None:
+                raise self._misfit(f"the state of parameter {index} lacks {name}")
+            if name == "step":
+                loaded[name] = int(loaded[name])
+            elif np.shape(loaded[name]) != parameter.shape:
+                raise self._misfit(
+                    f"{name} of parameter {index} has shape {np.shape(loaded[name])}, "
+                    f"the parameter {parameter.shape}"
+                )
+            else:
+                loaded[name] = np.asarray(loaded[name], dtype=parameter.dtype, order="C")
+        return loaded
+
+    def __repr__(self) -> str:
+        lines = [type(self).__name__ + "("]
+        for number, group in enumerate(self.param_groups):
+            options = ", ".join(
+                f"{name}={value!r}" for name, value in group.items() if name != "params"
+            )
+            lines.append(f"  group {number}: {len(group['params'])} parameters, {options}")
+        return "\n".join([*lines, ")"])
+
+
+def _snapshot(value: Any) -> Any:
+    return Tensor(value.copy()) if isinstance(value, np.ndarray) else copy.deepcopy(value)
+
+
+def _copied(value: Any) -> Any:
+    """A value of somebody's state dict: Tensors (PyTorch's too) become arrays of our own."""
+    return np.array(np.asarray(value)) if hasattr(value, "__array__") else copy.deepcopy(value)
+
+
+def refuse_unknown(owner: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Raise TypeError for options that are not known, and say which are."""
+    known = list(known)
+    unknown = [repr(name) for name in options if name not in known]
+    if unknown:
+        raise TypeError(
+            f"{owner}: unknown option {', '.join(unknown)}; known are {', '.join(known)}"
+        )
+
+
+def check_range(owner: str, label: str, value: Any, upper: float = math.inf) -> None:
+    """Raise unless value is a number in [0, upper)."""
+    if not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(
+            f"{owner}: the {label} must be a number, got {type(value).__name__} {value!r}"
+        )
+    if not 0 <= value < upper:
+        raise ValueError(f"{owner}: Invalid {label}: {value}; give a number in [0, {upper:g})")

@@ -1,0 +1,103 @@
+"""Stochastic gradient descent, with momentum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from .._core.loops import sgd_update
+from .optimizer import Optimizer, Rule, check_range, refuse_unknown
+
+
+class SGD(Optimizer):
+    """Gradient descent with momentum: p -= lr v, where v = momentum v + (1 - dampening) g.
+
+    At the first step v = g; g is the gradient (its negative to maximize) + weight_decay p.
+    nesterov: step along g + momentum v instead (Sutskever et al. 2013, section 2, in the form of
+        PyTorch); needs a momentum and no dampening.
+    Raises ValueError for a negative lr, momentum or weight_decay, TypeError for unknown options.
+    State: `momentum_buffer`, where there is momentum.
+
+    >>> x = mg.tensor([1.0], requires_grad=True)
+    >>> optimizer = mg.optim.SGD([x], lr=0.1, momentum=0.9)
+    >>> for _ in range(2):
+    ...     optimizer.zero_grad()
+    ...     (3.0 * x).sum().backward()
+    ...     optimizer.step()
+    >>> round(x.item(), 4)  # 1 - 0.1 * 3 - 0.1 * (0.9 * 3 + 3)
+    0.13
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        **unknown: Any,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+        }
+        refuse_unknown("SGD", unknown, defaults)
+        super().__init__(params, defaults)
+
+    def check_options(self, group: dict[str, Any]) -> None:
+        """Raise if an option in `group` is out of its range."""
+        check_range("SGD", "learning rate", group["lr"])
+        check_range("SGD", "momentum value", group["momentum"])
+        check_range("SGD", "weight_decay value", group["weight_decay"])
+        if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
+            raise ValueError(
+                "SGD: Nesterov momentum requires a momentum and zero dampening, "
+                f"got momentum={group['momentum']}, dampening={group['dampening']}"
+            )
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+        """The velocity, if there is momentum."""
+        return ("momentum_buffer",) if group["momentum"] else ()
+
+    def update_rule(self, group: dict[str, Any]) -> Rule:
+        """The fused loop with the options of `group`."""
+        lr, momentum, dampening = (
+            float(group["lr"]),
+            float(group["momentum"]),
+            float(group["dampening"]),
+        )
+        weight_decay = float(group["weight_decay"])
+        nesterov, maximize = bool(group["nesterov"]), bool(group["maximize"])
+
+        def update(parameter: np.ndarray, gradient: np.ndarray, state: dict[str, Any]) -> None:
+            velocity, first = None, False
+            if momentum:
+                velocity = state.get("momentum_buffer")
+                first = velocity is None
+                if first:
+                    velocity = np.zeros_like(parameter)
+            sgd_update(
+                parameter,
+                gradient,
+                velocity,
+                lr,
+                momentum,
+                dampening,
+                weight_decay,
+                nesterov,
+                first,
+                maximize,
+            )
+            if first:
+                state["momentum_buffer"] = velocity
+
+        return update

@@ -1,0 +1,887 @@
+"""One row per primitive: what test_op_table.py crosses with dtypes, layouts, sizes and orders.
+
+A row says how to call the primitive, what NumPy would compute, from which domain the inputs come
+(kinks and poles kept away), with which shapes and attributes, which inputs have a gradient, how
+accurate the value must be, and what happens at special values.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import minigrad as mg
+
+INF, NAN = math.inf, math.nan
+
+
+# ----------------------------------------------------------------------------------------- domains
+def real(random, shape):
+    """Both signs, away from 0 and ±1, where some function here has a kink."""
+    magnitude = np.where(
+        random.random(shape) < 0.5,
+        random.uniform(0.2, 0.85, shape),
+        random.uniform(1.15, 2.0, shape),
+    )
+    return random.choice((-1.0, 1.0), shape) * magnitude
+
+
+def positive(random, shape):
+    return random.uniform(0.3, 3.0, shape)
+
+
+def distinct(random, shape):
+    """No two elements closer than 0.1, so that no perturbation changes which is the largest."""
+    return random.permutation(math.prod(shape)).reshape(shape) * 0.1 - 1.0
+
+
+def shifted(random, shape):
+    """Distinct too, and 0.05 from any element of `distinct`."""
+    return distinct(random, shape) + 0.05
+
+
+def half_integers(random, shape):
+    """Dividends that leave a remainder well away from 0 and from the divisor ..."""
+    return random.integers(-3, 4, shape) + random.uniform(0.4, 0.6, shape)
+
+
+def near_ones(random, shape):
+    """... for these divisors."""
+    return random.choice((-1.0, 1.0), shape) * random.uniform(0.98, 1.02, shape)
+
+
+def small_integers(random, shape):
+    """Ties are likely, so that equality is tested on both sides."""
+    return random.integers(-2, 3, shape).astype(float)
+
+
+def booleans(random, shape):
+    return random.random(shape) < 0.5
+
+
+# ------------------------------------------------------------------------------------- rows, cases
+@dataclass(frozen=True)
+class Special:
+    """Inputs, the value there, and the gradients of its sum, within so many roundings."""
+
+    what: str
+    inputs: tuple[Any, ...]
+    value: Any
+    gradients: tuple[Any, ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
+    roundings: int = 4
+
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    name: str
+    function: Callable[..., Any]  # of Tensors and attributes
+    reference: Callable[..., Any]  # the same of NumPy arrays
+    domains: tuple[Callable[..., np.ndarray], ...] = (real,)  # one for each input
+    cases: tuple[tuple[Shapes, dict[str, Any]], ...] = ()
+    differentiable: tuple[int, ...] = (0,)
+    ulps: float = 0.5  # of the exact result; 0.5 is correctly rounded
+    scale: Callable[..., Any] | None = None  # the size that ulps refer to, where terms can cancel
+    floating: bool = False  # integers become float64, bools float32
+    eps: float = 1e-6  # of gradcheck
+    specials: tuple[Special, ...] = ()
+
+
+def cases(shapes, *options):
+    return tuple(itertools.product(shapes, options or ({},)))
+
+
+UNARY = (((),), ((0,),), ((3, 0),), ((5,),), ((3, 4),), ((2, 3, 2),))
+BINARY = (
+    ((3, 4), (3, 4)),
+    ((3, 4), (4,)),
+    ((3, 1), (1, 4)),
+    ((2, 1, 4), (3, 1)),
+    ((2, 3), ()),
+    ((), (2, 3)),
+    ((), ()),
+    ((0, 3), (3,)),
+    ((2, 0), (2, 1)),
+)
+TERNARY = (
+    ((3, 4), (3, 4), (3, 4)),
+    ((3, 1), (4,), ()),
+    ((), (3, 1), (1, 4)),
+    ((2, 1, 1), (3, 1), (4,)),
+    ((0, 3), (3,), (1, 1)),
+    ((), (), ()),
+)
+REDUCED = (
+    (((2, 3, 4),), {}),
+    (((2, 3, 4),), {"keepdims": True}),
+    (((2, 3, 4),), {"axis": 1}),
+    (((2, 3, 4),), {"axis": (0, -1)}),
+    (((2, 3, 4),), {"axis": (2, 0), "keepdims": True}),
+    (((2, 3),), {"axis": ()}),
+    (((1, 4),), {"axis": 0}),
+    (((5,),), {"axis": -1}),
+    (((),), {}),
+    (((0, 3),), {"axis": 1}),
+)
+OF_NOTHING = ((((0, 3),), {"axis": 0}), (((0,),), {}), (((2, 0, 3),), {"axis": (1, 2)}))
+
+
+def unary(name, reference, domain=real, **more):
+    return Row(name, getattr(mg, name), reference, (domain,), cases(UNARY), **more)
+
+
+def binary(name, reference, domains=(real, real), **more):
+    more = {"differentiable": (0, 1)} | more
+    return Row(name, getattr(mg, name), reference, domains, cases(BINARY), **more)
+
+
+def comparison(name, *specials):
+    reference, domains = getattr(np, name), (small_integers, small_integers)
+    return binary(name, reference, domains, differentiable=(), specials=specials)
+
+
+def reduction(name, reference, domain=real, nothing=True, **more):
+    every = REDUCED + (OF_NOTHING if nothing else ())
+    return Row(name, getattr(mg, name), reference, (domain,), every, **more)
+
+
+# ------------------------------------------------------------------ what NumPy has no function for
+def np_sigmoid(x):
+    x = x.astype(np.result_type(x, np.float64))  # longdouble stays
+    small = np.exp(-np.abs(x))
+    return np.where(x >= 0, 1, small) / (1 + small)
+
+
+def np_softplus(x):
+    return np.logaddexp(x.astype(np.result_type(x, np.float64)), 0)
+
+
+def np_erf(x):
+    return np.vectorize(math.erf, otypes=[np.float64])(x)
+
+
+def np_logsumexp(x, axis=None, keepdims=False):
+    """logaddexp.reduce takes one axis at a time."""
+    axes = range(x.ndim) if axis is None else (axis if isinstance(axis, tuple) else (axis,))
+    axes = sorted((a % x.ndim for a in axes), reverse=True)
+    x = np.asarray(x, float)
+    for a in axes:
+        x = np.logaddexp.reduce(x, axis=a, keepdims=keepdims)
+    return np.asarray(x)
+
+
+def np_put(x, index, shape):
+    out = np.zeros(shape, x.dtype)
+    np.add.at(out, index, x)
+    return out
+
+
+def absolute(reference):
+    """The size of a sum of products: the same of absolute values."""
+    return lambda *inputs, **options: np.abs(reference(*(np.abs(x) for x in inputs), **options))
+
+
+def np_concat(*arrays, axis=0):
+    return np.concatenate(arrays, axis=axis)
+
+
+def np_linear(x, weight):
+    return x @ weight.T
+
+
+def np_variance(x, axis=None, keepdims=False, correction=0):
+    return np.var(x, axis=axis, keepdims=keepdims, ddof=correction)
+
+
+def np_log_softmax(x, axis=-1):
+    return x - np_logsumexp(x, axis, True)
+
+
+def round_trip(x, dtype):
+    """To another dtype and back, so that finite differences can see it."""
+    return mg.astype(mg.astype(x, dtype), x.dtype)
+
+
+# ---------------------------------------------------------------------------- shape cases, indices
+INDICES = (
+    ((4,), 1),
+    ((4,), -1),
+    ((3, 4), 2),
+    ((3, 4), slice(1, None)),
+    ((3, 4), (slice(None), slice(None, None, -2))),
+    ((3, 4), (slice(2, 0, -1), 1)),
+    ((3, 4), (Ellipsis, 0)),
+    ((3, 4), (None, slice(None), None, 2)),
+    ((2, 3), (1, 2)),
+    ((2, 3), ()),
+    ((2, 3), slice(2, 2)),
+    ((), ()),
+    ((), (None, Ellipsis)),
+    ((3, 4), np.array([0, 2, 0])),
+    ((3, 4), np.array([[0, -1], [1, 1]])),
+    ((3, 4), (np.array([0, 2, 0]), np.array([1, 3, 1]))),
+    ((3, 4), (slice(None), np.array([3, 3, 0]))),
+    ((2, 3, 4), (np.array([1, 0]), slice(None), np.array([0, 0]))),
+    ((3, 4), (np.array([[0], [2]]), np.array([1, 3]))),
+    ((3,), np.array([True, False, True])),
+    ((2, 3), np.array([[True, False, True], [False, False, True]])),
+    ((2, 3), (slice(None), np.array([True, False, True]))),
+    ((2, 3), (1, np.array([0, 0, 2]))),
+    ((3,), np.array([], np.int64)),
+    ((0, 3), slice(None)),
+)
+MATRICES = (
+    ((3, 4), (4, 2)),
+    ((4,), (4,)),
+    ((3, 4), (4,)),
+    ((4,), (4, 2)),
+    ((2, 3, 4), (4, 2)),
+    ((2, 3, 4), (2, 4, 2)),
+    ((3, 4), (2, 4, 2)),
+    ((2, 1, 3, 4), (3, 4, 2)),
+    ((2, 3, 4), (4,)),
+    ((4,), (2, 4, 3)),
+    ((1, 1), (1, 1)),
+    ((0, 4), (4, 2)),
+    ((3, 0), (0, 2)),
+    ((3, 4), (4, 0)),
+    ((2, 0, 4), (2, 4, 3)),
+)
+LINEAR = (
+    ((3, 4), (2, 4)),
+    ((4,), (2, 4)),
+    ((2, 3, 4), (5, 4)),
+    ((0, 4), (2, 4)),
+    ((3, 0), (2, 0)),
+    ((1, 1), (1, 1)),
+)
+RESHAPED = ((12,), (2, -1), (4, 1, 3))
+ORDERS = tuple(itertools.permutations(range(3)))
+BROADCAST = (
+    (((4,),), {"shape": (3, 4)}),
+    (((3, 1),), {"shape": (2, 3, 4)}),
+    (((),), {"shape": (2, 3)}),
+    (((2, 3),), {"shape": (2, 3)}),
+    (((1, 3),), {"shape": (0, 3)}),
+    (((),), {"shape": ()}),
+)
+
+# -------------------------------------------------------------------------------- the table itself
+TABLE = (
+    # ---------------------------------------------------------------------- elementwise, one input
+    unary("negative", np.negative),
+    unary(
+        "abs",
+        np.abs,
+        specials=(
+            Special("abs'(±0) is 0", ([0.0, -0.0],), [0.0, 0.0], ([0.0, 0.0],)),
+            Special("abs of infinities and NaN", ([-INF, NAN],), [INF, NAN]),
+        ),
+    ),
+    unary(
+        "sign",
+        np.sign,
+        specials=(
+            Special(
+                "sign of zeros, infinities and NaN", ([0.0, INF, -INF, NAN],), [0.0, 1.0, -1.0, NAN]
+            ),
+            Special(
+                "sign' is 0 everywhere", ([-2.0, 0.0, 3.0],), [-1.0, 0.0, 1.0], ([0.0, 0.0, 0.0],)
+            ),
+        ),
+    ),
+    unary("square", np.square, specials=(Special("square'(0) is 0", ([0.0],), [0.0], ([0.0],)),)),
+    unary(
+        "sqrt",
+        np.sqrt,
+        positive,
+        floating=True,
+        specials=(
+            Special("sqrt'(0) is inf", ([0.0],), [0.0], ([INF],)),
+            Special("sqrt below 0 is NaN, of inf inf", ([-1.0, INF],), [NAN, INF]),
+        ),
+    ),
+    unary(
+        "rsqrt",
+        lambda x: 1 / np.sqrt(x),
+        positive,
+        floating=True,
+        ulps=1.5,
+        specials=(Special("rsqrt at 0, inf, below 0", ([0.0, INF, -1.0],), [INF, 0.0, NAN]),),
+    ),
+    unary(
+        "reciprocal",
+        np.reciprocal,
+        specials=(Special("1/0 keeps the sign of zero", ([0.0, -0.0, INF],), [INF, -INF, 0.0]),),
+    ),
+    unary(
+        "relu",
+        lambda x: np.maximum(x, 0),
+        specials=(
+            Special("relu'(±0) is 0", ([0.0, -0.0],), [0.0, 0.0], ([0.0, 0.0],)),
+            Special("relu(NaN) is NaN with gradient 1", ([NAN],), [NAN], ([1.0],)),
+            Special("relu of infinities", ([INF, -INF],), [INF, 0.0], ([1.0, 0.0],)),
+        ),
+    ),
+    unary(
+        "exp",
+        np.exp,
+        floating=True,
+        ulps=2,
+        specials=(
+            Special(
+                "exp of ±0, infinities, NaN",
+                ([0.0, -0.0, -INF, INF, NAN],),
+                [1.0, 1.0, 0.0, INF, NAN],
+            ),
+            Special(
+                "exp overflows and underflows", ([1000.0, -1000.0],), [INF, 0.0], ([INF, 0.0],)
+            ),
+        ),
+    ),
+    unary(
+        "expm1",
+        np.expm1,
+        floating=True,
+        ulps=2.5,
+        specials=(
+            Special(
+                "expm1 of infinities, NaN", ([-INF, INF, NAN, -1000.0],), [-1.0, INF, NAN, -1.0]
+            ),
+            Special(
+                "expm1 keeps tiny values",
+                ([0.0, 1e-30, -1e-30],),
+                [0.0, 1e-30, -1e-30],
+                ([1.0, 1.0, 1.0],),
+            ),
+        ),
+    ),
+    unary(
+        "log",
+        np.log,
+        positive,
+        floating=True,
+        ulps=2,
+        specials=(
+            Special("log of ±0, 1, inf", ([0.0, -0.0, 1.0, INF],), [-INF, -INF, 0.0, INF]),
+            Special("log below 0 and of NaN is NaN", ([-1.0, -INF, NAN],), [NAN, NAN, NAN]),
+            Special("log'(0) is inf", ([0.0],), [-INF], ([INF],)),
+        ),
+    ),
+    unary(
+        "log1p",
+        np.log1p,
+        positive,
+        floating=True,
+        ulps=2.5,
+        specials=(
+            Special(
+                "log1p at -1, below, inf, NaN", ([-1.0, -2.0, INF, NAN],), [-INF, NAN, INF, NAN]
+            ),
+            Special(
+                "log1p keeps tiny values",
+                ([0.0, 1e-30, -1e-30],),
+                [0.0, 1e-30, -1e-30],
+                ([1.0, 1.0, 1.0],),
+            ),
+        ),
+    ),
+    unary(
+        "sin",
+        np.sin,
+        floating=True,
+        ulps=2,
+        specials=(Special("sin of infinities is NaN", ([0.0, INF, -INF],), [0.0, NAN, NAN]),),
+    ),
+    unary(
+        "cos",
+        np.cos,
+        floating=True,
+        ulps=2,
+        specials=(Special("cos of infinities is NaN", ([0.0, INF, -INF],), [1.0, NAN, NAN]),),
+    ),
+    unary(
+        "tanh",
+        np.tanh,
+        floating=True,
+        ulps=2.5,
+        specials=(
+            Special(
+                "tanh saturates with gradient 0",
+                ([1000.0, -1000.0, INF, -INF],),
+                [1.0, -1.0, 1.0, -1.0],
+                ([0.0, 0.0, 0.0, 0.0],),
+            ),
+            Special("tanh of ±0, NaN", ([0.0, -0.0, NAN],), [0.0, -0.0, NAN], ([1.0, 1.0, NAN],)),
+        ),
+    ),
+    unary(
+        "sigmoid",
+        np_sigmoid,
+        floating=True,
+        ulps=2.5,
+        specials=(
+            Special(
+                "sigmoid saturates with gradient 0",
+                ([1000.0, -1000.0, INF, -INF],),
+                [1.0, 0.0, 1.0, 0.0],
+                ([0.0, 0.0, 0.0, 0.0],),
+            ),
+            Special("sigmoid of 0, NaN", ([0.0, NAN],), [0.5, NAN], ([0.25, NAN],)),
+        ),
+    ),
+    unary(
+        "softplus",
+        np_softplus,
+        floating=True,
+        ulps=2.5,
+        specials=(
+            Special(
+                "softplus does not overflow",
+                ([1000.0, -1000.0, INF, -INF],),
+                [1000.0, 0.0, INF, 0.0],
+                ([1.0, 0.0, 1.0, 0.0],),
+            ),
+            Special("softplus of 0, NaN", ([0.0, NAN],), [math.log(2), NAN], ([0.5, NAN],)),
+        ),
+    ),
+    unary(
+        "logsigmoid",
+        lambda x: -np_softplus(-x.astype(np.result_type(x, np.float64))),
+        floating=True,
+        ulps=2.5,
+        specials=(
+            Special(
+                "logsigmoid does not overflow",
+                ([1000.0, -1000.0, INF, -INF],),
+                [0.0, -1000.0, 0.0, -INF],
+                ([0.0, 1.0, 0.0, 1.0],),
+            ),
+        ),
+    ),
+    unary(
+        "erf",
+        np_erf,
+        floating=True,
+        ulps=2.5,
+        specials=(
+            Special(
+                "erf saturates with gradient 0",
+                ([30.0, -30.0, INF, -INF],),
+                [1.0, -1.0, 1.0, -1.0],
+                ([0.0] * 4,),
+            ),
+            Special("erf of 0, NaN", ([0.0, NAN],), [0.0, NAN], ([2 / math.sqrt(math.pi), NAN],)),
+        ),
+    ),
+    # --------------------------------------------------------------------- elementwise, two inputs
+    binary(
+        "add",
+        np.add,
+        specials=(Special("inf - inf is NaN", ([INF], [-INF]), [NAN], ([1.0], [1.0])),),
+    ),
+    binary("subtract", np.subtract),
+    binary(
+        "multiply",
+        np.multiply,
+        specials=(Special("0 · inf is NaN", ([0.0], [INF]), [NAN], ([INF], [0.0])),),
+    ),
+    binary(
+        "divide",
+        np.divide,
+        specials=(
+            Special(
+                "x / 0 as in IEEE 754",
+                ([1.0, -1.0, 0.0, 1.0], [0.0, 0.0, 0.0, -0.0]),
+                [INF, -INF, NAN, -INF],
+            ),
+        ),
+    ),
+    binary(
+        "pow",
+        np.power,
+        (positive, real),
+        ulps=1,
+        specials=(
+            Special("0 to the 0 is 1 with gradient 0", ([0.0], [0.0]), [1.0], ([0.0], [0.0])),
+            Special("0 to the -1", ([0.0], [-1.0]), [INF], ([-INF], [-INF])),
+            Special("0 to the 2", ([0.0], [2.0]), [0.0], ([0.0], [0.0])),
+            Special("a negative base, a whole exponent", ([-2.0], [3.0]), [-8.0], ([12.0], [NAN])),
+            Special("a negative base, a fractional exponent", ([-1.0], [0.5]), [NAN]),
+            Special(
+                "anything to the 0 is 1",
+                ([INF, NAN, -3.0], [0.0, 0.0, 0.0]),
+                [1.0, 1.0, 1.0],
+                ([0.0, 0.0, 0.0],),
+            ),
+        ),
+    ),
+    binary(
+        "floor_divide",
+        np.floor_divide,
+        (half_integers, near_ones),
+        specials=(
+            Special(
+                "rounds down, with gradient 0",
+                ([5.0, -5.0], [2.0, 2.0]),
+                [2.0, -3.0],
+                ([0.0, 0.0], [0.0, 0.0]),
+            ),
+        ),
+    ),
+    binary(
+        "remainder",
+        np.remainder,
+        (half_integers, near_ones),
+        specials=(
+            Special(
+                "has the sign of the divisor",
+                ([5.0, -5.0, 5.0], [3.0, 3.0, -3.0]),
+                [2.0, 1.0, -1.0],
+            ),
+            Special("by 0 is NaN", ([1.0], [0.0]), [NAN]),
+        ),
+    ),
+    binary(
+        "maximum",
+        np.maximum,
+        (distinct, shifted),
+        specials=(
+            Special(
+                "at a tie each has half",
+                ([1.0, 2.0], [1.0, 0.0]),
+                [1.0, 2.0],
+                ([0.5, 1.0], [0.5, 0.0]),
+            ),
+            Special(
+                "a NaN wins on either side", ([NAN, 1.0], [1.0, NAN]), [NAN, NAN], ([1.0, 1.0],) * 2
+            ),
+            Special("infinities", ([INF, -INF], [1.0, 1.0]), [INF, 1.0], ([1.0, 0.0], [0.0, 1.0])),
+        ),
+    ),
+    binary(
+        "minimum",
+        np.minimum,
+        (distinct, shifted),
+        specials=(
+            Special(
+                "at a tie each has half",
+                ([1.0, 2.0], [1.0, 0.0]),
+                [1.0, 0.0],
+                ([0.5, 0.0], [0.5, 1.0]),
+            ),
+            Special(
+                "a NaN wins on either side", ([NAN, 1.0], [1.0, NAN]), [NAN, NAN], ([1.0, 1.0],) * 2
+            ),
+        ),
+    ),
+    binary(
+        "gate",
+        lambda x, y: np.where(y <= 0, 0, x),
+        differentiable=(0,),
+        specials=(
+            Special(
+                "shut at ±0, open at NaN",
+                ([1.0, 2.0, 3.0], [0.0, -0.0, NAN]),
+                [0.0, 0.0, 3.0],
+                ([0.0, 0.0, 1.0],),
+            ),
+        ),
+    ),
+    comparison(
+        "less",
+        Special("NaN is not less", ([NAN, 1.0, -INF], [1.0, NAN, INF]), [False, False, True]),
+    ),
+    comparison(
+        "less_equal", Special("NaN is not less or equal", ([NAN, -0.0], [NAN, 0.0]), [False, True])
+    ),
+    comparison(
+        "greater",
+        Special("NaN is not greater", ([NAN, 1.0, INF], [1.0, NAN, -INF]), [False, False, True]),
+    ),
+    comparison(
+        "greater_equal",
+        Special("NaN is not greater or equal", ([NAN, -0.0], [NAN, 0.0]), [False, True]),
+    ),
+    comparison(
+        "equal",
+        Special("NaN equals nothing, -0 equals 0", ([NAN, -0.0], [NAN, 0.0]), [False, True]),
+    ),
+    comparison(
+        "not_equal", Special("NaN differs from itself", ([NAN, -0.0], [NAN, 0.0]), [True, False])
+    ),
+    # ------------------------------------------------------------------- elementwise, three inputs
+    Row(
+        "where",
+        mg.where,
+        np.where,
+        (booleans, real, real),
+        cases(TERNARY),
+        differentiable=(1, 2),
+        specials=(
+            Special(
+                "a NaN that is not chosen does no harm",
+                ([True, False], [1.0, NAN], [NAN, 2.0]),
+                [1.0, 2.0],
+                (None, [1.0, 0.0], [0.0, 1.0]),
+            ),
+        ),
+    ),
+    Row(
+        "clip",
+        mg.clip,
+        np.clip,
+        cases=cases(
+            UNARY, {"min": -1.0, "max": 1.0}, {"min": -1.0, "max": None}, {"min": None, "max": 1.0}
+        ),
+        specials=(
+            Special(
+                "clip' at a bound is 1",
+                ([-1.0, 1.0, -1.5, 1.5],),
+                [-1.0, 1.0, -1.0, 1.0],
+                ([1.0, 1.0, 0.0, 0.0],),
+                (("min", -1.0), ("max", 1.0)),
+            ),
+            Special(
+                "clip(NaN) is NaN",
+                ([NAN, INF, -INF],),
+                [NAN, 1.0, -1.0],
+                ([0.0, 0.0, 0.0],),
+                (("min", -1.0), ("max", 1.0)),
+            ),
+        ),
+    ),
+    # ---------------------------------------------------------------------------------- reductions
+    reduction(
+        "sum",
+        np.sum,
+        ulps=0.51,
+        scale=absolute(np.sum),
+        specials=(
+            Special("of nothing is 0", (np.zeros(0),), 0.0, (np.zeros(0),)),
+            Special("inf - inf is NaN", ([INF, -INF],), NAN, ([1.0, 1.0],)),
+            Special("infinity stays", ([INF, 1.0],), INF),
+        ),
+    ),
+    reduction(
+        "mean",
+        np.mean,
+        ulps=0.51,
+        scale=absolute(np.mean),
+        specials=(
+            Special("of nothing is NaN", (np.zeros(0),), NAN, (np.zeros(0),)),
+            Special("does not overflow", ([1e308, 1e308],), 1e308, ([0.5, 0.5],)),
+            Special("of infinities", ([INF, 1.0],), INF),
+        ),
+    ),
+    Row(
+        "var",
+        mg.var,
+        np_variance,
+        cases=REDUCED
+        + OF_NOTHING
+        + ((((2, 3, 4),), {"axis": (0, 2), "correction": 1}), (((5,),), {"correction": 0.5})),
+        ulps=1,
+        specials=(
+            Special("of one value is 0 with gradient 0", ([3.0],), 0.0, ([0.0],)),
+            Special("of a constant is exactly 0", ([0.1] * 7,), 0.0, ([0.0] * 7,)),
+            Special("unbiased, of one value is NaN", ([3.0],), NAN, (), (("correction", 1),)),
+            Special("of nothing is NaN", (np.zeros(0),), NAN),
+            Special("of infinities is NaN", ([INF, 1.0],), NAN),
+        ),
+    ),
+    reduction(
+        "prod",
+        np.prod,
+        ulps=0.51,
+        specials=(
+            Special("of nothing is 1", (np.zeros(0),), 1.0, (np.zeros(0),)),
+            Special("one zero: the exact gradient", ([2.0, 0.0, 3.0],), 0.0, ([0.0, 6.0, 0.0],)),
+            Special("two zeros: the gradient is 0", ([0.0, 0.0, 3.0],), 0.0, ([0.0, 0.0, 0.0],)),
+            Special(
+                "a zero in one row",
+                ([[2.0, 0.0], [3.0, 4.0]],),
+                [0.0, 12.0],
+                ([[0.0, 2.0], [4.0, 3.0]],),
+                (("axis", 1),),
+            ),
+        ),
+    ),
+    reduction(
+        "max",
+        np.max,
+        distinct,
+        nothing=False,
+        specials=(
+            Special("ties share the gradient", ([2.0, 1.0, 2.0],), 2.0, ([0.5, 0.0, 0.5],)),
+            Special(
+                "ties share over several axes",
+                ([[1.0, 1.0], [1.0, 1.0]],),
+                1.0,
+                ([[0.25, 0.25], [0.25, 0.25]],),
+                (("axis", (0, 1)),),
+            ),
+            Special("a NaN wins", ([1.0, NAN, INF],), NAN),
+            Special("of infinities", ([-INF, -INF],), -INF, ([0.5, 0.5],)),
+        ),
+    ),
+    reduction(
+        "min",
+        np.min,
+        distinct,
+        nothing=False,
+        specials=(
+            Special("ties share the gradient", ([2.0, 1.0, 1.0],), 1.0, ([0.0, 0.5, 0.5],)),
+            Special("a NaN wins", ([1.0, NAN, -INF],), NAN),
+            Special("of infinities", ([INF, INF],), INF, ([0.5, 0.5],)),
+        ),
+    ),
+    reduction(
+        "logsumexp",
+        np_logsumexp,
+        ulps=1.5,
+        scale=lambda x, **options: np.float64(1),
+        specials=(
+            Special(
+                "does not overflow",
+                ([1000.0, 1000.0],),
+                1000.0 + math.log(2),
+                ([0.5, 0.5],),
+                roundings=1000,
+            ),
+            Special(
+                "does not underflow",
+                ([-1000.0, -1000.0],),
+                -1000.0 + math.log(2),
+                ([0.5, 0.5],),
+                roundings=1000,
+            ),
+            Special("of nothing is -inf", (np.zeros(0),), -INF, (np.zeros(0),)),
+            Special("a term of -inf counts nothing", ([-INF, 1.0],), 1.0, ([0.0, 1.0],)),
+            Special("of infinities", ([INF, 1.0],), INF),
+            Special("of -inf alone", ([-INF, -INF],), -INF),
+        ),
+    ),
+    Row(
+        "log_softmax",
+        mg.log_softmax,
+        np_log_softmax,
+        cases=(
+            *cases((((3, 4),), ((2, 3, 4),), ((1, 1),), ((0, 3),)), {}, {"axis": 0}, {"axis": -2}),
+            (((5,),), {}),
+        ),
+        ulps=2,
+        scale=lambda x, **options: np.float64(4),
+        specials=(
+            Special("does not overflow", ([1000.0, 0.0],), [0.0, -1000.0], ([-1.0, 1.0],)),
+            Special("of one element is 0", ([7.0],), [0.0], ([0.0],)),
+            Special("a term of -inf", ([-INF, 1.0],), [-INF, 0.0], ([1.0, -1.0],)),
+        ),
+    ),
+    # --------------------------------------------------------------------------------------- shape
+    Row(
+        "reshape",
+        lambda x, shape: mg.reshape(x, shape),
+        lambda x, shape: np.reshape(x, shape),
+        cases=(
+            *cases((((3, 4),), ((2, 3, 2),), ((12,),)), *({"shape": s} for s in RESHAPED)),
+            (((),), {"shape": (1, 1)}),
+            (((0, 3),), {"shape": (3, 0, 2)}),
+            (((1,),), {"shape": ()}),
+        ),
+    ),
+    Row(
+        "permute_dims",
+        mg.permute_dims,
+        lambda x, axes: np.transpose(x, axes),
+        cases=(
+            *cases((((2, 3, 2),), ((1, 0, 3),)), *({"axes": a} for a in ORDERS)),
+            (((),), {"axes": ()}),
+            (((3, 4),), {"axes": (-1, 0)}),
+        ),
+    ),
+    Row(
+        "broadcast_to", mg.broadcast_to, lambda x, shape: np.broadcast_to(x, shape), cases=BROADCAST
+    ),
+    Row(
+        "astype",
+        round_trip,
+        lambda x, dtype: x.astype(dtype).astype(x.dtype),
+        cases=cases(UNARY, {"dtype": np.float32}, {"dtype": np.float64}),
+        eps=0.125,  # the function is linear but for the rounding to float32
+    ),
+    Row(
+        "getitem",
+        mg.getitem,
+        lambda x, index: x[index],
+        cases=tuple((((shape),), {"index": index}) for shape, index in INDICES),
+    ),
+    Row(
+        "put",
+        mg.put,
+        np_put,
+        cases=tuple(
+            ((np.zeros(shape)[index].shape,), {"index": index, "shape": shape})
+            for shape, index in INDICES
+        ),
+        scale=absolute(np_put),
+        ulps=1,
+    ),
+    Row(
+        "concat",
+        lambda *arrays, axis=0: mg.concat(list(arrays), axis=axis),
+        np_concat,
+        (real, real, real),
+        cases=(
+            (((3,), (1,), (2,)), {}),
+            (((2, 3), (0, 3), (1, 3)), {"axis": 0}),
+            (((2, 3), (2, 1), (2, 4)), {"axis": -1}),
+            (((2, 1, 2), (2, 3, 2), (2, 2, 2)), {"axis": 1}),
+            (((2, 3), (), (4,)), {"axis": None}),
+        ),
+        differentiable=(0, 1, 2),
+    ),
+    # ------------------------------------------------------------------------------------ matrices
+    Row(
+        "matmul",
+        mg.matmul,
+        np.matmul,
+        (real, real),
+        cases(MATRICES),
+        (0, 1),
+        ulps=4,
+        scale=absolute(np.matmul),
+    ),
+    Row(
+        "linear",
+        mg.linear,
+        np_linear,
+        (real, real),
+        cases(LINEAR),
+        (0, 1),
+        ulps=4,
+        scale=absolute(np_linear),
+    ),
+)
+ROWS = {row.name: row for row in TABLE}
+
+
+def compare_names(registered, rows):
+    """Complaints about primitives without a row, rows without a primitive, and doubles."""
+    complaints = [
+        f"primitive {name} has no row in op_table.py" for name in registered if name not in rows
+    ]
+    complaints += [f"row {name} names no primitive" for name in rows if name not in registered]
+    complaints += [
+        f"two rows are called {name}"
+        for name in sorted({n for n in rows if list(rows).count(n) > 1})
+    ]
+    return complaints

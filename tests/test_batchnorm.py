@@ -1,0 +1,440 @@
+"""BatchNorm: each trap that other implementations fell into is a test of its own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import nn
+from minigrad.gradcheck import gradcheck, gradgradcheck
+
+SHAPES = {
+    "(N,C)": (6, 3),
+    "(N,C,L)": (4, 3, 5),
+    "(N,C,H,W)": (3, 3, 2, 4),
+    "batch of 1": (1, 3, 2, 2),
+}
+
+
+@pytest.fixture(params=SHAPES.values(), ids=SHAPES.keys())
+def values(request):
+    return np.random.default_rng(0).normal(2.0, 3.0, request.param)
+
+
+def layer_for(shape, **options):
+    kind = nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d
+    return kind(shape[1], **options)
+
+
+def axes_of(array):
+    return (0, *range(2, array.ndim))
+
+
+def buffers(layer):
+    return {name: value.numpy(copy=True) for name, value in layer.named_buffers()}
+
+
+def unchanged(layer, before):
+    return all(np.array_equal(value, before[name]) for name, value in buffers(layer).items())
+
+
+# ------------------------------------------------------------------------------------ statistics
+def test_normalises_with_the_biased_variance(values):
+    y = layer_for(values.shape, eps=0.0).double()(mg.tensor(values)).numpy()
+    np.testing.assert_allclose(y.mean(axes_of(y)), 0, atol=1e-14)
+    np.testing.assert_allclose(y.var(axes_of(y), ddof=0), 1, rtol=1e-12)
+
+
+def test_stores_the_unbiased_variance(values):
+    layer = layer_for(values.shape, momentum=1.0).double()
+    layer(mg.tensor(values))
+    axes = axes_of(values)
+    np.testing.assert_allclose(layer.running_mean.numpy(), values.mean(axes), rtol=1e-13)
+    np.testing.assert_allclose(layer.running_var.numpy(), values.var(axes, ddof=1), rtol=1e-13)
+
+
+def test_momentum_is_the_weight_of_the_new_batch(values):
+    layer = layer_for(values.shape, momentum=0.25).double()
+    layer(mg.tensor(values))
+    mean, var = values.mean(axes_of(values)), values.var(axes_of(values), ddof=1)
+    np.testing.assert_allclose(layer.running_mean.numpy(), 0.25 * mean, rtol=1e-13)
+    np.testing.assert_allclose(layer.running_var.numpy(), 0.75 + 0.25 * var, rtol=1e-13)
+
+
+def test_momentum_none_is_the_cumulative_average():
+    layer = nn.BatchNorm1d(2, momentum=None).double()
+    batches = np.random.default_rng(1).normal(size=(5, 4, 2))
+    for batch in batches:
+        layer(mg.tensor(batch))
+    np.testing.assert_allclose(layer.running_mean.numpy(), batches.mean((0, 1)), rtol=1e-12)
+    expected = batches.var(1, ddof=1).mean(0)
+    np.testing.assert_allclose(layer.running_var.numpy(), expected, rtol=1e-12)
+    assert layer.num_batches_tracked.item() == 5
+
+
+def test_momentum_zero_freezes_the_statistics(values):
+    layer = layer_for(values.shape, momentum=0.0)
+    layer(mg.tensor(values))
+    assert layer.running_mean.tolist() == [0.0] * 3 and layer.running_var.tolist() == [1.0] * 3
+    assert layer.num_batches_tracked.item() == 1
+
+
+def test_running_var_starts_at_one_and_mean_at_zero():
+    layer = nn.BatchNorm2d(4)
+    assert layer.running_var.tolist() == [1.0] * 4 and layer.running_mean.tolist() == [0.0] * 4
+    assert layer.weight.tolist() == [1.0] * 4 and layer.bias.tolist() == [0.0] * 4
+    assert layer.num_batches_tracked.dtype == mg.int64 and layer.num_batches_tracked.item() == 0
+
+
+def test_eps_never_enters_running_var(values):
+    layer = layer_for(values.shape, eps=1e3, momentum=1.0).double()
+    layer(mg.tensor(values))
+    expected = values.var(axes_of(values), ddof=1)
+    np.testing.assert_allclose(layer.running_var.numpy(), expected, rtol=1e-13)
+
+
+def test_a_tiny_variance_is_not_lost_beside_the_one_it_starts_at():
+    layer = nn.BatchNorm1d(1, momentum=1.0)
+    layer(mg.tensor([[0.0], [1e-6]]))
+    np.testing.assert_allclose(layer.running_var.numpy(), [5e-13], rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1), (1, 3, 1, 1), (0, 3)])
+@pytest.mark.parametrize("options", [{}, {"momentum": None}, {"track_running_stats": False}])
+def test_one_value_per_channel_raises_and_leaves_the_buffers_alone(shape, options):
+    layer = layer_for(shape, **options)
+    before = buffers(layer)
+    with pytest.raises(ValueError, match="more than one value per channel"):
+        layer(mg.ones(*shape))
+    assert unchanged(layer, before)
+
+
+def test_one_value_per_channel_is_fine_in_eval():
+    assert nn.BatchNorm1d(3).eval()(mg.ones(1, 3)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 1e4 + 0.3, -7.7e-5])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(7, 3), (32, 3), (1000, 3), (5, 3, 3, 7)])
+def test_a_constant_channel_gives_exactly_zero(shape, dtype, value):
+    layer = layer_for(shape).to(dtype)
+    assert not layer(mg.full(shape, value, dtype=dtype)).numpy().any()
+
+
+def test_a_large_mean_does_not_cancel_the_variance():
+    values = np.random.default_rng(0).normal(1e4, 1.0, (64, 3)).astype(np.float32)
+    y = nn.BatchNorm1d(3)(mg.tensor(values)).numpy()
+    exact = (values - values.mean(0, dtype="d")) / np.sqrt(values.var(0, dtype="d") + 1e-5)
+    np.testing.assert_allclose(y, exact, atol=2e-3)
+
+
+# ------------------------------------------------------------------------------------------ modes
+def test_eval_uses_running_statistics_and_leaves_them_alone(values):
+    layer = layer_for(values.shape).double()
+    layer(mg.tensor(values))
+    before = buffers(layer.eval())
+    column = (3,) + (1,) * (values.ndim - 2)
+    mean, var = (before[n].reshape(column) for n in ("running_mean", "running_var"))
+    y = layer(mg.tensor(values))
+    np.testing.assert_allclose(y.numpy(), (values - mean) / np.sqrt(var + 1e-5), rtol=1e-12)
+    assert unchanged(layer, before)
+
+
+def test_eval_has_a_backward(values):
+    layer = layer_for(values.shape).double()
+    layer(mg.tensor(values))
+    layer.eval()
+    x = mg.tensor(values, requires_grad=True)
+    assert gradcheck(lambda x, w, b: layer(x), (x, layer.weight, layer.bias))
+    assert gradgradcheck(lambda x, w, b: layer(x), (x, layer.weight, layer.bias))
+
+
+def test_training_under_no_grad_still_moves_the_buffers(values):
+    recorded, silent = layer_for(values.shape), layer_for(values.shape)
+    recorded(mg.tensor(values))
+    with mg.no_grad():
+        silent(mg.tensor(values))
+    assert unchanged(recorded, buffers(silent)) and silent.num_batches_tracked.item() == 1
+
+
+def test_buffers_hold_no_graph_and_stay_the_same_objects(values):
+    layer = layer_for(values.shape)
+    before = list(layer.buffers())
+    for _ in range(3):
+        layer(mg.tensor(values, requires_grad=True))
+    for buffer, old in zip(layer.buffers(), before, strict=True):
+        assert buffer is old and buffer.grad_fn is None and not buffer.requires_grad
+
+
+def test_two_forwards_before_a_backward():
+    layer, x = nn.BatchNorm1d(3), mg.randn(5, 3, requires_grad=True)
+    (layer(x) * layer(x)).sum().backward()
+    assert x.grad is not None
+
+
+def test_affine_false(values):
+    layer = layer_for(values.shape, affine=False).double()
+    assert layer.weight is None and layer.bias is None and not list(layer.parameters())
+    assert list(layer.state_dict()) == ["running_mean", "running_var", "num_batches_tracked"]
+    with_affine = layer_for(values.shape).double()
+    x = mg.tensor(values)
+    np.testing.assert_array_equal(layer(x).numpy(), with_affine(x).numpy())
+
+
+def test_track_running_stats_false_uses_the_batch_in_eval_too(values):
+    layer = layer_for(values.shape, track_running_stats=False).double()
+    assert list(layer.state_dict()) == ["weight", "bias"]
+    assert layer.running_mean is None and layer.num_batches_tracked is None
+    x = mg.tensor(values)
+    y = layer(x).numpy()
+    np.testing.assert_array_equal(y, layer.eval()(x).numpy())
+    np.testing.assert_allclose(y.mean(axes_of(y)), 0, atol=1e-14)
+    layer.reset_running_stats()
+
+
+def test_float64_input_with_float32_buffers(values):
+    layer = layer_for(values.shape)
+    y = layer(mg.tensor(values))
+    assert y.dtype == mg.float64 and layer.running_mean.dtype == mg.float32
+    expected = 0.1 * values.mean(axes_of(values))
+    np.testing.assert_allclose(layer.running_mean.numpy(), expected, rtol=1e-6)
+    assert layer.eval()(mg.tensor(values)).dtype == mg.float64
+
+
+def test_channels_last_memory_gives_the_same(values):
+    x = mg.tensor(np.moveaxis(np.moveaxis(values, 1, -1).copy(), -1, 1))
+    y, expected = layer_for(values.shape)(x), layer_for(values.shape)(mg.tensor(values))
+    np.testing.assert_allclose(y.numpy(), expected.numpy(), rtol=1e-12)
+
+
+def test_reset():
+    layer = nn.BatchNorm1d(2)
+    with mg.no_grad():
+        layer.weight.fill_(3)
+        layer.bias.fill_(3)
+    layer(mg.randn(4, 2))
+    layer.reset_parameters()
+    fresh = nn.BatchNorm1d(2).state_dict()
+    for name, value in layer.state_dict().items():
+        assert value.tolist() == fresh[name].tolist()
+
+
+def test_checkpoint_without_num_batches_tracked_loads():
+    source, target = nn.BatchNorm1d(3), nn.Sequential(nn.BatchNorm1d(3))
+    source(mg.randn(5, 3))
+    state = {f"0.{name}": value for name, value in source.state_dict().items()}
+    del state["0.num_batches_tracked"]
+    assert target.load_state_dict(state) == ([], [])
+    assert target[0].running_mean.tolist() == source.running_mean.tolist()
+    del state["0.running_var"]
+    with pytest.raises(RuntimeError, match=r"missing: 0.running_var$"):
+        target.load_state_dict(state)
+
+
+# ----------------------------------------------------------------------------------------- errors
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [(nn.BatchNorm1d, (3,)), (nn.BatchNorm1d, (2, 3, 4, 5)), (nn.BatchNorm2d, (2, 3))],
+)
+def test_wrong_rank_is_a_clear_error(kind, shape):
+    layer = kind(3)
+    before = buffers(layer)
+    with pytest.raises(ValueError, match=rf"{kind.__name__}: expected an input of shape \(N, C"):
+        layer(mg.ones(*shape))
+    assert unchanged(layer, before)
+
+
+@pytest.mark.parametrize("options", [{}, {"affine": False, "track_running_stats": False}])
+def test_wrong_channel_count_is_a_clear_error(options):
+    layer = nn.BatchNorm2d(3, **options)
+    with pytest.raises(ValueError, match="BatchNorm2d: expected 3 channels, got 4"):
+        layer(mg.ones(2, 4, 5, 5))
+
+
+def test_other_errors():
+    layer = nn.BatchNorm1d(3)
+    before = buffers(layer)
+    with pytest.raises(TypeError, match="BatchNorm1d: expected a Tensor, got list"):
+        layer([[1.0, 2.0, 3.0]])
+    layer.weight = nn.Parameter(mg.ones(2))
+    with pytest.raises(ValueError, match=r"weight has shape \(2,\).* has 3 channels"):
+        layer(mg.ones(4, 3))
+    assert unchanged(layer, before)
+    with pytest.raises(ValueError, match="positive"):
+        nn.BatchNorm1d(0)
+    with pytest.raises(TypeError, match="int"):
+        nn.BatchNorm1d(2.0)
+    with pytest.raises(ValueError, match="momentum"):
+        nn.BatchNorm1d(2, momentum=1.5)
+    with pytest.raises(ValueError, match="eps"):
+        nn.BatchNorm1d(2, eps=-1e-5)
+    with pytest.raises(ValueError, match=r"\(N, C, ...\)"):
+        nn.functional.batch_norm(mg.ones(3), None, None)
+
+
+# -------------------------------------------------------------------------------------- gradients
+def test_first_and_second_order_against_finite_differences(values):
+    layer = layer_for(values.shape).double()
+    x = mg.tensor(values, requires_grad=True)
+    random = np.random.default_rng(5)
+    with mg.no_grad():
+        layer.weight.copy_(random.normal(size=3))
+        layer.bias.copy_(random.normal(size=3))
+    inputs = (x, layer.weight, layer.bias)
+    assert gradcheck(lambda x, w, b: layer(x), inputs, full=True)
+    assert gradgradcheck(lambda x, w, b: layer(x), inputs)
+
+
+def test_second_order_would_show_a_detached_mean():
+    """Var with a detached mean has the right first derivative and the wrong second one."""
+
+    def detached(x):
+        mean = x.mean(0, keepdims=True)
+        var = ((x - mean.detach()) ** 2).mean(0, keepdims=True)
+        return (x - mean) / mg.sqrt(var + 1e-5)
+
+    x = mg.tensor(np.random.default_rng(0).normal(size=(5, 2)), requires_grad=True)
+    assert gradcheck(detached, (x,))
+    assert not gradgradcheck(detached, (x,), raise_exception=False)
+    layer = nn.BatchNorm1d(2, affine=False)
+    assert gradgradcheck(lambda x: layer(x), (x,))
+
+
+def test_the_sum_of_the_output_has_zero_gradient(values):
+    x = mg.tensor(values, requires_grad=True)
+    layer_for(values.shape).double()(x).sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), 0, atol=1e-13)
+
+
+def test_the_gradient_is_blind_to_shift_and_scale_of_the_input(values):
+    cotangent = mg.tensor(np.random.default_rng(3).normal(size=values.shape))
+    x = mg.tensor(values, requires_grad=True)
+    layer_for(values.shape, eps=0.0).double()(x).backward(cotangent)
+    g, axes = x.grad.numpy(), axes_of(values)
+    np.testing.assert_allclose(g.sum(axes), 0, atol=1e-12)
+    np.testing.assert_allclose((g * values).sum(axes), 0, atol=1e-11)
+
+
+# ----------------------------------------------------------------------------------- recalibration
+DATA = np.random.default_rng(7).normal(1.0, 2.0, (60, 5)) * [1.0, 10.0, 0.1, 1.0, 100.0]
+PARTITIONS = {
+    "one batch": [60],
+    "equal": [20, 20, 20],
+    "uneven": [37, 1, 2, 19, 1],
+    "single samples": [1] * 60,
+    "with an empty batch": [30, 0, 30],
+}
+
+
+def parts(data, sizes):
+    return [mg.tensor(piece) for piece in np.split(data, np.cumsum(sizes)[:-1])]
+
+
+def deep_net(seed=0):
+    mg.manual_seed(seed)
+    net = nn.Sequential(
+        nn.BatchNorm1d(5),
+        nn.Linear(5, 8),
+        nn.Sequential(nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5)),
+        nn.Linear(8, 4),
+        nn.BatchNorm1d(4, momentum=None),
+    ).double()
+    for batch in parts(DATA[::-1] * 3, [20, 40]):
+        net(batch)
+    return net
+
+
+@pytest.mark.parametrize("sizes", PARTITIONS.values(), ids=PARTITIONS.keys())
+def test_recalibrated_statistics_are_exact_whatever_the_partition(sizes):
+    net = deep_net()
+    nn.recalibrate(net, parts(DATA, sizes))
+    x = DATA
+    for layer in (net[0], net[1], net[2], net[3], net[4]):
+        norm = layer[0] if isinstance(layer, nn.Sequential) else layer
+        if isinstance(norm, nn.BatchNorm1d):
+            np.testing.assert_allclose(norm.running_mean.numpy(), x.mean(0), rtol=1e-10)
+            np.testing.assert_allclose(norm.running_var.numpy(), x.var(0), rtol=1e-10)
+        x = layer.eval()(mg.tensor(x)).numpy()
+    np.testing.assert_allclose(x.mean(0), 0, atol=1e-10)
+
+
+def test_recalibrate_in_float32_is_the_same_to_1e_6_relative():
+    results = []
+    for sizes in PARTITIONS.values():
+        net = deep_net().float()
+        nn.recalibrate(net, parts(DATA.astype(np.float32), sizes))
+        results.append(np.concatenate([m.running_var.numpy() for m in (net[0], net[2][0], net[4])]))
+    for other in results[1:]:
+        np.testing.assert_allclose(other, results[0], rtol=1e-6)
+
+
+def test_recalibrate_images_and_large_means():
+    images = np.random.default_rng(0).normal(1e6, 1.0, (10, 3, 4, 4))
+    net = nn.BatchNorm2d(3).double()
+    nn.recalibrate(net, parts(images, [1, 6, 3]))
+    np.testing.assert_allclose(net.running_mean.numpy(), images.mean((0, 2, 3)), rtol=1e-13)
+    np.testing.assert_allclose(net.running_var.numpy(), images.var((0, 2, 3)), rtol=1e-8)
+
+
+def test_recalibrate_restores_modes_and_keeps_the_rest():
+    net = deep_net()
+    net[2].eval()
+    modes = [module.training for module in net.modules()]
+    tracked = net[4].num_batches_tracked.item()
+    parameters = [p.numpy(copy=True) for p in net.parameters()]
+    nn.recalibrate(net, iter([(piece, "label") for piece in parts(DATA, [30, 30])]))
+    assert [module.training for module in net.modules()] == modes
+    assert net[4].num_batches_tracked.item() == tracked
+    assert all(
+        np.array_equal(p.numpy(), q) for p, q in zip(net.parameters(), parameters, strict=True)
+    )
+    assert not net[0]._forward_pre_hooks and not net[0].running_mean.requires_grad
+
+
+def test_recalibrate_goes_in_the_order_of_the_data_not_of_the_names():
+    class Backwards(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.second, self.unused, self.first = (nn.BatchNorm1d(5) for _ in range(3))
+
+        def forward(self, x):
+            return self.second(mg.relu(self.first(x)))
+
+    results = []
+    for sizes in ([60], [7, 50, 3]):
+        net = Backwards().double()
+        nn.recalibrate(net, parts(DATA, sizes))
+        results.append(net.second.running_mean.numpy())
+        assert net.unused.running_var.tolist() == [1.0] * 5
+    normalised = (DATA - DATA.mean(0)) / np.sqrt(DATA.var(0) + 1e-5)
+    np.testing.assert_allclose(results[0], np.maximum(normalised, 0).mean(0), rtol=1e-10)
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-10)
+
+
+def test_recalibrate_errors_leave_everything_as_it_was():
+    net = deep_net()
+    before = {name: value.numpy(copy=True) for name, value in net.named_buffers()}
+    good = parts(DATA, [30, 30])
+    seen = []
+
+    def fail_late(module, inputs):
+        seen.append(None)
+        if len(seen) == 4:
+            raise ZeroDivisionError
+
+    net[2].register_forward_pre_hook(fail_late)
+    with pytest.raises(ZeroDivisionError):
+        nn.recalibrate(net, good)
+    with pytest.raises(ValueError, match="expected 5 channels, got 4"):
+        nn.recalibrate(net, [good[0], mg.ones(3, 4)])
+    with pytest.raises(ValueError, match="no data"):
+        nn.recalibrate(net, [])
+    with pytest.raises(ValueError, match="track_running_stats=False"):
+        nn.recalibrate(nn.Sequential(net, nn.BatchNorm1d(4, track_running_stats=False)), good)
+    assert all(np.array_equal(value.numpy(), before[name]) for name, value in net.named_buffers())
+    assert all(module.training for module in net.modules()) and not net[0]._forward_pre_hooks
+
+
+def test_recalibrate_without_batchnorm_does_nothing():
+    nn.recalibrate(nn.Linear(2, 2), [mg.ones(1, 2)])

@@ -1,0 +1,122 @@
+"""The examples in docstrings run, and nothing public is without one.
+
+pytest's own collection does not see compiled modules, so the examples are gathered here, from
+Python and compiled modules alike.
+"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import re
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad._core import ops
+from minigrad._core.tensor import Tensor, primitives
+
+COMPILED = tuple(f"minigrad._core.{name}" for name in ("ops", "tensor", "loops", "kernels"))
+FLOAT = re.compile(r"[-+]?\d+\.\d*(?:e[-+]?\d+)?")
+MODULES = [
+    name
+    for name in ("minigrad", *(m.name for m in pkgutil.walk_packages(mg.__path__, "minigrad.")))
+    if not name.startswith("minigrad._core")
+]
+
+
+def public_members(module):
+    """Public functions and classes that the module itself defines, and the classes' methods."""
+    for name, member in vars(module).items():
+        if name.startswith("_") or getattr(member, "__module__", None) != module.__name__:
+            continue
+        yield f"{module.__name__}.{name}", member
+        for key, method in vars(member).items() if inspect.isclass(member) else ():
+            if not key.startswith("_") and not hasattr(module, key):
+                yield f"{module.__name__}.{name}.{key}", method
+
+
+def documented():
+    """Name, docstring and names in reach of everything that may hold an example."""
+    found = {}
+    for module in map(importlib.import_module, (*MODULES, *COMPILED)):
+        for name, member in ((module.__name__, module), *public_members(module)):
+            found[name] = member.__doc__ or "", vars(module)
+    return found
+
+
+DOCUMENTED = documented()
+EXAMPLES = [name for name, (text, _) in DOCUMENTED.items() if ">>>" in text]
+
+
+class AlmostEqual(doctest.OutputChecker):
+    """The last digit of a float depends on the instruction set that the kernels run on."""
+
+    def check_output(self, want, got, optionflags):
+        """As usual, or else floats to five digits and the rest but for spaces."""
+        if super().check_output(want, got, optionflags):
+            return True
+        texts = ["".join(FLOAT.sub("#", text).split()) for text in (want, got)]
+        values = [[float(number) for number in FLOAT.findall(text)] for text in (want, got)]
+        return texts[0] == texts[1] and np.allclose(*values, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example(name, doctest_namespace):
+    parser, runner = doctest.DocTestParser(), doctest.DocTestRunner(AlmostEqual(), verbose=False)
+    text, names = DOCUMENTED[name]
+    test = parser.get_doctest(text, names | doctest_namespace, name, None, 0)
+    failures = []
+    runner.run(test, out=failures.append)
+    assert runner.failures == 0, "".join(failures)
+
+
+def test_a_wrong_example_is_noticed():
+    checker = AlmostEqual()
+    assert checker.check_output("tensor([1., 0.8414709])\n", "tensor([1., 0.841471])\n", 0)
+    assert not checker.check_output("tensor([1., 0.8414])\n", "tensor([1., 0.841471])\n", 0)
+    assert not checker.check_output("tensor(2.)\n", "tensor(2., dtype=float64)\n", 0)
+    assert not checker.check_output("2\n", "3\n", 0)
+
+
+@pytest.mark.parametrize("name", primitives())
+def test_every_primitive_has_a_docstring_with_an_example(name):
+    assert ">>>" in (getattr(ops, name).__doc__ or "")
+
+
+def exported():
+    """What `import minigrad as mg` and its public submodules offer to be called."""
+    for module in [mg, *(m for n, m in vars(mg).items() if n in ("autograd", "func"))]:
+        names = getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")])
+        for name in names:
+            member = getattr(module, name)
+            if callable(member):
+                yield f"{module.__name__}.{name}", member
+
+
+EXPORTED = dict(exported())
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_every_public_function_has_a_docstring_with_an_example(name):
+    assert ">>>" in (EXPORTED[name].__doc__ or ""), f"{name} has no example"
+
+
+METHODS = [
+    name
+    for name, member in vars(Tensor).items()
+    if not name.startswith("_") and (callable(member) or inspect.isdatadescriptor(member))
+]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_tensor_method_has_a_docstring(name):
+    assert vars(Tensor)[name].__doc__
+
+
+@pytest.mark.parametrize("name", [*MODULES, *COMPILED])
+def test_every_module_has_a_docstring(name):
+    assert DOCUMENTED[name][0].strip()

@@ -1,0 +1,281 @@
+"""Linear, Flatten, Identity, activations, Dropout, initialisation, gradient clipping, one_hot."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import nn
+from minigrad.gradcheck import gradcheck, gradgradcheck
+from minigrad.nn import functional, init, utils
+
+RANDOM = np.random.default_rng(0)
+
+
+# ---------------------------------------------------------------------------------------- Linear
+@pytest.mark.parametrize("shape", [(4,), (5, 4), (2, 3, 4), (0, 4)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_values(shape, bias):
+    layer = nn.Linear(4, 3, bias=bias, dtype=mg.float64)
+    x = RANDOM.normal(size=shape)
+    expected = x @ layer.weight.numpy().T + (layer.bias.numpy() if bias else 0)
+    assert layer(mg.tensor(x)).shape == (*shape[:-1], 3)
+    np.testing.assert_allclose(layer(mg.tensor(x)).numpy(), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_linear_gradients():
+    layer = nn.Linear(4, 3).double()
+    x = mg.tensor(RANDOM.normal(size=(5, 4)), requires_grad=True)
+    assert gradcheck(lambda x, w, b: layer(x), (x, layer.weight, layer.bias))
+    assert gradgradcheck(lambda x, w, b: layer(x), (x, layer.weight, layer.bias))
+
+
+def test_linear_shapes_dtype_and_seed():
+    layer = nn.Linear(4, 3)
+    assert layer.weight.shape == (3, 4) and layer.bias.shape == (3,)
+    assert layer.weight.dtype == mg.float32
+    weights = []
+    for _ in range(2):
+        mg.manual_seed(3)
+        weights.append(nn.Linear(4, 3).weight.numpy())
+    np.testing.assert_array_equal(*weights)
+
+
+def test_linear_starts_uniform_within_one_over_sqrt_fan_in():
+    mg.manual_seed(0)
+    layer = nn.Linear(100, 1000)
+    for values in (layer.weight.numpy(), layer.bias.numpy()):
+        assert np.abs(values).max() <= 0.1 and np.abs(values).max() > 0.099
+        assert abs(values.std() - 0.1 / math.sqrt(3)) < 0.002
+
+
+def test_linear_errors():
+    with pytest.raises(ValueError, match=r"linear: .*\(2, 5\).*\(3, 4\)"):
+        nn.Linear(4, 3)(mg.ones(2, 5))
+    with pytest.raises(TypeError, match="Linear: in_features must be an int"):
+        nn.Linear(4.0, 3)
+    with pytest.raises(ValueError, match="Linear: out_features must be positive"):
+        nn.Linear(4, 0)
+
+
+def test_flatten_and_identity():
+    x = mg.randn(2, 3, 4, 5)
+    assert nn.Flatten()(x).shape == (2, 60)
+    assert nn.Flatten(0, 1)(x).shape == (6, 4, 5)
+    assert nn.Identity(3, unused=True)(x) is x
+
+
+# ----------------------------------------------------------------------------------- activations
+def softplus(x):
+    return np.logaddexp(x, 0)
+
+
+ACTIVATIONS = {
+    "ReLU": (nn.ReLU(), lambda x: np.maximum(x, 0)),
+    "Sigmoid": (nn.Sigmoid(), lambda x: 1 / (1 + np.exp(-x))),
+    "Tanh": (nn.Tanh(), np.tanh),
+    "GELU": (nn.GELU(), lambda x: 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))),
+    "GELU tanh": (
+        nn.GELU("tanh"),
+        lambda x: 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    ),
+    "SiLU": (nn.SiLU(), lambda x: x / (1 + np.exp(-x))),
+    "Softplus": (nn.Softplus(), softplus),
+    "Softplus beta": (nn.Softplus(beta=3.0), lambda x: softplus(3 * x) / 3),
+    "LogSigmoid": (nn.LogSigmoid(), lambda x: -softplus(-x)),
+    "Softmax": (nn.Softmax(dim=1), lambda x: np.exp(x) / np.exp(x).sum(1, keepdims=True)),
+    "LogSoftmax": (nn.LogSoftmax(dim=0), lambda x: x - np.log(np.exp(x).sum(0, keepdims=True))),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation(name):
+    module, reference = ACTIVATIONS[name]
+    x = RANDOM.normal(size=(4, 5))
+    np.testing.assert_allclose(module(mg.tensor(x)).numpy(), reference(x), rtol=1e-10, atol=1e-14)
+    assert module(mg.tensor(x, dtype=mg.float32)).dtype == mg.float32
+    assert gradcheck(module, (mg.tensor(x, requires_grad=True),))
+    assert not list(module.state_dict())
+
+
+def test_activation_options():
+    assert repr(nn.GELU("tanh")) == "GELU(approximate='tanh')" and repr(nn.ReLU(True)) == "ReLU()"
+    with pytest.raises(ValueError, match="approximate"):
+        nn.GELU("exact")
+    with pytest.raises(ValueError, match="beta"):
+        nn.Softplus(beta=0)
+
+
+# --------------------------------------------------------------------------------------- dropout
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+def test_dropout_keeps_the_mean(p):
+    mg.manual_seed(0)
+    y = nn.Dropout(p)(mg.ones(100_000)).numpy()
+    assert abs((y == 0).mean() - p) < 0.01
+    np.testing.assert_allclose(y[y != 0], 1 / (1 - p), rtol=1e-6)
+
+
+def test_dropout_gradient_is_the_mask():
+    x = mg.ones(50, requires_grad=True)
+    y = nn.Dropout(0.5)(x)
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), y.numpy())
+
+
+def test_dropout_is_the_identity_in_eval_and_at_zero():
+    x = mg.randn(3)
+    assert nn.Dropout(0.5).eval()(x) is x and nn.Dropout(0)(x) is x
+    assert nn.Dropout(1.0)(x).tolist() == [0.0] * 3
+
+
+def test_dropout_follows_the_seed_and_the_dtype():
+    draws = []
+    for _ in range(2):
+        mg.manual_seed(5)
+        draws.append(nn.Dropout()(mg.ones(50, dtype=mg.float64)))
+    np.testing.assert_array_equal(draws[0].numpy(), draws[1].numpy())
+    assert draws[0].dtype == mg.float64
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.1, float("nan")])
+def test_dropout_checks_the_probability(p):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        nn.Dropout(p)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        functional.dropout(mg.ones(2), p, training=False)
+
+
+# -------------------------------------------------------------------------------- initialisation
+FAN_IN, FAN_OUT = 4 * 9, 200 * 9
+SPREADS = {
+    "kaiming_uniform_": (lambda t: init.kaiming_uniform_(t), math.sqrt(2 / FAN_IN)),
+    "kaiming_uniform_ a": (
+        lambda t: init.kaiming_uniform_(t, a=math.sqrt(5)),
+        math.sqrt(1 / 3 / FAN_IN),
+    ),
+    "kaiming_normal_": (
+        lambda t: init.kaiming_normal_(t, mode="fan_out", nonlinearity="relu"),
+        math.sqrt(2 / FAN_OUT),
+    ),
+    "xavier_uniform_": (
+        lambda t: init.xavier_uniform_(t, 2.0),
+        2 * math.sqrt(2 / (FAN_IN + FAN_OUT)),
+    ),
+    "xavier_normal_": (lambda t: init.xavier_normal_(t), math.sqrt(2 / (FAN_IN + FAN_OUT))),
+    "uniform_": (lambda t: init.uniform_(t, -1, 1), math.sqrt(1 / 3)),
+    "normal_": (lambda t: init.normal_(t, 0.0, 3.0), 3.0),
+}
+
+
+@pytest.mark.parametrize("name", SPREADS)
+def test_initialisation_has_the_spread_of_the_papers(name):
+    mg.manual_seed(0)
+    function, spread = SPREADS[name]
+    tensor = nn.Parameter(mg.empty(200, 4, 3, 3))
+    assert function(tensor) is tensor
+    values = tensor.numpy()
+    assert abs(values.std() / spread - 1) < 0.03 and abs(values.mean()) < 0.05 * spread
+    if "uniform" in name:
+        assert np.abs(values).max() <= spread * math.sqrt(3) * (1 + 1e-6)
+    assert tensor.requires_grad and tensor.grad_fn is None
+
+
+def test_constant_initialisation():
+    assert init.constant_(mg.empty(2), 3).tolist() == [3.0, 3.0]
+    assert init.zeros_(mg.empty(1)).tolist() == [0.0] and init.ones_(mg.empty(1)).tolist() == [1.0]
+
+
+def test_initialisation_errors():
+    with pytest.raises(ValueError, match="two or more dimensions"):
+        init.xavier_normal_(mg.empty(3))
+    with pytest.raises(ValueError, match="'fan_in' or 'fan_out'"):
+        init.kaiming_normal_(mg.empty(3, 3), mode="fan")
+    with pytest.raises(ValueError, match="unknown nonlinearity 'swish'"):
+        init.kaiming_uniform_(mg.empty(3, 3), nonlinearity="swish")
+    with pytest.raises(ValueError, match="order"):
+        init.uniform_(mg.empty(3), 1.0, 0.0)
+    with pytest.raises(ValueError, match="negative"):
+        init.normal_(mg.empty(3), std=-1.0)
+
+
+# -------------------------------------------------------------------------------------- clipping
+def with_gradients(*gradients):
+    parameters = [nn.Parameter(np.zeros(len(g))) for g in gradients]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = mg.tensor(np.array(gradient, dtype="d"))
+    return [*parameters, nn.Parameter([1.0])]
+
+
+@pytest.mark.parametrize(
+    ("norm_type", "norm"), [(2.0, 13.0), (1.0, 19.0), (math.inf, 12.0), (3.0, 1880 ** (1 / 3) + 0)]
+)
+def test_clip_grad_norm_scales_all_gradients_by_one_factor(norm_type, norm):
+    gradients = np.array([3.0, -4.0, 12.0])
+    norm = np.linalg.norm(gradients, norm_type)
+    parameters = with_gradients([3.0, -4.0], [12.0])
+    kept = parameters[0].grad
+    total = utils.clip_grad_norm_(parameters, 1.0, norm_type)
+    np.testing.assert_allclose(total.item(), norm, rtol=1e-12)
+    clipped = np.concatenate([p.grad.numpy() for p in parameters[:2]])
+    np.testing.assert_allclose(clipped, gradients / (norm + 1e-6), rtol=1e-12)
+    assert parameters[0].grad is kept
+
+
+def test_clip_grad_norm_leaves_small_gradients_alone():
+    parameters = with_gradients([3.0, 4.0])
+    assert utils.clip_grad_norm_(iter(parameters), 10.0).item() == 5.0
+    assert parameters[0].grad.tolist() == [3.0, 4.0]
+    assert utils.clip_grad_norm_([nn.Parameter([1.0])], 1.0).item() == 0.0
+    assert utils.clip_grad_norm_(parameters[0], 10.0).item() == 5.0
+
+
+def test_clip_grad_norm_errors_change_nothing():
+    parameters = with_gradients([3.0, math.inf], [1.0])
+    with pytest.raises(RuntimeError, match="nothing was scaled"):
+        utils.clip_grad_norm_(parameters, 1.0, error_if_nonfinite=True)
+    assert parameters[1].grad.tolist() == [1.0]
+    with pytest.raises(ValueError, match="negative"):
+        utils.clip_grad_norm_(parameters, -1.0)
+
+
+def test_clip_grad_value():
+    parameters = with_gradients([3.0, -4.0], [0.5])
+    utils.clip_grad_value_(parameters, 1.0)
+    assert [p.grad.tolist() for p in parameters[:2]] == [[1.0, -1.0], [0.5]]
+    with pytest.raises(ValueError, match="negative"):
+        utils.clip_grad_value_(parameters, -1.0)
+
+
+# --------------------------------------------------------------------------------------- one_hot
+def test_one_hot():
+    rows = functional.one_hot(mg.tensor([[0, 2], [1, 1]]), 4)
+    assert rows.dtype == mg.int64
+    np.testing.assert_array_equal(rows.numpy(), np.eye(4, dtype=int)[[[0, 2], [1, 1]]])
+    assert functional.one_hot(mg.tensor(2)).tolist() == [0, 0, 1]
+    for wrong in (4, -1):
+        with pytest.raises(IndexError, match=f"target {wrong} is out of range for 4 classes"):
+            functional.one_hot(mg.tensor([wrong]), 4)
+    with pytest.raises(TypeError, match="integers"):
+        functional.one_hot(mg.ones(2), 4)
+    with pytest.raises(ValueError, match="num_classes"):
+        functional.one_hot(mg.zeros(0, dtype=mg.int64))
+
+
+# ------------------------------------------------------------------------------------ everything
+def test_a_net_learns():
+    mg.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 2))
+    x = RANDOM.normal(size=(64, 2)).astype(np.float32)
+    y = mg.tensor((x[:, 0] * x[:, 1] > 0).astype(np.int64))
+    loss_function = nn.CrossEntropyLoss()
+    for _ in range(200):
+        net.zero_grad()
+        loss = loss_function(net(mg.tensor(x)), y)
+        loss.backward()
+        with mg.no_grad():
+            for parameter in net.parameters():
+                parameter -= 0.5 * parameter.grad
+    assert loss.item() < 0.1

@@ -1,0 +1,424 @@
+"""Module: members, modes, state, copies, containers, text."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(3, 4)
+        self.norm = nn.BatchNorm1d(4)
+        self.scale = nn.Parameter([2.0])
+        self.register_buffer("offset", mg.tensor([1.0]))
+        self.register_buffer("scratch", mg.zeros(2), persistent=False)
+
+    def forward(self, x):
+        return self.norm(self.first(x)) * self.scale + self.offset
+
+
+def names(pairs):
+    return [name for name, _ in pairs]
+
+
+def snapshot(module):
+    return {name: value.numpy(copy=True) for name, value in module.state_dict().items()}
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(np.array_equal(left[k], right[k]) for k in left)
+
+
+# ---------------------------------------------------------------------------------- Parameter
+def test_parameter_is_a_leaf_that_requires_grad():
+    parameter = nn.Parameter(mg.ones(2))
+    assert parameter.requires_grad and parameter.is_leaf and isinstance(parameter, mg.Tensor)
+    assert not nn.Parameter(mg.ones(2), requires_grad=False).requires_grad
+
+
+def test_operations_on_a_parameter_give_plain_tensors():
+    parameter = nn.Parameter([1.0, 2.0])
+    for result in (parameter * 2, parameter.detach(), parameter[0], parameter.T, mg.exp(parameter)):
+        assert type(result) is mg.Tensor
+    (parameter * 3).sum().backward()
+    assert type(parameter.grad) is mg.Tensor and parameter.grad.tolist() == [3.0, 3.0]
+
+
+def test_parameter_dtypes():
+    assert nn.Parameter([1.0]).dtype == mg.float32
+    assert nn.Parameter(np.ones(2)).dtype == mg.float64
+    with pytest.raises(RuntimeError, match="float32 and float64"):
+        nn.Parameter(mg.tensor([1, 2]))
+
+
+def test_parameter_is_writable_whatever_it_is_made_from():
+    read_only = np.ones(2, np.float32)
+    read_only.flags.writeable = False
+    for data in (read_only, mg.ones(2), mg.broadcast_to(mg.ones(1), (2,)), mg.ones(2).numpy()):
+        parameter = nn.Parameter(data)
+        with mg.no_grad():
+            parameter += 1
+        assert parameter.tolist() == [2.0, 2.0]
+
+
+# ------------------------------------------------------------------------------------ members
+def test_named_members_in_order():
+    net = Net()
+    assert names(net.named_parameters()) == [
+        "scale",
+        "first.weight",
+        "first.bias",
+        "norm.weight",
+        "norm.bias",
+    ]
+    assert names(net.named_buffers()) == [
+        "offset",
+        "scratch",
+        "norm.running_mean",
+        "norm.running_var",
+        "norm.num_batches_tracked",
+    ]
+    assert names(net.named_modules()) == ["", "first", "norm"]
+    assert names(net.named_children()) == ["first", "norm"]
+    assert list(net.children()) == [net.first, net.norm]
+    assert list(net.modules()) == [net, net.first, net.norm]
+    assert len(list(net.parameters())) == 5 and len(list(net.buffers())) == 5
+    assert names(net.named_parameters(prefix="net", recurse=False)) == ["net.scale"]
+
+
+def test_attributes_cost_no_getattr():
+    net = Net()
+    assert not hasattr(nn.Module, "__getattr__")
+    assert {"first", "norm", "scale", "offset"} <= vars(net).keys()
+
+
+def test_shared_parameters_are_listed_and_counted_once():
+    a, b = nn.Linear(3, 3), nn.Linear(3, 3)
+    b.weight = a.weight
+    net = nn.Sequential(a, b, a)
+    assert names(net.named_parameters()) == ["0.weight", "0.bias", "1.bias"]
+    assert names(net.named_modules()) == ["", "0", "1"]
+    assert repr(net).endswith("15 parameters")
+    assert len(net.state_dict()) == 6
+
+
+def test_none_is_not_listed_but_keeps_the_name():
+    layer = nn.Linear(2, 3, bias=False)
+    assert layer.bias is None and names(layer.named_parameters()) == ["weight"]
+    layer.bias = nn.Parameter(mg.zeros(3))
+    assert names(layer.named_parameters()) == ["weight", "bias"]
+    layer.bias = None
+    assert names(layer.named_parameters()) == ["weight"]
+    assert list(layer.state_dict()) == ["weight"]
+
+
+def test_reassignment_changes_what_is_listed():
+    net = Net()
+    net.offset = mg.tensor([5.0])
+    assert net.state_dict()["offset"].tolist() == [5.0]
+    net.first = nn.Identity()
+    assert "first.weight" not in net.state_dict()
+    net.scale = nn.Linear(1, 1)
+    assert names(net.named_parameters(recurse=False)) == []
+    del net.scale
+    assert "scale" not in names(net.named_modules()) and not hasattr(net, "scale")
+
+
+def test_assignment_of_the_wrong_kind_raises_and_keeps_the_member():
+    net = Net()
+    before = net.scale
+    with pytest.raises(TypeError, match=r"Net.scale is a parameter: expected a Parameter or None"):
+        net.scale = mg.ones(1)
+    with pytest.raises(TypeError, match="expected a Module or None, got int"):
+        net.first = 3
+    with pytest.raises(TypeError, match="expected a Tensor or None, got list"):
+        net.offset = [1.0]
+    assert net.scale is before
+
+
+def test_members_before_init_is_called():
+    class Forgot(nn.Module):
+        def __init__(self, value):
+            self.member = value
+
+    for value in (nn.Parameter([1.0]), nn.ReLU()):
+        with pytest.raises(AttributeError, match=r"call super\(\).__init__\(\) first"):
+            Forgot(value)
+    assert list(Forgot(3).parameters()) == []
+
+
+def test_registration_errors():
+    net = Net()
+    with pytest.raises(KeyError, match="dot"):
+        net.register_buffer("a.b", mg.ones(1))
+    with pytest.raises(KeyError, match="empty"):
+        net.add_module("", nn.ReLU())
+    with pytest.raises(KeyError, match="already"):
+        net.register_parameter("forward", nn.Parameter([1.0]))
+    with pytest.raises(TypeError, match="expected a Parameter"):
+        net.register_parameter("p", mg.ones(1))
+    with pytest.raises(TypeError, match="expected a Tensor"):
+        net.register_buffer("b", np.ones(1))
+    with pytest.raises(TypeError, match="string"):
+        net.add_module(1, nn.ReLU())
+
+
+def test_missing_attribute_is_pythons_own_error():
+    with pytest.raises(AttributeError, match="'Net' object has no attribute 'frist'"):
+        Net().frist  # noqa: B018
+
+
+def test_a_property_that_fails_shows_its_own_error():
+    class Broken(nn.Module):
+        @property
+        def value(self):
+            return self.nothing
+
+    with pytest.raises(AttributeError, match="nothing"):
+        Broken().value  # noqa: B018
+
+
+def test_forward_must_be_defined():
+    with pytest.raises(NotImplementedError, match="Module has no forward"):
+        nn.Module()(mg.ones(1))
+
+
+# ---------------------------------------------------------------------------------- modes, grad
+def test_train_and_eval_reach_all_and_return_self():
+    net = nn.Sequential(Net(), nn.Dropout())
+    assert net.eval() is net and not any(module.training for module in net.modules())
+    assert net.train() is net and all(module.training for module in net.modules())
+    with pytest.raises(TypeError, match="True or False"):
+        net.train("yes")
+
+
+def test_zero_grad():
+    net = Net()
+    net(mg.randn(4, 3)).sum().backward()
+    kept = net.scale.grad
+    net.zero_grad(set_to_none=False)
+    assert net.scale.grad.tolist() == [0.0] and kept.tolist() == [0.0]
+    net.zero_grad()
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_requires_grad_freezes():
+    net = Net().requires_grad_(False)
+    assert not net(mg.randn(4, 3)).requires_grad
+
+
+def test_apply_goes_children_first_and_returns_self():
+    seen = []
+    net = nn.Sequential(nn.ReLU(), nn.Tanh())
+    assert net.apply(seen.append) is net
+    assert seen == [net[0], net[1], net]
+
+
+def test_to_converts_in_place_and_keeps_objects():
+    net = Net()
+    parameters = list(net.parameters())
+    net(mg.randn(4, 3)).sum().backward()
+    assert net.double() is net
+    assert all(p is q for p, q in zip(parameters, net.parameters(), strict=True))
+    for tensor in (
+        *net.parameters(),
+        net.offset,
+        net.scratch,
+        net.norm.running_var,
+        net.scale.grad,
+    ):
+        assert tensor.dtype == mg.float64
+    assert net.norm.num_batches_tracked.dtype == mg.int64
+    assert net(mg.randn(4, 3, dtype=mg.float64)).dtype == mg.float64
+    assert net.scale.requires_grad and isinstance(net.scale, nn.Parameter)
+    assert net.float().scale.dtype == mg.float32 and net.to("float64").scale.dtype == mg.float64
+    with pytest.raises(TypeError, match="float32 or float64"):
+        net.to(mg.int64)
+
+
+def test_to_is_noticed_by_graphs_that_saved_a_parameter():
+    layer = nn.Linear(2, 2, bias=False)
+    loss = layer(mg.ones(1, 2, requires_grad=True)).sum()
+    layer.double()
+    with pytest.raises(RuntimeError, match="written to in place"):
+        loss.backward()
+
+
+def test_hooks():
+    layer = nn.Linear(2, 2)
+    seen = []
+    before = layer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    doubled = layer.register_forward_pre_hook(lambda module, inputs: inputs[0] * 2)
+    after = layer.register_forward_hook(lambda module, inputs, output: output + 1)
+    x = mg.ones(1, 2)
+    y = layer(x)
+    np.testing.assert_allclose(y.numpy(), layer.forward(x * 2).numpy() + 1)
+    assert seen == [(1, 2)]
+    for handle in (before, doubled, after):
+        handle.remove()
+    assert np.array_equal(layer(x).numpy(), layer.forward(x).numpy()) and seen == [(1, 2)]
+    with pytest.raises(TypeError, match="function"):
+        layer.register_forward_hook(3)
+
+
+# ------------------------------------------------------------------------------------- state
+def test_state_dict_keys_and_round_trip():
+    net, other = Net(), Net()
+    assert list(net.state_dict()) == [
+        "scale",
+        "offset",
+        "first.weight",
+        "first.bias",
+        "norm.weight",
+        "norm.bias",
+        "norm.running_mean",
+        "norm.running_var",
+        "norm.num_batches_tracked",
+    ]
+    net(mg.randn(8, 3))
+    assert other.load_state_dict(net.state_dict()) == ([], [])
+    assert same(snapshot(net), snapshot(other))
+    with mg.no_grad():
+        net.scale.fill_(9)
+    assert other.scale.item() == 2.0
+    assert not any(value.requires_grad for value in net.state_dict().values())
+
+
+def test_load_takes_arrays_and_other_precisions():
+    net, other = Net(), Net()
+    arrays = {key: value.astype(np.float64) for key, value in snapshot(net).items()}
+    arrays["norm.num_batches_tracked"] = np.int32(3)
+    other.load_state_dict(arrays)
+    assert other.norm.num_batches_tracked.item() == 3
+    assert np.array_equal(other.first.weight.numpy(), net.first.weight.numpy())
+    assert other.first.weight.dtype == mg.float32 and other.first.weight.requires_grad
+
+
+def test_load_lists_everything_that_does_not_fit_and_changes_nothing():
+    net = Net()
+    before = snapshot(net)
+    state = {key: value + 1 for key, value in before.items()}
+    del state["scale"], state["first.bias"]
+    state["more"] = np.ones(1)
+    state["first.weight"] = np.ones((3, 4), np.float32)
+    state["norm.weight"] = [1.0, 2.0, 3.0, 4.0]
+    state["norm.num_batches_tracked"] = np.float32(1)
+    state["norm.bias"] = np.ones(4, np.int64)
+    with pytest.raises(RuntimeError) as caught:
+        net.load_state_dict(state)
+    message = str(caught.value)
+    for part in (
+        "does not fit Net, nothing was changed",
+        "missing: scale, first.bias",
+        "unexpected: more",
+        "first.weight: expected shape (4, 3), got (3, 4)",
+        "norm.weight: expected a Tensor or array, got list",
+        "norm.num_batches_tracked: expected dtype int64, got float32",
+        "norm.bias: expected dtype float32, got int64",
+    ):
+        assert part in message
+    assert same(before, snapshot(net))
+
+
+def test_load_not_strict_returns_what_it_passed_over():
+    net = Net()
+    state = {"scale": mg.tensor([7.0]), "more": mg.ones(1)}
+    result = net.load_state_dict(state, strict=False)
+    assert "first.weight" in result.missing_keys and result.unexpected_keys == ["more"]
+    assert net.scale.item() == 7.0
+    with pytest.raises(RuntimeError, match="scale: expected shape"):
+        net.load_state_dict({"scale": mg.ones(3), "offset": mg.tensor([8.0])}, strict=False)
+    assert net.offset.item() == 1.0
+
+
+def test_load_of_no_mapping():
+    with pytest.raises(TypeError, match="expected a dict of Tensors, got list"):
+        Net().load_state_dict([1])
+
+
+@pytest.mark.parametrize(
+    "duplicate",
+    [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))],
+    ids=["deepcopy", "pickle"],
+)
+def test_copies_are_equal_and_independent(duplicate):
+    net = nn.Sequential(Net(), nn.Linear(4, 4), nn.Linear(4, 4))
+    net[2].weight = net[1].weight
+    net[0](mg.randn(8, 3)).sum().backward()
+    net[1].eval()
+    twin = duplicate(net)
+    assert same(snapshot(net), snapshot(twin))
+    assert twin[2].weight is twin[1].weight and twin[1].weight is not net[1].weight
+    assert isinstance(twin[1].weight, nn.Parameter) and twin[1].weight.requires_grad
+    assert not twin[1].training and twin[2].training
+    with mg.no_grad():
+        twin[0].scale.fill_(5)
+        twin[0].norm.running_mean.fill_(5)
+    assert net[0].scale.item() == 2.0 and net[0].norm.running_mean.numpy().max() < 5
+    assert names(twin.named_parameters()) == names(net.named_parameters())
+
+
+# --------------------------------------------------------------------------------- containers
+def test_sequential():
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
+    assert (
+        len(net) == 3 and isinstance(net[-1], nn.Linear) and list(net) == [net[0], net[1], net[2]]
+    )
+    assert list(net.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    part = net[:2]
+    assert isinstance(part, nn.Sequential) and list(part) == [net[0], net[1]]
+    x = mg.randn(5, 2)
+    np.testing.assert_array_equal(net(x).numpy(), net[2](part(x)).numpy())
+    net[1] = nn.Tanh()
+    assert isinstance(net[1], nn.Tanh) and len(net.append(nn.Identity())) == 4
+    named = nn.Sequential(OrderedDict(hidden=nn.Linear(2, 3), out=nn.Linear(3, 1)))
+    assert next(iter(named.state_dict())) == "hidden.weight" and named[0] is named.hidden
+    assert nn.Sequential()(x) is x
+    with pytest.raises(IndexError, match="index 4 is out of range, it has 4 modules"):
+        net[4]
+    with pytest.raises(TypeError, match="an instance is needed, not the class"):
+        nn.Sequential(nn.ReLU)
+    with pytest.raises(TypeError, match="expected Modules"):
+        net[0] = 3
+
+
+def test_module_list():
+    layers = nn.ModuleList(nn.Linear(2, 2) for _ in range(2))
+    layers.append(nn.ReLU()).extend([nn.Tanh()])
+    layers.insert(1, nn.Sigmoid())
+    kinds = [type(layer).__name__ for layer in layers]
+    assert kinds == ["Linear", "Sigmoid", "Linear", "ReLU", "Tanh"] and len(layers) == 5
+    assert names(layers.named_parameters()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert isinstance(layers[1:3], nn.ModuleList) and len(layers[1:3]) == 2
+    with pytest.raises(NotImplementedError):
+        layers(mg.ones(1))
+    before = len(layers)
+    with pytest.raises(TypeError):
+        layers.extend([nn.ReLU(), "no module"])
+    assert len(layers) == before
+
+
+# --------------------------------------------------------------------------------------- text
+def test_repr_is_a_tree_with_counts():
+    net = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Linear(3, 3), nn.ReLU()), nn.Dropout())
+    assert repr(net).splitlines() == [
+        "Sequential(",
+        "  (0): Linear(in_features=2, out_features=3, bias=True)    9",
+        "  (1): Sequential(",
+        "    (0): Linear(in_features=3, out_features=3, bias=True)  12",
+        "    (1): ReLU()",
+        "  )                                                        12",
+        "  (2): Dropout(p=0.5)",
+        ")                                                          21 parameters",
+    ]
+    assert repr(nn.Linear(1000, 2)).endswith("2,002 parameters")
+    assert repr(nn.Softmax(dim=1)) == "Softmax(dim=1)"

@@ -1,0 +1,581 @@
+"""Optimisers: one step against the formula, groups, checkpoints, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import io
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad.optim import SGD, Adam, AdamW, Optimizer
+from minigrad.serialization import load, save
+
+SHAPES = [(3, 4), (5,), ()]
+
+
+def parameters(dtype="float64", seed=0):
+    rng = np.random.default_rng(seed)
+    return [mg.tensor(rng.normal(size=shape), dtype=dtype, requires_grad=True) for shape in SHAPES]
+
+
+def give_gradients(params, step):
+    rng = np.random.default_rng(100 + step)
+    for p in params:
+        p.grad = mg.tensor(rng.normal(size=p.shape), dtype=p.dtype)
+
+
+def train(optimizer, params, steps, start=0):
+    for step in range(start, start + steps):
+        give_gradients(params, step)
+        optimizer.step()
+    return [p.numpy(copy=True) for p in params]
+
+
+# --------------------------------------------------------------- formulas, written out with NumPy
+def sgd_formula(
+    p, gradients, lr, momentum=0, dampening=0, weight_decay=0, nesterov=False, maximize=False
+):
+    velocity = None
+    for g in gradients:
+        g = (-g if maximize else g) + weight_decay * p
+        if momentum:
+            velocity = g if velocity is None else momentum * velocity + (1 - dampening) * g
+            g = g + momentum * velocity if nesterov else velocity
+        p = p - lr * g
+    return p
+
+
+def adam_formula(
+    p,
+    gradients,
+    lr,
+    betas,
+    eps=1e-8,
+    weight_decay=0,
+    amsgrad=False,
+    maximize=False,
+    decoupled=False,
+):
+    m, v, largest = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
+    for t, g in enumerate(gradients, 1):
+        g = -g if maximize else g
+        if decoupled:
+            p = p * (1 - lr * weight_decay)
+        else:
+            g = g + weight_decay * p
+        m = betas[0] * m + (1 - betas[0]) * g
+        v = betas[1] * v + (1 - betas[1]) * g**2
+        largest = np.maximum(largest, v)
+        scale = (largest if amsgrad else v) / (1 - betas[1] ** t)
+        p = p - lr * m / (1 - betas[0] ** t) / (np.sqrt(scale) + eps)
+    return p
+
+
+SGD_OPTIONS = [
+    {},
+    {"weight_decay": 0.1},
+    {"momentum": 0.9},
+    {"momentum": 0.9, "dampening": 0.5, "weight_decay": 0.1},
+    {"momentum": 0.9, "nesterov": True, "maximize": True},
+    {"maximize": True, "weight_decay": 0.2},
+]
+ADAM_OPTIONS = [
+    {},
+    {"weight_decay": 0.1},
+    {"amsgrad": True, "eps": 1e-3},
+    {"maximize": True, "weight_decay": 0.1},
+    {"amsgrad": True, "maximize": True, "weight_decay": 0.3},
+]
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("options", SGD_OPTIONS)
+def test_sgd_is_the_formula(options, steps):
+    params = parameters()
+    starts = [p.numpy(copy=True) for p in params]
+    check_against(
+        lambda p, g: sgd_formula(p, g, 0.1, **options),
+        SGD(params, 0.1, **options),
+        params,
+        starts,
+        steps,
+    )
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("options", ADAM_OPTIONS)
+@pytest.mark.parametrize("kind", [Adam, AdamW])
+def test_adam_is_the_formula(kind, options, steps):
+    options = {"lr": 0.1, "betas": (0.8, 0.95), "weight_decay": 0, **options}
+    params = parameters()
+    starts = [p.numpy(copy=True) for p in params]
+    decoupled = kind is AdamW
+    check_against(
+        lambda p, g: adam_formula(p, g, decoupled=decoupled, **options),
+        kind(params, **options),
+        params,
+        starts,
+        steps,
+    )
+
+
+def check_against(formula, optimizer, params, starts, steps):
+    gradients = []
+    for step in range(steps):
+        give_gradients(params, step)
+        gradients.append([p.grad.numpy(copy=True) for p in params])
+        optimizer.step()
+    for i, (p, start) in enumerate(zip(params, starts, strict=False)):
+        np.testing.assert_allclose(
+            p.numpy(), formula(start, [g[i] for g in gradients]), rtol=1e-12, atol=1e-14
+        )
+
+
+def test_defaults_are_pytorchs():
+    p = parameters()
+    assert SGD(p).defaults == {
+        "lr": 1e-3,
+        "momentum": 0,
+        "dampening": 0,
+        "weight_decay": 0,
+        "nesterov": False,
+        "maximize": False,
+    }
+    adam = {
+        "lr": 1e-3,
+        "betas": (0.9, 0.999),
+        "eps": 1e-8,
+        "weight_decay": 0,
+        "amsgrad": False,
+        "maximize": False,
+    }
+    assert Adam(p).defaults == adam
+    assert AdamW(p).defaults == {**adam, "weight_decay": 1e-2}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_minimises_a_quadratic(dtype):
+    for optimizer_kind, options in [
+        (SGD, {"momentum": 0.9}),
+        (Adam, {}),
+        (AdamW, {"weight_decay": 0}),
+    ]:
+        x = mg.tensor([3.0, -4.0], dtype=dtype, requires_grad=True)
+        optimizer = optimizer_kind([x], lr=0.05, **options)
+        for _ in range(400):
+            optimizer.zero_grad()
+            ((x - 1.0) ** 2).sum().backward()
+            optimizer.step()
+        np.testing.assert_allclose(x.numpy(), 1.0, atol=1e-3)
+
+
+# ----------------------------------------------------------------------------------------- groups
+def test_each_group_has_its_options():
+    a, b, c = parameters()
+    optimizer = SGD([{"params": [a], "lr": 0.5}, {"params": iter([b])}], lr=0.1)
+    optimizer.add_param_group({"params": c, "lr": 0.0})
+    assert [g["lr"] for g in optimizer.param_groups] == [0.5, 0.1, 0.0]
+    before = [p.numpy(copy=True) for p in (a, b, c)]
+    give_gradients((a, b, c), 0)
+    optimizer.step()
+    for p, old, lr in zip((a, b, c), before, [0.5, 0.1, 0.0], strict=False):
+        np.testing.assert_allclose(p.numpy(), old - lr * p.grad.numpy(), rtol=1e-14)
+
+
+def test_options_are_read_at_each_step():
+    params, twin = parameters(), parameters()
+    scheduled, formula = Adam(params, lr=0.1), Adam(twin, lr=0.02)
+    scheduled.param_groups[0]["lr"] = np.float64(0.02)
+    for a, b in zip(train(scheduled, params, 1), train(formula, twin, 1), strict=False):
+        np.testing.assert_array_equal(a, b)
+    scheduled.param_groups[0]["amsgrad"] = True  # its state is made when it is first wanted
+    train(scheduled, params, 1)
+    assert "max_exp_avg_sq" in scheduled.state[params[0]]
+
+
+def test_parameters_without_a_gradient_are_left_alone():
+    params = parameters()
+    frozen = mg.ones(2)
+    optimizer = Adam([*params, frozen], weight_decay=0.1)
+    before = params[0].numpy(copy=True)
+    params[1].grad = mg.ones(5, dtype="float64")
+    optimizer.step()
+    np.testing.assert_array_equal(params[0].numpy(), before)
+    assert set(map(id, optimizer.state)) == {id(params[1])} and frozen.tolist() == [1.0, 1.0]
+
+
+def test_a_generator_of_parameters_and_a_parameter_of_size_0():
+    optimizer = Adam(p for p in [mg.zeros((0, 3), requires_grad=True)])
+    optimizer.param_groups[0]["params"][0].grad = mg.zeros((0, 3))
+    optimizer.step()
+
+
+# -------------------------------------------------------------------------------- the step itself
+def test_zero_grad():
+    params = parameters()
+    optimizer = SGD(params)
+    give_gradients(params[:2], 0)
+    held = params[0].grad
+    optimizer.zero_grad(set_to_none=False)
+    assert (
+        held.tolist() == [[0.0] * 4] * 3
+        and params[0].grad.tolist() == held.tolist()
+        and params[2].grad is None
+    )
+    optimizer.zero_grad()
+    assert [p.grad for p in params] == [None] * 3
+
+
+def test_zero_grad_drops_the_graph_of_a_gradient():
+    x = mg.tensor([2.0], requires_grad=True)
+    (x**3).sum().backward(create_graph=True)
+    SGD([x]).zero_grad(set_to_none=False)
+    assert not x.grad.requires_grad and x.grad.tolist() == [0.0]
+
+
+def test_closure():
+    x = mg.tensor([3.0], requires_grad=True)
+    optimizer = SGD([x], lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (x * x).sum()
+        loss.backward()
+        return loss
+
+    with mg.no_grad():  # the closure records all the same
+        loss = optimizer.step(closure)
+    assert loss.item() == 9.0
+    np.testing.assert_allclose(x.numpy(), [2.4], rtol=1e-6)
+    assert optimizer.step() is None
+
+
+def test_a_step_counts_as_a_write_and_records_nothing():
+    x = mg.tensor([3.0], requires_grad=True)
+    loss = (x * x).sum()
+    x.grad = mg.ones(1)
+    for optimizer in (SGD([x]), Adam([x])):
+        version = x._version
+        optimizer.step()
+        assert x._version == version + 1 and x.is_leaf and x.requires_grad
+    with pytest.raises(RuntimeError, match="written to in place"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam])
+def test_arrays_that_are_not_contiguous(kind):
+    storage = np.arange(12.0).reshape(3, 4)
+    strided = mg.asarray(storage.T[::2])
+    plain = mg.tensor(storage.T[::2])
+    gradient = np.random.default_rng(0).normal(size=(3, 2)).T
+    for p in (strided, plain):
+        p.requires_grad_()
+        p.grad = mg.asarray(gradient)
+        assert not p.grad._array.flags.c_contiguous
+        kind([p], lr=0.1).step()
+    np.testing.assert_array_equal(strided.numpy(), plain.numpy())
+    np.testing.assert_array_equal(storage.T[::2], plain.numpy())  # its own memory was written
+    np.testing.assert_array_equal(storage[:, 1], np.arange(12.0).reshape(3, 4)[:, 1])
+
+
+def test_a_read_only_parameter_raises_before_anything_changes():
+    first = mg.ones(2, requires_grad=True)
+    array = np.ones(2, np.float32)
+    array.flags.writeable = False
+    read_only = mg.asarray(array, requires_grad=True)
+    for group in (first, read_only):
+        group.grad = mg.ones(2)
+    for optimizer in (
+        SGD([first, read_only]),
+        Adam([{"params": [first]}, {"params": [read_only]}]),
+    ):
+        with pytest.raises(
+            ValueError, match=r"shape \(2,\) shares read-only memory .*make it of a copy"
+        ):
+            optimizer.step()
+        assert first.tolist() == [1.0, 1.0]
+
+
+def test_the_base_class_asks_for_a_rule():
+    with pytest.raises(
+        NotImplementedError, match="Optimizer: an optimiser must define update_rule"
+    ):
+        Optimizer(parameters(), {"lr": 1}).step()
+
+
+# ------------------------------------------------------------------------------------ checkpoints
+KINDS = [
+    (SGD, {"momentum": 0.9, "dampening": 0.1}),
+    (SGD, {}),
+    (Adam, {"amsgrad": True}),
+    (AdamW, {"lr": 0.01}),
+]
+
+
+@pytest.mark.parametrize("kind, options", KINDS)
+@pytest.mark.parametrize("through_file", [False, True])
+def test_a_checkpoint_continues_the_exact_trajectory(kind, options, through_file):
+    params = parameters("float32")
+    optimizer = kind(
+        [{"params": params[:2], "weight_decay": 0.1}, {"params": params[2:]}], **options
+    )
+    train(optimizer, params, 3)
+    values, checkpoint = [p.numpy(copy=True) for p in params], optimizer.state_dict()
+    if through_file:
+        file = io.BytesIO()
+        save(checkpoint, file)
+        checkpoint = load(file)
+    expected = train(optimizer, params, 4, start=3)
+
+    resumed = [mg.tensor(v, requires_grad=True) for v in values]
+    other = kind([{"params": resumed[:2]}, {"params": resumed[2:]}], lr=7.0)
+    other.load_state_dict(checkpoint)
+    for a, b in zip(expected, train(other, resumed, 4, start=3), strict=False):
+        np.testing.assert_array_equal(a, b)
+    assert [g["weight_decay"] for g in other.param_groups] == [
+        g["weight_decay"] for g in optimizer.param_groups
+    ]
+
+
+def test_state_dict_has_pytorchs_structure():
+    params = parameters()
+    optimizer = Adam([{"params": params[:2]}, {"params": params[2:], "lr": 0.1}], amsgrad=True)
+    give_gradients(params[1:], 0)
+    optimizer.step()
+    state = optimizer.state_dict()
+    assert list(state) == ["state", "param_groups"] and list(state["state"]) == [1, 2]
+    assert list(state["state"][1]) == ["step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq"]
+    assert state["state"][1]["step"] == 1 and state["state"][1]["exp_avg"].shape == (5,)
+    assert [g["params"] for g in state["param_groups"]] == [[0, 1], [2]]
+    assert state["param_groups"][1] == {**optimizer.defaults, "lr": 0.1, "params": [2]}
+
+
+def test_state_is_copied_both_ways():
+    params = parameters()
+    optimizer = Adam(params)
+    train(optimizer, params, 1)
+    snapshot = optimizer.state_dict()
+    held = snapshot["state"][0]["exp_avg"].numpy(copy=True)
+    train(optimizer, params, 1, start=1)
+    np.testing.assert_array_equal(snapshot["state"][0]["exp_avg"].numpy(), held)
+    assert snapshot["state"][0]["step"] == 1
+
+    other = Adam(params)
+    other.load_state_dict(snapshot)
+    train(other, params, 1)
+    np.testing.assert_array_equal(snapshot["state"][0]["exp_avg"].numpy(), held)
+    snapshot["param_groups"][0]["lr"] = 99
+    assert other.param_groups[0]["lr"] == 1e-3
+
+
+def test_loaded_state_takes_the_dtype_of_the_parameters():
+    wide, narrow = parameters("float64"), parameters("float32")
+    optimizer, other = Adam(wide), Adam(narrow)
+    train(optimizer, wide, 1)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.state[narrow[0]]["exp_avg"].dtype == np.float32
+    train(other, narrow, 1)
+
+
+def edited(edit):
+    def apply(state):
+        state = copy.deepcopy(state)
+        edit(state)
+        return state
+
+    return apply
+
+
+MISFITS = {
+    "expected a dict with 'state' and 'param_groups'": lambda state: state["state"],
+    "has 2 parameter groups, this optimiser 1": edited(
+        lambda s: s["param_groups"].append(s["param_groups"][0])
+    ),
+    "group 0 has 2 parameters there, 3 here": edited(
+        lambda s: s["param_groups"][0]["params"].pop()
+    ),
+    "group 0 lacks betas, eps": edited(
+        lambda s: [s["param_groups"][0].pop(k) for k in ("betas", "eps")]
+    ),
+    "Invalid learning rate: -1": edited(lambda s: s["param_groups"][0].update(lr=-1)),
+    "parameter 7, which is in none": edited(lambda s: s["state"].update({7: {}})),
+    "the state of parameter 1 lacks exp_avg_sq": edited(lambda s: s["state"][1].pop("exp_avg_sq")),
+    "the state of parameter 0 lacks step": edited(lambda s: s["state"][0].pop("step")),
+    r"exp_avg of parameter 1 has shape \(2,\), the parameter \(5,\)": edited(
+        lambda s: s["state"][1].update(exp_avg=mg.ones(2))
+    ),
+}
+
+
+@pytest.mark.parametrize("message", MISFITS)
+def test_a_dict_that_does_not_fit_changes_nothing(message):
+    params = parameters()
+    optimizer = Adam(params, lr=0.5)
+    train(optimizer, params, 1)
+    before, groups = optimizer.state_dict(), copy.copy(optimizer.param_groups)
+    good = Adam(params, lr=0.25)
+    good.load_state_dict(before | {"param_groups": good.state_dict()["param_groups"]})
+    with pytest.raises(ValueError, match=message):
+        optimizer.load_state_dict(MISFITS[message](good.state_dict()))
+    after = optimizer.state_dict()
+    assert after["param_groups"] == before["param_groups"] and optimizer.param_groups == groups
+    for index, state in before["state"].items():
+        assert all(
+            np.array_equal(np.asarray(v), np.asarray(after["state"][index][k]))
+            for k, v in state.items()
+        )
+
+
+def test_options_that_others_wrote_into_a_group_are_kept():
+    params = parameters()
+    optimizer = SGD(params)
+    optimizer.param_groups[0]["initial_lr"] = 0.1
+    other = SGD(params)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.param_groups[0]["initial_lr"] == 0.1
+
+
+def test_an_optimiser_can_be_copied():
+    params = parameters()
+    optimizer = Adam(params)
+    train(optimizer, params, 1)
+    params_copy, twin = copy.deepcopy((params, optimizer))
+    for a, b in zip(train(optimizer, params, 2), train(twin, params_copy, 2), strict=False):
+        np.testing.assert_array_equal(a, b)
+
+
+# -------------------------------------------------------------------------------- what is refused
+def x():
+    return mg.ones(2, requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (lambda: SGD([]), ValueError, "SGD: got an empty parameter list"),
+        (lambda: Adam(iter([])), ValueError, "Adam: got an empty parameter list"),
+        (
+            lambda: SGD(x()),
+            TypeError,
+            r"ordered iterable of Tensors.* got Tensor; pass model.parameters\(\), or \[x\]",
+        ),
+        (lambda: SGD({x()}), TypeError, "got set"),
+        (lambda: SGD({"params": [x()]}), TypeError, "got dict"),
+        (lambda: SGD(None), TypeError, "got NoneType"),
+        (lambda: SGD([1.0]), TypeError, "parameter 0 of group 0 must be a Tensor, got float"),
+        (
+            lambda: SGD([x(), ("name", x())]),
+            TypeError,
+            r"parameter 1 .* got tuple; pass model.parameters\(\), not the model or named",
+        ),
+        (
+            lambda: SGD([x() * 2]),
+            ValueError,
+            "parameter 0 of group 0 is not a leaf but the output of <multiply>",
+        ),
+        (
+            lambda: SGD([x()] * 2),
+            ValueError,
+            "parameter 1 of group 0 stands in the parameter groups twice",
+        ),
+        (
+            lambda: SGD([{"params": [x()]}, x()]),
+            TypeError,
+            "a parameter group is a dict, got Tensor",
+        ),
+        (
+            lambda: SGD([{"parms": [x()]}]),
+            ValueError,
+            r"a parameter group needs 'params', got keys \['parms'\]",
+        ),
+        (lambda: SGD([{"params": {x()}}]), TypeError, r"ordered iterable of Tensors.* got set"),
+        (lambda: SGD([{"params": 3}]), TypeError, r"ordered iterable of Tensors.* got int"),
+        (
+            lambda: SGD([{"params": [x()], "momentun": 1}]),
+            TypeError,
+            "unknown option 'momentun'; known are params, lr",
+        ),
+        (
+            lambda: SGD([x()], betas=(0, 0)),
+            TypeError,
+            "SGD: unknown option 'betas'; known are lr, momentum, damp",
+        ),
+        (
+            lambda: AdamW([x()], fused=True, foo=1),
+            TypeError,
+            "AdamW: unknown option 'fused', 'foo'; known are lr, betas",
+        ),
+        (
+            lambda: SGD([x()], lr=-1),
+            ValueError,
+            r"SGD: Invalid learning rate: -1; give a number in \[0, inf\)",
+        ),
+        (lambda: SGD([x()], lr=float("nan")), ValueError, "Invalid learning rate: nan"),
+        (
+            lambda: SGD([x()], lr="0.1"),
+            TypeError,
+            "the learning rate must be a number, got str '0.1'",
+        ),
+        (lambda: SGD([x()], momentum=-0.1), ValueError, "Invalid momentum value: -0.1"),
+        (lambda: SGD([x()], weight_decay=-1), ValueError, "Invalid weight_decay value: -1"),
+        (
+            lambda: SGD([x()], nesterov=True),
+            ValueError,
+            "Nesterov momentum requires a momentum and zero dampening",
+        ),
+        (
+            lambda: SGD([x()], momentum=1, dampening=1, nesterov=True),
+            ValueError,
+            "zero dampening, got momentum=1",
+        ),
+        (lambda: Adam([x()], lr=-1), ValueError, "Adam: Invalid learning rate: -1"),
+        (lambda: Adam([x()], eps=-1), ValueError, "Invalid epsilon value: -1"),
+        (
+            lambda: AdamW([x()], weight_decay=-1),
+            ValueError,
+            "AdamW: Invalid weight_decay value: -1",
+        ),
+        (
+            lambda: Adam([x()], betas=(1.0, 0.9)),
+            ValueError,
+            r"beta parameter at index 0: 1.0; give .* \[0, 1\)",
+        ),
+        (lambda: Adam([x()], betas=(0.9, -1)), ValueError, "Invalid beta parameter at index 1: -1"),
+        (
+            lambda: Adam([x()], betas=0.9),
+            TypeError,
+            r"betas must be a pair of numbers such as \(0.9, 0.999\), got 0.9",
+        ),
+        (lambda: Adam([{"params": [x()], "lr": -2}]), ValueError, "Invalid learning rate: -2"),
+    ],
+)
+def test_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_a_refused_group_is_not_added():
+    a, b = x(), x()
+    optimizer = SGD([a])
+    for group in (
+        {"params": [b, a]},
+        {"params": [b], "lr": -1},
+        {"params": [b], "foo": 1},
+        {"params": [b, b * 2]},
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            optimizer.add_param_group(group)
+    assert len(optimizer.param_groups) == 1
+    group = {"params": [b]}
+    optimizer.add_param_group(group)
+    assert group == {"params": [b]} and len(optimizer.param_groups) == 2
+
+
+def test_repr():
+    text = repr(SGD([{"params": [x()]}, {"params": [x(), x()], "lr": 0.5}]))
+    assert (
+        text.startswith("SGD(\n  group 0: 1 parameters, lr=0.001")
+        and "group 1: 2 parameters, lr=0.5" in text
+    )
