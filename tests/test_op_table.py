@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import subprocess
+import sys
 import warnings
 import zlib
 
@@ -453,6 +455,31 @@ def test_reductions_of_as_many_dimensions_as_numpy_has(name):
         result = ROWS[name].function(mg.asarray(x), axis=axis)
         assert result.shape == exact.shape
         np.testing.assert_allclose(result.numpy(), exact)
+
+
+BAD_CALLS = {
+    "broadcast_to: a number for a shape": (lambda: mg.broadcast_to(mg.ones(3), 7), TypeError),
+    "broadcast_to: a fractional size": (lambda: mg.broadcast_to(mg.ones(1), (2.5,)), TypeError),
+    "broadcast_to: a negative size": (lambda: mg.broadcast_to(mg.ones(3), (-1, 3)), ValueError),
+    "permute_dims: a number for axes": (lambda: mg.permute_dims(mg.ones(3), 0), TypeError),
+    "put: a shape that does not fit": (lambda: mg.put(mg.ones(2, 3), 0, (2,)), ValueError),
+    "put: an index out of range": (lambda: mg.put(mg.ones(1), 5, (2,)), IndexError),
+    "clip: a bound that is no number": (lambda: mg.clip(mg.ones(3), "a"), TypeError),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_bad_calls_name_the_primitive(name):
+    call, error = BAD_CALLS[name]
+    with pytest.raises(error, match=name.split(":")[0]):
+        call()
+
+
+def test_more_dimensions_than_numpy_has_raise():
+    """In a process of its own, since it once wrote past an array and took the interpreter along."""
+    call = "import minigrad as mg; mg.broadcast_to(mg.ones(1), (1,) * 200)"
+    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=False)
+    assert "ValueError: broadcast_to" in done.stderr
 
 
 # ------------------------------------------------------------------------------- NumPy's promotion

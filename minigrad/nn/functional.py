@@ -125,7 +125,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
 def check_probability(p: float) -> None:
     """Raise ValueError unless 0 <= p <= 1.
 
-    >>> check_probability(0.5)
+    >>> mg.nn.functional.check_probability(0.5)
     """
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: the probability p must be between 0 and 1, got {p}")
@@ -156,7 +156,7 @@ def one_hot(target: Tensor, num_classes: int = -1) -> Tensor:
 def check_reduction(reduction: str, name: str) -> None:
     """Raise ValueError unless reduction is "none", "mean" or "sum".
 
-    >>> check_reduction("mean", "mse_loss")
+    >>> mg.nn.functional.check_reduction("mean", "mse_loss")
     """
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"{name}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
@@ -165,7 +165,7 @@ def check_reduction(reduction: str, name: str) -> None:
 def check_smoothing(label_smoothing: float) -> None:
     """Raise ValueError unless 0 <= label_smoothing <= 1.
 
-    >>> check_smoothing(0.1)
+    >>> mg.nn.functional.check_smoothing(0.1)
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(

@@ -30,7 +30,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """The factor that keeps the variance through a nonlinearity; `param` is the slope of leaky_relu
     (0.01).
 
-    >>> round(calculate_gain("relu"), 4)
+    >>> round(mg.nn.init.calculate_gain("relu"), 4)
     1.4142
     """
     if nonlinearity == "leaky_relu":
@@ -68,7 +68,7 @@ def _write(tensor: Tensor, values: np.ndarray | float) -> Tensor:
 def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
     """Uniform in [a, b).
 
-    >>> bool((uniform_(mg.empty(100), 2.0, 3.0) >= 2).all())
+    >>> bool((mg.nn.init.uniform_(mg.empty(100), 2.0, 3.0) >= 2).all())
     True
     """
     if not a <= b:
@@ -79,7 +79,7 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
 def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """Normal with the given mean and standard deviation.
 
-    >>> normal_(mg.empty(3), mean=5.0, std=0.0)
+    >>> mg.nn.init.normal_(mg.empty(3), mean=5.0, std=0.0)
     tensor([5., 5., 5.])
     """
     if not std >= 0:
@@ -90,7 +90,7 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
 def constant_(tensor: Tensor, val: float) -> Tensor:
     """Every element `val`.
 
-    >>> constant_(mg.empty(2), 7.0)
+    >>> mg.nn.init.constant_(mg.empty(2), 7.0)
     tensor([7., 7.])
     """
     return _write(tensor, val)
@@ -99,7 +99,7 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
 def zeros_(tensor: Tensor) -> Tensor:
     """Every element 0.
 
-    >>> zeros_(mg.empty(2))
+    >>> mg.nn.init.zeros_(mg.empty(2))
     tensor([0., 0.])
     """
     return constant_(tensor, 0.0)
@@ -108,7 +108,7 @@ def zeros_(tensor: Tensor) -> Tensor:
 def ones_(tensor: Tensor) -> Tensor:
     """Every element 1.
 
-    >>> ones_(mg.empty(2))
+    >>> mg.nn.init.ones_(mg.empty(2))
     tensor([1., 1.])
     """
     return constant_(tensor, 1.0)
@@ -120,7 +120,7 @@ def kaiming_uniform_(
     """Uniform in ±gain sqrt(3 / fan) (He et al. 2015, equations 10 and 14); a is the slope of
     leaky_relu.
 
-    >>> w = kaiming_uniform_(mg.empty(8, 6))
+    >>> w = mg.nn.init.kaiming_uniform_(mg.empty(8, 6))
     >>> bool((w.abs() <= 1).all())
     True
     """
@@ -135,7 +135,7 @@ def kaiming_normal_(
     """Normal with mean 0 and standard deviation gain / sqrt(fan) (He et al. 2015, equations 10 and
     14).
 
-    >>> kaiming_normal_(mg.empty(8, 6)).shape
+    >>> mg.nn.init.kaiming_normal_(mg.empty(8, 6)).shape
     (8, 6)
     """
     fan = _fan(tensor, mode, "kaiming_normal_")
@@ -145,7 +145,7 @@ def kaiming_normal_(
 def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     """Uniform in ±gain sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio 2010, equation 16).
 
-    >>> w = xavier_uniform_(mg.empty(3, 3))
+    >>> w = mg.nn.init.xavier_uniform_(mg.empty(3, 3))
     >>> bool((w.abs() <= 1).all())
     True
     """
@@ -157,7 +157,7 @@ def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     """Normal with mean 0 and standard deviation gain sqrt(2 / (fan_in + fan_out)) (Glorot & Bengio
     2010, eq. 12).
 
-    >>> xavier_normal_(mg.empty(3, 3)).shape
+    >>> mg.nn.init.xavier_normal_(mg.empty(3, 3)).shape
     (3, 3)
     """
     return normal_(tensor, 0.0, gain * math.sqrt(2 / sum(_fans(tensor, "xavier_normal_"))))
