@@ -15,7 +15,7 @@ from setuptools.command.build_ext import build_ext
 DEBUG = os.environ.get("MINIGRAD_DEBUG") == "1"  # with the checks of C's assert() and of Cython
 # Nothing here reads errno or FP flags, and without them sqrt and selections vectorise. Never
 # -ffast-math: it drops NaN handling, and sets the FP mode of the process. (MSVC: its own /O2.)
-FLAGS = ["-O1", "-g", "-UNDEBUG"] if DEBUG else ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math"]
+FLAGS = "-O1 -g -UNDEBUG" if DEBUG else "-O3 -g0 -fno-math-errno -fno-trapping-math"
 MACROS = [(f"NPY_{key}", "NPY_2_0_API_VERSION") for key in ("NO_DEPRECATED_API", "TARGET_VERSION")]
 FORCED = dict.fromkeys(["boundscheck", "wraparound", "initializedcheck", "nonecheck"] * DEBUG, True)
 parse = Options.parse_directive_list  # of the head of a .pyx, which would overrule what is FORCED
@@ -37,7 +37,7 @@ class BuildExt(build_ext):
         c_files = cythonize(self.extensions, nthreads=2, build_dir="build", **options)
         for ext, c_file in zip(self.extensions, c_files, strict=True):
             ext.sources, ext.include_dirs = c_file.sources, [numpy.get_include()]
-            ext.define_macros, ext.extra_compile_args = MACROS, FLAGS * (os.name != "nt")
+            ext.define_macros, ext.extra_compile_args = MACROS, FLAGS.split() * (os.name != "nt")
         super().build_extensions()
         built.write_text(now)  # as no time stamp tells of other flags
 

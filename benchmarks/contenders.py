@@ -1,7 +1,7 @@
 """The same work written for minigrad and for each peer that is installed.
 
-`WORK` is the table: a name, the ratios to reach, and for each contender a function that sets the work up
-and returns a callable that does it once. A contender whose library is missing is left out.
+`WORK` is the table: a name, the ratios to reach, and for each contender a function that sets the
+work up and returns a callable that does it once. A contender whose library is missing is left out.
 All use float32, one thread, and the same shapes; a full training step is zero_grad, forward,
 cross-entropy, backward, Adam.
 """
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import pairwise
 
 import numpy as np
 
@@ -26,7 +27,7 @@ def random(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-# ------------------------------------------------------------------------------------------ one operation
+# ------------------------------------------------------------------------------------ one operation
 def add_minigrad() -> Callable:
     import minigrad as mg
 
@@ -41,9 +42,9 @@ def add_torch() -> Callable:
     return lambda: a + b
 
 
-# ------------------------------------------------------------------------------------------- 100-op chain
+# ------------------------------------------------------------------------------------- 100-op chain
 def chain(a, b):
-    """100 operations on 8 x 8 matrices: multiply and add in turn, so that nothing can be folded away."""
+    """100 operations on 8 x 8 matrices: multiply and add in turn; nothing folds away."""
     y = a
     for _ in range(50):
         y = y * b + b
@@ -82,15 +83,15 @@ def chain_jax() -> Callable:
     return lambda: gradient(a, b).block_until_ready()
 
 
-# ---------------------------------------------------------------------------------- MLP with BatchNorm, Adam
+# ------------------------------------------------------------------------- MLP with BatchNorm, Adam
 def mlp_data(sizes: tuple[int, ...], batch: int) -> tuple[np.ndarray, np.ndarray]:
     return random(batch, sizes[0]), np.random.default_rng(1).integers(0, sizes[-1], batch)
 
 
 def mlp_layers(nn, sizes: tuple[int, ...]) -> list:
-    """Linear, BatchNorm1d, ReLU for each hidden layer, then Linear: the names are the same in both libraries."""
+    """Linear, BatchNorm1d, ReLU for each hidden layer, then Linear; the names agree."""
     layers: list = []
-    for n_in, n_out in zip(sizes[:-2], sizes[1:-1]):
+    for n_in, n_out in pairwise(sizes[:-1]):
         layers += [nn.Linear(n_in, n_out), nn.BatchNorm1d(n_out), nn.ReLU()]
     return [*layers, nn.Linear(*sizes[-2:])]
 
@@ -134,7 +135,7 @@ def step_jax(sizes: tuple[int, ...], batch: int) -> Callable:
 
     x, target = (jnp.asarray(a) for a in mlp_data(sizes, batch))
     parameters = []
-    for k, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:])):
+    for k, (n_in, n_out) in enumerate(pairwise(sizes)):
         layer = {"w": jnp.asarray(random(n_in, n_out, seed=k) / n_in**0.5), "b": jnp.zeros(n_out)}
         if k < len(sizes) - 2:
             layer |= {"scale": jnp.ones(n_out), "shift": jnp.zeros(n_out)}
@@ -143,7 +144,7 @@ def step_jax(sizes: tuple[int, ...], batch: int) -> Callable:
 
     def loss(parameters, running):
         h, updated = x, []
-        for layer, (mean, var) in zip(parameters[:-1], running):
+        for layer, (mean, var) in zip(parameters[:-1], running, strict=True):
             h = h @ layer["w"] + layer["b"]
             m, v = h.mean(0), h.var(0)
             updated.append((0.9 * mean + 0.1 * m, 0.9 * var + 0.1 * v * batch / (batch - 1)))
@@ -174,9 +175,9 @@ def step_jax(sizes: tuple[int, ...], batch: int) -> Callable:
 
 
 def matmuls(sizes: tuple[int, ...], batch: int) -> Callable:
-    """The matrix products of one step and nothing else, by NumPy into preallocated outputs: the BLAS limit."""
+    """The matrix products of one step, by NumPy into preallocated outputs: the BLAS limit."""
     jobs = []
-    for k, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:])):
+    for k, (n_in, n_out) in enumerate(pairwise(sizes)):
         x, w, g = random(batch, n_in), random(n_out, n_in), random(batch, n_out)
         jobs += [(x, w.T, np.empty((batch, n_out), "f")), (g.T, x, np.empty((n_out, n_in), "f"))]
         if k:
@@ -189,7 +190,7 @@ def matmuls(sizes: tuple[int, ...], batch: int) -> Callable:
     return run
 
 
-# ---------------------------------------------------------------------------------------------- BatchNorm
+# ---------------------------------------------------------------------------------------- BatchNorm
 def normalize(x, mean, var, sqrt):
     return (x - mean) / sqrt(var + 1e-5)
 
@@ -249,7 +250,7 @@ def batchnorm_jax(shape: tuple[int, ...]) -> Callable:
     return lambda: jax.block_until_ready(gradient(x, weight, bias))
 
 
-# ---------------------------------------------------------------------------------- kernels beside NumPy's
+# --------------------------------------------------------------------------- kernels beside NumPy's
 def kernel_minigrad(name: str, shape: tuple[int, ...], axis) -> Callable:
     import minigrad as mg
 
@@ -266,7 +267,7 @@ def kernel_numpy(name: str, shape: tuple[int, ...], axis) -> Callable:
     return (lambda: function(x)) if axis == "elementwise" else (lambda: function(x, axis=axis))
 
 
-# ------------------------------------------------------------------------------------------------ the table
+# ---------------------------------------------------------------------------------------- the table
 @dataclass
 class Work:
     """One row: what is done, by whom, and the largest ratio to each peer that we want."""

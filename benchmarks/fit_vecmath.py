@@ -41,7 +41,8 @@ def remez(target, weight, low, high, degree, grid_size=1200, rounds=60):
         solution = list(mp.lu_solve(matrix, mp.matrix([values[i] for i in chosen])))
         coefficients = solution[:-1]
         errors = [
-            w * (v - mp.polyval(coefficients[::-1], x)) for x, v, w in zip(grid, values, weights)
+            w * (v - mp.polyval(coefficients[::-1], x))
+            for x, v, w in zip(grid, values, weights, strict=True)
         ]
         moved = alternating_extremes(errors, count)
         if moved == chosen:

@@ -16,8 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-# OPENBLAS_CORETYPE holds a BLAS at an older instruction set, and L2_SIZE changes its blocking: both are
-# cleared for every contender, before any library is loaded.
+# OPENBLAS_CORETYPE holds a BLAS at an older instruction set, and L2_SIZE changes its blocking: both
+# are cleared for every contender, before any library is loaded.
 CLEARED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "NVPL_BLAS_DEBUG_CPU_TYPE")
 ONE_THREAD = {
     **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
@@ -73,12 +73,14 @@ def report(name: str, times: dict[str, list[float]], targets: dict[str, float]) 
     print(name)
     medians = {contender: statistics.median(values) for contender, values in times.items()}
     for contender, values in times.items():
-        line = f"  {contender:<18}{medians[contender]:>12.2f} us  ({min(values):.2f} to {max(values):.2f})"
+        line = f"  {contender:<18}{medians[contender]:>12.2f} us"
+        line += f"  ({min(values):.2f} to {max(values):.2f})"
         ratio = medians["minigrad"] / medians[contender]
         if contender != "minigrad":
             line += f"   minigrad / {contender} = {ratio:.3f}"
             if contender in targets:
-                line += f"   to reach: {targets[contender]:.3f} {'ok' if ratio <= targets[contender] else 'NOT YET'}"
+                verdict = "ok" if ratio <= targets[contender] else "NOT YET"
+                line += f"   to reach: {targets[contender]:.3f} {verdict}"
         print(line, flush=True)
     return {"name": name, "microseconds": times, "targets": targets}
 

@@ -7,13 +7,11 @@
 tensor([ 3., 12.])
 """
 
-from . import autograd as autograd
-from . import data as data
-from . import nn as nn
-from . import optim as optim
+from . import autograd as autograd, creation as creation, data as data, nn as nn, optim as optim
 from ._core.ops import (
     abs as abs,
     add as add,
+    add_along_axis as add_along_axis,
     astype as astype,
     broadcast_to as broadcast_to,
     clip as clip,
@@ -68,6 +66,7 @@ from ._core.ops import (
     square as square,
     subtract as subtract,
     sum as sum,
+    take_along_axis as take_along_axis,
     tanh as tanh,
     var as var,
     where as where,
@@ -106,7 +105,6 @@ from .creation import (
     tensor as tensor,
     zeros as zeros,
     zeros_like as zeros_like,
-    bool_ as bool,
 )
 from .functions import (
     all as all,
@@ -131,7 +129,6 @@ from .functions import (
     stack as stack,
     std as std,
     take as take,
-    take_along_axis as take_along_axis,
     unstack as unstack,
 )
 from .serialization import (
@@ -139,4 +136,5 @@ from .serialization import (
     save as save,
 )
 
+bool = creation.bool_  # no import: type checkers hold only `x as x` to be public
 __version__ = "0.1.0"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ContextDecorator
+from typing import Any, TypeVar, overload
 
 from ._core.tensor import Tensor, is_grad_enabled, run_graph, set_recording
 from .gradcheck import GradcheckError, gradcheck, gradgradcheck
 
+F = TypeVar("F", bound=Callable[..., Any])
 
-class set_grad_enabled(ContextDecorator):
-    """Turn recording on or off in this thread: at once, and until the `with` block ends if there is one.
+
+class set_grad_enabled(ContextDecorator):  # noqa: N801 (used like a function, as in PyTorch)
+    """Turn recording on or off in this thread: at once, and until the end of a `with` block.
 
     >>> with mg.set_grad_enabled(False):
     ...     mg.is_grad_enabled()
@@ -32,15 +35,18 @@ class _GradMode(ContextDecorator):
     """A context manager and decorator, also without parentheses (`@mg.no_grad`)."""
 
     _mode: bool
+    _previous: list[bool]
 
-    def __new__(cls, function=None):
+    @overload
+    def __new__(cls, function: None = None) -> _GradMode: ...
+    @overload
+    def __new__(cls, function: F) -> F: ...  # type: ignore[misc] # without parentheses, see above
+    def __new__(cls, function: Any = None) -> Any:
         self = super().__new__(cls)
+        self._previous = []
         return self if function is None else self(function)
 
-    def __init__(self) -> None:
-        self._previous: list[bool] = []
-
-    def _recreate_cm(self):
+    def _recreate_cm(self) -> _GradMode:
         return type(self)()  # a decorated function may run in several threads at once
 
     def __enter__(self) -> None:
@@ -50,7 +56,7 @@ class _GradMode(ContextDecorator):
         set_recording(self._previous.pop())
 
 
-class no_grad(_GradMode):
+class no_grad(_GradMode):  # noqa: N801 (used like a function, as in PyTorch)
     """Record nothing: `with mg.no_grad():` or `@mg.no_grad()`.
 
     >>> x = mg.ones(2, requires_grad=True)
@@ -62,7 +68,7 @@ class no_grad(_GradMode):
     _mode = False
 
 
-class enable_grad(_GradMode):
+class enable_grad(_GradMode):  # noqa: N801 (used like a function, as in PyTorch)
     """Record again inside `no_grad`.
 
     >>> x = mg.ones(2, requires_grad=True)
@@ -82,9 +88,9 @@ def grad(
     create_graph: bool = False,
     allow_unused: bool = False,
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of (the sum of) `outputs` with respect to `inputs`, a tuple; no `.grad` is touched.
+    """The gradients of (the sum of) `outputs` with respect to `inputs`, a tuple. No `.grad` moves.
 
-    grad_outputs: a cotangent for each output, of its shape; None means 1 for an output of one element.
+    grad_outputs: a cotangent for each output, of its shape; None means 1 for a single element.
     retain_graph: keep the graph for another pass; by default it is kept if create_graph is set.
     create_graph: record the gradients, so that they can be differentiated again.
     allow_unused: give None for an input that the outputs do not depend on, instead of raising.
@@ -107,9 +113,12 @@ def grad(
         raise ValueError(f"grad: {len(outputs)} outputs but {len(cotangents)} grad_outputs")
     retain = create_graph if retain_graph is None else retain_graph
     result = tuple(run_graph(outputs, cotangents, inputs, retain, create_graph))
-    if not allow_unused and None in [None if g is None else 0 for g in result]:
-        unused = next(i for i, g in enumerate(result) if g is None)
-        raise RuntimeError(f"grad: no output depends on input {unused}; pass allow_unused=True to get None for it")
+    unused = [i for i, g in enumerate(result) if g is None]
+    if unused and not allow_unused:
+        raise RuntimeError(
+            f"grad: no output depends on input {unused[0]}; pass allow_unused=True to get None "
+            "for it"
+        )
     return result
 
 

@@ -6,16 +6,22 @@ Names and arguments are NumPy's; `requires_grad` as in PyTorch. Random functions
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
 
 from ._core.tensor import DTYPES, Tensor, get_default_dtype
+from ._core.types import Shape
 
 float32, float64, int32, int64, bool_ = DTYPES
 
 _generator = np.random.default_rng()
 
 
-def _as_array(data, dtype, copy, name):
+def _as_array(
+    data: Tensor | ArrayLike, dtype: DTypeLike | None, copy: bool, name: str
+) -> np.ndarray:
     """Python data as an array: floats take the default dtype, arrays keep theirs."""
     if isinstance(data, Tensor):
         data = data.numpy() if copy else data._array
@@ -25,7 +31,9 @@ def _as_array(data, dtype, copy, name):
     try:
         array = np.asarray(data)
     except ValueError as error:
-        raise ValueError(f"{name}: rows of different lengths do not make a tensor ({error})") from None
+        raise ValueError(
+            f"{name}: rows of different lengths do not make a tensor ({error})"
+        ) from None
     if array.dtype.kind in "OUSV":
         raise TypeError(f"{name}: expected numbers, got elements of type {array.dtype}")
     if dtype is None and not given and array.dtype.kind == "f":
@@ -33,7 +41,9 @@ def _as_array(data, dtype, copy, name):
     return np.array(array, dtype=dtype, order="C") if copy else np.asarray(array, dtype=dtype)
 
 
-def tensor(data, dtype=None, requires_grad: bool = False) -> Tensor:
+def tensor(
+    data: Tensor | ArrayLike, dtype: DTypeLike | None = None, requires_grad: bool = False
+) -> Tensor:
     """A new tensor with a copy of `data`: nested lists of numbers, an array, or a Tensor.
 
     Python floats make float32 (see `set_default_dtype`), ints int64; arrays keep their dtype.
@@ -46,7 +56,9 @@ def tensor(data, dtype=None, requires_grad: bool = False) -> Tensor:
     return Tensor(_as_array(data, dtype, True, "tensor"), requires_grad=requires_grad)
 
 
-def asarray(data, dtype=None, requires_grad: bool = False) -> Tensor:
+def asarray(
+    data: Tensor | ArrayLike, dtype: DTypeLike | None = None, requires_grad: bool = False
+) -> Tensor:
     """As `tensor`, but sharing the memory of an array where its dtype allows.
 
     >>> a = np.zeros(2, np.float32)
@@ -58,7 +70,12 @@ def asarray(data, dtype=None, requires_grad: bool = False) -> Tensor:
     return Tensor(_as_array(data, dtype, False, "asarray"), requires_grad=requires_grad)
 
 
-def full(shape, fill_value, dtype=None, requires_grad: bool = False) -> Tensor:
+def full(
+    shape: Shape,
+    fill_value: float,
+    dtype: DTypeLike | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
     """A tensor of `shape`, every element `fill_value`.
 
     >>> mg.full((2,), 3.0)
@@ -69,7 +86,7 @@ def full(shape, fill_value, dtype=None, requires_grad: bool = False) -> Tensor:
     return Tensor(np.full(shape, fill_value, dtype), requires_grad=requires_grad)
 
 
-def zeros(*shape, dtype=None, requires_grad: bool = False) -> Tensor:
+def zeros(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """Zeros of `shape`, given as ints or one tuple; the default dtype.
 
     >>> mg.zeros(2, 1)
@@ -79,7 +96,7 @@ def zeros(*shape, dtype=None, requires_grad: bool = False) -> Tensor:
     return full(_shape(shape), 0.0, dtype or get_default_dtype(), requires_grad)
 
 
-def ones(*shape, dtype=None, requires_grad: bool = False) -> Tensor:
+def ones(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """Ones of `shape`, given as ints or one tuple; the default dtype.
 
     >>> mg.ones(3)
@@ -88,20 +105,22 @@ def ones(*shape, dtype=None, requires_grad: bool = False) -> Tensor:
     return full(_shape(shape), 1.0, dtype or get_default_dtype(), requires_grad)
 
 
-def empty(*shape, dtype=None, requires_grad: bool = False) -> Tensor:
+def empty(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """A tensor of `shape` whose elements are whatever the memory holds; write before you read.
 
     >>> mg.empty(2, 3).shape
     (2, 3)
     """
-    return Tensor(np.empty(_shape(shape), dtype or get_default_dtype()), requires_grad=requires_grad)
+    return Tensor(
+        np.empty(_shape(shape), dtype or get_default_dtype()), requires_grad=requires_grad
+    )
 
 
-def _shape(shape):
+def _shape(shape: Any) -> Any:
     return shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
 
 
-def zeros_like(x, dtype=None, requires_grad: bool = False) -> Tensor:
+def zeros_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """Zeros in the shape and dtype of x.
 
     >>> mg.zeros_like(mg.ones(2))
@@ -110,7 +129,7 @@ def zeros_like(x, dtype=None, requires_grad: bool = False) -> Tensor:
     return full(x.shape, 0, dtype or x.dtype, requires_grad)
 
 
-def ones_like(x, dtype=None, requires_grad: bool = False) -> Tensor:
+def ones_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """Ones in the shape and dtype of x.
 
     >>> mg.ones_like(mg.zeros(2))
@@ -119,7 +138,9 @@ def ones_like(x, dtype=None, requires_grad: bool = False) -> Tensor:
     return full(x.shape, 1, dtype or x.dtype, requires_grad)
 
 
-def full_like(x, fill_value, dtype=None, requires_grad: bool = False) -> Tensor:
+def full_like(
+    x: Tensor, fill_value: float, dtype: DTypeLike | None = None, requires_grad: bool = False
+) -> Tensor:
     """A tensor in the shape and dtype of x, every element `fill_value`.
 
     >>> mg.full_like(mg.zeros(2), 5)
@@ -128,7 +149,7 @@ def full_like(x, fill_value, dtype=None, requires_grad: bool = False) -> Tensor:
     return full(x.shape, fill_value, dtype or x.dtype, requires_grad)
 
 
-def empty_like(x, dtype=None, requires_grad: bool = False) -> Tensor:
+def empty_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """A tensor in the shape and dtype of x, its elements undefined.
 
     >>> mg.empty_like(mg.zeros(2)).shape
@@ -137,7 +158,13 @@ def empty_like(x, dtype=None, requires_grad: bool = False) -> Tensor:
     return empty(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad)
 
 
-def arange(start, stop=None, step=1, dtype=None, requires_grad: bool = False) -> Tensor:
+def arange(
+    start: float,
+    stop: float | None = None,
+    step: float = 1,
+    dtype: DTypeLike | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
     """start, start + step, ... below stop; `arange(n)` counts from 0. Ints give int64.
 
     >>> mg.arange(1, 7, 2)
@@ -147,30 +174,46 @@ def arange(start, stop=None, step=1, dtype=None, requires_grad: bool = False) ->
         start, stop = 0, start
     if dtype is None and any(isinstance(v, float) for v in (start, stop, step)):
         dtype = get_default_dtype()
-    return Tensor(np.arange(start, stop, step, dtype), requires_grad=requires_grad)
+    return Tensor(np.arange(start, stop, step, dtype=dtype), requires_grad=requires_grad)
 
 
-def linspace(start, stop, num: int = 50, dtype=None, requires_grad: bool = False) -> Tensor:
+def linspace(
+    start: float,
+    stop: float,
+    num: int = 50,
+    dtype: DTypeLike | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
     """`num` numbers at equal distances from start to stop, both included.
 
     >>> mg.linspace(0, 1, 3)
     tensor([0. , 0.5, 1. ])
     """
-    return Tensor(np.linspace(start, stop, num, dtype=dtype or get_default_dtype()), requires_grad=requires_grad)
+    return Tensor(
+        np.linspace(start, stop, num, dtype=dtype or get_default_dtype()),
+        requires_grad=requires_grad,
+    )
 
 
-def eye(n_rows: int, n_columns: int | None = None, dtype=None, requires_grad: bool = False) -> Tensor:
+def eye(
+    n_rows: int,
+    n_columns: int | None = None,
+    dtype: DTypeLike | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
     """Ones on the diagonal, zeros elsewhere, of shape (n_rows, n_columns or n_rows).
 
     >>> mg.eye(2)
     tensor([[1., 0.],
             [0., 1.]])
     """
-    return Tensor(np.eye(n_rows, n_columns, dtype=dtype or get_default_dtype()), requires_grad=requires_grad)
+    return Tensor(
+        np.eye(n_rows, n_columns, dtype=dtype or get_default_dtype()), requires_grad=requires_grad
+    )
 
 
 def manual_seed(seed: int) -> np.random.Generator:
-    """Seed the generator behind rand, randn, randint, randperm, dropout, initialisation and shuffling.
+    """Seed the generator behind rand, randn, randint, randperm, dropout, initialisation, shuffling.
 
     >>> _ = mg.manual_seed(0); a = mg.rand(2)
     >>> _ = mg.manual_seed(0); bool((a == mg.rand(2)).all())
@@ -190,27 +233,34 @@ def generator() -> np.random.Generator:
     return _generator
 
 
-def rand(*shape, dtype=None, requires_grad: bool = False) -> Tensor:
+def rand(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """Uniform in [0, 1), of `shape`.
 
     >>> mg.rand(2, 3).shape
     (2, 3)
     """
-    dtype = np.dtype(dtype or get_default_dtype())
-    return Tensor(np.asarray(_generator.random(_shape(shape), dtype)), requires_grad=requires_grad)
+    float_type: Any = np.dtype(dtype or get_default_dtype())
+    return Tensor(
+        np.asarray(_generator.random(_shape(shape), float_type)), requires_grad=requires_grad
+    )
 
 
-def randn(*shape, dtype=None, requires_grad: bool = False) -> Tensor:
+def randn(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """Standard normal, of `shape`.
 
     >>> mg.randn(2, 3).shape
     (2, 3)
     """
-    dtype = np.dtype(dtype or get_default_dtype())
-    return Tensor(np.asarray(_generator.standard_normal(_shape(shape), dtype)), requires_grad=requires_grad)
+    float_type: Any = np.dtype(dtype or get_default_dtype())
+    return Tensor(
+        np.asarray(_generator.standard_normal(_shape(shape), float_type)),
+        requires_grad=requires_grad,
+    )
 
 
-def randint(low: int, high: int | None = None, size=(), dtype=int64) -> Tensor:
+def randint(
+    low: int, high: int | None = None, size: Shape = (), dtype: DTypeLike = int64
+) -> Tensor:
     """Integers uniform in [low, high), or in [0, low) if only one bound is given; shape `size`.
 
     >>> bool((mg.randint(5, size=(100,)) < 5).all())

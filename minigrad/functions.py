@@ -6,18 +6,18 @@ Every function here is also a method of Tensor where its first parameter is one.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from ._core.ops import (
     abs,
-    broadcast_to,
     concat,
     erf,
     exp,
     getitem,
-    log_softmax,
     max,
     permute_dims,
     pow,
@@ -29,7 +29,8 @@ from ._core.ops import (
     var,
     where,
 )
-from ._core.tensor import Tensor, attach_methods
+from ._core.tensor import Tensor, attach_methods, to_tensor
+from ._core.types import Axis, TensorLike
 
 __all__ = [
     "all",
@@ -54,28 +55,25 @@ __all__ = [
     "stack",
     "std",
     "take",
-    "take_along_axis",
     "unstack",
 ]
-
-
-def _tensor(x, name: str) -> Tensor:
-    if isinstance(x, Tensor):
-        return x
-    if isinstance(x, (np.ndarray, np.generic, int, float)):
-        return Tensor(x)
-    raise TypeError(f"{name}: expected a Tensor, got {type(x).__name__}; make one with mg.tensor(...)")
 
 
 def _one_axis(axis: int, ndim: int, name: str) -> int:
     if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
         raise TypeError(f"{name}: axis must be an int, got {axis!r}")
     if not -ndim <= axis < ndim:
-        raise np.exceptions.AxisError(f"{name}: axis {axis} is out of bounds for a tensor of {ndim} dimensions")
+        raise np.exceptions.AxisError(
+            f"{name}: axis {axis} is out of bounds for a tensor of {ndim} dimensions"
+        )
     return int(axis) % ndim
 
 
-# ------------------------------------------------------------------------------ activations, statistics
+def _axes(axis: int | tuple[int, ...], ndim: int, name: str) -> set[int]:
+    return {_one_axis(a, ndim, name) for a in (axis if isinstance(axis, tuple) else (axis,))}
+
+
+# ------------------------------------------------------------------------ activations, statistics
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along one axis. The largest element is subtracted first, which changes
     nothing, so that nothing overflows (and no gradient needs to flow through it).
@@ -83,7 +81,7 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
     >>> mg.softmax(mg.tensor([0.0, 0.0]))
     tensor([0.5, 0.5])
     """
-    x = _tensor(x, "softmax")
+    x = to_tensor(x, "softmax")
     weights = exp(x - max(x, axis=axis, keepdims=True).detach())
     return weights / sum(weights, axis=axis, keepdims=True)
 
@@ -94,6 +92,7 @@ def gelu(x: Tensor) -> Tensor:
     >>> mg.gelu(mg.tensor([0.0, 1.0]))
     tensor([0.       , 0.8413447])
     """
+    x = to_tensor(x, "gelu")
     return 0.5 * x * (1.0 + erf(x * math.sqrt(0.5)))
 
 
@@ -103,10 +102,11 @@ def silu(x: Tensor) -> Tensor:
     >>> mg.silu(mg.tensor([0.0, 1.0]))
     tensor([0.       , 0.7310586])
     """
+    x = to_tensor(x, "silu")
     return x * sigmoid(x)
 
 
-def std(x: Tensor, axis=None, correction: float = 0, keepdims: bool = False) -> Tensor:
+def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
     """The square root of `var`.
 
     >>> mg.std(mg.tensor([1.0, 3.0]))
@@ -115,7 +115,7 @@ def std(x: Tensor, axis=None, correction: float = 0, keepdims: bool = False) -> 
     return sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))
 
 
-def norm(x: Tensor, axis=None, keepdims: bool = False, ord: float = 2) -> Tensor:
+def norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
     """The vector norm (sum |x|**ord) ** (1/ord) over the axes; ord=inf is the largest |x|.
 
     The gradient of the norm at 0 is 0 (a subgradient), as in PyTorch.
@@ -123,7 +123,7 @@ def norm(x: Tensor, axis=None, keepdims: bool = False, ord: float = 2) -> Tensor
     >>> mg.norm(mg.tensor([3.0, 4.0]))
     tensor(5.)
     """
-    x = _tensor(x, "norm")
+    x = to_tensor(x, "norm")
     if ord == math.inf:
         return max(abs(x), axis=axis, keepdims=keepdims)
     if ord == 1:
@@ -135,17 +135,17 @@ def norm(x: Tensor, axis=None, keepdims: bool = False, ord: float = 2) -> Tensor
     return where(zero, 0.0, pow(where(zero, 1.0, total), 1.0 / ord))
 
 
-# --------------------------------------------------------------------------------------------- shape
+# -------------------------------------------------------------------------------------------- shape
 def expand_dims(x: Tensor, axis: int | tuple[int, ...] = 0) -> Tensor:
     """A new dimension of size 1 at `axis` (or several), a view.
 
     >>> mg.expand_dims(mg.ones(3), 0).shape
     (1, 3)
     """
-    x = _tensor(x, "expand_dims")
+    x = to_tensor(x, "expand_dims")
     axes = axis if isinstance(axis, tuple) else (axis,)
     ndim = x.ndim + len(axes)
-    new = {_one_axis(a, ndim, "expand_dims") for a in axes}
+    new = _axes(axes, ndim, "expand_dims")
     if len(new) != len(axes):
         raise ValueError(f"expand_dims: an axis stands twice in {axis}")
     sizes = iter(x.shape)
@@ -158,10 +158,10 @@ def squeeze(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
     >>> mg.squeeze(mg.ones(1, 3, 1)).shape
     (3,)
     """
-    x = _tensor(x, "squeeze")
+    x = to_tensor(x, "squeeze")
     if axis is None:
         return reshape(x, tuple(n for n in x.shape if n != 1))
-    dropped = {_one_axis(a, x.ndim, "squeeze") for a in (axis if isinstance(axis, tuple) else (axis,))}
+    dropped = _axes(axis, x.ndim, "squeeze")
     for d in dropped:
         if x.shape[d] != 1:
             raise ValueError(f"squeeze: axis {d} of shape {x.shape} has size {x.shape[d]}, not 1")
@@ -174,7 +174,7 @@ def flatten(x: Tensor, start_axis: int = 0, end_axis: int = -1) -> Tensor:
     >>> mg.flatten(mg.ones(2, 3, 4), 1).shape
     (2, 12)
     """
-    x = _tensor(x, "flatten")
+    x = to_tensor(x, "flatten")
     if x.ndim == 0:
         return reshape(x, (1,))
     start, end = _one_axis(start_axis, x.ndim, "flatten"), _one_axis(end_axis, x.ndim, "flatten")
@@ -189,7 +189,7 @@ def moveaxis(x: Tensor, source: int, destination: int) -> Tensor:
     >>> mg.moveaxis(mg.ones(2, 3, 4), 0, -1).shape
     (3, 4, 2)
     """
-    x = _tensor(x, "moveaxis")
+    x = to_tensor(x, "moveaxis")
     order = list(range(x.ndim))
     moved = order.pop(_one_axis(source, x.ndim, "moveaxis"))
     order.insert(_one_axis(destination, x.ndim, "moveaxis"), moved)
@@ -202,9 +202,8 @@ def flip(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
     >>> mg.flip(mg.tensor([1.0, 2.0, 3.0]))
     tensor([3., 2., 1.])
     """
-    x = _tensor(x, "flip")
-    axes = range(x.ndim) if axis is None else (axis if isinstance(axis, tuple) else (axis,))
-    turned = {_one_axis(a, x.ndim, "flip") for a in axes}
+    x = to_tensor(x, "flip")
+    turned = set(range(x.ndim)) if axis is None else _axes(axis, x.ndim, "flip")
     return getitem(x, tuple(slice(None, None, -1 if d in turned else 1) for d in range(x.ndim)))
 
 
@@ -216,19 +215,20 @@ def stack(arrays: Sequence[Tensor], axis: int = 0) -> Tensor:
     """
     if isinstance(arrays, Tensor) or not isinstance(arrays, (list, tuple)) or not arrays:
         raise TypeError(f"stack: expected a non-empty list or tuple of Tensors, got {arrays!r:.60}")
-    tensors = [_tensor(a, "stack") for a in arrays]
+    tensors = [to_tensor(a, "stack") for a in arrays]
     if len({t.shape for t in tensors}) > 1:
         raise ValueError(f"stack: shapes {', '.join(str(t.shape) for t in tensors)} differ")
     return concat([expand_dims(t, axis) for t in tensors], axis=axis)
 
 
 def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
-    """Views of consecutive pieces: of `sizes` elements each (the last may be shorter), or of given sizes.
+    """Views of consecutive pieces, of `sizes` elements each (the last may be shorter) or of the
+    sizes in a sequence.
 
     >>> [piece.shape for piece in mg.split(mg.ones(5), 2)]
     [(2,), (2,), (1,)]
     """
-    x = _tensor(x, "split")
+    x = to_tensor(x, "split")
     axis = _one_axis(axis, x.ndim, "split")
     n = x.shape[axis]
     if isinstance(sizes, int):
@@ -238,9 +238,11 @@ def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor,
     else:
         bounds = [0, *np.cumsum(sizes).tolist()]
         if bounds[-1] != n:
-            raise ValueError(f"split: sizes {list(sizes)} add up to {bounds[-1]}, axis {axis} has {n}")
+            raise ValueError(
+                f"split: sizes {list(sizes)} add up to {bounds[-1]}, axis {axis} has {n}"
+            )
     before = (slice(None),) * axis
-    return tuple(getitem(x, (*before, slice(a, b))) for a, b in zip(bounds, bounds[1:]))
+    return tuple(getitem(x, (*before, slice(a, b))) for a, b in pairwise(bounds))
 
 
 def unstack(x: Tensor, axis: int = 0) -> tuple[Tensor, ...]:
@@ -249,7 +251,7 @@ def unstack(x: Tensor, axis: int = 0) -> tuple[Tensor, ...]:
     >>> mg.unstack(mg.tensor([[1.0, 2.0], [3.0, 4.0]]))[1]
     tensor([3., 4.])
     """
-    x = _tensor(x, "unstack")
+    x = to_tensor(x, "unstack")
     before = (slice(None),) * _one_axis(axis, x.ndim, "unstack")
     return tuple(getitem(x, (*before, i)) for i in range(x.shape[axis]))
 
@@ -260,49 +262,34 @@ def clone(x: Tensor) -> Tensor:
     >>> mg.clone(mg.ones(2))
     tensor([1., 1.])
     """
-    x = _tensor(x, "clone")
+    x = to_tensor(x, "clone")
     if x.dtype.kind != "f":
         return Tensor(x.numpy(copy=True))
     return x * 1.0
 
 
-# ------------------------------------------------------------------------------------------ indexing
-def take(x: Tensor, indices: Tensor, axis: int) -> Tensor:
+# ----------------------------------------------------------------------------------------- indexing
+def take(x: Tensor, indices: TensorLike, axis: int) -> Tensor:
     """The slices of x at integer `indices` along an axis.
 
     >>> mg.take(mg.tensor([10.0, 20.0, 30.0]), mg.tensor([2, 0]), axis=0)
     tensor([30., 10.])
     """
-    x = _tensor(x, "take")
-    return getitem(x, (*(slice(None),) * _one_axis(axis, x.ndim, "take"), _integers(indices, "take")))
+    x = to_tensor(x, "take")
+    before = (slice(None),) * _one_axis(axis, x.ndim, "take")
+    return getitem(x, (*before, _integers(indices, "take")))
 
 
-def take_along_axis(x: Tensor, indices: Tensor, axis: int = -1) -> Tensor:
-    """x at the positions that `indices` (of as many dimensions as x) gives along an axis.
-
-    >>> mg.take_along_axis(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), mg.tensor([[1], [0]]), axis=1)
-    tensor([[2.],
-            [3.]])
-    """
-    x, array = _tensor(x, "take_along_axis"), _integers(indices, "take_along_axis")
-    axis = _one_axis(axis, x.ndim, "take_along_axis")
-    if array.ndim != x.ndim:
-        raise ValueError(f"take_along_axis: indices have {array.ndim} dimensions, x has {x.ndim}")
-    grid = [np.arange(n).reshape((-1,) + (1,) * (x.ndim - d - 1)) for d, n in enumerate(x.shape)]
-    grid[axis] = array
-    return getitem(x, tuple(grid))
-
-
-def _integers(indices, name: str) -> np.ndarray:
+def _integers(indices: TensorLike, name: str) -> np.ndarray:
     array = indices.numpy() if isinstance(indices, Tensor) else np.asarray(indices)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: indices must be integers, got {array.dtype}")
     return array
 
 
-# -------------------------------------------------------------------------- no gradient: NumPy computes
-def _plain(function, x, name: str, **options) -> Tensor:
-    return Tensor(function(_tensor(x, name)._array, **options))
+# ------------------------------------------------------------------- no gradient: NumPy computes
+def _plain(function: Callable[..., Any], x: TensorLike, name: str, **options: Any) -> Tensor:
+    return Tensor(function(to_tensor(x, name)._array, **options))
 
 
 def argmax(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor:
@@ -323,7 +310,7 @@ def argmin(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor
     return _plain(np.argmin, x, "argmin", axis=axis, keepdims=keepdims)
 
 
-def all(x: Tensor, axis=None, keepdims: bool = False) -> Tensor:
+def all(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Whether every element is true (not zero), bool.
 
     >>> mg.all(mg.tensor([True, False]))
@@ -332,7 +319,7 @@ def all(x: Tensor, axis=None, keepdims: bool = False) -> Tensor:
     return _plain(np.all, x, "all", axis=axis, keepdims=keepdims)
 
 
-def any(x: Tensor, axis=None, keepdims: bool = False) -> Tensor:
+def any(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Whether some element is true (not zero), bool.
 
     >>> mg.any(mg.tensor([True, False]))
@@ -341,7 +328,7 @@ def any(x: Tensor, axis=None, keepdims: bool = False) -> Tensor:
     return _plain(np.any, x, "any", axis=axis, keepdims=keepdims)
 
 
-def count_nonzero(x: Tensor, axis=None, keepdims: bool = False) -> Tensor:
+def count_nonzero(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """How many elements are not zero, int64.
 
     >>> mg.count_nonzero(mg.tensor([1.0, 0.0, 2.0]))

@@ -184,6 +184,23 @@ def np_put(x, index, shape):
     return out
 
 
+ALONG = (  # the shape of what is taken from, indices of as many dimensions, an axis
+    ((4,), np.array([3, 0, 0, -1, 2]), 0),
+    ((3, 4), np.array([[0], [3], [-4]]), 1),
+    ((3, 4), np.array([[2, 0, 2, -1], [2, 1, 0, 0]]), 0),
+    ((2, 3, 2), np.array([[[0, 2], [1, 1]], [[2, 2], [-1, 0]]]), -2),
+    ((2, 3), np.zeros((2, 0), int), 1),
+)
+
+
+def np_add_along_axis(x, indices, axis, shape):
+    out = np.zeros(shape, x.dtype)
+    grid = list(np.indices(indices.shape))
+    grid[axis] = indices
+    np.add.at(out, tuple(grid), x)
+    return out
+
+
 def absolute(reference):
     """The size of a sum of products: the same of absolute values."""
     return lambda *inputs, **options: np.abs(reference(*(np.abs(x) for x in inputs), **options))
@@ -833,6 +850,26 @@ TABLE = (
             for shape, index in INDICES
         ),
         scale=absolute(np_put),
+        ulps=1,
+    ),
+    Row(
+        "take_along_axis",
+        mg.take_along_axis,
+        np.take_along_axis,
+        cases=tuple(
+            ((shape,), {"indices": indices, "axis": axis}) for shape, indices, axis in ALONG
+        ),
+        ulps=0,
+    ),
+    Row(
+        "add_along_axis",
+        mg.add_along_axis,
+        np_add_along_axis,
+        cases=tuple(
+            ((indices.shape,), {"indices": indices, "axis": axis, "shape": shape})
+            for shape, indices, axis in ALONG
+        ),
+        scale=absolute(np_add_along_axis),
         ulps=1,
     ),
     Row(

@@ -86,7 +86,7 @@ def test_requires_grad_of_a_result_cannot_be_cleared():
         y.requires_grad = False
 
 
-# ---------------------------------------------------------------------------------- the backward pass
+# -------------------------------------------------------------------------------- the backward pass
 def test_gradient_accumulates():
     x = leaf(1, 2)
     (x * 3).sum().backward()
@@ -199,7 +199,7 @@ def test_grad_of_an_intermediate_result():
 
 def test_grad_of_what_is_not_used():
     x, w = leaf(2), leaf(3)
-    with pytest.raises(RuntimeError, match="input 1.*allow_unused"):
+    with pytest.raises(RuntimeError, match=r"input 1.*allow_unused"):
         mg.autograd.grad((x * 2).sum(), [x, w])
     assert mg.autograd.grad((x * 2).sum(), [x, w], allow_unused=True)[1] is None
 
@@ -237,10 +237,13 @@ def test_random_graphs_against_finite_differences():
         program(leaves, seed).backward()
         direction = np.random.default_rng(100 + seed).standard_normal((3, 4))
         slope = sum(
-            float((t.grad.numpy() * d).sum()) for t, d in zip(leaves, direction, strict=True) if t.grad is not None
+            float((t.grad.numpy() * d).sum())
+            for t, d in zip(leaves, direction, strict=True)
+            if t.grad is not None
         )
         low, high = (
-            program([mg.tensor(row) for row in start + step * direction], seed).item() for step in (-1e-6, 1e-6)
+            program([mg.tensor(row) for row in start + step * direction], seed).item()
+            for step in (-1e-6, 1e-6)
         )
         assert abs(slope - (high - low) / 2e-6) < 1e-6 * max(1, abs(slope)), seed
 
@@ -362,7 +365,9 @@ def test_write_to_a_saved_output_is_noticed():
         y.sum().backward()
 
 
-@pytest.mark.parametrize("view", [lambda x: x.detach(), lambda x: x[:1], lambda x: x.reshape(2, 1), lambda x: x.T])
+@pytest.mark.parametrize(
+    "view", [lambda x: x.detach(), lambda x: x[:1], lambda x: x.reshape(2, 1), lambda x: x.T]
+)
 def test_write_through_a_view_is_noticed(view):
     x = leaf(1, 2)
     y = (x * x).sum()
@@ -403,11 +408,11 @@ def test_numpy_is_a_read_only_view():
 
 def test_read_only_memory_is_not_written_to():
     x = mg.broadcast_to(mg.ones(1), (3,))
-    with pytest.raises(ValueError, match="read-only.*clone"):
+    with pytest.raises(ValueError, match=r"read-only.*clone"):
         x += 1
 
 
-# ------------------------------------------------------------------------------ exceptions, interrupts
+# --------------------------------------------------------------------------- exceptions, interrupts
 def test_an_exception_leaves_every_grad_as_it_was():
     x, w = leaf(1), leaf(2)
     (x * w).sum().backward()
@@ -445,14 +450,14 @@ def test_ctrl_c_inside_backward():
     assert x.grad is None
 
 
-# -------------------------------------------------------------------------------------------- memory
+# ------------------------------------------------------------------------------------------- memory
 def in_a_small_stack(function) -> None:
     failures = []
 
     def run():
         try:
             function()
-        except BaseException as error:  # noqa: BLE001  (re-raised in the test's thread)
+        except BaseException as error:  # re-raised in the test's thread
             failures.append(error)
 
     previous = threading.stack_size(512 * 1024)
@@ -493,7 +498,9 @@ def test_training_steps_leave_no_tensor_behind():
 
     def step():
         hidden = x @ w
-        normal = (hidden - hidden.mean(0, keepdims=True)) / mg.sqrt(hidden.var(0, keepdims=True) + 1e-5)
+        normal = (hidden - hidden.mean(0, keepdims=True)) / mg.sqrt(
+            hidden.var(0, keepdims=True) + 1e-5
+        )
         loss = -mg.log_softmax(mg.relu(normal))[:, 0].mean()
         loss.backward()
         with mg.no_grad():
@@ -544,7 +551,9 @@ def test_threads_train_side_by_side():
             mg.tanh(x @ w).sum().backward()
         results[seed] = w.grad.numpy(copy=True)
 
-    threads = [threading.Thread(target=train, args=(seed % 2 + 10 * (seed // 2),)) for seed in range(4)]
+    threads = [
+        threading.Thread(target=train, args=(seed % 2 + 10 * (seed // 2),)) for seed in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:

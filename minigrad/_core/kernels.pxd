@@ -26,6 +26,10 @@ ctypedef unsigned char mask_t
 cdef void call_kernel(int opcode, bint is_double, void** operands, void* out, Py_ssize_t n) noexcept nogil
 cdef void pack(char* source, Py_ssize_t row_stride, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t n,
                int itemsize, char* tile) noexcept nogil
+cdef void take_along(char* x, long long* index, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t picks,
+                     Py_ssize_t inner, int itemsize, char* o) noexcept nogil
+cdef void add_along(floating* x, long long* index, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t picks,
+                    Py_ssize_t inner, floating* o) noexcept nogil
 cdef void reduce_row(int opcode, bint is_double, void* x, Py_ssize_t n, double centre,
                      double* accumulator) noexcept nogil
 cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t row_stride, Py_ssize_t rows,

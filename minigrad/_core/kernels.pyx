@@ -189,6 +189,46 @@ cdef void pack(char* source, Py_ssize_t row_stride, Py_ssize_t stride, Py_ssize_
         pack_items(<unsigned char*> source, row_stride, stride, rows, n, <unsigned char*> tile)
 
 
+# -------------------------------------------------------------------------------- indexing along an axis
+cdef inline void take_items(item_t* x, long long* index, Py_ssize_t length, Py_ssize_t picks, Py_ssize_t inner,
+                            item_t* o) noexcept nogil:
+    cdef Py_ssize_t p, i
+    for p in range(picks):
+        for i in range(inner):
+            o[p * inner + i] = x[(index[p * inner + i] + (length if index[p * inner + i] < 0 else 0)) * inner + i]
+
+
+cdef void take_along(char* x, long long* index, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t picks,
+                     Py_ssize_t inner, int itemsize, char* o) noexcept nogil:
+    """o[a, p, i] = x[a, index[a, p, i], i]; a negative index counts from the end. Checked by the caller."""
+    cdef Py_ssize_t a
+    for a in range(outer):
+        if itemsize == 4:
+            take_items(<unsigned int*> x, index, length, picks, inner, <unsigned int*> o)
+        elif itemsize == 8:
+            take_items(<unsigned long long*> x, index, length, picks, inner, <unsigned long long*> o)
+        else:
+            take_items(<unsigned char*> x, index, length, picks, inner, <unsigned char*> o)
+        x += length * inner * itemsize
+        o += picks * inner * itemsize
+        index += picks * inner
+
+
+cdef void add_along(floating* x, long long* index, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t picks,
+                    Py_ssize_t inner, floating* o) noexcept nogil:
+    """o[a, index[a, p, i], i] += x[a, p, i], the adjoint of `take_along`."""
+    cdef Py_ssize_t a, p, i
+    cdef long long k
+    for a in range(outer):
+        for p in range(picks):
+            for i in range(inner):
+                k = index[p * inner + i]
+                o[(k + (length if k < 0 else 0)) * inner + i] += x[p * inner + i]
+        o += length * inner
+        x += picks * inner
+        index += picks * inner
+
+
 # -------------------------------------------------------------------------------------- reductions
 cdef enum:
     LANES = 16              # independent accumulators, so that an addition need not wait for the last

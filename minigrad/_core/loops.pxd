@@ -11,5 +11,7 @@ cdef struct Operand:            # what an elementwise loop reads: an array, or o
 cdef ndarray empty(int ndim, npy_intp* shape, int typenum)
 cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Operand* operands, int count)
 cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdims, double correction)
+cdef ndarray take_along_axis(str name, ndarray x, ndarray index, int axis)
+cdef ndarray add_along_axis(str name, ndarray x, ndarray index, int axis, tuple shape)
 cdef ndarray matmul(ndarray x, ndarray y)
 cdef void add_in_place(ndarray target, ndarray addend)

@@ -1,9 +1,10 @@
-"""Stubs of the optimiser steps; the rest of loops.pyx is called from Cython only."""
+"""Stubs of what Python calls directly; the rest of loops.pyx is called from Cython only."""
 
 from typing import Any
 
 from numpy.typing import NDArray
 
+def count_classes(name: str, labels: NDArray[Any], classes: int, ignored: int) -> int: ...
 def sgd_update(
     parameter: NDArray[Any],
     gradient: NDArray[Any],

@@ -20,12 +20,13 @@ Design note
 cimport numpy as cnp
 from cython cimport floating
 from libc.math cimport INFINITY, fabs, isfinite, log
-from numpy cimport (NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE, PyArray_NDIM,
+from numpy cimport (NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE, PyArray_NDIM,
                     PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
     DEVIATION, DIFFERENCE, LOGSUMEXP, MAX, MEAN, MIN, PROD, SUM, SUMEXP, TILE, VAR,
-    accumulate, adam_step, call_kernel, pack, reduce_columns, reduce_row, reduction_start, sgd_step)
+    accumulate, adam_step, add_along, call_kernel, pack, reduce_columns, reduce_row, reduction_start, sgd_step,
+    take_along)
 
 import numpy as np
 
@@ -460,6 +461,67 @@ cdef inline void fold_row(int opcode, Plan* plan, char* x, double centre, bint c
             else:
                 compensation[0] += (part - total) + accumulator[0]
             accumulator[0] = total
+
+
+# -------------------------------------------------------------------------------- indexing along an axis
+cdef void split_at(npy_intp* shape, int ndim, int axis, npy_intp* outer, npy_intp* inner):
+    cdef int d
+    outer[0] = inner[0] = 1
+    for d in range(ndim):
+        if d < axis:
+            outer[0] *= shape[d]
+        elif d > axis:
+            inner[0] *= shape[d]
+
+
+cdef void check_positions(str name, ndarray index, int axis, npy_intp length) except *:
+    cdef long long* positions = <long long*> PyArray_DATA(index)
+    cdef npy_intp i
+    for i in range(PyArray_SIZE(index)):
+        if not -length <= positions[i] < length:
+            raise IndexError(f"{name}: index {positions[i]} is out of bounds for axis {axis} with size {length}")
+
+
+cdef ndarray take_along_axis(str name, ndarray x, ndarray index, int axis):
+    """x at the int64 positions `index` along an axis. Both C-contiguous, of one shape but for the axis."""
+    cdef npy_intp outer, inner, length = PyArray_DIMS(x)[axis]
+    check_positions(name, index, axis, length)
+    out = empty(PyArray_NDIM(index), PyArray_DIMS(index), PyArray_TYPE(x))
+    split_at(PyArray_DIMS(x), PyArray_NDIM(x), axis, &outer, &inner)
+    take_along(<char*> PyArray_DATA(x), <long long*> PyArray_DATA(index), outer, length, PyArray_DIMS(index)[axis],
+               inner, PyArray_ITEMSIZE(x), <char*> PyArray_DATA(out))
+    return out
+
+
+cdef ndarray add_along_axis(str name, ndarray x, ndarray index, int axis, tuple shape):
+    """Zeros of `shape` with x added at the int64 positions `index` along an axis."""
+    cdef npy_intp outer, inner
+    cdef ndarray out = np.zeros(shape, x.dtype)
+    check_positions(name, index, axis, PyArray_DIMS(out)[axis])
+    split_at(PyArray_DIMS(out), PyArray_NDIM(out), axis, &outer, &inner)
+    if PyArray_TYPE(x) == NPY_DOUBLE:
+        add_along(<double*> PyArray_DATA(x), <long long*> PyArray_DATA(index), outer, PyArray_DIMS(out)[axis],
+                  PyArray_DIMS(index)[axis], inner, <double*> PyArray_DATA(out))
+    else:
+        add_along(<float*> PyArray_DATA(x), <long long*> PyArray_DATA(index), outer, PyArray_DIMS(out)[axis],
+                  PyArray_DIMS(index)[axis], inner, <float*> PyArray_DATA(out))
+    return out
+
+
+def count_classes(str name, ndarray labels not None, long long classes, long long ignored):
+    """How many of the int64 class indices differ from `ignored`. IndexError if one of them is no class."""
+    cdef npy_intp i, count = 0
+    cdef long long label
+    if PyArray_TYPE(labels) != NPY_INT64 or not cnp.PyArray_IS_C_CONTIGUOUS(labels):
+        raise TypeError(f"{name}: expected C-contiguous int64 class indices, got {labels.dtype}")
+    for i in range(PyArray_SIZE(labels)):
+        label = (<long long*> PyArray_DATA(labels))[i]
+        if label == ignored:
+            continue
+        if not 0 <= label < classes:
+            raise IndexError(f"{name}: target {label} is out of range for {classes} classes (0 to {classes - 1})")
+        count += 1
+    return count
 
 
 # ------------------------------------------------------------------------------ matrices, in place

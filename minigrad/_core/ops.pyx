@@ -27,7 +27,6 @@ from .loops cimport Operand
 from .tensor cimport (ALWAYS, IF_BROADCAST, NEVER, Op, Tensor, binary, checked, install, record, record_view, recording,
                       to_tensor, unary, wrap)
 
-import copy
 import math
 
 import numpy as np
@@ -474,6 +473,9 @@ def clip(x, min=None, max=None):
     cdef ndarray low, high
     if min is None and max is None:
         raise ValueError("clip: give min, max or both")
+    for bound in (min, max):
+        if not (bound is None or isinstance(bound, (int, float, np.generic, np.ndarray, Tensor))):
+            raise TypeError(f"clip: a bound is None, a number or a Tensor, got {bound!r}")
     if isinstance(min, (Tensor, np.ndarray)) or isinstance(max, (Tensor, np.ndarray)):
         limited = tensor if min is None else maximum(tensor, min)
         return limited if max is None else minimum(limited, max)
@@ -775,6 +777,8 @@ def permute_dims(x, axes):
     """
     cdef Tensor tensor = to_tensor(x, "permute_dims")
     cdef int ndim = PyArray_NDIM(tensor.array)
+    if not isinstance(axes, (tuple, list)):
+        raise TypeError(f"permute_dims: axes must be a tuple of ints, got {axes!r}")
     if reduced_axes("permute_dims", tuple(axes), ndim) != ALL_AXES[ndim]:
         raise ValueError(f"permute_dims: axes {tuple(axes)} must name each of the {ndim} dimensions once")
     axes = tuple([a % ndim for a in axes])
@@ -799,8 +803,16 @@ def broadcast_to(x, shape):
     cdef Tensor tensor = to_tensor(x, "broadcast_to")
     cdef npy_intp sizes[64]
     cdef npy_intp strides[64]
-    cdef int ndim = len(shape), extra = ndim - PyArray_NDIM(tensor.array), d
+    cdef int ndim, extra, d
+    if not isinstance(shape, tuple):
+        shape = sizes_of(shape, "broadcast_to")
+    ndim = len(shape)
+    extra = ndim - PyArray_NDIM(tensor.array)
+    if ndim > 64:
+        raise ValueError(f"broadcast_to: a tensor has at most 64 dimensions, not {ndim}")
     for d in range(ndim):
+        if type(shape[d]) is not int or shape[d] < 0:
+            sizes_of(shape, "broadcast_to")
         sizes[d] = shape[d]
         strides[d] = 0
         if d >= extra >= 0:
@@ -811,6 +823,16 @@ def broadcast_to(x, shape):
     if extra < 0:
         raise ValueError(f"broadcast_to: shape {tensor.shape} does not broadcast to {tuple(shape)}")
     return record_view(BROADCAST_TO_, strided_view(tensor.array, ndim, sizes, strides), tensor)
+
+
+cdef tuple sizes_of(shape, str name):
+    """A shape given as an int or a sequence of ints, as a tuple; anything else raises."""
+    sizes = (shape,) if isinstance(shape, (int, np.integer)) else shape
+    if not isinstance(sizes, (tuple, list)) or not all([isinstance(n, (int, np.integer)) and n is not True for n in sizes]):
+        raise TypeError(f"{name}: a shape is an int or a tuple of ints, got {shape!r}")
+    if any([n < 0 for n in sizes]):
+        raise ValueError(f"{name}: a size cannot be negative, got {shape!r}")
+    return tuple([int(n) for n in sizes])
 
 
 cdef ndarray strided_view(ndarray base, int ndim, npy_intp* sizes, npy_intp* strides):
@@ -856,8 +878,14 @@ def getitem(x, index):
         return record_view(GETITEM_, view, tensor, (index,))
     out = np.asarray(tensor.array[index])
     if tensor.requires and recording():
-        index = copy.deepcopy(index)        # the caller may write to its index arrays before backward
+        index = own_index(index)            # the caller may write to its index arrays before backward
     return record(GETITEM_, out, tensor, None, None, (index,))
+
+
+cdef object own_index(index):
+    if isinstance(index, tuple):
+        return tuple([own_index(part) for part in index])
+    return index.copy() if isinstance(index, np.ndarray) else (list(index) if isinstance(index, list) else index)
 
 
 cdef bint is_basic(index):
@@ -877,13 +905,82 @@ def put(x, index, shape):
     tensor([3., 0., 0.])
     """
     cdef Tensor tensor = to_tensor(x, "put")
-    cdef ndarray out = np.zeros(shape, tensor.array.dtype)
+    cdef ndarray out = np.zeros(sizes_of(shape, "put"), tensor.array.dtype)
     index = plain_index(index)
-    if is_basic(index) or (isinstance(index, np.ndarray) and index.dtype == bool):
-        out[index] = tensor.array
-    else:
-        np.add.at(out, index, tensor.array)
+    try:
+        if is_basic(index) or (isinstance(index, np.ndarray) and index.dtype == bool):
+            out[index] = tensor.array
+        else:
+            np.add.at(out, index, tensor.array)
+    except (ValueError, IndexError) as error:
+        raise type(error)(f"put: shape {tensor.shape} at {index!r} of shape {shape}: {error}") from None
     return record(PUT_, out, tensor, None, None, (index,))
+
+
+cdef Op TAKE_ALONG_AXIS_ = register("take_along_axis", NO_KERNEL, None,
+                                    (lambda g, shape, indices, axis: add_along_axis(g, indices, axis, shape),),
+                                    attributes=("indices", "axis"))
+def take_along_axis(x, indices, axis=-1):
+    """x at the positions that the integer `indices` give along an axis; in the other dimensions both
+    have the same sizes. A negative index counts from the end. Raises IndexError out of bounds.
+
+    >>> mg.take_along_axis(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), mg.tensor([[1], [0]]), axis=1)
+    tensor([[2.],
+            [3.]])
+    """
+    cdef Tensor tensor = to_tensor(x, "take_along_axis")
+    cdef ndarray positions = integer_positions("take_along_axis", indices, tensor.array.ndim)
+    cdef int d, along = reduced_axes("take_along_axis", axis, PyArray_NDIM(tensor.array))[0]
+    for d in range(PyArray_NDIM(positions)):
+        if d != along and PyArray_DIMS(positions)[d] != PyArray_DIMS(tensor.array)[d]:
+            raise ValueError(f"take_along_axis: indices of shape {(<object> positions).shape} and x of shape "
+                             f"{tensor.shape} differ in more than axis {along}")
+    out = loops.take_along_axis("take_along_axis", contiguous(tensor.array), positions, along)
+    return record(TAKE_ALONG_AXIS_, out, tensor, None, None, (positions, along))
+
+
+cdef Op ADD_ALONG_AXIS_ = register("add_along_axis", NO_KERNEL, None,
+                                   (lambda g, indices, axis: take_along_axis(g, indices, axis),),
+                                   attributes=("indices", "axis"))
+def add_along_axis(x, indices, axis, shape):
+    """Zeros of `shape` with x added at the positions that `indices`, of the shape of x, give along an axis:
+    the adjoint of `take_along_axis`.
+
+    >>> mg.add_along_axis(mg.tensor([[1.0, 2.0]]), mg.tensor([[0, 0]]), 1, (1, 3))
+    tensor([[3., 0., 0.]])
+    """
+    cdef Tensor tensor = to_tensor(x, "add_along_axis")
+    cdef ndarray positions = integer_positions("add_along_axis", indices, tensor.array.ndim)
+    cdef tuple sizes = sizes_of(shape, "add_along_axis")
+    cdef int along = reduced_axes("add_along_axis", axis, PyArray_NDIM(tensor.array))[0]
+    if (tensor.shape != (<object> positions).shape or len(sizes) != tensor.array.ndim
+            or sizes[:along] + sizes[along + 1:] != tensor.shape[:along] + tensor.shape[along + 1:]):
+        raise ValueError(f"add_along_axis: x {tensor.shape}, indices {(<object> positions).shape} and shape {sizes} "
+                         f"must agree but for axis {along} of the last")
+    if tensor.array.dtype.kind != "f":
+        grid = list(np.indices((<object> positions).shape))
+        grid[along] = positions
+        return put(tensor, tuple(grid), sizes)
+    out = loops.add_along_axis("add_along_axis", contiguous(tensor.array), positions, along, sizes)
+    return record(ADD_ALONG_AXIS_, out, tensor, None, None, (positions, along))
+
+
+cdef ndarray contiguous(ndarray array):
+    return array if cnp.PyArray_IS_C_CONTIGUOUS(array) else cnp.PyArray_NewCopy(array, cnp.NPY_CORDER)
+
+
+cdef ndarray integer_positions(str name, indices, int ndim):
+    """Integer indices as a C-contiguous int64 array; a copy, unless an op of ours made it."""
+    cdef ndarray array = (<Tensor> indices).array if isinstance(indices, Tensor) else np.asarray(indices)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: indices must be integers, got {array.dtype}")
+    if PyArray_NDIM(array) != ndim:
+        raise ValueError(f"{name}: indices have {PyArray_NDIM(array)} dimensions, x has {ndim}")
+    if isinstance(indices, np.ndarray) and not array.flags.writeable:
+        return array
+    array = np.array(array, dtype=np.int64, order="C")
+    array.flags.writeable = False           # a Node keeps it, and its rule passes it on without a copy
+    return array
 
 
 cdef Op CONCAT_ = register("concat", NO_KERNEL, None, (lambda g, axis, offsets, i: section(g, axis, offsets, i),),
@@ -1023,4 +1120,4 @@ attach_methods({function.__name__: function for function in (
     softplus, logsigmoid, erf, add, subtract, multiply, divide, pow, floor_divide, remainder, maximum, minimum,
     less, less_equal, greater, greater_equal, equal, not_equal, clip, logical_and, logical_or, logical_xor,
     logical_not, sum, mean, var, prod, max, min, logsumexp, log_softmax, reshape, permute_dims, broadcast_to,
-    astype, matmul, matrix_transpose)})
+    astype, matmul, matrix_transpose, take_along_axis)})

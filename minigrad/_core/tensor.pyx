@@ -338,7 +338,7 @@ cdef inline bint is_number(object value):
     return PyFloat_CheckExact(value) or PyLong_CheckExact(value) or PyBool_Check(value)
 
 
-cdef Tensor to_tensor(object value, str name):
+cpdef Tensor to_tensor(object value, str name):
     """A Tensor, array or number as a Tensor; anything else is the error a user can act on."""
     if isinstance(value, Tensor):
         return value
@@ -906,11 +906,12 @@ class RemovableHandle:
             self._hooks.remove(self._hook)
 
 
-def rebuild(kind, array, requires_grad):
+def rebuild(kind, array, requires_grad, grad):
     """Make a Tensor again from what `pickle` or `copy` took apart."""
     cdef Tensor tensor = kind.__new__(kind)
     tensor.array = array
     tensor.requires = requires_grad
+    tensor.gradient = grad
     return tensor
 
 
@@ -1025,7 +1026,7 @@ cdef class Tensor:
     def __reduce__(self):
         if self.node is not None:
             raise RuntimeError("only leaves can be copied or pickled; use x.detach() or x.clone()")
-        return rebuild, (type(self), np.array(self.array, order="C"), self.requires)
+        return rebuild, (type(self), np.array(self.array, order="C"), self.requires, self.gradient)
 
     # ------------------------------------------------------------------ as other things
     def numpy(self, *, bint copy=False):

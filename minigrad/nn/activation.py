@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TypeAlias
 
 from .._core.ops import log_softmax, logsigmoid, relu, sigmoid, softplus, tanh
 from .._core.tensor import Tensor
 from ..functions import gelu, silu, softmax
 from .module import Module
 
+_Function: TypeAlias = Callable[..., Tensor]
+
 
 class _Elementwise(Module):
     """A Module without parameters or options that applies one function."""
 
-    _function: Callable[..., Tensor]
+    _function: _Function
 
     def forward(self, x: Tensor) -> Tensor:
         """The function of every element, in the shape of x."""
@@ -28,7 +31,7 @@ class Sigmoid(_Elementwise):
     tensor([0.5, 1. ])
     """
 
-    _function = staticmethod(sigmoid)
+    _function: _Function = staticmethod(sigmoid)
 
 
 class Tanh(_Elementwise):
@@ -38,7 +41,7 @@ class Tanh(_Elementwise):
     tensor([0., 1.])
     """
 
-    _function = staticmethod(tanh)
+    _function: _Function = staticmethod(tanh)
 
 
 class LogSigmoid(_Elementwise):
@@ -48,7 +51,7 @@ class LogSigmoid(_Elementwise):
     tensor([-1000.])
     """
 
-    _function = staticmethod(logsigmoid)
+    _function: _Function = staticmethod(logsigmoid)
 
 
 class ReLU(_Elementwise):
@@ -59,7 +62,7 @@ class ReLU(_Elementwise):
     tensor([0., 2.])
     """
 
-    _function = staticmethod(relu)
+    _function: _Function = staticmethod(relu)
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
@@ -73,7 +76,7 @@ class SiLU(_Elementwise):
     tensor([0.       , 0.7310586])
     """
 
-    _function = staticmethod(silu)
+    _function: _Function = staticmethod(silu)
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__()
@@ -130,7 +133,7 @@ class Softplus(Module):
 class _AlongDimension(Module):
     """A Module without parameters that applies one function along one dimension."""
 
-    _function: Callable[..., Tensor]
+    _function: _Function
 
     def __init__(self, dim: int = -1) -> None:
         super().__init__()
@@ -152,7 +155,7 @@ class Softmax(_AlongDimension):
     tensor([[0.5, 0.5]])
     """
 
-    _function = staticmethod(softmax)
+    _function: _Function = staticmethod(softmax)
 
 
 class LogSoftmax(_AlongDimension):
@@ -162,4 +165,4 @@ class LogSoftmax(_AlongDimension):
     tensor([[-0.6931472, -0.6931472]])
     """
 
-    _function = staticmethod(log_softmax)
+    _function: _Function = staticmethod(log_softmax)

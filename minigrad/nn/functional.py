@@ -8,11 +8,21 @@ from typing import Any
 import numpy as np
 
 from .. import creation
-from .._core.ops import abs as absolute
-from .._core.ops import getitem, log_softmax, logsigmoid, put, reshape, sqrt, square
-from .._core.ops import linear as product
-from .._core.tensor import Tensor
-from ..functions import _tensor, moveaxis
+from .._core.loops import count_classes
+from .._core.ops import (
+    abs as absolute,
+    getitem,
+    linear as product,
+    log_softmax,
+    logsigmoid,
+    put,
+    reshape,
+    sqrt,
+    square,
+    take_along_axis,
+)
+from .._core.tensor import Tensor, to_tensor
+from ..functions import moveaxis
 
 
 # ---------------------------------------------------------------------------------------- layers
@@ -53,7 +63,7 @@ def batch_norm(
     tensor([[-1.],
             [ 1.]])
     """
-    x = _tensor(x, "batch_norm")
+    x = to_tensor(x, "batch_norm")
     shape, ndim = x.shape, x.ndim
     if ndim < 2:
         raise ValueError(f"batch_norm: expected a tensor of shape (N, C, ...), got {shape}")
@@ -115,7 +125,7 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     tensor([1., 1., 1.])
     """
     check_probability(p)
-    x = _tensor(x, "dropout")
+    x = to_tensor(x, "dropout")
     if not training or p == 0:
         return x
     kept = creation.generator().random(x.shape, np.float32) >= p
@@ -140,7 +150,7 @@ def one_hot(target: Tensor, num_classes: int = -1) -> Tensor:
     tensor([[1, 0, 0],
             [0, 0, 1]])
     """
-    target = _tensor(target, "one_hot")
+    target = to_tensor(target, "one_hot")
     labels = target._array
     if labels.dtype.kind != "i":
         raise TypeError(f"one_hot: class indices must be integers, got {labels.dtype}")
@@ -148,7 +158,8 @@ def one_hot(target: Tensor, num_classes: int = -1) -> Tensor:
         if labels.size == 0:
             raise ValueError("one_hot: give num_classes, an empty target does not tell it")
         num_classes = int(labels.max()) + 1
-    _check_labels(labels, num_classes, "one_hot")
+    nothing_ignored = np.iinfo(np.int64).min
+    count_classes("one_hot", np.ascontiguousarray(labels, np.int64), num_classes, nothing_ignored)
     return Tensor(np.equal(labels[..., None], np.arange(num_classes)).astype(np.int64))
 
 
@@ -181,7 +192,7 @@ def _reduce(loss: Tensor, reduction: str, name: str) -> Tensor:
 
 
 def _pair(x: Tensor, target: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    x, target = _tensor(x, name), _tensor(target, name)
+    x, target = to_tensor(x, name), to_tensor(target, name)
     if x.shape != target.shape:
         warnings.warn(
             f"{name}: the target has shape {target.shape}, the input {x.shape}; broadcasting them "
@@ -227,7 +238,7 @@ def binary_cross_entropy_with_logits(
     tensor(1000.)
     """
     name = "binary_cross_entropy_with_logits"
-    x, target = _tensor(x, name), _tensor(target, name)
+    x, target = to_tensor(x, name), to_tensor(target, name)
     if x.shape != target.shape:
         raise ValueError(
             f"{name}: the target has shape {target.shape}, the input {x.shape}; they must be equal"
@@ -255,7 +266,7 @@ def nll_loss(
     >>> mg.nn.functional.nll_loss(mg.tensor([[-0.5, -1.0]]), mg.tensor([1]))
     tensor(1.)
     """
-    x, target = _tensor(x, "nll_loss"), _tensor(target, "nll_loss")
+    x, target = to_tensor(x, "nll_loss"), to_tensor(target, "nll_loss")
     rows, batch_shape = _class_rows(x, "nll_loss")
     return _index_loss("nll_loss", rows, batch_shape, target, weight, ignore_index, reduction, 0.0)
 
@@ -282,7 +293,7 @@ def cross_entropy(
     >>> mg.nn.functional.cross_entropy(mg.zeros(2, 4), mg.tensor([0, 3]))
     tensor(1.3862944)
     """
-    x, target = _tensor(x, "cross_entropy"), _tensor(target, "cross_entropy")
+    x, target = to_tensor(x, "cross_entropy"), to_tensor(target, "cross_entropy")
     check_smoothing(label_smoothing)
     rows, batch_shape = _class_rows(x, "cross_entropy")
     log_p = log_softmax(rows, axis=1)
@@ -315,21 +326,12 @@ def _class_rows(x: Tensor, name: str) -> tuple[Tensor, tuple[int, ...]]:
 
 
 def _class_weight(weight: Tensor, log_p: Tensor) -> Tensor:
-    weight = _tensor(weight, "cross_entropy")
+    weight = to_tensor(weight, "cross_entropy")
     if weight.shape != log_p.shape[1:]:
         raise ValueError(
             f"cross_entropy: expected one weight per class, {log_p.shape[1:]}, got {weight.shape}"
         )
     return weight.detach().astype(log_p.dtype)
-
-
-def _check_labels(labels: np.ndarray, classes: int, name: str) -> None:
-    # unsigned, so that negative ones are too large as well
-    if labels.size and labels.astype(np.uint64).max() >= classes:
-        wrong = labels[(labels < 0) | (labels >= classes)].flat[0]
-        raise IndexError(
-            f"{name}: target {wrong} is out of range for {classes} classes (0 to {classes - 1})"
-        )
 
 
 def _index_loss(
@@ -352,25 +354,25 @@ def _index_loss(
         )
     if target.shape != batch_shape:
         raise ValueError(f"{name}: expected a target of shape {batch_shape}, got {target.shape}")
-    labels = target._array.reshape(-1)
-    kept = (labels != ignore_index).nonzero()[0]
-    labels = labels[kept]
+    labels = np.ascontiguousarray(target._array, np.int64).reshape(-1)
     rows, classes = log_p.shape
-    _check_labels(labels, classes, name)
+    count = count_classes(name, labels, classes, ignore_index)
+    kept = slice(None) if count == rows else (labels != ignore_index).nonzero()[0]
+    labels = labels[kept]
 
-    loss = -getitem(log_p, (kept, labels))
-    total: Tensor | float = float(len(kept))
+    loss = -reshape(take_along_axis(log_p[kept] if count < rows else log_p, labels[:, None]), (-1,))
+    total: Tensor | float = float(count)
     spread = log_p
     if weight is not None:
         weight = _class_weight(weight, log_p)
         counted = getitem(weight, labels)
         loss, total, spread = loss * counted, counted.sum(), log_p * weight
     if label_smoothing:
-        smoothed = getitem(spread.sum(axis=1), kept)
+        smoothed = spread.sum(axis=1)[kept]
         loss = loss * (1.0 - label_smoothing) - smoothed * (label_smoothing / classes)
 
     if reduction == "none":
-        return reshape(loss if len(kept) == rows else put(loss, kept, (rows,)), batch_shape)
+        return reshape(loss if count == rows else put(loss, kept, (rows,)), batch_shape)
     return loss.sum() / total if reduction == "mean" else loss.sum()
 
 

@@ -10,10 +10,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._core.tensor import Tensor
+from .._core.tensor import Tensor, to_tensor
 from ..autograd import no_grad
 from ..creation import ones, tensor, zeros
-from ..functions import _tensor
 from . import functional, init
 from .module import Module, Parameter, positive
 
@@ -105,7 +104,7 @@ class _BatchNorm(Module):
         return y
 
     def _checked(self, x: Tensor) -> Tensor:
-        x = _tensor(x, type(self).__name__)
+        x = to_tensor(x, type(self).__name__)
         if x.ndim not in self._layouts:
             expected = " or ".join(self._layouts.values())
             raise ValueError(

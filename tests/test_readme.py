@@ -1,0 +1,149 @@
+"""README.md tells the truth: its code runs, its outputs, counts, quotations and links are right."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import minigrad as mg
+from minigrad import nn
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FLOAT = re.compile(r"-?\d+\.\d+")
+
+
+def blocks():
+    """Every fenced block: language, text, and the printed output that follows it, or None."""
+    fences = [
+        (match[1], match[2], match.span())
+        for match in re.finditer(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    ]
+    following = [*fences[1:], ("", "", (len(README), 0))]
+    for (language, text, span), (next_language, next_text, next_span) in zip(
+        fences, following, strict=True
+    ):
+        adjacent = not README[span[1] : next_span[0]].strip()
+        yield language, text, next_text if adjacent and next_language == "text" else None
+
+
+PYTHON = [(text, output) for language, text, output in blocks() if language == "python"]
+# The lines quoted from the source stand alone: what they work on is in the function around them.
+QUOTED = [text for text, _ in PYTHON if "import" not in text]
+PROGRAMS = [(text, output) for text, output in PYTHON if text not in QUOTED]
+
+
+def same_output(expected: str, printed: str) -> bool:
+    """Equal text; floats may differ by one in the last digit that the page shows, for the rounding
+    of a sum depends on the instruction set that the kernels run on."""
+    if FLOAT.sub("#", expected) != FLOAT.sub("#", printed):
+        return False
+    return all(
+        abs(float(want) - float(got)) < 1.5 * 10.0 ** -len(want.partition(".")[2])
+        for want, got in zip(FLOAT.findall(expected), FLOAT.findall(printed), strict=True)
+    )
+
+
+@pytest.mark.parametrize("number", range(len(PROGRAMS)))
+def test_python_block_runs_and_prints_what_it_says(number):
+    program, expected = PROGRAMS[number]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(program, f"README.md, Python block {number}", "exec"), {})
+    assert expected is not None, f"block {number} is not followed by what it prints"
+    assert same_output(expected, printed.getvalue()), printed.getvalue()
+
+
+def test_the_page_has_the_programs_that_it_should():
+    assert len(PROGRAMS) >= 4
+    assert len(QUOTED) == 1
+
+
+def test_a_wrong_output_is_noticed():
+    assert same_output("loss 0.729\n", "loss 0.730\n")
+    assert not same_output("loss 0.729\n", "loss 0.731\n")
+    assert not same_output("loss 0.729\n", "loss 0.7290\nloss 0.7\n")
+    assert not same_output("True\n", "False\n")
+
+
+def stripped_lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def test_the_batchnorm_forward_stands_in_the_source_and_computes_batchnorm():
+    source = iter(stripped_lines((ROOT / "minigrad/nn/functional.py").read_text(encoding="utf-8")))
+    missing = [line for line in stripped_lines(QUOTED[0]) if line not in source]
+    assert not missing, f"not in minigrad/nn/functional.py, in this order: {missing}"
+
+    mg.manual_seed(0)
+    x, weight, bias = mg.randn(8, 3), mg.randn(3), mg.randn(3)
+    names = {"x": x, "weight": weight, "bias": bias, "axes": 0, "eps": 1e-5, "sqrt": mg.sqrt}
+    exec(QUOTED[0], names)
+    expected = nn.functional.batch_norm(x, None, None, weight, bias)
+    assert names["y"].tolist() == expected.tolist()
+
+
+def test_the_quoted_table_entry_stands_in_the_source():
+    (entry,) = (text for language, text, _ in blocks() if language == "cython")
+    assert entry in (ROOT / "minigrad/_core/ops.pyx").read_text(encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------- commands and links
+def test_make_targets_and_test_files_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    commands = [text for language, text, _ in blocks() if language == "sh"]
+    commands += re.findall(r"`(make [^`]*)`", README)
+    named = {match for text in commands for match in re.findall(r"\bmake ([a-z]+)", text)}
+    assert {"demo", "test", "bench"} <= named <= targets
+    for path in re.findall(r"tests/\w+\.py", " ".join(commands)):
+        assert (ROOT / path).is_file(), path
+
+
+def test_links_lead_somewhere():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert "examples/output/learning_curves.png" in links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+# ----------------------------------------------------------------------------- the map and the gaps
+def line_count(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def test_line_counts_are_right_within_a_tenth():
+    source = {p for p in (ROOT / "minigrad").rglob("*") if p.suffix in (".py", ".pyx", ".h")}
+    rows = re.findall(r"^\| \[?`(minigrad/[^`]*)`.*?\| ~([\d,]+) \|", README, re.MULTILINE)
+    stated = {name: int(count.replace(",", "")) for name, count in rows}
+    total = stated.pop("minigrad/")
+    listed = {ROOT / name for name in stated}
+    wrong = []
+    for name, count in [*stated.items(), ("minigrad/", total)]:
+        path = ROOT / name
+        if path.is_file():
+            files = {path}
+        elif name == "minigrad/":
+            files = source
+        else:  # a folder: what it holds but for the files that have their own row
+            files = {p for p in source - listed if p.is_relative_to(path)}
+        actual = sum(map(line_count, files))
+        if abs(count - actual) > 0.1 * actual:
+            wrong.append(f"{name}: README says ~{count}, it has {actual}")
+    assert not wrong, "\n".join(wrong)
+    assert sum(stated.values()) == pytest.approx(total, rel=0.1), "a file is missing from the map"
+
+
+def test_what_is_said_to_be_missing_is_missing():
+    sentence = README.partition("Not there today:")[2].partition("\n")[0]
+    names = re.findall(r"`(nn|autograd)\.(\w+)`", sentence)
+    assert names
+    present = [
+        f"{module}.{name}"
+        for module, name in names
+        if hasattr(import_module(f"minigrad.{module}"), name)
+    ]
+    assert present == [], "these exist by now; take them out of 'Not there today'"
