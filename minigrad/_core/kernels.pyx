@@ -190,19 +190,20 @@ cdef void pack(char* source, Py_ssize_t row_stride, Py_ssize_t stride, Py_ssize_
 
 
 # -------------------------------------------------------------------------------- indexing along an axis
-cdef inline void take_items(item_t* x, long long* index, Py_ssize_t length, Py_ssize_t picks, Py_ssize_t inner,
-                            item_t* o) noexcept nogil:
+cdef inline void take_items(item_t* x, long long* index, Py_ssize_t length, Py_ssize_t picks,
+                            Py_ssize_t inner, item_t* o) noexcept nogil:
     cdef Py_ssize_t p, i
     for p in range(picks):
         for i in range(inner):
-            o[p * inner + i] = x[(index[p * inner + i] + (length if index[p * inner + i] < 0 else 0)) * inner + i]
+            o[p * inner + i] = x[(index[p * inner + i]
+                                  + (length if index[p * inner + i] < 0 else 0)) * inner + i]
 
 
 cdef void take_along(char* x, long long* index, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t picks,
                      Py_ssize_t inner, int itemsize, char* o) noexcept nogil:
     """o[a, p, i] = x[a, index[a, p, i], i]; a negative index counts from the end. Checked by the caller."""
-    cdef Py_ssize_t a
-    for a in range(outer):
+    cdef Py_ssize_t _
+    for _ in range(outer):
         if itemsize == 4:
             take_items(<unsigned int*> x, index, length, picks, inner, <unsigned int*> o)
         elif itemsize == 8:
@@ -217,9 +218,9 @@ cdef void take_along(char* x, long long* index, Py_ssize_t outer, Py_ssize_t len
 cdef void add_along(floating* x, long long* index, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t picks,
                     Py_ssize_t inner, floating* o) noexcept nogil:
     """o[a, index[a, p, i], i] += x[a, p, i], the adjoint of `take_along`."""
-    cdef Py_ssize_t a, p, i
+    cdef Py_ssize_t _, p, i
     cdef long long k
-    for a in range(outer):
+    for _ in range(outer):
         for p in range(picks):
             for i in range(inner):
                 k = index[p * inner + i]
@@ -266,7 +267,8 @@ cdef inline double prepare(int opcode, floating x, double centre) noexcept nogil
     return x
 
 
-cdef inline void row_lanes(int opcode, floating* x, Py_ssize_t n, double centre, double* accumulator) noexcept nogil:
+cdef inline void row_lanes(int opcode, floating* x, Py_ssize_t n, double centre,
+                           double* accumulator) noexcept nogil:
     cdef double lane[LANES]
     cdef Py_ssize_t i, k, whole = n - n % LANES
     for k in range(LANES): lane[k] = reduction_start(opcode)
@@ -409,7 +411,8 @@ cdef cloned adam(floating* parameter, floating* gradient, floating* first_moment
             first_moment[i] = m
             second_moment[i] = v
             largest[i] = v if v > largest[i] or v != v else largest[i]
-            parameter[i] = decay * parameter[i] - step_size * m / (<floating> mg_sqrt(largest[i]) * root + eps)
+            parameter[i] = (decay * parameter[i]
+                            - step_size * m / (<floating> mg_sqrt(largest[i]) * root + eps))
 
 
 cdef void adam_step(floating* parameter, floating* gradient, floating* first_moment,
@@ -421,5 +424,6 @@ cdef void adam_step(floating* parameter, floating* gradient, floating* first_mom
     adam(parameter, gradient, first_moment, second_moment, largest, n,
          <floating> (lr / (1 - pow(beta1, step))), <floating> (1 - beta1), <floating> beta2,
          <floating> (1 - beta2), <floating> eps,
-         <floating> (0 if decoupled else weight_decay), <floating> (1 - lr * weight_decay if decoupled else 1),
+         <floating> (0 if decoupled else weight_decay),
+         <floating> (1 - lr * weight_decay if decoupled else 1),
          <floating> (-1 if maximize else 1), <floating> (1 / sqrt(1 - pow(beta2, step))))

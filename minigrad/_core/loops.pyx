@@ -18,15 +18,14 @@ Design note
 6. Large loops release the GIL.
 """
 cimport numpy as cnp
-from cython cimport floating
 from libc.math cimport INFINITY, fabs, isfinite, log
-from numpy cimport (NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE, PyArray_NDIM,
-                    PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
+from numpy cimport (NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE,
+                    PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
     DEVIATION, DIFFERENCE, LOGSUMEXP, MAX, MEAN, MIN, PROD, SUM, SUMEXP, TILE, VAR,
-    accumulate, adam_step, add_along, call_kernel, pack, reduce_columns, reduce_row, reduction_start, sgd_step,
-    take_along)
+    accumulate, adam_step, add_along, call_kernel, pack, reduce_columns, reduce_row, reduction_start,
+    sgd_step, take_along)
 
 import numpy as np
 
@@ -269,7 +268,7 @@ cdef void make_plan(Plan* plan, ndarray x, unsigned long long axes, npy_intp ite
     else:
         ndim = e + 1
     inner = 0
-    if reduced[0] and shape[0] <= SHORT_ROW:            # a short row is folded as columns beside its neighbours
+    if reduced[0] and shape[0] <= SHORT_ROW:    # a short row is folded as columns beside its neighbours
         for d in range(1, ndim):
             if not reduced[d] and shape[d] >= 8:
                 inner = d
@@ -322,7 +321,7 @@ cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil:
     """Walk the kept positions; at each, fold one value or up to TILE columns."""
     cdef npy_intp index[MAXDIMS]
     cdef double accumulator[TILE]
-    cdef npy_intp c, w, i
+    cdef npy_intp c, w
     cdef int d
     for d in range(plan.kept):
         index[d] = 0
@@ -394,13 +393,15 @@ cdef inline double first(Plan* plan, char* x) noexcept nogil:
     return (<double*> x)[0] if plan.is_double else (<float*> x)[0]
 
 
-cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre, double* accumulator) noexcept nogil:
+cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
+               double* accumulator) noexcept nogil:
     """Fold all reduced positions below x into w accumulators."""
     cdef char tile[TILE * 8]
     cdef npy_intp index[MAXDIMS]
     cdef double compensation = 0
     cdef int itemsize = 8 if plan.is_double else 4
-    cdef bint contiguous = plan.stride == itemsize or (plan.row_wise and plan.width == 1) or (not plan.row_wise and w == 1)
+    cdef bint contiguous = (plan.stride == itemsize or (plan.row_wise and plan.width == 1)
+                            or (not plan.row_wise and w == 1))
     cdef int outer = plan.reduced, d
     cdef npy_intp rows = 1, row_stride = 0, r, i
     for i in range(w):
@@ -479,7 +480,8 @@ cdef void check_positions(str name, ndarray index, int axis, npy_intp length) ex
     cdef npy_intp i
     for i in range(PyArray_SIZE(index)):
         if not -length <= positions[i] < length:
-            raise IndexError(f"{name}: index {positions[i]} is out of bounds for axis {axis} with size {length}")
+            raise IndexError(f"{name}: index {positions[i]} is out of bounds for axis {axis} "
+                             f"with size {length}")
 
 
 cdef ndarray take_along_axis(str name, ndarray x, ndarray index, int axis):
@@ -488,8 +490,8 @@ cdef ndarray take_along_axis(str name, ndarray x, ndarray index, int axis):
     check_positions(name, index, axis, length)
     out = empty(PyArray_NDIM(index), PyArray_DIMS(index), PyArray_TYPE(x))
     split_at(PyArray_DIMS(x), PyArray_NDIM(x), axis, &outer, &inner)
-    take_along(<char*> PyArray_DATA(x), <long long*> PyArray_DATA(index), outer, length, PyArray_DIMS(index)[axis],
-               inner, PyArray_ITEMSIZE(x), <char*> PyArray_DATA(out))
+    take_along(<char*> PyArray_DATA(x), <long long*> PyArray_DATA(index), outer, length,
+               PyArray_DIMS(index)[axis], inner, PyArray_ITEMSIZE(x), <char*> PyArray_DATA(out))
     return out
 
 
@@ -519,7 +521,8 @@ def count_classes(str name, ndarray labels not None, long long classes, long lon
         if label == ignored:
             continue
         if not 0 <= label < classes:
-            raise IndexError(f"{name}: target {label} is out of range for {classes} classes (0 to {classes - 1})")
+            raise IndexError(f"{name}: target {label} is out of range for {classes} classes "
+                             f"(0 to {classes - 1})")
         count += 1
     return count
 

@@ -15,7 +15,7 @@ Design note
 """
 cimport numpy as cnp
 from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE,
-                    PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
+                    PyArray_NDIM, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from . cimport loops
 from .kernels cimport (
@@ -24,8 +24,8 @@ from .kernels cimport (
     NOT_EQUAL, PROD, RECIPROCAL, RELU, RSQRT, SIGMOID, SIGN, SOFTPLUS, SQRT, SQUARE, SUBTRACT, SUM,
     TANH, VAR, WHERE)
 from .loops cimport Operand
-from .tensor cimport (ALWAYS, IF_BROADCAST, NEVER, Op, Tensor, binary, checked, install, record, record_view, recording,
-                      to_tensor, unary, wrap)
+from .tensor cimport (ALWAYS, IF_BROADCAST, Op, Tensor, binary, checked, install, record, record_view,
+                      recording, to_tensor, unary, wrap)
 
 import math
 
@@ -434,7 +434,8 @@ def not_equal(x, y):
 
 # =============================================================================== elementwise, three inputs
 cdef Op WHERE_ = register("where", WHERE, np.where,
-                          (None, lambda g, condition: where(condition, g, 0.0), lambda g, condition: where(condition, 0.0, g)),
+                          (None, lambda g, condition: where(condition, g, 0.0),
+                           lambda g, condition: where(condition, 0.0, g)),
                           inputs=("condition", "x", "y"), keeps_shapes=IF_BROADCAST)
 def where(condition, x, y):
     """x where condition is true, y elsewhere, all three broadcast together. condition is bool.
@@ -446,9 +447,11 @@ def where(condition, x, y):
     cdef Tensor mask = to_tensor(condition, "where"), a, b
     if PyArray_TYPE(mask.array) != NPY_BOOL:
         mask = not_equal(mask, 0)
-    if not isinstance(x, (Tensor, np.ndarray, np.generic)) and not isinstance(y, (Tensor, np.ndarray, np.generic)):
+    if (not isinstance(x, (Tensor, np.ndarray, np.generic))
+            and not isinstance(y, (Tensor, np.ndarray, np.generic))):
         x = to_tensor(x, "where")           # two numbers: the first takes the default dtype
-    dtype = np.result_type(*[v.dtype if isinstance(v, (Tensor, np.ndarray, np.generic)) else v for v in (x, y)])
+    dtype = np.result_type(*[v.dtype if isinstance(v, (Tensor, np.ndarray, np.generic)) else v
+                             for v in (x, y)])
     a, b = astype(to_tensor(x, "where"), dtype), astype(to_tensor(y, "where"), dtype)
     if dtype.kind != "f":
         return wrap(checked(np.where(mask.array, a.array, b.array)))
@@ -456,14 +459,16 @@ def where(condition, x, y):
     fill_operand(&operands[1], a.array)
     fill_operand(&operands[2], b.array)
     typenum = PyArray_TYPE(a.array)
-    return record(WHERE_, loops.elementwise("where", WHERE, typenum == NPY_DOUBLE, typenum, operands, 3), mask, a, (b,))
+    out = loops.elementwise("where", WHERE, typenum == NPY_DOUBLE, typenum, operands, 3)
+    return record(WHERE_, out, mask, a, (b,))
 
 
 cdef Op CLIP_ = register("clip", CLIP, np.clip,
                          (lambda g, x, low, high: where(logical_and(x >= low, x <= high), g, 0.0),),
                          attributes=("low", "high"))
 def clip(x, min=None, max=None):
-    """x limited to [min, max]; the gradient inside and at the bounds is 1. A bound may be None, a number or a Tensor.
+    """x limited to [min, max]; the gradient inside and at the bounds is 1. A bound may be None, a
+    number or a Tensor.
 
     >>> mg.clip(mg.tensor([-1.0, 0.5, 2.0]), 0, 1)
     tensor([0. , 0.5, 1. ])
@@ -550,7 +555,8 @@ cdef tuple reduced_axes(str name, axis, int ndim):
         if isinstance(a, (bool, float, str)):
             raise TypeError(f"{name}: axis must be None, an int or a tuple of ints, got {axis!r}")
         if not -ndim <= a < ndim:
-            raise np.exceptions.AxisError(f"{name}: axis {a} is out of bounds for a tensor of {ndim} dimensions")
+            raise np.exceptions.AxisError(f"{name}: axis {a} is out of bounds for a tensor of "
+                                          f"{ndim} dimensions")
         axes.append(int(a) % ndim)
     if len(set(axes)) != len(axes):
         raise ValueError(f"{name}: an axis stands twice in {axis}")
@@ -574,7 +580,8 @@ cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
     if op.opcode == MAX or op.opcode == MIN:
         for d in axes:
             if PyArray_DIMS(tensor.array)[d] == 0:
-                raise ValueError(f"{op.name}: axis {d} of shape {tensor.shape} is empty, and nothing has no {op.name}")
+                raise ValueError(f"{op.name}: axis {d} of shape {tensor.shape} is empty, "
+                                 f"and nothing has no {op.name}")
     if typenum == NPY_FLOAT or typenum == NPY_DOUBLE:
         out = loops.reduce(op.opcode, tensor.array, mask, keepdims, correction)
     else:
@@ -626,7 +633,8 @@ def sum(x, axis=None, keepdims=False):
 
 
 cdef Op MEAN_ = reduction_op("mean", MEAN, np.mean,
-                             lambda g, shape, axis: expand(g * (1 / (elements(shape, axis) or 1)), shape, axis))
+                             lambda g, shape, axis:
+                             expand(g * (1 / (elements(shape, axis) or 1)), shape, axis))
 def mean(x, axis=None, keepdims=False):
     """The arithmetic mean; NaN of nothing.
 
@@ -637,7 +645,8 @@ def mean(x, axis=None, keepdims=False):
 
 
 cdef Op VAR_ = reduction_op("var", VAR, np.var,
-                            lambda g, x, axis, correction: expand(g * slope_of_var(x.shape, axis, correction), x.shape, axis)
+                            lambda g, x, axis, correction:
+                            expand(g * slope_of_var(x.shape, axis, correction), x.shape, axis)
                             * (x - mean(x, axis, True)))
 def var(x, axis=None, correction=0, keepdims=False):
     """The variance: the sum of (x - mean)² over (n - correction). correction=1 is the unbiased estimate.
@@ -655,7 +664,8 @@ cdef double slope_of_var(tuple shape, tuple axis, double correction) except? -1:
     return 2 / (count - correction) if count > correction else math.nan
 
 
-cdef Op PROD_ = reduction_op("prod", PROD, np.prod, lambda g, x, out, axis: expand(g, x.shape, axis) * others(x, out, axis))
+cdef Op PROD_ = reduction_op("prod", PROD, np.prod,
+                             lambda g, x, out, axis: expand(g, x.shape, axis) * others(x, out, axis))
 def prod(x, axis=None, keepdims=False):
     """The product; 1 of nothing. Its gradient is exact with zeros too.
 
@@ -705,7 +715,8 @@ cdef object share_ties(g, x, out, tuple axis):
 
 
 cdef Op LOGSUMEXP_ = reduction_op("logsumexp", LOGSUMEXP, None,
-                                  lambda g, x, out, axis: expand(g, x.shape, axis) * exp(x - expand(out, x.shape, axis)))
+                                  lambda g, x, out, axis:
+                                  expand(g, x.shape, axis) * exp(x - expand(out, x.shape, axis)))
 def logsumexp(x, axis=None, keepdims=False):
     """log(sum(exp(x))), without overflow; -inf of nothing.
 
@@ -716,7 +727,8 @@ def logsumexp(x, axis=None, keepdims=False):
 
 
 cdef Op LOG_SOFTMAX_ = register("log_softmax", NO_KERNEL, None,
-                                (lambda g, out, axis: g - exp(out) * sum(g, axis, True),), attributes=("axis",))
+                                (lambda g, out, axis: g - exp(out) * sum(g, axis, True),),
+                                attributes=("axis",))
 def log_softmax(x, axis=-1):
     """x - logsumexp(x) along one axis: the logarithm of softmax.
 
@@ -728,7 +740,8 @@ def log_softmax(x, axis=-1):
     cdef tuple axes = reduced_axes("log_softmax", axis, PyArray_NDIM(tensor.array))
     if len(axes) != 1:
         raise ValueError(f"log_softmax: expected one axis, got {axis}")
-    cdef ndarray total = loops.reduce(LOGSUMEXP, tensor.array, <unsigned long long> 1 << <int> axes[0], True, 0)
+    cdef ndarray total = loops.reduce(LOGSUMEXP, tensor.array,
+                                      <unsigned long long> 1 << <int> axes[0], True, 0)
     fill_operand(&operands[0], tensor.array)
     fill_operand(&operands[1], total)
     typenum = PyArray_TYPE(tensor.array)
@@ -758,8 +771,8 @@ def reshape(x, *shape):
     try:
         out = tensor.array.reshape(target)
     except (ValueError, TypeError):
-        raise type_or_value(target)(f"reshape: a tensor of shape {tensor.shape} ({tensor.size} elements) cannot "
-                                    f"take the shape {tuple(target)}") from None
+        raise type_or_value(target)(f"reshape: a tensor of shape {tensor.shape} ({tensor.size} elements) "
+                                    f"cannot take the shape {tuple(target)}") from None
     return record_view(RESHAPE_, out, tensor)
 
 
@@ -828,7 +841,8 @@ def broadcast_to(x, shape):
 cdef tuple sizes_of(shape, str name):
     """A shape given as an int or a sequence of ints, as a tuple; anything else raises."""
     sizes = (shape,) if isinstance(shape, (int, np.integer)) else shape
-    if not isinstance(sizes, (tuple, list)) or not all([isinstance(n, (int, np.integer)) and n is not True for n in sizes]):
+    if (not isinstance(sizes, (tuple, list))
+            or not all([isinstance(n, (int, np.integer)) and n is not True for n in sizes])):
         raise TypeError(f"{name}: a shape is an int or a tuple of ints, got {shape!r}")
     if any([n < 0 for n in sizes]):
         raise ValueError(f"{name}: a size cannot be negative, got {shape!r}")
@@ -843,7 +857,8 @@ cdef ndarray strided_view(ndarray base, int ndim, npy_intp* sizes, npy_intp* str
     return view
 
 
-cdef Op ASTYPE_ = register("astype", NO_KERNEL, None, (lambda g, source: astype(g, source),), attributes=("source",))
+cdef Op ASTYPE_ = register("astype", NO_KERNEL, None, (lambda g, source: astype(g, source),),
+                           attributes=("source",))
 def astype(x, dtype):
     """x in another dtype; x itself if it has that dtype. The gradient comes back in the dtype of x.
 
@@ -885,21 +900,26 @@ def getitem(x, index):
 cdef object own_index(index):
     if isinstance(index, tuple):
         return tuple([own_index(part) for part in index])
-    return index.copy() if isinstance(index, np.ndarray) else (list(index) if isinstance(index, list) else index)
+    if isinstance(index, np.ndarray):
+        return index.copy()
+    return list(index) if isinstance(index, list) else index
 
 
 cdef bint is_basic(index):
     if isinstance(index, tuple):
         for part in index:
-            if not (part is None or part is Ellipsis or isinstance(part, (int, slice, np.integer)))  or isinstance(part, bool):
+            if (not (part is None or part is Ellipsis or isinstance(part, (int, slice, np.integer)))
+                    or isinstance(part, bool)):
                 return False
         return True
-    return (index is None or index is Ellipsis or isinstance(index, (int, slice, np.integer))) and not isinstance(index, bool)
+    return ((index is None or index is Ellipsis or isinstance(index, (int, slice, np.integer)))
+            and not isinstance(index, bool))
 
 
 cdef Op PUT_ = register("put", NO_KERNEL, None, (lambda g, index: getitem(g, index),), attributes=("index",))
 def put(x, index, shape):
-    """Zeros of `shape` with x added at [index]; where an index stands twice both are added. The adjoint of x[index].
+    """Zeros of `shape` with x added at [index]; where an index stands twice both are added. The adjoint of
+    x[index].
 
     >>> mg.put(mg.tensor([1.0, 2.0]), mg.tensor([0, 0]), (3,))
     tensor([3., 0., 0.])
@@ -918,7 +938,8 @@ def put(x, index, shape):
 
 
 cdef Op TAKE_ALONG_AXIS_ = register("take_along_axis", NO_KERNEL, None,
-                                    (lambda g, shape, indices, axis: add_along_axis(g, indices, axis, shape),),
+                                    (lambda g, shape, indices, axis:
+                                     add_along_axis(g, indices, axis, shape),),
                                     attributes=("indices", "axis"))
 def take_along_axis(x, indices, axis=-1):
     """x at the positions that the integer `indices` give along an axis; in the other dimensions both
@@ -955,8 +976,8 @@ def add_along_axis(x, indices, axis, shape):
     cdef int along = reduced_axes("add_along_axis", axis, PyArray_NDIM(tensor.array))[0]
     if (tensor.shape != (<object> positions).shape or len(sizes) != tensor.array.ndim
             or sizes[:along] + sizes[along + 1:] != tensor.shape[:along] + tensor.shape[along + 1:]):
-        raise ValueError(f"add_along_axis: x {tensor.shape}, indices {(<object> positions).shape} and shape {sizes} "
-                         f"must agree but for axis {along} of the last")
+        raise ValueError(f"add_along_axis: x {tensor.shape}, indices {(<object> positions).shape} "
+                         f"and shape {sizes} must agree but for axis {along} of the last")
     if tensor.array.dtype.kind != "f":
         grid = list(np.indices((<object> positions).shape))
         grid[along] = positions
@@ -983,7 +1004,8 @@ cdef ndarray integer_positions(str name, indices, int ndim):
     return array
 
 
-cdef Op CONCAT_ = register("concat", NO_KERNEL, None, (lambda g, axis, offsets, i: section(g, axis, offsets, i),),
+cdef Op CONCAT_ = register("concat", NO_KERNEL, None,
+                           (lambda g, axis, offsets, i: section(g, axis, offsets, i),),
                            attributes=("axis", "offsets"), variadic=True)
 def concat(arrays, axis=0):
     """Join tensors along an existing axis; with axis=None they are flattened first.
@@ -1004,9 +1026,11 @@ def concat(arrays, axis=0):
     if ndim == 0:
         raise ValueError("concat: 0-d tensors have no axis to join along; use mg.stack")
     axis = reduced_axes("concat", axis, ndim)[0]
+    around = tensors[0].shape[:axis] + tensors[0].shape[axis + 1:]
     for t in tensors:
-        if t.ndim != ndim or t.shape[:axis] + t.shape[axis + 1:] != tensors[0].shape[:axis] + tensors[0].shape[axis + 1:]:
-            raise ValueError(f"concat: shapes {tensors[0].shape} and {t.shape} differ in more than axis {axis}")
+        if t.ndim != ndim or t.shape[:axis] + t.shape[axis + 1:] != around:
+            raise ValueError(f"concat: shapes {tensors[0].shape} and {t.shape} differ in more "
+                             f"than axis {axis}")
     out = np.concatenate([(<Tensor> t).array for t in tensors], axis=axis)
     offsets = tuple(np.cumsum([0] + [t.shape[axis] for t in tensors]).tolist())
     more = tuple(tensors[2:]) if len(tensors) > 2 else None
@@ -1019,7 +1043,8 @@ cdef object section(g, int axis, tuple offsets, int i):
 
 # ================================================================================================== matrices
 cdef Op MATMUL_ = register("matmul", NO_KERNEL, np.matmul,
-                           (lambda g, y: matmul(g, matrix_transpose(y)), lambda g, x: matmul(matrix_transpose(x), g)),
+                           (lambda g, y: matmul(g, matrix_transpose(y)),
+                            lambda g, x: matmul(matrix_transpose(x), g)),
                            keeps_shapes=ALWAYS)
 def matmul(x, y):
     """The matrix product x @ y as in NumPy: (..., n, k) @ (..., k, m) -> (..., n, m); leading dimensions
@@ -1092,7 +1117,8 @@ def linear(x, weight):
     cdef Tensor a = to_tensor(x, "linear"), w = to_tensor(weight, "linear")
     cdef int n = PyArray_NDIM(a.array)
     if PyArray_NDIM(w.array) != 2 or n == 0 or PyArray_DIMS(a.array)[n - 1] != PyArray_DIMS(w.array)[1]:
-        raise ValueError(f"linear: x of shape {a.shape} and weight of shape {w.shape}: expected (..., in) and (out, in)")
+        raise ValueError(f"linear: x of shape {a.shape} and weight of shape {w.shape}: "
+                         "expected (..., in) and (out, in)")
     if PyArray_TYPE(a.array) != PyArray_TYPE(w.array):
         dtype = np.result_type(a.array.dtype, w.array.dtype)
         a, w = astype(a, dtype), astype(w, dtype)
@@ -1113,11 +1139,11 @@ def zeros_like(x, dtype=None):
     return wrap(checked(np.zeros(tuple([PyArray_DIMS(array)[d] for d in range(PyArray_NDIM(array))]), dtype)))
 
 
-# ------------------------------------------------------------------------------------------------ the public table
+# -------------------------------------------------------------------------------------- the public table
 install(add, sum_to, astype, {"getitem": getitem})
 attach_methods({function.__name__: function for function in (
-    negative, abs, sign, square, sqrt, rsqrt, reciprocal, relu, exp, expm1, log, log1p, sin, cos, tanh, sigmoid,
-    softplus, logsigmoid, erf, add, subtract, multiply, divide, pow, floor_divide, remainder, maximum, minimum,
-    less, less_equal, greater, greater_equal, equal, not_equal, clip, logical_and, logical_or, logical_xor,
-    logical_not, sum, mean, var, prod, max, min, logsumexp, log_softmax, reshape, permute_dims, broadcast_to,
-    astype, matmul, matrix_transpose, take_along_axis)})
+    negative, abs, sign, square, sqrt, rsqrt, reciprocal, relu, exp, expm1, log, log1p, sin, cos, tanh,
+    sigmoid, softplus, logsigmoid, erf, add, subtract, multiply, divide, pow, floor_divide, remainder,
+    maximum, minimum, less, less_equal, greater, greater_equal, equal, not_equal, clip, logical_and,
+    logical_or, logical_xor, logical_not, sum, mean, var, prod, max, min, logsumexp, log_softmax, reshape,
+    permute_dims, broadcast_to, astype, matmul, matrix_transpose, take_along_axis)})

@@ -24,7 +24,7 @@ Design note
 cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.float cimport PyFloat_AsDouble, PyFloat_CheckExact
+from cpython.float cimport PyFloat_CheckExact
 from cpython.long cimport PyLong_AsSsize_t, PyLong_CheckExact, PyLong_FromSsize_t
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.bool cimport PyBool_Check
@@ -38,7 +38,7 @@ from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArr
 
 from .kernels cimport (
     ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
-    NOT_EQUAL, SUBTRACT, WHERE, call_kernel)
+    NOT_EQUAL, SUBTRACT, call_kernel)
 from .loops cimport Operand, add_in_place, elementwise, empty
 
 import weakref
@@ -493,8 +493,9 @@ cdef object in_place(int opcode, Tensor target, object value):
     """`target op= value`: in place where no gradient is recorded, else a new Tensor (DESIGN 5)."""
     if mg_recording and (target.requires or requires(value)):
         if target.node is None and target.requires:
-            raise RuntimeError(f"{(<Op> by_opcode[opcode]).name}: a leaf that requires grad cannot be written "
-                               "to in place while gradients are recorded; use mg.no_grad(), or x = x + ...")
+            raise RuntimeError(f"{(<Op> by_opcode[opcode]).name}: a leaf that requires grad cannot be "
+                               "written to in place while gradients are recorded; use mg.no_grad(), "
+                               "or x = x + ...")
         return operator(opcode, target, value)
     write(target, binary(<Op> by_opcode[opcode], target, value), Ellipsis)
     return target
@@ -517,8 +518,8 @@ cdef void write(Tensor target, object value, object index) except *:
     try:
         target.array[index] = source
     except ValueError:
-        raise ValueError(f"assignment: shape {shape_of(source)} does not broadcast into the place written to, "
-                         f"of shape {np.shape((<object> target.array)[index])}") from None
+        raise ValueError(f"assignment: shape {shape_of(source)} does not broadcast into the place written "
+                         f"to, of shape {np.shape((<object> target.array)[index])}") from None
     count_write(target)
 
 
@@ -603,7 +604,8 @@ cdef class Walk:
             node = <Node> self.entries[i].node
             for k in range(input_count(node)):
                 below = edge(node, k)
-                if below is not None and (id(below) in targets or (type(below) is Node and (<Node> below).useful)):
+                if below is not None and (id(below) in targets
+                                          or (type(below) is Node and (<Node> below).useful)):
                     node.useful = True
 
     cdef void clear(self):
@@ -645,10 +647,11 @@ cdef void deliver(Walk walk, object target, Tensor cotangent, bint create_graph)
             node.cotangent = summed(node.cotangent, cotangent, ours(<PyObject*> node.cotangent), create_graph)
         return
     leaf = <Tensor> target
-    if not same_shape(leaf.array, cotangent.array) or PyArray_TYPE(leaf.array) != PyArray_TYPE(cotangent.array):
+    if (not same_shape(leaf.array, cotangent.array)
+            or PyArray_TYPE(leaf.array) != PyArray_TYPE(cotangent.array)):
         raise RuntimeError(f"backward: a gradient of shape {shape_of(cotangent.array)} and dtype "
-                           f"{cotangent.array.dtype} reached a leaf of shape {shape_of(leaf.array)} and dtype "
-                           f"{leaf.array.dtype}; the rule that made it is wrong")
+                           f"{cotangent.array.dtype} reached a leaf of shape {shape_of(leaf.array)} and "
+                           f"dtype {leaf.array.dtype}; the rule that made it is wrong")
     if leaf.cotangent is None:
         walk.leaves.append(leaf)
         leaf.cotangent = cotangent
@@ -660,7 +663,8 @@ cdef Tensor run_hooks(list hooks, Tensor cotangent):
     for hook in list(hooks):
         replacement = hook(cotangent)
         if replacement is not None:
-            if not isinstance(replacement, Tensor) or not same_shape((<Tensor> replacement).array, cotangent.array):
+            if (not isinstance(replacement, Tensor)
+                    or not same_shape((<Tensor> replacement).array, cotangent.array)):
                 raise RuntimeError("hook: expected None or a Tensor of the gradient's shape "
                                    f"{shape_of(cotangent.array)}, got {replacement!r}")
             cotangent = replacement
@@ -669,8 +673,9 @@ cdef Tensor run_hooks(list hooks, Tensor cotangent):
 
 cdef object changed(Node node, str what, ndarray array, long saved, long now):
     return RuntimeError(
-        f"{node.op.name}: its gradient needs {what} of shape {shape_of(array)}, which was written to in place "
-        f"since (version {saved} when it was saved, {now} now); write to a copy, x.clone(), or after backward")
+        f"{node.op.name}: its gradient needs {what} of shape {shape_of(array)}, which was written to in "
+        f"place since (version {saved} when it was saved, {now} now); write to a copy, x.clone(), or after "
+        "backward")
 
 
 cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_graph) except *:
@@ -711,7 +716,8 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
             else: arguments[k] = <PyObject*> node.attributes[code - ATTRIBUTE]
         returned = PyObject_Vectorcall(op.rules[rule], arguments, op.arguments[rule], NULL)
         if not isinstance(returned, Tensor):
-            raise RuntimeError(f"{op.name}: the rule of input {i} returned {type(returned).__name__}, not a Tensor")
+            raise RuntimeError(f"{op.name}: the rule of input {i} returned {type(returned).__name__}, "
+                               "not a Tensor")
         result = <Tensor> returned
         returned = None                     # so that `ours` can see that nobody else holds it
         if node.shapes is not None:
@@ -744,8 +750,9 @@ cdef Tensor first_cotangent(Tensor root, object gradient, str caller):
     cdef ndarray ones
     if gradient is None:
         if PyArray_SIZE(root.array) != 1:
-            raise RuntimeError(f"{caller}: the output has shape {shape_of(root.array)}; a gradient is implied for "
-                               "one element only: reduce it (x.sum()) or give the cotangent, of its shape")
+            raise RuntimeError(f"{caller}: the output has shape {shape_of(root.array)}; a gradient is "
+                               "implied for one element only: reduce it (x.sum()) or give the cotangent, "
+                               "of its shape")
         ones = empty(PyArray_NDIM(root.array), PyArray_DIMS(root.array), PyArray_TYPE(root.array))
         ones.fill(1)
         return wrap(ones)
@@ -758,7 +765,8 @@ cdef Tensor first_cotangent(Tensor root, object gradient, str caller):
     return tensor
 
 
-cdef list run_backward(list roots, list gradients, list inputs, bint retain_graph, bint create_graph, str caller):
+cdef list run_backward(list roots, list gradients, list inputs, bint retain_graph, bint create_graph,
+                       str caller):
     """Reverse-mode differentiation. Without `inputs` it accumulates into the leaves' `.grad`; with them
     it returns their gradients (None where nothing reached them) and leaves every `.grad` alone."""
     global mg_recording
@@ -772,8 +780,9 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
     cdef list result = None, starts
     for root in roots:
         if not root.requires:
-            raise RuntimeError(f"{caller}: the output does not require grad, and has no graph; was it made under "
-                               "no_grad, from detached tensors, or by an operation that has no gradient?")
+            raise RuntimeError(f"{caller}: the output does not require grad, and has no graph; was it made "
+                               "under no_grad, from detached tensors, or by an operation that has no "
+                               "gradient?")
     starts = [first_cotangent(root, gradient, caller) for root, gradient in zip(roots, gradients)]
     try:
         mg_recording = create_graph
@@ -890,7 +899,8 @@ def run_graph(list outputs, list grad_outputs, list inputs, bint retain_graph, b
     """The engine behind `autograd.grad`: gradients of `inputs`, None where no way leads to one."""
     for tensor in inputs:
         if not (<Tensor?> tensor).requires:
-            raise RuntimeError("grad: an input does not require grad; call x.requires_grad_() before it is used")
+            raise RuntimeError("grad: an input does not require grad; call x.requires_grad_() before it is "
+                               "used")
     return run_backward(outputs, grad_outputs, inputs, retain_graph, create_graph, "grad")
 
 
@@ -970,7 +980,8 @@ cdef class Tensor:
         if self.node is not None and not value:
             raise RuntimeError("requires_grad: only leaves can be changed; use x.detach()")
         if value and PyArray_TYPE(self.array) != NPY_FLOAT and PyArray_TYPE(self.array) != NPY_DOUBLE:
-            raise RuntimeError(f"requires_grad: only float32 and float64 have gradients, this is {self.array.dtype}")
+            raise RuntimeError("requires_grad: only float32 and float64 have gradients, this is "
+                               f"{self.array.dtype}")
         self.requires = value
 
     @property
@@ -1040,7 +1051,8 @@ cdef class Tensor:
     def __array__(self, dtype=None, copy=None):
         if dtype is not None and np.dtype(dtype) != self.array.dtype:
             if copy is False:
-                raise ValueError(f"asarray: {self.array.dtype} cannot become {np.dtype(dtype)} without a copy")
+                raise ValueError(f"asarray: {self.array.dtype} cannot become {np.dtype(dtype)} "
+                                 "without a copy")
             return self.array.astype(dtype)
         return self.numpy(copy=bool(copy))
 
@@ -1071,12 +1083,14 @@ cdef class Tensor:
 
     def __index__(self):
         if self.array.dtype.kind not in "ib" or PyArray_SIZE(self.array) != 1:
-            raise TypeError(f"only an integer tensor of one element is an index, not {self.dtype} {self.shape}")
+            raise TypeError("only an integer tensor of one element is an index, "
+                            f"not {self.dtype} {self.shape}")
         return int(self.array.item())
 
     def __bool__(self):
         if PyArray_SIZE(self.array) != 1:
-            raise ValueError(f"the truth value of a tensor of shape {self.shape} is ambiguous; use .any() or .all()")
+            raise ValueError(f"the truth value of a tensor of shape {self.shape} is ambiguous; "
+                             "use .any() or .all()")
         return bool(self.array.item())
 
     def __len__(self):
@@ -1096,7 +1110,8 @@ cdef class Tensor:
         return <Py_hash_t> (<size_t> <void*> self >> 4)
 
     def __format__(self, specification):
-        return format(self.item() if PyArray_SIZE(self.array) == 1 and specification else str(self), specification)
+        value = self.item() if PyArray_SIZE(self.array) == 1 and specification else str(self)
+        return format(value, specification)
 
     # ------------------------------------------------------------------ the graph
     def backward(self, gradient=None, bint retain_graph=False, bint create_graph=False):
