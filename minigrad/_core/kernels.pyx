@@ -364,6 +364,16 @@ cdef void accumulate(bint is_double, void* x, void* out, Py_ssize_t n) noexcept 
         add_to(<float*> x, <float*> out, n)
 
 
+cdef cloned blend(floating* x, floating* o, Py_ssize_t n, floating keep, floating gain) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n): o[i] = keep * o[i] + gain * x[i]
+
+
+cdef void blend_into(floating* x, floating* out, Py_ssize_t n, double keep, double gain) noexcept nogil:
+    """out = keep * out + gain * x, the step of a running average."""
+    blend(x, out, n, <floating> keep, <floating> gain)
+
+
 cdef cloned sgd(floating* parameter, floating* gradient, floating* velocity, Py_ssize_t n, floating lr,
                 floating momentum, floating keep, floating weight_decay, floating sign,
                 bint nesterov) noexcept nogil:

@@ -1,4 +1,5 @@
 # Arrays to loops. loops.pyx opens with the Design note.
+from cpython.ref cimport PyObject
 from numpy cimport ndarray, npy_intp
 
 cdef struct Operand:            # what an elementwise loop reads: an array, or one scalar with ndim 0
@@ -8,6 +9,7 @@ cdef struct Operand:            # what an elementwise loop reads: an array, or o
     int ndim
     int itemsize
 
+cdef void recycle(PyObject* array)
 cdef ndarray empty(int ndim, npy_intp* shape, int typenum)
 cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Operand* operands, int count)
 cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdims, double correction)

@@ -5,7 +5,9 @@ Design note
 -----------
 1. This file knows NumPy arrays: shapes, strides, axes, broadcasting, allocation. It must not know
    Tensors, dtypes other than float32 and float64 (and the bool of a mask), or the graph.
-2. Every output is new and C-contiguous. Inputs may have any strides: transposed, reversed, broadcast.
+2. Every output is C-contiguous and nobody else's. Its memory is new or was let go by a Tensor that died:
+   a training step asks for the same shapes again and again, and an array from a bin costs 10 ns where
+   a new one costs 100, and page faults when it is large. Inputs may have any strides: transposed, reversed, broadcast.
 3. *Elementwise*: dimensions that lie behind one another in memory for every operand are merged first;
    most calls end as one loop. What is left is walked in blocks of rows, and an operand that is not
    contiguous there is packed into a tile in the L1 cache, once if it repeats (a bias row, a scalar).
@@ -18,13 +20,15 @@ Design note
 6. Large loops release the GIL.
 """
 cimport numpy as cnp
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.math cimport INFINITY, fabs, isfinite, log
-from numpy cimport (NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE,
-                    PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
+from numpy cimport (NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_CheckExact, PyArray_DATA, PyArray_DIMS,
+                    PyArray_FLAGS, PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE,
+                    PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
     DEVIATION, DIFFERENCE, LOGSUMEXP, MAX, MEAN, MIN, PROD, SUM, SUMEXP, TILE, VAR,
-    accumulate, adam_step, add_along, call_kernel, pack, reduce_columns, reduce_row, reduction_start,
+    accumulate, adam_step, add_along, blend_into, call_kernel, pack, reduce_columns, reduce_row, reduction_start,
     sgd_step, take_along)
 
 import numpy as np
@@ -32,6 +36,7 @@ import numpy as np
 cnp.import_array()
 
 cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(PyObject*)
     ctypedef struct PyThreadState:
         pass
     PyThreadState* PyEval_SaveThread()
@@ -43,7 +48,21 @@ cdef extern from "<stdlib.h>" nogil:
 cdef extern from "numpy/arrayobject.h":
     object PyArray_MatrixProduct2(object x, object y, ndarray out)
 
+cdef extern from *:
+    """
+    #define MG_OWN_AND_PLAIN (NPY_ARRAY_OWNDATA | NPY_ARRAY_CARRAY)
+    static int mg_weakly_referenced(PyObject* array) {
+        return ((PyArrayObject_fields*) array)->weakreflist != NULL;
+    }
+    """
+    int OWN_AND_PLAIN "MG_OWN_AND_PLAIN"
+    bint weakly_referenced "mg_weakly_referenced"(PyObject*)
+
 cdef enum:
+    BINS = 256
+    BIN_SIZE = 32
+    BIN_DIMS = 4
+    BIN_BYTES = 1 << 28         # all bins together; beyond it they are emptied
     MAXDIMS = 64                # NumPy's own limit
     MAXOPERANDS = 3
     RELEASE_GIL = 1 << 15       # elements above which a loop lets other threads run
@@ -51,9 +70,85 @@ cdef enum:
     BLOCK = 1024                # elements that a row reduction sums before it compensates
 
 
+# -------------------------------------------------------------------------------------- allocation
+cdef struct Bin:                # arrays of one dtype and shape that nobody uses any more
+    int typenum
+    int ndim
+    npy_intp shape[BIN_DIMS]
+    int count
+    PyObject* arrays[BIN_SIZE]
+
+cdef Bin bins[BINS]
+cdef npy_intp binned_bytes = 0
+
+
+cdef inline Bin* bin_of(int ndim, npy_intp* shape, int typenum):
+    cdef unsigned long long key = typenum
+    cdef int d
+    for d in range(ndim):
+        key = key * 1000003 + <unsigned long long> shape[d]
+    return &bins[(key ^ (key >> 17)) % BINS]
+
+
+cdef inline bint belongs(Bin* bin, int ndim, npy_intp* shape, int typenum):
+    cdef int d
+    if bin.typenum != typenum or bin.ndim != ndim:
+        return False
+    for d in range(ndim):
+        if bin.shape[d] != shape[d]:
+            return False
+    return True
+
+
+cdef void empty_bin(Bin* bin):
+    global binned_bytes
+    while bin.count:
+        bin.count -= 1
+        binned_bytes -= PyArray_NBYTES(<ndarray> bin.arrays[bin.count])
+        Py_DECREF(<object> bin.arrays[bin.count])
+
+
 cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
-    """A new C-contiguous array with undefined contents; every caller writes all of it."""
+    """A C-contiguous array with undefined contents, from its bin or new; every caller writes all of it."""
+    global binned_bytes
+    cdef Bin* bin
+    cdef ndarray array
+    if ndim <= BIN_DIMS:
+        bin = bin_of(ndim, shape, typenum)
+        if bin.count and belongs(bin, ndim, shape, typenum):
+            bin.count -= 1
+            array = <ndarray> bin.arrays[bin.count]
+            Py_DECREF(array)                # the bin's reference; the variable has its own
+            binned_bytes -= PyArray_NBYTES(array)
+            return array
     return cnp.PyArray_SimpleNew(ndim, shape, typenum)
+
+
+cdef void recycle(PyObject* array):
+    """Called when a Tensor lets go of its array: keep it for `empty`, if nobody else can see it."""
+    global binned_bytes
+    cdef ndarray a
+    cdef Bin* bin
+    cdef int i, ndim = PyArray_NDIM(<ndarray> array)
+    if (Py_REFCNT(array) != 1 or ndim > BIN_DIMS or not PyArray_CheckExact(<object> array)
+            or PyArray_FLAGS(<ndarray> array) & OWN_AND_PLAIN != OWN_AND_PLAIN
+            or PyArray_NBYTES(<ndarray> array) > BIN_BYTES // 4 or weakly_referenced(array)):
+        return
+    a = <ndarray> array
+    if binned_bytes + PyArray_NBYTES(a) > BIN_BYTES:
+        for i in range(BINS):
+            empty_bin(&bins[i])
+    bin = bin_of(ndim, PyArray_DIMS(a), PyArray_TYPE(a))
+    if not belongs(bin, ndim, PyArray_DIMS(a), PyArray_TYPE(a)):
+        empty_bin(bin)
+        bin.typenum, bin.ndim = PyArray_TYPE(a), ndim
+        for i in range(ndim):
+            bin.shape[i] = PyArray_DIMS(a)[i]
+    if bin.count < BIN_SIZE:
+        Py_INCREF(a)
+        bin.arrays[bin.count] = array
+        bin.count += 1
+        binned_bytes += PyArray_NBYTES(a)
 
 
 # ------------------------------------------------------------------------------------- elementwise
@@ -514,10 +609,10 @@ def count_classes(str name, ndarray labels not None, long long classes, long lon
     """How many of the int64 class indices differ from `ignored`. IndexError if one of them is no class."""
     cdef npy_intp i, count = 0
     cdef long long label
-    if PyArray_TYPE(labels) != NPY_INT64 or not cnp.PyArray_IS_C_CONTIGUOUS(labels):
-        raise TypeError(f"{name}: expected C-contiguous int64 class indices, got {labels.dtype}")
+    if PyArray_TYPE(labels) != NPY_INT64 or PyArray_NDIM(labels) != 1:
+        raise TypeError(f"{name}: expected int64 class indices in one dimension, got {labels.dtype}")
     for i in range(PyArray_SIZE(labels)):
-        label = (<long long*> PyArray_DATA(labels))[i]
+        label = (<long long*> (<char*> PyArray_DATA(labels) + i * PyArray_STRIDES(labels)[0]))[0]
         if label == ignored:
             continue
         if not 0 <= label < classes:
@@ -547,18 +642,28 @@ cdef void add_in_place(ndarray target, ndarray addend):
                PyArray_SIZE(target))
 
 
-# ---------------------------------------------------------------------------------- optimiser steps
+# ----------------------------------------------------------- running averages, optimiser steps
 cdef void* vector(ndarray a, ndarray like, bint writable, str what) except? NULL:
     """The memory of `a`, after a check that one flat loop may run over it beside `like`."""
     if a is None:
         return NULL
     if (PyArray_TYPE(a) != PyArray_TYPE(like) or PyArray_SIZE(a) != PyArray_SIZE(like)
             or not cnp.PyArray_IS_C_CONTIGUOUS(a) or (writable and not cnp.PyArray_ISWRITEABLE(a))):
-        raise ValueError(f"optimiser: {what} must be a {'writable ' if writable else ''}C-contiguous "
+        raise ValueError(f"update: {what} must be a {'writable ' if writable else ''}C-contiguous "
                          f"{like.dtype} array of {like.size} elements, got {a.dtype} {(<object> a).shape}")
     if PyArray_TYPE(like) != NPY_FLOAT and PyArray_TYPE(like) != NPY_DOUBLE:
-        raise TypeError(f"optimiser: expected float32 or float64, got {like.dtype}")
+        raise TypeError(f"update: expected float32 or float64, got {like.dtype}")
     return PyArray_DATA(a)
+
+
+def move_average(ndarray average not None, ndarray batch not None, double keep, double gain):
+    """average = keep * average + gain * batch, in place."""
+    cdef void* a = vector(average, average, True, "the running average")
+    cdef void* b = vector(batch, average, False, "the batch's value")
+    if PyArray_TYPE(average) == NPY_DOUBLE:
+        blend_into(<double*> b, <double*> a, PyArray_SIZE(average), keep, gain)
+    else:
+        blend_into(<float*> b, <float*> a, PyArray_SIZE(average), keep, gain)
 
 
 def sgd_update(ndarray parameter not None, ndarray gradient not None, ndarray velocity, double lr,

@@ -14,7 +14,7 @@ Design note
    logsumexp, log_softmax, erf, sigmoid). Everything else is composed, in functions.py.
 """
 cimport numpy as cnp
-from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE,
+from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE,
                     PyArray_NDIM, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from . cimport loops
@@ -24,8 +24,8 @@ from .kernels cimport (
     NOT_EQUAL, PROD, RECIPROCAL, RELU, RSQRT, SIGMOID, SIGN, SOFTPLUS, SQRT, SQUARE, SUBTRACT, SUM,
     TANH, VAR, WHERE)
 from .loops cimport Operand
-from .tensor cimport (ALWAYS, IF_BROADCAST, Op, Tensor, binary, checked, install, record, record_view,
-                      recording, to_tensor, unary, wrap)
+from .tensor cimport (Op, Tensor, binary, checked, install, record, record_view,
+                      recording, repeated_axes, to_tensor, unary, wrap)
 
 import math
 
@@ -43,7 +43,7 @@ cdef Op unary_op(str name, int opcode, object fallback, object rule):
 
 
 cdef Op binary_op(str name, int opcode, object fallback, object rule_x=None, object rule_y=None):
-    return register(name, opcode, fallback, (rule_x, rule_y), keeps_shapes=IF_BROADCAST)
+    return register(name, opcode, fallback, (rule_x, rule_y), core_dims=0)
 
 
 cdef Op reduction_op(str name, int opcode, object fallback, object rule):
@@ -272,7 +272,7 @@ def multiply(x, y):
     return binary(MULTIPLY_, x, y)
 
 
-cdef Op DIVIDE_ = binary_op("divide", DIVIDE, np.divide, lambda g, y: g / y, lambda g, y, out: -g * (out / y))
+cdef Op DIVIDE_ = binary_op("divide", DIVIDE, np.divide, lambda g, y: g / y, lambda g, y, out: (g * out) / -y)
 def divide(x, y):
     """x / y elementwise, broadcast; x / 0 is inf or NaN as in IEEE 754. Integers give float64, as in NumPy.
 
@@ -436,7 +436,7 @@ def not_equal(x, y):
 cdef Op WHERE_ = register("where", WHERE, np.where,
                           (None, lambda g, condition: where(condition, g, 0.0),
                            lambda g, condition: where(condition, 0.0, g)),
-                          inputs=("condition", "x", "y"), keeps_shapes=IF_BROADCAST)
+                          inputs=("condition", "x", "y"), core_dims=0)
 def where(condition, x, y):
     """x where condition is true, y elsewhere, all three broadcast together. condition is bool.
 
@@ -542,12 +542,27 @@ def logical_not(x):
 
 
 # ================================================================================================ reductions
+cdef bint ascending(tuple axes, int ndim):
+    """Whether these are ints in order without negatives, as they mostly are."""
+    cdef long last = -1, a
+    for axis in axes:
+        if type(axis) is not int:
+            return False
+        a = axis
+        if not last < a < ndim:
+            return False
+        last = a
+    return True
+
+
 cdef tuple reduced_axes(str name, axis, int ndim):
     """`axis` (None, an int, or a tuple of them) as a sorted tuple without negatives."""
     if axis is None:
         return tuple(range(ndim))
     if type(axis) is int and -ndim <= axis < ndim:
         return (axis % ndim,)
+    if type(axis) is tuple and ascending(axis, ndim):
+        return axis
     if isinstance(axis, (bool, str, float)) or not isinstance(axis, (int, tuple, list, np.integer)):
         raise TypeError(f"{name}: axis must be None, an int or a tuple of ints, got {axis!r}")
     axes = []
@@ -609,17 +624,24 @@ cdef double elements(tuple shape, tuple axis) except? -1:
     return n
 
 
-cdef object sum_to(g, tuple shape):
-    """Sum g over what broadcasting had repeated to make it from `shape`: the adjoint of broadcasting."""
-    cdef tuple present = g.shape
-    cdef int extra = len(present) - len(shape), d
-    cdef list repeated = list(range(extra))
-    for d in range(extra, len(present)):
-        if shape[d - extra] == 1 and present[d] != 1:
-            repeated.append(d)
-    if repeated:
-        g = reduction(SUM_, g, tuple(repeated), extra == 0)
-    return g if extra == 0 or len(repeated) == extra else reshape(g, shape)
+cdef Tensor unbroadcast(Tensor g, unsigned long long repeated, int extra):
+    """Sum g over the axes that broadcasting had repeated, the first `extra` of which it had added: the
+    adjoint of broadcasting. Called by the engine."""
+    cdef tuple shape = g.shape, axes = tuple([d for d in range(len(shape)) if repeated >> <int> d & 1])
+    cdef Tensor total = reduction(SUM_, g, axes, extra == 0)
+    if extra == 0 or len(axes) == extra:
+        return total
+    return reshape(total, tuple([1 if d in axes else shape[d] for d in range(extra, len(shape))]))
+
+
+cdef object sum_to(Tensor g, tuple shape):
+    """As `unbroadcast`, for the shape that g was broadcast from."""
+    cdef npy_intp sizes[64]
+    cdef int d
+    for d in range(len(shape)):
+        sizes[d] = shape[d]
+    repeated = repeated_axes(sizes, len(shape), g.array, 0)
+    return unbroadcast(g, repeated, g.array.ndim - len(shape)) if repeated else g
 
 
 cdef Op SUM_ = reduction_op("sum", SUM, np.sum, lambda g, shape, axis: expand(g, shape, axis))
@@ -993,14 +1015,16 @@ cdef ndarray contiguous(ndarray array):
 cdef ndarray integer_positions(str name, indices, int ndim):
     """Integer indices as a C-contiguous int64 array; a copy, unless an op of ours made it."""
     cdef ndarray array = (<Tensor> indices).array if isinstance(indices, Tensor) else np.asarray(indices)
-    if array.dtype.kind not in "iu":
+    cdef bint made_here = isinstance(indices, np.ndarray) and not cnp.PyArray_ISWRITEABLE(array)
+    if PyArray_TYPE(array) != NPY_INT64 and array.dtype.kind not in "iu":
         raise TypeError(f"{name}: indices must be integers, got {array.dtype}")
     if PyArray_NDIM(array) != ndim:
         raise ValueError(f"{name}: indices have {PyArray_NDIM(array)} dimensions, x has {ndim}")
-    if isinstance(indices, np.ndarray) and not array.flags.writeable:
-        return array
-    array = np.array(array, dtype=np.int64, order="C")
-    array.flags.writeable = False           # a Node keeps it, and its rule passes it on without a copy
+    if PyArray_TYPE(array) != NPY_INT64:
+        array = array.astype(np.int64)
+    if not made_here or not cnp.PyArray_IS_C_CONTIGUOUS(array):
+        array = cnp.PyArray_NewCopy(array, cnp.NPY_CORDER)
+        cnp.PyArray_CLEARFLAGS(array, cnp.NPY_ARRAY_WRITEABLE)  # a Node keeps it, its rule need not copy it
     return array
 
 
@@ -1045,7 +1069,7 @@ cdef object section(g, int axis, tuple offsets, int i):
 cdef Op MATMUL_ = register("matmul", NO_KERNEL, np.matmul,
                            (lambda g, y: matmul(g, matrix_transpose(y)),
                             lambda g, x: matmul(matrix_transpose(x), g)),
-                           keeps_shapes=ALWAYS)
+                           core_dims=2)
 def matmul(x, y):
     """The matrix product x @ y as in NumPy: (..., n, k) @ (..., k, m) -> (..., n, m); leading dimensions
     broadcast, a 1-d operand is a row on the left or a column on the right.
@@ -1140,7 +1164,7 @@ def zeros_like(x, dtype=None):
 
 
 # -------------------------------------------------------------------------------------- the public table
-install(add, sum_to, astype, {"getitem": getitem})
+install(add, unbroadcast, astype, {"getitem": getitem})
 attach_methods({function.__name__: function for function in (
     negative, abs, sign, square, sqrt, rsqrt, reciprocal, relu, exp, expm1, log, log1p, sin, cos, tanh,
     sigmoid, softplus, logsigmoid, erf, add, subtract, multiply, divide, pow, floor_divide, remainder,

@@ -1,5 +1,5 @@
 # Tensor, Node, Op. tensor.pyx opens with the Design note.
-from numpy cimport ndarray
+from numpy cimport ndarray, npy_intp
 
 cdef enum:
     MAX_INPUTS = 3              # inputs that have a rule of their own; a variadic op has one rule for all
@@ -16,7 +16,8 @@ cdef class Op:
     cdef readonly tuple attributes
     cdef readonly bint variadic
     cdef int opcode
-    cdef int keeps_shapes
+    cdef int core_dims          # trailing dimensions that do not broadcast; NO_BROADCAST for all
+    cdef bint names_shape
     cdef unsigned long long differentiable
     cdef unsigned char saves[MAX_INPUTS]
     cdef unsigned char argument[MAX_INPUTS][MAX_ARGUMENTS]
@@ -30,13 +31,15 @@ cdef class Node:
     cdef tuple more
     cdef ndarray out
     cdef Version version
-    cdef tuple shapes
+    cdef tuple shape            # of the first input, if a rule names it
     cdef tuple attributes
     cdef Tensor cotangent
     cdef list hooks
     cdef unsigned long long needs, number, mark
     cdef long x_version, y_version, out_version
-    cdef bint freed, useful
+    cdef bint freed, useful, broadcast
+    cdef unsigned long long repeated[MAX_INPUTS]        # axes of the output that broadcasting repeated
+    cdef int extra[MAX_INPUTS]                          # and how many of them stand before the input's own
 
 cdef class Tensor:
     cdef ndarray array
@@ -48,11 +51,14 @@ cdef class Tensor:
     cdef bint requires
     cdef object __weakref__
 
-cdef enum Keep:                 # when a Node keeps the shapes of its inputs
-    NEVER, IF_BROADCAST, ALWAYS
+cdef enum:
+    NO_BROADCAST = -1
+
+ctypedef Tensor (*unbroadcast_t)(Tensor, unsigned long long, int)
 
 cdef dict registry
-cdef void install(object add, object sum_to, object cast, dict functions)
+cdef void install(object add, unbroadcast_t sum_repeated, object conversion, dict public)
+cdef unsigned long long repeated_axes(npy_intp* shape, int ndim, ndarray out, int core_dims)
 cdef bint recording()
 cdef Tensor wrap(ndarray array)
 cdef Tensor record(Op op, ndarray out, object x, object y=*, tuple more=*, tuple attributes=*)

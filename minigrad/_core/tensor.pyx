@@ -25,11 +25,11 @@ cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.float cimport PyFloat_CheckExact
-from cpython.long cimport PyLong_AsSsize_t, PyLong_CheckExact, PyLong_FromSsize_t
+from cpython.long cimport PyLong_CheckExact, PyLong_FromSsize_t
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.bool cimport PyBool_Check
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_New, PyTuple_SET_ITEM
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memmove
 from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArray_DATA, PyArray_DIMS,
@@ -39,7 +39,7 @@ from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArr
 from .kernels cimport (
     ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
     NOT_EQUAL, SUBTRACT, call_kernel)
-from .loops cimport Operand, add_in_place, elementwise, empty
+from .loops cimport Operand, add_in_place, elementwise, empty, recycle
 
 import weakref
 
@@ -68,7 +68,8 @@ cdef enum Argument:             # what a parameter of a rule stands for; attribu
 cdef dict registry = {}         # name -> Op, for every primitive
 cdef PyObject* by_opcode[<int> NO_KERNEL]
 cdef dict functions = {}        # name -> public function, for the operators that have no kernel
-cdef object add_tensors = None, sum_to = None, cast = None      # what the engine itself calls; see install()
+cdef object add_tensors = None, cast = None      # what the engine itself calls; see install()
+cdef unbroadcast_t unbroadcast = NULL
 cdef unsigned long long node_count = 0, pass_count = 0
 
 DTYPES = tuple(map(np.dtype, ("float32", "float64", "int32", "int64", "bool")))
@@ -84,12 +85,12 @@ cdef class Op:
 
 
 def register(str name, int opcode, object fallback, tuple rules, tuple inputs=("x", "y", "z"),
-             tuple attributes=(), bint variadic=False, int keeps_shapes=NEVER):
+             tuple attributes=(), bint variadic=False, int core_dims=NO_BROADCAST):
     """Enter a primitive into the table. The parameter names of its rules say what a Node must keep."""
     cdef Op op = Op.__new__(Op)
     cdef int i, k
     op.name, op.opcode, op.fallback, op.rules = name, opcode, fallback, rules
-    op.inputs, op.attributes, op.variadic, op.keeps_shapes = inputs, attributes, variadic, keeps_shapes
+    op.inputs, op.attributes, op.variadic, op.core_dims = inputs, attributes, variadic, core_dims
     for i, rule in enumerate(rules):
         if rule is None:
             continue
@@ -104,7 +105,7 @@ def register(str name, int opcode, object fallback, tuple rules, tuple inputs=("
             else:
                 op.argument[i][k] = {"g": COTANGENT, "out": OUT, "shape": SHAPE, "i": POSITION}[parameter]
             if op.argument[i][k] == SHAPE:
-                op.keeps_shapes = ALWAYS
+                op.names_shape = True
             op.saves[i] |= 1 << min(<int> op.argument[i][k], <int> ATTRIBUTE)
     if variadic:
         op.differentiable = ~<unsigned long long> 0
@@ -116,10 +117,10 @@ def register(str name, int opcode, object fallback, tuple rules, tuple inputs=("
     return op
 
 
-cdef void install(object add, object summation, object conversion, dict public):
+cdef void install(object add, unbroadcast_t sum_repeated, object conversion, dict public):
     """Called once by ops.pyx: the few operations that the engine itself must call."""
-    global add_tensors, sum_to, cast
-    add_tensors, sum_to, cast = add, summation, conversion
+    global add_tensors, unbroadcast, cast
+    add_tensors, unbroadcast, cast = add, sum_repeated, conversion
     functions.update(public)
 
 
@@ -228,16 +229,6 @@ cdef inline tuple shape_of(ndarray a):
     return shape
 
 
-cdef inline bint has_shape(ndarray a, tuple shape):
-    cdef int d
-    if PyArray_NDIM(a) != len(shape):
-        return False
-    for d in range(PyArray_NDIM(a)):
-        if PyArray_DIMS(a)[d] != PyLong_AsSsize_t(<object> PyTuple_GET_ITEM(shape, d)):
-            return False
-    return True
-
-
 cdef Tensor wrap(ndarray array):
     """A Tensor outside the graph on `array`, whose dtype is known to be one of DTYPES."""
     cdef Tensor tensor = Tensor.__new__(Tensor)
@@ -296,18 +287,35 @@ cdef Tensor record(Op op, ndarray out, object x, object y=None, tuple more=None,
         node.out_version = node.version.value
     if saves & (1 << ATTRIBUTE):
         node.attributes = attributes
-    if op.keeps_shapes != NEVER and (op.keeps_shapes == ALWAYS or broadcasts(out, x, y, more)):
-        inputs = (x, y) if more is None else (x, y, *more)
-        node.shapes = tuple([shape_of((<Tensor> z).array) if isinstance(z, Tensor) else None for z in inputs])
+    if op.names_shape:
+        node.shape = shape_of((<Tensor> x).array)
+    if op.core_dims != NO_BROADCAST:
+        note_broadcast(node, 0, x, out)
+        note_broadcast(node, 1, y, out)
+        if more is not None:
+            note_broadcast(node, 2, more[0], out)
     tensor.node = node
     tensor.requires = True
     return tensor
 
 
-cdef inline bint broadcasts(ndarray out, object x, object y, tuple more):
-    return ((isinstance(x, Tensor) and not same_shape(out, (<Tensor> x).array))
-            or (isinstance(y, Tensor) and not same_shape(out, (<Tensor> y).array))
-            or (more is not None and any([not same_shape(out, (<Tensor> z).array) for z in more])))
+cdef inline void note_broadcast(Node node, int i, object tensor, ndarray out):
+    cdef ndarray array
+    if node.needs >> i & 1:
+        array = (<Tensor> tensor).array
+        node.repeated[i] = repeated_axes(PyArray_DIMS(array), PyArray_NDIM(array), out, node.op.core_dims)
+        node.extra[i] = PyArray_NDIM(out) - PyArray_NDIM(array)
+        node.broadcast |= node.repeated[i] != 0
+
+
+cdef unsigned long long repeated_axes(npy_intp* shape, int ndim, ndarray out, int core_dims):
+    """The axes of `out` along which broadcasting repeated an input of this shape, as bits."""
+    cdef unsigned long long axes = 0
+    cdef int d, extra = PyArray_NDIM(out) - ndim
+    for d in range(PyArray_NDIM(out) - core_dims):
+        if d < extra or (shape[d - extra] == 1 and PyArray_DIMS(out)[d] != 1):
+            axes |= <unsigned long long> 1 << d
+    return axes
 
 
 cdef Tensor record_view(Op op, ndarray out, Tensor x, tuple attributes=None):
@@ -475,7 +483,7 @@ cdef object promote(Op op, object left, object right):
             x = (<Tensor> left).array if isinstance(left, Tensor) else left
             y = (<Tensor> right).array if isinstance(right, Tensor) else right
     out = call_numpy(op, x, y)
-    if op.keeps_shapes == IF_BROADCAST:
+    if op.core_dims != NO_BROADCAST:
         return record(op, out, left, right)
     return wrap(out)
 
@@ -685,7 +693,6 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
     cdef Op op = node.op
     cdef int i, k, rule, code
     cdef object x = node.x, y = node.y, below, returned, position
-    cdef tuple shape
     if isinstance(x, Tensor) and version_of(x) != node.x_version and saved(node, X):
         raise changed(node, op.inputs[0], (<Tensor> x).array, node.x_version, version_of(x))
     if isinstance(y, Tensor) and version_of(y) != node.y_version and saved(node, Y):
@@ -711,7 +718,7 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
             elif code == OUT: arguments[k] = <PyObject*> out
             elif code == X: arguments[k] = <PyObject*> x
             elif code == Y: arguments[k] = <PyObject*> y
-            elif code == SHAPE: arguments[k] = <PyObject*> node.shapes[0]
+            elif code == SHAPE: arguments[k] = <PyObject*> node.shape
             elif code == POSITION: arguments[k] = <PyObject*> position
             else: arguments[k] = <PyObject*> node.attributes[code - ATTRIBUTE]
         returned = PyObject_Vectorcall(op.rules[rule], arguments, op.arguments[rule], NULL)
@@ -720,10 +727,8 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
                                "not a Tensor")
         result = <Tensor> returned
         returned = None                     # so that `ours` can see that nobody else holds it
-        if node.shapes is not None:
-            shape = <tuple> node.shapes[i]
-            if not has_shape(result.array, shape):
-                result = sum_to(result, shape)
+        if node.broadcast and node.repeated[i]:
+            result = unbroadcast(result, node.repeated[i], node.extra[i])
         deliver(walk, below, result, create_graph)
 
 
@@ -739,8 +744,10 @@ cdef inline bint saved(Node node, int code):
 
 cdef inline void free_node(Node node):
     node.freed = True
+    if node.out is not None:
+        recycle(<PyObject*> node.out)
     node.x = node.y = None
-    node.more = node.shapes = node.attributes = None
+    node.more = node.shape = node.attributes = None
     node.out = None
     node.version = None
 
@@ -941,6 +948,10 @@ cdef class Tensor:
     >>> x.grad
     tensor([2., 4., 6.])
     """
+
+    def __dealloc__(self):
+        if self.array is not None:
+            recycle(<PyObject*> self.array)
 
     __array_ufunc__ = None                  # so that `array * tensor` is left to Tensor
 

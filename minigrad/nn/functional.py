@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import creation
-from .._core.loops import count_classes
+from .._core.loops import count_classes, move_average
 from .._core.ops import (
     abs as absolute,
     getitem,
@@ -67,9 +67,8 @@ def batch_norm(
     shape, ndim = x.shape, x.ndim
     if ndim < 2:
         raise ValueError(f"batch_norm: expected a tensor of shape (N, C, ...), got {shape}")
-    _check_channels(
-        shape, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias
-    )
+    given = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    _check_channels(shape, given)
     axes = (0, *range(2, ndim))
     weight = 1.0 if weight is None else _per_channel(weight, ndim)
     bias = 0.0 if bias is None else _per_channel(bias, ndim)
@@ -88,8 +87,8 @@ def batch_norm(
 
     # After all that can fail; detached, so that the buffers hold no graph.
     if training and running_mean is not None and running_var is not None:
-        _move(running_mean, mean.detach(), momentum)
-        _move(running_var, var.detach() * (count / (count - 1)), momentum)
+        _move(running_mean, mean, momentum)
+        _move(running_var, var, momentum, count / (count - 1))
     return y
 
 
@@ -100,20 +99,22 @@ def _per_channel(parameter: Any, ndim: int) -> Any:
     return reshape(parameter, (-1, *(1,) * (ndim - 2)))
 
 
-def _check_channels(shape: tuple[int, ...], **parameters: Tensor | float | None) -> None:
+def _check_channels(shape: tuple[int, ...], parameters: dict[str, Tensor | None]) -> None:
     for name, parameter in parameters.items():
-        if isinstance(parameter, Tensor) and parameter.shape != (shape[1],):
+        if parameter is not None and parameter.shape != shape[1:2]:
             raise ValueError(
                 f"batch_norm: {name} has shape {parameter.shape}, but the input {shape} has "
                 f"{shape[1]} channels"
             )
 
 
-def _move(running: Tensor, batch: Tensor, momentum: float) -> None:
-    """running = (1 - momentum) running + momentum batch, in place. In this form, because the
-    shorter running + momentum (batch - running) would lose a small batch variance beside the 1 that
-    it starts at."""
-    running.copy_(running * (1.0 - momentum) + reshape(batch, running.shape) * momentum)
+def _move(running: Tensor, batch: Tensor, momentum: float, correction: float = 1.0) -> None:
+    """running = (1 - momentum) running + momentum correction batch, in place. In this form, because
+    the shorter running + momentum (batch - running) would lose a small batch variance beside the 1
+    that it starts at."""
+    value = batch._array if batch.dtype == running.dtype else batch._array.astype(running.dtype)
+    move_average(running._array, value, 1.0 - momentum, momentum * correction)
+    running._bump_version()
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
@@ -159,7 +160,7 @@ def one_hot(target: Tensor, num_classes: int = -1) -> Tensor:
             raise ValueError("one_hot: give num_classes, an empty target does not tell it")
         num_classes = int(labels.max()) + 1
     nothing_ignored = np.iinfo(np.int64).min
-    count_classes("one_hot", np.ascontiguousarray(labels, np.int64), num_classes, nothing_ignored)
+    count_classes("one_hot", labels.astype(np.int64).reshape(-1), num_classes, nothing_ignored)
     return Tensor(np.equal(labels[..., None], np.arange(num_classes)).astype(np.int64))
 
 
@@ -354,7 +355,7 @@ def _index_loss(
         )
     if target.shape != batch_shape:
         raise ValueError(f"{name}: expected a target of shape {batch_shape}, got {target.shape}")
-    labels = np.ascontiguousarray(target._array, np.int64).reshape(-1)
+    labels = target.astype(np.int64)._array.reshape(-1)
     rows, classes = log_p.shape
     count = count_classes(name, labels, classes, ignore_index)
     kept = slice(None) if count == rows else (labels != ignore_index).nonzero()[0]
