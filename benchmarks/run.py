@@ -23,6 +23,8 @@ ONE_THREAD = {
     **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "JAX_PLATFORMS": "cpu",
+    # On one processor a hand-over to XLA's own thread would cost JAX more than the work.
+    "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",
 }
 
 

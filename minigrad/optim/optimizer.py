@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from .._core.tensor import Tensor
+from .._core.tensor import Tensor, gather_gradients
 from ..autograd import enable_grad
 
 Rule = Callable[[np.ndarray, np.ndarray, "dict[str, Any]"], None]
@@ -155,7 +155,11 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        work = [(self.update_rule(group), self._gather(group)) for group in self.param_groups]
+        owner, states = type(self).__name__, self.state
+        work = [
+            (self.update_rule(group), gather_gradients(group["params"], states, owner))
+            for group in self.param_groups
+        ]
         for update, entries in work:
             for parameter, array, gradient, state in entries:
                 update(array, gradient, state)
@@ -163,35 +167,6 @@ class Optimizer:
                     parameter._array[...] = array
                 parameter._bump_version()
         return loss
-
-    def _gather(
-        self, group: dict[str, Any]
-    ) -> list[tuple[Tensor, np.ndarray, np.ndarray, dict[str, Any]]]:
-        """(parameter, its array, its gradient's array, its state) for all that have a gradient."""
-        states, entries = self.state, []
-        for parameter in group["params"]:
-            gradient = parameter.grad
-            if gradient is None:
-                continue
-            array, gradient = parameter._array, gradient._array
-            if not array.flags.carray:
-                array = self._contiguous_copy(array)
-            if not gradient.flags.c_contiguous:
-                gradient = np.array(gradient, order="C")
-            state = states.get(parameter)
-            if state is None:
-                state = states[parameter] = {}
-            entries.append((parameter, array, gradient, state))
-        return entries
-
-    def _contiguous_copy(self, array: np.ndarray) -> np.ndarray:
-        if not array.flags.writeable:
-            raise ValueError(
-                f"{type(self).__name__}: a parameter of shape {array.shape} shares read-only "
-                "memory and cannot be updated; make it of a copy: "
-                "mg.tensor(array, requires_grad=True)"
-            )
-        return np.array(array, order="C")
 
     # ------------------------------------------------------------------ checkpoints
     def state_dict(self) -> dict[str, Any]:
