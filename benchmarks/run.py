@@ -23,8 +23,6 @@ ONE_THREAD = {
     **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "JAX_PLATFORMS": "cpu",
-    # On one processor a hand-over to XLA's own thread would cost JAX more than the work.
-    "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",
 }
 
 
@@ -45,7 +43,9 @@ def arguments() -> argparse.Namespace:
 
 
 def calls_in(function, seconds: float) -> int:
-    """How many calls take about this long; runs it warm on the way."""
+    """How many calls take about this long. The first calls, which may compile, are not counted."""
+    for _ in range(3):
+        function()
     count = 1
     while True:
         start = time.perf_counter()

@@ -210,8 +210,8 @@ def np_concat(*arrays, axis=0):
     return np.concatenate(arrays, axis=axis)
 
 
-def np_linear(x, weight):
-    return x @ weight.T
+def np_linear(x, weight, bias=None):
+    return x @ weight.T if bias is None else x @ weight.T + bias
 
 
 def np_variance(x, axis=None, keepdims=False, correction=0):
@@ -273,12 +273,13 @@ MATRICES = (
     ((2, 0, 4), (2, 4, 3)),
 )
 LINEAR = (
-    ((3, 4), (2, 4)),
-    ((4,), (2, 4)),
-    ((2, 3, 4), (5, 4)),
-    ((0, 4), (2, 4)),
-    ((3, 0), (2, 0)),
-    ((1, 1), (1, 1)),
+    ((3, 4), (2, 4), (2,)),
+    ((3, 4), (2, 4)),  # without a bias
+    ((4,), (2, 4), (2,)),
+    ((2, 3, 4), (5, 4), (5,)),
+    ((0, 4), (2, 4), (2,)),
+    ((3, 0), (2, 0), (2,)),
+    ((1, 1), (1, 1), (1,)),
 )
 RESHAPED = ((12,), (2, -1), (4, 1, 3))
 ORDERS = tuple(itertools.permutations(range(3)))
@@ -901,9 +902,9 @@ TABLE = (
         "linear",
         mg.linear,
         np_linear,
-        (real, real),
+        (real, real, real),
         cases(LINEAR),
-        (0, 1),
+        (0, 1, 2),
         ulps=4,
         scale=absolute(np_linear),
     ),

@@ -35,7 +35,7 @@ cdef void reduce_row(int opcode, bint is_double, void* x, Py_ssize_t n, double c
 cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t row_stride, Py_ssize_t rows,
                          Py_ssize_t n, double* centre, double* accumulator) noexcept nogil
 cdef double reduction_start(int opcode) noexcept nogil
-cdef void accumulate(bint is_double, void* x, void* out, Py_ssize_t n) noexcept nogil
+cdef void accumulate(bint is_double, void* x, void* out, Py_ssize_t rows, Py_ssize_t n) noexcept nogil
 cdef void blend_into(floating* x, floating* out, Py_ssize_t n, double keep, double gain) noexcept nogil
 cdef void sgd_step(floating* parameter, floating* gradient, floating* velocity, Py_ssize_t n, double lr,
                    double momentum, double dampening, double weight_decay, bint nesterov,

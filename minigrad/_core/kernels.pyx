@@ -351,17 +351,20 @@ cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t row_str
 
 
 # ------------------------------------------------------------------- accumulation, optimiser steps
-cdef cloned add_to(floating* x, floating* o, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(n): o[i] += x[i]
+cdef cloned add_to(floating* x, floating* o, Py_ssize_t rows, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i, _
+    for _ in range(rows):
+        for i in range(n): o[i] += x[i]
+        o += n
 
 
-cdef void accumulate(bint is_double, void* x, void* out, Py_ssize_t n) noexcept nogil:
-    """out += x. (`binary(ADD)` in place would not vectorise: its operands would overlap.)"""
+cdef void accumulate(bint is_double, void* x, void* out, Py_ssize_t rows, Py_ssize_t n) noexcept nogil:
+    """out += x, for each of the rows of n elements that out has. (`binary(ADD)` in place would not
+    vectorise: its operands would overlap.)"""
     if is_double:
-        add_to(<double*> x, <double*> out, n)
+        add_to(<double*> x, <double*> out, rows, n)
     else:
-        add_to(<float*> x, <float*> out, n)
+        add_to(<float*> x, <float*> out, rows, n)
 
 
 cdef cloned blend(floating* x, floating* o, Py_ssize_t n, floating keep, floating gain) noexcept nogil:

@@ -637,9 +637,11 @@ cdef ndarray matmul(ndarray x, ndarray y):
 
 
 cdef void add_in_place(ndarray target, ndarray addend):
-    """target += addend, both C-contiguous and of one shape and dtype."""
+    """target += addend, both C-contiguous and of one dtype; the addend has the shape of the target, or of
+    each of its rows."""
+    cdef npy_intp n = PyArray_SIZE(addend)
     accumulate(PyArray_TYPE(target) == NPY_DOUBLE, PyArray_DATA(addend), PyArray_DATA(target),
-               PyArray_SIZE(target))
+               PyArray_SIZE(target) // max(n, 1), n)
 
 
 # ----------------------------------------------------------- running averages, optimiser steps

@@ -1129,26 +1129,36 @@ def matrix_transpose(x):
 
 
 cdef Op LINEAR_ = register("linear", NO_KERNEL, None,
-                           (lambda g, weight: matmul(g, weight), lambda g, x: matmul(matrix_transpose(g), x)),
-                           inputs=("x", "weight"))
-def linear(x, weight):
-    """x @ weight.T for a weight of shape (out, in), x of shape (..., in) -> (..., out). A primitive of its
-    own, so that the gradient of weight comes out in the layout of weight and needs no copy.
+                           (lambda g, weight: matmul(g, weight),
+                            lambda g, x: matmul(matrix_transpose(g), x),
+                            lambda g: sum(g, 0)),
+                           inputs=("x", "weight", "bias"))
+def linear(x, weight, bias=None):
+    """x @ weight.T + bias for weight (out, in), bias (out,) or None, x (..., in) -> (..., out). A primitive of
+    its own: the gradient of weight comes out in the layout of weight, and the bias is added in place.
 
     >>> mg.linear(mg.tensor([[1.0, 2.0]]), mg.tensor([[1.0, 1.0], [0.0, 1.0], [2.0, 0.0]]))
     tensor([[3., 2., 2.]])
     """
     cdef Tensor a = to_tensor(x, "linear"), w = to_tensor(weight, "linear")
+    cdef Tensor b = None if bias is None else to_tensor(bias, "linear")
     cdef int n = PyArray_NDIM(a.array)
-    if PyArray_NDIM(w.array) != 2 or n == 0 or PyArray_DIMS(a.array)[n - 1] != PyArray_DIMS(w.array)[1]:
-        raise ValueError(f"linear: x of shape {a.shape} and weight of shape {w.shape}: "
-                         "expected (..., in) and (out, in)")
-    if PyArray_TYPE(a.array) != PyArray_TYPE(w.array):
-        dtype = np.result_type(a.array.dtype, w.array.dtype)
-        a, w = astype(a, dtype), astype(w, dtype)
+    cdef ndarray out
+    if (PyArray_NDIM(w.array) != 2 or n == 0 or PyArray_DIMS(a.array)[n - 1] != PyArray_DIMS(w.array)[1]
+            or b is not None and (PyArray_NDIM(b.array) != 1 or PyArray_DIMS(b.array)[0] != PyArray_DIMS(w.array)[0])):
+        raise ValueError(f"linear: x of shape {a.shape}, weight of shape {w.shape}, bias "
+                         f"{'None' if b is None else f'of shape {b.shape}'}: expected (..., in), (out, in), (out,)")
+    if PyArray_TYPE(a.array) != PyArray_TYPE(w.array) or b is not None and PyArray_TYPE(b.array) != PyArray_TYPE(w.array):
+        dtype = np.result_type(*[t.dtype for t in (a, w, b) if t is not None])
+        a, w, b = astype(a, dtype), astype(w, dtype), None if b is None else astype(b, dtype)
     if n != 2:
-        return reshape(linear(reshape(a, (-1, a.shape[-1])), w), a.shape[:-1] + w.shape[:1])
-    return record(LINEAR_, loops.matmul(a.array, cnp.PyArray_SwapAxes(w.array, 0, 1)), a, w)
+        return reshape(linear(reshape(a, (-1, a.shape[-1])), w, b), a.shape[:-1] + w.shape[:1])
+    if a.array.dtype.kind != "f":
+        return matmul(a, matrix_transpose(w)) if b is None else matmul(a, matrix_transpose(w)) + b
+    out = loops.matmul(a.array, cnp.PyArray_SwapAxes(w.array, 0, 1))
+    if b is not None:
+        loops.add_in_place(out, contiguous(b.array))
+    return record(LINEAR_, out, a, w, None if b is None else (b,))
 
 
 def zeros_like(x, dtype=None):

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from .. import creation
+from .._core import ops
 from .._core.loops import count_classes, move_average
 from .._core.ops import (
     abs as absolute,
     getitem,
-    linear as product,
     log_softmax,
     logsigmoid,
     put,
@@ -24,16 +24,8 @@ from .._core.ops import (
 from .._core.tensor import Tensor, to_tensor
 from ..functions import moveaxis
 
-
 # ---------------------------------------------------------------------------------------- layers
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weight.T + bias: x (..., in), weight (out, in), bias (out,) -> (..., out).
-
-    >>> mg.nn.functional.linear(mg.tensor([[1.0, 2.0]]), mg.tensor([[3.0, 4.0]]), mg.tensor([0.5]))
-    tensor([[11.5]])
-    """
-    y = product(x, weight)
-    return y if bias is None else y + bias
+linear = ops.linear
 
 
 def batch_norm(
@@ -67,7 +59,12 @@ def batch_norm(
     shape, ndim = x.shape, x.ndim
     if ndim < 2:
         raise ValueError(f"batch_norm: expected a tensor of shape (N, C, ...), got {shape}")
-    given = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    given = {
+        "running_mean": running_mean,
+        "running_var": running_var,
+        "weight": weight,
+        "bias": bias,
+    }
     _check_channels(shape, given)
     axes = (0, *range(2, ndim))
     weight = 1.0 if weight is None else _per_channel(weight, ndim)
@@ -361,7 +358,10 @@ def _index_loss(
     kept = slice(None) if count == rows else (labels != ignore_index).nonzero()[0]
     labels = labels[kept]
 
-    loss = -reshape(take_along_axis(log_p[kept] if count < rows else log_p, labels[:, None]), (-1,))
+    picked = take_along_axis(log_p[kept] if count < rows else log_p, labels[:, None])
+    if weight is None and not label_smoothing and reduction != "none":
+        return picked.sum() / (-count if reduction == "mean" else -1)
+    loss = -reshape(picked, (-1,))
     total: Tensor | float = float(count)
     spread = log_p
     if weight is not None:

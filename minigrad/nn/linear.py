@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from .._core.ops import linear
 from .._core.tensor import Tensor
 from ..creation import empty
 from ..functions import flatten
-from . import functional, init
+from . import init
 from .module import Module, Parameter, positive
 
 
@@ -51,7 +52,7 @@ class Linear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""
-        return functional.linear(x, self.weight, self.bias)
+        return linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         """Sizes and whether there is a bias."""
