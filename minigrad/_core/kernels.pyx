@@ -163,8 +163,8 @@ cdef void call_kernel(int opcode, bint is_double, void** operands, void* out, Py
 
 
 # ----------------------------------------------------------------------------------------- packing
-cdef inline void pack_items(item_t* source, Py_ssize_t row_stride, Py_ssize_t stride, Py_ssize_t rows,
-                            Py_ssize_t n, item_t* tile) noexcept nogil:
+cdef cloned pack_items(item_t* source, Py_ssize_t row_stride, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t n,
+                       item_t* tile) noexcept nogil:
     cdef Py_ssize_t i, r
     cdef char* row
     for r in range(rows):

@@ -460,8 +460,7 @@ cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* a
     cdef npy_intp i
     cdef bint finite = True
     if opcode == MEAN or opcode == VAR:
-        for i in range(w):
-            centre[i] = first(plan, x + i * plan.stride) if plan.count > 0 else 0
+        first_elements(plan, x, w, centre)
         fold(DIFFERENCE, plan, x, w, centre, accumulator)
         for i in range(w):
             accumulator[i] = centre[i] + accumulator[i] / plan.count
@@ -484,8 +483,14 @@ cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* a
         fold(opcode, plan, x, w, centre, accumulator)
 
 
-cdef inline double first(Plan* plan, char* x) noexcept nogil:
-    return (<double*> x)[0] if plan.is_double else (<float*> x)[0]
+cdef inline void first_elements(Plan* plan, char* x, npy_intp w, double* centre) noexcept nogil:
+    cdef npy_intp i
+    if plan.count == 0:
+        for i in range(w): centre[i] = 0
+    elif plan.is_double:
+        for i in range(w): centre[i] = (<double*> (x + i * plan.stride))[0]
+    else:
+        for i in range(w): centre[i] = (<float*> (x + i * plan.stride))[0]
 
 
 cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
@@ -493,14 +498,14 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
     """Fold all reduced positions below x into w accumulators."""
     cdef char tile[TILE * 8]
     cdef npy_intp index[MAXDIMS]
-    cdef double compensation = 0
+    cdef double compensation = 0, start
     cdef int itemsize = 8 if plan.is_double else 4
     cdef bint contiguous = (plan.stride == itemsize or (plan.row_wise and plan.width == 1)
                             or (not plan.row_wise and w == 1))
     cdef int outer = plan.reduced, d
     cdef npy_intp rows = 1, row_stride = 0, r, i
-    for i in range(w):
-        accumulator[i] = reduction_start(opcode)
+    start = reduction_start(opcode)
+    for i in range(w): accumulator[i] = start
     if plan.count == 0:
         return
     if outer > 0 and not plan.row_wise:     # the columns' kernel walks one dimension by itself

@@ -25,7 +25,7 @@ from .kernels cimport (
     TANH, VAR, WHERE)
 from .loops cimport Operand
 from .tensor cimport (Op, Tensor, binary, checked, install, record, record_view,
-                      recording, repeated_axes, to_tensor, unary, wrap)
+                      recording, repeated_axes, shape_of, to_tensor, unary, wrap)
 
 import math
 
@@ -609,9 +609,9 @@ cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
 cdef list ALL_AXES = [tuple(range(n)) for n in range(65)]
 
 
-cdef object expand(g, tuple shape, tuple axis):
+cdef object expand(Tensor g, tuple shape, tuple axis):
     """Bring the result of a reduction back to the shape that was reduced; a view."""
-    if g.ndim != len(shape):
+    if PyArray_NDIM(g.array) != len(shape):
         g = reshape(g, tuple([1 if d in axis else shape[d] for d in range(len(shape))]))
     return broadcast_to(g, shape)
 
@@ -627,7 +627,9 @@ cdef double elements(tuple shape, tuple axis) except? -1:
 cdef Tensor unbroadcast(Tensor g, unsigned long long repeated, int extra):
     """Sum g over the axes that broadcasting had repeated, the first `extra` of which it had added: the
     adjoint of broadcasting. Called by the engine."""
-    cdef tuple shape = g.shape, axes = tuple([d for d in range(len(shape)) if repeated >> <int> d & 1])
+    cdef tuple shape = shape_of(g.array)
+    cdef int d
+    cdef tuple axes = tuple([d for d in range(len(shape)) if repeated >> d & 1])
     cdef Tensor total = reduction(SUM_, g, axes, extra == 0)
     if extra == 0 or len(axes) == extra:
         return total

@@ -219,7 +219,7 @@ cdef inline bint same_shape(ndarray a, ndarray b):
             and memcmp(PyArray_DIMS(a), PyArray_DIMS(b), PyArray_NDIM(a) * sizeof(npy_intp)) == 0)
 
 
-cdef inline tuple shape_of(ndarray a):
+cdef tuple shape_of(ndarray a):
     cdef int d
     cdef tuple shape = PyTuple_New(PyArray_NDIM(a))
     for d in range(PyArray_NDIM(a)):
