@@ -562,3 +562,243 @@ def test_threads_train_side_by_side():
     for seed in together:
         train(seed)
         assert np.array_equal(together[seed], results[seed])
+
+
+# ------------------------------------------------------------------- passes within and beside each other
+def test_create_graph_gives_each_leaf_a_grad_of_its_own():
+    a, b = mg.ones(2, requires_grad=True), mg.ones(2, requires_grad=True)
+    ((a + b) * 2).sum().backward(create_graph=True)
+    assert a.grad is not b.grad
+    (a + b).sum().backward()
+    assert numbers(a.grad) == numbers(b.grad) == [3, 3]
+
+
+def test_create_graph_leaves_the_given_cotangent_alone():
+    a, v = leaf(1, 2), mg.ones(2, dtype=mg.float64)
+    (a + 0).backward(v, create_graph=True)
+    (a + 0).backward(v)
+    assert numbers(v) == [1, 1] and numbers(a.grad) == [2, 2]
+
+
+def test_two_retained_gradients_do_not_share_memory():
+    x = leaf(1)
+    y, z = x * 2, x * 3
+    y.retain_grad()
+    z.retain_grad()
+    (y + z).sum().backward()
+    with mg.no_grad():
+        y.grad += 1
+    assert numbers(z.grad) == [1]
+
+
+def test_a_hook_may_not_change_the_dtype():
+    x = leaf(1, 2)
+    x.grad = mg.zeros(2, dtype=mg.float64)
+    x.register_hook(lambda g: g.astype(mg.float32))
+    with pytest.raises(RuntimeError, match="dtype float64"):
+        (x * 2).sum().backward()
+    assert numbers(x.grad) == [0, 0]
+
+
+def test_a_pass_inside_a_hook_has_cotangents_of_its_own():
+    w, h = leaf(2), leaf(1) * 1
+    y = h * 1
+    seen = []
+
+    def hook(g):
+        with mg.enable_grad():
+            inner = (w * w).sum()
+        seen.append(numbers(mg.autograd.grad(inner, w)[0]))
+
+    y.register_hook(hook)
+    (y + w * 5).sum().backward()
+    assert seen == [[4]] and numbers(w.grad) == [5]
+
+
+def test_a_pass_inside_a_hook_over_nodes_that_the_outer_has_yet_to_run():
+    x, q = leaf(2), leaf(1)
+    h = x * 3
+    y, other = h * 4, (h * q).sum()
+    seen = []
+    y.register_hook(
+        lambda g: seen.append(mg.autograd.grad(other, q, retain_graph=True)[0].item())
+    )
+    assert numbers(mg.autograd.grad(y.sum(), x)[0]) == [12]
+    assert seen == [6]
+
+
+def test_threads_share_a_leaf():
+    w = mg.ones(200, 200, requires_grad=True)
+    x = mg.ones(200, 200)
+
+    def run():
+        for _ in range(10):
+            ((x * w) + (w * x) * 2 + (w + 1)).sum().backward()
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert np.array_equal(w.grad.numpy(), np.full((200, 200), 160))
+
+
+def test_threads_take_gradients_of_a_shared_leaf():
+    w, results = mg.ones(100, 100, requires_grad=True), []
+
+    def run():
+        for _ in range(30):
+            results.append(mg.autograd.grad((w * 4).sum(), w)[0].numpy().mean())
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [4] * 90
+
+
+def test_retain_grad_comes_after_the_hooks_and_waits_for_success():
+    x = leaf(1)
+    y = x * 2
+    y.retain_grad()
+    y.register_hook(lambda g: g * 10)
+    (y * 1).sum().backward(retain_graph=True)
+    assert numbers(y.grad) == [10]
+
+    def fail(g):
+        raise KeyError
+
+    x.register_hook(fail)
+    with pytest.raises(KeyError):
+        (y * 1).sum().backward()
+    assert numbers(y.grad) == [10]
+
+
+def test_a_failed_pass_does_not_disturb_the_next():
+    x = leaf(1)
+    with pytest.raises(RuntimeError):
+        mg.ones(1).backward()
+    with pytest.raises(RuntimeError, match="one element"):
+        (leaf(1, 2) * 2).backward()
+    (x * 2).sum().backward()
+    assert numbers(x.grad) == [2]
+
+
+# ------------------------------------------------------------------------------- operators, odd inputs
+@pytest.mark.parametrize("operator", ["//", "%", "**", "+", "-", "*", "/"])
+def test_every_in_place_operator_writes_in_place(operator):
+    a = b = mg.tensor([7.0, 8.0])
+    scope = {"a": a}
+    exec(f"a {operator}= 2", scope)
+    assert scope["a"] is b and numbers(b) == numbers(eval(f"x {operator} 2", {"x": mg.tensor([7.0, 8.0])}))
+    q = mg.tensor([7.0], requires_grad=True)
+    with pytest.raises(RuntimeError, match="no_grad"):
+        exec(f"q {operator}= 2", {"q": q})
+
+
+def test_bit_operators_of_integers_are_bitwise():
+    a, b = mg.tensor([6, 2]), mg.tensor([3, 3])
+    assert numbers(a & b) == [2, 2] and numbers(a | b) == [7, 3] and numbers(a ^ b) == [5, 1]
+    assert numbers(~a) == [-7, -3] and numbers(~mg.tensor([True, False])) == [False, True]
+    c = a
+    c &= 3
+    assert c is a and numbers(a) == [2, 2]
+    with pytest.raises(TypeError, match="bitwise_or"):
+        mg.tensor([1.0]) | 1
+
+
+def test_comparison_with_what_is_no_number():
+    x = mg.tensor([1.0])
+    assert (x == "a") is False and (x != None) is True  # noqa: E711
+    assert "a" not in [x]
+    with pytest.raises(TypeError):
+        pow(x, 2, 3)
+
+
+def test_a_tensor_made_without_init_is_empty():
+    class Forgetful(mg.Tensor):
+        def __init__(self):
+            pass
+
+    assert Forgetful().sum().item() == 0 and mg.Tensor.__new__(mg.Tensor).shape == (0,)
+    with pytest.raises(TypeError, match="engine"):
+        type((leaf(1) * 2).grad_fn)()
+
+
+def test_a_tensor_made_of_a_tensor_shares_its_version():
+    x, w = mg.tensor([1.0, 2.0]), mg.ones(2, requires_grad=True)
+    y = (w * x).sum()
+    mg.Tensor(x)[0] = 100
+    with pytest.raises(RuntimeError, match="written to in place"):
+        y.backward()
+
+
+def test_a_reshape_that_copies_has_a_version_of_its_own():
+    x = mg.ones(2, 3, requires_grad=True)
+    y, z = (x * x).sum(), x.T.reshape(-1)
+    with mg.no_grad():
+        z[0] = 5
+    y.backward()
+    assert numbers(x.grad) == [[2] * 3] * 2
+
+
+def test_a_gradient_is_not_its_own_tensor():
+    x = leaf(1)
+    with pytest.raises(TypeError, match="itself"):
+        x.grad = x
+
+
+def test_a_hook_registered_twice_is_removed_once():
+    x, calls = leaf(1), []
+    first = x.register_hook(calls.append)
+    x.register_hook(calls.append)
+    first.remove()
+    first.remove()
+    (x * 1).sum().backward()
+    assert len(calls) == 1
+
+
+def test_indices_are_copied_whatever_they_are():
+    x, p = mg.tensor(np.arange(12.0).reshape(3, 4), requires_grad=True), np.array([[3, 1, 0], [0, 2, 1]])
+    view = p.T.view()
+    view.flags.writeable = False
+    assert numbers(mg.take_along_axis(x, view, 1)) == np.take_along_axis(x.numpy(), view, 1).tolist()
+    small = np.zeros((3, 1), np.int32)
+    small.flags.writeable = False
+    y = mg.take_along_axis(x, small, 1)
+    assert numbers(y) == [[0], [4], [8]]
+    taken = mg.take_along_axis(x, view, 1)
+    p[...] = 2
+    taken.sum().backward()
+    assert x.grad.numpy().sum(1).tolist() == [2, 2, 2] and x.grad.numpy()[0].tolist() == [1, 0, 0, 1]
+
+
+@pytest.mark.parametrize("logits", [[20.0, 6.0], [100.0, 84.0], [1e4, 1e4], [1e8, 1e8]])
+def test_log_softmax_keeps_small_losses_of_large_logits(logits):
+    x = mg.tensor(logits, requires_grad=True)
+    exact = np.log1p(np.exp(logits[1] - logits[0]))
+    y = mg.log_softmax(x)
+    assert abs(-y[0].item() - exact) <= 2e-7 * max(exact, 1e-30) + 1e-30 or np.isclose(
+        -y[0].item(), exact, rtol=1e-6
+    )
+    y[0].backward()
+    assert abs(x.grad.numpy().sum()) < 1e-7
+
+
+def test_products_of_nothing():
+    assert (mg.zeros(2, 3, 0) @ mg.zeros(0, 4)).shape == (2, 3, 4)
+    assert (mg.zeros(2, 3, 0) @ mg.zeros(0)).shape == (2, 3)
+    assert mg.linear(mg.zeros(2, 3, 0), mg.zeros(4, 0)).shape == (2, 3, 4)
+
+
+def test_clip_at_a_tensor_bound_has_gradient_one():
+    x = leaf(0, 1, 2)
+    mg.clip(x, mg.tensor(0.0), mg.tensor(1.0)).sum().backward()
+    assert numbers(x.grad) == [1, 1, 0]
+
+
+def test_mixed_second_derivative_of_a_power_at_zero():
+    x, y = leaf(2.0), leaf(0.0)
+    (slope,) = mg.autograd.grad((x**y).sum(), x, create_graph=True)
+    assert numbers(mg.autograd.grad(slope.sum(), y)[0]) == [0.5]

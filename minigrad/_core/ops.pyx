@@ -15,7 +15,7 @@ Design note
 """
 cimport numpy as cnp
 from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE,
-                    PyArray_NDIM, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
+                    PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from . cimport loops
 from .kernels cimport (
@@ -299,9 +299,10 @@ def pow(x, y):
 
 
 cdef object power_slope(x, y):
-    """d(x**y)/dx = y x**(y - 1), and 0 where y is 0, also at x = 0."""
+    """d(x**y)/dx = y x**(y - 1), and 0 where y is 0 and x is 0 or NaN."""
     if isinstance(y, Tensor):
-        return where(y == 0, 0.0, y * pow(x, where(y == 0, 1.0, y - 1)))
+        flat = logical_and(y == 0, logical_not(abs(x) > 0))
+        return where(flat, 0.0, y * pow(where(flat, 1.0, x), y - 1))
     return zeros_like(x) if y == 0 else y * pow(x, y - 1)
 
 
@@ -450,6 +451,8 @@ def where(condition, x, y):
     if (not isinstance(x, (Tensor, np.ndarray, np.generic))
             and not isinstance(y, (Tensor, np.ndarray, np.generic))):
         x = to_tensor(x, "where")           # two numbers: the first takes the default dtype
+    for value in (x, y):
+        to_tensor(value, "where")           # raises for what is no operand
     dtype = np.result_type(*[v.dtype if isinstance(v, (Tensor, np.ndarray, np.generic)) else v
                              for v in (x, y)])
     a, b = astype(to_tensor(x, "where"), dtype), astype(to_tensor(y, "where"), dtype)
@@ -482,8 +485,8 @@ def clip(x, min=None, max=None):
         if not (bound is None or isinstance(bound, (int, float, np.generic, np.ndarray, Tensor))):
             raise TypeError(f"clip: a bound is None, a number or a Tensor, got {bound!r}")
     if isinstance(min, (Tensor, np.ndarray)) or isinstance(max, (Tensor, np.ndarray)):
-        limited = tensor if min is None else maximum(tensor, min)
-        return limited if max is None else minimum(limited, max)
+        limited = tensor if min is None else where(tensor < min, min, tensor)
+        return limited if max is None else where(limited > max, max, limited)
     typenum = PyArray_TYPE(tensor.array)
     if typenum != NPY_FLOAT and typenum != NPY_DOUBLE:
         return wrap(checked(np.clip(tensor.array, min, max)))
@@ -505,13 +508,21 @@ cdef void fill_operand(Operand* operand, ndarray array):
 
 
 # ------------------------------------------------------------------------------------- logical, no gradient
+cdef Tensor logical(str name, object ufunc, x, y):
+    cdef Tensor a = to_tensor(x, name), b = to_tensor(y, name)
+    try:
+        return wrap(checked(ufunc(a.array, b.array)))
+    except ValueError:
+        raise ValueError(f"{name}: shapes {a.shape} and {b.shape} do not broadcast") from None
+
+
 def logical_and(x, y):
     """x and y elementwise, broadcast; bool. For bool tensors this is `x & y`.
 
     >>> mg.logical_and(mg.tensor([True, False]), mg.tensor([True, True]))
     tensor([ True, False])
     """
-    return wrap(checked(np.logical_and(to_tensor(x, "logical_and").array, to_tensor(y, "logical_and").array)))
+    return logical("logical_and", np.logical_and, x, y)
 
 
 def logical_or(x, y):
@@ -520,7 +531,7 @@ def logical_or(x, y):
     >>> mg.logical_or(mg.tensor([True, False]), mg.tensor([False, False]))
     tensor([ True, False])
     """
-    return wrap(checked(np.logical_or(to_tensor(x, "logical_or").array, to_tensor(y, "logical_or").array)))
+    return logical("logical_or", np.logical_or, x, y)
 
 
 def logical_xor(x, y):
@@ -529,7 +540,7 @@ def logical_xor(x, y):
     >>> mg.logical_xor(mg.tensor([True, False]), mg.tensor([True, True]))
     tensor([False,  True])
     """
-    return wrap(checked(np.logical_xor(to_tensor(x, "logical_xor").array, to_tensor(y, "logical_xor").array)))
+    return logical("logical_xor", np.logical_xor, x, y)
 
 
 def logical_not(x):
@@ -764,11 +775,18 @@ def log_softmax(x, axis=-1):
     cdef tuple axes = reduced_axes("log_softmax", axis, PyArray_NDIM(tensor.array))
     if len(axes) != 1:
         raise ValueError(f"log_softmax: expected one axis, got {axis}")
-    cdef ndarray total = loops.reduce(LOGSUMEXP, tensor.array,
-                                      <unsigned long long> 1 << <int> axes[0], True, 0)
+    cdef unsigned long long mask = <unsigned long long> 1 << <int> axes[0]
+    cdef int typenum = PyArray_TYPE(tensor.array)
+    if PyArray_SIZE(tensor.array) == 0:
+        return record(LOG_SOFTMAX_, tensor.array.copy(), tensor, None, None, axes)
+    # (x - max) - log(sum(exp(x - max))): the sum's logarithm is small, and keeps its digits beside a large x
+    cdef ndarray largest = loops.reduce(MAX, tensor.array, mask, True, 0), total, out
     fill_operand(&operands[0], tensor.array)
+    fill_operand(&operands[1], largest)
+    out = loops.elementwise("log_softmax", SUBTRACT, typenum == NPY_DOUBLE, typenum, operands, 2)
+    total = loops.reduce(LOGSUMEXP, out, mask, True, 0)
+    fill_operand(&operands[0], out)
     fill_operand(&operands[1], total)
-    typenum = PyArray_TYPE(tensor.array)
     out = loops.elementwise("log_softmax", SUBTRACT, typenum == NPY_DOUBLE, typenum, operands, 2)
     return record(LOG_SOFTMAX_, out, tensor, None, None, axes)
 
@@ -797,6 +815,8 @@ def reshape(x, *shape):
     except (ValueError, TypeError):
         raise type_or_value(target)(f"reshape: a tensor of shape {tensor.shape} ({tensor.size} elements) "
                                     f"cannot take the shape {tuple(target)}") from None
+    if PyArray_DATA(out) != PyArray_DATA(tensor.array):      # a copy, whose writes x does not see
+        return record(RESHAPE_, out, tensor)
     return record_view(RESHAPE_, out, tensor)
 
 
@@ -974,14 +994,15 @@ def take_along_axis(x, indices, axis=-1):
             [3.]])
     """
     cdef Tensor tensor = to_tensor(x, "take_along_axis")
-    cdef ndarray positions = integer_positions("take_along_axis", indices, tensor.array.ndim)
+    cdef Positions kept = integer_positions("take_along_axis", indices, tensor.array.ndim)
+    cdef ndarray positions = kept.array
     cdef int d, along = reduced_axes("take_along_axis", axis, PyArray_NDIM(tensor.array))[0]
     for d in range(PyArray_NDIM(positions)):
         if d != along and PyArray_DIMS(positions)[d] != PyArray_DIMS(tensor.array)[d]:
             raise ValueError(f"take_along_axis: indices of shape {(<object> positions).shape} and x of shape "
                              f"{tensor.shape} differ in more than axis {along}")
     out = loops.take_along_axis("take_along_axis", contiguous(tensor.array), positions, along)
-    return record(TAKE_ALONG_AXIS_, out, tensor, None, None, (positions, along))
+    return record(TAKE_ALONG_AXIS_, out, tensor, None, None, (kept, along))
 
 
 cdef Op ADD_ALONG_AXIS_ = register("add_along_axis", NO_KERNEL, None,
@@ -995,7 +1016,8 @@ def add_along_axis(x, indices, axis, shape):
     tensor([[3., 0., 0.]])
     """
     cdef Tensor tensor = to_tensor(x, "add_along_axis")
-    cdef ndarray positions = integer_positions("add_along_axis", indices, tensor.array.ndim)
+    cdef Positions kept = integer_positions("add_along_axis", indices, tensor.array.ndim)
+    cdef ndarray positions = kept.array
     cdef tuple sizes = sizes_of(shape, "add_along_axis")
     cdef int along = reduced_axes("add_along_axis", axis, PyArray_NDIM(tensor.array))[0]
     if (tensor.shape != (<object> positions).shape or len(sizes) != tensor.array.ndim
@@ -1007,27 +1029,33 @@ def add_along_axis(x, indices, axis, shape):
         grid[along] = positions
         return put(tensor, tuple(grid), sizes)
     out = loops.add_along_axis("add_along_axis", contiguous(tensor.array), positions, along, sizes)
-    return record(ADD_ALONG_AXIS_, out, tensor, None, None, (positions, along))
+    return record(ADD_ALONG_AXIS_, out, tensor, None, None, (kept, along))
 
 
 cdef ndarray contiguous(ndarray array):
     return array if cnp.PyArray_IS_C_CONTIGUOUS(array) else cnp.PyArray_NewCopy(array, cnp.NPY_CORDER)
 
 
-cdef ndarray integer_positions(str name, indices, int ndim):
-    """Integer indices as a C-contiguous int64 array; a copy, unless an op of ours made it."""
-    cdef ndarray array = (<Tensor> indices).array if isinstance(indices, Tensor) else np.asarray(indices)
-    cdef bint made_here = isinstance(indices, np.ndarray) and not cnp.PyArray_ISWRITEABLE(array)
+cdef class Positions:
+    """Integer indices as a C-contiguous int64 array of our own, which nobody else can write to."""
+    cdef ndarray array
+
+
+cdef Positions integer_positions(str name, indices, int ndim):
+    cdef Positions positions
+    cdef ndarray array
+    if isinstance(indices, Positions):      # from a Node: its rule passes them on
+        return indices
+    array = (<Tensor> indices).array if isinstance(indices, Tensor) else np.asarray(indices)
     if PyArray_TYPE(array) != NPY_INT64 and array.dtype.kind not in "iu":
         raise TypeError(f"{name}: indices must be integers, got {array.dtype}")
     if PyArray_NDIM(array) != ndim:
         raise ValueError(f"{name}: indices have {PyArray_NDIM(array)} dimensions, x has {ndim}")
-    if PyArray_TYPE(array) != NPY_INT64:
-        array = array.astype(np.int64)
-    if not made_here or not cnp.PyArray_IS_C_CONTIGUOUS(array):
-        array = cnp.PyArray_NewCopy(array, cnp.NPY_CORDER)
-        cnp.PyArray_CLEARFLAGS(array, cnp.NPY_ARRAY_WRITEABLE)  # a Node keeps it, its rule need not copy it
-    return array
+    positions = Positions.__new__(Positions)
+    positions.array = (cnp.PyArray_NewCopy(array, cnp.NPY_CORDER)
+                       if PyArray_TYPE(array) == NPY_INT64 and cnp.PyArray_ISBEHAVED_RO(array)
+                       else array.astype(np.int64, order="C"))
+    return positions
 
 
 cdef Op CONCAT_ = register("concat", NO_KERNEL, None,
@@ -1095,7 +1123,7 @@ def matmul(x, y):
         product = matmul(a, reshape(b, (-1, 1)))
         return reshape(product, product.shape[:-1])
     if n > 2 and m == 2:                    # one large product instead of many small ones
-        product = matmul(reshape(a, (-1, a.shape[-1])), b)
+        product = matmul(reshape(a, (math.prod(a.shape[:-1]), a.shape[-1])), b)
         return reshape(product, a.shape[:-1] + b.shape[-1:])
     if a.array.dtype.kind != "f":
         return wrap(checked(np.matmul(a.array, b.array)))
@@ -1154,7 +1182,8 @@ def linear(x, weight, bias=None):
         dtype = np.result_type(*[t.dtype for t in (a, w, b) if t is not None])
         a, w, b = astype(a, dtype), astype(w, dtype), None if b is None else astype(b, dtype)
     if n != 2:
-        return reshape(linear(reshape(a, (-1, a.shape[-1])), w, b), a.shape[:-1] + w.shape[:1])
+        rows = reshape(a, (math.prod(a.shape[:-1]), a.shape[-1]))
+        return reshape(linear(rows, w, b), a.shape[:-1] + w.shape[:1])
     if a.array.dtype.kind != "f":
         return matmul(a, matrix_transpose(w)) if b is None else matmul(a, matrix_transpose(w)) + b
     out = loops.matmul(a.array, cnp.PyArray_SwapAxes(w.array, 0, 1))

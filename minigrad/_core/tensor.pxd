@@ -35,6 +35,7 @@ cdef class Node:
     cdef tuple attributes
     cdef Tensor cotangent
     cdef list hooks
+    cdef object retained        # a weak reference to the output, if it wants its gradient kept
     cdef unsigned long long needs, number, mark
     cdef long x_version, y_version, out_version
     cdef bint freed, useful, broadcast

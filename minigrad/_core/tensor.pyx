@@ -72,6 +72,7 @@ cdef object add_tensors = None, cast = None      # what the engine itself calls;
 cdef unbroadcast_t unbroadcast = NULL
 cdef unsigned long long node_count = 0, pass_count = 0
 
+cdef ndarray NOTHING = np.zeros(0, np.float32)
 DTYPES = tuple(map(np.dtype, ("float32", "float64", "int32", "int64", "bool")))
 
 
@@ -157,6 +158,9 @@ cdef class Version:
 @cython.trashcan(True)
 cdef class Node:
     """One recorded operation: `tensor.grad_fn`."""
+
+    def __init__(self):
+        raise TypeError("a Node is made by the engine when an operation is recorded")
 
     @property
     def name(self):
@@ -329,9 +333,7 @@ cdef Tensor record_view(Op op, ndarray out, Tensor x, tuple attributes=None):
 cdef ndarray checked(object array):
     """`array` as an aligned native array of one of the five dtypes, shared where that is possible."""
     cdef ndarray result
-    if not isinstance(array, np.ndarray):
-        array = np.asarray(array)
-    result = array
+    result = array if type(array) is np.ndarray else np.asarray(array)
     if not cnp.PyArray_ISBEHAVED_RO(result):
         result = np.array(result, dtype=result.dtype.newbyteorder("="))
     if result.dtype not in DTYPES:
@@ -396,12 +398,20 @@ cdef object unary(Op op, object x):
     return record(op, out, tensor)
 
 
+cdef object numpy_error(str name, error):
+    """NumPy's error (often of a private class) as the plain one, with the name of the operation."""
+    return (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}: {error}")
+
+
 cdef ndarray call_numpy(Op op, object x, object y):
     """What the kernels do not do (integers, booleans, rare functions) NumPy's ufunc does."""
     if op.fallback is None:
         raise TypeError(f"{op.name}: dtype {x.dtype} is not supported")
     with np.errstate(all="ignore"):
-        out = np.asarray(op.fallback(x) if y is None else op.fallback(x, y))
+        try:
+            out = np.asarray(op.fallback(x) if y is None else op.fallback(x, y))
+        except (TypeError, ValueError) as error:
+            raise numpy_error(op.name, error) from None
         if out.dtype == np.float16:         # which NumPy makes of bool: too coarse, and no dtype of ours
             x = x.astype(np.float32)
             out = np.asarray(op.fallback(x) if y is None else op.fallback(x, y))
@@ -492,21 +502,39 @@ cdef object operator(int opcode, object left, object right):
     """`binary` for the operators, which leave types that they do not know to the other side."""
     other = right if isinstance(left, Tensor) else left
     if (isinstance(other, Tensor) or is_number(other)
-            or isinstance(other, (np.ndarray, np.generic, list, tuple, str, dict, set, type(None)))):
+            or isinstance(other, OPERANDS) or isinstance(other, (list, tuple, str, dict, set, type(None)))):
         return binary(<Op> by_opcode[opcode], left, right)
     return NotImplemented
 
 
-cdef object in_place(int opcode, Tensor target, object value):
+cdef object in_place(str name, Tensor target, object value):
     """`target op= value`: in place where no gradient is recorded, else a new Tensor (DESIGN 5)."""
     if mg_recording and (target.requires or requires(value)):
         if target.node is None and target.requires:
-            raise RuntimeError(f"{(<Op> by_opcode[opcode]).name}: a leaf that requires grad cannot be "
-                               "written to in place while gradients are recorded; use mg.no_grad(), "
-                               "or x = x + ...")
-        return operator(opcode, target, value)
-    write(target, binary(<Op> by_opcode[opcode], target, value), Ellipsis)
+            raise RuntimeError(f"{name}: a leaf that requires grad cannot be written to in place while gradients "
+                               "are recorded; use mg.no_grad(), or x = x + ...")
+        return functions[name](target, value)
+    write(target, functions[name](target, value), Ellipsis)
     return target
+
+
+cdef object write_result(Tensor target, object result):
+    if result is NotImplemented:
+        return result
+    write(target, result, Ellipsis)
+    return target
+
+
+cdef object bitwise(object ufunc, object left, object right):
+    """`&`, `|` and `^` of booleans and integers, as NumPy's."""
+    if not (isinstance(left, OPERANDS) and isinstance(right, OPERANDS)):
+        return NotImplemented
+    x = (<Tensor> left).array if isinstance(left, Tensor) else left
+    y = (<Tensor> right).array if isinstance(right, Tensor) else right
+    try:
+        return wrap(checked(ufunc(x, y)))
+    except (TypeError, ValueError) as error:
+        raise numpy_error(ufunc.__name__, error) from None
 
 
 cdef void write(Tensor target, object value, object index) except *:
@@ -542,19 +570,35 @@ cdef int newest_first(const void* a, const void* b) noexcept nogil:
     return -1 if x > y else x < y
 
 
+cdef bint fields_taken = False              # a running pass keeps its state in the Nodes' and leaves' fields
+
+
 @cython.final
 cdef class Walk:
-    """The Nodes of one backward pass, newest first; holds a reference to each until it ends."""
+    """The Nodes of one backward pass, newest first; holds a reference to each until it ends.
+
+    Cotangents wait in a field of their Node or leaf, which costs least. A pass that starts while
+    another runs (in a hook, in another thread) finds the fields taken and keeps its state in
+    dictionaries of its own, so that neither sees the other's."""
     cdef Entry* entries
     cdef Py_ssize_t count, capacity
     cdef unsigned long long mark
     cdef list leaves                        # leaf Tensors that a cotangent reached
+    cdef list retained                      # (weak reference, gradient) for retain_grad
+    cdef bint private
+    cdef dict cotangents                    # id -> cotangent, where this walk is private
+    cdef set seen, useful
 
     def __cinit__(self):
-        global pass_count
+        global pass_count, fields_taken
         pass_count += 1
         self.mark = pass_count
         self.leaves = []
+        self.private = fields_taken
+        if self.private:
+            self.cotangents, self.seen, self.useful = {}, set(), set()
+        else:
+            fields_taken = True
 
     def __dealloc__(self):
         cdef Py_ssize_t i
@@ -562,18 +606,38 @@ cdef class Walk:
             Py_DECREF(<object> self.entries[i].node)
         PyMem_Free(self.entries)
 
+    cdef inline Tensor pending(self, object target):
+        """The cotangent that a Node or leaf has received so far, or None."""
+        if self.private:
+            return self.cotangents.get(id(target))
+        return (<Node> target).cotangent if type(target) is Node else (<Tensor> target).cotangent
+
+    cdef inline void set_pending(self, object target, Tensor cotangent) except *:
+        if self.private:
+            self.cotangents[id(target)] = cotangent
+        elif type(target) is Node:
+            (<Node> target).cotangent = cotangent
+        else:
+            (<Tensor> target).cotangent = cotangent
+
+    cdef inline bint is_useful(self, Node node):
+        return id(node) in self.useful if self.private else node.useful
+
+    cdef inline bint leads_on(self, object target, set targets):
+        """Whether a gradient is wanted at or below this Node or leaf."""
+        return (targets is None or id(target) in targets
+                or (type(target) is Node and self.is_useful(<Node> target)))
+
     cdef void add(self, Node node) except *:
         cdef Entry* grown
-        if node.mark == self.mark:
+        if id(node) in self.seen if self.private else node.mark == self.mark:
             return
-        if node.freed:
-            raise RuntimeError(f"backward: the graph of {node.op.name} was freed by an earlier backward; "
-                               "give that one retain_graph=True to run it twice")
-        if node.cotangent is not None:
-            raise RuntimeError(f"backward: {node.op.name} is part of a backward that is running; "
-                               "a hook or another thread must not walk the same graph")
-        node.mark = self.mark
-        node.useful = False
+        check_whole(node)
+        if self.private:
+            self.seen.add(id(node))
+        else:
+            node.mark = self.mark
+            node.useful = False
         if self.count == self.capacity:
             self.capacity = max(64, 2 * self.capacity)
             grown = <Entry*> PyMem_Realloc(self.entries, self.capacity * sizeof(Entry))
@@ -603,6 +667,11 @@ cdef class Walk:
         if not ordered:
             qsort(self.entries, self.count, sizeof(Entry), newest_first)
 
+    cdef void retain(self, object reference, Tensor g) except *:
+        if self.retained is None:
+            self.retained = []
+        self.retained.append((reference, g))
+
     cdef void mark_useful(self, set targets) except *:
         """Only Nodes on a way to a target need to run; oldest first, each asks the Nodes below it."""
         cdef Py_ssize_t i
@@ -612,17 +681,29 @@ cdef class Walk:
             node = <Node> self.entries[i].node
             for k in range(input_count(node)):
                 below = edge(node, k)
-                if below is not None and (id(below) in targets
-                                          or (type(below) is Node and (<Node> below).useful)):
-                    node.useful = True
+                if below is not None and self.leads_on(below, targets):
+                    if self.private:
+                        self.useful.add(id(node))
+                    else:
+                        node.useful = True
 
-    cdef void clear(self):
-        """Forget every pending cotangent."""
+    cdef void end(self):
+        """Forget every pending cotangent, and leave the fields to the next pass."""
+        global fields_taken
         cdef Py_ssize_t i
+        if self.private:
+            return
         for i in range(self.count):
             (<Node> self.entries[i].node).cotangent = None
         for leaf in self.leaves:
             (<Tensor> leaf).cotangent = None
+        fields_taken = False
+
+
+cdef inline void check_whole(Node node) except *:
+    if node.freed:
+        raise RuntimeError(f"backward: the graph of {node.op.name} was freed by an earlier backward; "
+                           "give that one retain_graph=True to run it twice")
 
 
 cdef inline bint ours(PyObject* tensor):
@@ -645,37 +726,39 @@ cdef Tensor summed(Tensor present, Tensor addend, bint in_place, bint create_gra
 
 cdef void deliver(Walk walk, object target, Tensor cotangent, bint create_graph) except *:
     """Add a cotangent to what a Node or a leaf has received so far."""
-    cdef Node node
-    cdef Tensor leaf
-    if type(target) is Node:
-        node = <Node> target
-        if node.cotangent is None:
-            node.cotangent = cotangent
-        else:
-            node.cotangent = summed(node.cotangent, cotangent, ours(<PyObject*> node.cotangent), create_graph)
+    cdef Tensor present = walk.pending(target)
+    cdef PyObject* slot = <PyObject*> present
+    cdef bint in_place
+    if type(target) is not Node:
+        check_gradient("the rule that made it is wrong", <Tensor> target, cotangent)
+        if present is None:
+            walk.leaves.append(target)
+    if present is None:
+        walk.set_pending(target, cotangent)
         return
-    leaf = <Tensor> target
-    if (not same_shape(leaf.array, cotangent.array)
-            or PyArray_TYPE(leaf.array) != PyArray_TYPE(cotangent.array)):
+    present = None                          # so that only the slot holds it
+    in_place = ours(slot)
+    present = <Tensor> slot
+    walk.set_pending(target, summed(present, cotangent, in_place, create_graph))
+
+
+cdef void check_gradient(str why, Tensor leaf, Tensor cotangent) except *:
+    if not same_shape(leaf.array, cotangent.array) or PyArray_TYPE(leaf.array) != PyArray_TYPE(cotangent.array):
         raise RuntimeError(f"backward: a gradient of shape {shape_of(cotangent.array)} and dtype "
                            f"{cotangent.array.dtype} reached a leaf of shape {shape_of(leaf.array)} and "
-                           f"dtype {leaf.array.dtype}; the rule that made it is wrong")
-    if leaf.cotangent is None:
-        walk.leaves.append(leaf)
-        leaf.cotangent = cotangent
-    else:
-        leaf.cotangent = summed(leaf.cotangent, cotangent, ours(<PyObject*> leaf.cotangent), create_graph)
+                           f"dtype {leaf.array.dtype}; {why}")
 
 
 cdef Tensor run_hooks(list hooks, Tensor cotangent):
     for hook in list(hooks):
         replacement = hook(cotangent)
-        if replacement is not None:
-            if (not isinstance(replacement, Tensor)
-                    or not same_shape((<Tensor> replacement).array, cotangent.array)):
-                raise RuntimeError("hook: expected None or a Tensor of the gradient's shape "
-                                   f"{shape_of(cotangent.array)}, got {replacement!r}")
-            cotangent = replacement
+        if replacement is None:
+            continue
+        if (not isinstance(replacement, Tensor) or not same_shape((<Tensor> replacement).array, cotangent.array)
+                or PyArray_TYPE((<Tensor> replacement).array) != PyArray_TYPE(cotangent.array)):
+            raise RuntimeError("hook: expected None or a Tensor of the gradient's shape "
+                               f"{shape_of(cotangent.array)} and dtype {cotangent.array.dtype}, got {replacement!r}")
+        cotangent = replacement
     return cotangent
 
 
@@ -693,6 +776,7 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
     cdef Op op = node.op
     cdef int i, k, rule, code
     cdef object x = node.x, y = node.y, below, returned, position
+    cdef tuple attributes = node.attributes, shape = node.shape     # held: another thread may free the Node
     if isinstance(x, Tensor) and version_of(x) != node.x_version and saved(node, X):
         raise changed(node, op.inputs[0], (<Tensor> x).array, node.x_version, version_of(x))
     if isinstance(y, Tensor) and version_of(y) != node.y_version and saved(node, Y):
@@ -707,8 +791,7 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
             out.requires = True
     for i in range(input_count(node)):
         below = edge(node, i)
-        if below is None or (targets is not None and id(below) not in targets
-                             and not (type(below) is Node and (<Node> below).useful)):
+        if below is None or not walk.leads_on(below, targets):
             continue
         rule = 0 if op.variadic else i
         position = i
@@ -718,9 +801,9 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
             elif code == OUT: arguments[k] = <PyObject*> out
             elif code == X: arguments[k] = <PyObject*> x
             elif code == Y: arguments[k] = <PyObject*> y
-            elif code == SHAPE: arguments[k] = <PyObject*> node.shape
+            elif code == SHAPE: arguments[k] = <PyObject*> shape
             elif code == POSITION: arguments[k] = <PyObject*> position
-            else: arguments[k] = <PyObject*> node.attributes[code - ATTRIBUTE]
+            else: arguments[k] = <PyObject*> attributes[code - ATTRIBUTE]
         returned = PyObject_Vectorcall(op.rules[rule], arguments, op.arguments[rule], NULL)
         if not isinstance(returned, Tensor):
             raise RuntimeError(f"{op.name}: the rule of input {i} returned {type(returned).__name__}, "
@@ -777,7 +860,7 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
     """Reverse-mode differentiation. Without `inputs` it accumulates into the leaves' `.grad`; with them
     it returns their gradients (None where nothing reached them) and leaves every `.grad` alone."""
     global mg_recording
-    cdef Walk walk = Walk()
+    cdef Walk walk
     cdef int mode = mg_recording
     cdef Py_ssize_t i
     cdef Node node
@@ -791,6 +874,7 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
                                "under no_grad, from detached tensors, or by an operation that has no "
                                "gradient?")
     starts = [first_cotangent(root, gradient, caller) for root, gradient in zip(roots, gradients)]
+    walk = Walk()
     try:
         mg_recording = create_graph
         for root in roots:
@@ -808,57 +892,85 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
             if i & 15 == 0:
                 PyErr_CheckSignals()
             node = <Node> walk.entries[i].node
-            g = node.cotangent
+            g = walk.pending(node)
             if g is not None:
+                check_whole(node)
                 if node.hooks is not None:
                     g = run_hooks(node.hooks, g)
                 if targets is not None and id(node) in targets:
                     captured[id(node)] = g
-                node.cotangent = None
-                if targets is None or node.useful:
+                if node.retained is not None and inputs is None:
+                    walk.retain(node.retained, g)
+                walk.set_pending(node, None)
+                if targets is None or walk.is_useful(node):
                     run_rules(walk, node, g, targets, create_graph)
                 g = None
             if not retain_graph:
                 free_node(node)
         for leaf in walk.leaves:
             if leaf.hooks is not None:
-                leaf.cotangent = run_hooks(leaf.hooks, leaf.cotangent)
+                walk.set_pending(leaf, run_hooks(leaf.hooks, walk.pending(leaf)))
         if inputs is None:
-            commit(walk.leaves, create_graph)
+            commit(walk, create_graph)
         else:
             for leaf in walk.leaves:
-                captured[id(leaf)] = leaf.cotangent
+                captured[id(leaf)] = walk.pending(leaf)
             result = [captured.get(id(edge_of(<Tensor> t))) for t in inputs]
     finally:
         mg_recording = mode
-        walk.clear()
+        walk.end()
     return result
 
 
-cdef void commit(list leaves, bint create_graph) except *:
-    """Move the leaves' cotangents into their `.grad`: everything that can fail first, then the writes."""
-    cdef Tensor leaf, g
-    cdef list gradients = []
-    cdef list in_place = []
-    for leaf in leaves:
-        g = leaf.cotangent
-        leaf.cotangent = None
-        in_place.append(leaf.gradient is not None and not create_graph and not leaf.gradient.requires
-                        and cnp.PyArray_CHKFLAGS(leaf.gradient.array, cnp.NPY_ARRAY_CARRAY))
-        if leaf.gradient is not None and not in_place[-1]:
-            g = add_tensors(leaf.gradient, g)
-        elif not create_graph and not (plain(g.array) if in_place[-1] else ours(<PyObject*> g)):
-            g = wrap(cnp.PyArray_NewCopy(g.array, cnp.NPY_CORDER))
+cdef Tensor own(Tensor g, bint create_graph):
+    """g, or a copy if somebody else holds it or sees its memory."""
+    if ours(<PyObject*> g) or (create_graph and Py_REFCNT(<PyObject*> g) == 1 and g.node is not None):
+        return g
+    if create_graph:
+        return binary(<Op> by_opcode[<int> MULTIPLY], g, 1.0)
+    return wrap(cnp.PyArray_NewCopy(g.array, cnp.NPY_CORDER))
+
+
+cdef inline bint adds_in_place(Tensor gradient, bint create_graph):
+    return (gradient is not None and not create_graph and not gradient.requires
+            and cnp.PyArray_CHKFLAGS(gradient.array, cnp.NPY_ARRAY_CARRAY))
+
+
+cdef void commit(Walk walk, bint create_graph) except *:
+    """Move the cotangents into `.grad`: everything that can fail first, then the writes."""
+    cdef Tensor target, g
+    cdef list targets = list(walk.leaves), gradients = []
+    cdef Py_ssize_t i
+    for target in targets:
+        g = walk.pending(target)
+        walk.set_pending(target, None)
         gradients.append(g)
-    for i, leaf in enumerate(leaves):
-        g = gradients[i]
-        if in_place[i]:
-            add_in_place(leaf.gradient.array, g.array)
-            count_write(leaf.gradient)
+    if walk.retained is not None:
+        for reference, g in walk.retained:
+            target = reference()
+            if target is not None:
+                targets.append(target)
+                gradients.append(g)
+        walk.retained = None
+    for i in range(len(targets)):
+        target, g = targets[i], gradients[i]
+        gradients[i] = None
+        if target.gradient is not None and not adds_in_place(target.gradient, create_graph):
+            g = add_tensors(target.gradient, g)
+        elif target.gradient is None or not plain(g.array):
+            g = own(g, create_graph)
+        gradients[i] = g
+        g = None
+    for i in range(len(targets)):
+        target, g = targets[i], gradients[i]
+        if adds_in_place(target.gradient, create_graph):
+            add_in_place(target.gradient.array, g.array)
+            count_write(target.gradient)
         else:
-            leaf.gradient = g
+            target.gradient = g
 
 
+cdef tuple OPERANDS = (Tensor, np.ndarray, np.generic, int, float)
 cdef object default_dtype = np.dtype(np.float32)
 
 
@@ -943,8 +1055,9 @@ class RemovableHandle:
 
     def remove(self):
         """Remove the hook; a second call does nothing."""
-        if self._hook in self._hooks:
-            self._hooks.remove(self._hook)
+        hooks, self._hooks = self._hooks, ()
+        if self._hook in hooks:
+            hooks.remove(self._hook)
 
 
 def rebuild(kind, array, requires_grad, grad):
@@ -973,6 +1086,9 @@ cdef class Tensor:
     tensor([2., 4., 6.])
     """
 
+    def __cinit__(self):
+        self.array = NOTHING                # until __init__ or the engine sets it: never None
+
     def __dealloc__(self):
         if self.array is not None:
             recycle(<PyObject*> self.array)
@@ -981,6 +1097,8 @@ cdef class Tensor:
 
     def __init__(self, data, dtype=None, bint requires_grad=False):
         self.array = checked(np.asarray((<Tensor> data).array if isinstance(data, Tensor) else data, dtype))
+        if isinstance(data, Tensor) and self.array is (<Tensor> data).array:
+            self.version = shared_version(<Tensor> data)
         if requires_grad:
             self.requires_grad = True
 
@@ -1037,8 +1155,9 @@ cdef class Tensor:
     @grad.setter
     def grad(self, value):
         if value is not None:
-            if not isinstance(value, Tensor):
-                raise TypeError(f"grad: expected a Tensor or None, got {type(value).__name__}")
+            if not isinstance(value, Tensor) or value is self:
+                raise TypeError("grad: expected another Tensor or None, got "
+                                f"{'itself' if value is self else type(value).__name__}")
             if (not same_shape((<Tensor> value).array, self.array)
                     or PyArray_TYPE((<Tensor> value).array) != PyArray_TYPE(self.array)):
                 raise ValueError(f"grad: expected shape {self.shape} and dtype {self.dtype}, "
@@ -1177,17 +1296,7 @@ cdef class Tensor:
             raise RuntimeError("retain_grad: the tensor does not require grad")
         if self.node is None:
             return
-        reference = weakref.ref(self)       # the Node must not own its output
-
-        def keep(g):
-            tensor = reference()
-            if tensor is not None:
-                tensor.grad = g if tensor.grad is None else tensor.grad + g
-        if self.node.hooks is None:
-            self.node.hooks = []
-        if not any([getattr(hook, "retains", False) for hook in self.node.hooks]):
-            keep.retains = True
-            self.node.hooks.append(keep)
+        self.node.retained = weakref.ref(self)      # weak: a Node must not own its output
 
     def register_hook(self, hook):
         """Call `hook(gradient)` when the gradient of this tensor is complete; what it returns, unless
@@ -1244,40 +1353,49 @@ cdef class Tensor:
     # ------------------------------------------------------------------ operators
     def __add__(self, other): return operator(ADD, self, other)
     def __radd__(self, other): return operator(ADD, other, self)
-    def __iadd__(self, other): return in_place(ADD, self, other)
+    def __iadd__(self, other): return in_place("add", self, other)
     def __sub__(self, other): return operator(SUBTRACT, self, other)
     def __rsub__(self, other): return operator(SUBTRACT, other, self)
-    def __isub__(self, other): return in_place(SUBTRACT, self, other)
+    def __isub__(self, other): return in_place("subtract", self, other)
     def __mul__(self, other): return operator(MULTIPLY, self, other)
     def __rmul__(self, other): return operator(MULTIPLY, other, self)
-    def __imul__(self, other): return in_place(MULTIPLY, self, other)
+    def __imul__(self, other): return in_place("multiply", self, other)
     def __truediv__(self, other): return operator(DIVIDE, self, other)
     def __rtruediv__(self, other): return operator(DIVIDE, other, self)
-    def __itruediv__(self, other): return in_place(DIVIDE, self, other)
+    def __itruediv__(self, other): return in_place("divide", self, other)
     def __lt__(self, other): return operator(LESS, self, other)
     def __le__(self, other): return operator(LESS_EQUAL, self, other)
     def __gt__(self, other): return operator(GREATER, self, other)
     def __ge__(self, other): return operator(GREATER_EQUAL, self, other)
-    def __eq__(self, other): return NotImplemented if other is None else operator(EQUAL, self, other)
-    def __ne__(self, other): return NotImplemented if other is None else operator(NOT_EQUAL, self, other)
+    def __eq__(self, other): return operator(EQUAL, self, other) if isinstance(other, OPERANDS) else NotImplemented
+    def __ne__(self, other): return operator(NOT_EQUAL, self, other) if isinstance(other, OPERANDS) else NotImplemented
     def __neg__(self): return unary(<Op> by_opcode[<int> NEGATIVE], self)
     def __abs__(self): return unary(<Op> by_opcode[<int> ABS], self)
     def __pos__(self): return self
-    def __pow__(self, other, modulo): return functions["pow"](self, other)
-    def __rpow__(self, other): return functions["pow"](other, self)
+    def __pow__(self, other, modulo):
+        return NotImplemented if modulo is not None else functions["pow"](self, other)
+    def __rpow__(self, other, modulo):
+        return NotImplemented if modulo is not None else functions["pow"](other, self)
+    def __ipow__(self, other): return in_place("pow", self, other)
     def __floordiv__(self, other): return functions["floor_divide"](self, other)
     def __rfloordiv__(self, other): return functions["floor_divide"](other, self)
+    def __ifloordiv__(self, other): return in_place("floor_divide", self, other)
     def __mod__(self, other): return functions["remainder"](self, other)
     def __rmod__(self, other): return functions["remainder"](other, self)
+    def __imod__(self, other): return in_place("remainder", self, other)
     def __matmul__(self, other): return functions["matmul"](self, other)
     def __rmatmul__(self, other): return functions["matmul"](other, self)
-    def __invert__(self): return functions["logical_not"](self)
-    def __and__(self, other): return functions["logical_and"](self, other)
-    def __rand__(self, other): return functions["logical_and"](other, self)
-    def __or__(self, other): return functions["logical_or"](self, other)
-    def __ror__(self, other): return functions["logical_or"](other, self)
-    def __xor__(self, other): return functions["logical_xor"](self, other)
-    def __rxor__(self, other): return functions["logical_xor"](other, self)
+    def __imatmul__(self, other): return in_place("matmul", self, other)
+    def __invert__(self): return wrap(checked(np.bitwise_not(self.array)))
+    def __and__(self, other): return bitwise(np.bitwise_and, self, other)
+    def __rand__(self, other): return bitwise(np.bitwise_and, other, self)
+    def __or__(self, other): return bitwise(np.bitwise_or, self, other)
+    def __ror__(self, other): return bitwise(np.bitwise_or, other, self)
+    def __xor__(self, other): return bitwise(np.bitwise_xor, self, other)
+    def __rxor__(self, other): return bitwise(np.bitwise_xor, other, self)
+    def __iand__(self, other): return write_result(self, bitwise(np.bitwise_and, self, other))
+    def __ior__(self, other): return write_result(self, bitwise(np.bitwise_or, self, other))
+    def __ixor__(self, other): return write_result(self, bitwise(np.bitwise_xor, self, other))
     def __getitem__(self, index): return functions["getitem"](self, index)
 
     @property
