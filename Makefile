@@ -1,6 +1,7 @@
 # Every target sets up what it needs, and does again only what a change calls for.
 # Needs Python 3.10 or later, a C compiler and make; PYTHON=python3.12 picks another Python,
-# ARGS="..." is handed on to the demo, to pytest or to the benchmarks.
+# ARGS="..." is handed on to the demo, to pytest or to benchmarks/run.py (then the scaling curves,
+# which `make bench` alone draws too, are left out).
 PYTHON ?= python3
 ARGS ?=
 PIP_INSTALL = -m pip --disable-pip-version-check install --quiet
@@ -15,7 +16,7 @@ CYTHON_MADE = .*\.__(pyx_capi|test|reduce_cython|setstate_cython|pyx_vtable)__
 .NOTPARALLEL: # two targets would install into one .venv at a time
 .SECONDARY: # stamps are no intermediate files
 
-.PHONY: help demo test lint bench sdist wheel clean
+.PHONY: help demo test lint bench profile sdist wheel clean
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
@@ -36,6 +37,10 @@ lint: .venv/has-dev .venv/compiled ## check style and types, and the stubs again
 bench: .venv-peers/has-peers .venv-peers/compiled ## compare the speed with PyTorch, JAX and autograd
 	@.venv-peers/bin/python -c 'import torch' || { echo 'minigrad: no PyTorch to compare with' >&2; exit 1; }
 	@.venv-peers/bin/python benchmarks/run.py $(ARGS)
+	@$(if $(ARGS),,.venv-peers/bin/python benchmarks/scaling.py)
+
+profile: .venv/has-test .venv/compiled ## show where the time of a training step goes, by primitive
+	@OPENBLAS_NUM_THREADS=1 $(PY) benchmarks/profile_step.py $(ARGS)
 
 sdist: .venv/has-dev ## build the source distribution into dist/
 	@$(PY) -m build --no-isolation --sdist

@@ -8,11 +8,14 @@ cross-entropy, backward, Adam.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 
@@ -43,43 +46,43 @@ def add_torch() -> Callable:
 
 
 # ------------------------------------------------------------------------------------- 100-op chain
-def chain(a, b):
-    """100 operations on 8 x 8 matrices: multiply and add in turn; nothing folds away."""
+def chain(a, b, operations: int):
+    """Operations on 8 x 8 matrices, multiply and add in turn; nothing folds away."""
     y = a
-    for _ in range(50):
+    for _ in range(operations // 2):
         y = y * b + b
     return y
 
 
-def chain_minigrad() -> Callable:
+def chain_minigrad(operations: int = 100) -> Callable:
     import minigrad as mg
 
     a, b = mg.tensor(random(8, 8), requires_grad=True), mg.tensor(random(8, 8, seed=1) * 0.1)
 
     def run():
         a.grad = None
-        chain(a, b).sum().backward()
+        chain(a, b, operations).sum().backward()
 
     return run
 
 
-def chain_torch() -> Callable:
+def chain_torch(operations: int = 100) -> Callable:
     import torch
 
     a, b = torch.tensor(random(8, 8), requires_grad=True), torch.tensor(random(8, 8, seed=1) * 0.1)
 
     def run():
         a.grad = None
-        chain(a, b).sum().backward()
+        chain(a, b, operations).sum().backward()
 
     return run
 
 
-def chain_jax() -> Callable:
+def chain_jax(operations: int = 100) -> Callable:
     import jax
 
     a, b = jax.numpy.asarray(random(8, 8)), jax.numpy.asarray(random(8, 8, seed=1) * 0.1)
-    gradient = jax.jit(jax.grad(lambda a, b: chain(a, b).sum()))
+    gradient = jax.jit(jax.grad(lambda a, b: chain(a, b, operations).sum()))
     return lambda: gradient(a, b).block_until_ready()
 
 
@@ -267,14 +270,86 @@ def kernel_numpy(name: str, shape: tuple[int, ...], axis) -> Callable:
     return (lambda: function(x)) if axis == "elementwise" else (lambda: function(x, axis=axis))
 
 
+# ------------------------------------------------------------------------ processes of their own
+LARGEST = (1024, 2048, 2048, 10), 512
+
+
+def in_process(code: str) -> float:
+    """The number that this code prints, run by a Python that has imported nothing yet."""
+    path = os.pathsep.join([str(Path(__file__).parent), *map(os.path.abspath, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return float(done.stdout)
+
+
+def import_time(module: str) -> Callable[[], float]:
+    """Milliseconds to import a module in a process that has imported NumPy."""
+    return lambda: in_process(
+        f"import numpy, time; start = time.perf_counter(); import {module}; "
+        "print((time.perf_counter() - start) * 1e3)"
+    )
+
+
+def resident(peak: bool) -> float:
+    """Resident memory of this process in MB, now or at its peak.
+
+    Linux counts the peak of the parent into `ru_maxrss` of a child, but not into VmHWM. Elsewhere
+    the peak stands for both.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        name = "VmHWM:" if peak else "VmRSS:"
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith(name))
+        return int(line.split()[1]) / 1e3
+    import resource  # which Windows has not
+
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def step_memory(make: Callable, sizes: tuple[int, ...], batch: int) -> float:
+    """MB that a training step needs at its peak: parameters, gradients, Adam's moments, the graph.
+
+    The library is loaded by a step of a small net before, and the data are there, so that neither
+    counts.
+    """
+    make((4, 4, 2), 4)()
+    data = mlp_data(sizes, batch)
+    before = resident(peak=False)
+    step = make(sizes, batch)
+    for _ in range(3):
+        step()
+    del data
+    return resident(peak=True) - before
+
+
+def peak_memory(library: str) -> Callable[[], float]:
+    """`step_memory` of the largest row, measured in a process of its own."""
+    sizes, batch = LARGEST
+    return lambda: in_process(
+        f"import contenders as c; print(c.step_memory(c.step_{library}, {sizes}, {batch}))"
+    )
+
+
 # ---------------------------------------------------------------------------------------- the table
 @dataclass
 class Work:
-    """One row: what is done, by whom, and the largest ratio to each peer that we want."""
+    """One row: what is done, by whom, and the largest ratio to each peer that we want.
+
+    In another unit than microseconds the callables return the figure instead of being timed, and
+    `at_most` is the largest that we want of minigrad's own.
+    """
 
     name: str
     contenders: dict[str, Callable[[], Callable]]
     targets: dict[str, float] = field(default_factory=dict)
+    unit: str = "us"
+    at_most: float | None = None
 
 
 def mlp_work(sizes: tuple[int, ...], batch: int, targets: dict[str, float]) -> Work:
@@ -319,7 +394,7 @@ STEPS = [
     mlp_work((2, 16, 16, 2), 100, {"torch": 1 / 10, "torch fused Adam": 1 / 7, "jax": 1 / 3}),
     mlp_work((64, 64, 64, 10), 32, {"torch": 1 / 8, "torch fused Adam": 1 / 5, "jax": 1 / 2}),
     mlp_work((784, 256, 256, 10), 128, {"torch fused Adam": 1 / 2, "jax": 0.8, "matmuls": 1.4}),
-    mlp_work((1024, 2048, 2048, 10), 512, {"torch": 1 / 2, "jax": 1.0, "matmuls": 1.12}),
+    mlp_work(*LARGEST, {"torch": 1 / 2, "jax": 1.0, "matmuls": 1.12}),
 ]
 BATCHNORM = [batchnorm_work(shape) for shape in ((128, 256), (4096, 1024), (32, 64, 28, 28))]
 KERNELS = [
@@ -333,7 +408,21 @@ KERNELS = [
     for axis in ([None] if len(shape) == 1 else [0, 1] if len(shape) == 2 else [0, 1, 2, (0, 2)])
     for name in ("sum", "mean", "var", "max")
 ]
-WORK = {"steps": STEPS, "batchnorm": BATCHNORM, "kernels": KERNELS}
+PROCESS = [
+    Work(
+        "import, beyond NumPy's own",
+        {name: lambda name=name: import_time(name) for name in ("minigrad", "torch", "jax")},
+        unit="ms",
+        at_most=50,
+    ),
+    Work(
+        f"peak memory of the MLP-BN {'-'.join(map(str, LARGEST[0]))} step, batch {LARGEST[1]}",
+        {name: lambda name=name: peak_memory(name) for name in ("minigrad", "torch")},
+        {"torch": 1.0},
+        unit="MB",
+    ),
+]
+WORK = {"steps": STEPS, "batchnorm": BATCHNORM, "kernels": KERNELS, "process": PROCESS}
 
 
 def present(work: Work) -> dict[str, Callable[[], Callable]]:
@@ -349,9 +438,3 @@ def present(work: Work) -> dict[str, Callable[[], Callable]]:
         for name, make in work.contenders.items()
         if available(library.get(name, "numpy"))
     }
-
-
-def versions() -> dict[str, str]:
-    """The version of every contender that is installed."""
-    names = ("minigrad", "numpy", "torch", "jax")
-    return {name: import_module(name).__version__ for name in names if available(name)}

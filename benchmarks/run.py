@@ -1,51 +1,62 @@
 """Time minigrad beside its peers: `python benchmarks/run.py [group ...]`; `make bench` runs it all.
 
 Every row is timed in one process, pinned to one processor, one thread each, the contenders in turn
-(A B C A B C ...), after a warm-up; the table gives the median of the rounds, their spread, and the
+(A B C A B C ...), after a warm-up; the table gives the median of the rounds, the quartiles, and the
 ratio of minigrad's median to each peer's beside the ratio to reach. Ratios, not seconds, are what
-holds on another machine.
+holds on another machine. A slow row never makes the exit status other than 0.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
-import os
-import statistics
-import sys
 import time
 from pathlib import Path
 
-# OPENBLAS_CORETYPE holds a BLAS at an older instruction set, and L2_SIZE changes its blocking: both
-# are cleared for every contender, before any library is loaded.
-CLEARED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "NVPL_BLAS_DEBUG_CPU_TYPE")
-ONE_THREAD = {
-    **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "JAX_PLATFORMS": "cpu",
-}
+import machine
+
+HERE = Path(__file__).parent
+MARKERS = "<!-- results, by run.py --markdown -->\n", "<!-- end of results -->\n"
 
 
-def arguments() -> argparse.Namespace:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "groups", nargs="*", help="steps, batchnorm, kernels; all of them by default"
+        "groups", nargs="*", help="steps, batchnorm, kernels, process; all of them by default"
     )
     parser.add_argument("--match", default="", help="only rows whose name contains this text")
     parser.add_argument("--rounds", type=int, default=15, help="rounds per row (default 15)")
     parser.add_argument(
         "--seconds", type=float, default=0.05, help="time of one measurement (default 0.05)"
     )
-    parser.add_argument("--json", type=Path, help="write the figures to this file as well")
-    return parser.parse_args()
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=HERE / "results" / "latest.json",
+        help="where the figures go, and the picture beside them (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--markdown",
+        action="store_true",
+        help="measure nothing: put the table of the JSON file into benchmarks/README.md",
+    )
+    options = parser.parse_args(argv)
+    if options.rounds < 1 or options.seconds <= 0:
+        parser.error("--rounds and --seconds must be positive")
+    return options
 
 
+# ---------------------------------------------------------------------------------------- measuring
 def calls_in(function, seconds: float) -> int:
     """How many calls take about this long. The first calls, which may compile, are not counted."""
+    start = time.perf_counter()
     for _ in range(3):
         function()
+        if time.perf_counter() - start > 1:  # warm by now, or too long to be asked three times
+            break
     count = 1
     while True:
         start = time.perf_counter()
@@ -58,73 +69,197 @@ def calls_in(function, seconds: float) -> int:
 
 
 def measure(functions: dict, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Microseconds per call, a list of `rounds` for each contender, measured in turn."""
+    """Microseconds per call, a list of `rounds` for each contender, measured in turn.
+
+    Garbage collection stays on, but does not walk over what the libraries hold: a program that uses
+    one of them would not have the others' objects in it.
+    """
     counts = {name: calls_in(function, seconds) for name, function in functions.items()}
     times: dict[str, list[float]] = {name: [] for name in functions}
+    gc.collect()
+    gc.freeze()
     for _ in range(rounds):
         for name, function in functions.items():
             start = time.perf_counter()
             for _ in range(counts[name]):
                 function()
             times[name].append((time.perf_counter() - start) / counts[name] * 1e6)
+    gc.unfreeze()
     return times
 
 
-def report(name: str, times: dict[str, list[float]], targets: dict[str, float]) -> dict:
-    """Print one row and return it for the JSON file."""
-    print(name)
-    medians = {contender: statistics.median(values) for contender, values in times.items()}
-    for contender, values in times.items():
-        line = f"  {contender:<18}{medians[contender]:>12.2f} us"
-        line += f"  ({min(values):.2f} to {max(values):.2f})"
-        ratio = medians["minigrad"] / medians[contender]
-        if contender != "minigrad":
-            line += f"   minigrad / {contender} = {ratio:.3f}"
-            if contender in targets:
-                verdict = "ok" if ratio <= targets[contender] else "NOT YET"
-                line += f"   to reach: {targets[contender]:.3f} {verdict}"
-        print(line, flush=True)
-    return {"name": name, "microseconds": times, "targets": targets}
+def ask(functions: dict, rounds: int) -> dict[str, list[float]]:
+    """What the functions return, in turn; a first round, which may write .pyc files, is dropped."""
+    answers = [{name: call() for name, call in functions.items()} for _ in range(rounds + 1)]
+    return {name: [answer[name] for answer in answers[1:]] for name in functions}
 
 
-def main() -> None:
-    options = arguments()
-    from contenders import WORK, available, present, versions
+# ---------------------------------------------------------------------------------------- reporting
+def make_row(group: str, work, samples: dict[str, list[float]]) -> dict:
+    """One row as it stands in the JSON file: the figures of each contender, and the verdicts."""
+    import numpy as np
+
+    contenders = {}
+    for name, values in samples.items():
+        low, median, high = np.percentile(values, [25, 50, 75]).tolist()
+        contenders[name] = {"median": median, "quartiles": [low, high], "samples": values}
+    ours = contenders["minigrad"]["median"]
+    goals = [
+        (peer, ours / contenders[peer]["median"], at_most)
+        for peer, at_most in work.targets.items()
+        if peer in contenders
+    ]
+    if work.at_most is not None:
+        goals.append((work.unit, ours, work.at_most))
+    targets = [
+        {"against": against, "value": value, "at_most": at_most, "reached": value <= at_most}
+        for against, value, at_most in goals
+    ]
+    return {
+        "group": group,
+        "name": work.name,
+        "unit": work.unit,
+        "contenders": contenders,
+        "targets": targets,
+    }
+
+
+def number(value: float) -> str:
+    """A figure with as many decimals as one reads."""
+    return f"{value:,.2f}" if value < 10 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def show(row: dict) -> str:
+    """The row for the terminal."""
+    lines, targets = [row["name"]], {target["against"]: target for target in row["targets"]}
+    ours = row["contenders"]["minigrad"]["median"]
+    for name, figures in row["contenders"].items():
+        low, high = map(number, figures["quartiles"])
+        line = f"  {name:<18}{number(figures['median']):>12} {row['unit']}  ({low} to {high})"
+        if name != "minigrad":
+            line += f"   minigrad / {name} = {ours / figures['median']:.3f}"
+        target = targets.get(row["unit"] if name == "minigrad" else name)
+        if target:
+            verdict = "ok" if target["reached"] else "NOT YET"
+            line += f"   to reach: {target['at_most']:.3f} {verdict}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def verdict(rows: list[dict]) -> str:
+    """Which rows have reached all their targets, and which have not."""
+    judged = [row for row in rows if row["targets"]]
+    short = [row for row in judged if not all(target["reached"] for target in row["targets"])]
+    lines = [f"{len(judged) - len(short)} of {len(judged)} rows reached" + ":" * bool(short)]
+    for row in short:
+        missed = [
+            f"{target['value']:.3f} {target['against']}, to reach {target['at_most']:.3f}"
+            for target in row["targets"]
+            if not target["reached"]
+        ]
+        lines.append(f"  not reached: {row['name']}: {'; '.join(missed)}")
+    if len(judged) < len(rows):
+        lines.append(f"{len(rows) - len(judged)} rows had no peer installed to compare with")
+    return "\n".join(lines)
+
+
+def cell(row: dict, name: str) -> str:
+    """One cell of the Markdown table: median, ratio, and the target where there is one."""
+    if name not in row["contenders"]:
+        return ""
+    unit, figures = row["unit"].replace("us", "µs"), row["contenders"]
+    text, ratio = f"{number(figures[name]['median'])} {unit}", ""
+    if name != "minigrad":
+        ratio = f"{figures['minigrad']['median'] / figures[name]['median']:.3g}"
+    for target in row["targets"]:
+        if target["against"] == (row["unit"] if name == "minigrad" else name):
+            sign = "≤" if target["reached"] else ">"
+            ratio = f"{ratio} {sign} {target['at_most']:.3g}".strip()
+            ratio = ratio if target["reached"] else f"**{ratio}**"
+    return f"{text} ({ratio})" if ratio else text
+
+
+def markdown(results: dict) -> str:
+    """A table for each group of rows, with what it was measured on."""
+    lines = ["```text", machine.summary(results["machine"]), "```", ""]
+    for group in dict.fromkeys(row["group"] for row in results["rows"]):
+        rows = [row for row in results["rows"] if row["group"] == group]
+        names = list(dict.fromkeys(name for row in rows for name in row["contenders"]))
+        lines += [f"| {group} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        for row in rows:
+            lines.append(f"| {row['name']} | {' | '.join(cell(row, name) for name in names)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def fill_readme(results: dict, path: Path = HERE / "README.md") -> None:
+    """Put the table between the markers of the page."""
+    begin, end = MARKERS
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"fill_readme: {path} lacks the lines {begin.strip()} and {end.strip()}")
+    path.write_text(before + begin + markdown(results) + end + after, encoding="utf-8")
+
+
+def save(results: dict, path: Path, draw) -> None:
+    """Write the JSON file, and `draw(results)` beside it where matplotlib is installed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(f"\nfigures: {path}")
+    try:
+        figure = draw(results)
+    except ModuleNotFoundError as missing:
+        print(f"no picture: {missing.name} is not installed")
+    else:
+        figure.savefig(path.with_suffix(".png"), dpi=110)
+        print(f"picture: {path.with_suffix('.png')}")
+
+
+def run(options: argparse.Namespace) -> dict:
+    """Measure the rows asked for, print them as they come, and return what goes into the file."""
+    from contenders import WORK, present
 
     if unknown := set(options.groups) - set(WORK):
-        sys.exit(
+        raise SystemExit(
             f"run.py: unknown group {', '.join(sorted(unknown))}; the groups are {', '.join(WORK)}"
         )
-    if available("torch"):
-        import torch
-
-        torch.set_num_threads(1)
-    cleared = [name for name in CLEARED if name in os.environ.get("BENCH_CLEARED", "")]
-    print(", ".join(f"{name} {version}" for name, version in versions().items()))
-    print(
-        f"one thread, one processor; cleared for all: {', '.join(cleared) or 'nothing was set'}\n"
-    )
+    found = machine.describe()
+    print(machine.summary(found), end="\n\n")
     rows = []
     for group in options.groups or WORK:
         for work in WORK[group]:
-            if options.match in work.name:
-                functions = {name: make() for name, make in present(work).items()}
-                rows.append(
-                    report(
-                        work.name, measure(functions, options.rounds, options.seconds), work.targets
-                    )
-                )
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+            if options.match not in work.name:
+                continue
+            functions = {name: make() for name, make in present(work).items()}
+            if work.unit == "us":
+                samples = measure(functions, options.rounds, options.seconds)
+            else:
+                samples = ask(functions, min(options.rounds, 5))
+            rows.append(make_row(group, work, samples))
+            print(show(rows[-1]), flush=True)
+    if not rows:
+        raise SystemExit(f"run.py: no row's name contains {options.match!r}")
+    print("", verdict(rows), sep="\n")
+    return {"machine": found, "rows": rows}
+
+
+def draw(results: dict):
+    import plots
+
+    return plots.comparison(results["rows"])
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = arguments(argv)
+    if options.markdown:
+        if not options.json.exists():
+            raise SystemExit(f"run.py: {options.json} is not there; run without --markdown first")
+        fill_readme(json.loads(options.json.read_text(encoding="utf-8")))
+    else:
+        save(run(options), options.json, draw)
 
 
 if __name__ == "__main__":
-    if "BENCH_CLEARED" not in os.environ:
-        environment = {k: v for k, v in os.environ.items() if k not in CLEARED}
-        environment |= ONE_THREAD | {
-            "BENCH_CLEARED": " ".join(k for k in CLEARED if k in os.environ) or "none"
-        }
-        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    machine.settle()
     main()

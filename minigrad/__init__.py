@@ -131,6 +131,7 @@ from .functions import (
     take as take,
     unstack as unstack,
 )
+from .profiler import profile as profile
 from .serialization import (
     load as load,
     save as save,

@@ -4,31 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ContextDecorator
+from functools import wraps
+from inspect import isgeneratorfunction
 from typing import Any, TypeVar, overload
 
 from ._core.tensor import Tensor, is_grad_enabled, run_graph, set_recording
 from .gradcheck import GradcheckError, gradcheck, gradgradcheck
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class set_grad_enabled(ContextDecorator):  # noqa: N801 (used like a function, as in PyTorch)
-    """Turn recording on or off in this thread: at once, and until the end of a `with` block.
-
-    >>> with mg.set_grad_enabled(False):
-    ...     mg.is_grad_enabled()
-    False
-    """
-
-    def __init__(self, mode: bool) -> None:
-        self._mode = bool(mode)
-        self._previous = [set_recording(self._mode)]
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *exception: object) -> None:
-        set_recording(self._previous.pop())
 
 
 class _GradMode(ContextDecorator):
@@ -48,6 +31,32 @@ class _GradMode(ContextDecorator):
 
     def _recreate_cm(self) -> _GradMode:
         return type(self)()  # a decorated function may run in several threads at once
+
+    def __call__(self, function: Any) -> Any:
+        if not isgeneratorfunction(function):
+            return super().__call__(function)
+
+        # The caller runs between two resumptions, in its own mode: each resumption has its block.
+        @wraps(function)
+        def generator(*arguments: Any, **options: Any) -> Any:
+            running = function(*arguments, **options)
+            resume, value = running.send, None
+            try:
+                while True:
+                    with self._recreate_cm():
+                        result = resume(value)
+                    try:
+                        resume, value = running.send, (yield result)
+                    except GeneratorExit:
+                        with self._recreate_cm():
+                            running.close()
+                        raise
+                    except BaseException as error:
+                        resume, value = running.throw, error
+            except StopIteration as end:
+                return end.value
+
+        return generator
 
     def __enter__(self) -> None:
         self._previous.append(set_recording(self._mode))
@@ -78,6 +87,32 @@ class enable_grad(_GradMode):  # noqa: N801 (used like a function, as in PyTorch
     """
 
     _mode = True
+
+
+class set_grad_enabled:  # noqa: N801 (used like a function, as in PyTorch)
+    """Turn recording on or off in this thread: at once, and until the end of a `with` block.
+
+    As a decorator it changes the mode inside the function alone.
+
+    >>> with mg.set_grad_enabled(False):
+    ...     mg.is_grad_enabled()
+    False
+    """
+
+    def __init__(self, mode: bool) -> None:
+        self._mode = bool(mode)
+        self._before = set_recording(self._mode)
+
+    def __enter__(self) -> None:
+        set_recording(self._mode)
+
+    def __exit__(self, *exception: object) -> None:
+        set_recording(self._before)
+
+    def __call__(self, function: F) -> F:
+        """`function`, decorated."""
+        set_recording(self._before)
+        return enable_grad(function) if self._mode else no_grad(function)
 
 
 def grad(

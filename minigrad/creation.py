@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from ._core.tensor import DTYPES, Tensor, get_default_dtype
+from ._core.tensor import DTYPES, Tensor, get_default_dtype, to_tensor
 from ._core.types import Shape
 
 float32, float64, int32, int64, bool_ = DTYPES
@@ -36,8 +36,13 @@ def _as_array(
         ) from None
     if array.dtype.kind in "OUSV":
         raise TypeError(f"{name}: expected numbers, got elements of type {array.dtype}")
-    if dtype is None and not given and array.dtype.kind == "f":
-        dtype = get_default_dtype()
+    if not given and array.dtype.kind == "f":
+        dtype = dtype or get_default_dtype()
+    if not given and array.dtype.kind == "i" and dtype is not None and array.dtype != dtype:
+        try:
+            return np.array(data, dtype=dtype, order="C")  # an int64 array would wrap around
+        except OverflowError as error:
+            raise OverflowError(f"{name}: {error}; give a wider dtype") from None
     return np.array(array, dtype=dtype, order="C") if copy else np.asarray(array, dtype=dtype)
 
 
@@ -59,7 +64,8 @@ def tensor(
 def asarray(
     data: Tensor | ArrayLike, dtype: DTypeLike | None = None, requires_grad: bool = False
 ) -> Tensor:
-    """As `tensor`, but sharing the memory of an array where its dtype allows.
+    """As `tensor`, but sharing the memory of an array or Tensor where its dtype allows; of a Tensor
+    the version too, so that graphs notice what is written through either.
 
     >>> a = np.zeros(2, np.float32)
     >>> t = mg.asarray(a)
@@ -67,6 +73,8 @@ def asarray(
     >>> t
     tensor([7., 0.])
     """
+    if isinstance(data, Tensor) and (dtype is None or data.dtype == dtype):
+        return data.detach().requires_grad_(requires_grad)
     return Tensor(_as_array(data, dtype, False, "asarray"), requires_grad=requires_grad)
 
 
@@ -83,7 +91,8 @@ def full(
     """
     if dtype is None and isinstance(fill_value, float):
         dtype = get_default_dtype()
-    return Tensor(np.full(shape, fill_value, dtype), requires_grad=requires_grad)
+    value = _as_array(fill_value, dtype, False, "full")
+    return Tensor(np.full(shape, value, value.dtype), requires_grad=requires_grad)
 
 
 def zeros(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
@@ -126,6 +135,7 @@ def zeros_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = 
     >>> mg.zeros_like(mg.ones(2))
     tensor([0., 0.])
     """
+    x = to_tensor(x, "zeros_like")
     return full(x.shape, 0, dtype or x.dtype, requires_grad)
 
 
@@ -135,6 +145,7 @@ def ones_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = F
     >>> mg.ones_like(mg.zeros(2))
     tensor([1., 1.])
     """
+    x = to_tensor(x, "ones_like")
     return full(x.shape, 1, dtype or x.dtype, requires_grad)
 
 
@@ -146,6 +157,7 @@ def full_like(
     >>> mg.full_like(mg.zeros(2), 5)
     tensor([5., 5.])
     """
+    x = to_tensor(x, "full_like")
     return full(x.shape, fill_value, dtype or x.dtype, requires_grad)
 
 
@@ -155,6 +167,7 @@ def empty_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = 
     >>> mg.empty_like(mg.zeros(2)).shape
     (2,)
     """
+    x = to_tensor(x, "empty_like")
     return empty(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad)
 
 

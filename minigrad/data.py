@@ -66,6 +66,8 @@ class TensorDataset:
 class Subset:
     """The samples of a data set at the given indices, in their order.
 
+    Raises TypeError for indices that are not ints; a mask is given as np.flatnonzero(mask).
+
     >>> part = mg.data.Subset(mg.data.TensorDataset(mg.arange(10)), [7, 2])
     >>> len(part), part[0]
     (2, (tensor(7),))
@@ -73,7 +75,14 @@ class Subset:
 
     def __init__(self, dataset: Any, indices: Sequence[int] | np.ndarray) -> None:
         self.dataset = dataset
-        self.indices = np.asarray(indices, dtype=np.int64)
+        positions = np.asarray(indices)
+        if positions.ndim != 1 or (positions.size and positions.dtype.kind not in "iu"):
+            raise TypeError(
+                "Subset: indices must be a sequence of ints, got "
+                f"{positions.ndim} dimensions of {positions.dtype}; "
+                "for a mask give np.flatnonzero(mask)"
+            )
+        self.indices = positions.astype(np.int64)
         self.takes_index_arrays = getattr(dataset, "takes_index_arrays", False)
 
     def __len__(self) -> int:

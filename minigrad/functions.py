@@ -23,7 +23,6 @@ from ._core.ops import (
     pow,
     reshape,
     sigmoid,
-    sqrt,
     square,
     sum,
     var,
@@ -69,8 +68,12 @@ def _one_axis(axis: int, ndim: int, name: str) -> int:
     return int(axis) % ndim
 
 
-def _axes(axis: int | tuple[int, ...], ndim: int, name: str) -> set[int]:
-    return {_one_axis(a, ndim, name) for a in (axis if isinstance(axis, tuple) else (axis,))}
+def _axes(axis: int | Sequence[int], ndim: int, name: str) -> set[int]:
+    given = axis if isinstance(axis, (tuple, list)) else (axis,)
+    axes = [_one_axis(a, ndim, name) for a in given]
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"{name}: an axis stands twice in {axis}")
+    return set(axes)
 
 
 # ------------------------------------------------------------------------ activations, statistics
@@ -82,7 +85,9 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
     tensor([0.5, 0.5])
     """
     x = to_tensor(x, "softmax")
-    weights = exp(x - max(x, axis=axis, keepdims=True).detach())
+    axis = _one_axis(axis, x.ndim, "softmax")
+    largest = max(x, axis=axis, keepdims=True).detach() if x.size else 0.0  # max of nothing raises
+    weights = exp(x - largest)
     return weights / sum(weights, axis=axis, keepdims=True)
 
 
@@ -107,18 +112,19 @@ def silu(x: Tensor) -> Tensor:
 
 
 def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
-    """The square root of `var`.
+    """The square root of `var`. The gradient of equal elements is 0 (a subgradient), as in PyTorch.
 
     >>> mg.std(mg.tensor([1.0, 3.0]))
     tensor(1.)
     """
-    return sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))
+    return _power(var(x, axis=axis, correction=correction, keepdims=keepdims), 0.5)
 
 
 def norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
     """The vector norm (sum |x|**ord) ** (1/ord) over the axes; ord=inf is the largest |x|.
 
-    The gradient of the norm at 0 is 0 (a subgradient), as in PyTorch.
+    The gradient of the norm at 0 is 0 (a subgradient), as in PyTorch; so is, for ord < 1, that of
+    an element that is 0.
 
     >>> mg.norm(mg.tensor([3.0, 4.0]))
     tensor(5.)
@@ -130,9 +136,15 @@ def norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float = 2) -
         return sum(abs(x), axis=axis, keepdims=keepdims)
     if not ord > 0:
         raise ValueError(f"norm: ord must be positive or inf, got {ord}")
-    total = sum(square(x) if ord == 2 else pow(abs(x), ord), axis=axis, keepdims=keepdims)
-    zero = total == 0.0
-    return where(zero, 0.0, pow(where(zero, 1.0, total), 1.0 / ord))
+    powers = square(x) if ord == 2 else _power(abs(x), ord)
+    return _power(sum(powers, axis=axis, keepdims=keepdims), 1.0 / ord)
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    """x ** exponent for x >= 0 and a positive exponent, with the slope 0 at x = 0. The slope of
+    `pow` is inf there if the exponent is below 1, and the chain rule would make inf * 0 = NaN."""
+    zero = x == 0.0
+    return where(zero, 0.0, pow(where(zero, 1.0, x), exponent))
 
 
 # -------------------------------------------------------------------------------------------- shape
@@ -143,11 +155,8 @@ def expand_dims(x: Tensor, axis: int | tuple[int, ...] = 0) -> Tensor:
     (1, 3)
     """
     x = to_tensor(x, "expand_dims")
-    axes = axis if isinstance(axis, tuple) else (axis,)
-    ndim = x.ndim + len(axes)
-    new = _axes(axes, ndim, "expand_dims")
-    if len(new) != len(axes):
-        raise ValueError(f"expand_dims: an axis stands twice in {axis}")
+    ndim = x.ndim + (len(axis) if isinstance(axis, tuple) else 1)
+    new = _axes(axis, ndim, "expand_dims")
     sizes = iter(x.shape)
     return reshape(x, tuple(1 if d in new else next(sizes) for d in range(ndim)))
 
@@ -223,7 +232,8 @@ def stack(arrays: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
     """Views of consecutive pieces, of `sizes` elements each (the last may be shorter) or of the
-    sizes in a sequence.
+    sizes in a sequence. Raises TypeError for sizes that are not ints, ValueError for a size below 1
+    (in a sequence below 0) or sizes that do not add up.
 
     >>> [piece.shape for piece in mg.split(mg.ones(5), 2)]
     [(2,), (2,), (1,)]
@@ -231,15 +241,20 @@ def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor,
     x = to_tensor(x, "split")
     axis = _one_axis(axis, x.ndim, "split")
     n = x.shape[axis]
-    if isinstance(sizes, int):
-        if sizes <= 0:
-            raise ValueError(f"split: the size must be positive, got {sizes}")
-        bounds = [*range(0, n, sizes), n]
+    given = np.asarray(sizes)
+    if given.dtype.kind not in "iu" or given.ndim > 1:
+        raise TypeError(f"split: expected an int or a sequence of ints, got {sizes!r:.60}")
+    if given.ndim == 0:
+        if given < 1:
+            raise ValueError(f"split: the size must be positive, got {given}")
+        bounds = [0, *range(int(given), n, int(given)), n]
     else:
-        bounds = [0, *np.cumsum(sizes).tolist()]
+        bounds = [0, *np.cumsum(given).tolist()]
+        if (given < 0).any():
+            raise ValueError(f"split: a size cannot be negative, got {given.tolist()}")
         if bounds[-1] != n:
             raise ValueError(
-                f"split: sizes {list(sizes)} add up to {bounds[-1]}, axis {axis} has {n}"
+                f"split: sizes {given.tolist()} add up to {bounds[-1]}, axis {axis} has {n}"
             )
     before = (slice(None),) * axis
     return tuple(getitem(x, (*before, slice(a, b))) for a, b in pairwise(bounds))
@@ -292,13 +307,29 @@ def _plain(function: Callable[..., Any], x: TensorLike, name: str, **options: An
     return Tensor(function(to_tensor(x, name)._array, **options))
 
 
+def _reduced(
+    function: Callable[..., Any], x: TensorLike, name: str, axis: Axis, keepdims: bool
+) -> Tensor:
+    x = to_tensor(x, name)
+    axes = None if axis is None else tuple(_axes(axis, x.ndim, name))
+    return _plain(function, x, name, axis=axes, keepdims=keepdims)
+
+
+def _position(
+    function: Callable[..., Any], x: TensorLike, name: str, axis: int | None, keepdims: bool
+) -> Tensor:
+    x = to_tensor(x, name)
+    axis = None if axis is None else _one_axis(axis, x.ndim, name)
+    return _plain(function, x, name, axis=axis, keepdims=keepdims)
+
+
 def argmax(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor:
     """The position of the (first) largest element, int64; of the flattened tensor without an axis.
 
     >>> mg.argmax(mg.tensor([1.0, 3.0, 2.0]))
     tensor(1)
     """
-    return _plain(np.argmax, x, "argmax", axis=axis, keepdims=keepdims)
+    return _position(np.argmax, x, "argmax", axis, keepdims)
 
 
 def argmin(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor:
@@ -307,7 +338,7 @@ def argmin(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor
     >>> mg.argmin(mg.tensor([1.0, 3.0, 2.0]))
     tensor(0)
     """
-    return _plain(np.argmin, x, "argmin", axis=axis, keepdims=keepdims)
+    return _position(np.argmin, x, "argmin", axis, keepdims)
 
 
 def all(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -316,7 +347,7 @@ def all(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     >>> mg.all(mg.tensor([True, False]))
     tensor(False)
     """
-    return _plain(np.all, x, "all", axis=axis, keepdims=keepdims)
+    return _reduced(np.all, x, "all", axis, keepdims)
 
 
 def any(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -325,7 +356,7 @@ def any(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     >>> mg.any(mg.tensor([True, False]))
     tensor(True)
     """
-    return _plain(np.any, x, "any", axis=axis, keepdims=keepdims)
+    return _reduced(np.any, x, "any", axis, keepdims)
 
 
 def count_nonzero(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -334,7 +365,7 @@ def count_nonzero(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tenso
     >>> mg.count_nonzero(mg.tensor([1.0, 0.0, 2.0]))
     tensor(2)
     """
-    return _plain(np.count_nonzero, x, "count_nonzero", axis=axis, keepdims=keepdims)
+    return _reduced(np.count_nonzero, x, "count_nonzero", axis, keepdims)
 
 
 def isnan(x: Tensor) -> Tensor:

@@ -163,7 +163,8 @@ def _encode(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
-        name = place or "array"
+        # zipfile would cut a name at a NUL and refuses lone surrogates and very long names
+        name = place.replace("\0", "~").encode(errors="replace").decode()[:9999] or "array"
         while name in arrays:  # {"a/b": x, "a": {"b": y}}
             name += "~"
         arrays[name] = _storable(value, place)

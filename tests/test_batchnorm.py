@@ -269,6 +269,10 @@ def test_other_errors():
         nn.BatchNorm1d(2, momentum=1.5)
     with pytest.raises(ValueError, match="eps"):
         nn.BatchNorm1d(2, eps=-1e-5)
+    with pytest.raises(TypeError, match="BatchNorm1d: momentum must be a number, got 'a'"):
+        nn.BatchNorm1d(2, momentum="a")
+    with pytest.raises(TypeError, match="BatchNorm2d: eps must be a number, got None"):
+        nn.BatchNorm2d(2, eps=None)
     with pytest.raises(ValueError, match=r"\(N, C, ...\)"):
         nn.functional.batch_norm(mg.ones(3), None, None)
 
@@ -430,6 +434,8 @@ def test_recalibrate_errors_leave_everything_as_it_was():
         nn.recalibrate(net, [good[0], mg.ones(3, 4)])
     with pytest.raises(ValueError, match="no data"):
         nn.recalibrate(net, [])
+    with pytest.raises(TypeError, match="recalibrate: batches must be a DataLoader or a list, got"):
+        nn.recalibrate(net, 5)
     with pytest.raises(ValueError, match="track_running_stats=False"):
         nn.recalibrate(nn.Sequential(net, nn.BatchNorm1d(4, track_running_stats=False)), good)
     assert all(np.array_equal(value.numpy(), before[name]) for name, value in net.named_buffers())

@@ -234,6 +234,30 @@ def test_data_loader_refuses(make, error, message):
         make()
 
 
+# ----------------------------------------------------------------------------------------- Subset
+def test_subset_takes_positions():
+    for positions in ([7, 2], (7, 2), np.array([7, 2]), mg.tensor([7, 2])):
+        part = Subset(numbers(), positions)
+        assert len(part) == 2 and part[1][0].item() == 2
+    assert len(Subset(numbers(), [])) == 0
+
+
+@pytest.mark.parametrize(
+    "indices, message",
+    [
+        ([True, False, True], r"1 dimensions of bool; for a mask give np.flatnonzero\(mask\)"),
+        ([0.5, 1.0], "1 dimensions of float64"),
+        ([[0, 1]], "2 dimensions of int64"),
+        (3, "0 dimensions"),
+        ("ab", "sequence of ints"),
+        (None, "sequence of ints"),
+    ],
+)
+def test_subset_refuses(indices, message):
+    with pytest.raises(TypeError, match=f"Subset: .*{message}"):
+        Subset(numbers(), indices)
+
+
 # ----------------------------------------------------------------------------------- random_split
 @pytest.mark.parametrize(
     "n, lengths, sizes",

@@ -564,7 +564,7 @@ def test_threads_train_side_by_side():
         assert np.array_equal(together[seed], results[seed])
 
 
-# ------------------------------------------------------------------- passes within and beside each other
+# --------------------------------------------------------------- passes within and beside each other
 def test_create_graph_gives_each_leaf_a_grad_of_its_own():
     a, b = mg.ones(2, requires_grad=True), mg.ones(2, requires_grad=True)
     ((a + b) * 2).sum().backward(create_graph=True)
@@ -620,9 +620,7 @@ def test_a_pass_inside_a_hook_over_nodes_that_the_outer_has_yet_to_run():
     h = x * 3
     y, other = h * 4, (h * q).sum()
     seen = []
-    y.register_hook(
-        lambda g: seen.append(mg.autograd.grad(other, q, retain_graph=True)[0].item())
-    )
+    y.register_hook(lambda g: seen.append(mg.autograd.grad(other, q, retain_graph=True)[0].item()))
     assert numbers(mg.autograd.grad(y.sum(), x)[0]) == [12]
     assert seen == [6]
 
@@ -685,13 +683,15 @@ def test_a_failed_pass_does_not_disturb_the_next():
     assert numbers(x.grad) == [2]
 
 
-# ------------------------------------------------------------------------------- operators, odd inputs
+# ----------------------------------------------------------------------------- operators, odd inputs
 @pytest.mark.parametrize("operator", ["//", "%", "**", "+", "-", "*", "/"])
 def test_every_in_place_operator_writes_in_place(operator):
     a = b = mg.tensor([7.0, 8.0])
     scope = {"a": a}
     exec(f"a {operator}= 2", scope)
-    assert scope["a"] is b and numbers(b) == numbers(eval(f"x {operator} 2", {"x": mg.tensor([7.0, 8.0])}))
+    assert scope["a"] is b and numbers(b) == numbers(
+        eval(f"x {operator} 2", {"x": mg.tensor([7.0, 8.0])})
+    )
     q = mg.tensor([7.0], requires_grad=True)
     with pytest.raises(RuntimeError, match="no_grad"):
         exec(f"q {operator}= 2", {"q": q})
@@ -760,10 +760,15 @@ def test_a_hook_registered_twice_is_removed_once():
 
 
 def test_indices_are_copied_whatever_they_are():
-    x, p = mg.tensor(np.arange(12.0).reshape(3, 4), requires_grad=True), np.array([[3, 1, 0], [0, 2, 1]])
+    x, p = (
+        mg.tensor(np.arange(12.0).reshape(3, 4), requires_grad=True),
+        np.array([[3, 1, 0], [0, 2, 1]]),
+    )
     view = p.T.view()
     view.flags.writeable = False
-    assert numbers(mg.take_along_axis(x, view, 1)) == np.take_along_axis(x.numpy(), view, 1).tolist()
+    assert (
+        numbers(mg.take_along_axis(x, view, 1)) == np.take_along_axis(x.numpy(), view, 1).tolist()
+    )
     small = np.zeros((3, 1), np.int32)
     small.flags.writeable = False
     y = mg.take_along_axis(x, small, 1)
@@ -771,7 +776,12 @@ def test_indices_are_copied_whatever_they_are():
     taken = mg.take_along_axis(x, view, 1)
     p[...] = 2
     taken.sum().backward()
-    assert x.grad.numpy().sum(1).tolist() == [2, 2, 2] and x.grad.numpy()[0].tolist() == [1, 0, 0, 1]
+    assert x.grad.numpy().sum(1).tolist() == [2, 2, 2] and x.grad.numpy()[0].tolist() == [
+        1,
+        0,
+        0,
+        1,
+    ]
 
 
 @pytest.mark.parametrize("logits", [[20.0, 6.0], [100.0, 84.0], [1e4, 1e4], [1e8, 1e8]])

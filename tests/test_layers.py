@@ -131,6 +131,17 @@ def test_dropout_is_the_identity_in_eval_and_at_zero():
     assert nn.Dropout(1.0)(x).tolist() == [0.0] * 3
 
 
+def test_dropout_names_itself_in_errors():
+    with pytest.raises(TypeError, match="dropout: the probability p must be a number, got 'a'"):
+        nn.Dropout("a")
+    with pytest.raises(TypeError, match=r"dropout: expected .* got int64; use x.astype"):
+        nn.Dropout()(mg.tensor([1, 2]))
+    with pytest.raises(TypeError, match="Softplus: beta must be a number, got None"):
+        nn.Softplus(None)
+    with pytest.raises(TypeError, match="label_smoothing must be a number, got 'a'"):
+        nn.CrossEntropyLoss(label_smoothing="a")
+
+
 def test_dropout_follows_the_seed_and_the_dtype():
     draws = []
     for _ in range(2):
@@ -247,6 +258,17 @@ def test_clip_grad_value():
     assert [p.grad.tolist() for p in parameters[:2]] == [[1.0, -1.0], [0.5]]
     with pytest.raises(ValueError, match="negative"):
         utils.clip_grad_value_(parameters, -1.0)
+
+
+@pytest.mark.parametrize("clip", [utils.clip_grad_norm_, utils.clip_grad_value_])
+def test_clipping_refuses_what_is_not_a_tensor_and_changes_nothing(clip):
+    parameters = with_gradients([3.0, -4.0])
+    for given in ([*parameters, 1], 5, None, "w"):
+        with pytest.raises(TypeError, match=f"{clip.__name__}: expected Tensors, got .*pass model"):
+            clip(given, 1.0)
+    with pytest.raises(TypeError, match=f"{clip.__name__}: .* must be a number, got 'a'"):
+        clip(parameters, "a")
+    assert parameters[0].grad.tolist() == [3.0, -4.0]
 
 
 # --------------------------------------------------------------------------------------- one_hot

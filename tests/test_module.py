@@ -60,6 +60,17 @@ def test_parameter_dtypes():
         nn.Parameter(mg.tensor([1, 2]))
 
 
+def test_parameter_made_from_a_tensor_shares_its_version():
+    data = mg.ones(2)
+    parameter = nn.Parameter(data)
+    y = (parameter * parameter).sum()
+    data[0] = 7.0
+    assert parameter[0].item() == 7.0
+    with pytest.raises(RuntimeError, match="multiply"):
+        y.backward()
+    assert parameter.grad is None
+
+
 def test_parameter_is_writable_whatever_it_is_made_from():
     read_only = np.ones(2, np.float32)
     read_only.flags.writeable = False

@@ -403,6 +403,30 @@ MISFITS = {
     "parameter 7, which is in none": edited(lambda s: s["state"].update({7: {}})),
     "the state of parameter 1 lacks exp_avg_sq": edited(lambda s: s["state"][1].pop("exp_avg_sq")),
     "the state of parameter 0 lacks step": edited(lambda s: s["state"][0].pop("step")),
+    "the state of parameter 1 must be a dict, got NoneType": edited(
+        lambda s: s["state"].update({1: None})
+    ),
+    "step of parameter 1 must be made of numbers, got 'a'": edited(
+        lambda s: s["state"][1].update(step="a")
+    ),
+    "exp_avg of parameter 2 must be made of numbers, got 'a'": edited(
+        lambda s: s["state"][2].update(exp_avg="a")
+    ),
+    "step of parameter 1 must be an int from 0 on, got -5": edited(
+        lambda s: s["state"][1].update(step=-5)
+    ),
+    "step of parameter 1 must be an int from 0 on, got array": edited(
+        lambda s: s["state"][1].update(step=mg.tensor([1.0, 2.0]))
+    ),
+    "step of parameter 1 must be an int from 0 on, got nan": edited(
+        lambda s: s["state"][1].update(step=float("nan"))
+    ),
+    "'state' must be a dict and 'param_groups' a list": edited(lambda s: s.update(state=None)),
+    "'param_groups' a list; nothing": edited(lambda s: s.update(param_groups=None)),
+    "group 0 must be a dict with a list of 'params'": edited(
+        lambda s: s.update(param_groups=[None])
+    ),
+    "group 0 must be a dict with a list": edited(lambda s: s["param_groups"][0].update(params=3)),
     r"exp_avg of parameter 1 has shape \(2,\), the parameter \(5,\)": edited(
         lambda s: s["state"][1].update(exp_avg=mg.ones(2))
     ),
@@ -464,6 +488,12 @@ def x():
         (lambda: SGD({x()}), TypeError, "got set"),
         (lambda: SGD({"params": [x()]}), TypeError, "got dict"),
         (lambda: SGD(None), TypeError, "got NoneType"),
+        (
+            lambda: SGD([x(), mg.tensor([1, 2])]),
+            TypeError,
+            "SGD: parameter 1 of group 0 is int64, but only float32 and float64 can be optimised",
+        ),
+        (lambda: Adam([mg.tensor([True])]), TypeError, "Adam: parameter 0 of group 0 is bool"),
         (lambda: SGD([1.0]), TypeError, "parameter 0 of group 0 must be a Tensor, got float"),
         (
             lambda: SGD([x(), ("name", x())]),

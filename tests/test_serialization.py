@@ -56,6 +56,8 @@ def round_trip(state):
         1.5,
         mg.ones(2, 3),
         {"": mg.ones(1)},
+        {"a\0b": mg.ones(1), "a\0c": mg.zeros(2), "a~b": mg.ones(3)},
+        {"\ud800": mg.ones(1), "n" * 70000: mg.zeros(2), "n" * 70001: mg.ones(3)},
         {
             "file": mg.ones(1),
             "allow_pickle": mg.zeros(1),

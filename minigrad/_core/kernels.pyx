@@ -163,8 +163,8 @@ cdef void call_kernel(int opcode, bint is_double, void** operands, void* out, Py
 
 
 # ----------------------------------------------------------------------------------------- packing
-cdef cloned pack_items(item_t* source, Py_ssize_t row_stride, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t n,
-                       item_t* tile) noexcept nogil:
+cdef cloned pack_items(item_t* source, Py_ssize_t row_stride, Py_ssize_t stride, Py_ssize_t rows,
+                       Py_ssize_t n, item_t* tile) noexcept nogil:
     cdef Py_ssize_t i, r
     cdef char* row
     for r in range(rows):
@@ -249,11 +249,16 @@ cdef double reduction_start(int opcode) noexcept nogil:
 cdef inline double combine(int opcode, double a, double x) noexcept nogil:
     if opcode == PROD:
         return a * x
-    if opcode == MAX:                       # a NaN wins, and stays
-        return x if x > a or x != x else a
-    if opcode == MIN:
-        return x if x < a or x != x else a
+    if opcode == MAX or opcode == MIN:
+        return extremum(opcode, a, x)
     return a + x
+
+
+cdef inline floating extremum(int opcode, floating a, floating x) noexcept nogil:
+    """The larger or smaller; a NaN wins, and stays. (`|`, since `or` would be a branch.)"""
+    if opcode == MAX:
+        return x if (x > a) | (x != x) else a
+    return x if (x < a) | (x != x) else a
 
 
 cdef inline double prepare(int opcode, floating x, double centre) noexcept nogil:
@@ -285,11 +290,27 @@ cdef inline void row_lanes(int opcode, floating* x, Py_ssize_t n, double centre,
     accumulator[0] = combine(opcode, accumulator[0], lane[0])
 
 
+cdef inline void row_extremum(int opcode, floating* x, Py_ssize_t n, double* accumulator) noexcept nogil:
+    """As `row_lanes`, in the precision of x: picking an element rounds nothing."""
+    cdef floating lane[4 * LANES]
+    cdef Py_ssize_t i = 0, k, whole = n - n % (4 * LANES)
+    for k in range(4 * LANES): lane[k] = <floating> reduction_start(opcode)
+    while i < whole:
+        for k in range(4 * LANES): lane[k] = extremum(opcode, lane[k], x[i + k])
+        i += 4 * LANES
+    for i in range(whole, n): lane[i - whole] = extremum(opcode, lane[i - whole], x[i])
+    k = 2 * LANES
+    while k > 0:
+        for i in range(k): lane[i] = extremum(opcode, lane[i], lane[i + k])
+        k //= 2
+    accumulator[0] = combine(opcode, accumulator[0], lane[0])
+
+
 cdef cloned row(int opcode, floating* x, Py_ssize_t n, double centre, double* accumulator) noexcept nogil:
     if opcode == SUM: row_lanes(SUM, x, n, centre, accumulator)
     elif opcode == PROD: row_lanes(PROD, x, n, centre, accumulator)
-    elif opcode == MAX: row_lanes(MAX, x, n, centre, accumulator)
-    elif opcode == MIN: row_lanes(MIN, x, n, centre, accumulator)
+    elif opcode == MAX: row_extremum(MAX, x, n, accumulator)
+    elif opcode == MIN: row_extremum(MIN, x, n, accumulator)
     elif opcode == DIFFERENCE: row_lanes(DIFFERENCE, x, n, centre, accumulator)
     elif opcode == DEVIATION: row_lanes(DEVIATION, x, n, centre, accumulator)
     elif opcode == SUMEXP: row_lanes(SUMEXP, x, n, centre, accumulator)

@@ -15,5 +15,6 @@ cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Oper
 cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdims, double correction)
 cdef ndarray take_along_axis(str name, ndarray x, ndarray index, int axis)
 cdef ndarray add_along_axis(str name, ndarray x, ndarray index, int axis, tuple shape)
+cdef void blend(ndarray average, ndarray batch, double keep, double gain) except *
 cdef ndarray matmul(ndarray x, ndarray y)
 cdef void add_in_place(ndarray target, ndarray addend)

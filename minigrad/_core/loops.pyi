@@ -5,7 +5,6 @@ from typing import Any
 from numpy.typing import NDArray
 
 def count_classes(name: str, labels: NDArray[Any], classes: int, ignored: int) -> int: ...
-def move_average(average: NDArray[Any], batch: NDArray[Any], keep: float, gain: float) -> None: ...
 def sgd_update(
     parameter: NDArray[Any],
     gradient: NDArray[Any],

@@ -7,7 +7,8 @@ Design note
    Tensors, dtypes other than float32 and float64 (and the bool of a mask), or the graph.
 2. Every output is C-contiguous and nobody else's. Its memory is new or was let go by a Tensor that died:
    a training step asks for the same shapes again and again, and an array from a bin costs 10 ns where
-   a new one costs 100, and page faults when it is large. Inputs may have any strides: transposed, reversed, broadcast.
+   a new one costs 100, and page faults when it is large. Inputs may have any strides: transposed,
+   reversed, broadcast.
 3. *Elementwise*: dimensions that lie behind one another in memory for every operand are merged first;
    most calls end as one loop. What is left is walked in blocks of rows, and an operand that is not
    contiguous there is packed into a tile in the L1 cache, once if it repeats (a bias row, a scalar).
@@ -15,8 +16,8 @@ Design note
    reduced. If the fastest dimension is reduced, rows are folded into one accumulator; if it is kept,
    up to 512 columns are folded side by side. Accumulators are double; sums of blocks are compensated
    (Neumaier 1974), so that 10^7 float64 elements lose no more than a few ulp either.
-5. The mean is taken about the first element and the variance about the mean (two passes): a constant
-   gives exactly itself and exactly 0, and a large mean does not cancel the variance.
+5. In float64 the mean is taken about the first element, and the variance about the mean (two passes): a
+   constant gives exactly itself and exactly 0, and a large mean does not cancel the variance.
 6. Large loops release the GIL.
 """
 cimport numpy as cnp
@@ -28,8 +29,8 @@ from numpy cimport (NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_CheckExact, PyArra
 
 from .kernels cimport (
     DEVIATION, DIFFERENCE, LOGSUMEXP, MAX, MEAN, MIN, PROD, SUM, SUMEXP, TILE, VAR,
-    accumulate, adam_step, add_along, blend_into, call_kernel, pack, reduce_columns, reduce_row, reduction_start,
-    sgd_step, take_along)
+    accumulate, adam_step, add_along, blend_into, call_kernel, pack, reduce_columns, reduce_row,
+    reduction_start, sgd_step, take_along)
 
 import numpy as np
 
@@ -459,12 +460,17 @@ cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* a
     cdef double centre[TILE]
     cdef npy_intp i
     cdef bint finite = True
+    for i in range(w): centre[i] = 0
     if opcode == MEAN or opcode == VAR:
-        first_elements(plan, x, w, centre)
-        fold(DIFFERENCE, plan, x, w, centre, accumulator)
-        for i in range(w):
-            accumulator[i] = centre[i] + accumulator[i] / plan.count
-            finite &= isfinite(accumulator[i])
+        if plan.is_double:
+            first_elements(plan, x, w, centre)
+            fold(DIFFERENCE, plan, x, w, centre, accumulator)
+            for i in range(w):
+                accumulator[i] = centre[i] + accumulator[i] / plan.count
+                finite &= isfinite(accumulator[i])
+        else:                               # equal floats add up exactly in double, to 2^29 of them
+            fold(SUM, plan, x, w, centre, accumulator)
+            for i in range(w): accumulator[i] /= plan.count
         if not finite:                      # inf - inf, or an overflow of the differences
             fold(SUM, plan, x, w, centre, accumulator)
             for i in range(w): accumulator[i] /= plan.count
@@ -479,18 +485,14 @@ cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* a
         fold(SUMEXP, plan, x, w, centre, accumulator)
         for i in range(w): accumulator[i] = log(accumulator[i]) + centre[i]
     else:
-        for i in range(w): centre[i] = 0
         fold(opcode, plan, x, w, centre, accumulator)
 
 
 cdef inline void first_elements(Plan* plan, char* x, npy_intp w, double* centre) noexcept nogil:
     cdef npy_intp i
-    if plan.count == 0:
-        for i in range(w): centre[i] = 0
-    elif plan.is_double:
-        for i in range(w): centre[i] = (<double*> (x + i * plan.stride))[0]
-    else:
-        for i in range(w): centre[i] = (<float*> (x + i * plan.stride))[0]
+    for i in range(w):
+        if plan.count > 0:
+            centre[i] = (<double*> (x + i * plan.stride))[0]
 
 
 cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
@@ -663,7 +665,7 @@ cdef void* vector(ndarray a, ndarray like, bint writable, str what) except? NULL
     return PyArray_DATA(a)
 
 
-def move_average(ndarray average not None, ndarray batch not None, double keep, double gain):
+cdef void blend(ndarray average, ndarray batch, double keep, double gain) except *:
     """average = keep * average + gain * batch, in place."""
     cdef void* a = vector(average, average, True, "the running average")
     cdef void* b = vector(batch, average, False, "the batch's value")

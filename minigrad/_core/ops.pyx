@@ -1164,8 +1164,9 @@ cdef Op LINEAR_ = register("linear", NO_KERNEL, None,
                             lambda g: sum(g, 0)),
                            inputs=("x", "weight", "bias"))
 def linear(x, weight, bias=None):
-    """x @ weight.T + bias for weight (out, in), bias (out,) or None, x (..., in) -> (..., out). A primitive of
-    its own: the gradient of weight comes out in the layout of weight, and the bias is added in place.
+    """x @ weight.T + bias for weight (out, in), bias (out,) or None, x (..., in) -> (..., out). A
+    primitive of its own: the gradient of weight comes out in the layout of weight, and the bias is added
+    in place.
 
     >>> mg.linear(mg.tensor([[1.0, 2.0]]), mg.tensor([[1.0, 1.0], [0.0, 1.0], [2.0, 0.0]]))
     tensor([[3., 2., 2.]])
@@ -1173,12 +1174,14 @@ def linear(x, weight, bias=None):
     cdef Tensor a = to_tensor(x, "linear"), w = to_tensor(weight, "linear")
     cdef Tensor b = None if bias is None else to_tensor(bias, "linear")
     cdef int n = PyArray_NDIM(a.array)
+    cdef int typenum = PyArray_TYPE(w.array)
     cdef ndarray out
     if (PyArray_NDIM(w.array) != 2 or n == 0 or PyArray_DIMS(a.array)[n - 1] != PyArray_DIMS(w.array)[1]
-            or b is not None and (PyArray_NDIM(b.array) != 1 or PyArray_DIMS(b.array)[0] != PyArray_DIMS(w.array)[0])):
+            or b is not None and b.shape != w.shape[:1]):
         raise ValueError(f"linear: x of shape {a.shape}, weight of shape {w.shape}, bias "
-                         f"{'None' if b is None else f'of shape {b.shape}'}: expected (..., in), (out, in), (out,)")
-    if PyArray_TYPE(a.array) != PyArray_TYPE(w.array) or b is not None and PyArray_TYPE(b.array) != PyArray_TYPE(w.array):
+                         f"{'None' if b is None else f'of shape {b.shape}'}: "
+                         "expected (..., in), (out, in), (out,)")
+    if PyArray_TYPE(a.array) != typenum or b is not None and PyArray_TYPE(b.array) != typenum:
         dtype = np.result_type(*[t.dtype for t in (a, w, b) if t is not None])
         a, w, b = astype(a, dtype), astype(w, dtype), None if b is None else astype(b, dtype)
     if n != 2:

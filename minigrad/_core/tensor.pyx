@@ -39,9 +39,10 @@ from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArr
 from .kernels cimport (
     ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
     NOT_EQUAL, SUBTRACT, call_kernel)
-from .loops cimport Operand, add_in_place, elementwise, empty, recycle
+from .loops cimport Operand, add_in_place, blend, elementwise, empty, recycle
 
 import weakref
+from time import perf_counter_ns
 
 import numpy as np
 
@@ -223,6 +224,10 @@ cdef inline bint same_shape(ndarray a, ndarray b):
             and memcmp(PyArray_DIMS(a), PyArray_DIMS(b), PyArray_NDIM(a) * sizeof(npy_intp)) == 0)
 
 
+cdef inline bint alike(ndarray a, ndarray b):
+    return PyArray_TYPE(a) == PyArray_TYPE(b) and same_shape(a, b)
+
+
 cdef tuple shape_of(ndarray a):
     cdef int d
     cdef tuple shape = PyTuple_New(PyArray_NDIM(a))
@@ -244,6 +249,8 @@ cdef Tensor record(Op op, ndarray out, object x, object y=None, tuple more=None,
     """Wrap the output of `op`; if a gradient may be wanted, remember how it was made."""
     cdef Tensor tensor = wrap(out)
     cdef unsigned long long needs = 0
+    if profiling:
+        note_forward(op, out)
     cdef unsigned char saves = 0
     cdef int i
     cdef Node node
@@ -507,12 +514,21 @@ cdef object operator(int opcode, object left, object right):
     return NotImplemented
 
 
+cdef object equality(int opcode, object left, object right):
+    """As `operator`; but what is no operand is not equal, instead of an error."""
+    return binary(<Op> by_opcode[opcode], left, right) if isinstance(right, OPERANDS) else NotImplemented
+
+
+cdef object power(object left, object right, object modulo):
+    return functions["pow"](left, right) if modulo is None else NotImplemented
+
+
 cdef object in_place(str name, Tensor target, object value):
     """`target op= value`: in place where no gradient is recorded, else a new Tensor (DESIGN 5)."""
     if mg_recording and (target.requires or requires(value)):
         if target.node is None and target.requires:
-            raise RuntimeError(f"{name}: a leaf that requires grad cannot be written to in place while gradients "
-                               "are recorded; use mg.no_grad(), or x = x + ...")
+            raise RuntimeError(f"{name}: a leaf that requires grad cannot be written to in place while "
+                               "gradients are recorded; use mg.no_grad(), or x = x + ...")
         return functions[name](target, value)
     write(target, functions[name](target, value), Ellipsis)
     return target
@@ -717,8 +733,7 @@ cdef inline bint ours(PyObject* tensor):
 cdef Tensor summed(Tensor present, Tensor addend, bint in_place, bint create_graph):
     if create_graph:
         return add_tensors(present, addend)
-    if (in_place and plain(addend.array) and same_shape(present.array, addend.array)
-            and PyArray_TYPE(present.array) == PyArray_TYPE(addend.array)):
+    if in_place and plain(addend.array) and alike(present.array, addend.array):
         add_in_place(present.array, addend.array)
         return present
     return binary(<Op> by_opcode[<int> ADD], present, addend)
@@ -743,7 +758,7 @@ cdef void deliver(Walk walk, object target, Tensor cotangent, bint create_graph)
 
 
 cdef void check_gradient(str why, Tensor leaf, Tensor cotangent) except *:
-    if not same_shape(leaf.array, cotangent.array) or PyArray_TYPE(leaf.array) != PyArray_TYPE(cotangent.array):
+    if not alike(leaf.array, cotangent.array):
         raise RuntimeError(f"backward: a gradient of shape {shape_of(cotangent.array)} and dtype "
                            f"{cotangent.array.dtype} reached a leaf of shape {shape_of(leaf.array)} and "
                            f"dtype {leaf.array.dtype}; {why}")
@@ -754,10 +769,10 @@ cdef Tensor run_hooks(list hooks, Tensor cotangent):
         replacement = hook(cotangent)
         if replacement is None:
             continue
-        if (not isinstance(replacement, Tensor) or not same_shape((<Tensor> replacement).array, cotangent.array)
-                or PyArray_TYPE((<Tensor> replacement).array) != PyArray_TYPE(cotangent.array)):
-            raise RuntimeError("hook: expected None or a Tensor of the gradient's shape "
-                               f"{shape_of(cotangent.array)} and dtype {cotangent.array.dtype}, got {replacement!r}")
+        if not isinstance(replacement, Tensor) or not alike((<Tensor> replacement).array, cotangent.array):
+            raise RuntimeError(f"hook: expected None or a Tensor of the gradient's shape "
+                               f"{shape_of(cotangent.array)} and dtype {cotangent.array.dtype}, "
+                               f"got {replacement!r}")
         cotangent = replacement
     return cotangent
 
@@ -772,8 +787,9 @@ cdef object changed(Node node, str what, ndarray array, long saved, long now):
 cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_graph) except *:
     """Call the rule of each input that wants a gradient, and deliver the results."""
     cdef PyObject* arguments[MAX_ARGUMENTS]
-    cdef Tensor out = None, result
+    cdef Tensor out = None, result, cotangent
     cdef Op op = node.op
+    cdef bint early
     cdef int i, k, rule, code
     cdef object x = node.x, y = node.y, below, returned, position
     cdef tuple attributes = node.attributes, shape = node.shape     # held: another thread may free the Node
@@ -795,9 +811,12 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
             continue
         rule = 0 if op.variadic else i
         position = i
+        # A rule of g alone (add, subtract) is linear and commutes with the sum, which leaves it less to do.
+        early = node.broadcast and node.repeated[i] != 0 and op.saves[rule] == 1 << COTANGENT
+        cotangent = unbroadcast(g, node.repeated[i], node.extra[i]) if early else g
         for k in range(op.arguments[rule]):
             code = op.argument[rule][k]
-            if code == COTANGENT: arguments[k] = <PyObject*> g
+            if code == COTANGENT: arguments[k] = <PyObject*> cotangent
             elif code == OUT: arguments[k] = <PyObject*> out
             elif code == X: arguments[k] = <PyObject*> x
             elif code == Y: arguments[k] = <PyObject*> y
@@ -809,8 +828,8 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
             raise RuntimeError(f"{op.name}: the rule of input {i} returned {type(returned).__name__}, "
                                "not a Tensor")
         result = <Tensor> returned
-        returned = None                     # so that `ours` can see that nobody else holds it
-        if node.broadcast and node.repeated[i]:
+        returned = cotangent = None         # so that `ours` can see that nobody else holds it
+        if node.broadcast and node.repeated[i] and not early:
             result = unbroadcast(result, node.repeated[i], node.extra[i])
         deliver(walk, below, result, create_graph)
 
@@ -859,7 +878,7 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
                        str caller):
     """Reverse-mode differentiation. Without `inputs` it accumulates into the leaves' `.grad`; with them
     it returns their gradients (None where nothing reached them) and leaves every `.grad` alone."""
-    global mg_recording
+    global mg_recording, in_backward
     cdef Walk walk
     cdef int mode = mg_recording
     cdef Py_ssize_t i
@@ -868,6 +887,7 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
     cdef set targets = None
     cdef dict captured = {}
     cdef list result = None, starts
+    cdef long long started
     for root in roots:
         if not root.requires:
             raise RuntimeError(f"{caller}: the output does not require grad, and has no graph; was it made "
@@ -877,6 +897,7 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
     walk = Walk()
     try:
         mg_recording = create_graph
+        in_backward = True
         for root in roots:
             if root.node is not None:
                 walk.add(root.node)
@@ -903,7 +924,10 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
                     walk.retain(node.retained, g)
                 walk.set_pending(node, None)
                 if targets is None or walk.is_useful(node):
+                    started = perf_counter_ns() if profiling else 0
                     run_rules(walk, node, g, targets, create_graph)
+                    if profiling and started:
+                        note_backward(node.op, started)
                 g = None
             if not retain_graph:
                 free_node(node)
@@ -918,6 +942,7 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
             result = [captured.get(id(edge_of(<Tensor> t))) for t in inputs]
     finally:
         mg_recording = mode
+        in_backward = False
         walk.end()
     return result
 
@@ -1034,8 +1059,8 @@ def gather_gradients(list parameters, dict states, str owner):
             continue
         array, gradient = parameter.array, parameter.gradient.array
         if not cnp.PyArray_ISWRITEABLE(array):
-            raise ValueError(f"{owner}: a parameter of shape {parameter.shape} shares read-only memory and cannot "
-                             "be updated; make it of a copy: mg.tensor(array, requires_grad=True)")
+            raise ValueError(f"{owner}: a parameter of shape {parameter.shape} shares read-only memory and "
+                             "cannot be updated; make it of a copy: mg.tensor(array, requires_grad=True)")
         if not plain(array):
             array = cnp.PyArray_NewCopy(array, cnp.NPY_CORDER)
         if not plain(gradient):
@@ -1045,6 +1070,54 @@ def gather_gradients(list parameters, dict states, str owner):
             state = states[parameter] = {}
         entries.append((parameter, array, gradient, state))
     return entries
+
+
+def move_average(Tensor average not None, Tensor batch not None, double keep, double gain):
+    """average = keep * average + gain * batch in place, in the dtype of the average; a write like any other,
+    but never recorded."""
+    cdef ndarray value = batch.array
+    if PyArray_TYPE(value) != PyArray_TYPE(average.array):
+        value = value.astype(average.array.dtype)
+    blend(average.array, value, keep, gain)
+    count_write(average)
+
+
+# ------------------------------------------------------------------------------------- the profiler
+cdef bint profiling = False
+cdef bint in_backward = False
+cdef dict profile_rows = {}                 # name -> [calls, forward ns, backward ns, bytes]
+cdef long long last_event = 0
+
+
+cdef list profile_row(Op op):
+    return profile_rows.setdefault(op.name, [0, 0, 0, 0])
+
+
+cdef void note_forward(Op op, ndarray out):
+    """Book the time since the last event on `op`, which ends now."""
+    global last_event
+    cdef long long now = perf_counter_ns()
+    cdef list row
+    if not in_backward:
+        row = profile_row(op)
+        row[0] += 1
+        row[1] += now - last_event
+        row[3] += PyArray_NBYTES(out)
+    last_event = now
+
+
+cdef void note_backward(Op op, long long started):
+    global last_event
+    last_event = perf_counter_ns()
+    profile_row(op)[2] += last_event - started
+
+
+def profile_engine(bint on):
+    """Switch the profiler; returns what it gathered: {name: [calls, forward ns, backward ns, bytes]}."""
+    global profiling, profile_rows, last_event
+    gathered, profile_rows = profile_rows, {}
+    profiling, last_event = on, perf_counter_ns()
+    return gathered
 
 
 class RemovableHandle:
@@ -1158,8 +1231,7 @@ cdef class Tensor:
             if not isinstance(value, Tensor) or value is self:
                 raise TypeError("grad: expected another Tensor or None, got "
                                 f"{'itself' if value is self else type(value).__name__}")
-            if (not same_shape((<Tensor> value).array, self.array)
-                    or PyArray_TYPE((<Tensor> value).array) != PyArray_TYPE(self.array)):
+            if not alike((<Tensor> value).array, self.array):
                 raise ValueError(f"grad: expected shape {self.shape} and dtype {self.dtype}, "
                                  f"got {value.shape} and {value.dtype}")
         self.gradient = value
@@ -1367,15 +1439,13 @@ cdef class Tensor:
     def __le__(self, other): return operator(LESS_EQUAL, self, other)
     def __gt__(self, other): return operator(GREATER, self, other)
     def __ge__(self, other): return operator(GREATER_EQUAL, self, other)
-    def __eq__(self, other): return operator(EQUAL, self, other) if isinstance(other, OPERANDS) else NotImplemented
-    def __ne__(self, other): return operator(NOT_EQUAL, self, other) if isinstance(other, OPERANDS) else NotImplemented
+    def __eq__(self, other): return equality(EQUAL, self, other)
+    def __ne__(self, other): return equality(NOT_EQUAL, self, other)
     def __neg__(self): return unary(<Op> by_opcode[<int> NEGATIVE], self)
     def __abs__(self): return unary(<Op> by_opcode[<int> ABS], self)
     def __pos__(self): return self
-    def __pow__(self, other, modulo):
-        return NotImplemented if modulo is not None else functions["pow"](self, other)
-    def __rpow__(self, other, modulo):
-        return NotImplemented if modulo is not None else functions["pow"](other, self)
+    def __pow__(self, other, modulo): return power(self, other, modulo)
+    def __rpow__(self, other, modulo): return power(other, self, modulo)
     def __ipow__(self, other): return in_place("pow", self, other)
     def __floordiv__(self, other): return functions["floor_divide"](self, other)
     def __rfloordiv__(self, other): return functions["floor_divide"](other, self)

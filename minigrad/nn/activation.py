@@ -9,7 +9,7 @@ from typing import TypeAlias
 from .._core.ops import log_softmax, logsigmoid, relu, sigmoid, softplus, tanh
 from .._core.tensor import Tensor
 from ..functions import gelu, silu, softmax
-from .module import Module
+from .module import Module, number
 
 _Function: TypeAlias = Callable[..., Tensor]
 
@@ -117,7 +117,7 @@ class Softplus(Module):
 
     def __init__(self, beta: float = 1.0) -> None:
         super().__init__()
-        if not beta > 0:
+        if not number(beta, "Softplus: beta") > 0:
             raise ValueError(f"Softplus: beta must be positive, got {beta}")
         self.beta = beta
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import creation
 from .._core import ops
-from .._core.loops import count_classes, move_average
+from .._core.loops import count_classes
 from .._core.ops import (
     abs as absolute,
     getitem,
@@ -21,8 +21,9 @@ from .._core.ops import (
     square,
     take_along_axis,
 )
-from .._core.tensor import Tensor, to_tensor
+from .._core.tensor import Tensor, move_average, to_tensor
 from ..functions import moveaxis
+from .module import number
 
 # ---------------------------------------------------------------------------------------- layers
 linear = ops.linear
@@ -59,7 +60,7 @@ def batch_norm(
     shape, ndim = x.shape, x.ndim
     if ndim < 2:
         raise ValueError(f"batch_norm: expected a tensor of shape (N, C, ...), got {shape}")
-    given = {
+    given: dict[str, Any] = {
         "running_mean": running_mean,
         "running_var": running_var,
         "weight": weight,
@@ -84,8 +85,9 @@ def batch_norm(
 
     # After all that can fail; detached, so that the buffers hold no graph.
     if training and running_mean is not None and running_var is not None:
-        _move(running_mean, mean, momentum)
-        _move(running_var, var, momentum, count / (count - 1))
+        # (1 - m) old + m new: old + m (new - old) would lose a small variance beside the first 1.
+        move_average(running_mean, mean, 1.0 - momentum, momentum)
+        move_average(running_var, var, 1.0 - momentum, momentum * count / (count - 1))
     return y
 
 
@@ -105,19 +107,10 @@ def _check_channels(shape: tuple[int, ...], parameters: dict[str, Tensor | None]
             )
 
 
-def _move(running: Tensor, batch: Tensor, momentum: float, correction: float = 1.0) -> None:
-    """running = (1 - momentum) running + momentum correction batch, in place. In this form, because
-    the shorter running + momentum (batch - running) would lose a small batch variance beside the 1
-    that it starts at."""
-    value = batch._array if batch.dtype == running.dtype else batch._array.astype(running.dtype)
-    move_average(running._array, value, 1.0 - momentum, momentum * correction)
-    running._bump_version()
-
-
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """In training, zero each element with probability p and scale the others by 1 / (1 - p).
 
-    Raises ValueError unless 0 <= p <= 1.
+    Raises ValueError unless 0 <= p <= 1, TypeError in training for an x that is not of floats.
 
     >>> mg.nn.functional.dropout(mg.ones(3), p=0.9, training=False)
     tensor([1., 1., 1.])
@@ -126,16 +119,20 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     x = to_tensor(x, "dropout")
     if not training or p == 0:
         return x
+    if x.dtype.kind != "f":
+        raise TypeError(
+            f"dropout: expected float32 or float64, got {x.dtype}; use x.astype(mg.float32)"
+        )
     kept = creation.generator().random(x.shape, np.float32) >= p
     return x * Tensor(np.multiply(kept, 0.0 if p == 1 else 1 / (1 - p), dtype=x.dtype))
 
 
 def check_probability(p: float) -> None:
-    """Raise ValueError unless 0 <= p <= 1.
+    """Raise ValueError unless 0 <= p <= 1, TypeError for what is not a number.
 
     >>> mg.nn.functional.check_probability(0.5)
     """
-    if not 0 <= p <= 1:
+    if not 0 <= number(p, "dropout: the probability p") <= 1:
         raise ValueError(f"dropout: the probability p must be between 0 and 1, got {p}")
 
 
@@ -172,11 +169,11 @@ def check_reduction(reduction: str, name: str) -> None:
 
 
 def check_smoothing(label_smoothing: float) -> None:
-    """Raise ValueError unless 0 <= label_smoothing <= 1.
+    """Raise ValueError unless 0 <= label_smoothing <= 1, TypeError for what is not a number.
 
     >>> mg.nn.functional.check_smoothing(0.1)
     """
-    if not 0 <= label_smoothing <= 1:
+    if not 0 <= number(label_smoothing, "cross_entropy: label_smoothing") <= 1:
         raise ValueError(
             f"cross_entropy: label_smoothing must be between 0 and 1, got {label_smoothing}"
         )

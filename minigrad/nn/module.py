@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Real
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -37,9 +38,10 @@ class Parameter(Tensor):
     __slots__ = ()
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
-        array = asarray(data)._array
+        shared = asarray(data)
         super().__init__(
-            array if array.flags.writeable else array.copy(), requires_grad=requires_grad
+            shared if shared._array.flags.writeable else shared.numpy(copy=True),
+            requires_grad=requires_grad,
         )
 
     def __repr__(self) -> str:
@@ -539,6 +541,17 @@ def positive(value: Any, name: str) -> int:
     if value < 1:
         raise ValueError(f"{name} must be positive, got {value}")
     return int(value)
+
+
+def number(value: Any, name: str) -> Any:
+    """`value` if it is a number, as options such as a probability must be.
+
+    >>> number(0.5, "Dropout: p")
+    0.5
+    """
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return value
 
 
 # ------------------------------------------------------------------------------------ containers

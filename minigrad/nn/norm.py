@@ -14,7 +14,7 @@ from .._core.tensor import Tensor, to_tensor
 from ..autograd import no_grad
 from ..creation import ones, tensor, zeros
 from . import functional, init
-from .module import Module, Parameter, positive
+from .module import Module, Parameter, number, positive
 
 
 class _BatchNorm(Module):
@@ -41,9 +41,9 @@ class _BatchNorm(Module):
         super().__init__()
         name = type(self).__name__
         channels = positive(num_features, f"{name}: num_features")
-        if not eps >= 0:
+        if not number(eps, f"{name}: eps") >= 0:
             raise ValueError(f"{name}: eps must not be negative, got {eps}")
-        if momentum is not None and not 0 <= momentum <= 1:
+        if momentum is not None and not 0 <= number(momentum, f"{name}: momentum") <= 1:
             raise ValueError(f"{name}: momentum must be None or between 0 and 1, got {momentum}")
         self.num_features, self.eps, self.momentum = channels, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
@@ -200,8 +200,8 @@ def recalibrate(model: Module, batches: Iterable[Any]) -> None:
     batches: inputs of the model, or tuples or lists whose first element is the input, as a
     DataLoader gives. They are gone over several times and must hold the same data each time; an
     iterator is read into a list. The mode of every module and `num_batches_tracked` stay as they
-    were. Raises ValueError for no data, or a BatchNorm without running statistics; after any error
-    the statistics are the old ones.
+    were. Raises TypeError for batches that cannot be iterated over, ValueError for no data, or a
+    BatchNorm without running statistics; after any error the statistics are the old ones.
 
     >>> net = mg.nn.Sequential(mg.nn.BatchNorm1d(1))
     >>> mg.nn.recalibrate(net, [mg.tensor([[1.0], [2.0]]), mg.tensor([[6.0]])])
@@ -217,7 +217,13 @@ def recalibrate(model: Module, batches: Iterable[Any]) -> None:
                     "(track_running_stats=False), so its output depends on the batch"
                 )
             waiting.append(module)
-    if iter(batches) is batches:
+    try:
+        iterator = iter(batches)
+    except TypeError:
+        raise TypeError(
+            f"recalibrate: batches must be a DataLoader or a list, got {type(batches).__name__}"
+        ) from None
+    if iterator is batches:
         batches = list(batches)
     before = [(layer, layer.running_mean.clone(), layer.running_var.clone()) for layer in waiting]
     modes = [(module, module.training) for module in model.modules()]

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from .._core.ops import clip
 from .._core.tensor import Tensor
 from ..autograd import no_grad
 from ..creation import tensor
 from ..functions import norm, stack
+from .module import number
 
 
-def _gradients(parameters: Tensor | Iterable[Tensor]) -> list[Tensor]:
-    parameters = [parameters] if isinstance(parameters, Tensor) else parameters
-    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+def _gradients(parameters: Tensor | Iterable[Tensor], name: str) -> list[Tensor]:
+    given: Any = [parameters] if isinstance(parameters, Tensor) else parameters
+    listed = list(given) if isinstance(given, Iterable) else [given]
+    for parameter in listed:
+        if not isinstance(parameter, Tensor):
+            raise TypeError(
+                f"{name}: expected Tensors, got {type(parameter).__name__}; pass model.parameters()"
+            )
+    return [parameter.grad for parameter in listed if parameter.grad is not None]
 
 
 def clip_grad_norm_(
@@ -36,9 +44,9 @@ def clip_grad_norm_(
     >>> w.grad.numpy().round(3)
     array([0.6, 0.8], dtype=float32)
     """
-    if not max_norm >= 0:
+    if not number(max_norm, "clip_grad_norm_: max_norm") >= 0:
         raise ValueError(f"clip_grad_norm_: max_norm must not be negative, got {max_norm}")
-    gradients = _gradients(parameters)
+    gradients = _gradients(parameters, "clip_grad_norm_")
     if not gradients:
         return tensor(0.0)
     with no_grad():
@@ -64,8 +72,8 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
     >>> w.grad
     tensor([ 1. , -0.5])
     """
-    if not clip_value >= 0:
+    if not number(clip_value, "clip_grad_value_: clip_value") >= 0:
         raise ValueError(f"clip_grad_value_: clip_value must not be negative, got {clip_value}")
     with no_grad():
-        for gradient in _gradients(parameters):
+        for gradient in _gradients(parameters, "clip_grad_value_"):
             gradient.copy_(clip(gradient, -clip_value, clip_value))

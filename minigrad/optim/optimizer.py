@@ -32,8 +32,9 @@ class Optimizer:
         from `defaults` for them. Tensors without a gradient are skipped by `step`.
     defaults: the options of a group that does not set its own.
 
-    Raises TypeError for what is not an iterable of Tensors or dicts and for unknown options,
-    ValueError for no parameters at all, a tensor that is no leaf, or one that stands there twice.
+    Raises TypeError for what is not an iterable of Tensors or dicts, for Tensors of integers or
+    bools and for unknown options, ValueError for no parameters at all, a tensor that is no leaf, or
+    one that stands there twice.
 
     To write an optimiser, give the rule for one parameter:
 
@@ -123,6 +124,11 @@ class Optimizer:
                 f"{owner}: {place} must be a Tensor, got {type(parameter).__name__}; "
                 "pass model.parameters(), not the model or named_parameters()"
             )
+        if parameter.dtype.kind != "f":
+            raise TypeError(
+                f"{owner}: {place} is {parameter.dtype}, but only float32 and float64 can be "
+                "optimised; convert it with x.astype(mg.float32), or leave it out"
+            )
         if not parameter.is_leaf:
             raise ValueError(
                 f"{owner}: {place} is not a leaf but the output of {parameter.grad_fn}, and its "
@@ -209,6 +215,8 @@ class Optimizer:
             raise self._misfit(
                 "expected a dict with 'state' and 'param_groups', as state_dict() makes it"
             )
+        if not isinstance(given["state"], dict) or not isinstance(given["param_groups"], list):
+            raise self._misfit("'state' must be a dict and 'param_groups' a list")
         groups = self._loaded_groups(state_dict["param_groups"])
         owners = [(parameter, group) for group in groups for parameter in group["params"]]
         numbers = [index for saved in state_dict["param_groups"] for index in saved["params"]]
@@ -228,7 +236,7 @@ class Optimizer:
     def _misfit(self, message: str) -> ValueError:
         return ValueError(f"{type(self).__name__}.load_state_dict: {message}; nothing was loaded")
 
-    def _loaded_groups(self, saved_groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _loaded_groups(self, saved_groups: list[Any]) -> list[dict[str, Any]]:
         if len(saved_groups) != len(self.param_groups):
             raise self._misfit(
                 f"it has {len(saved_groups)} parameter groups, "
@@ -236,6 +244,8 @@ class Optimizer:
             )
         groups = []
         for number, (saved, group) in enumerate(zip(saved_groups, self.param_groups, strict=True)):
+            if not isinstance(saved, dict) or not isinstance(saved.get("params", []), list):
+                raise self._misfit(f"group {number} must be a dict with a list of 'params'")
             missing = [name for name in ("params", *self.defaults) if name not in saved]
             if missing:
                 raise self._misfit(
@@ -251,22 +261,37 @@ class Optimizer:
         return groups
 
     def _loaded_state(
-        self, index: int, saved: dict[str, Any], parameter: Tensor, group: dict[str, Any]
+        self, index: int, saved: Any, parameter: Tensor, group: dict[str, Any]
     ) -> dict[str, Any]:
+        if not isinstance(saved, dict):
+            raise self._misfit(
+                f"the state of parameter {index} must be a dict, got {type(saved).__name__}"
+            )
         loaded = {name: _copied(value) for name, value in saved.items()}
         for name in self.state_names(group) if saved else ():
-            if loaded.get(name) is None:
+            value = loaded.get(name)
+            if value is None:
                 raise self._misfit(f"the state of parameter {index} lacks {name}")
-            if name == "step":
-                loaded[name] = int(loaded[name])
-            elif np.shape(loaded[name]) != parameter.shape:
+            if np.asarray(value).dtype.kind not in "biuf":
                 raise self._misfit(
-                    f"{name} of parameter {index} has shape {np.shape(loaded[name])}, "
+                    f"{name} of parameter {index} must be made of numbers, got {value!r:.40}"
+                )
+            if name == "step":
+                loaded[name] = self._loaded_step(index, value)
+            elif np.shape(value) != parameter.shape:
+                raise self._misfit(
+                    f"{name} of parameter {index} has shape {np.shape(value)}, "
                     f"the parameter {parameter.shape}"
                 )
             else:
-                loaded[name] = np.asarray(loaded[name], dtype=parameter.dtype, order="C")
+                loaded[name] = np.asarray(value, dtype=parameter.dtype, order="C")
         return loaded
+
+    def _loaded_step(self, index: int, value: Any) -> int:
+        """A number of steps; PyTorch keeps it as a float in an array."""
+        if np.ndim(value) or not value >= 0 or not float(value).is_integer():
+            raise self._misfit(f"step of parameter {index} must be an int from 0 on, got {value!r}")
+        return int(value)
 
     def __repr__(self) -> str:
         lines = [type(self).__name__ + "("]

@@ -1,0 +1,93 @@
+"""The pictures of run.py and scaling.py, on logarithmic axes."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+COLORS = {
+    "minigrad": "black",
+    "torch": "tab:orange",
+    "torch composed": "tab:brown",
+    "torch fused Adam": "tab:red",
+    "jax": "tab:blue",
+    "numpy": "tab:green",
+    "matmuls": "tab:gray",
+}
+LABELS = {
+    "torch": "PyTorch",
+    "torch composed": "PyTorch, composed",
+    "torch fused Adam": "PyTorch, fused Adam",
+    "jax": "JAX, jit",
+    "numpy": "NumPy",
+    "matmuls": "matrix products alone",
+}
+
+
+def amount(value: float, unit: str) -> str:
+    """A figure to read at a glance."""
+    if unit == "us":
+        value, unit = (value / 1e3, "ms") if value >= 1e3 else (value, "µs")
+    return f"{value:.3g} {unit}"
+
+
+def bars(axis, rows: list[dict]) -> None:
+    """For each row a bar per peer, from 1 (minigrad) to how many times as much the peer takes."""
+    places, names, y = [], [], 0.0
+    for row in rows:
+        ours, first = row["contenders"]["minigrad"]["median"], y
+        targets = {target["against"]: target["at_most"] for target in row["targets"]}
+        for peer, figures in row["contenders"].items():
+            if peer != "minigrad":
+                axis.barh(y, figures["median"] / ours - 1, 0.9, left=1, color=COLORS[peer])
+                if peer in targets:
+                    axis.plot([1 / targets[peer]] * 2, [y - 0.5, y + 0.5], "k", lw=2)
+                y += 1
+        if row["unit"] in targets:  # a limit of its own, whatever the peers take
+            axis.plot(
+                [targets[row["unit"]] / ours] * 2, [first - 0.5, max(y, first + 1) - 0.5], "k", lw=2
+            )
+        y = max(y, first + 1)
+        places.append((first + y - 1) / 2)
+        names.append(f"{row['name']}  ({amount(ours, row['unit'])})")
+        y += 0.8
+    axis.axvline(1, color="black", lw=1)
+    axis.set(xscale="log", yticks=places, ylim=(y, -1))
+    axis.set_yticklabels(names, fontsize=8)
+    axis.grid(axis="x", which="both", alpha=0.25)
+    axis.set_xlabel("peer / minigrad (right of 1: minigrad takes less)")
+
+
+def comparison(rows: list[dict]) -> Figure:
+    """All rows of a run: the kernels, which are many, on the right; the others on the left."""
+    from matplotlib.patches import Patch
+
+    halves = [
+        [row for row in rows if (row["group"] == "kernels") == kernels] for kernels in (False, True)
+    ]
+    halves = [half for half in halves if half]
+    height = max(sum(len(row["contenders"]) for row in half) for half in halves)
+    figure = Figure(figsize=(9 * len(halves), 2 + 0.17 * height), layout="constrained")
+    for axis, half in zip(figure.subplots(1, len(halves), squeeze=False)[0], halves, strict=True):
+        bars(axis, half)
+    shown = {name for row in rows for name in row["contenders"]}
+    handles = [Patch(color=COLORS[name], label=LABELS[name]) for name in LABELS if name in shown]
+    handles.append(Patch(color="black", label="target: the bar should reach this mark"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    return figure
+
+
+def curves(panels: list[dict]) -> Figure:
+    """The four panels of scaling.py: medians as lines, quartiles as bands."""
+    figure = Figure(figsize=(11, 8), layout="constrained")
+    for axis, panel in zip(figure.subplots(2, 2).flat, panels, strict=True):
+        for name, points in panel["contenders"].items():
+            sizes = [point["size"] for point in points]
+            label = LABELS.get(name, name)
+            axis.plot(sizes, [p["median"] for p in points], ".-", color=COLORS[name], label=label)
+            low, high = zip(*(point["quartiles"] for point in points), strict=True)
+            axis.fill_between(sizes, low, high, color=COLORS[name], alpha=0.2, lw=0)
+        axis.set(xscale="log", yscale="log", xlabel=panel["name"], ylabel="µs per step")
+        axis.set_title(panel["work"], fontsize=10)
+        axis.grid(which="both", alpha=0.2)
+        axis.legend()
+    return figure

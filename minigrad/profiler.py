@@ -1,0 +1,48 @@
+"""Where the time of a computation goes, by primitive."""
+
+from __future__ import annotations
+
+from ._core.tensor import profile_engine
+
+
+class profile:  # noqa: N801  (a context manager is written like a function)
+    """Count and time every primitive inside a `with` block; print it for a table.
+
+    The engine notes when each operation ends. *forward* is the time since the operation before it
+    ended, so it includes the Python code between the two; *backward* is the time of the gradient
+    rules. *bytes* are those of the outputs. The profiler costs about 0.2 us an operation. All
+    threads are counted together, and only one profile runs at a time.
+
+    >>> x = mg.ones(3, requires_grad=True)
+    >>> with mg.profile() as seen:
+    ...     (x * x).sum().backward()
+    >>> {name: calls for name, (calls, *_) in seen.rows.items()}
+    {'multiply': 1, 'sum': 1}
+    """
+
+    def __init__(self) -> None:
+        self.rows: dict[str, tuple[int, float, float, int]] = {}
+
+    def __enter__(self) -> profile:
+        profile_engine(True)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        gathered = profile_engine(False).items()
+        rows = {
+            name: (calls, forward * 1e-3, backward * 1e-3, size)
+            for name, (calls, forward, backward, size) in gathered
+        }
+        self.rows = dict(sorted(rows.items(), key=lambda row: -row[1][1] - row[1][2]))
+
+    def __str__(self) -> str:
+        """The table: microseconds, the most expensive primitive first."""
+        head = f"{'primitive':<18}{'calls':>8}{'forward us':>13}{'backward us':>13}{'bytes':>14}"
+        lines = [
+            f"{name:<18}{calls:>8,}{forward:>13,.1f}{backward:>13,.1f}{size:>14,}"
+            for name, (calls, forward, backward, size) in self.rows.items()
+        ]
+        columns = list(zip(*self.rows.values(), strict=True)) or [(0,), (0.0,), (0.0,), (0,)]
+        calls, forward, backward, size = (sum(column) for column in columns)
+        total = f"{'all':<18}{calls:>8,}{forward:>13,.1f}{backward:>13,.1f}{size:>14,}"
+        return "\n".join([head, *lines, total])

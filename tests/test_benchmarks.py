@@ -1,0 +1,191 @@
+"""The benchmarks run and report; nothing is timed here, for a test must not depend on speed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+MODULES = ("machine", "contenders", "plots", "run", "scaling")
+PEERS = ("torch", "jax")
+
+
+@pytest.fixture(scope="module")
+def bench():
+    """The modules of the benchmarks, which belong to no package; no peer is there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FOLDER)
+        for name in MODULES:
+            patch.delitem(sys.modules, name, raising=False)
+        names = MODULES if _has_matplotlib() else [name for name in MODULES if name != "plots"]
+        modules = SimpleNamespace(**{name: import_module(name) for name in names})
+        for module in (modules.machine, modules.contenders):
+            find = module.find_spec
+            patch.setattr(module, "find_spec", lambda name, find=find: _unless_peer(name, find))
+        yield modules
+        for name in names:
+            del sys.modules[name]
+
+
+def _has_matplotlib() -> bool:
+    try:
+        import_module("matplotlib")
+    except ImportError:
+        return False
+    return True
+
+
+def _unless_peer(name, find):
+    return None if name in PEERS else find(name)
+
+
+@pytest.fixture
+def results(bench):
+    """One row that has reached its targets, one that has not, and one with a limit of its own."""
+    table = bench.contenders
+    works = [
+        ("steps", table.Work("quick", {}, {"torch": 0.5, "jax": 1.0}), (1.0, 3.0, 2.0)),
+        ("steps", table.Work("slow", {}, {"torch": 0.5}), (2.0, 3.0, 2.0)),
+        ("process", table.Work("load", {}, unit="ms", at_most=50), (60.0, 900.0, 300.0)),
+    ]
+    names = ("minigrad", "torch", "jax")
+    rows = [
+        bench.run.make_row(
+            group, work, {name: [v, 2 * v, 3 * v] for name, v in zip(names, values, strict=True)}
+        )
+        for group, work, values in works
+    ]
+    return {"machine": bench.machine.describe(), "rows": rows}
+
+
+def test_every_row_has_a_minigrad_contender_a_target_and_a_name_of_its_own(bench):
+    rows = [work for group in bench.contenders.WORK.values() for work in group]
+    assert len({work.name for work in rows}) == len(rows)
+    for work in rows:
+        assert "minigrad" in work.contenders
+        assert work.targets or work.at_most, work.name
+        assert set(work.targets) <= set(work.contenders)
+
+
+def test_the_small_rows_run(bench):
+    work = bench.contenders.WORK
+    kernels = [row for row in work["kernels"] if "4096" in row.name or "(64, 64)" in row.name]
+    assert len(kernels) == 17
+    for row in [*work["steps"][:4], work["batchnorm"][0], *kernels]:
+        row.contenders["minigrad"]()()
+        if "numpy" in row.contenders:
+            row.contenders["numpy"]()()
+
+
+def test_processes_of_their_own(bench):
+    assert bench.contenders.in_process("import minigrad; print(1.5)") == 1.5
+    assert 0 < bench.contenders.import_time("minigrad")() < 60_000
+    used = bench.contenders.step_memory(bench.contenders.step_minigrad, (4, 4, 2), 4)
+    assert 0 <= used < 10_000
+
+
+def test_a_run_writes_well_formed_json(bench, tmp_path, capsys):
+    path = tmp_path / "new" / "figures.json"
+    arguments = ["--match", "exp of (4096", "--rounds", "2", "--seconds", "1e-5", "--json"]
+    bench.run.main([*arguments, str(path)])
+    printed = capsys.readouterr().out
+    assert "exp of (4096,)" in printed
+    assert "of 1 rows reached" in printed
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert set(written) == {"machine", "rows"}
+    assert set(written["machine"]["libraries"]) == {"minigrad", "numpy"}
+    for library in written["machine"]["libraries"].values():
+        assert library["version"]
+        assert library["blas"]
+        assert library["instruction_set"]
+    (row,) = written["rows"]
+    assert (row["group"], row["unit"]) == ("kernels", "us")
+    for figures in row["contenders"].values():
+        low, high = figures["quartiles"]
+        assert 0 < low <= figures["median"] <= high < math.inf
+        assert len(figures["samples"]) == 2
+    (target,) = row["targets"]
+    assert (target["against"], target["at_most"]) == ("numpy", 1.0)
+    assert target["reached"] == (target["value"] <= 1.0)
+    assert path.with_suffix(".png").exists() == _has_matplotlib()
+
+
+def test_the_verdict_names_the_rows_that_fall_short(bench, results):
+    lines = bench.run.verdict(results["rows"]).splitlines()
+    assert lines == [
+        "1 of 3 rows reached:",
+        "  not reached: slow: 0.667 torch, to reach 0.500",
+        "  not reached: load: 120.000 ms, to reach 50.000",
+    ]
+    shown = bench.run.show(results["rows"][1])
+    assert "minigrad / torch = 0.667   to reach: 0.500 NOT YET" in shown
+
+
+def test_a_row_without_a_peer_is_no_verdict(bench):
+    work = bench.contenders.Work("alone", {}, {"torch": 0.5})
+    row = bench.run.make_row("steps", work, {"minigrad": [1.0]})
+    assert row["targets"] == []
+    assert bench.run.verdict([row]).splitlines() == [
+        "0 of 0 rows reached",
+        "1 rows had no peer installed to compare with",
+    ]
+
+
+def test_the_table_goes_between_the_markers_however_often(bench, results, tmp_path):
+    page = tmp_path / "README.md"
+    original = (FOLDER / "README.md").read_text(encoding="utf-8")
+    page.write_text(original, encoding="utf-8")
+    bench.run.fill_readme(results, page)
+    filled = page.read_text(encoding="utf-8")
+    assert "| slow | 4.00 µs | 6.00 µs (**0.667 > 0.5**) | 4.00 µs (1) |" in filled
+    assert "| load | 120 ms (**> 50**) | 1,800 ms (0.0667) | 600 ms (0.2) |" in filled
+    assert filled.partition(bench.run.MARKERS[0])[0] == original.partition(bench.run.MARKERS[0])[0]
+    bench.run.fill_readme(results, page)
+    assert page.read_text(encoding="utf-8") == filled
+    page.write_text("nothing", encoding="utf-8")
+    with pytest.raises(ValueError, match="lacks the lines"):
+        bench.run.fill_readme(results, page)
+    assert page.read_text(encoding="utf-8") == "nothing"
+
+
+def test_the_pictures_are_drawn(bench, results):
+    pytest.importorskip("matplotlib")
+    figure = bench.plots.comparison(results["rows"])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "quick  (2 µs)",
+        "slow  (4 µs)",
+        "load  (120 ms)",
+    ]
+    bar = SimpleNamespace(set_description=str, update=lambda: None)
+    panels = bench.scaling.panels()
+    for panel in panels:
+        panel.sizes = panel.sizes[:2]
+    measured = [bench.scaling.measure(panel, 1, 1e-6, bar) for panel in panels]
+    for panel in measured:
+        assert [point["size"] for point in panel["contenders"]["minigrad"]] == sorted(
+            point["size"] for point in panel["contenders"]["minigrad"]
+        )
+        assert "minigrad" in bench.scaling.show(panel)
+    assert len(bench.plots.curves(measured).axes) == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nonsense"], "unknown group nonsense"),
+        (["--match", "no such row"], "no row's name contains"),
+        (["--rounds", "0"], "must be positive"),
+        (["--markdown", "--json", "no/such/file.json"], "run without --markdown first"),
+    ],
+)
+def test_wrong_arguments(bench, capsys, arguments, said):
+    with pytest.raises(SystemExit) as stopped, contextlib.redirect_stdout(None):
+        bench.run.main(arguments)
+    assert said in f"{stopped.value}{capsys.readouterr().err}"
