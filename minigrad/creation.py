@@ -16,7 +16,8 @@ from ._core.types import Shape
 
 float32, float64, int32, int64, bool_ = DTYPES
 
-_generator = np.random.default_rng()
+# Made when it is first used, as numpy.random takes 10 ms to load.
+_generator: np.random.Generator | None = None
 
 
 def _as_array(
@@ -243,6 +244,9 @@ def generator() -> np.random.Generator:
     >>> type(mg.creation.generator()).__name__
     'Generator'
     """
+    global _generator
+    if _generator is None:
+        _generator = np.random.default_rng()
     return _generator
 
 
@@ -254,7 +258,7 @@ def rand(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = Fa
     """
     float_type: Any = np.dtype(dtype or get_default_dtype())
     return Tensor(
-        np.asarray(_generator.random(_shape(shape), float_type)), requires_grad=requires_grad
+        np.asarray(generator().random(_shape(shape), float_type)), requires_grad=requires_grad
     )
 
 
@@ -266,7 +270,7 @@ def randn(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = F
     """
     float_type: Any = np.dtype(dtype or get_default_dtype())
     return Tensor(
-        np.asarray(_generator.standard_normal(_shape(shape), float_type)),
+        np.asarray(generator().standard_normal(_shape(shape), float_type)),
         requires_grad=requires_grad,
     )
 
@@ -279,7 +283,7 @@ def randint(
     >>> bool((mg.randint(5, size=(100,)) < 5).all())
     True
     """
-    return Tensor(np.asarray(_generator.integers(low, high, size, dtype=dtype)))
+    return Tensor(np.asarray(generator().integers(low, high, size, dtype=dtype)))
 
 
 def randperm(n: int) -> Tensor:
@@ -288,4 +292,4 @@ def randperm(n: int) -> Tensor:
     >>> sorted(mg.randperm(4).tolist())
     [0, 1, 2, 3]
     """
-    return Tensor(_generator.permutation(n))
+    return Tensor(generator().permutation(n))

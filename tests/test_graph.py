@@ -564,7 +564,7 @@ def test_threads_train_side_by_side():
         assert np.array_equal(together[seed], results[seed])
 
 
-# --------------------------------------------------------------- passes within and beside each other
+# ----------------------------------------------------- passes within and beside each other
 def test_create_graph_gives_each_leaf_a_grad_of_its_own():
     a, b = mg.ones(2, requires_grad=True), mg.ones(2, requires_grad=True)
     ((a + b) * 2).sum().backward(create_graph=True)
@@ -683,7 +683,7 @@ def test_a_failed_pass_does_not_disturb_the_next():
     assert numbers(x.grad) == [2]
 
 
-# ----------------------------------------------------------------------------- operators, odd inputs
+# ------------------------------------------------------------------- operators, odd inputs
 @pytest.mark.parametrize("operator", ["//", "%", "**", "+", "-", "*", "/"])
 def test_every_in_place_operator_writes_in_place(operator):
     a = b = mg.tensor([7.0, 8.0])
