@@ -915,9 +915,9 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
             node = <Node> walk.entries[i].node
             g = walk.pending(node)
             if g is not None:
-                check_whole(node)
                 if node.hooks is not None:
                     g = run_hooks(node.hooks, g)
+                check_whole(node)           # a pass in a hook or in another thread may have freed it
                 if targets is not None and id(node) in targets:
                     captured[id(node)] = g
                 if node.retained is not None and inputs is None:
