@@ -14,7 +14,7 @@ Design note
    logsumexp, log_softmax, erf, sigmoid). Everything else is composed, in functions.py.
 """
 cimport numpy as cnp
-from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE,
+from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_DATA, PyArray_DIMS,
                     PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from . cimport loops
@@ -25,7 +25,7 @@ from .kernels cimport (
     TANH, VAR, WHERE)
 from .loops cimport Operand
 from .tensor cimport (Op, Tensor, binary, checked, install, record, record_view,
-                      recording, repeated_axes, shape_of, to_tensor, unary, wrap)
+                      recording, repeated_axes, shape_of, to_tensor, unary, view_operand, wrap)
 
 import math
 
@@ -458,9 +458,9 @@ def where(condition, x, y):
     a, b = astype(to_tensor(x, "where"), dtype), astype(to_tensor(y, "where"), dtype)
     if dtype.kind != "f":
         return wrap(checked(np.where(mask.array, a.array, b.array)))
-    fill_operand(&operands[0], mask.array)
-    fill_operand(&operands[1], a.array)
-    fill_operand(&operands[2], b.array)
+    view_operand(&operands[0], mask.array)
+    view_operand(&operands[1], a.array)
+    view_operand(&operands[2], b.array)
     typenum = PyArray_TYPE(a.array)
     out = loops.elementwise("where", WHERE, typenum == NPY_DOUBLE, typenum, operands, 3)
     return record(WHERE_, out, mask, a, (b,))
@@ -492,19 +492,11 @@ def clip(x, min=None, max=None):
         return wrap(checked(np.clip(tensor.array, min, max)))
     low = np.asarray(-math.inf if min is None else min, tensor.array.dtype)
     high = np.asarray(math.inf if max is None else max, tensor.array.dtype)
-    fill_operand(&operands[0], tensor.array)
-    fill_operand(&operands[1], low)
-    fill_operand(&operands[2], high)
+    view_operand(&operands[0], tensor.array)
+    view_operand(&operands[1], low)
+    view_operand(&operands[2], high)
     out = loops.elementwise("clip", CLIP, typenum == NPY_DOUBLE, typenum, operands, 3)
     return record(CLIP_, out, tensor, None, None, (float(low), float(high)))
-
-
-cdef void fill_operand(Operand* operand, ndarray array):
-    operand.data = <char*> PyArray_DATA(array)
-    operand.shape = PyArray_DIMS(array)
-    operand.strides = PyArray_STRIDES(array)
-    operand.ndim = PyArray_NDIM(array)
-    operand.itemsize = PyArray_ITEMSIZE(array)
 
 
 # ------------------------------------------------------------------------------------- logical, no gradient
@@ -781,12 +773,12 @@ def log_softmax(x, axis=-1):
         return record(LOG_SOFTMAX_, tensor.array.copy(), tensor, None, None, axes)
     # (x - max) - log(sum(exp(x - max))): the sum's logarithm is small, and keeps its digits beside a large x
     cdef ndarray largest = loops.reduce(MAX, tensor.array, mask, True, 0), total, out
-    fill_operand(&operands[0], tensor.array)
-    fill_operand(&operands[1], largest)
+    view_operand(&operands[0], tensor.array)
+    view_operand(&operands[1], largest)
     out = loops.elementwise("log_softmax", SUBTRACT, typenum == NPY_DOUBLE, typenum, operands, 2)
     total = loops.reduce(LOGSUMEXP, out, mask, True, 0)
-    fill_operand(&operands[0], out)
-    fill_operand(&operands[1], total)
+    view_operand(&operands[0], out)
+    view_operand(&operands[1], total)
     out = loops.elementwise("log_softmax", SUBTRACT, typenum == NPY_DOUBLE, typenum, operands, 2)
     return record(LOG_SOFTMAX_, out, tensor, None, None, axes)
 

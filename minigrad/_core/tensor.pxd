@@ -1,6 +1,8 @@
 # Tensor, Node, Op. tensor.pyx opens with the Design note.
 from numpy cimport ndarray, npy_intp
 
+from .loops cimport Operand
+
 cdef enum:
     MAX_INPUTS = 3              # inputs that have a rule of their own; a variadic op has one rule for all
     MAX_ARGUMENTS = 8           # parameters of a rule
@@ -66,6 +68,7 @@ cdef Tensor wrap(ndarray array)
 cdef Tensor record(Op op, ndarray out, object x, object y=*, tuple more=*, tuple attributes=*)
 cdef Tensor record_view(Op op, ndarray out, Tensor x, tuple attributes=*)
 cpdef Tensor to_tensor(object value, str name)
+cdef void view_operand(Operand* operand, ndarray array)
 cdef object unary(Op op, object x)
 cdef object binary(Op op, object x, object y)
 cdef ndarray checked(object array)

@@ -368,7 +368,7 @@ cpdef Tensor to_tensor(object value, str name):
     raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}; make one with mg.tensor(...)")
 
 
-cdef inline void view_operand(Operand* operand, ndarray array):
+cdef void view_operand(Operand* operand, ndarray array):
     operand.data = <char*> PyArray_DATA(array)
     operand.shape = PyArray_DIMS(array)
     operand.strides = PyArray_STRIDES(array)
