@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import minigrad as mg
 
 
@@ -33,3 +35,23 @@ def test_the_table_is_sorted_and_ends_with_a_sum():
     lines = str(seen).splitlines()
     assert lines[0].split()[:2] == ["primitive", "calls"] and lines[-1].startswith("all")
     assert len(lines) == 4 and lines[-1].split()[1] == "2"
+
+
+def test_passes_in_hooks_and_threads_leave_the_profiler_ready():
+    x, w = mg.ones(2, requires_grad=True), mg.ones(2, requires_grad=True)
+    y = x * 2
+
+    def hook(g):
+        with mg.enable_grad():
+            (w * 3).sum().backward()
+
+    y.register_hook(hook)
+    threads = [threading.Thread(target=lambda: (x * 2).sum().backward()) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    y.sum().backward()
+    for thread in threads:
+        thread.join()
+    with mg.profile() as seen:
+        mg.ones(2) * 2
+    assert list(seen.rows) == ["multiply"]

@@ -15,7 +15,7 @@ Design note
    and runs the rules. No recursion. Gradients wait in `cotangent`, and reach `.grad` only when the
    whole pass has succeeded, so that an exception leaves every `.grad` as it was.
 5. Rules are Tensor expressions; with `create_graph` they are recorded like any other, and that is all
-   there is to gradients of gradients. Broadcasting is undone here, once (`deliver`), never in a rule.
+   there is to gradients of gradients. Broadcasting is undone here, once (`run_rules`), never in a rule.
 6. *Versions* are counted per storage and made only when needed: by a view, a saved output or a write.
    What was saved is compared when its rule runs.
 7. Nodes and Tensors come from freelists. A chain of a million Nodes is freed by CPython's trashcan
@@ -745,7 +745,7 @@ cdef void deliver(Walk walk, object target, Tensor cotangent, bint create_graph)
     cdef PyObject* slot = <PyObject*> present
     cdef bint in_place
     if type(target) is not Node:
-        check_gradient("the rule that made it is wrong", <Tensor> target, cotangent)
+        check_gradient(<Tensor> target, cotangent)
         if present is None:
             walk.leaves.append(target)
     if present is None:
@@ -757,11 +757,11 @@ cdef void deliver(Walk walk, object target, Tensor cotangent, bint create_graph)
     walk.set_pending(target, summed(present, cotangent, in_place, create_graph))
 
 
-cdef void check_gradient(str why, Tensor leaf, Tensor cotangent) except *:
+cdef void check_gradient(Tensor leaf, Tensor cotangent) except *:
     if not alike(leaf.array, cotangent.array):
         raise RuntimeError(f"backward: a gradient of shape {shape_of(cotangent.array)} and dtype "
                            f"{cotangent.array.dtype} reached a leaf of shape {shape_of(leaf.array)} and "
-                           f"dtype {leaf.array.dtype}; {why}")
+                           f"dtype {leaf.array.dtype}; the rule that made it is wrong")
 
 
 cdef Tensor run_hooks(list hooks, Tensor cotangent):
@@ -878,7 +878,7 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
                        str caller):
     """Reverse-mode differentiation. Without `inputs` it accumulates into the leaves' `.grad`; with them
     it returns their gradients (None where nothing reached them) and leaves every `.grad` alone."""
-    global mg_recording, in_backward
+    global mg_recording, passes_running
     cdef Walk walk
     cdef int mode = mg_recording
     cdef Py_ssize_t i
@@ -897,7 +897,7 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
     walk = Walk()
     try:
         mg_recording = create_graph
-        in_backward = True
+        passes_running += 1
         for root in roots:
             if root.node is not None:
                 walk.add(root.node)
@@ -942,7 +942,7 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
             result = [captured.get(id(edge_of(<Tensor> t))) for t in inputs]
     finally:
         mg_recording = mode
-        in_backward = False
+        passes_running -= 1
         walk.end()
     return result
 
@@ -956,9 +956,9 @@ cdef Tensor own(Tensor g, bint create_graph):
     return wrap(cnp.PyArray_NewCopy(g.array, cnp.NPY_CORDER))
 
 
-cdef inline bint adds_in_place(Tensor gradient, bint create_graph):
+cdef inline bint adds_in_place(Tensor gradient, Tensor g, bint create_graph):
     return (gradient is not None and not create_graph and not gradient.requires
-            and cnp.PyArray_CHKFLAGS(gradient.array, cnp.NPY_ARRAY_CARRAY))
+            and alike(gradient.array, g.array) and cnp.PyArray_CHKFLAGS(gradient.array, cnp.NPY_ARRAY_CARRAY))
 
 
 cdef void commit(Walk walk, bint create_graph) except *:
@@ -980,7 +980,7 @@ cdef void commit(Walk walk, bint create_graph) except *:
     for i in range(len(targets)):
         target, g = targets[i], gradients[i]
         gradients[i] = None
-        if target.gradient is not None and not adds_in_place(target.gradient, create_graph):
+        if target.gradient is not None and not adds_in_place(target.gradient, g, create_graph):
             g = add_tensors(target.gradient, g)
         elif target.gradient is None or not plain(g.array):
             g = own(g, create_graph)
@@ -988,7 +988,7 @@ cdef void commit(Walk walk, bint create_graph) except *:
         g = None
     for i in range(len(targets)):
         target, g = targets[i], gradients[i]
-        if adds_in_place(target.gradient, create_graph):
+        if adds_in_place(target.gradient, g, create_graph):
             add_in_place(target.gradient.array, g.array)
             count_write(target.gradient)
         else:
@@ -1084,7 +1084,7 @@ def move_average(Tensor average not None, Tensor batch not None, double keep, do
 
 # ------------------------------------------------------------------------------------- the profiler
 cdef bint profiling = False
-cdef bint in_backward = False
+cdef int passes_running = 0             # counted, as passes may nest and run in several threads
 cdef dict profile_rows = {}                 # name -> [calls, forward ns, backward ns, bytes]
 cdef long long last_event = 0
 
@@ -1098,7 +1098,7 @@ cdef void note_forward(Op op, ndarray out):
     global last_event
     cdef long long now = perf_counter_ns()
     cdef list row
-    if not in_backward:
+    if passes_running == 0:
         row = profile_row(op)
         row[0] += 1
         row[1] += now - last_event
