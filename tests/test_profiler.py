@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
 import minigrad as mg
+from minigrad._core.tensor import observe
 
 
 def test_calls_times_and_bytes():
@@ -55,3 +58,32 @@ def test_passes_in_hooks_and_threads_leave_the_profiler_ready():
     with mg.profile() as seen:
         mg.ones(2) * 2
     assert list(seen.rows) == ["multiply"]
+
+
+def test_an_observer_sees_every_primitive_with_its_inputs_attributes_and_output():
+    seen = []
+    x, y = mg.tensor([[1.0, 2.0]]), mg.tensor([3.0, 4.0])
+    assert observe(lambda *event: seen.append(event)) is None
+    try:
+        total = mg.sum(x * y, axis=1)
+        joined = mg.concat([y, y, y])
+    finally:
+        observe(None)
+    _ = x + y  # nobody looks any more
+    assert [event[0] for event in seen] == ["multiply", "sum", "concat"]
+    (_, factors, _, product), (_, summed, attributes, out), (_, parts, _, whole) = seen
+    assert factors[0] is x and factors[1] is y and summed == (product,)
+    assert attributes["axis"] == (1,) and out is total
+    assert len(parts) == 3 and whole is joined
+
+
+def test_an_error_in_an_observer_reaches_the_caller():
+    def refuse(*event):
+        raise RuntimeError("seen enough")
+
+    observe(refuse)
+    try:
+        with pytest.raises(RuntimeError, match="seen enough"):
+            mg.exp(mg.tensor([1.0]))
+    finally:
+        observe(None)

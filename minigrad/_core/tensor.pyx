@@ -248,14 +248,23 @@ cdef Tensor wrap(ndarray array):
 cdef Tensor record(Op op, ndarray out, object x, object y=None, tuple more=None, tuple attributes=None):
     """Wrap the output of `op`; if a gradient may be wanted, remember how it was made."""
     cdef Tensor tensor = wrap(out)
-    cdef unsigned long long needs = 0
+    if mg_recording:
+        attach(tensor, op, out, x, y, more, attributes)
     if profiling:
         note_forward(op, out)
+    if observer is not None:
+        observer(op.name, tuple([z for z in (x, y) + (more or ()) if z is not None]),
+                 dict(zip(op.attributes, attributes or ())), tensor)
+    return tensor
+
+
+cdef inline void attach(Tensor tensor, Op op, ndarray out, object x, object y, tuple more,
+                        tuple attributes) except *:
+    """Give an output its Node, if any input requires a gradient that `op` has."""
+    cdef unsigned long long needs = 0
     cdef unsigned char saves = 0
     cdef int i
     cdef Node node
-    if not mg_recording:
-        return tensor
     if requires(x):
         needs = 1
     if requires(y):
@@ -266,7 +275,7 @@ cdef Tensor record(Op op, ndarray out, object x, object y=None, tuple more=None,
                 needs |= <unsigned long long> 1 << (i + 2)
     needs &= op.differentiable
     if needs == 0:
-        return tensor
+        return
 
     node = Node.__new__(Node)
     if op.variadic:
@@ -307,7 +316,6 @@ cdef Tensor record(Op op, ndarray out, object x, object y=None, tuple more=None,
             note_broadcast(node, 2, more[0], out)
     tensor.node = node
     tensor.requires = True
-    return tensor
 
 
 cdef inline void note_broadcast(Node node, int i, object tensor, ndarray out):
@@ -1082,7 +1090,7 @@ def move_average(Tensor average not None, Tensor batch not None, double keep, do
     count_write(average)
 
 
-# ------------------------------------------------------------------------------------- the profiler
+# ------------------------------------------------------------------------ the profiler and the observer
 cdef bint profiling = False
 cdef int passes_running = 0             # counted, as passes may nest and run in several threads
 cdef dict profile_rows = {}                 # name -> [calls, forward ns, backward ns, bytes]
@@ -1110,6 +1118,17 @@ cdef void note_backward(Op op, long long started):
     global last_event
     last_event = perf_counter_ns()
     profile_row(op)[2] += last_event - started
+
+
+cdef object observer = None
+
+
+def observe(function):
+    """Have `function(name, inputs, attributes, output)` called after every primitive, in every thread;
+    None ends it. Returns the function that was called before. The rules of a backward are seen too."""
+    global observer
+    previous, observer = observer, function
+    return previous
 
 
 def profile_engine(bint on):
