@@ -13,8 +13,8 @@ cdef enum Opcode:
     WHERE, CLIP
     # reductions in one pass; passes about a centre; reductions that `loops` makes of such passes
     SUM, PROD, MAX, MIN
-    DIFFERENCE, DEVIATION, SUMEXP
-    MEAN, VAR, LOGSUMEXP
+    DIFFERENCE, DEVIATION
+    MEAN, VAR, LOGSUM
     # no kernel: NumPy computes
     NO_KERNEL
 

@@ -14,6 +14,7 @@ Design note
 """
 from cython cimport floating
 from libc.math cimport INFINITY, pow, sqrt
+from libc.string cimport memcpy
 
 cdef extern from "clones.h" nogil:
     ctypedef void cloned "MG_CLONED void"
@@ -181,6 +182,13 @@ cdef cloned pack_items(item_t* source, Py_ssize_t row_stride, Py_ssize_t stride,
 cdef void pack(char* source, Py_ssize_t row_stride, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t n,
                int itemsize, char* tile) noexcept nogil:
     """Copy rows × n elements that lie `row_stride` and `stride` bytes apart into a contiguous tile."""
+    cdef Py_ssize_t filled = n * itemsize, whole = rows * filled
+    if row_stride == 0 and rows > 1:        # one row that repeats, as a bias does: what is there doubles
+        pack(source, 0, stride, 1, n, itemsize, tile)
+        while filled < whole:
+            memcpy(tile + filled, tile, min(filled, whole - filled))
+            filled *= 2
+        return
     if itemsize == 4:
         pack_items(<unsigned int*> source, row_stride, stride, rows, n, <unsigned int*> tile)
     elif itemsize == 8:
@@ -267,8 +275,6 @@ cdef inline double prepare(int opcode, floating x, double centre) noexcept nogil
         return x - centre
     if opcode == DEVIATION:
         return (x - centre) * (x - centre)
-    if opcode == SUMEXP:
-        return mg_exp(<floating> (x - centre))
     return x
 
 
@@ -313,7 +319,6 @@ cdef cloned row(int opcode, floating* x, Py_ssize_t n, double centre, double* ac
     elif opcode == MIN: row_extremum(MIN, x, n, accumulator)
     elif opcode == DIFFERENCE: row_lanes(DIFFERENCE, x, n, centre, accumulator)
     elif opcode == DEVIATION: row_lanes(DEVIATION, x, n, centre, accumulator)
-    elif opcode == SUMEXP: row_lanes(SUMEXP, x, n, centre, accumulator)
 
 
 cdef inline void column_lanes(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
@@ -350,7 +355,6 @@ cdef cloned columns(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t r
     elif opcode == MIN: column_lanes(MIN, x, row_stride, rows, n, centre, accumulator)
     elif opcode == DIFFERENCE: column_lanes(DIFFERENCE, x, row_stride, rows, n, centre, accumulator)
     elif opcode == DEVIATION: column_lanes(DEVIATION, x, row_stride, rows, n, centre, accumulator)
-    elif opcode == SUMEXP: column_lanes(SUMEXP, x, row_stride, rows, n, centre, accumulator)
 
 
 cdef void reduce_row(int opcode, bint is_double, void* x, Py_ssize_t n, double centre,

@@ -22,13 +22,13 @@ Design note
 """
 cimport numpy as cnp
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.math cimport INFINITY, fabs, isfinite, log
+from libc.math cimport INFINITY, fabs, isfinite
 from numpy cimport (NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_CheckExact, PyArray_DATA, PyArray_DIMS,
                     PyArray_FLAGS, PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE,
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
-    DEVIATION, DIFFERENCE, LOGSUMEXP, MAX, MEAN, MIN, PROD, SUM, SUMEXP, TILE, VAR,
+    DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, SUBTRACT, SUM, TILE, VAR,
     accumulate, adam_step, add_along, blend_into, call_kernel, pack, reduce_columns, reduce_row,
     reduction_start, sgd_step, take_along)
 
@@ -48,6 +48,14 @@ cdef extern from "<stdlib.h>" nogil:
 
 cdef extern from "numpy/arrayobject.h":
     object PyArray_MatrixProduct2(object x, object y, ndarray out)
+
+cdef extern from "matmul.h" nogil:
+    ctypedef struct Matrix "mg_matrix":
+        float* data
+        npy_intp row, column
+    bint is_small "mg_is_small"(npy_intp rows, npy_intp inner, npy_intp columns)
+    void small_matmul "mg_small_matmul"(Matrix a, Matrix b, float* bias, float* out, npy_intp rows,
+                                        npy_intp inner, npy_intp columns)
 
 cdef extern from *:
     """
@@ -413,6 +421,57 @@ cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdim
     return out
 
 
+cdef void view_array(Operand* operand, ndarray array):
+    operand.data = <char*> PyArray_DATA(array)
+    operand.shape = PyArray_DIMS(array)
+    operand.strides = PyArray_STRIDES(array)
+    operand.ndim = PyArray_NDIM(array)
+    operand.itemsize = PyArray_ITEMSIZE(array)
+
+
+cdef ndarray difference(str name, ndarray x, ndarray y):
+    cdef Operand operands[2]
+    view_array(&operands[0], x)
+    view_array(&operands[1], y)
+    return elementwise(name, SUBTRACT, PyArray_TYPE(x) == NPY_DOUBLE, PyArray_TYPE(x), operands, 2)
+
+
+cdef ndarray logsum_of_exp(str name, ndarray x, unsigned long long axes, bint keepdims):
+    """log(sum(exp(x))), for an x that does not overflow."""
+    cdef Operand operand
+    view_array(&operand, x)
+    exponentials = elementwise(name, EXP, PyArray_TYPE(x) == NPY_DOUBLE, PyArray_TYPE(x), &operand, 1)
+    total = reduce(LOGSUM, exponentials, axes, keepdims, 0)
+    recycle(<PyObject*> exponentials)
+    return total
+
+
+cdef ndarray logsumexp(ndarray x, unsigned long long axes, bint keepdims):
+    """log(sum(exp(x - max))) + max; without an infinite max, which would leave inf - inf."""
+    cdef ndarray largest = reduce(MAX, x, axes, True, 0), shifted, total
+    cdef npy_intp i
+    for i in range(PyArray_SIZE(largest)):
+        if PyArray_TYPE(x) == NPY_DOUBLE:
+            if not isfinite((<double*> PyArray_DATA(largest))[i]): (<double*> PyArray_DATA(largest))[i] = 0
+        elif not isfinite((<float*> PyArray_DATA(largest))[i]): (<float*> PyArray_DATA(largest))[i] = 0
+    shifted = difference("logsumexp", x, largest)
+    total = logsum_of_exp("logsumexp", shifted, axes, keepdims)
+    add_in_place(total, largest)
+    recycle(<PyObject*> shifted)
+    return total
+
+
+cdef ndarray log_softmax(ndarray x, unsigned long long axes):
+    """(x - max) - log(sum(exp(x - max))): the sum's logarithm is small, and keeps its digits beside a
+    large x."""
+    cdef ndarray largest = reduce(MAX, x, axes, True, 0), shifted, total, out
+    shifted = difference("log_softmax", x, largest)
+    total = logsum_of_exp("log_softmax", shifted, axes, True)
+    out = difference("log_softmax", shifted, total)
+    recycle(<PyObject*> shifted)
+    return out
+
+
 cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil:
     """Walk the kept positions; at each, fold one value or up to TILE columns."""
     cdef npy_intp index[MAXDIMS]
@@ -458,6 +517,7 @@ cdef void store(Plan* plan, double* accumulator, npy_intp w, char* out) noexcept
 cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* accumulator) noexcept nogil:
     """The reduction at one kept position (w columns of it): one fold, or two about a centre."""
     cdef double centre[TILE]
+    cdef void* source
     cdef npy_intp i
     cdef bint finite = True
     for i in range(w): centre[i] = 0
@@ -478,12 +538,11 @@ cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* a
             for i in range(w): centre[i] = accumulator[i]
             fold(DEVIATION, plan, x, w, centre, accumulator)
             for i in range(w): accumulator[i] /= max(plan.count - plan.correction, 0.0)
-    elif opcode == LOGSUMEXP:               # log sum exp(x - max) + max
-        fold(MAX, plan, x, w, centre, accumulator)
-        for i in range(w):
-            centre[i] = accumulator[i] if isfinite(accumulator[i]) else 0
-        fold(SUMEXP, plan, x, w, centre, accumulator)
-        for i in range(w): accumulator[i] = log(accumulator[i]) + centre[i]
+    elif opcode == LOGSUM:                  # in double: a sum just above 1 has a logarithm too
+        fold(SUM, plan, x, w, centre, accumulator)
+        for i in range(w): centre[i] = accumulator[i]
+        source = centre
+        call_kernel(LOG, True, &source, accumulator, w)
     else:
         fold(opcode, plan, x, w, centre, accumulator)
 
@@ -505,7 +564,7 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
     cdef bint contiguous = (plan.stride == itemsize or (plan.row_wise and plan.width == 1)
                             or (not plan.row_wise and w == 1))
     cdef int outer = plan.reduced, d
-    cdef npy_intp rows = 1, row_stride = 0, r, i
+    cdef npy_intp rows = 1, row_stride = 0, height, r, i
     start = reduction_start(opcode)
     for i in range(w): accumulator[i] = start
     if plan.count == 0:
@@ -522,9 +581,12 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
         elif contiguous:
             reduce_columns(opcode, plan.is_double, x, row_stride, rows, w, centre, accumulator)
         else:
-            for r in range(rows):
-                pack(x + r * row_stride, 0, plan.stride, 1, w, itemsize, tile)
-                reduce_columns(opcode, plan.is_double, tile, 0, 1, w, centre, accumulator)
+            r = 0
+            while r < rows:
+                height = min(TILE // w, rows - r)
+                pack(x + r * row_stride, row_stride, plan.stride, height, w, itemsize, tile)
+                reduce_columns(opcode, plan.is_double, tile, w * itemsize, height, w, centre, accumulator)
+                r += height
         d = outer - 1
         while d >= 0:
             index[d] += 1
@@ -630,17 +692,32 @@ def count_classes(str name, ndarray labels not None, long long classes, long lon
 
 
 # ------------------------------------------------------------------------------ matrices, in place
-cdef ndarray matmul(ndarray x, ndarray y):
-    """x @ y for arrays of two or more dimensions, float32 or float64, by NumPy's BLAS. The caller has
-    checked the shapes. For 2-D, `PyArray_MatrixProduct2` took 0.4 us where np.matmul took 1.2 us."""
+cdef inline Matrix matrix(ndarray x):
+    cdef Matrix view
+    view.data = <float*> PyArray_DATA(x)
+    view.row = PyArray_STRIDES(x)[0] // 4
+    view.column = PyArray_STRIDES(x)[1] // 4
+    return view
+
+
+cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
+    """x @ y (+ bias for each row) for arrays of two or more dimensions, float32 or float64. The caller has
+    checked the shapes; bias is C-contiguous, and x and y are 2-D then. Small products have a kernel of
+    their own, the others are NumPy's BLAS: `PyArray_MatrixProduct2` took 0.4 us where np.matmul took 1.2."""
     cdef npy_intp shape[2]
-    if PyArray_NDIM(x) == 2 and PyArray_NDIM(y) == 2:
-        shape[0] = PyArray_DIMS(x)[0]
-        shape[1] = PyArray_DIMS(y)[1]
-        out = empty(2, shape, PyArray_TYPE(x))
-        PyArray_MatrixProduct2(x, y, out)
+    cdef npy_intp inner
+    if PyArray_NDIM(x) != 2 or PyArray_NDIM(y) != 2:
+        return np.matmul(x, y)
+    shape[0], inner, shape[1] = PyArray_DIMS(x)[0], PyArray_DIMS(y)[0], PyArray_DIMS(y)[1]
+    out = empty(2, shape, PyArray_TYPE(x))
+    if PyArray_TYPE(x) == NPY_FLOAT and is_small(shape[0], inner, shape[1]):
+        small_matmul(matrix(x), matrix(y), NULL if bias is None else <float*> PyArray_DATA(bias),
+                     <float*> PyArray_DATA(out), shape[0], inner, shape[1])
         return out
-    return np.matmul(x, y)
+    PyArray_MatrixProduct2(x, y, out)
+    if bias is not None:
+        add_in_place(out, bias)
+    return out
 
 
 cdef void add_in_place(ndarray target, ndarray addend):

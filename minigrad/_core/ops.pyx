@@ -20,12 +20,12 @@ from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_DATA, Py
 from . cimport loops
 from .kernels cimport (
     ABS, ADD, CLIP, DIVIDE, EQUAL, ERF, EXP, EXPM1, GATE, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, LOG,
-    LOG1P, LOGSIGMOID, LOGSUMEXP, MAX, MAXIMUM, MEAN, MIN, MINIMUM, MULTIPLY, NEGATIVE, NO_KERNEL,
+    LOG1P, LOGSIGMOID, LOGSUM, MAX, MAXIMUM, MEAN, MIN, MINIMUM, MULTIPLY, NEGATIVE, NO_KERNEL,
     NOT_EQUAL, PROD, RECIPROCAL, RELU, RSQRT, SIGMOID, SIGN, SOFTPLUS, SQRT, SQUARE, SUBTRACT, SUM,
     TANH, VAR, WHERE)
-from .loops cimport Operand
+from .loops cimport Operand, view_array
 from .tensor cimport (Op, Tensor, binary, checked, install, record, record_view,
-                      recording, repeated_axes, shape_of, to_tensor, unary, view_operand, wrap)
+                      recording, repeated_axes, shape_of, to_tensor, unary, wrap)
 
 import math
 
@@ -458,9 +458,9 @@ def where(condition, x, y):
     a, b = astype(to_tensor(x, "where"), dtype), astype(to_tensor(y, "where"), dtype)
     if dtype.kind != "f":
         return wrap(checked(np.where(mask.array, a.array, b.array)))
-    view_operand(&operands[0], mask.array)
-    view_operand(&operands[1], a.array)
-    view_operand(&operands[2], b.array)
+    view_array(&operands[0], mask.array)
+    view_array(&operands[1], a.array)
+    view_array(&operands[2], b.array)
     typenum = PyArray_TYPE(a.array)
     out = loops.elementwise("where", WHERE, typenum == NPY_DOUBLE, typenum, operands, 3)
     return record(WHERE_, out, mask, a, (b,))
@@ -492,9 +492,9 @@ def clip(x, min=None, max=None):
         return wrap(checked(np.clip(tensor.array, min, max)))
     low = np.asarray(-math.inf if min is None else min, tensor.array.dtype)
     high = np.asarray(math.inf if max is None else max, tensor.array.dtype)
-    view_operand(&operands[0], tensor.array)
-    view_operand(&operands[1], low)
-    view_operand(&operands[2], high)
+    view_array(&operands[0], tensor.array)
+    view_array(&operands[1], low)
+    view_array(&operands[2], high)
     out = loops.elementwise("clip", CLIP, typenum == NPY_DOUBLE, typenum, operands, 3)
     return record(CLIP_, out, tensor, None, None, (float(low), float(high)))
 
@@ -601,9 +601,12 @@ cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
                 raise ValueError(f"{op.name}: axis {d} of shape {tensor.shape} is empty, "
                                  f"and nothing has no {op.name}")
     if typenum == NPY_FLOAT or typenum == NPY_DOUBLE:
-        out = loops.reduce(op.opcode, tensor.array, mask, keepdims, correction)
+        if op.opcode == LOGSUM:
+            out = loops.logsumexp(tensor.array, mask, keepdims)
+        else:
+            out = loops.reduce(op.opcode, tensor.array, mask, keepdims, correction)
     else:
-        if op.opcode == LOGSUMEXP or op.opcode == VAR or op.opcode == MEAN:
+        if op.opcode == LOGSUM or op.opcode == VAR or op.opcode == MEAN:
             return reduction(op, astype(tensor, np.float64), axis, keepdims, correction)
         out = checked(op.fallback(tensor.array, axis=axes, keepdims=keepdims))
     return record(op, out, tensor, None, None, (axes, keepdims, correction))
@@ -741,7 +744,7 @@ cdef object share_ties(g, x, out, tuple axis):
     return expand(g, x.shape, axis) * (hit / sum(hit, axis, True))
 
 
-cdef Op LOGSUMEXP_ = reduction_op("logsumexp", LOGSUMEXP, None,
+cdef Op LOGSUMEXP_ = reduction_op("logsumexp", LOGSUM, None,
                                   lambda g, x, out, axis:
                                   expand(g, x.shape, axis) * exp(x - expand(out, x.shape, axis)))
 def logsumexp(x, axis=None, keepdims=False):
@@ -762,25 +765,14 @@ def log_softmax(x, axis=-1):
     >>> mg.log_softmax(mg.tensor([0.0, 0.0]))
     tensor([-0.6931472, -0.6931472])
     """
-    cdef Operand operands[2]
     cdef Tensor tensor = floating(x, "log_softmax")
     cdef tuple axes = reduced_axes("log_softmax", axis, PyArray_NDIM(tensor.array))
     if len(axes) != 1:
         raise ValueError(f"log_softmax: expected one axis, got {axis}")
     cdef unsigned long long mask = <unsigned long long> 1 << <int> axes[0]
-    cdef int typenum = PyArray_TYPE(tensor.array)
     if PyArray_SIZE(tensor.array) == 0:
         return record(LOG_SOFTMAX_, tensor.array.copy(), tensor, None, None, axes)
-    # (x - max) - log(sum(exp(x - max))): the sum's logarithm is small, and keeps its digits beside a large x
-    cdef ndarray largest = loops.reduce(MAX, tensor.array, mask, True, 0), total, out
-    view_operand(&operands[0], tensor.array)
-    view_operand(&operands[1], largest)
-    out = loops.elementwise("log_softmax", SUBTRACT, typenum == NPY_DOUBLE, typenum, operands, 2)
-    total = loops.reduce(LOGSUMEXP, out, mask, True, 0)
-    view_operand(&operands[0], out)
-    view_operand(&operands[1], total)
-    out = loops.elementwise("log_softmax", SUBTRACT, typenum == NPY_DOUBLE, typenum, operands, 2)
-    return record(LOG_SOFTMAX_, out, tensor, None, None, axes)
+    return record(LOG_SOFTMAX_, loops.log_softmax(tensor.array, mask), tensor, None, None, axes)
 
 
 cdef Tensor floating(x, str name):
@@ -1181,9 +1173,8 @@ def linear(x, weight, bias=None):
         return reshape(linear(rows, w, b), a.shape[:-1] + w.shape[:1])
     if a.array.dtype.kind != "f":
         return matmul(a, matrix_transpose(w)) if b is None else matmul(a, matrix_transpose(w)) + b
-    out = loops.matmul(a.array, cnp.PyArray_SwapAxes(w.array, 0, 1))
-    if b is not None:
-        loops.add_in_place(out, contiguous(b.array))
+    out = loops.matmul(a.array, cnp.PyArray_SwapAxes(w.array, 0, 1),
+                       None if b is None else contiguous(b.array))
     return record(LINEAR_, out, a, w, None if b is None else (b,))
 
 

@@ -33,13 +33,13 @@ from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memmove
 from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArray_DATA, PyArray_DIMS,
-                    PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES,
+                    PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE,
                     PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
     ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
     NOT_EQUAL, SUBTRACT, call_kernel)
-from .loops cimport Operand, add_in_place, blend, elementwise, empty, recycle
+from .loops cimport Operand, add_in_place, blend, elementwise, empty, recycle, view_array
 
 import weakref
 from time import perf_counter_ns
@@ -376,14 +376,6 @@ cpdef Tensor to_tensor(object value, str name):
     raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}; make one with mg.tensor(...)")
 
 
-cdef void view_operand(Operand* operand, ndarray array):
-    operand.data = <char*> PyArray_DATA(array)
-    operand.shape = PyArray_DIMS(array)
-    operand.strides = PyArray_STRIDES(array)
-    operand.ndim = PyArray_NDIM(array)
-    operand.itemsize = PyArray_ITEMSIZE(array)
-
-
 cdef inline bint plain(ndarray array):
     return cnp.PyArray_IS_C_CONTIGUOUS(array)
 
@@ -408,7 +400,7 @@ cdef object unary(Op op, object x):
         data = PyArray_DATA(tensor.array)
         call_kernel(op.opcode, typenum == NPY_DOUBLE, &data, PyArray_DATA(out), PyArray_SIZE(out))
     else:
-        view_operand(&operand, tensor.array)
+        view_array(&operand, tensor.array)
         out = elementwise(op.name, op.opcode, typenum == NPY_DOUBLE, typenum, &operand, 1)
     return record(op, out, tensor)
 
@@ -458,18 +450,18 @@ cdef object binary(Op op, object left, object right):
                 pointers[0], pointers[1] = PyArray_DATA(x), PyArray_DATA(y)
                 call_kernel(op.opcode, typenum == NPY_DOUBLE, pointers, PyArray_DATA(out), PyArray_SIZE(x))
                 return record(op, out, left, right)
-            view_operand(&operands[0], x)
-            view_operand(&operands[1], y)
+            view_array(&operands[0], x)
+            view_array(&operands[1], y)
         elif is_number(right):
             number64 = right
-            view_operand(&operands[0], x)
+            view_array(&operands[0], x)
             scalar = &operands[1]
         else:
             return promote(op, left, right)
     elif is_number(left) and isinstance(right, Tensor):
         number64 = left
         typenum = PyArray_TYPE((<Tensor> right).array)
-        view_operand(&operands[1], (<Tensor> right).array)
+        view_array(&operands[1], (<Tensor> right).array)
         scalar = &operands[0]
     else:
         return promote(op, left, right)
@@ -1435,6 +1427,12 @@ cdef class Tensor:
 
     def fill_(self, value):
         """Set every element to a number; returns self."""
+        if (PyLong_CheckExact(value) and PyArray_TYPE(self.array) == NPY_INT64
+                and cnp.PyArray_ISWRITEABLE(self.array)):       # a counter, five times faster than below
+            self._may_write("fill_")
+            self.array.fill(value)
+            count_write(self)
+            return self
         return self.copy_(value)
 
     def zero_(self):

@@ -60,14 +60,16 @@ def batch_norm(
     shape, ndim = x.shape, x.ndim
     if ndim < 2:
         raise ValueError(f"batch_norm: expected a tensor of shape (N, C, ...), got {shape}")
-    given: dict[str, Any] = {
-        "running_mean": running_mean,
-        "running_var": running_var,
-        "weight": weight,
-        "bias": bias,
-    }
-    _check_channels(shape, given)
-    axes = (0, *range(2, ndim))
+    channels = shape[1:2]
+    parameter: Any
+    for index, parameter in enumerate((running_mean, running_var, weight, bias)):
+        if parameter is not None and parameter.shape != channels:
+            name = ("running_mean", "running_var", "weight", "bias")[index]
+            raise ValueError(
+                f"batch_norm: {name} has shape {parameter.shape}, but the input {shape} has "
+                f"{shape[1]} channels"
+            )
+    axes = (0,) if ndim == 2 else (0, *range(2, ndim))
     weight = 1.0 if weight is None else _per_channel(weight, ndim)
     bias = 0.0 if bias is None else _per_channel(bias, ndim)
 
@@ -91,20 +93,9 @@ def batch_norm(
     return y
 
 
-def _per_channel(parameter: Any, ndim: int) -> Any:
-    """(C,) in the shape that broadcasts against (N, C, ...); a number as it is."""
-    if ndim == 2 or not isinstance(parameter, Tensor):
-        return parameter
-    return reshape(parameter, (-1, *(1,) * (ndim - 2)))
-
-
-def _check_channels(shape: tuple[int, ...], parameters: dict[str, Tensor | None]) -> None:
-    for name, parameter in parameters.items():
-        if parameter is not None and parameter.shape != shape[1:2]:
-            raise ValueError(
-                f"batch_norm: {name} has shape {parameter.shape}, but the input {shape} has "
-                f"{shape[1]} channels"
-            )
+def _per_channel(parameter: Any, ndim: int) -> Tensor:
+    """(C,) in the shape that broadcasts against (N, C, ...)."""
+    return parameter if ndim == 2 else reshape(parameter, (-1, *(1,) * (ndim - 2)))
 
 
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
@@ -352,8 +343,10 @@ def _index_loss(
     labels = target.astype(np.int64)._array.reshape(-1)
     rows, classes = log_p.shape
     count = count_classes(name, labels, classes, ignore_index)
-    kept = slice(None) if count == rows else (labels != ignore_index).nonzero()[0]
-    labels = labels[kept]
+    kept: Any = slice(None)
+    if count < rows:
+        kept = (labels != ignore_index).nonzero()[0]
+        labels = labels[kept]
 
     picked = take_along_axis(log_p[kept] if count < rows else log_p, labels[:, None])
     if weight is None and not label_smoothing and reduction != "none":

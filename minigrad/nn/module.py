@@ -93,7 +93,7 @@ class Module:
         """`forward`, and the hooks if there are any."""
         if self._forward_hooks or self._forward_pre_hooks:
             return self._call_with_hooks(inputs, options)
-        return self.forward(*inputs, **options)
+        return self.forward(*inputs, **options) if options else self.forward(*inputs)
 
     def _call_with_hooks(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
         for hook in list(self._forward_pre_hooks):

@@ -86,21 +86,15 @@ class _BatchNorm(Module):
     def forward(self, x: Tensor) -> Tensor:
         """The normalised tensor, of the shape of x; in training the running statistics move."""
         x = self._checked(x)
-        tracking = self.training and self.num_batches_tracked is not None
-        seen = self.num_batches_tracked.item() + 1 if tracking else 0
-        momentum = 1 / max(seen, 1) if self.momentum is None else self.momentum
-        y = functional.batch_norm(
-            x,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            self.training,
-            momentum,
-            self.eps,
-        )
-        if tracking:
-            self.num_batches_tracked.fill_(seen)
+        batches, momentum = self.num_batches_tracked, self.momentum
+        seen = batches.item() + 1 if self.training and batches is not None else 0
+        if momentum is None:
+            momentum = 1 / max(seen, 1)
+        mean, var = self.running_mean, self.running_var
+        weight, bias, training, eps = self.weight, self.bias, self.training, self.eps
+        y = functional.batch_norm(x, mean, var, weight, bias, training, momentum, eps)
+        if seen:
+            batches.fill_(seen)
         return y
 
     def _checked(self, x: Tensor) -> Tensor:
