@@ -20,6 +20,7 @@ cdef enum Opcode:
 
 cdef enum:
     TILE = 512              # elements of a tile: three operands in float64 fill 12 KiB of the L1 cache
+    COLUMNS = 1024          # that a reduction folds side by side: 8 KiB of accumulators, 8 of centres
 
 ctypedef unsigned char mask_t
 

@@ -34,6 +34,10 @@ cdef extern from * nogil:
     #define mg_sigmoid(x) MG_BOTH(mg_sigmoid, x)
     #define mg_softplus(x) MG_BOTH(mg_softplus, x)
     #define mg_erf(x) MG_BOTH(mg_erf, x)
+    /* The larger or smaller; a NaN wins, and stays. (`|`, since `||` would be a branch. As macros of C they
+       vectorise in loops where Cython's branches did not.) */
+    #define mg_larger(a, x) (((x) > (a)) | ((x) != (x)) ? (x) : (a))
+    #define mg_smaller(a, x) (((x) < (a)) | ((x) != (x)) ? (x) : (a))
     #define mg_sqrt(x) _Generic((x), float: sqrtf, double: sqrt)(x)
     #define mg_abs(x) _Generic((x), float: fabsf, double: fabs)(x)
     """
@@ -47,6 +51,8 @@ cdef extern from * nogil:
     double mg_erf(double)
     double mg_sqrt(double)
     double mg_abs(double)
+    double mg_larger(double, double)
+    double mg_smaller(double, double)
 
 ctypedef fused item_t:                      # what `pack` moves: any element of 1, 4 or 8 bytes
     unsigned char
@@ -263,10 +269,7 @@ cdef inline double combine(int opcode, double a, double x) noexcept nogil:
 
 
 cdef inline floating extremum(int opcode, floating a, floating x) noexcept nogil:
-    """The larger or smaller; a NaN wins, and stays. (`|`, since `or` would be a branch.)"""
-    if opcode == MAX:
-        return x if (x > a) | (x != x) else a
-    return x if (x < a) | (x != x) else a
+    return <floating> mg_larger(a, x) if opcode == MAX else <floating> mg_smaller(a, x)
 
 
 cdef inline double prepare(int opcode, floating x, double centre) noexcept nogil:
@@ -327,17 +330,16 @@ cdef inline void column_lanes(int opcode, floating* x, Py_ssize_t row_stride, Py
     cdef floating* x1
     cdef floating* x2
     cdef floating* x3
-    cdef double a, c
+    cdef double c
     while r + 4 <= rows:                    # four rows at once: a quarter of the traffic to the accumulators
         x1 = <floating*> (<char*> x + row_stride)
         x2 = <floating*> (<char*> x1 + row_stride)
         x3 = <floating*> (<char*> x2 + row_stride)
-        for i in range(n):
-            a, c = accumulator[i], centre[i]
-            a = combine(opcode, a, prepare(opcode, x[i], c))
-            a = combine(opcode, a, prepare(opcode, x1[i], c))
-            a = combine(opcode, a, prepare(opcode, x2[i], c))
-            accumulator[i] = combine(opcode, a, prepare(opcode, x3[i], c))
+        for i in range(n):                  # as a tree: a chain would wait for each addition
+            c = centre[i]
+            accumulator[i] = combine(opcode, accumulator[i], combine(
+                opcode, combine(opcode, prepare(opcode, x[i], c), prepare(opcode, x1[i], c)),
+                combine(opcode, prepare(opcode, x2[i], c), prepare(opcode, x3[i], c))))
         x = <floating*> (<char*> x3 + row_stride)
         r += 4
     while r < rows:
@@ -347,12 +349,24 @@ cdef inline void column_lanes(int opcode, floating* x, Py_ssize_t row_stride, Py
         r += 1
 
 
+cdef inline void column_extremum(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows,
+                                 Py_ssize_t n, double* accumulator) noexcept nogil:
+    """As `column_lanes`, in the precision of x; n is at most COLUMNS."""
+    cdef floating best[COLUMNS]
+    cdef Py_ssize_t i, _
+    for i in range(n): best[i] = <floating> accumulator[i]
+    for _ in range(rows):
+        for i in range(n): best[i] = extremum(opcode, best[i], x[i])
+        x = <floating*> (<char*> x + row_stride)
+    for i in range(n): accumulator[i] = best[i]
+
+
 cdef cloned columns(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
                     double* centre, double* accumulator) noexcept nogil:
     if opcode == SUM: column_lanes(SUM, x, row_stride, rows, n, centre, accumulator)
     elif opcode == PROD: column_lanes(PROD, x, row_stride, rows, n, centre, accumulator)
-    elif opcode == MAX: column_lanes(MAX, x, row_stride, rows, n, centre, accumulator)
-    elif opcode == MIN: column_lanes(MIN, x, row_stride, rows, n, centre, accumulator)
+    elif opcode == MAX: column_extremum(MAX, x, row_stride, rows, n, accumulator)
+    elif opcode == MIN: column_extremum(MIN, x, row_stride, rows, n, accumulator)
     elif opcode == DIFFERENCE: column_lanes(DIFFERENCE, x, row_stride, rows, n, centre, accumulator)
     elif opcode == DEVIATION: column_lanes(DEVIATION, x, row_stride, rows, n, centre, accumulator)
 

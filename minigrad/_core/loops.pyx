@@ -14,7 +14,7 @@ Design note
    contiguous there is packed into a tile in the L1 cache, once if it repeats (a bias row, a scalar).
 4. *Reductions*: dimensions are sorted by stride, so that memory is read in order whichever axes are
    reduced. If the fastest dimension is reduced, rows are folded into one accumulator; if it is kept,
-   up to 512 columns are folded side by side. Accumulators are double; sums of blocks are compensated
+   up to 1024 columns are folded side by side. Accumulators are double; sums of blocks are compensated
    (Neumaier 1974), so that 10^7 float64 elements lose no more than a few ulp either.
 5. In float64 the mean is taken about the first element, and the variance about the mean (two passes): a
    constant gives exactly itself and exactly 0, and a large mean does not cancel the variance.
@@ -28,7 +28,7 @@ from numpy cimport (NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_CheckExact, PyArra
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
-    DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, SUBTRACT, SUM, TILE, VAR,
+    COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, SUBTRACT, SUM, TILE, VAR,
     accumulate, adam_step, add_along, blend_into, call_kernel, pack, reduce_columns, reduce_row,
     reduction_start, sgd_step, take_along)
 
@@ -473,10 +473,10 @@ cdef ndarray log_softmax(ndarray x, unsigned long long axes):
 
 
 cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil:
-    """Walk the kept positions; at each, fold one value or up to TILE columns."""
+    """Walk the kept positions; at each, fold one value or many columns."""
     cdef npy_intp index[MAXDIMS]
-    cdef double accumulator[TILE]
-    cdef npy_intp c, w
+    cdef double accumulator[COLUMNS]
+    cdef npy_intp c, w, widest = COLUMNS if plan.stride == (8 if plan.is_double else 4) else TILE
     cdef int d
     for d in range(plan.kept):
         index[d] = 0
@@ -485,10 +485,10 @@ cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil:
             reduce_position(opcode, plan, x, 1, accumulator)
             store(plan, accumulator, 1, out)
         else:
-            c = -TILE
-            while c + TILE < plan.width:
-                c += TILE
-                w = min(<npy_intp> TILE, plan.width - c)
+            c = -widest
+            while c + widest < plan.width:
+                c += widest
+                w = min(widest, plan.width - c)
                 reduce_position(opcode, plan, x + c * plan.stride, w, accumulator)
                 store(plan, accumulator, w, out + c * plan.out_stride)
         d = plan.kept - 1
@@ -516,7 +516,7 @@ cdef void store(Plan* plan, double* accumulator, npy_intp w, char* out) noexcept
 
 cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* accumulator) noexcept nogil:
     """The reduction at one kept position (w columns of it): one fold, or two about a centre."""
-    cdef double centre[TILE]
+    cdef double centre[COLUMNS]
     cdef void* source
     cdef npy_intp i
     cdef bint finite = True
@@ -604,7 +604,8 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
 
 cdef inline void fold_row(int opcode, Plan* plan, char* x, double centre, bint contiguous, char* tile,
                           double* accumulator, double* compensation) noexcept nogil:
-    cdef npy_intp block = BLOCK if contiguous else TILE, i = 0, w
+    cdef bint exact = opcode == PROD or opcode == MAX or opcode == MIN      # nothing to compensate
+    cdef npy_intp block = (plan.width if exact else BLOCK) if contiguous else TILE, i = 0, w
     cdef int itemsize = 8 if plan.is_double else 4
     cdef double part, total
     cdef char* source
@@ -615,7 +616,7 @@ cdef inline void fold_row(int opcode, Plan* plan, char* x, double centre, bint c
             pack(source, 0, plan.stride, 1, w, itemsize, tile)
             source = tile
         i += w
-        if opcode == PROD or opcode == MAX or opcode == MIN:
+        if exact:
             reduce_row(opcode, plan.is_double, source, w, centre, accumulator)
         else:
             part = 0
