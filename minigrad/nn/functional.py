@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,50 @@ from .._core import ops
 from .._core.loops import count_classes
 from .._core.ops import (
     abs as absolute,
+    clip,
+    exp,
     getitem,
-    log_softmax,
-    logsigmoid,
+    log,
+    log1p,
+    logsigmoid as logsigmoid,
+    minimum,
     put,
     reshape,
+    sigmoid as sigmoid,
     sqrt,
     square,
     take_along_axis,
+    tanh as tanh,
+    where,
 )
 from .._core.tensor import Tensor, move_average, to_tensor
-from ..functions import moveaxis
-from .module import number
+from ..functions import moveaxis, norm
+from .activation import (
+    celu as celu,
+    elu as elu,
+    gelu as gelu,
+    glu as glu,
+    hardshrink as hardshrink,
+    hardsigmoid as hardsigmoid,
+    hardswish as hardswish,
+    hardtanh as hardtanh,
+    leaky_relu as leaky_relu,
+    log_softmax as log_softmax,
+    mish as mish,
+    prelu as prelu,
+    relu as relu,
+    relu6 as relu6,
+    selu as selu,
+    silu as silu,
+    softmax as softmax,
+    softmin as softmin,
+    softplus as softplus,
+    softshrink as softshrink,
+    softsign as softsign,
+    tanhshrink as tanhshrink,
+    threshold as threshold,
+)
+from .module import number, positive
 
 # ---------------------------------------------------------------------------------------- layers
 linear = ops.linear
@@ -98,6 +131,181 @@ def _per_channel(parameter: Any, ndim: int) -> Tensor:
     return parameter if ndim == 2 else reshape(parameter, (-1, *(1,) * (ndim - 2)))
 
 
+def standardise(
+    x: Tensor,
+    mean: Tensor | None,
+    var: Tensor,
+    eps: float,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * weight + bias, all broadcast; what is None is left out.
+
+    >>> x, mean, var = mg.tensor([1.0, 5.0]), mg.tensor(3.0), mg.tensor(4.0)
+    >>> mg.nn.functional.standardise(x, mean, var, eps=0.0)
+    tensor([-1.,  1.])
+    """
+    y = (x if mean is None else x - mean) / sqrt(var + eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def _columns(name: str, x: Tensor, split: tuple[int, ...], **operands: Tensor | None) -> list[Any]:
+    """Operands of shape (C,) as `split`, which broadcasts against x with its channels on axis 1."""
+    for parameter, operand in operands.items():
+        if operand is not None and operand.shape != x.shape[1:2]:
+            raise ValueError(
+                f"{name}: {parameter} has shape {operand.shape}, but the input {x.shape} has "
+                f"{x.shape[1]} channels"
+            )
+    return [None if operand is None else reshape(operand, split) for operand in operands.values()]
+
+
+def _trailing(
+    x: Tensor, normalized_shape: int | Sequence[int], name: str, **operands: Any
+) -> tuple[int, ...]:
+    """The last axes of x, which must have the sizes normalized_shape, as must the operands."""
+    sizes = tuple(normalized_shape) if isinstance(normalized_shape, Sequence) else normalized_shape
+    sizes = sizes if isinstance(sizes, tuple) else (sizes,)
+    if not sizes or x.shape[-len(sizes) :] != sizes:
+        raise ValueError(
+            f"{name}: expected an input of shape (*, {', '.join(map(str, sizes))}), got {x.shape}"
+        )
+    for parameter, operand in operands.items():
+        if operand is not None and operand.shape != sizes:
+            raise ValueError(
+                f"{name}: {parameter} has shape {operand.shape}, but normalized_shape is {sizes}"
+            )
+    return tuple(range(x.ndim - len(sizes), x.ndim))
+
+
+def layer_norm(
+    x: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise x over its last axes, of sizes normalized_shape (Ba et al. 2016, equation 4), with
+    the biased variance; weight and bias, if given, have that shape.
+
+    Raises ValueError for shapes that do not agree.
+
+    >>> mg.nn.functional.layer_norm(mg.tensor([[1.0, 5.0], [2.0, 2.0]]), 2, eps=0.01).shape
+    (2, 2)
+    """
+    x = to_tensor(x, "layer_norm")
+    axes = _trailing(x, normalized_shape, "layer_norm", weight=weight, bias=bias)
+    mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+    return standardise(x, mean, var, eps, weight, bias)
+
+
+def rms_norm(
+    x: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Tensor:
+    """x / sqrt(mean(x²) + eps) * weight over the last axes, of sizes normalized_shape (Zhang &
+    Sennrich 2019, equation 4). eps=None is the machine epsilon of x's dtype.
+
+    >>> mg.nn.functional.rms_norm(mg.tensor([3.0, 4.0, 0.0, 0.0]), 4, eps=0.0)
+    tensor([1.2, 1.6, 0. , 0. ])
+    """
+    x = to_tensor(x, "rms_norm")
+    axes = _trailing(x, normalized_shape, "rms_norm", weight=weight)
+    if eps is None:
+        eps = float(np.finfo(x.dtype).eps)
+    return standardise(x, None, square(x).mean(axes, keepdims=True), eps, weight)
+
+
+def group_norm(
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise each sample of x (N, C, ...) over groups of C / num_groups successive channels
+    (Wu & He 2018, equations 1-3, 7); weight and bias have the shape (C,).
+
+    Raises ValueError if num_groups does not divide the channels, or for other shapes.
+
+    >>> mg.nn.functional.group_norm(mg.randn(2, 6, 4), num_groups=3).shape
+    (2, 6, 4)
+    """
+    x = to_tensor(x, "group_norm")
+    if x.ndim < 2:
+        raise ValueError(f"group_norm: expected a tensor of shape (N, C, ...), got {x.shape}")
+    batch, channels = x.shape[:2]
+    if channels % positive(num_groups, "group_norm: num_groups"):
+        raise ValueError(
+            f"group_norm: {channels} channels cannot be split into {num_groups} groups"
+        )
+    around = (1,) * (x.ndim - 2)
+    members = channels // num_groups
+    columns = _columns("group_norm", x, (num_groups, members, *around), weight=weight, bias=bias)
+    rows = reshape(x, (batch, num_groups, members, *x.shape[2:]))
+    axes = tuple(range(2, rows.ndim))
+    mean, var = rows.mean(axes, keepdims=True), rows.var(axes, keepdims=True)
+    return reshape(standardise(rows, mean, var, eps, *columns), x.shape)
+
+
+def instance_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Normalise each channel of each sample of x (N, C, ...) over its own elements (Ulyanov et al.
+    2016, equation 5), or with use_input_stats=False by the running statistics, of shape (C,).
+
+    The running statistics, if given, move by the fraction `momentum` towards the averages over the
+    batch of the samples' means and unbiased variances, in place.
+
+    Raises ValueError for one element per channel or shapes that do not agree, and then writes
+    nothing.
+
+    >>> x = mg.tensor([[[1.0, 3.0], [10.0, 30.0]]])
+    >>> mg.nn.functional.instance_norm(x, eps=0.0).tolist()
+    [[[-1.0, 1.0], [-1.0, 1.0]]]
+    """
+    x = to_tensor(x, "instance_norm")
+    if x.ndim < 3:
+        raise ValueError(f"instance_norm: expected a tensor of shape (N, C, L, ...), got {x.shape}")
+    mean, var, weight, bias = _columns(
+        "instance_norm",
+        x,
+        (-1, *(1,) * (x.ndim - 2)),
+        running_mean=running_mean,
+        running_var=running_var,
+        weight=weight,
+        bias=bias,
+    )
+    if not use_input_stats:
+        if mean is None or var is None:
+            raise ValueError("instance_norm: use_input_stats=False needs running statistics")
+        return standardise(x, mean, var, eps, weight, bias)
+    axes = tuple(range(2, x.ndim))
+    count = x.size // max(x.shape[0] * x.shape[1], 1)
+    if count < 2 and x.size:
+        raise ValueError(
+            "instance_norm: the statistics of a sample need more than one element per channel, got "
+            f"an input of shape {x.shape}; use a larger input, or running statistics"
+        )
+    mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+    y = standardise(x, mean, var, eps, weight, bias)
+    if running_mean is not None and running_var is not None and x.size:
+        every = (0, *axes)
+        move_average(running_mean, mean.mean(every), 1.0 - momentum, momentum)
+        move_average(running_var, var.mean(every), 1.0 - momentum, momentum * count / (count - 1))
+    return y
+
+
 def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """In training, zero each element with probability p and scale the others by 1 / (1 - p).
 
@@ -149,14 +357,56 @@ def one_hot(target: Tensor, num_classes: int = -1) -> Tensor:
     return Tensor(np.equal(labels[..., None], np.arange(num_classes)).astype(np.int64))
 
 
+# -------------------------------------------------------------------------------------- distances
+def normalize(x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
+    """x / max(|x|_p, eps) with the norm of order p along `dim`.
+
+    >>> mg.nn.functional.normalize(mg.tensor([[3.0, 4.0]]))
+    tensor([[0.6, 0.8]])
+    """
+    return x / clip(norm(x, axis=dim, keepdims=True, ord=p), min=eps)
+
+
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """x1 · x2 / (max(|x1|, eps) max(|x2|, eps)) along `dim`, which goes; the rest broadcasts.
+
+    >>> x = mg.tensor([[3.0, 4.0]])
+    >>> mg.nn.functional.cosine_similarity(x, mg.tensor([[4.0, 3.0]])).numpy().round(2)
+    array([0.96], dtype=float32)
+    """
+    return (normalize(x1, 2.0, dim, eps) * normalize(x2, 2.0, dim, eps)).sum(axis=dim)
+
+
+def pairwise_distance(
+    x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Tensor:
+    """|x1 - x2 + eps|_p along the last dimension; the others broadcast.
+
+    >>> x1, x2 = mg.tensor([[3.0, 0.0]]), mg.tensor([[0.0, 4.0]])
+    >>> mg.nn.functional.pairwise_distance(x1, x2)
+    tensor([5.])
+    """
+    return norm(x1 - x2 + eps, axis=-1, keepdims=keepdim, ord=p)
+
+
 # ---------------------------------------------------------------------------------------- losses
-def check_reduction(reduction: str, name: str) -> None:
-    """Raise ValueError unless reduction is "none", "mean" or "sum".
+def check_reduction(reduction: str, name: str, *also: str) -> None:
+    """Raise ValueError unless reduction is "none", "mean" or "sum", or one of `also`.
 
     >>> mg.nn.functional.check_reduction("mean", "mse_loss")
     """
-    if reduction not in ("none", "mean", "sum"):
-        raise ValueError(f"{name}: reduction must be 'none', 'mean' or 'sum', got {reduction!r}")
+    if reduction not in ("none", "mean", "sum", *also):
+        known = "".join(f"{word!r}, " for word in ("none", *also))[:-2]
+        raise ValueError(f"{name}: reduction must be {known}, 'mean' or 'sum', got {reduction!r}")
+
+
+def check_sign(value: float, name: str, zero: bool = True) -> None:
+    """Raise ValueError if value is negative, or 0 unless `zero`, TypeError if it is no number.
+
+    >>> mg.nn.functional.check_sign(0.5, "huber_loss: delta")
+    """
+    if not (number(value, name) > 0 or (zero and value == 0)):
+        raise ValueError(f"{name} must {'not be negative' if zero else 'be positive'}, got {value}")
 
 
 def check_smoothing(label_smoothing: float) -> None:
@@ -208,6 +458,144 @@ def l1_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     return _reduce(absolute(x - target), reduction, "l1_loss")
 
 
+def smooth_l1_loss(x: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0) -> Tensor:
+    """d² / (2 beta) where |d| < beta, |d| - beta / 2 elsewhere, for d = x - target (Girshick 2015,
+    equation 3). beta=0 is `l1_loss`. Warns where the shapes differ, ValueError for beta < 0.
+
+    >>> mg.nn.functional.smooth_l1_loss(mg.tensor([0.5, 3.0]), mg.zeros(2), "none")
+    tensor([0.125, 2.5  ])
+    """
+    check_sign(beta, "smooth_l1_loss: beta")
+    if beta == 0:
+        return l1_loss(x, target, reduction)
+    x, target = _pair(x, target, "smooth_l1_loss")
+    return _reduce(_huber(x - target, beta) / beta, reduction, "smooth_l1_loss")
+
+
+def huber_loss(x: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
+    """d² / 2 where |d| < delta, delta (|d| - delta / 2) elsewhere, for d = x - target (Huber 1964).
+    Warns where the shapes differ, ValueError unless delta > 0.
+
+    >>> mg.nn.functional.huber_loss(mg.tensor([1.0, 3.0]), mg.zeros(2), "none", delta=2.0)
+    tensor([0.5, 4. ])
+    """
+    check_sign(delta, "huber_loss: delta", zero=False)
+    x, target = _pair(x, target, "huber_loss")
+    return _reduce(_huber(x - target, delta), reduction, "huber_loss")
+
+
+def _huber(difference: Tensor, delta: float) -> Tensor:
+    """With c = clip(d, -delta, delta) both branches are c (d - c / 2), without |d|, whose kink at 0
+    would hide the curvature from the second derivative."""
+    limited = clip(difference, -delta, delta)
+    return limited * (difference - 0.5 * limited)
+
+
+def kl_div(x: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False) -> Tensor:
+    """t (log t - x) for log-probabilities x and probabilities t, or with log_target=True their
+    logarithms; 0 log 0 is 0. "batchmean" divides the sum by the size of the first axis, and is the
+    Kullback-Leibler divergence; "mean" divides by the number of elements.
+
+    >>> p = mg.tensor([[0.5, 0.5]])
+    >>> mg.nn.functional.kl_div(mg.log(mg.tensor([[0.25, 0.75]])), p, "batchmean")
+    tensor(0.14384103)
+    """
+    check_reduction(reduction, "kl_div", "batchmean")
+    x, target = _pair(x, target, "kl_div")
+    if log_target:
+        loss = exp(target) * (target - x)
+    else:
+        loss = target * (log(where(target > 0, target, 1.0)) - x)
+    if reduction != "batchmean":
+        return _reduce(loss, reduction, "kl_div")
+    return loss.sum() / (loss.shape[0] if loss.ndim else 1)
+
+
+def cosine_embedding_loss(
+    x1: Tensor, x2: Tensor, target: Tensor, margin: float = 0.0, reduction: str = "mean"
+) -> Tensor:
+    """1 - cos(x1, x2) where target is 1, max(0, cos(x1, x2) - margin) where it is -1.
+
+    x1, x2: (N, D) or (D,). target: of 1 and -1, (N,) or (). Raises ValueError for other shapes.
+
+    >>> x1, x2 = mg.tensor([[1.0, 0.0], [1.0, 0.0]]), mg.tensor([[0.0, 2.0], [2.0, 0.0]])
+    >>> mg.nn.functional.cosine_embedding_loss(x1, x2, mg.tensor([1, -1]), reduction="none")
+    tensor([1., 1.])
+    """
+    name = "cosine_embedding_loss"
+    x1, x2, target = to_tensor(x1, name), to_tensor(x2, name), to_tensor(target, name)
+    if x1.shape != x2.shape or x1.ndim not in (1, 2) or target.shape != x1.shape[:-1]:
+        raise ValueError(
+            f"{name}: expected two inputs of shape (N, D) or (D,) and a target of shape (N,) or "
+            f"(), got {x1.shape}, {x2.shape} and {target.shape}"
+        )
+    eps = 1e-12  # beside the squares, as in PyTorch
+    squares = (square(x1).sum(axis=-1) + eps) * (square(x2).sum(axis=-1) + eps)
+    cosine = (x1 * x2).sum(axis=-1) / sqrt(squares)
+    apart = where(target == -1, clip(cosine - margin, min=0.0), 0.0)
+    return _reduce(where(target == 1, 1.0 - cosine, apart), reduction, name)
+
+
+def triplet_margin_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: float = 1.0,
+    p: float = 2.0,
+    eps: float = 1e-6,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Tensor:
+    """max(0, d(anchor, positive) - d(anchor, negative) + margin) with the `pairwise_distance` d of
+    order p, for inputs of shape (N, D) or (D,). swap=True takes the nearer of d(anchor, negative)
+    and d(positive, negative) (Balntas et al. 2016, section 3.3).
+
+    >>> a, b, c = mg.tensor([[0.0, 0.0]]), mg.tensor([[3.0, 4.0]]), mg.tensor([[0.0, 4.0]])
+    >>> mg.nn.functional.triplet_margin_loss(a, b, c)
+    tensor(2.)
+    """
+    check_sign(margin, "triplet_margin_loss: margin", zero=False)
+    near = pairwise_distance(anchor, positive, p, eps)
+    far = pairwise_distance(anchor, negative, p, eps)
+    if swap:
+        far = minimum(far, pairwise_distance(positive, negative, p, eps))
+    return _reduce(clip(near - far + margin, min=0.0), reduction, "triplet_margin_loss")
+
+
+def binary_cross_entropy(
+    x: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """-(t log(x) + (1 - t) log(1 - x)) for probabilities x. The logarithms are held at -100, so
+    that the loss is finite at 0 and 1; there they have the gradient 0. weight broadcasts.
+
+    Raises ValueError if the shapes of x and target differ, or x lies outside [0, 1].
+
+    >>> mg.nn.functional.binary_cross_entropy(mg.tensor([0.0, 0.0]), mg.tensor([0.0, 1.0]))
+    tensor(50.)
+    """
+    name = "binary_cross_entropy"
+    x, target = _equal_shapes(x, target, name)
+    if x.size and not (x._array.min() >= 0 and x._array.max() <= 1):
+        raise ValueError(
+            f"{name}: expected probabilities between 0 and 1, got values from {x._array.min()} to "
+            f"{x._array.max()}; use binary_cross_entropy_with_logits for logits"
+        )
+    # where stands inside the logarithm too: the gradient of log(0) is inf, and inf * 0 is NaN
+    log_x = where(x > 0, clip(log(where(x > 0, x, 1.0)), min=-100.0), -100.0)
+    log_rest = where(x < 1, clip(log1p(-where(x < 1, x, 0.0)), min=-100.0), -100.0)
+    loss = (target - 1.0) * log_rest - target * log_x
+    return _reduce(loss if weight is None else loss * weight, reduction, name)
+
+
+def _equal_shapes(x: Tensor, target: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    x, target = to_tensor(x, name), to_tensor(target, name)
+    if x.shape != target.shape:
+        raise ValueError(
+            f"{name}: the target has shape {target.shape}, the input {x.shape}; they must be equal"
+        )
+    return x, target
+
+
 def binary_cross_entropy_with_logits(
     x: Tensor,
     target: Tensor,
@@ -224,11 +612,7 @@ def binary_cross_entropy_with_logits(
     tensor(1000.)
     """
     name = "binary_cross_entropy_with_logits"
-    x, target = to_tensor(x, name), to_tensor(target, name)
-    if x.shape != target.shape:
-        raise ValueError(
-            f"{name}: the target has shape {target.shape}, the input {x.shape}; they must be equal"
-        )
+    x, target = _equal_shapes(x, target, name)
     log_s = logsigmoid(x)
     if pos_weight is not None:
         log_s = log_s * (1.0 + (pos_weight - 1.0) * target)
@@ -282,7 +666,7 @@ def cross_entropy(
     x, target = to_tensor(x, "cross_entropy"), to_tensor(target, "cross_entropy")
     check_smoothing(label_smoothing)
     rows, batch_shape = _class_rows(x, "cross_entropy")
-    log_p = log_softmax(rows, axis=1)
+    log_p = ops.log_softmax(rows, axis=1)
     if target.dtype.kind == "f" and target.shape == x.shape:
         q, _ = _class_rows(target, "cross_entropy")
         return _probability_loss(log_p, batch_shape, q, weight, reduction, label_smoothing)

@@ -202,9 +202,9 @@ def recalibrate(model: Module, batches: Iterable[Any]) -> None:
     >>> net[0].running_mean, net[0].running_var
     (tensor([3.]), tensor([4.6666665]))
     """
-    waiting = []
+    waiting: list[_BatchNorm] = []
     for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, (BatchNorm1d, BatchNorm2d)):
             if module.running_mean is None:
                 raise ValueError(
                     f"recalibrate: {name or 'the model'} has no running statistics "

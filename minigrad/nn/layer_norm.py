@@ -1,0 +1,224 @@
+"""LayerNorm, GroupNorm, InstanceNorm1d, InstanceNorm2d, RMSNorm: normalisation within each sample.
+
+They differ only in the axes that the statistics are taken over; the formulas stand in `functional`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from .._core.ops import reshape
+from .._core.tensor import Tensor, to_tensor
+from ..creation import ones, zeros
+from . import functional, init
+from .module import Module, Parameter, positive
+from .norm import _BatchNorm
+
+
+class _TrailingNorm(Module):
+    """What LayerNorm and RMSNorm share: weight (and bias) of the shape of the last axes."""
+
+    weight: Any  # a Parameter, or None with elementwise_affine=False
+    bias: Any
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float | None,
+        elementwise_affine: bool,
+        members: tuple[str, ...],
+        dtype: Any,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        given = normalized_shape if isinstance(normalized_shape, Sequence) else [normalized_shape]
+        sizes = tuple(positive(size, f"{name}: normalized_shape") for size in given)
+        if not sizes:
+            raise ValueError(f"{name}: normalized_shape must name at least one size, got ()")
+        self.normalized_shape, self.elementwise_affine = sizes, elementwise_affine
+        if eps is not None:
+            functional.check_sign(eps, f"{name}: eps")
+        self.eps = eps
+        start = {"weight": ones, "bias": zeros}
+        for member in ("weight", "bias"):
+            used = elementwise_affine and member in members
+            values = Parameter(start[member](sizes, dtype=dtype)) if used else None
+            self.register_parameter(member, values)
+
+    def reset_parameters(self) -> None:
+        """Start again with weight 1 and bias 0."""
+        if self.weight is not None:
+            init.ones_(self.weight)
+        if self.bias is not None:
+            init.zeros_(self.bias)
+
+    def extra_repr(self) -> str:
+        """The sizes and the options."""
+        return (
+            f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+        )
+
+
+class LayerNorm(_TrailingNorm):
+    """Layer normalisation over the last axes, of sizes normalized_shape (Ba et al. 2016); see
+    `functional.layer_norm`. The same in training and evaluation.
+
+    weight and bias have the shape normalized_shape and start at 1 and 0; elementwise_affine=False
+    is without both, bias=False without the bias. Raises ValueError for an input of other sizes.
+
+    >>> y = mg.nn.LayerNorm(3)(mg.tensor([[1.0, 2.0, 6.0]]))
+    >>> y.detach().numpy().round(2)
+    array([[-0.93, -0.46,  1.39]], dtype=float32)
+    """
+
+    eps: float
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        dtype: Any = None,
+    ) -> None:
+        functional.check_sign(eps, "LayerNorm: eps")
+        members = ("weight", "bias") if bias else ("weight",)
+        super().__init__(normalized_shape, eps, elementwise_affine, members, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised tensor, of the shape of x."""
+        return functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class RMSNorm(_TrailingNorm):
+    """Division by the root of the mean square over the last axes, of sizes normalized_shape
+    (Zhang & Sennrich 2019); see `functional.rms_norm`. eps=None is the machine epsilon of the
+    input's dtype.
+
+    >>> mg.nn.RMSNorm(4, eps=0.0)(mg.tensor([3.0, 4.0, 0.0, 0.0])).tolist()[2:]
+    [0.0, 0.0]
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        eps: float | None = None,
+        elementwise_affine: bool = True,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(normalized_shape, eps, elementwise_affine, ("weight",), dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The scaled tensor, of the shape of x."""
+        return functional.rms_norm(x, self.normalized_shape, self.weight, self.eps)
+
+
+class GroupNorm(Module):
+    """Group normalisation of (N, C, ...) over groups of successive channels (Wu & He 2018); see
+    `functional.group_norm`. The same in training and evaluation.
+
+    weight and bias have the shape (num_channels,) and start at 1 and 0. num_groups=1 takes all
+    channels together, num_groups=num_channels each for itself.
+
+    >>> mg.nn.GroupNorm(3, 6)(mg.randn(2, 6, 4, 4)).shape
+    (2, 6, 4, 4)
+    """
+
+    weight: Any  # a Parameter, or None with affine=False
+    bias: Any
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        eps: float = 1e-5,
+        affine: bool = True,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.num_groups = positive(num_groups, "GroupNorm: num_groups")
+        self.num_channels = positive(num_channels, "GroupNorm: num_channels")
+        if num_channels % num_groups:
+            raise ValueError(
+                f"GroupNorm: num_channels {num_channels} cannot be split into {num_groups} groups"
+            )
+        functional.check_sign(eps, "GroupNorm: eps")
+        self.eps, self.affine = eps, affine
+        channels = self.num_channels
+        weight = Parameter(ones(channels, dtype=dtype)) if affine else None
+        self.register_parameter("weight", weight)
+        self.register_parameter("bias", Parameter(zeros(channels, dtype=dtype)) if affine else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised tensor, of the shape of x."""
+        x = to_tensor(x, "GroupNorm")
+        if x.ndim < 2 or x.shape[1] != self.num_channels:
+            raise ValueError(
+                f"GroupNorm: expected an input of shape (N, {self.num_channels}, ...), "
+                f"got {x.shape}"
+            )
+        return functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        """The sizes and the options."""
+        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+
+
+class _InstanceNorm(_BatchNorm):
+    """What InstanceNorm1d and InstanceNorm2d share. Its members are those of BatchNorm."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = False,
+        track_running_stats: bool = False,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised tensor, of the shape of x; in training the running statistics move."""
+        x = to_tensor(x, type(self).__name__)
+        single = x.ndim == min(self._layouts) - 1  # a sample without a batch
+        batch = self._checked(reshape(x, (1, *x.shape)) if single else x)
+        mine = self.training or self.running_mean is None
+        y = functional.instance_norm(
+            batch,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            mine,
+            self.momentum or 0.0,
+            self.eps,
+        )
+        return reshape(y, x.shape) if single else y
+
+
+class InstanceNorm1d(_InstanceNorm):
+    """Instance normalisation of (N, C, L) or (C, L): each channel of each sample by its own mean
+    and biased variance (Ulyanov et al. 2016); see `functional.instance_norm`.
+
+    By default without weight and bias (affine) and without running statistics. With
+    track_running_stats=True evaluation uses these; momentum is the weight of a new batch, None
+    means 0, as in PyTorch. Raises ValueError for another rank, number of channels, or one element
+    per channel.
+
+    >>> mg.nn.InstanceNorm1d(1, eps=0.0)(mg.tensor([[[1.0, 3.0]], [[5.0, 9.0]]])).tolist()
+    [[[-1.0, 1.0]], [[-1.0, 1.0]]]
+    """
+
+    _layouts: ClassVar[dict[int, str]] = {3: "(N, C, L)"}
+
+
+class InstanceNorm2d(_InstanceNorm):
+    """Instance normalisation of (N, C, H, W) or (C, H, W); see InstanceNorm1d.
+
+    >>> mg.nn.InstanceNorm2d(3)(mg.randn(2, 3, 4, 4)).shape
+    (2, 3, 4, 4)
+    """
+
+    _layouts: ClassVar[dict[int, str]] = {4: "(N, C, H, W)"}
