@@ -6,6 +6,7 @@
 """
 
 from . import functional, init, utils
+from .accumulation import accumulate
 from .activation import (
     CELU,
     ELU,
@@ -106,6 +107,7 @@ __all__ = [
     "Tanhshrink",
     "Threshold",
     "TripletMarginLoss",
+    "accumulate",
     "functional",
     "init",
     "recalibrate",

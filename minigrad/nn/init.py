@@ -8,17 +8,18 @@ al. 2015.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from .. import creation
 from .._core.tensor import Tensor
 from ..autograd import no_grad
+from .module import positive
 
 _GAINS = {
     "linear": 1.0,
-    "conv1d": 1.0,
-    "conv2d": 1.0,
+    **{f"conv{kind}{d}d": 1.0 for kind in ("", "_transpose") for d in (1, 2, 3)},
     "sigmoid": 1.0,
     "tanh": 5 / 3,
     "relu": math.sqrt(2),
@@ -112,6 +113,108 @@ def ones_(tensor: Tensor) -> Tensor:
     tensor([1., 1.])
     """
     return constant_(tensor, 1.0)
+
+
+def trunc_normal_(
+    tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0
+) -> Tensor:
+    """Normal with the given mean and standard deviation (before truncation), within [a, b].
+
+    Exact, by rejection (Robert 1995), for bounds far out in a tail too. Raises ValueError unless
+    std > 0 and a < b.
+
+    >>> w = mg.nn.init.trunc_normal_(mg.empty(100), std=0.02, a=-0.04, b=0.04)
+    >>> bool((w.abs() <= 0.04).all())
+    True
+    """
+    if not std > 0:
+        raise ValueError(f"trunc_normal_: std must be positive, got {std}")
+    if not a < b:
+        raise ValueError(f"trunc_normal_: the bounds must be in order, got a={a} and b={b}")
+    low, high = (a - mean) / std, (b - mean) / std
+    flipped = low + high < 0  # then the other tail is the nearer one
+    values = _truncated(*((-high, -low) if flipped else (low, high)), tensor.size)
+    values = mean + std * (-values if flipped else values)
+    return _write(tensor, np.clip(values, a, b).reshape(tensor.shape))  # clip what rounding moved
+
+
+def _truncated(low: float, high: float, size: int) -> np.ndarray:
+    """`size` standard normal numbers within [low, high], where low + high >= 0.
+
+    If a fourth of all normal numbers lie there, they are drawn until enough do. If not, the
+    proposals have the density rate e**(-rate x) with rate = low in the tail, or are uniform
+    (rate 0) in a narrow interval around 0; accepted with e**(-(x - rate)² / 2)."""
+    random = creation.generator()
+    often = math.erf(high / math.sqrt(2)) - math.erf(low / math.sqrt(2)) > 0.5
+    rate, width = max(low, 0.0), high - low
+    found = np.empty(0)
+    while found.size < size:
+        count = 2 * (size - found.size) + 16
+        if often:
+            x = random.standard_normal(count)
+            kept = (x >= low) & (x <= high)
+        else:
+            u = random.random(count)
+            x = low + (-np.log1p(u * np.expm1(-rate * width)) / rate if rate else u * width)
+            kept = random.random(count) < np.exp(-0.5 * np.square(x - rate))
+        found = np.append(found, x[kept])
+    return found[:size]
+
+
+def eye_(tensor: Tensor) -> Tensor:
+    """Ones on the diagonal of a matrix, zeros elsewhere. Raises ValueError for another rank.
+
+    >>> mg.nn.init.eye_(mg.empty(2, 3))
+    tensor([[1., 0., 0.],
+            [0., 1., 0.]])
+    """
+    if tensor.ndim != 2:
+        raise ValueError(f"eye_: expected a matrix, got shape {tensor.shape}")
+    return _write(tensor, np.eye(tensor.shape[0], tensor.shape[1]))
+
+
+def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
+    """A convolution weight (out, in / groups, *kernel) that hands on as many channels of each group
+    as it can: 1 in the centre of the kernel, 0 elsewhere. Raises ValueError for another rank than 3
+    to 5, or groups that do not divide the outputs.
+
+    >>> mg.nn.init.dirac_(mg.empty(2, 2, 3)).tolist()
+    [[[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]
+    """
+    shape = tensor.shape
+    if not 3 <= len(shape) <= 5:
+        raise ValueError(f"dirac_: expected a weight (out, in, *kernel), got shape {shape}")
+    if positive(groups, "dirac_: groups") > 1 and shape[0] % groups:
+        raise ValueError(f"dirac_: {shape[0]} outputs cannot be split into {groups} groups")
+    values = np.zeros(shape)
+    channels = np.arange(min(shape[0] // groups, shape[1]))
+    centre: tuple[Any, ...] = (..., *(size // 2 for size in shape[2:]))
+    middle = values[centre]  # a view (out, in / groups)
+    for group in range(groups):
+        middle[group * (shape[0] // groups) + channels, channels] = 1
+    return _write(tensor, values)
+
+
+def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+    """gain times a random matrix with orthonormal rows or columns, whichever are fewer (Saxe et al.
+    2014); of a tensor (rows, ...) the axes after the first are taken as one.
+
+    By the QR decomposition of a normal matrix. The signs of R's diagonal are moved to Q, so that
+    all orthogonal matrices are equally likely (Mezzadri 2007, section 5).
+
+    >>> w = mg.nn.init.orthogonal_(mg.empty(2, 3)).numpy()
+    >>> np.allclose(w @ w.T, np.eye(2), atol=1e-6)
+    True
+    """
+    if tensor.ndim < 2:
+        raise ValueError(f"orthogonal_: expected two or more dimensions, got shape {tensor.shape}")
+    if tensor.size == 0:
+        return tensor
+    normal = creation.generator().standard_normal((tensor.shape[0], tensor.size // tensor.shape[0]))
+    wide = normal.shape[0] < normal.shape[1]
+    q, r = np.linalg.qr(normal.T if wide else normal)
+    q *= np.where(np.diag(r) < 0, -1.0, 1.0)
+    return _write(tensor, (gain * (q.T if wide else q)).reshape(tensor.shape))
 
 
 def kaiming_uniform_(

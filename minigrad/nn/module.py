@@ -78,6 +78,8 @@ class Module:
     _forward_pre_hooks: tuple[Hook, ...] | list[Hook] = ()
     # buffers that a checkpoint may lack, because they came later than the checkpoint format
     _may_be_missing: tuple[str, ...] = ()
+    # while frozen: the names of the own parameters that required grad before
+    _frozen: tuple[str, ...] | None = None
 
     def __init__(self) -> None:
         object.__setattr__(self, "_members", {})
@@ -318,7 +320,8 @@ class Module:
 
     # -------------------------------------------------------------------------------- modes
     def train(self: Self, mode: bool = True) -> Self:
-        """Set training mode here and in all submodules: batch statistics, dropout. Returns self.
+        """Set training mode here and in all submodules that are not frozen: batch statistics,
+        dropout. Returns self.
 
         >>> mg.nn.Dropout().train(False).training
         False
@@ -326,7 +329,7 @@ class Module:
         if not isinstance(mode, bool):
             raise TypeError(f"train: mode must be True or False, got {mode!r}")
         for module in self.modules():
-            module.training = mode
+            module.training = mode and module._frozen is None
         return self
 
     def eval(self: Self) -> Self:
@@ -347,6 +350,51 @@ class Module:
         for parameter in self.parameters():
             parameter.requires_grad = requires_grad
         return self
+
+    def freeze(self: Self, *kinds: type[Module]) -> Self:
+        """Keep this module and all below it, or those of the given classes, in evaluation mode,
+        also after `train()`, and their parameters without gradients. Returns self.
+
+        A frozen BatchNorm normalises by its running statistics, which stay as they are; like
+        `trainable = False` in Keras, and torchvision's FrozenBatchNorm2d. Gradients that the
+        parameters have are forgotten, since an optimiser would still apply them.
+
+        >>> net = mg.nn.Sequential(mg.nn.Linear(2, 3), mg.nn.BatchNorm1d(3))
+        >>> net = net.freeze(mg.nn.BatchNorm1d).train()
+        >>> [module.training for module in net], net[1].weight.requires_grad
+        ([True, False], False)
+        """
+        for module in self._of(kinds, "freeze"):
+            if module._frozen is None:
+                own = module._own(PARAMETER)
+                module._frozen = tuple(name for name, p in own if p.requires_grad)
+            module.training = False
+            for _, parameter in module._own(PARAMETER):
+                parameter.requires_grad = False
+                parameter.grad = None
+        return self
+
+    def unfreeze(self: Self, *kinds: type[Module]) -> Self:
+        """Undo `freeze` here and below, or for the given classes: training mode, and gradients for
+        the parameters that had them before. What is not frozen stays as it is. Returns self.
+
+        >>> layer = mg.nn.BatchNorm1d(3).freeze().unfreeze()
+        >>> layer.training, layer.weight.requires_grad
+        (True, True)
+        """
+        for module in self._of(kinds, "unfreeze"):
+            if module._frozen is not None:
+                module.training = True
+                for name in module._frozen:
+                    module.__dict__[name].requires_grad = True
+                module._frozen = None
+        return self
+
+    def _of(self, kinds: tuple[Any, ...], caller: str) -> list[Module]:
+        for kind in kinds:
+            if not (isinstance(kind, type) and issubclass(kind, Module)):
+                raise TypeError(f"{caller}: expected classes of Modules, got {kind!r:.60}")
+        return [module for module in self.modules() if not kinds or isinstance(module, kinds)]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of all parameters, or with set_to_none=False fill them with zeros.

@@ -1,19 +1,25 @@
-"""Gradient clipping, between backward and the optimiser's step."""
+"""Gradient clipping, parameters as one vector, weight normalisation, folding of BatchNorm."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from typing import Any
 
-from .._core.ops import clip
+import numpy as np
+
+from .._core.ops import clip, concat, reshape
 from .._core.tensor import Tensor
 from ..autograd import no_grad
 from ..creation import tensor
 from ..functions import norm, stack
-from .module import number
+from .linear import Identity
+from .module import Module, Parameter, Sequential, number
+from .norm import BatchNorm1d, BatchNorm2d
 
 
-def _gradients(parameters: Tensor | Iterable[Tensor], name: str) -> list[Tensor]:
+# --------------------------------------------------------------------------------------- clipping
+def _listed(parameters: Tensor | Iterable[Tensor], name: str) -> list[Tensor]:
     given: Any = [parameters] if isinstance(parameters, Tensor) else parameters
     listed = list(given) if isinstance(given, Iterable) else [given]
     for parameter in listed:
@@ -21,7 +27,11 @@ def _gradients(parameters: Tensor | Iterable[Tensor], name: str) -> list[Tensor]
             raise TypeError(
                 f"{name}: expected Tensors, got {type(parameter).__name__}; pass model.parameters()"
             )
-    return [parameter.grad for parameter in listed if parameter.grad is not None]
+    return listed
+
+
+def _gradients(parameters: Tensor | Iterable[Tensor], name: str) -> list[Tensor]:
+    return [p.grad for p in _listed(parameters, name) if p.grad is not None]
 
 
 def clip_grad_norm_(
@@ -77,3 +87,195 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
     with no_grad():
         for gradient in _gradients(parameters, "clip_grad_value_"):
             gradient.copy_(clip(gradient, -clip_value, clip_value))
+
+
+# ----------------------------------------------------------------------- parameters as one vector
+def parameters_to_vector(parameters: Tensor | Iterable[Tensor]) -> Tensor:
+    """All parameters, one after the other, as one vector, through which gradients flow.
+
+    >>> mg.nn.utils.parameters_to_vector(mg.nn.Linear(2, 3).parameters()).shape
+    (9,)
+    """
+    listed = _listed(parameters, "parameters_to_vector")
+    if not listed:
+        raise ValueError("parameters_to_vector: there are no parameters")
+    return concat([reshape(parameter, (-1,)) for parameter in listed])
+
+
+def vector_to_parameters(vec: Tensor, parameters: Tensor | Iterable[Tensor]) -> None:
+    """Copy the pieces of a vector into the parameters, the inverse of `parameters_to_vector`.
+
+    Raises ValueError if the vector has another size than all parameters together, and then writes
+    nothing.
+
+    >>> layer = mg.nn.Linear(1, 2)
+    >>> mg.nn.utils.vector_to_parameters(mg.arange(4.0), layer.parameters())
+    >>> layer.bias.tolist()
+    [2.0, 3.0]
+    """
+    listed = _listed(parameters, "vector_to_parameters")
+    if not isinstance(vec, Tensor):
+        raise TypeError(f"vector_to_parameters: expected a Tensor, got {type(vec).__name__}")
+    total = sum(parameter.size for parameter in listed)
+    if vec.shape != (total,):
+        raise ValueError(
+            f"vector_to_parameters: expected a vector of {total} elements, got shape {vec.shape}"
+        )
+    start = 0
+    with no_grad():
+        for parameter in listed:
+            piece = vec.detach()[start : start + parameter.size]
+            parameter.copy_(reshape(piece, parameter.shape))
+            start += parameter.size
+
+
+# --------------------------------------------------------------------------- weight normalisation
+class _WeightNorm:
+    """The hooks that make the weight before each forward, and free its graph after it. Objects
+    rather than functions, so that the module can be copied and pickled."""
+
+    def __init__(self, name: str, dim: int | None, before: bool) -> None:
+        self.name, self.dim, self.before = name, dim, before
+
+    def __call__(self, module: Module, *_: Any) -> None:
+        weight = self.weight(module) if self.before else getattr(module, self.name).detach()
+        setattr(module, self.name, weight)
+
+    def weight(self, module: Module) -> Tensor:
+        g: Tensor = getattr(module, f"{self.name}_g")
+        v: Tensor = getattr(module, f"{self.name}_v")
+        return v * (g / self.norm(v))
+
+    def norm(self, v: Tensor) -> Tensor:
+        if self.dim is None:
+            return norm(v)
+        return norm(v, axis=tuple(d for d in range(v.ndim) if d != self.dim), keepdims=True)
+
+
+def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Module:
+    """Replace the parameter `name` by its length g and its direction v: weight = g v / |v|
+    (Salimans & Kingma 2016, equation 2). Changes the module and returns it.
+
+    g, the parameter `name`_g, has one length for each index of the axis `dim` (for each output by
+    default), or with dim=None one for the whole; v is `name`_v. Outside of forward `module.name` is
+    the weight of the last forward, detached. Raises ValueError for a module without that parameter,
+    or for a dim that it does not have.
+
+    >>> layer = mg.nn.utils.weight_norm(mg.nn.Linear(3, 2))
+    >>> {key: value.shape for key, value in layer.state_dict().items()}
+    {'bias': (2,), 'weight_g': (2, 1), 'weight_v': (2, 3)}
+    """
+    weight = getattr(module, name, None)
+    if not isinstance(weight, Parameter):
+        raise ValueError(f"weight_norm: {type(module).__name__} has no parameter {name!r}")
+    if dim is not None and not (type(dim) is int and 0 <= dim < weight.ndim):
+        raise ValueError(
+            f"weight_norm: dim must be None or an axis of {name!r} of shape {weight.shape}, "
+            f"got {dim!r}"
+        )
+    before, after = _WeightNorm(name, dim, True), _WeightNorm(name, dim, False)
+    g = before.norm(weight.detach())
+    delattr(module, name)
+    setattr(module, f"{name}_g", Parameter(g))
+    setattr(module, f"{name}_v", Parameter(weight.detach()))
+    setattr(module, name, before.weight(module).detach())
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after)
+    return module
+
+
+def remove_weight_norm(module: Module, name: str = "weight") -> Module:
+    """Undo `weight_norm`: the parameter `name` again, of the same value. Changes the module and
+    returns it. Raises ValueError if there is no weight norm on it.
+
+    >>> layer = mg.nn.utils.remove_weight_norm(mg.nn.utils.weight_norm(mg.nn.Linear(3, 2)))
+    >>> sorted(layer.state_dict())
+    ['bias', 'weight']
+    """
+    lists = [module.__dict__.get(f"_forward{kind}_hooks", []) for kind in ("_pre", "")]
+    ours = [h for hooks in lists for h in hooks if isinstance(h, _WeightNorm) and h.name == name]
+    if not ours:
+        raise ValueError(f"remove_weight_norm: no weight norm on {name!r} of {module!r}")
+    weight = ours[0].weight(module).detach()
+    for hooks in lists:
+        hooks[:] = [hook for hook in hooks if hook not in ours]
+    for member in (name, f"{name}_g", f"{name}_v"):
+        delattr(module, member)
+    setattr(module, name, Parameter(weight))
+    return module
+
+
+# --------------------------------------------------------------------------- folding of BatchNorm
+def fuse_batchnorm(module: Module, norm: Module | None = None) -> Module:
+    """Fold BatchNorms into the Linear or convolution before them, for faster evaluation.
+
+    With one argument: a copy of a model in which, in every Sequential, also nested, a BatchNorm
+    that follows a Linear, Conv1d or Conv2d is replaced by an Identity, so that all other names
+    stay. With two: one layer that computes norm(module(x)), for models with a forward of their own.
+    In evaluation mode the outputs are equal to rounding: γ (w x + b - μ) / sqrt(σ² + eps) + β is
+    linear in x (Jacob et al. 2018, section 3.2). Transposed convolutions, whose weight has its
+    outputs on another axis, are left as they are.
+
+    Raises ValueError for a BatchNorm in training mode or without running statistics, a pair that
+    cannot be folded, or a model with nothing to fold.
+
+    >>> net = mg.nn.Sequential(mg.nn.Linear(2, 3), mg.nn.BatchNorm1d(3), mg.nn.ReLU()).eval()
+    >>> mg.nn.utils.fuse_batchnorm(net)
+    Sequential(
+      (0): Linear(in_features=2, out_features=3, bias=True)  9
+      (1): Identity()
+      (2): ReLU()
+    )                                                        9 parameters
+    """
+    if norm is not None:
+        return _fused(module, norm)
+    model = copy.deepcopy(module)
+    count = 0
+    for parent in list(model.modules()):
+        if not isinstance(parent, Sequential):
+            continue
+        for i in range(len(parent) - 1):
+            if _can_fuse(parent[i]) and isinstance(parent[i + 1], (BatchNorm1d, BatchNorm2d)):
+                parent[i], parent[i + 1] = _fused(parent[i], parent[i + 1]), Identity()
+                count += 1
+    if count == 0:
+        raise ValueError(
+            "fuse_batchnorm: no Sequential in the model has a BatchNorm after a Linear or "
+            "convolution; give such a pair: fuse_batchnorm(layer, norm)"
+        )
+    return model
+
+
+def _can_fuse(layer: Module) -> bool:
+    """Whether the output is linear in the weight, whose axis 0 are the outputs."""
+    return type(layer).__name__ in ("Linear", "Conv1d", "Conv2d")
+
+
+def _fused(layer: Any, norm: Any) -> Module:
+    if not (_can_fuse(layer) and isinstance(norm, (BatchNorm1d, BatchNorm2d))):
+        raise ValueError(
+            "fuse_batchnorm: expected a Linear, Conv1d or Conv2d and a BatchNorm, got "
+            f"{type(layer).__name__} and {type(norm).__name__}"
+        )
+    if not isinstance(layer.weight, Parameter):
+        raise ValueError("fuse_batchnorm: the weight is normalised; use remove_weight_norm first")
+    if norm.training or norm.running_mean is None:
+        raise ValueError(
+            f"fuse_batchnorm: {norm!r} normalises by the statistics of the batch; it needs running "
+            "statistics and evaluation mode: model.eval()"
+        )
+    weight, dtype = layer.weight.numpy(), layer.weight.dtype
+    if norm.num_features != len(weight):
+        raise ValueError(
+            f"fuse_batchnorm: {type(layer).__name__} has {len(weight)} outputs, the BatchNorm "
+            f"{norm.num_features} channels"
+        )
+    mean, var = (s.numpy().astype(np.float64) for s in (norm.running_mean, norm.running_var))
+    scale = (1.0 if norm.weight is None else norm.weight.numpy()) / np.sqrt(var + norm.eps)
+    bias = (0.0 if layer.bias is None else layer.bias.numpy()) - mean
+    bias = bias * scale + (0.0 if norm.bias is None else norm.bias.numpy())
+    fused: Module = copy.deepcopy(layer)
+    columns = scale.reshape(-1, *(1,) * (weight.ndim - 1))
+    fused.weight = Parameter((weight * columns).astype(dtype), layer.weight.requires_grad)
+    fused.bias = Parameter(bias.astype(dtype), layer.weight.requires_grad)
+    return fused

@@ -1,0 +1,303 @@
+"""Gradient accumulation that equals the full batch, for nets with BatchNorm.
+
+BatchNorm couples the samples of a batch, so gradients that are added up over micro-batches, each
+normalised by itself, are those of another function. Here every micro-batch is normalised by the
+statistics of all of them, and the gradient flows through these statistics to all samples, in the
+memory of one micro-batch's graph. Write s_k for the mean and variance of the k-th call of a
+BatchNorm, a_km for its input from micro-batch m and o_m for the output of the model. The full batch
+computes loss(o_1, ..., o_M), where o_m and a_km are functions of s_1, s_2, ... (a_km of s_1 to
+s_(k-1)) and s_k is one of a_k1, ..., a_kM. So
+
+- forward, k = 1, 2, ...: run all micro-batches as far as call k and pool their a_km into s_k;
+- the loss, once, of all outputs joined, gives the cotangents of o_m, whatever its reduction;
+- backward, k = ..., 2, 1: run all micro-batches with the s_k as leaves. Once those of later calls
+  are known, the cotangent of s_k is the sum over m of what reaches it from o_m and from the later
+  s_j through a_jm, by dL/da_jm = (dL/dmean_j + 2 (a_jm - mean_j) dL/dvar_j) / n_j;
+- the parameters, in one more run, from o_m and all a_jm in the same way.
+
+For K calls of BatchNorm in training these are K + 1 forward passes, of which K stop at their call,
+and K + 1 passes forward and backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from .. import creation
+from .._core.ops import concat, reshape
+from .._core.tensor import Tensor, move_average, to_tensor
+from ..autograd import enable_grad, grad, no_grad
+from . import functional
+from .module import Module
+from .norm import BatchNorm1d, BatchNorm2d, _BatchNorm, _Pool
+
+
+class _Reached(Exception):  # noqa: N818 (no error)
+    """The call whose statistics are being pooled is reached: leaves the model's forward."""
+
+
+class _Call:
+    """One call of a BatchNorm within the forward pass: its statistics and their cotangents."""
+
+    def __init__(self, layer: _BatchNorm) -> None:
+        self.layer, self.pool = layer, _Pool()
+        self.statistics: tuple[Tensor, ...] = ()  # mean and variance, once they are known
+        self.cotangents = np.zeros((2, layer.num_features))
+
+    def add(self, x: Tensor) -> None:
+        self.pool.add(x)
+        self.dtype, self.column = x.dtype, (1, -1, *(1,) * (x.ndim - 2))
+
+    def fix(self) -> None:
+        count = self.pool.count
+        if count < 2:
+            raise ValueError(
+                f"accumulate: {self.layer!r} needs more than one value per channel in all "
+                f"micro-batches together, got {count}; use a larger batch, or eval()"
+            )
+        values = (self.pool.mean, self.pool.squares / count)
+        self.statistics = tuple(Tensor(self._row(v), requires_grad=True) for v in values)
+
+    def _row(self, per_channel: Any) -> np.ndarray:
+        return np.reshape(per_channel, self.column).astype(self.dtype)
+
+    def normalise(self, x: Tensor) -> Tensor:
+        mean, var = self.statistics
+        weight, bias = (
+            None if parameter is None else reshape(parameter, self.column)
+            for parameter in (self.layer.weight, self.layer.bias)
+        )
+        return functional.standardise(x, mean, var, self.layer.eps, weight, bias)
+
+    def cotangent(self, x: Tensor) -> Tensor:
+        """That of an input x of the call, through the statistics."""
+        mean, var = (Tensor(self._row(c / self.pool.count)) for c in self.cotangents)
+        with no_grad():
+            return mean + 2.0 * var * (x - self.statistics[0])
+
+    def move_running_statistics(self) -> None:
+        """As one forward of the full batch does."""
+        layer, count = self.layer, self.pool.count
+        if not layer.training or layer.running_mean is None:
+            return
+        layer.num_batches_tracked.fill_(layer.num_batches_tracked.item() + 1)
+        momentum = layer.momentum
+        if momentum is None:
+            momentum = 1 / layer.num_batches_tracked.item()
+        mean, var = (reshape(s.detach(), (-1,)) for s in self.statistics)
+        move_average(layer.running_mean, mean, 1.0 - momentum, momentum)
+        move_average(layer.running_var, var, 1.0 - momentum, momentum * count / (count - 1))
+
+
+class _Runner:
+    """Runs the model on one micro-batch after the other, with the statistics known so far."""
+
+    def __init__(self, model: Module, inputs: list[Any]) -> None:
+        self.model, self.inputs = model, inputs
+        self.layers = [
+            module
+            for module in model.modules()
+            if isinstance(module, (BatchNorm1d, BatchNorm2d))
+            and (module.training or module.running_mean is None)
+        ]
+        self.calls: list[_Call] = []
+        self.reached: list[Tensor] = []  # the inputs of the calls so far in this run
+        # Each micro-batch draws dropout masks from a stream of its own, so that all its runs draw
+        # the same; where nothing is drawn the generator stays as it was.
+        generator = creation.generator()
+        self.generator: Any = generator.bit_generator
+        self.start = self.generator.state
+        seed = int(generator.integers(2**63))
+        self.after = self.generator.state
+        kind = type(self.generator)
+        self.streams = [kind([seed, m]).state for m in range(len(inputs))]
+        self.drew = False
+        self.buffers = [(b, b.clone(), b._version) for b in model.buffers()]
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """While the BatchNorms share their statistics. After an error buffers and generator are as
+        they were."""
+        for layer in self.layers:
+            layer.forward = partial(self._forward, layer)  # type: ignore[method-assign]
+        try:
+            yield
+        except BaseException:
+            self.drew = False
+            for buffer, before, version in self.buffers:
+                if buffer._version != version:
+                    buffer.copy_(before)
+            raise
+        finally:
+            self.generator.state = self.after if self.drew else self.start
+            for layer in self.layers:
+                del layer.__dict__["forward"]
+
+    def _forward(self, layer: _BatchNorm, x: Tensor) -> Tensor:
+        x = layer._checked(x)
+        position = len(self.reached)
+        if position == len(self.calls):
+            self.calls.append(_Call(layer))
+        call = self.calls[position]
+        if call.layer is not layer:
+            raise RuntimeError(
+                "accumulate: every micro-batch must go through the BatchNorms in the same order, "
+                f"but number {position + 1} is {call.layer!r} for one and {layer!r} for another"
+            )
+        if not call.statistics:
+            call.add(x)
+            raise _Reached
+        self.reached.append(x)
+        return call.normalise(x)
+
+    def run(self, m: int) -> Tensor:
+        """The output for micro-batch m."""
+        self.generator.state = self.streams[m]
+        self.reached = []
+        try:
+            output = self.model(self.inputs[m])
+        finally:
+            self.drew = self.drew or self.generator.state != self.streams[m]
+        if len(self.reached) < len(self.calls):
+            raise RuntimeError(
+                "accumulate: every micro-batch must go through the same BatchNorms, but number "
+                f"{m + 1} never reaches {self.calls[-1].layer!r}"
+            )
+        return to_tensor(output, "accumulate: the output of the model")
+
+    @no_grad()
+    def pool(self) -> list[Tensor]:
+        """Find the statistics, call by call; then the outputs."""
+        while True:
+            outputs = []
+            for m in range(len(self.inputs)):
+                with suppress(_Reached):
+                    outputs.append(self.run(m))
+            if not self.calls or self.calls[-1].statistics:
+                break
+            if outputs:
+                raise RuntimeError(
+                    "accumulate: every micro-batch must go through the same BatchNorms, but only "
+                    f"some reach {self.calls[-1].layer!r}"
+                )
+            self.calls[-1].fix()
+        if any(buffer._version != version for buffer, _, version in self.buffers):
+            raise RuntimeError(
+                "accumulate: the model's forward writes to a buffer that is not a BatchNorm's, and "
+                "would do so in each of its runs; call eval() on the module that owns it"
+            )
+        return outputs
+
+    @enable_grad()
+    def potential(self, m: int, cotangent: Tensor, after: int) -> Tensor | None:
+        """A scalar with the gradient that the loss has through the output of micro-batch m and
+        through its part in the statistics of the calls from number `after` on."""
+        output = self.run(m)
+        pairs = [(output, cotangent)]
+        pairs += [
+            (x, call.cotangent(x))
+            for x, call in zip(self.reached[after:], self.calls[after:], strict=True)
+            if x.requires_grad
+        ]
+        self.reached = []  # the graph alone holds what it needs
+        terms = [(x * c).sum() for x, c in pairs if x.requires_grad]
+        return sum(terms[1:], terms[0]) if terms else None
+
+    def pull_back(self, cotangents: list[Tensor]) -> None:
+        """Accumulate the gradients of all leaves from the cotangents of the outputs."""
+        for k in reversed(range(len(self.calls))):
+            call = self.calls[k]
+            for m, cotangent in enumerate(cotangents):
+                scalar = self.potential(m, cotangent, k + 1)
+                if scalar is not None:
+                    gradients = grad(scalar, call.statistics, allow_unused=True)
+                    for total, gradient in zip(call.cotangents, gradients, strict=True):
+                        if gradient is not None:
+                            total += gradient.numpy().reshape(-1)
+                scalar = None  # before the next graph grows
+        for m, cotangent in enumerate(cotangents):
+            scalar = self.potential(m, cotangent, 0)
+            if scalar is not None:
+                scalar.backward()
+            scalar = None
+
+
+def accumulate(model: Module, loss: Callable[..., Tensor], batches: Iterable[Any]) -> Tensor:
+    """Accumulate in `.grad` what `loss(model(x), target).backward()` would for the full batch, in
+    the memory of one micro-batch's graph; returns the loss, detached.
+
+    Equal to the full batch up to rounding, BatchNorms in training included: they normalise every
+    micro-batch by the statistics of all, the gradient flows through these, and running statistics
+    and `num_batches_tracked` move once. The loss is computed once, of all outputs, so its reduction
+    and weights need no correction. With K calls of BatchNorm in training this takes K + 1 forward
+    passes, of which K stop half-way, and K + 1 passes forward and backward (without any, two and
+    one); hooks run in each. Random masks are the same in each pass.
+
+    batches: the micro-batches, of any sizes: tuples or lists (input, target, ...), or inputs alone.
+        All are kept in memory. The samples are along the first axis of inputs, outputs, targets.
+    loss: called with the joined outputs and targets. A Module's parameters get their gradients too.
+
+    Raises TypeError or ValueError for micro-batches that are none or do not fit together, or one
+    value per channel in all; RuntimeError if they do not all go through the same BatchNorms, or
+    another buffer moves. After any error gradients and buffers are the old ones.
+
+    >>> net = mg.nn.Sequential(mg.nn.Linear(3, 4), mg.nn.BatchNorm1d(4), mg.nn.Linear(4, 1))
+    >>> x, y = mg.randn(8, 3), mg.randn(8, 1)
+    >>> mse = mg.nn.MSELoss()
+    >>> value = mg.nn.accumulate(net, mse, [(x[:6], y[:6]), (x[6:], y[6:])])
+    >>> small = net[0].weight.grad.numpy()
+    >>> net.zero_grad()
+    >>> mse(net(x), y).backward()
+    >>> np.allclose(small, net[0].weight.grad.numpy(), atol=1e-6)
+    True
+    """
+    if not isinstance(model, Module):
+        raise TypeError(f"accumulate: model must be a Module, got {type(model).__name__}")
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        raise TypeError(
+            "accumulate: batches must be a list of micro-batches or a DataLoader, got "
+            f"{type(batches).__name__}"
+        )
+    rows = [tuple(b) if isinstance(b, (tuple, list)) else (b,) for b in batches]
+    if not rows or {len(row) for row in rows} != {len(rows[0])} or not rows[0]:
+        raise ValueError(
+            "accumulate: expected micro-batches that all hold an input and as many targets, got "
+            f"{[len(row) for row in rows]} tensors in them"
+        )
+    inputs, *targets = (list(column) for column in zip(*rows, strict=True))
+    owners = [model, loss] if isinstance(loss, Module) else [model]
+    kept = {p: p.grad for owner in owners for p in owner.parameters()}
+    runner = _Runner(model, inputs)
+    try:
+        with runner.sharing():
+            for parameter in kept:
+                parameter.grad = None
+            outputs = runner.pool()
+            joined = concat(outputs).requires_grad_()
+            with enable_grad():
+                value = loss(joined, *[concat(parts) for parts in targets])
+            value.backward()
+            bounds = np.cumsum([0, *(len(output) for output in outputs)])
+            gradient = joined.grad
+            del outputs, joined
+            if gradient is not None:
+                runner.pull_back([gradient[a:b] for a, b in pairwise(bounds.tolist())])
+    except BaseException:
+        for parameter, before in kept.items():
+            parameter.grad = before
+        raise
+    for parameter, before in kept.items():
+        if before is not None:
+            if parameter.grad is not None:
+                with no_grad():
+                    before += parameter.grad
+            parameter.grad = before
+    for call in runner.calls:
+        call.move_running_statistics()
+    return value.detach()
