@@ -223,3 +223,149 @@ def test_weights_are_buffers():
     assert list(loss.state_dict()) == ["weight", "pos_weight"]
     assert loss.double().pos_weight.dtype == mg.float64
     assert list(nn.CrossEntropyLoss().state_dict()) == []
+
+
+# ------------------------------------------- SmoothL1, Huber, KLDiv, cosine, triplet, probabilities
+def smooth_l1(x, t, beta):
+    d = np.abs(x - t)
+    return np.where(d < beta, 0.5 * d**2 / beta, d - 0.5 * beta)
+
+
+X, T = RANDOM.normal(size=(2, 5, 3)) * 2
+P, Q = RANDOM.dirichlet(np.ones(3), (2, 5))
+LABELS = np.array([1, -1, -1, 1, -1])
+COSINE = (X * T).sum(1) / np.sqrt((X**2).sum(1) * (T**2).sum(1))
+
+
+def distance(a, b, p=2):
+    return (np.abs(a - b + 1e-6) ** p).sum(1) ** (1 / p)
+
+
+ELEMENTWISE = {
+    "SmoothL1": (lambda r: nn.SmoothL1Loss(r), (X, T), smooth_l1(X, T, 1.0)),
+    "SmoothL1 3": (lambda r: nn.SmoothL1Loss(r, beta=3.0), (X, T), smooth_l1(X, T, 3.0)),
+    "SmoothL1 0": (lambda r: nn.SmoothL1Loss(r, beta=0), (X, T), np.abs(X - T)),
+    "Huber": (lambda r: nn.HuberLoss(r), (X, T), smooth_l1(X, T, 1.0)),
+    "Huber 3": (lambda r: nn.HuberLoss(r, delta=3.0), (X, T), 3 * smooth_l1(X, T, 3.0)),
+    "KLDiv": (lambda r: nn.KLDivLoss(r), (np.log(P), Q), Q * np.log(Q / P)),
+    "KLDiv log": (
+        lambda r: nn.KLDivLoss(r, log_target=True),
+        (np.log(P), np.log(Q)),
+        Q * np.log(Q / P),
+    ),
+    "BCE": (lambda r: nn.BCELoss(reduction=r), (P, Q), -Q * np.log(P) - (1 - Q) * np.log(1 - P)),
+    "CosineEmbedding": (
+        lambda r: nn.CosineEmbeddingLoss(0.2, r),
+        (X, T, LABELS),
+        np.where(LABELS == 1, 1 - COSINE, np.maximum(COSINE - 0.2, 0)),
+    ),
+    "TripletMargin": (
+        lambda r: nn.TripletMarginLoss(reduction=r),
+        (X, T, P),
+        np.maximum(distance(X, T) - distance(X, P) + 1, 0),
+    ),
+    "TripletMargin swapped": (
+        lambda r: nn.TripletMarginLoss(2.0, p=3, swap=True, reduction=r),
+        (X, T, P),
+        np.maximum(distance(X, T, 3) - np.minimum(distance(X, P, 3), distance(T, P, 3)) + 2, 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_loss_values_and_derivatives(name, reduction):
+    build, arrays, expected = ELEMENTWISE[name]
+    loss = build(reduction)
+    expected = expected if reduction == "none" else getattr(np, reduction)(expected)
+    inputs = tuple(mg.tensor(a, requires_grad=a.dtype.kind == "f") for a in arrays)
+    np.testing.assert_allclose(loss(*inputs).numpy(), expected, rtol=1e-11, atol=1e-14)
+    moved = tuple(t for t in inputs if t.requires_grad)
+    rest = inputs[len(moved) :]
+    assert gradcheck(lambda *moved: loss(*moved, *rest), moved)
+    assert gradgradcheck(lambda *moved: loss(*moved, *rest), moved)
+    single = loss(*[t.detach().astype(mg.float32) if t.dtype.kind == "f" else t for t in inputs])
+    assert single.dtype == mg.float32
+
+
+def test_kl_divergence_of_a_batch_and_zero_probabilities():
+    q = mg.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]], requires_grad=True)
+    x = mg.tensor(np.log(np.full((2, 3), 1 / 3, "f")), requires_grad=True)
+    loss = nn.KLDivLoss("batchmean")(x, q)
+    np.testing.assert_allclose(loss.item(), (math.log(3 / 2) + math.log(3)) / 2, rtol=1e-6)
+    loss.backward()
+    assert np.isfinite(q.grad.numpy()).all()
+    np.testing.assert_allclose(x.grad.numpy(), -q.detach().numpy() / 2)
+    with pytest.raises(
+        ValueError, match="KLDivLoss: reduction must be 'none', 'batchmean', 'mean'"
+    ):
+        nn.KLDivLoss("average")
+    with pytest.raises(ValueError, match="MSELoss: reduction must be 'none', 'mean' or 'sum'"):
+        nn.MSELoss("batchmean")
+
+
+def test_binary_cross_entropy_is_finite_at_zero_and_one():
+    x = mg.tensor([0.0, 1.0, 0.0, 1.0], requires_grad=True)
+    loss = nn.BCELoss(reduction="none")(x, mg.tensor([0.0, 1.0, 1.0, 0.0]))
+    assert loss.tolist() == [0.0, 0.0, 100.0, 100.0]
+    loss.sum().backward()
+    assert x.grad.tolist() == [1.0, -1.0, 0.0, 0.0]
+    logits = mg.tensor(RANDOM.normal(size=(5, 3)))
+    np.testing.assert_allclose(
+        nn.BCELoss()(mg.sigmoid(logits), mg.tensor(P)).item(),
+        nn.BCEWithLogitsLoss()(logits, mg.tensor(P)).item(),
+        rtol=1e-12,
+    )
+
+
+def test_curvature_of_huber_where_prediction_and_target_agree():
+    x = mg.tensor([2.0], requires_grad=True)
+    (slope,) = mg.autograd.grad(nn.HuberLoss()(x, mg.tensor([2.0])), x, create_graph=True)
+    (curvature,) = mg.autograd.grad(slope, x)
+    assert slope.item() == 0.0 and curvature.item() == 1.0
+
+
+def test_distances_of_equal_and_zero_vectors_have_finite_gradients():
+    for function in (functional.cosine_similarity, functional.pairwise_distance):
+        a, b = mg.zeros(2, 3, requires_grad=True), mg.zeros(2, 3, requires_grad=True)
+        function(a, b).sum().backward()
+        assert np.isfinite(a.grad.numpy()).all()
+    x = mg.zeros(2, 3, requires_grad=True)
+    functional.normalize(x).sum().backward()
+    assert np.isfinite(x.grad.numpy()).all()
+    a = mg.tensor(X, requires_grad=True)
+    for function in (functional.cosine_similarity, functional.pairwise_distance):
+        assert gradcheck(function, (a, mg.tensor(T, requires_grad=True)))
+    assert gradcheck(functional.normalize, (a,))
+    norms = np.linalg.norm(functional.normalize(a).detach().numpy(), axis=1)
+    np.testing.assert_allclose(norms, 1, rtol=1e-12)
+    assert functional.pairwise_distance(a, a, keepdim=True).shape == (5, 1)
+
+
+def test_errors_of_the_new_losses():
+    x = mg.ones(4, 3)
+    with pytest.raises(
+        ValueError, match=r"between 0 and 1, got values from -0.5 to 1.0; use .*logits"
+    ):
+        nn.BCELoss()(mg.tensor([-0.5, 1.0]), mg.tensor([0.0, 1.0]))
+    with pytest.raises(ValueError, match=r"\(3,\), the input \(4, 3\); they must be equal"):
+        nn.BCELoss()(x, mg.ones(3))
+    for build in (
+        lambda: nn.SmoothL1Loss(beta=-1.0),
+        lambda: functional.smooth_l1_loss(x, x, "sum", -1),
+    ):
+        with pytest.raises(ValueError, match="beta must not be negative, got -1"):
+            build()
+    with pytest.raises(ValueError, match="HuberLoss: delta must be positive, got 0"):
+        nn.HuberLoss(delta=0)
+    with pytest.raises(TypeError, match="HuberLoss: delta must be a number, got 'a'"):
+        nn.HuberLoss(delta="a")
+    with pytest.raises(ValueError, match="TripletMarginLoss: margin must be positive, got -1"):
+        nn.TripletMarginLoss(margin=-1)
+    with pytest.raises(TypeError, match="CosineEmbeddingLoss: margin must be a number"):
+        nn.CosineEmbeddingLoss(margin=None)
+    with pytest.raises(ValueError, match=r"got \(4, 3\), \(4, 3\) and \(3,\)"):
+        nn.CosineEmbeddingLoss()(x, x, mg.tensor([1, 1, 1]))
+    for loss in (nn.SmoothL1Loss(), nn.HuberLoss(), nn.KLDivLoss()):
+        with pytest.warns(UserWarning, match=r"target has shape \(3,\), the input \(4, 3\)"):
+            loss(x, mg.ones(3))

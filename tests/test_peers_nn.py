@@ -14,40 +14,56 @@ from minigrad.autograd import grad
 
 torch = pytest.importorskip("torch")
 
-from peers import DTYPES, both, check_layer, close, pair, random_array  # noqa: E402
+from peers import DTYPES, both, check_layer, close, pair, peer, random_array  # noqa: E402
 
 SHAPES = [(6, 3), (4, 3, 5), (3, 3, 2, 4), (1, 3, 2, 2)]
 
 
-LAYERS = {
-    "Linear": (lambda n: n.Linear(3, 5), (6, 3)),
-    "Linear without bias": (lambda n: n.Linear(3, 5, bias=False), (2, 4, 3)),
-    "ReLU": (lambda n: n.ReLU(), (6, 3)),
-    "Sigmoid": (lambda n: n.Sigmoid(), (6, 3)),
-    "Tanh": (lambda n: n.Tanh(), (6, 3)),
-    "GELU": (lambda n: n.GELU(), (6, 3)),
-    "GELU tanh": (lambda n: n.GELU(approximate="tanh"), (6, 3)),
-    "SiLU": (lambda n: n.SiLU(), (6, 3)),
-    "Softplus": (lambda n: n.Softplus(beta=2.0), (6, 3)),
-    "LogSigmoid": (lambda n: n.LogSigmoid(), (6, 3)),
-    "Softmax": (lambda n: n.Softmax(dim=1), (6, 3, 2)),
-    "LogSoftmax": (lambda n: n.LogSoftmax(dim=-1), (6, 3)),
-    "Flatten": (lambda n: n.Flatten(), (2, 3, 4)),
-    "Identity": (lambda n: n.Identity(), (2, 3)),
-    "MLP": (
-        lambda n: n.Sequential(
-            n.Linear(3, 8), n.BatchNorm1d(8), n.ReLU(), n.Sequential(n.Linear(8, 4), n.Tanh())
-        ),
+def mlp(n):
+    return n.Sequential(
+        n.Linear(3, 8), n.BatchNorm1d(8), n.ReLU(), n.Sequential(n.Linear(8, 4), n.Tanh())
+    )
+
+
+LAYERS = [
+    pytest.param(lambda n: n.Linear(3, 5), (6, 3), marks=peer("nn.Linear")),
+    pytest.param(lambda n: n.Linear(3, 5, bias=False), (2, 4, 3), marks=peer("nn.Linear")),
+    pytest.param(lambda n: n.ReLU(), (6, 3), marks=peer("nn.ReLU")),
+    pytest.param(lambda n: n.Sigmoid(), (6, 3), marks=peer("nn.Sigmoid")),
+    pytest.param(lambda n: n.Tanh(), (6, 3), marks=peer("nn.Tanh")),
+    pytest.param(lambda n: n.GELU(), (6, 3), marks=peer("nn.GELU")),
+    pytest.param(lambda n: n.GELU(approximate="tanh"), (6, 3), marks=peer("nn.GELU")),
+    pytest.param(lambda n: n.SiLU(), (6, 3), marks=peer("nn.SiLU")),
+    pytest.param(lambda n: n.Softplus(beta=2.0), (6, 3), marks=peer("nn.Softplus")),
+    pytest.param(lambda n: n.LogSigmoid(), (6, 3), marks=peer("nn.LogSigmoid")),
+    pytest.param(lambda n: n.Softmax(dim=1), (6, 3, 2), marks=peer("nn.Softmax")),
+    pytest.param(lambda n: n.LogSoftmax(dim=-1), (6, 3), marks=peer("nn.LogSoftmax")),
+    pytest.param(lambda n: n.Flatten(), (2, 3, 4), marks=peer("nn.Flatten")),
+    pytest.param(lambda n: n.Identity(), (2, 3), marks=peer("nn.Identity")),
+    pytest.param(mlp, (6, 3), marks=peer("nn.Sequential")),
+    pytest.param(
+        lambda n: n.Sequential(*n.ModuleList([n.Linear(3, 2), n.Tanh()])),
         (6, 3),
+        marks=peer("nn.ModuleList"),
     ),
-}
+]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", LAYERS)
-def test_layer(name, dtype):
-    build, shape = LAYERS[name]
+@pytest.mark.parametrize(("build", "shape"), LAYERS)
+def test_layer(build, shape, dtype):
     check_layer(build, random_array(shape, dtype), dtype)
+
+
+@pytest.mark.peer("nn.Dropout")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dropout(dtype):
+    """The same in evaluation; in training another generator, but the same two values."""
+    check_layer(lambda n: n.Dropout(0.3), random_array((6, 3), dtype), dtype, ("eval",))
+    ones = np.ones(1000, dtype)
+    ours = nn.Dropout(0.3)(mg.tensor(ones)).numpy()
+    theirs = torch.nn.Dropout(0.3)(torch.tensor(ones)).numpy()
+    np.testing.assert_allclose(np.unique(ours), np.unique(theirs), rtol=1e-6)
 
 
 # ------------------------------------------------------------------------------------- BatchNorm
@@ -65,6 +81,7 @@ def batch_norm(n, shape, **options):
     return (n.BatchNorm2d if len(shape) == 4 else n.BatchNorm1d)(shape[1], **options)
 
 
+@pytest.mark.peer("nn.BatchNorm1d", "nn.BatchNorm2d")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -77,6 +94,7 @@ def test_batch_norm(shape, options, dtype):
     )
 
 
+@pytest.mark.peer("nn.BatchNorm1d", "nn.BatchNorm2d")
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_batch_norm_double_backward(shape, mode):
@@ -134,6 +152,12 @@ def test_linear_starts_in_the_same_distribution(sizes):
         )
 
 
+@pytest.mark.peer(
+    "nn.init.kaiming_uniform_",
+    "nn.init.kaiming_normal_",
+    "nn.init.xavier_uniform_",
+    "nn.init.xavier_normal_",
+)
 @pytest.mark.parametrize(
     "name", ["kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "xavier_normal_"]
 )
@@ -145,6 +169,7 @@ def test_initialisation_has_the_same_spread(name):
     assert abs(ours.std() / theirs.std() - 1) < 0.03
 
 
+@pytest.mark.peer("nn.init.calculate_gain")
 @pytest.mark.parametrize(
     "name", ["linear", "relu", "tanh", "sigmoid", "selu", "leaky_relu", "conv2d"]
 )
@@ -179,6 +204,7 @@ CROSS_ENTROPY = list(
 )
 
 
+@pytest.mark.peer("nn.CrossEntropyLoss")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("reduction", "weighted", "ignored", "smoothing", "shape"), CROSS_ENTROPY)
 def test_cross_entropy_of_indices(reduction, weighted, ignored, smoothing, shape, dtype):
@@ -190,6 +216,7 @@ def test_cross_entropy_of_indices(reduction, weighted, ignored, smoothing, shape
     check_loss(ours, theirs, random_array(shape, dtype), labels, dtype)
 
 
+@pytest.mark.peer("nn.CrossEntropyLoss")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(4,), (6, 4), (2, 4, 3)], ids=str)
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -204,6 +231,7 @@ def test_cross_entropy_of_probabilities(reduction, weighted, smoothing, shape, d
     check_loss(ours, theirs, random_array(shape, dtype), q, dtype)
 
 
+@pytest.mark.peer("nn.CrossEntropyLoss")
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_cross_entropy_of_one_row(reduction):
     ours, theirs = (n.CrossEntropyLoss(reduction=reduction) for n in (nn, torch.nn))
@@ -212,13 +240,21 @@ def test_cross_entropy_of_one_row(reduction):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-@pytest.mark.parametrize("name", ["MSELoss", "L1Loss", "BCEWithLogitsLoss"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("MSELoss", marks=peer("nn.MSELoss")),
+        pytest.param("L1Loss", marks=peer("nn.L1Loss")),
+        pytest.param("BCEWithLogitsLoss", marks=peer("nn.BCEWithLogitsLoss")),
+    ],
+)
 def test_elementwise_loss(name, reduction, dtype):
     ours, theirs = (getattr(n, name)(reduction=reduction) for n in (nn, torch.nn))
     target = np.random.default_rng(3).uniform(size=(5, 3)).astype(dtype)
     check_loss(ours, theirs, random_array((5, 3), dtype), target, dtype)
 
 
+@pytest.mark.peer("nn.BCEWithLogitsLoss")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_weighted_binary_cross_entropy(reduction, dtype):
@@ -231,6 +267,7 @@ def test_weighted_binary_cross_entropy(reduction, dtype):
     check_loss(ours, theirs, random_array((5, 3), dtype, 6) * 10, target, dtype)
 
 
+@pytest.mark.peer("nn.NLLLoss")
 @pytest.mark.parametrize("ignored", [-100, 2])
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 def test_nll_loss(reduction, ignored):
@@ -241,6 +278,7 @@ def test_nll_loss(reduction, ignored):
     check_loss(ours, theirs, random_array((2, 4, 3), "float64"), labels, "float64")
 
 
+@pytest.mark.peer("nn.utils.clip_grad_norm_")
 # --------------------------------------------------------------------------------------- clipping
 @pytest.mark.parametrize("norm_type", [1.0, 2.0, 3.0, float("inf")])
 @pytest.mark.parametrize("max_norm", [0.5, 100.0])
@@ -256,9 +294,21 @@ def test_clip_grad_norm(norm_type, max_norm):
         close(parameter.grad, expected.grad, "float64")
 
 
+@pytest.mark.peer("nn.utils.clip_grad_value_")
+def test_clip_grad_value():
+    ours, theirs = pair(lambda n: n.Linear(3, 5), "float64")
+    x, tx = both(random_array((6, 3), "float64"))
+    (ours(x) ** 2).mean().backward()
+    (theirs(tx) ** 2).mean().backward()
+    nn.utils.clip_grad_value_(ours.parameters(), 0.1)
+    torch.nn.utils.clip_grad_value_(theirs.parameters(), 0.1)
+    for parameter, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+        close(parameter.grad, expected.grad, "float64")
+
+
 def test_a_training_run_step_by_step():
     """Twenty steps of gradient descent stay together to rounding."""
-    ours, theirs = pair(LAYERS["MLP"][0], "float64")
+    ours, theirs = pair(mlp, "float64")
     start = copy.deepcopy(ours)
     x, labels = random_array((16, 3), "float64"), np.arange(16) % 4
     for _ in range(20):

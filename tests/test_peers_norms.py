@@ -13,31 +13,44 @@ torch = pytest.importorskip("torch")
 
 from peers import DTYPES, both, check_layer, close, pair, peer, random_array  # noqa: E402
 
-
-def case(name, build, shape, *also):
-    return pytest.param(build, shape, id=f"{name} {shape}", marks=peer(f"nn.{name}", *also))
-
-
 # --------------------------------------------------------------------------------- normalisation
 NORMS = [
-    case("LayerNorm", lambda n: n.LayerNorm(5), (4, 3, 5)),
-    case("LayerNorm", lambda n: n.LayerNorm((3, 5), eps=0.1), (4, 3, 5)),
-    case("LayerNorm", lambda n: n.LayerNorm(5, elementwise_affine=False), (4, 5)),
-    case("LayerNorm", lambda n: n.LayerNorm([2, 2], bias=False), (3, 2, 2)),
-    case("RMSNorm", lambda n: n.RMSNorm(5), (4, 3, 5)),
-    case("RMSNorm", lambda n: n.RMSNorm((3, 5), eps=0.1), (4, 3, 5)),
-    case("RMSNorm", lambda n: n.RMSNorm(5, elementwise_affine=False), (5,)),
-    case("GroupNorm", lambda n: n.GroupNorm(2, 6), (3, 6)),
-    case("GroupNorm", lambda n: n.GroupNorm(3, 6, eps=0.1), (2, 6, 4)),
-    case("GroupNorm", lambda n: n.GroupNorm(1, 6), (2, 6, 3, 4)),
-    case("GroupNorm", lambda n: n.GroupNorm(6, 6, affine=False), (2, 6, 3, 4)),
-    case("InstanceNorm1d", lambda n: n.InstanceNorm1d(3), (4, 3, 5)),
-    case("InstanceNorm1d", lambda n: n.InstanceNorm1d(3, affine=True), (3, 5)),
-    case("InstanceNorm1d", lambda n: n.InstanceNorm1d(3, 0.1, 0.3, True, True), (4, 3, 5)),
-    case("InstanceNorm1d", lambda n: n.InstanceNorm1d(3, momentum=None), (4, 3, 5)),
-    case("InstanceNorm2d", lambda n: n.InstanceNorm2d(3, affine=True), (4, 3, 5, 2)),
-    case("InstanceNorm2d", lambda n: n.InstanceNorm2d(3, track_running_stats=True), (2, 3, 5, 2)),
-    case("InstanceNorm2d", lambda n: n.InstanceNorm2d(3), (3, 5, 2)),
+    pytest.param(lambda n: n.LayerNorm(5), (4, 3, 5), marks=peer("nn.LayerNorm")),
+    pytest.param(lambda n: n.LayerNorm((3, 5), eps=0.1), (4, 3, 5), marks=peer("nn.LayerNorm")),
+    pytest.param(
+        lambda n: n.LayerNorm(5, elementwise_affine=False), (4, 5), marks=peer("nn.LayerNorm")
+    ),
+    pytest.param(lambda n: n.LayerNorm([2, 2], bias=False), (3, 2, 2), marks=peer("nn.LayerNorm")),
+    pytest.param(lambda n: n.RMSNorm(5), (4, 3, 5), marks=peer("nn.RMSNorm")),
+    pytest.param(lambda n: n.RMSNorm((3, 5), eps=0.1), (4, 3, 5), marks=peer("nn.RMSNorm")),
+    pytest.param(lambda n: n.RMSNorm(5, elementwise_affine=False), (5,), marks=peer("nn.RMSNorm")),
+    pytest.param(lambda n: n.GroupNorm(2, 6), (3, 6), marks=peer("nn.GroupNorm")),
+    pytest.param(lambda n: n.GroupNorm(3, 6, eps=0.1), (2, 6, 4), marks=peer("nn.GroupNorm")),
+    pytest.param(lambda n: n.GroupNorm(1, 6), (2, 6, 3, 4), marks=peer("nn.GroupNorm")),
+    pytest.param(
+        lambda n: n.GroupNorm(6, 6, affine=False), (2, 6, 3, 4), marks=peer("nn.GroupNorm")
+    ),
+    pytest.param(lambda n: n.InstanceNorm1d(3), (4, 3, 5), marks=peer("nn.InstanceNorm1d")),
+    pytest.param(
+        lambda n: n.InstanceNorm1d(3, affine=True), (3, 5), marks=peer("nn.InstanceNorm1d")
+    ),
+    pytest.param(
+        lambda n: n.InstanceNorm1d(3, 0.1, 0.3, True, True),
+        (4, 3, 5),
+        marks=peer("nn.InstanceNorm1d"),
+    ),
+    pytest.param(
+        lambda n: n.InstanceNorm1d(3, momentum=None), (4, 3, 5), marks=peer("nn.InstanceNorm1d")
+    ),
+    pytest.param(
+        lambda n: n.InstanceNorm2d(3, affine=True), (4, 3, 5, 2), marks=peer("nn.InstanceNorm2d")
+    ),
+    pytest.param(
+        lambda n: n.InstanceNorm2d(3, track_running_stats=True),
+        (2, 3, 5, 2),
+        marks=peer("nn.InstanceNorm2d"),
+    ),
+    pytest.param(lambda n: n.InstanceNorm2d(3), (3, 5, 2), marks=peer("nn.InstanceNorm2d")),
 ]
 
 
@@ -58,39 +71,39 @@ def test_norm_defaults(build, shape):
 
 # ----------------------------------------------------------------------------------- activations
 ACTIVATIONS = [
-    case("ReLU", lambda n: n.ReLU(), (6, 4)),
-    case("ReLU6", lambda n: n.ReLU6(), (6, 4)),
-    case("LeakyReLU", lambda n: n.LeakyReLU(), (6, 4)),
-    case("LeakyReLU", lambda n: n.LeakyReLU(0.3), (6, 4, 2)),
-    case("PReLU", lambda n: n.PReLU(), (6, 4)),
-    case("PReLU", lambda n: n.PReLU(4, 0.1), (6, 4)),
-    case("PReLU", lambda n: n.PReLU(4), (2, 4, 3, 2)),
-    case("PReLU", lambda n: n.PReLU(), (5,)),
-    case("ELU", lambda n: n.ELU(), (6, 4)),
-    case("ELU", lambda n: n.ELU(0.3), (6, 4, 2)),
-    case("SELU", lambda n: n.SELU(), (6, 4)),
-    case("CELU", lambda n: n.CELU(), (6, 4)),
-    case("CELU", lambda n: n.CELU(0.25), (6, 4, 2)),
-    case("Hardtanh", lambda n: n.Hardtanh(), (6, 4)),
-    case("Hardtanh", lambda n: n.Hardtanh(-0.5, 2.0), (6, 4, 2)),
-    case("Hardswish", lambda n: n.Hardswish(), (6, 4)),
-    case("Hardshrink", lambda n: n.Hardshrink(), (6, 4)),
-    case("Hardshrink", lambda n: n.Hardshrink(1.0), (6, 4, 2)),
-    case("Softshrink", lambda n: n.Softshrink(), (6, 4)),
-    case("Softshrink", lambda n: n.Softshrink(1.0), (6, 4, 2)),
-    case("Mish", lambda n: n.Mish(), (6, 4)),
-    case("Softsign", lambda n: n.Softsign(), (6, 4)),
-    case("Tanhshrink", lambda n: n.Tanhshrink(), (6, 4)),
-    case("Threshold", lambda n: n.Threshold(0.5, 20.0), (6, 4)),
-    case("Softmin", lambda n: n.Softmin(dim=1), (6, 4, 2)),
-    case("GLU", lambda n: n.GLU(), (6, 4)),
-    case("GLU", lambda n: n.GLU(dim=1), (6, 4, 3)),
-    case("GELU", lambda n: n.GELU(), (6, 4)),
-    case("SiLU", lambda n: n.SiLU(), (6, 4)),
-    case("Sigmoid", lambda n: n.Sigmoid(), (6, 4)),
-    case("Tanh", lambda n: n.Tanh(), (6, 4)),
-    case("Softplus", lambda n: n.Softplus(2.0, 50.0), (6, 4)),
-    case("LogSigmoid", lambda n: n.LogSigmoid(), (6, 4)),
+    pytest.param(lambda n: n.ReLU(), (6, 4), marks=peer("nn.ReLU")),
+    pytest.param(lambda n: n.ReLU6(), (6, 4), marks=peer("nn.ReLU6")),
+    pytest.param(lambda n: n.LeakyReLU(), (6, 4), marks=peer("nn.LeakyReLU")),
+    pytest.param(lambda n: n.LeakyReLU(0.3), (6, 4, 2), marks=peer("nn.LeakyReLU")),
+    pytest.param(lambda n: n.PReLU(), (6, 4), marks=peer("nn.PReLU")),
+    pytest.param(lambda n: n.PReLU(4, 0.1), (6, 4), marks=peer("nn.PReLU")),
+    pytest.param(lambda n: n.PReLU(4), (2, 4, 3, 2), marks=peer("nn.PReLU")),
+    pytest.param(lambda n: n.PReLU(), (5,), marks=peer("nn.PReLU")),
+    pytest.param(lambda n: n.ELU(), (6, 4), marks=peer("nn.ELU")),
+    pytest.param(lambda n: n.ELU(0.3), (6, 4, 2), marks=peer("nn.ELU")),
+    pytest.param(lambda n: n.SELU(), (6, 4), marks=peer("nn.SELU")),
+    pytest.param(lambda n: n.CELU(), (6, 4), marks=peer("nn.CELU")),
+    pytest.param(lambda n: n.CELU(0.25), (6, 4, 2), marks=peer("nn.CELU")),
+    pytest.param(lambda n: n.Hardtanh(), (6, 4), marks=peer("nn.Hardtanh")),
+    pytest.param(lambda n: n.Hardtanh(-0.5, 2.0), (6, 4, 2), marks=peer("nn.Hardtanh")),
+    pytest.param(lambda n: n.Hardswish(), (6, 4), marks=peer("nn.Hardswish")),
+    pytest.param(lambda n: n.Hardshrink(), (6, 4), marks=peer("nn.Hardshrink")),
+    pytest.param(lambda n: n.Hardshrink(1.0), (6, 4, 2), marks=peer("nn.Hardshrink")),
+    pytest.param(lambda n: n.Softshrink(), (6, 4), marks=peer("nn.Softshrink")),
+    pytest.param(lambda n: n.Softshrink(1.0), (6, 4, 2), marks=peer("nn.Softshrink")),
+    pytest.param(lambda n: n.Mish(), (6, 4), marks=peer("nn.Mish")),
+    pytest.param(lambda n: n.Softsign(), (6, 4), marks=peer("nn.Softsign")),
+    pytest.param(lambda n: n.Tanhshrink(), (6, 4), marks=peer("nn.Tanhshrink")),
+    pytest.param(lambda n: n.Threshold(0.5, 20.0), (6, 4), marks=peer("nn.Threshold")),
+    pytest.param(lambda n: n.Softmin(dim=1), (6, 4, 2), marks=peer("nn.Softmin")),
+    pytest.param(lambda n: n.GLU(), (6, 4), marks=peer("nn.GLU")),
+    pytest.param(lambda n: n.GLU(dim=1), (6, 4, 3), marks=peer("nn.GLU")),
+    pytest.param(lambda n: n.GELU(), (6, 4), marks=peer("nn.GELU")),
+    pytest.param(lambda n: n.SiLU(), (6, 4), marks=peer("nn.SiLU")),
+    pytest.param(lambda n: n.Sigmoid(), (6, 4), marks=peer("nn.Sigmoid")),
+    pytest.param(lambda n: n.Tanh(), (6, 4), marks=peer("nn.Tanh")),
+    pytest.param(lambda n: n.Softplus(2.0, 50.0), (6, 4), marks=peer("nn.Softplus")),
+    pytest.param(lambda n: n.LogSigmoid(), (6, 4), marks=peer("nn.LogSigmoid")),
 ]
 
 
@@ -189,10 +202,6 @@ def test_distances(p):
 
 
 # ----------------------------------------------------------------------------------------- losses
-def loss_case(name, build, inputs, target):
-    return pytest.param(build, inputs, target, marks=peer(f"nn.{name}"))
-
-
 def probabilities(dtype, shape=(5, 3)):
     return np.random.default_rng(3).dirichlet(np.ones(shape[-1]), shape[:-1]).astype(dtype)
 
@@ -202,23 +211,59 @@ def signs(dtype):
 
 
 LOSSES = [
-    loss_case("SmoothL1Loss", lambda n, r: n.SmoothL1Loss(reduction=r), 1, random_array),
-    loss_case("SmoothL1Loss", lambda n, r: n.SmoothL1Loss(reduction=r, beta=3.0), 1, random_array),
-    loss_case("SmoothL1Loss", lambda n, r: n.SmoothL1Loss(reduction=r, beta=0.0), 1, random_array),
-    loss_case("HuberLoss", lambda n, r: n.HuberLoss(reduction=r), 1, random_array),
-    loss_case("HuberLoss", lambda n, r: n.HuberLoss(reduction=r, delta=3.0), 1, random_array),
-    loss_case("KLDivLoss", lambda n, r: n.KLDivLoss(reduction=r), 1, probabilities),
-    loss_case("KLDivLoss", lambda n, r: n.KLDivLoss(reduction=r, log_target=True), 1, random_array),
-    loss_case("CosineEmbeddingLoss", lambda n, r: n.CosineEmbeddingLoss(reduction=r), 2, signs),
-    loss_case(
-        "CosineEmbeddingLoss", lambda n, r: n.CosineEmbeddingLoss(0.3, reduction=r), 2, signs
+    pytest.param(
+        lambda n, r: n.SmoothL1Loss(reduction=r), 1, random_array, marks=peer("nn.SmoothL1Loss")
     ),
-    loss_case("TripletMarginLoss", lambda n, r: n.TripletMarginLoss(reduction=r), 3, None),
-    loss_case(
-        "TripletMarginLoss",
+    pytest.param(
+        lambda n, r: n.SmoothL1Loss(reduction=r, beta=3.0),
+        1,
+        random_array,
+        marks=peer("nn.SmoothL1Loss"),
+    ),
+    pytest.param(
+        lambda n, r: n.SmoothL1Loss(reduction=r, beta=0.0),
+        1,
+        random_array,
+        marks=peer("nn.SmoothL1Loss"),
+    ),
+    pytest.param(
+        lambda n, r: n.HuberLoss(reduction=r), 1, random_array, marks=peer("nn.HuberLoss")
+    ),
+    pytest.param(
+        lambda n, r: n.HuberLoss(reduction=r, delta=3.0),
+        1,
+        random_array,
+        marks=peer("nn.HuberLoss"),
+    ),
+    pytest.param(
+        lambda n, r: n.KLDivLoss(reduction=r), 1, probabilities, marks=peer("nn.KLDivLoss")
+    ),
+    pytest.param(
+        lambda n, r: n.KLDivLoss(reduction=r, log_target=True),
+        1,
+        random_array,
+        marks=peer("nn.KLDivLoss"),
+    ),
+    pytest.param(
+        lambda n, r: n.CosineEmbeddingLoss(reduction=r),
+        2,
+        signs,
+        marks=peer("nn.CosineEmbeddingLoss"),
+    ),
+    pytest.param(
+        lambda n, r: n.CosineEmbeddingLoss(0.3, reduction=r),
+        2,
+        signs,
+        marks=peer("nn.CosineEmbeddingLoss"),
+    ),
+    pytest.param(
+        lambda n, r: n.TripletMarginLoss(reduction=r), 3, None, marks=peer("nn.TripletMarginLoss")
+    ),
+    pytest.param(
         lambda n, r: n.TripletMarginLoss(3.0, p=1.0, swap=True, reduction=r),
         3,
         None,
+        marks=peer("nn.TripletMarginLoss"),
     ),
 ]
 
@@ -272,3 +317,111 @@ def test_binary_cross_entropy_at_the_ends_of_its_range():
         torch.nn.BCELoss(reduction="none")(torch.tensor(x), torch.tensor(t)),
         "float32",
     )
+
+
+# ------------------------------------------------------------------------- init, utils, wholes
+GAINS = ["linear", "conv3d", "conv_transpose2d", "sigmoid", "tanh", "relu", "leaky_relu", "selu"]
+
+
+@pytest.mark.peer("nn.init.calculate_gain")
+@pytest.mark.parametrize("name", GAINS)
+def test_gain(name):
+    assert nn.init.calculate_gain(name) == torch.nn.init.calculate_gain(name)
+
+
+@pytest.mark.peer("nn.init.eye_", "nn.init.dirac_", "nn.init.ones_", "nn.init.zeros_")
+def test_fixed_starting_values():
+    for name, shape, options in [
+        ("eye_", (3, 5), {}),
+        ("dirac_", (4, 3, 3), {}),
+        ("dirac_", (6, 2, 3, 4), {"groups": 3}),
+        ("ones_", (2, 3), {}),
+        ("zeros_", (2, 3), {}),
+        ("constant_", (2, 3), {"val": 0.3}),
+    ]:
+        ours = getattr(nn.init, name)(mg.empty(shape), **options)
+        theirs = getattr(torch.nn.init, name)(torch.empty(shape), **options)
+        close(ours, theirs, "float32")
+
+
+@pytest.mark.peer("nn.init.trunc_normal_", "nn.init.orthogonal_", "nn.init.normal_")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("trunc_normal_", {}),
+        ("trunc_normal_", {"mean": 0.5, "std": 0.5, "a": 0.0, "b": 3.0}),
+        ("orthogonal_", {"gain": 3.0}),
+        ("uniform_", {"a": -1.0, "b": 3.0}),
+        ("normal_", {"mean": 2.0, "std": 0.5}),
+    ],
+)
+def test_random_starting_values_have_the_same_distribution(name, options):
+    mg.manual_seed(0)
+    torch.manual_seed(0)
+    ours = getattr(nn.init, name)(mg.empty(300, 40, 3), **options).numpy()
+    theirs = getattr(torch.nn.init, name)(torch.empty(300, 40, 3), **options).numpy()
+    tenths = np.linspace(0, 1, 11)[1:-1]
+    spread = theirs.std()
+    np.testing.assert_allclose(
+        np.quantile(ours, tenths), np.quantile(theirs, tenths), atol=0.05 * spread
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.peer("nn.utils.weight_norm", "nn.utils.remove_weight_norm")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dim", [0, 1, None])
+def test_weight_norm(dim, dtype):
+    check_layer(
+        lambda n: n.utils.weight_norm(n.Linear(3, 4), dim=dim), random_array((5, 3), dtype), dtype
+    )
+    ours, theirs = pair(lambda n: n.utils.weight_norm(n.Linear(3, 4), dim=dim), dtype)
+    nn.utils.remove_weight_norm(ours)
+    torch.nn.utils.remove_weight_norm(theirs)
+    assert sorted(ours.state_dict()) == sorted(theirs.state_dict())
+    close(ours.weight.detach(), theirs.weight, dtype)
+
+
+@pytest.mark.peer("nn.utils.parameters_to_vector", "nn.utils.vector_to_parameters")
+def test_vectors():
+    ours, theirs = pair(lambda n: n.Sequential(n.Linear(3, 4), n.BatchNorm1d(4)), "float64")
+    vector = nn.utils.parameters_to_vector(ours.parameters())
+    other = torch.nn.utils.parameters_to_vector(theirs.parameters())
+    close(vector, other, "float64")
+    nn.utils.vector_to_parameters(vector.detach() * 2, ours.parameters())
+    torch.nn.utils.vector_to_parameters(other.detach() * 2, theirs.parameters())
+    for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
+        close(one, two, "float64")
+
+
+@pytest.mark.peer("nn.utils.fuse_batchnorm")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fuse_batchnorm(dtype):
+    ours, theirs = pair(lambda n: n.Sequential(n.Linear(3, 4), n.BatchNorm1d(4)), dtype)
+    fused = nn.utils.fuse_batchnorm(ours.eval())[0]
+    expected = torch.nn.utils.fusion.fuse_linear_bn_eval(*theirs.eval())
+    for one, two in zip(fused.parameters(), expected.parameters(), strict=True):
+        close(one, two, dtype, 2)
+
+
+def test_accumulation_equals_the_full_batch_in_pytorch():
+    def build(n):
+        return n.Sequential(
+            n.Linear(3, 8), n.BatchNorm1d(8), n.Tanh(), n.Linear(8, 4), n.BatchNorm1d(4)
+        )
+
+    ours, theirs = pair(build, "float64")
+    x, labels = random_array((20, 3), "float64"), np.arange(20) % 4
+    loss = torch.nn.CrossEntropyLoss()(theirs(torch.tensor(x)), torch.tensor(labels))
+    loss.backward()
+    cuts = [1, 8, 15]
+    batches = [
+        (mg.tensor(a), mg.tensor(b))
+        for a, b in zip(np.split(x, cuts), np.split(labels, cuts), strict=True)
+    ]
+    value = nn.accumulate(ours, nn.CrossEntropyLoss(), batches)
+    close(value, loss, "float64")
+    for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
+        np.testing.assert_allclose(one.grad.numpy(), two.grad.numpy(), rtol=1e-9, atol=1e-13)
+    for key, buffer in theirs.state_dict().items():
+        close(ours.state_dict()[key], buffer, "float64")

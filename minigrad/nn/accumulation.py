@@ -16,7 +16,9 @@ s_(k-1)) and s_k is one of a_k1, ..., a_kM. So
 - the parameters, in one more run, from o_m and all a_jm in the same way.
 
 For K calls of BatchNorm in training these are K + 1 forward passes, of which K stop at their call,
-and K + 1 passes forward and backward.
+and K + 1 passes forward and backward. Measured on 6 layers Linear(64, 64)-Tanh, of which K have a
+BatchNorm: 1.5 (K = 0), 2.3 (1) and 4.5 (4) times the time of one full batch of 8192, in a quarter
+of the memory with 16 micro-batches (most of it the outputs of all samples).
 """
 
 from __future__ import annotations

@@ -287,7 +287,10 @@ class _Activation(Module):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__()
-        bound = self._signature.bind(*arguments, **options)
+        try:
+            bound = self._signature.bind(*arguments, **options)
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}: {error}") from None
         bound.apply_defaults()
         for name in self._options:
             value = bound.arguments[name]

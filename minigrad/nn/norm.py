@@ -197,10 +197,17 @@ def recalibrate(model: Module, batches: Iterable[Any]) -> None:
     were. Raises TypeError for batches that cannot be iterated over, ValueError for no data, or a
     BatchNorm without running statistics; after any error the statistics are the old ones.
 
+    On unlabelled data of another domain this is adaptive BatchNorm (Li et al. 2016): the net's
+    activations are normalised there as they were on the data that it was trained on.
+
     >>> net = mg.nn.Sequential(mg.nn.BatchNorm1d(1))
     >>> mg.nn.recalibrate(net, [mg.tensor([[1.0], [2.0]]), mg.tensor([[6.0]])])
     >>> net[0].running_mean, net[0].running_var
     (tensor([3.]), tensor([4.6666665]))
+    >>> shifted = mg.tensor([[101.0], [102.0], [106.0]])
+    >>> mg.nn.recalibrate(net, [shifted])
+    >>> net.eval()(shifted).detach().numpy().round(2).tolist()
+    [[-0.93], [-0.46], [1.39]]
     """
     waiting: list[_BatchNorm] = []
     for name, module in model.named_modules():
