@@ -329,12 +329,10 @@ def test_gain(name):
     assert nn.init.calculate_gain(name) == torch.nn.init.calculate_gain(name)
 
 
-@pytest.mark.peer("nn.init.eye_", "nn.init.dirac_", "nn.init.ones_", "nn.init.zeros_")
+@pytest.mark.peer("nn.init.eye_", "nn.init.ones_", "nn.init.zeros_", "nn.init.constant_")
 def test_fixed_starting_values():
     for name, shape, options in [
         ("eye_", (3, 5), {}),
-        ("dirac_", (4, 3, 3), {}),
-        ("dirac_", (6, 2, 3, 4), {"groups": 3}),
         ("ones_", (2, 3), {}),
         ("zeros_", (2, 3), {}),
         ("constant_", (2, 3), {"val": 0.3}),
@@ -344,7 +342,9 @@ def test_fixed_starting_values():
         close(ours, theirs, "float32")
 
 
-@pytest.mark.peer("nn.init.trunc_normal_", "nn.init.orthogonal_", "nn.init.normal_")
+@pytest.mark.peer(
+    "nn.init.trunc_normal_", "nn.init.orthogonal_", "nn.init.normal_", "nn.init.uniform_"
+)
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -262,24 +262,14 @@ def test_truncated_normal_has_the_distribution(mean, std, a, b):
     assert single.dtype == np.float32 and np.isfinite(single).all()
 
 
-def test_eye_and_dirac():
+def test_eye():
     assert init.eye_(mg.empty(2, 3)).tolist() == [[1, 0, 0], [0, 1, 0]]
-    w = init.dirac_(mg.empty(4, 2, 3, 3), groups=2).numpy()
-    expected = np.zeros((4, 2, 3, 3))
-    for out, channel in [(0, 0), (1, 1), (2, 0), (3, 1)]:
-        expected[out, channel, 1, 1] = 1
-    np.testing.assert_array_equal(w, expected)
-    assert init.dirac_(mg.empty(2, 3, 4)).numpy().sum() == 2
 
 
 def test_initialisation_errors_and_edges():
     for wrong in ((3,), (2, 2, 2)):
         with pytest.raises(ValueError, match="eye_: expected a matrix"):
             init.eye_(mg.empty(wrong))
-    with pytest.raises(ValueError, match=r"dirac_: expected a weight \(out, in, \*kernel\)"):
-        init.dirac_(mg.empty(2, 2))
-    with pytest.raises(ValueError, match="dirac_: 3 outputs cannot be split into 2 groups"):
-        init.dirac_(mg.empty(3, 2, 1), 2)
     with pytest.raises(ValueError, match="orthogonal_: expected two or more dimensions"):
         init.orthogonal_(mg.empty(3))
     with pytest.raises(ValueError, match="trunc_normal_: std must be positive, got 0"):

@@ -40,8 +40,9 @@ from .module import Module
 from .norm import BatchNorm1d, BatchNorm2d, _BatchNorm, _Pool
 
 
-class _Reached(Exception):  # noqa: N818 (no error)
-    """The call whose statistics are being pooled is reached: leaves the model's forward."""
+class _Reached(BaseException):
+    """The call whose statistics are being pooled is reached: leaves the model's forward, past any
+    `except Exception` in it."""
 
 
 class _Call:

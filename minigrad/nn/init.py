@@ -8,14 +8,12 @@ al. 2015.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
 from .. import creation
 from .._core.tensor import Tensor
 from ..autograd import no_grad
-from .module import positive
 
 _GAINS = {
     "linear": 1.0,
@@ -171,28 +169,6 @@ def eye_(tensor: Tensor) -> Tensor:
     if tensor.ndim != 2:
         raise ValueError(f"eye_: expected a matrix, got shape {tensor.shape}")
     return _write(tensor, np.eye(tensor.shape[0], tensor.shape[1]))
-
-
-def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
-    """A convolution weight (out, in / groups, *kernel) that hands on as many channels of each group
-    as it can: 1 in the centre of the kernel, 0 elsewhere. Raises ValueError for another rank than 3
-    to 5, or groups that do not divide the outputs.
-
-    >>> mg.nn.init.dirac_(mg.empty(2, 2, 3)).tolist()
-    [[[0.0, 1.0, 0.0], [0.0, 0.0, 0.0]], [[0.0, 0.0, 0.0], [0.0, 1.0, 0.0]]]
-    """
-    shape = tensor.shape
-    if not 3 <= len(shape) <= 5:
-        raise ValueError(f"dirac_: expected a weight (out, in, *kernel), got shape {shape}")
-    if positive(groups, "dirac_: groups") > 1 and shape[0] % groups:
-        raise ValueError(f"dirac_: {shape[0]} outputs cannot be split into {groups} groups")
-    values = np.zeros(shape)
-    channels = np.arange(min(shape[0] // groups, shape[1]))
-    centre: tuple[Any, ...] = (..., *(size // 2 for size in shape[2:]))
-    middle = values[centre]  # a view (out, in / groups)
-    for group in range(groups):
-        middle[group * (shape[0] // groups) + channels, channels] = 1
-    return _write(tensor, values)
 
 
 def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
