@@ -273,6 +273,30 @@ def test_losses_that_couple_the_samples_and_parameters_of_the_loss():
     assert distance(gradients(other), gradients(loss)) < 1e-12
 
 
+def test_a_loss_that_uses_the_model_again_or_draws():
+    whole, x = build("several", "float64")
+    divided = copy.deepcopy(whole)
+    seen = []
+
+    def loss_of(net):
+        def loss(y):
+            seen.append(mg.rand(2).tolist())
+            penalty = sum((p * p).sum() for p in net.parameters())
+            return (y * y).mean() + penalty + net(x * 0.5)[:, 0].mean()
+
+        return loss
+
+    loss_of(whole)(whole(x)).backward()
+    mg.manual_seed(0)
+    for _ in range(2):
+        divided.zero_grad()
+        twin = copy.deepcopy(divided)
+        nn.accumulate(divided, loss_of(divided), [x[:5], x[5:]])
+    assert seen[1] != seen[2]
+    nn.accumulate(twin, lambda y: loss_of(twin)(y) * 0.0, [x])
+    assert distance(gradients(divided), gradients(whole)) < 1e-12
+
+
 def test_gradients_of_inputs():
     whole, x = build("several", "float64")
     divided, loss, target = copy.deepcopy(whole), nn.CrossEntropyLoss(), mg.tensor(LABELS)
@@ -348,9 +372,9 @@ def test_the_generator_moves_only_where_something_is_drawn():
 
 # ----------------------------------------------------------------------------------------- memory
 def test_peak_memory_is_that_of_a_micro_batch():
-    layers = [nn.Linear(64, 64), nn.BatchNorm1d(64), nn.Tanh()]
+    layers = [nn.Linear(61, 61), nn.BatchNorm1d(61), nn.Tanh()]
     net = nn.Sequential(*[copy.deepcopy(layer) for _ in range(4) for layer in layers])
-    x, y, loss = mg.randn(2048, 64), mg.zeros(2048, 64), nn.MSELoss()
+    x, y, loss = mg.randn(2048, 61), mg.zeros(2048, 61), nn.MSELoss()
 
     def peak(run):
         tracemalloc.start()
@@ -440,3 +464,16 @@ def test_a_buffer_that_moves_in_every_run_is_refused():
         nn.accumulate(net, lambda y: y.sum(), [mg.randn(4, 2, 5)])
     assert all(np.array_equal(value, before[name]) for name, value in buffers(net).items())
     nn.accumulate(net.eval(), lambda y: (y * y).sum(), [mg.randn(4, 2, 5, requires_grad=True)])
+
+
+def test_a_batch_norm_with_a_forward_of_its_own_is_refused():
+    class Scaled(nn.BatchNorm1d):
+        def forward(self, x):
+            return 2.0 * super().forward(x)
+
+    class Named(nn.BatchNorm1d):
+        """The same forward."""
+
+    with pytest.raises(TypeError, match="Scaled has a forward of its own"):
+        nn.accumulate(nn.Sequential(Scaled(2)), nn.MSELoss(), [(mg.ones(4, 2), mg.ones(4, 2))])
+    nn.accumulate(nn.Sequential(Named(2)), nn.MSELoss(), [(mg.ones(4, 2), mg.ones(4, 2))])

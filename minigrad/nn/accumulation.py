@@ -109,6 +109,12 @@ class _Runner:
             if isinstance(module, (BatchNorm1d, BatchNorm2d))
             and (module.training or module.running_mean is None)
         ]
+        for layer in self.layers:
+            if type(layer).forward not in (BatchNorm1d.forward, BatchNorm2d.forward):
+                raise TypeError(
+                    f"accumulate: {type(layer).__name__} has a forward of its own, in which the "
+                    "statistics cannot be shared; call eval() on it"
+                )
         self.calls: list[_Call] = []
         self.reached: list[Tensor] = []  # the inputs of the calls so far in this run
         # Each micro-batch draws dropout masks from a stream of its own, so that all its runs draw
@@ -117,7 +123,7 @@ class _Runner:
         self.generator: Any = generator.bit_generator
         self.start = self.generator.state
         seed = int(generator.integers(2**63))
-        self.after = self.generator.state
+        self.after, self.generator.state = self.generator.state, self.start
         kind = type(self.generator)
         self.streams = [kind([seed, m]).state for m in range(len(inputs))]
         self.drew = False
@@ -125,22 +131,23 @@ class _Runner:
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
-        """While the BatchNorms share their statistics. After an error buffers and generator are as
-        they were."""
+        """While the BatchNorms share their statistics."""
+        before = self.generator.state
         for layer in self.layers:
             layer.forward = partial(self._forward, layer)  # type: ignore[method-assign]
         try:
             yield
-        except BaseException:
-            self.drew = False
-            for buffer, before, version in self.buffers:
-                if buffer._version != version:
-                    buffer.copy_(before)
-            raise
         finally:
-            self.generator.state = self.after if self.drew else self.start
+            self.generator.state = before
             for layer in self.layers:
                 del layer.__dict__["forward"]
+
+    def restore(self) -> None:
+        """Buffers and generator as they were before."""
+        self.generator.state = self.start
+        for buffer, before, version in self.buffers:
+            if buffer._version != version:
+                buffer.copy_(before)
 
     def _forward(self, layer: _BatchNorm, x: Tensor) -> Tensor:
         x = layer._checked(x)
@@ -246,9 +253,10 @@ def accumulate(model: Module, loss: Callable[..., Tensor], batches: Iterable[Any
         All are kept in memory. The samples are along the first axis of inputs, outputs, targets.
     loss: called with the joined outputs and targets. A Module's parameters get their gradients too.
 
-    Raises TypeError or ValueError for micro-batches that are none or do not fit together, or one
-    value per channel in all; RuntimeError if they do not all go through the same BatchNorms, or
-    another buffer moves. After any error gradients and buffers are the old ones.
+    Raises TypeError or ValueError for micro-batches that are none or do not fit together, one value
+    per channel in all, or a BatchNorm whose class has another forward; RuntimeError if they do not
+    all go through the same BatchNorms, or another buffer moves. After any error gradients and
+    buffers are the old ones.
 
     >>> net = mg.nn.Sequential(mg.nn.Linear(3, 4), mg.nn.BatchNorm1d(4), mg.nn.Linear(4, 1))
     >>> x, y = mg.randn(8, 3), mg.randn(8, 1)
@@ -278,20 +286,24 @@ def accumulate(model: Module, loss: Callable[..., Tensor], batches: Iterable[Any
     kept = {p: p.grad for owner in owners for p in owner.parameters()}
     runner = _Runner(model, inputs)
     try:
+        for parameter in kept:
+            parameter.grad = None
         with runner.sharing():
-            for parameter in kept:
-                parameter.grad = None
             outputs = runner.pool()
-            joined = concat(outputs).requires_grad_()
-            with enable_grad():
-                value = loss(joined, *[concat(parts) for parts in targets])
-            value.backward()
-            bounds = np.cumsum([0, *(len(output) for output in outputs)])
-            gradient = joined.grad
-            del outputs, joined
-            if gradient is not None:
+        if runner.drew:
+            runner.generator.state = runner.after
+        joined = concat(outputs).requires_grad_()
+        with enable_grad():
+            value = loss(joined, *[concat(parts) for parts in targets])
+        value.backward()
+        bounds = np.cumsum([0, *(len(output) for output in outputs)])
+        gradient = joined.grad
+        del outputs, joined
+        if gradient is not None:
+            with runner.sharing():
                 runner.pull_back([gradient[a:b] for a, b in pairwise(bounds.tolist())])
     except BaseException:
+        runner.restore()
         for parameter, before in kept.items():
             parameter.grad = before
         raise
