@@ -7,7 +7,15 @@
 tensor([ 3., 12.])
 """
 
-from . import autograd as autograd, creation as creation, data as data, nn as nn, optim as optim
+from . import (
+    autograd as autograd,
+    creation as creation,
+    data as data,
+    func as func,
+    nn as nn,
+    optim as optim,
+    tree as tree,
+)
 from ._core.ops import (
     abs as abs,
     add as add,

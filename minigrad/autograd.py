@@ -1,4 +1,6 @@
-"""Gradients as functions, and where recording is on or off."""
+"""Gradients on demand, where recording is on or off, and the tools around the graph: `Function`,
+`checkpoint`, `detect_anomaly`, `gradcheck`.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,9 @@ from inspect import isgeneratorfunction
 from typing import Any, TypeVar, overload
 
 from ._core.tensor import Tensor, is_grad_enabled, run_graph, set_recording
+from .anomaly import detect_anomaly
+from .checkpoint import checkpoint
+from .function import Function, FunctionContext
 from .gradcheck import GradcheckError, gradcheck, gradgradcheck
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -158,7 +163,11 @@ def grad(
 
 
 __all__ = [
+    "Function",
+    "FunctionContext",
     "GradcheckError",
+    "checkpoint",
+    "detect_anomaly",
     "enable_grad",
     "grad",
     "gradcheck",

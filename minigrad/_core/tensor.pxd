@@ -6,6 +6,7 @@ from .loops cimport Operand
 cdef enum:
     MAX_INPUTS = 3              # inputs that have a rule of their own; a variadic op has one rule for all
     MAX_ARGUMENTS = 8           # parameters of a rule
+    LAST_BIT = 63               # of Node.needs: it stands for input 63 and all beyond
 
 cdef class Version:
     cdef long value
@@ -17,6 +18,7 @@ cdef class Op:
     cdef readonly tuple inputs
     cdef readonly tuple attributes
     cdef readonly bint variadic
+    cdef readonly bint joint    # its rule is called once and returns the gradients of all inputs
     cdef int opcode
     cdef int core_dims          # trailing dimensions that do not broadcast; NO_BROADCAST for all
     cdef bint names_shape
@@ -38,7 +40,9 @@ cdef class Node:
     cdef Tensor cotangent
     cdef list hooks
     cdef object retained        # a weak reference to the output, if it wants its gradient kept
-    cdef unsigned long long needs, number, mark
+    cdef public object metadata  # what a tool notes about this Node: None, or a dict
+    cdef readonly unsigned long long number     # Nodes are numbered as they are made
+    cdef unsigned long long needs, mark
     cdef long x_version, y_version, out_version
     cdef bint freed, useful, broadcast
     cdef unsigned long long repeated[MAX_INPUTS]        # axes of the output that broadcasting repeated

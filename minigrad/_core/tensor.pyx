@@ -56,8 +56,12 @@ cdef extern from *:
     #define MG_THREAD_LOCAL __thread
     #endif
     static MG_THREAD_LOCAL int mg_recording = 1;
+    static MG_THREAD_LOCAL PyObject *mg_observer = NULL, *mg_write_observer = NULL, *mg_running = NULL;
     """
     int mg_recording            # grad mode, one per thread as in PyTorch
+    PyObject* mg_observer       # who is told of every primitive of this thread, and of every write
+    PyObject* mg_write_observer
+    PyObject* mg_running        # the Node whose rules run in this thread, while anybody observes
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject*)
@@ -88,11 +92,28 @@ cdef class Op:
 
 def register(str name, int opcode, object fallback, tuple rules, tuple inputs=("x", "y", "z"),
              tuple attributes=(), bint variadic=False, int core_dims=NO_BROADCAST):
-    """Enter a primitive into the table. The parameter names of its rules say what a Node must keep."""
+    """Enter a primitive into the table."""
+    cdef Op op = make_op(name, opcode, fallback, rules, inputs, attributes, variadic, core_dims)
+    if opcode < NO_KERNEL:
+        by_opcode[opcode] = <PyObject*> op
+    if name in registry:
+        raise ValueError(f"primitive {name} is registered twice")
+    registry[name] = op
+    return op
+
+
+def make_op(str name, int opcode=NO_KERNEL, object fallback=None, tuple rules=(),
+            tuple inputs=("x", "y", "z"), tuple attributes=(), bint variadic=False,
+            int core_dims=NO_BROADCAST, bint joint=False):
+    """An operation that may stand in a graph. The parameter names of its rules say what a Node must keep.
+
+    variadic: any number of inputs share one rule. joint: that rule is called once, and returns a list
+    with the gradients of all inputs, None for one that has none."""
     cdef Op op = Op.__new__(Op)
     cdef int i, k
     op.name, op.opcode, op.fallback, op.rules = name, opcode, fallback, rules
-    op.inputs, op.attributes, op.variadic, op.core_dims = inputs, attributes, variadic, core_dims
+    op.inputs, op.attributes, op.core_dims = inputs, attributes, core_dims
+    op.variadic, op.joint = variadic or joint, joint
     for i, rule in enumerate(rules):
         if rule is None:
             continue
@@ -109,13 +130,8 @@ def register(str name, int opcode, object fallback, tuple rules, tuple inputs=("
             if op.argument[i][k] == SHAPE:
                 op.names_shape = True
             op.saves[i] |= 1 << min(<int> op.argument[i][k], <int> ATTRIBUTE)
-    if variadic:
+    if op.variadic:
         op.differentiable = ~<unsigned long long> 0
-    if name in registry:
-        raise ValueError(f"primitive {name} is registered twice")
-    registry[name] = op
-    if opcode < NO_KERNEL:
-        by_opcode[opcode] = <PyObject*> op
     return op
 
 
@@ -184,7 +200,7 @@ cdef inline int input_count(Node node):
 cdef inline object edge(Node node, int i):
     """Where the gradient of input i goes: a Node, a leaf Tensor, or None."""
     cdef object slot
-    if not node.needs >> i & 1:
+    if not node.needs >> min(i, LAST_BIT) & 1:
         return None
     slot = node.x if i == 0 else (node.y if i == 1 else node.more[i - 2])
     return edge_of(<Tensor> slot) if isinstance(slot, Tensor) else slot
@@ -252,8 +268,8 @@ cdef Tensor record(Op op, ndarray out, object x, object y=None, tuple more=None,
         attach(tensor, op, out, x, y, more, attributes)
     if profiling:
         note_forward(op, out)
-    if observer is not None:
-        observer(op.name, tuple([z for z in (x, y) + (more or ()) if z is not None]),
+    if observers:
+        announce(op.name, tuple([z for z in (x, y) + (more or ()) if z is not None]),
                  dict(zip(op.attributes, attributes or ())), tensor)
     return tensor
 
@@ -272,7 +288,7 @@ cdef inline void attach(Tensor tensor, Op op, ndarray out, object x, object y, t
     if more is not None:
         for i in range(<int> len(more)):
             if requires(more[i]):
-                needs |= <unsigned long long> 1 << (i + 2)
+                needs |= <unsigned long long> 1 << min(i + 2, LAST_BIT)
     needs &= op.differentiable
     if needs == 0:
         return
@@ -342,6 +358,56 @@ cdef Tensor record_view(Op op, ndarray out, Tensor x, tuple attributes=None):
     cdef Tensor tensor = record(op, out, x, None, None, attributes)
     tensor.version = shared_version(x)
     return tensor
+
+
+def attach_op(Op op not None, Tensor values not None, tuple inputs, tuple attributes):
+    """A Tensor on the memory of `values`, made by `op` from the inputs: Tensors, or Nodes, which stand for
+    what they made. Nobody is told; see `announce`."""
+    cdef Tensor tensor = wrap(values.array)
+    cdef tuple given = tuple([stand_in(edge) for edge in inputs])
+    tensor.version = shared_version(values)
+    attach(tensor, op, values.array, given[0], given[1] if len(given) > 1 else None,
+           given[2:] if len(given) > 2 else None, attributes)
+    return tensor
+
+
+cdef Tensor stand_in(object edge):
+    """A Tensor, or for a Node one without values at the same place in the graph."""
+    cdef Tensor tensor
+    if isinstance(edge, Tensor):
+        return edge
+    tensor = wrap(NOTHING)
+    tensor.node = <Node?> edge
+    tensor.requires = True
+    return tensor
+
+
+def count_nodes():
+    """How many Nodes were made so far; a Node made later has a larger `number`."""
+    return node_count
+
+
+def edges_below(list outputs, unsigned long long since):
+    """Where the graph that was made after the first `since` Nodes ends below these Tensors: a list of
+    leaves, and of older Nodes."""
+    cdef list queue = [edge_of(<Tensor?> t) for t in outputs if (<Tensor?> t).requires], found = []
+    cdef set seen = set()
+    cdef int i
+    cdef Node node
+    for below in queue:                     # it grows on the way
+        if id(below) in seen:
+            continue
+        seen.add(id(below))
+        if type(below) is not Node or (<Node> below).number <= since:
+            found.append(below)
+            continue
+        node = <Node> below
+        check_whole(node)
+        for i in range(input_count(node)):
+            below = edge(node, i)
+            if below is not None:
+                queue.append(below)
+    return found
 
 
 # ---------------------------------------------------------------------------------- elementwise ops
@@ -559,6 +625,8 @@ cdef void write(Tensor target, object value, object index) except *:
     if not cnp.PyArray_ISWRITEABLE(target.array):
         raise ValueError("assignment: the tensor's memory is read-only (it shares a read-only or broadcast "
                          "array); write to a copy: x.clone()")
+    if observers:
+        announce_write(target)
     if (index is Ellipsis and same_shape(source, target.array) and plain(source) and plain(target.array)
             and PyArray_TYPE(source) == PyArray_TYPE(target.array)):
         memmove(PyArray_DATA(target.array), PyArray_DATA(source), PyArray_NBYTES(source))
@@ -601,16 +669,18 @@ cdef class Walk:
     cdef unsigned long long mark
     cdef list leaves                        # leaf Tensors that a cotangent reached
     cdef list retained                      # (weak reference, gradient) for retain_grad
+    cdef set ends                           # ids of Nodes and leaves where the pass ends, or None
     cdef bint private
     cdef dict cotangents                    # id -> cotangent, where this walk is private
     cdef set seen, useful
 
-    def __cinit__(self):
+    def __cinit__(self, set ends=None):
         global pass_count, fields_taken
         pass_count += 1
         self.mark = pass_count
         self.leaves = []
-        self.private = fields_taken
+        self.ends = ends
+        self.private = fields_taken or ends is not None
         if self.private:
             self.cotangents, self.seen, self.useful = {}, set(), set()
         else:
@@ -647,6 +717,8 @@ cdef class Walk:
     cdef void add(self, Node node) except *:
         cdef Entry* grown
         if id(node) in self.seen if self.private else node.mark == self.mark:
+            return
+        if self.ends is not None and id(node) in self.ends:
             return
         check_whole(node)
         if self.private:
@@ -793,6 +865,7 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
     cdef int i, k, rule, code
     cdef object x = node.x, y = node.y, below, returned, position
     cdef tuple attributes = node.attributes, shape = node.shape     # held: another thread may free the Node
+    cdef list together = None
     if isinstance(x, Tensor) and version_of(x) != node.x_version and saved(node, X):
         raise changed(node, op.inputs[0], (<Tensor> x).array, node.x_version, version_of(x))
     if isinstance(y, Tensor) and version_of(y) != node.y_version and saved(node, Y):
@@ -823,7 +896,14 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
             elif code == SHAPE: arguments[k] = <PyObject*> shape
             elif code == POSITION: arguments[k] = <PyObject*> position
             else: arguments[k] = <PyObject*> attributes[code - ATTRIBUTE]
-        returned = PyObject_Vectorcall(op.rules[rule], arguments, op.arguments[rule], NULL)
+        if together is None:
+            returned = PyObject_Vectorcall(op.rules[rule], arguments, op.arguments[rule], NULL)
+        if op.joint:
+            if together is None:
+                together = <list?> returned
+            returned = together[i]
+            if returned is None:
+                continue
         if not isinstance(returned, Tensor):
             raise RuntimeError(f"{op.name}: the rule of input {i} returned {type(returned).__name__}, "
                                "not a Tensor")
@@ -875,10 +955,11 @@ cdef Tensor first_cotangent(Tensor root, object gradient, str caller):
 
 
 cdef list run_backward(list roots, list gradients, list inputs, bint retain_graph, bint create_graph,
-                       str caller):
+                       str caller, bint stop_at_inputs=False):
     """Reverse-mode differentiation. Without `inputs` it accumulates into the leaves' `.grad`; with them
-    it returns their gradients (None where nothing reached them) and leaves every `.grad` alone."""
-    global mg_recording, passes_running
+    it returns their gradients (None where nothing reached them) and leaves every `.grad` alone. With
+    `stop_at_inputs` nothing flows from one input into another, and their hooks wait for another pass."""
+    global mg_recording, mg_running, passes_running
     cdef Walk walk
     cdef int mode = mg_recording
     cdef Py_ssize_t i
@@ -888,13 +969,16 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
     cdef dict captured = {}
     cdef list result = None, starts
     cdef long long started
+    cdef PyObject* running = mg_running
     for root in roots:
         if not root.requires:
             raise RuntimeError(f"{caller}: the output does not require grad, and has no graph; was it made "
                                "under no_grad, from detached tensors, or by an operation that has no "
                                "gradient?")
     starts = [first_cotangent(root, gradient, caller) for root, gradient in zip(roots, gradients)]
-    walk = Walk()
+    if inputs is not None:
+        targets = {id(edge_of(<Tensor> t)) for t in inputs}
+    walk = Walk(targets if stop_at_inputs else None)
     try:
         mg_recording = create_graph
         passes_running += 1
@@ -903,7 +987,6 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
                 walk.add(root.node)
         walk.collect()
         if inputs is not None:
-            targets = {id(edge_of(<Tensor> t)) for t in inputs}
             walk.mark_useful(targets)
         for root, start in zip(roots, starts):
             deliver(walk, edge_of(root), start, create_graph)
@@ -925,23 +1008,29 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
                 walk.set_pending(node, None)
                 if targets is None or walk.is_useful(node):
                     started = perf_counter_ns() if profiling else 0
+                    if observers:
+                        mg_running = <PyObject*> node
                     run_rules(walk, node, g, targets, create_graph)
+                    mg_running = running
                     if profiling and started:
                         note_backward(node.op, started)
                 g = None
             if not retain_graph:
                 free_node(node)
         for leaf in walk.leaves:
-            if leaf.hooks is not None:
+            if leaf.hooks is not None and not stop_at_inputs:
                 walk.set_pending(leaf, run_hooks(leaf.hooks, walk.pending(leaf)))
         if inputs is None:
             commit(walk, create_graph)
         else:
             for leaf in walk.leaves:
                 captured[id(leaf)] = walk.pending(leaf)
+            if stop_at_inputs:
+                captured = walk.cotangents
             result = [captured.get(id(edge_of(<Tensor> t))) for t in inputs]
     finally:
         mg_recording = mode
+        mg_running = running
         passes_running -= 1
         walk.end()
     return result
@@ -1039,13 +1128,16 @@ def set_recording(bint mode):
     return previous
 
 
-def run_graph(list outputs, list grad_outputs, list inputs, bint retain_graph, bint create_graph):
-    """The engine behind `autograd.grad`: gradients of `inputs`, None where no way leads to one."""
+def run_graph(list outputs, list grad_outputs, list inputs, bint retain_graph, bint create_graph,
+              bint stop_at_inputs=False):
+    """The engine behind `autograd.grad`: gradients of `inputs` (Tensors, or Nodes in their place), None
+    where no way leads to one."""
+    inputs = [stand_in(edge) for edge in inputs]
     for tensor in inputs:
-        if not (<Tensor?> tensor).requires:
+        if not (<Tensor> tensor).requires:
             raise RuntimeError("grad: an input does not require grad; call x.requires_grad_() before it is "
                                "used")
-    return run_backward(outputs, grad_outputs, inputs, retain_graph, create_graph, "grad")
+    return run_backward(outputs, grad_outputs, inputs, retain_graph, create_graph, "grad", stop_at_inputs)
 
 
 def gather_gradients(list parameters, dict states, str owner):
@@ -1078,6 +1170,8 @@ def move_average(Tensor average not None, Tensor batch not None, double keep, do
     cdef ndarray value = batch.array
     if PyArray_TYPE(value) != PyArray_TYPE(average.array):
         value = value.astype(average.array.dtype)
+    if observers:
+        announce_write(average)
     blend(average.array, value, keep, gain)
     count_write(average)
 
@@ -1112,15 +1206,50 @@ cdef void note_backward(Op op, long long started):
     profile_row(op)[2] += last_event - started
 
 
-cdef object observer = None
+cdef int observers = 0                  # installed in any thread: while there are none they cost nothing
+
+
+cdef object swap_observer(PyObject** slot, object function):
+    global observers
+    previous = None
+    if slot[0] != NULL:
+        previous = <object> slot[0]
+        Py_DECREF(previous)
+        observers -= 1
+    slot[0] = NULL
+    if function is not None:
+        Py_INCREF(function)
+        slot[0] = <PyObject*> function
+        observers += 1
+    return previous
 
 
 def observe(function):
-    """Have `function(name, inputs, attributes, output)` called after every primitive, in every thread;
-    None ends it. Returns the function that was called before. The rules of a backward are seen too."""
-    global observer
-    previous, observer = observer, function
-    return previous
+    """Have `function(name, inputs, attributes, output)` called after every primitive in this thread; None
+    ends it. Returns the function that was called before. The rules of a backward are seen too; then
+    `running_node()` tells whose."""
+    return swap_observer(&mg_observer, function)
+
+
+def observe_writes(function):
+    """As `observe`: have `function(tensor)` called before every write in place to a Tensor."""
+    return swap_observer(&mg_write_observer, function)
+
+
+def announce(str name, tuple inputs, dict attributes, output):
+    """Tell who observes this thread, if anybody does, of a primitive, or of what acts as one."""
+    if mg_observer != NULL:
+        (<object> mg_observer)(name, inputs, attributes, output)
+
+
+cdef void announce_write(Tensor target) except *:
+    if mg_write_observer != NULL:
+        (<object> mg_write_observer)(target)
+
+
+def running_node():
+    """The Node whose rules run in this thread, None outside of backward; known while there are observers."""
+    return None if mg_running == NULL else <object> mg_running
 
 
 def profile_engine(bint on):
@@ -1263,6 +1392,11 @@ cdef class Tensor:
 
     def __repr__(self):
         text = np.array2string(self.array, separator=", ", prefix="tensor(")
+        if self.array.dtype.kind == "f":
+            for name, count in (("nan", np.isnan(self.array).sum()), ("inf", np.isinf(self.array).sum())):
+                text += f", {name}={count}" if count else ""
+        if not 0 < self.array.size <= np.get_printoptions()["threshold"]:
+            text += f", shape={self.shape}"
         if self.array.dtype not in (np.float32, np.int64, np.bool_):
             text += f", dtype={self.array.dtype}"
         if self.node is not None:

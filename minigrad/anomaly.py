@@ -1,0 +1,130 @@
+"""Where the first NaN or infinity comes from: `detect_anomaly`."""
+
+from __future__ import annotations
+
+import linecache
+import math
+import os
+import sys
+from contextlib import ContextDecorator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._core.tensor import Node, Tensor, observe, running_node
+
+HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+FROM_OUTSIDE = "It came with the data, or from outside of the library: look at the inputs."
+USUAL_CAUSES = (
+    "log, sqrt, norm, divide and pow near 0 and exp of large numbers are the usual causes: add a "
+    "small constant, or replace the argument with mg.where before the operation."
+)
+
+
+class _Place(NamedTuple):
+    """A line of the user's program."""
+
+    filename: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        source = linecache.getline(self.filename, self.line).strip()
+        where = f"{self.filename}:{self.line} in {self.function}"
+        return f"{where}\n    {source}" if source else where
+
+
+class detect_anomaly(ContextDecorator):  # noqa: N801 (used like a function, as in PyTorch)
+    """Raise FloatingPointError at the first operation in this thread that makes a NaN or infinity,
+    and name the line of the program that called it.
+
+    In forward the error names the operation, its line, and the shapes of its inputs; in backward
+    the line of the operation in forward whose gradient rule made the NaN or infinity. A NaN is an
+    anomaly wherever it comes from; an infinity only where an operation makes it of finite inputs:
+    one that an operation is given, as a mask of -inf before a softmax or a bound is, passes.
+
+    check_inf: False looks for NaN alone.
+
+    Run forward and backward inside the block. Every operation is looked at, which costs some
+    microseconds each; outside of a block nothing. Also a decorator. Operations of other threads are
+    not seen, nor is what NumPy does.
+
+    >>> x = mg.tensor([0.0, 4.0], requires_grad=True)
+    >>> try:
+    ...     with mg.autograd.detect_anomaly():
+    ...         mg.sqrt(x).sum().backward()
+    ... except FloatingPointError as error:
+    ...     print(str(error).splitlines()[0].split(",")[0])
+    backward of sqrt: divide made an infinity in 1 of 2 elements
+    """
+
+    def __init__(self, *, check_inf: bool = True) -> None:
+        self._check_inf = check_inf
+        self._outer: list[Any] = []  # who observed before; a block may stand within itself
+
+    def __enter__(self) -> None:
+        self._outer.append(observe(self._look))
+
+    def __exit__(self, *exception: object) -> None:
+        observe(self._outer.pop())
+
+    def _look(
+        self, name: str, inputs: tuple[Any, ...], attributes: dict[str, Any], output: Tensor
+    ) -> None:
+        if self._outer[-1] is not None:
+            self._outer[-1](name, inputs, attributes, output)
+        place = _place()
+        if output.grad_fn is not None:
+            _note(output.grad_fn, place)
+        if output.dtype.kind != "f" or np.isfinite(output._array).all():
+            return
+        nan = np.isnan(output._array)
+        given_nan = any(_holds(math.isnan, np.isnan, x) for x in inputs)
+        given_inf = any(_holds(math.isinf, np.isinf, x) for x in inputs)
+        if nan.any():
+            what, count = "NaN", int(nan.sum())
+            verb = "was given a" if given_nan else "made a"
+        elif self._check_inf and not given_inf:
+            what, count, verb = "infinity", int(np.isinf(output._array).sum()), "made an"
+        else:
+            return
+        node = running_node()
+        where = "forward" if node is None else f"backward of {node.name}"
+        shapes = ", ".join(f"{tuple(x.shape)}" for x in inputs if isinstance(x, Tensor)) or "none"
+        raise FloatingPointError(
+            f"{where}: {name} {verb} {what} in {count} of {output.size} elements, "
+            f"from inputs of shapes {shapes}{_history(node, place)}\n"
+            f"{FROM_OUTSIDE if given_nan else USUAL_CAUSES}"
+        )
+
+
+def _holds(test: Any, test_array: Any, value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.dtype.kind == "f" and bool(test_array(value._array).any())
+    return isinstance(value, float) and test(value)
+
+
+def _place() -> _Place | None:
+    """The innermost line that runs now and is not the library's own."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename.startswith(HERE):
+        if frame.f_back is None:
+            return None
+        frame = frame.f_back
+    return _Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+def _note(node: Node, place: _Place | None) -> None:
+    if node.metadata is None:
+        node.metadata = {}
+    node.metadata["place"] = place
+
+
+def _history(node: Node | None, place: _Place | None) -> str:
+    """The line to look at: for a gradient rule that of the operation in forward."""
+    if node is None:
+        return f"\n  at {place}"
+    noted = (node.metadata or {}).get("place")
+    if noted is None:
+        return "\n  of an operation made before detect_anomaly() began; run forward inside it too"
+    return f"\n  forward was at {noted}"

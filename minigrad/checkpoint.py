@@ -1,0 +1,172 @@
+"""Memory for time: `checkpoint` forgets what a part of a net made, and makes it again in backward
+(Chen, Xu, Zhang & Guestrin 2016).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from . import creation
+from ._core.tensor import (
+    Node,
+    Tensor,
+    count_nodes,
+    edges_below,
+    is_grad_enabled,
+    observe_writes,
+    run_graph,
+    set_recording,
+)
+from .function import Joint, joint_ops
+from .tree import flatten
+
+OPS = joint_ops("checkpoint")
+
+
+def checkpoint(
+    function: Callable[..., Any], *args: Any, use_reentrant: bool | None = None, **kwargs: Any
+) -> Any:
+    """`function(*args, **kwargs)`, without the graph between its inputs and its outputs: backward
+    calls the function again to have it.
+
+    A net of n equal parts, each in a checkpoint, keeps the outputs of n parts and the graph of one,
+    and takes the time of one more forward. Gradients reach whatever the function uses: arguments,
+    the parameters of a module, tensors that it finds around it. They can be differentiated again
+    (create_graph), and checkpoints may stand within one another.
+
+    The second run is to compute the same as the first. It draws the same random numbers from the
+    library's generator (the same dropout mask) and starts with what the first run found in the
+    tensors that it wrote to (a BatchNorm's running statistics); generator and tensors are then put
+    back, so that statistics move once. Other state, such as train() or eval() or a generator of
+    one's own, is up to the caller. `use_reentrant` is taken for PyTorch's sake; it changes nothing.
+
+    Raises RuntimeError in backward if an argument or a parameter was written to since, or if the
+    second run makes other outputs.
+
+    >>> net = mg.nn.Sequential(mg.nn.Linear(4, 64), mg.nn.Tanh(), mg.nn.Linear(64, 1))
+    >>> y = mg.autograd.checkpoint(net, mg.ones(8, 4))
+    >>> y.grad_fn
+    <checkpoint>
+    >>> y.sum().backward()
+    >>> net[0].weight.grad.shape
+    (64, 4)
+    """
+    if not callable(function):
+        raise TypeError(f"checkpoint: expected a function, got {type(function).__name__}")
+    if not is_grad_enabled():
+        return function(*args, **kwargs)
+    run = _Run(function, args, kwargs)
+    since = count_nodes()
+    result = run.first()
+    leaves, rebuild = flatten(result)
+    made = [i for i, leaf in enumerate(leaves) if _is_newer(leaf, since)]
+    if not made:
+        return result
+    outputs = [leaves[i] for i in made]
+    run.remember(made, edges_below(outputs, since))
+    attached = Joint(OPS, run.again).attach(run.inputs, [y.detach() for y in outputs])
+    for i, y in zip(made, attached, strict=True):
+        leaves[i] = y
+    return rebuild(leaves)
+
+
+def _is_newer(value: Any, since: int) -> bool:
+    return isinstance(value, Tensor) and value.grad_fn is not None and value.grad_fn.number > since
+
+
+class _Run:
+    """A call, and all that it needs to be made again."""
+
+    def __init__(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self.function, self.args, self.kwargs = function, args, kwargs
+        self.generator = creation.generator()
+        self.random_state = self.generator.bit_generator.state
+        # what the first run wrote to, with what was there before
+        self.written: list[tuple[weakref.ref[Tensor], np.ndarray]] = []
+        self.inputs: list[Node | Tensor] = []
+
+    def first(self) -> Any:
+        before: dict[int, tuple[Tensor, np.ndarray]] = {}
+
+        def note(tensor: Tensor) -> None:
+            if id(tensor) not in before:
+                before[id(tensor)] = tensor, tensor.numpy(copy=True)
+            if outer is not None:
+                outer(tensor)
+
+        outer = observe_writes(note)
+        try:
+            result = self.function(*self.args, **self.kwargs)
+        finally:
+            observe_writes(outer)
+        # weakly: what the function made for itself is gone, and need not be put back
+        self.written = [(weakref.ref(tensor), values) for tensor, values in before.values()]
+        return result
+
+    def remember(self, made: list[int], inputs: list[Node | Tensor]) -> None:
+        """Note which leaves of the result are outputs, and at what version the inputs are."""
+        self.written = [(tensor, values) for tensor, values in self.written if tensor() is not None]
+        self.made, self.inputs = made, inputs
+        given = [*flatten((self.args, self.kwargs))[0], *inputs]
+        ours = {id(tensor()) for tensor, _ in self.written}
+        self.versions = [
+            (x, x._version) for x in given if isinstance(x, Tensor) and id(x) not in ours
+        ]
+
+    def again(self, call: Joint, cotangents: list[Tensor]) -> list[Tensor | None]:
+        """The rule: run the function again, now with its graph, and differentiate that."""
+        for x, version in self.versions:
+            if x._version != version:
+                raise RuntimeError(
+                    f"checkpoint: an input of shape {x.shape} was written to in place since "
+                    f"(version {version} then, {x._version} now), and backward runs the function "
+                    "again with it; write to a copy, x.clone(), or after backward"
+                )
+        create_graph = is_grad_enabled()
+        with self._as_it_was():
+            set_recording(True)
+            try:
+                leaves, _ = flatten(self.function(*self.args, **self.kwargs))
+                outputs = [leaves[i] for i in self.made if i < len(leaves)]
+                made = [(y.shape, y.dtype) for y in outputs if _is_newer(y, 0)]
+                if made != list(zip(call.shapes, call.dtypes, strict=True)):
+                    raise RuntimeError(
+                        f"checkpoint: the first run made outputs of shapes {call.shapes}, the "
+                        f"second of {[shape for shape, _ in made]}; the function must do the same "
+                        "when it runs again in backward"
+                    )
+                given: list[Tensor | None] = [*cotangents]
+                return run_graph(outputs, given, self.inputs, True, create_graph, True)
+            finally:
+                set_recording(create_graph)
+
+    @contextmanager
+    def _as_it_was(self) -> Iterator[None]:
+        """The random numbers and the tensors that the first run began with; afterwards those of
+        now."""
+        current, state = creation._generator, self.generator.bit_generator.state
+        alive = [(tensor, values) for ref, values in self.written if (tensor := ref()) is not None]
+        now = [(tensor, tensor.numpy(copy=True)) for tensor, _ in alive]
+        try:
+            creation._generator = self.generator
+            self.generator.bit_generator.state = self.random_state
+            for tensor, values in alive:
+                _put_back(tensor, values)
+            yield
+        finally:
+            creation._generator = current
+            self.generator.bit_generator.state = state
+            for tensor, values in now:
+                _put_back(tensor, values)
+
+
+def _put_back(tensor: Tensor, values: np.ndarray) -> None:
+    tensor._array[...] = values
+    tensor._bump_version()

@@ -1,0 +1,465 @@
+"""Derivatives as functions of functions: `grad`, `vjp`, `jvp`, `jacobian`, `hessian`.
+
+Each takes a Python function of tensors, or of nested dicts, lists and tuples of them, and returns a
+function or a derivative; none touches a `.grad` or changes its arguments. How it works: the
+function is called with a fresh variable in place of each tensor, and the graph that this makes is
+differentiated with respect to these variables and no others. A fresh variable is an alias of its
+tensor in the graph around the call. So derivatives nest to any order, and one with respect to an
+inner variable is never confused with one with respect to an outer variable of the same value
+(Siskind & Pearlmutter 2005).
+
+A derivative is itself recorded where that can matter: where recording is on, and an argument or a
+tensor that the function closes over requires grad. Under `mg.no_grad()` it is not; what happens
+inside of the function is recorded all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ._core.ops import reshape, zeros_like
+from ._core.tensor import (
+    Tensor,
+    count_nodes,
+    edges_below,
+    is_grad_enabled,
+    run_graph,
+    set_recording,
+    to_tensor,
+)
+from .creation import asarray, ones_like, zeros
+from .functions import stack
+from .nn.module import BUFFER, PARAMETER, TRANSIENT, Module, _join
+from .tree import flatten
+
+ArgNums = int | tuple[int, ...]
+
+__all__ = [
+    "functional_call",
+    "grad",
+    "hessian",
+    "hvp",
+    "jacobian",
+    "jvp",
+    "value_and_grad",
+    "vjp",
+]
+
+
+class _Trace:
+    """One call of a function with fresh variables in place of the arguments `argnums`."""
+
+    def __init__(
+        self,
+        caller: str,
+        function: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
+        argnums: ArgNums,
+        has_aux: bool,
+    ) -> None:
+        if not callable(function):
+            raise TypeError(f"{caller}: expected a function, got {type(function).__name__}")
+        self.caller, self.single = caller, not isinstance(argnums, tuple)
+        self.recording = is_grad_enabled()
+        since = count_nodes()
+        self.variables: list[Tensor] = []
+        self.branches: list[tuple[int, Callable[[list[Any]], Any]]] = []
+        called = list(arguments)
+        for i in _positions(caller, argnums, len(arguments)):
+            leaves, rebuild = flatten(arguments[i])
+            fresh = [_variable(caller, i, leaf) for leaf in leaves]
+            called[i] = rebuild(fresh)
+            self.variables += fresh
+            self.branches.append((len(leaves), rebuild))
+        set_recording(True)
+        try:
+            output = function(*called, **options)
+        finally:
+            set_recording(self.recording)
+        self.aux: Any = None
+        if has_aux:
+            if not (isinstance(output, tuple) and len(output) == 2):
+                raise TypeError(f"{caller}: with has_aux=True the function returns (output, aux)")
+            output, self.aux = output
+        self.outputs, self.rebuild = flatten(output)
+        for y in self.outputs:
+            if not isinstance(y, Tensor):
+                raise TypeError(
+                    f"{caller}: the function must return Tensors, got {type(y).__name__}; "
+                    "leave out .item() and .numpy(), or return it as aux (has_aux=True)"
+                )
+        self.since = since
+        self.shared = self._reaches_out(self.outputs)  # others hold parts of the graph
+        self.create_graph = self.recording and self.shared
+
+    def _reaches_out(self, tensors: list[Tensor]) -> bool:
+        own = set(map(id, self.variables))
+        return any(id(edge) not in own for edge in edges_below(tensors, self.since))
+
+    def released(self, tree: Any) -> Any:
+        """`tree` with the tensors detached that depend on nothing but our variables."""
+        leaves, rebuild = flatten(tree)
+        return rebuild(
+            [
+                t.detach()
+                if isinstance(t, Tensor)
+                and t.requires_grad
+                and not (self.recording and self._reaches_out([t]))
+                else t
+                for t in leaves
+            ]
+        )
+
+    def pulled_back(
+        self,
+        outputs: list[Tensor],
+        cotangents: list[Tensor | None],
+        retain_graph: bool,
+        create_graph: bool,
+    ) -> list[Tensor]:
+        """The gradients of all variables, zeros for those that the outputs do not depend on."""
+        flowing = [(y, g) for y, g in zip(outputs, cotangents, strict=True) if y.requires_grad]
+        found: list[Tensor | None] = [None] * len(self.variables)
+        if flowing and self.variables:
+            ys, gs = [y for y, _ in flowing], [g for _, g in flowing]
+            found = run_graph(ys, gs, self.variables, retain_graph, create_graph)
+        return [
+            zeros_like(x) if g is None else g for x, g in zip(self.variables, found, strict=True)
+        ]
+
+    def as_arguments(self, values: list[Tensor]) -> Any:
+        """One value for each variable in the structure of the arguments that were chosen."""
+        parts, position = [], 0
+        for count, rebuild in self.branches:
+            parts.append(rebuild(values[position : position + count]))
+            position += count
+        return parts[0] if self.single else tuple(parts)
+
+
+def _positions(caller: str, argnums: ArgNums, count: int) -> list[int]:
+    chosen = argnums if isinstance(argnums, tuple) else (argnums,)
+    if not chosen:
+        raise ValueError(f"{caller}: argnums is empty; name at least one argument")
+    for i in chosen:
+        if isinstance(i, bool) or not isinstance(i, (int, np.integer)):
+            raise TypeError(f"{caller}: argnums must be an int or a tuple of ints, got {argnums!r}")
+        if not -count <= i < count:
+            raise ValueError(
+                f"{caller}: argnums={argnums}, but the function was called with {count} positional "
+                "arguments; one passed by keyword is not differentiated"
+            )
+    positions = [int(i) % count for i in chosen]
+    if len(set(positions)) < len(positions):
+        raise ValueError(f"{caller}: an argument stands twice in argnums={argnums}")
+    return positions
+
+
+def _variable(caller: str, position: int, leaf: Any) -> Tensor:
+    x = to_tensor(leaf, f"{caller}: argument {position}")
+    if x.dtype.kind != "f":
+        raise TypeError(
+            f"{caller}: argument {position} holds {x.dtype}, and only float32 and float64 have "
+            "gradients; use x.astype(mg.float32), 1.0 for 1, or leave it out of argnums"
+        )
+    alias = reshape(x, x.shape)
+    return alias if alias.requires_grad else alias.requires_grad_()
+
+
+def _cotangents(caller: str, tree: Any, outputs: list[Tensor], rebuild: Any) -> list[Tensor]:
+    """The leaves of a tree of tangents or cotangents that matches `outputs` in structure, shapes
+    and dtypes."""
+    leaves, rebuild_given = flatten(tree)
+    numbers = list(range(len(outputs)))
+    if len(leaves) != len(outputs) or rebuild_given(numbers) != rebuild(numbers):
+        raise ValueError(
+            f"{caller}: expected the structure {rebuild([y.shape for y in outputs])} (of shapes), "
+            f"got {rebuild_given([getattr(leaf, 'shape', leaf) for leaf in leaves])}"
+        )
+    given = []
+    for leaf, y in zip(leaves, outputs, strict=True):
+        g = leaf.astype(y.dtype) if isinstance(leaf, Tensor) else asarray(leaf, dtype=y.dtype)
+        if g.shape != y.shape:
+            raise ValueError(f"{caller}: expected a tensor of shape {y.shape}, got {g.shape}")
+        given.append(g)
+    return given
+
+
+# ------------------------------------------------------------------------------------- reverse mode
+def value_and_grad(
+    function: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False
+) -> Callable[..., tuple[Any, Any]]:
+    """A function that returns `(function(...), gradient)`, or with has_aux
+    `((output, aux), gradient)`; otherwise as `grad`.
+
+    >>> mg.func.value_and_grad(lambda x: (x * x).sum())(mg.tensor([1.0, 2.0]))
+    (tensor(5.), tensor([2., 4.]))
+    """
+    return _value_and_grad("value_and_grad", function, argnums, has_aux)
+
+
+def _value_and_grad(
+    caller: str, function: Callable[..., Any], argnums: ArgNums, has_aux: bool
+) -> Callable[..., tuple[Any, Any]]:
+    def differentiated(*arguments: Any, **options: Any) -> tuple[Any, Any]:
+        trace = _Trace(caller, function, arguments, options, argnums, has_aux)
+        if len(trace.outputs) != 1 or trace.outputs[0].shape != ():
+            shapes = trace.rebuild([y.shape for y in trace.outputs])
+            raise ValueError(
+                f"{caller}: the function must return one tensor of shape (), got {shapes}; reduce "
+                "it, for example with .sum(), or use mg.func.jacobian or mg.func.vjp"
+            )
+        value = trace.released(trace.outputs[0])
+        aux = trace.released(trace.aux)
+        found = trace.pulled_back(trace.outputs, [None], trace.shared, trace.create_graph)
+        return ((value, aux) if has_aux else value), trace.as_arguments(found)
+
+    return differentiated
+
+
+def grad(
+    function: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """A function that returns the gradient of `function`, whose value is one tensor of shape ().
+
+    argnums: which positional arguments to differentiate: an int for the gradient of one, in the
+        structure of that argument, or a tuple of ints for a tuple of them. Each is a float32 or
+        float64 Tensor (an array or float becomes one) or a nested dict, list or tuple of them. The
+        gradient is zero where the value does not depend on an argument.
+    has_aux: `function` returns `(value, aux)`, and the gradient comes as `(gradient, aux)`.
+
+    Raises ValueError for a value of another shape, and for argnums out of range, TypeError for
+    arguments that are no floats.
+
+    >>> mg.func.grad(mg.sin)(0.0)
+    tensor(1.)
+    >>> mg.func.grad(mg.func.grad(lambda x: x ** 3))(mg.tensor(2.0))
+    tensor(12.)
+    >>> mg.func.grad(lambda p: (p["a"] * p["b"]).sum())({"a": mg.ones(2), "b": mg.zeros(2)})
+    {'a': tensor([0., 0.]), 'b': tensor([1., 1.])}
+    """
+    both = _value_and_grad("grad", function, argnums, has_aux)
+
+    def gradient(*arguments: Any, **options: Any) -> Any:
+        value, found = both(*arguments, **options)
+        return (found, value[1]) if has_aux else found
+
+    return gradient
+
+
+def vjp(function: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
+    """`(function(*primals), pull_back)`, or with has_aux `(output, pull_back, aux)`.
+
+    `pull_back(cotangents)`, in the structure and shapes of the output, returns the vector-Jacobian
+    product with respect to each primal, a tuple; it may be called many times.
+
+    >>> y, pull_back = mg.func.vjp(lambda x: x * x, mg.tensor([1.0, 2.0]))
+    >>> pull_back(mg.tensor([1.0, 10.0]))
+    (tensor([ 2., 40.]),)
+    """
+    trace = _Trace("vjp", function, primals, {}, tuple(range(len(primals))), has_aux)
+
+    def pull_back(cotangents: Any) -> tuple[Any, ...]:
+        given = _cotangents("vjp", cotangents, trace.outputs, trace.rebuild)
+        create_graph = is_grad_enabled() and (
+            trace.create_graph or any(g.requires_grad for g in given)
+        )
+        found = trace.pulled_back(trace.outputs, [*given], True, create_graph)
+        result: tuple[Any, ...] = trace.as_arguments(found)
+        return result
+
+    output = trace.released(trace.rebuild(list(trace.outputs)))
+    return (output, pull_back, trace.released(trace.aux)) if has_aux else (output, pull_back)
+
+
+# ------------------------------------------------------------------------------------- forward mode
+def jvp(
+    function: Callable[..., Any],
+    primals: tuple[Any, ...],
+    tangents: tuple[Any, ...],
+    has_aux: bool = False,
+) -> tuple[Any, ...]:
+    """`(function(*primals), derivative along the tangents)`, or with has_aux
+    `(output, derivative, aux)`. tangents: a tuple in the structure and shapes of primals.
+
+    The Jacobian-vector product comes from two reverse passes: the vector-Jacobian product is linear
+    in its cotangent, and its own derivative with respect to that is the transpose (Townsend 2017,
+    "A new trick for calculating Jacobian vector products").
+
+    >>> mg.func.jvp(lambda x: x ** 3, (mg.tensor(2.0),), (mg.tensor(1.0),))
+    (tensor(8.), tensor(12.))
+    """
+    for given_as in (primals, tangents):
+        if not isinstance(given_as, tuple):
+            raise TypeError(
+                "jvp: primals and tangents must be tuples, of one element for one argument, got "
+                f"{type(given_as).__name__}"
+            )
+    trace = _Trace("jvp", function, primals, {}, tuple(range(len(primals))), has_aux)
+    given = _cotangents("jvp", tangents, trace.variables, trace.as_arguments)
+    create_graph = trace.recording and (trace.shared or any(t.requires_grad for t in given))
+    dummies = [ones_like(y).requires_grad_() if y.requires_grad else None for y in trace.outputs]
+    wanted = [dummy for dummy in dummies if dummy is not None]
+    pulled = trace.pulled_back(trace.outputs, [*dummies], True, True)
+    linear = [(x, t) for x, t in zip(pulled, given, strict=True) if x.requires_grad]
+    found: list[Tensor | None] = [None] * len(wanted)
+    if linear and wanted:
+        xs, ts = [x for x, _ in linear], [t for _, t in linear]
+        found = run_graph(xs, [*ts], wanted, True, create_graph)
+    arrived = iter(found)
+    pushed = [None if dummy is None else next(arrived) for dummy in dummies]
+    derivative = trace.rebuild(
+        [zeros_like(y) if t is None else t for y, t in zip(trace.outputs, pushed, strict=True)]
+    )
+    output = trace.released(trace.rebuild(list(trace.outputs)))
+    return (output, derivative, trace.released(trace.aux)) if has_aux else (output, derivative)
+
+
+def hvp(
+    function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """The Hessian of a function of shape () times the tangents, a tuple like primals.
+
+    As the Hessian is symmetric this is the vector-Jacobian product of the gradient; the matrix is
+    never formed.
+
+    >>> mg.func.hvp(lambda x: (x ** 3).sum(), (mg.tensor([1.0, 2.0]),), (mg.tensor([1.0, 1.0]),))
+    (tensor([ 6., 12.]),)
+    """
+    gradient = grad(function, argnums=tuple(range(len(primals))))
+    result: tuple[Any, ...] = vjp(gradient, *primals)[1](tuple(tangents))
+    return result
+
+
+# ---------------------------------------------------------------------------------------- Jacobians
+def jacobian(
+    function: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """A function that returns the Jacobian of `function`: for an output and an argument a tensor of
+    shape `output.shape + argument.shape`.
+
+    Where the output is a tree, each of its leaves is replaced by the Jacobian of that leaf, in the
+    structure of the argument (of a tuple of arguments, where argnums is a tuple). One reverse pass
+    for each element of the output. argnums, has_aux and errors as in `grad`.
+
+    >>> mg.func.jacobian(lambda x: x * x)(mg.tensor([1.0, 2.0]))
+    tensor([[2., 0.],
+            [0., 4.]])
+    """
+    return _jacobian("jacobian", function, argnums, has_aux)
+
+
+def _jacobian(
+    caller: str, function: Callable[..., Any], argnums: ArgNums, has_aux: bool
+) -> Callable[..., Any]:
+    def jacobian_of(*arguments: Any, **options: Any) -> Any:
+        trace = _Trace(caller, function, arguments, options, argnums, has_aux)
+        matrices = trace.rebuild([trace.as_arguments(_rows(trace, y)) for y in trace.outputs])
+        return (matrices, trace.released(trace.aux)) if has_aux else matrices
+
+    return jacobian_of
+
+
+def _rows(trace: _Trace, y: Tensor) -> list[Tensor]:
+    """The Jacobian of one output with respect to each variable."""
+    rows = []
+    for i in range(y.size if y.requires_grad else 0):
+        unit = np.zeros(y.size, y.dtype)
+        unit[i] = 1
+        cotangent = Tensor(unit.reshape(y.shape))
+        rows.append(trace.pulled_back([y], [cotangent], True, trace.create_graph))
+    if not rows:
+        return [zeros(y.shape + x.shape, dtype=x.dtype) for x in trace.variables]
+    columns = zip(trace.variables, zip(*rows, strict=True), strict=True)
+    return [reshape(stack(column), y.shape + x.shape) for x, column in columns]
+
+
+def hessian(
+    function: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """A function that returns the second derivatives: the Jacobian of the Jacobian, for a function
+    of shape () and an argument x a tensor of shape `x.shape + x.shape`.
+
+    With several arguments or a tree as argument, the structure of the argument stands within
+    itself: `h["a"]["b"]` is d²f / da db. argnums, has_aux and errors as in `grad`.
+
+    >>> mg.func.hessian(lambda x: x[0] ** 2 * x[1])(mg.tensor([1.0, 3.0]))
+    tensor([[6., 2.],
+            [2., 0.]])
+    """
+    return _jacobian("hessian", _jacobian("hessian", function, argnums, has_aux), argnums, has_aux)
+
+
+# ------------------------------------------------------------------------------------------ modules
+def functional_call(
+    module: Module,
+    parameters_and_buffers: Mapping[str, Tensor] | Sequence[Mapping[str, Tensor]],
+    args: Any = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> Any:
+    """`module(*args, **kwargs)` with other tensors in place of parameters and buffers, by name.
+
+    parameters_and_buffers: such as `dict(module.named_parameters())`, or several such dicts. What
+        it does not name stays the module's own. A parameter that the module has under several names
+        (tied weights) is replaced everywhere. A buffer that the module updates is updated in the
+        tensor given, in place, or, where the module assigns a new one, in the dict.
+    args: a tuple, or a single argument.
+
+    The module is as before afterwards, also after an error. Raises KeyError for a name that it does
+    not have, TypeError for what is no Tensor, ValueError for two tensors for one tied parameter.
+
+    >>> net = mg.nn.Linear(2, 1)
+    >>> weights = {"weight": mg.tensor([[1.0, 2.0]]), "bias": mg.tensor([0.5])}
+    >>> mg.func.functional_call(net, weights, mg.tensor([[1.0, 1.0]]))
+    tensor([[3.5]])
+    >>> loss = lambda p: mg.func.functional_call(net, p, mg.ones(1, 2)).sum()
+    >>> mg.func.grad(loss)(weights)
+    {'weight': tensor([[1., 1.]]), 'bias': tensor([1.])}
+    """
+    if not isinstance(module, Module):
+        raise TypeError(f"functional_call: expected a Module, got {type(module).__name__}")
+    several = not isinstance(parameters_and_buffers, Mapping)
+    given: Any = parameters_and_buffers if several else (parameters_and_buffers,)
+    places: dict[str, tuple[Module, str]] = {}
+    tied: dict[int, list[tuple[Module, str]]] = {}
+    for path, owner in module.named_modules(remove_duplicate=False):
+        for name, value in owner._own(PARAMETER, BUFFER, TRANSIENT):
+            places[_join(path, name)] = owner, name
+            tied.setdefault(id(value), []).append((owner, name))
+    chosen: dict[tuple[int, str], Tensor] = {}
+    for name, tensor in ((n, t) for tensors in given for n, t in tensors.items()):
+        if name not in places:
+            raise KeyError(
+                f"functional_call: {type(module).__name__} has no parameter or buffer {name!r}; "
+                f"it has {', '.join(places) or 'none'}"
+            )
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"functional_call: {name} must be a Tensor, got {type(tensor).__name__}"
+            )
+        owner, attribute = places[name]
+        for other, same in tied[id(owner.__dict__[attribute])]:
+            if chosen.setdefault((id(other), same), tensor) is not tensor:
+                raise ValueError(
+                    f"functional_call: {name} is one parameter under several names, and two "
+                    "different tensors were given for it; give one"
+                )
+    slots = {(id(o), n): (o, n) for where in tied.values() for o, n in where}
+    replaced = [(*slots[key], tensor) for key, tensor in chosen.items()]
+    before = [owner.__dict__[name] for owner, name, _ in replaced]
+    try:
+        for owner, name, tensor in replaced:
+            owner.__dict__[name] = tensor
+        result = module(*(args if isinstance(args, tuple) else (args,)), **(kwargs or {}))
+        for tensors in given:
+            for name, tensor in list(tensors.items()):
+                owner, attribute = places[name]
+                if owner.__dict__[attribute] is not tensor:
+                    tensors[name] = owner.__dict__[attribute]
+        return result
+    finally:
+        for (owner, name, _), value in zip(replaced, before, strict=True):
+            owner.__dict__[name] = value

@@ -1,0 +1,314 @@
+"""Operations with a gradient written by hand: `Function`.
+
+How it works. A call becomes one Node whose rule is called once and returns the gradients of all
+inputs. That Node makes no values; above it stands one Node for each output, whose rule puts the
+cotangent of the output into its place in a vector of all cotangents, and the Node below takes the
+vector apart again. So a call with many outputs needs nothing else from the engine than a graph of
+operations with one output each, and second order follows as it does everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ._core.ops import put, zeros_like
+from ._core.tensor import (
+    Op,
+    Tensor,
+    announce,
+    attach_op,
+    is_grad_enabled,
+    make_op,
+    set_recording,
+)
+
+NOTHING = Tensor(np.zeros(0, np.float32))
+
+Rule = Callable[["Joint", list[Tensor]], Sequence[Tensor | None]]
+
+
+def joint_ops(name: str) -> tuple[Op, Op]:
+    """What stands in the graph for the calls of a function, and for each of their outputs.
+
+    >>> [op.joint for op in mg.function.joint_ops("cube")]
+    [True, False]
+    """
+    whole = (lambda g, out, call: call.gradients(g, out),)
+    part = (lambda g, call, k: call.placed(g, k),)
+    return (
+        make_op(name, rules=whole, attributes=("call",), joint=True),
+        make_op(name, rules=part, attributes=("call", "k")),
+    )
+
+
+class Joint:
+    """One call with all its outputs, in the graph. `rule(call, cotangents)`, a cotangent for each
+    output, returns the gradients of the inputs, which are Tensors or Nodes.
+
+    >>> x = mg.tensor([1.0, 2.0], requires_grad=True)
+    >>> call = mg.function.Joint(mg.function.joint_ops("double"), lambda call, g: [2.0 * g[0]])
+    >>> (y,) = call.attach((x,), [x.detach() * 2])
+    >>> y.sum().backward()
+    >>> x.grad
+    tensor([2., 2.])
+    """
+
+    def __init__(self, ops: tuple[Op, Op], rule: Rule) -> None:
+        self.ops, self.rule = ops, rule
+        self.node: Tensor = NOTHING  # stands for the Node of the call while its rule runs
+
+    def attach(self, inputs: Sequence[Any], outputs: Sequence[Tensor]) -> list[Tensor]:
+        """The outputs, which have no graph, at their place in it."""
+        self.shapes = [y.shape for y in outputs]
+        self.dtypes = [y.dtype for y in outputs]
+        self.offsets = np.cumsum([0, *(y.size for y in outputs)]).tolist()
+        whole = attach_op(self.ops[0], NOTHING, tuple(inputs), (self,))
+        self.node = whole
+        parts = [self.part(y, k) for k, y in enumerate(outputs)]
+        self.node = NOTHING  # the Node holds this call, not the other way round
+        nodes = [t.grad_fn for t in (whole, *parts)]
+        shared: dict[str, Any] = {}  # what a tool notes about the output holds for the call too
+        for node in nodes:
+            if node is not None:
+                node.metadata = shared
+        return parts
+
+    def part(self, values: Tensor, k: int) -> Tensor:
+        """Output k, made by the call."""
+        return attach_op(self.ops[1], values, (self.node,), (self, k))
+
+    def placed(self, g: Tensor, k: int) -> Tensor:
+        """The rule of an output: its cotangent among those of all outputs."""
+        if len(self.shapes) == 1:
+            return g
+        flat = g.astype(np.result_type(*self.dtypes)).reshape(-1)
+        return put(flat, slice(*self.offsets[k : k + 2]), (self.offsets[-1],))
+
+    def gradients(self, g: Tensor, node: Tensor) -> list[Tensor | None]:
+        """The rule of the call."""
+        cotangents = [g]
+        if len(self.shapes) > 1:
+            pieces = zip(pairwise(self.offsets), self.shapes, self.dtypes, strict=True)
+            cotangents = [g[a:b].reshape(s).astype(dtype) for (a, b), s, dtype in pieces]
+        self.node = node
+        try:
+            return list(self.rule(self, cotangents))
+        finally:
+            self.node = NOTHING
+
+
+class FunctionContext:
+    """What `Function.forward` leaves for `Function.backward`: the `ctx` of both.
+
+    `needs_input_grad` says for each argument of forward whether it is a Tensor that requires grad.
+    Any other attribute may be set, for what is no Tensor.
+
+    >>> ctx = mg.autograd.FunctionContext("Cube", (True, False))
+    >>> ctx.needs_input_grad
+    (True, False)
+    """
+
+    def __init__(self, name: str, needs_input_grad: tuple[bool, ...]) -> None:
+        self.needs_input_grad = needs_input_grad
+        self._name = name
+        self._saved: list[tuple[Tensor | None, int, int | None]] = []  # with version and output
+        self._constant: set[int] = set()
+        self._call: Joint | None = None  # set while backward runs: the graph has no cycles
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Keep inputs or outputs (or None) for backward, which finds them in `saved_tensors`.
+
+        Raises TypeError for anything else: set it as an attribute of ctx.
+
+        >>> ctx = mg.autograd.FunctionContext("Cube", (True,))
+        >>> ctx.save_for_backward(mg.ones(2))
+        >>> ctx.saved_tensors
+        (tensor([1., 1.]),)
+        """
+        for tensor in tensors:
+            if tensor is not None and not isinstance(tensor, Tensor):
+                raise TypeError(
+                    f"{self._name}: save_for_backward takes Tensors, got {type(tensor).__name__}; "
+                    "keep other values as attributes: ctx.name = value"
+                )
+        self._saved = [(t, 0 if t is None else t._version, None) for t in tensors]
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor | None, ...]:
+        """What was saved. Raises RuntimeError if one of them was written to in place since.
+
+        >>> mg.autograd.FunctionContext("Cube", (True,)).saved_tensors
+        ()
+        """
+        for tensor, version, _ in self._saved:
+            if tensor is not None and tensor._version != version:
+                raise RuntimeError(
+                    f"{self._name}: its gradient needs a saved tensor of shape {tensor.shape}, "
+                    f"which was written to in place since (version {version} when it was saved, "
+                    f"{tensor._version} now); write to a copy, x.clone(), or after backward"
+                )
+        call = self._call
+        if call is None or not call.node.requires_grad:
+            return tuple(tensor for tensor, *_ in self._saved)
+        return tuple(
+            tensor if tensor is None or k is None else call.part(tensor, k)
+            for tensor, _, k in self._saved
+        )
+
+    def mark_non_differentiable(self, *outputs: Tensor) -> None:
+        """Say in forward that no gradient flows through these outputs; integer and bool outputs
+        have none anyhow. Backward gets zeros for them.
+
+        >>> ctx = mg.autograd.FunctionContext("Cube", (True,))
+        >>> ctx.mark_non_differentiable(mg.ones(2))
+        """
+        self._constant.update(map(id, outputs))
+
+    def _link(self, inputs: tuple[Any, ...], outputs: list[Tensor]) -> None:
+        """Tell which of the saved tensors are outputs: second order must see how they were made."""
+        given = {id(x) for x in inputs}
+        place = {id(y): k for k, y in enumerate(outputs) if id(y) not in given}
+        self._saved = [(t, version, place.get(id(t))) for t, version, _ in self._saved]
+
+
+class Function:
+    """An operation with a gradient of your own: subclass it, write both static methods, call
+    `apply`.
+
+    `forward(ctx, *arguments)` computes a Tensor or a tuple of them; nothing in it is recorded.
+    `backward(ctx, *cotangents)` takes a cotangent for each output (zeros where none came) and
+    returns a gradient for each argument of forward, None for one that has none or is no Tensor. It
+    is called once for each pass. Written in Tensor operations it is differentiable itself, to any
+    order, provided that it takes inputs and outputs from `ctx.saved_tensors`.
+
+    Errors of a backward are raised when it runs: RuntimeError for a wrong number of gradients, a
+    wrong shape, or a gradient for what is no Tensor, TypeError for a gradient that is no Tensor. A
+    gradient of another floating dtype is converted to that of its argument.
+
+    >>> class Cube(mg.autograd.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         ctx.save_for_backward(x)
+    ...         return x * x * x
+    ...     @staticmethod
+    ...     def backward(ctx, g):
+    ...         (x,) = ctx.saved_tensors
+    ...         return g * (3.0 * x * x)
+    >>> x = mg.tensor(2.0, requires_grad=True)
+    >>> (slope,) = mg.autograd.grad(Cube.apply(x), x, create_graph=True)
+    >>> mg.autograd.grad(slope, x)
+    (tensor(12.),)
+    """
+
+    _ops: tuple[Op, Op]
+
+    def __init__(self) -> None:
+        raise TypeError(f"{type(self).__name__}: call {type(self).__name__}.apply(...)")
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        cls._ops = joint_ops(cls.__name__)
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        """What the function computes, a Tensor or a tuple of Tensors."""
+        raise NotImplementedError("Function: a subclass needs a static method forward(ctx, ...)")
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Any) -> Any:
+        """A gradient for each argument of forward."""
+        raise NotImplementedError("Function: a subclass needs a static method backward(ctx, ...)")
+
+    @classmethod
+    def apply(cls, *arguments: Any) -> Any:
+        """Call `forward`, and record the call if a Tensor among the arguments requires grad.
+
+        Raises TypeError if forward returns anything but a Tensor or a tuple of Tensors.
+        """
+        needs = tuple(isinstance(x, Tensor) and x.requires_grad for x in arguments)
+        ctx = FunctionContext(cls.__name__, needs)
+        previous = set_recording(False)
+        try:
+            returned = cls.forward(ctx, *arguments)
+        finally:
+            set_recording(previous)
+        outputs = list(returned) if isinstance(returned, tuple) else [returned]
+        for y in outputs:
+            if not isinstance(y, Tensor):
+                raise TypeError(
+                    f"{cls.__name__}.forward: expected a Tensor or a tuple of Tensors, got "
+                    f"{type(y).__name__}"
+                )
+        tensors = tuple(x for x in arguments if isinstance(x, Tensor))
+        flowing = [
+            k for k, y in enumerate(outputs) if y.dtype.kind == "f" and id(y) not in ctx._constant
+        ]
+        results = [y.detach() for y in outputs]
+        if is_grad_enabled() and any(needs) and flowing:
+            ctx._link(arguments, [outputs[k] for k in flowing])
+            expected = [(x.shape, x.dtype) if isinstance(x, Tensor) else None for x in arguments]
+            constant = [None if k in flowing else zeros_like(y) for k, y in enumerate(outputs)]
+
+            def rule(call: Joint, cotangents: list[Tensor]) -> list[Tensor | None]:
+                arrived = iter(cotangents)
+                everything = [next(arrived) if zero is None else zero for zero in constant]
+                ctx._call = call
+                try:
+                    gradients = _as_tuple(cls.backward(ctx, *everything))
+                finally:
+                    ctx._call = None
+                return _checked(cls.__name__, gradients, expected, everything)
+
+            attached = Joint(cls._ops, rule).attach(tensors, [results[k] for k in flowing])
+            for k, y in zip(flowing, attached, strict=True):
+                results[k] = y
+        for y in results:
+            announce(cls.__name__, tensors, {}, y)
+        return tuple(results) if isinstance(returned, tuple) else results[0]
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _checked(
+    name: str,
+    gradients: tuple[Any, ...],
+    expected: list[tuple[tuple[int, ...], Any] | None],
+    cotangents: list[Tensor],
+) -> list[Tensor | None]:
+    """What a backward returned for the arguments that are Tensors, or an error that says what is
+    wrong with it."""
+    if len(gradients) != len(expected):
+        raise RuntimeError(
+            f"{name}.backward: {len(gradients)} gradients were returned for {len(expected)} "
+            "arguments of forward; return one for each, None where there is none"
+        )
+    fitting: list[Tensor | None] = []
+    for i, (gradient, wanted) in enumerate(zip(gradients, expected, strict=True)):
+        if gradient is None:
+            if wanted is not None:
+                fitting.append(None)
+            continue
+        if not isinstance(gradient, Tensor):
+            raise TypeError(
+                f"{name}.backward: the gradient of argument {i} is a {type(gradient).__name__}, "
+                "not a Tensor; make one with mg.asarray(...)"
+            )
+        if wanted is None:
+            raise RuntimeError(
+                f"{name}.backward: argument {i} of forward is no Tensor; return None for it"
+            )
+        shape, dtype = wanted
+        if gradient.shape != shape or (gradient.dtype.kind != "f" and gradient.dtype != dtype):
+            raise RuntimeError(
+                f"{name}.backward: the gradient of argument {i} has shape {gradient.shape} and "
+                f"dtype {gradient.dtype}, the argument shape {shape} and dtype {dtype}"
+            )
+        announce(f"{name}.backward", tuple(cotangents), {}, gradient)
+        fitting.append(gradient.astype(dtype))
+    return fitting

@@ -1,0 +1,50 @@
+"""Nested dicts, lists and tuples as a flat list of their leaves, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from typing import Any
+
+
+def flatten(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+    """The leaves of `tree` in order, and a function that builds the same tree of other leaves.
+
+    Dicts, lists and tuples (namedtuples too) are branches, None is a branch without leaves, and
+    everything else is a leaf.
+
+    >>> leaves, rebuild = mg.tree.flatten({"a": 1, "b": (2, [3, None])})
+    >>> leaves
+    [1, 2, 3]
+    >>> rebuild([leaf * 10 for leaf in leaves])
+    {'a': 10, 'b': (20, [30, None])}
+    """
+    leaves: list[Any] = []
+    build = _collect(tree, leaves)
+
+    def rebuild(values: list[Any]) -> Any:
+        return build(iter(values))
+
+    return leaves, rebuild
+
+
+def _collect(tree: Any, leaves: list[Any]) -> Callable[[Any], Any]:
+    if tree is None:
+        return lambda values: None
+    if isinstance(tree, dict):
+        branches = {key: _collect(value, leaves) for key, value in tree.items()}
+
+        def build_dict(values: Any) -> Any:
+            result = copy(tree)  # of the same type, with what else it holds
+            result.update({key: branch(values) for key, branch in branches.items()})
+            return result
+
+        return build_dict
+    if isinstance(tree, (list, tuple)):
+        items = [_collect(value, leaves) for value in tree]
+        kind = list if isinstance(tree, list) else tuple
+        if hasattr(tree, "_fields"):
+            return lambda values: type(tree)(*[item(values) for item in items])
+        return lambda values: kind(item(values) for item in items)
+    leaves.append(tree)
+    return next
