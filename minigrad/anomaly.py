@@ -73,7 +73,8 @@ class detect_anomaly(ContextDecorator):  # noqa: N801 (used like a function, as 
     ) -> None:
         if self._outer[-1] is not None:
             self._outer[-1](name, inputs, attributes, output)
-        place = _place()
+        node = running_node()  # what its rule makes has the line of the operation in forward
+        place = _place() if node is None else (node.metadata or {}).get("place")
         if output.grad_fn is not None:
             _note(output.grad_fn, place)
         if output.dtype.kind != "f" or np.isfinite(output._array).all():
@@ -88,12 +89,11 @@ class detect_anomaly(ContextDecorator):  # noqa: N801 (used like a function, as 
             what, count, verb = "infinity", int(np.isinf(output._array).sum()), "made an"
         else:
             return
-        node = running_node()
         where = "forward" if node is None else f"backward of {node.name}"
         shapes = ", ".join(f"{tuple(x.shape)}" for x in inputs if isinstance(x, Tensor)) or "none"
         raise FloatingPointError(
             f"{where}: {name} {verb} {what} in {count} of {output.size} elements, "
-            f"from inputs of shapes {shapes}{_history(node, place)}\n"
+            f"from inputs of shapes {shapes}\n  {_history(node, place)}\n"
             f"{FROM_OUTSIDE if given_nan else USUAL_CAUSES}"
         )
 
@@ -121,10 +121,8 @@ def _note(node: Node, place: _Place | None) -> None:
 
 
 def _history(node: Node | None, place: _Place | None) -> str:
-    """The line to look at: for a gradient rule that of the operation in forward."""
     if node is None:
-        return f"\n  at {place}"
-    noted = (node.metadata or {}).get("place")
-    if noted is None:
-        return "\n  of an operation made before detect_anomaly() began; run forward inside it too"
-    return f"\n  forward was at {noted}"
+        return f"at {place}"
+    if place is None:
+        return "of an operation made before detect_anomaly() began; run forward inside it too"
+    return f"forward was at {place}"

@@ -21,6 +21,7 @@ from ._core.tensor import (
     observe_writes,
     run_graph,
     set_recording,
+    set_running,
 )
 from .function import Joint, joint_ops
 from .tree import flatten
@@ -133,7 +134,11 @@ class _Run:
         with self._as_it_was():
             set_recording(True)
             try:
-                leaves, _ = flatten(self.function(*self.args, **self.kwargs))
+                rule = set_running(None)
+                try:
+                    leaves, _ = flatten(self.function(*self.args, **self.kwargs))
+                finally:
+                    set_running(rule)
                 outputs = [leaves[i] for i in self.made if i < len(leaves)]
                 made = [(y.shape, y.dtype) for y in outputs if _is_newer(y, 0)]
                 if made != list(zip(call.shapes, call.dtypes, strict=True)):

@@ -116,7 +116,7 @@ class FunctionContext:
         self.needs_input_grad = needs_input_grad
         self._name = name
         self._saved: list[tuple[Tensor | None, int, int | None]] = []  # with version and output
-        self._constant: set[int] = set()
+        self._constant: tuple[Tensor, ...] = ()
         self._call: Joint | None = None  # set while backward runs: the graph has no cycles
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
@@ -166,7 +166,7 @@ class FunctionContext:
         >>> ctx = mg.autograd.FunctionContext("Cube", (True,))
         >>> ctx.mark_non_differentiable(mg.ones(2))
         """
-        self._constant.update(map(id, outputs))
+        self._constant += outputs
 
     def _link(self, inputs: tuple[Any, ...], outputs: list[Tensor]) -> None:
         """Tell which of the saved tensors are outputs: second order must see how they were made."""
@@ -244,18 +244,20 @@ class Function:
                     f"{type(y).__name__}"
                 )
         tensors = tuple(x for x in arguments if isinstance(x, Tensor))
+        constant = set(map(id, ctx._constant))
         flowing = [
-            k for k, y in enumerate(outputs) if y.dtype.kind == "f" and id(y) not in ctx._constant
+            k for k, y in enumerate(outputs) if y.dtype.kind == "f" and id(y) not in constant
         ]
+        ctx._constant = ()  # they need not live as long as the graph
         results = [y.detach() for y in outputs]
         if is_grad_enabled() and any(needs) and flowing:
             ctx._link(arguments, [outputs[k] for k in flowing])
             expected = [(x.shape, x.dtype) if isinstance(x, Tensor) else None for x in arguments]
-            constant = [None if k in flowing else zeros_like(y) for k, y in enumerate(outputs)]
+            silent = [None if k in flowing else zeros_like(y) for k, y in enumerate(outputs)]
 
             def rule(call: Joint, cotangents: list[Tensor]) -> list[Tensor | None]:
                 arrived = iter(cotangents)
-                everything = [next(arrived) if zero is None else zero for zero in constant]
+                everything = [next(arrived) if zero is None else zero for zero in silent]
                 ctx._call = call
                 try:
                     gradients = _as_tuple(cls.backward(ctx, *everything))

@@ -1252,6 +1252,15 @@ def running_node():
     return None if mg_running == NULL else <object> mg_running
 
 
+def set_running(Node node):
+    """Have `running_node()` say this, for a rule that runs a forward; returns what it said. The caller puts
+    that back, and holds the Node until then."""
+    global mg_running
+    previous = running_node()
+    mg_running = NULL if node is None else <PyObject*> node
+    return previous
+
+
 def profile_engine(bint on):
     """Switch the profiler; returns what it gathered: {name: [calls, forward ns, backward ns, bytes]}."""
     global profiling, profile_rows, last_event
