@@ -14,7 +14,6 @@ from . import (
     func as func,
     nn as nn,
     optim as optim,
-    tree as tree,
 )
 from ._core.ops import (
     abs as abs,

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, overload
 from ._core.tensor import Tensor, is_grad_enabled, run_graph, set_recording
 from .anomaly import detect_anomaly
 from .checkpoint import checkpoint
-from .function import Function, FunctionContext
+from .function import Function
 from .gradcheck import GradcheckError, gradcheck, gradgradcheck
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -164,7 +164,6 @@ def grad(
 
 __all__ = [
     "Function",
-    "FunctionContext",
     "GradcheckError",
     "checkpoint",
     "detect_anomaly",

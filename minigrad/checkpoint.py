@@ -23,10 +23,10 @@ from ._core.tensor import (
     set_recording,
     set_running,
 )
-from .function import Joint, joint_ops
+from .function import _Joint, _joint_ops
 from .tree import flatten
 
-OPS = joint_ops("checkpoint")
+OPS = _joint_ops("checkpoint")
 
 
 def checkpoint(
@@ -70,7 +70,7 @@ def checkpoint(
         return result
     outputs = [leaves[i] for i in made]
     run.remember(made, edges_below(outputs, since))
-    attached = Joint(OPS, run.again).attach(run.inputs, [y.detach() for y in outputs])
+    attached = _Joint(OPS, run.again).attach(run.inputs, [y.detach() for y in outputs])
     for i, y in zip(made, attached, strict=True):
         leaves[i] = y
     return rebuild(leaves)
@@ -121,7 +121,7 @@ class _Run:
             (x, x._version) for x in given if isinstance(x, Tensor) and id(x) not in ours
         ]
 
-    def again(self, call: Joint, cotangents: list[Tensor]) -> list[Tensor | None]:
+    def again(self, call: _Joint, cotangents: list[Tensor]) -> list[Tensor | None]:
         """The rule: run the function again, now with its graph, and differentiate that."""
         for x, version in self.versions:
             if x._version != version:

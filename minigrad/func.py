@@ -37,16 +37,7 @@ from .tree import flatten
 
 ArgNums = int | tuple[int, ...]
 
-__all__ = [
-    "functional_call",
-    "grad",
-    "hessian",
-    "hvp",
-    "jacobian",
-    "jvp",
-    "value_and_grad",
-    "vjp",
-]
+__all__ = ["functional_call", "grad", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp"]
 
 
 class _Trace:
@@ -103,30 +94,17 @@ class _Trace:
     def released(self, tree: Any) -> Any:
         """`tree` with the tensors detached that depend on nothing but our variables."""
         leaves, rebuild = flatten(tree)
-        return rebuild(
-            [
-                t.detach()
-                if isinstance(t, Tensor)
-                and t.requires_grad
-                and not (self.recording and self._reaches_out([t]))
-                else t
-                for t in leaves
-            ]
-        )
+        for i, t in enumerate(leaves):
+            if isinstance(t, Tensor) and not (self.recording and self._reaches_out([t])):
+                leaves[i] = t.detach() if t.requires_grad else t
+        return rebuild(leaves)
 
     def pulled_back(
-        self,
-        outputs: list[Tensor],
-        cotangents: list[Tensor | None],
-        retain_graph: bool,
-        create_graph: bool,
+        self, ys: list[Tensor], cotangents: list[Tensor | None], retain: bool, create: bool
     ) -> list[Tensor]:
         """The gradients of all variables, zeros for those that the outputs do not depend on."""
-        flowing = [(y, g) for y, g in zip(outputs, cotangents, strict=True) if y.requires_grad]
-        found: list[Tensor | None] = [None] * len(self.variables)
-        if flowing and self.variables:
-            ys, gs = [y for y, _ in flowing], [g for _, g in flowing]
-            found = run_graph(ys, gs, self.variables, retain_graph, create_graph)
+        flowing = [(y, g) for y, g in zip(ys, cotangents, strict=True) if y.requires_grad]
+        found = _gradients(flowing, self.variables, retain, create)
         return [
             zeros_like(x) if g is None else g for x, g in zip(self.variables, found, strict=True)
         ]
@@ -140,10 +118,17 @@ class _Trace:
         return parts[0] if self.single else tuple(parts)
 
 
+def _gradients(
+    flowing: list[tuple[Tensor, Any]], inputs: list[Tensor], retain: bool, create: bool
+) -> list[Tensor | None]:
+    """`run_graph` of pairs of outputs and cotangents, of which there may be none."""
+    if not (flowing and inputs):
+        return [None] * len(inputs)
+    return run_graph([y for y, _ in flowing], [g for _, g in flowing], inputs, retain, create)
+
+
 def _positions(caller: str, argnums: ArgNums, count: int) -> list[int]:
     chosen = argnums if isinstance(argnums, tuple) else (argnums,)
-    if not chosen:
-        raise ValueError(f"{caller}: argnums is empty; name at least one argument")
     for i in chosen:
         if isinstance(i, bool) or not isinstance(i, (int, np.integer)):
             raise TypeError(f"{caller}: argnums must be an int or a tuple of ints, got {argnums!r}")
@@ -153,8 +138,8 @@ def _positions(caller: str, argnums: ArgNums, count: int) -> list[int]:
                 "arguments; one passed by keyword is not differentiated"
             )
     positions = [int(i) % count for i in chosen]
-    if len(set(positions)) < len(positions):
-        raise ValueError(f"{caller}: an argument stands twice in argnums={argnums}")
+    if not positions or len(set(positions)) < len(positions):
+        raise ValueError(f"{caller}: argnums must name each argument once, got {argnums}")
     return positions
 
 
@@ -292,28 +277,18 @@ def jvp(
     >>> mg.func.jvp(lambda x: x ** 3, (mg.tensor(2.0),), (mg.tensor(1.0),))
     (tensor(8.), tensor(12.))
     """
-    for given_as in (primals, tangents):
-        if not isinstance(given_as, tuple):
-            raise TypeError(
-                "jvp: primals and tangents must be tuples, of one element for one argument, got "
-                f"{type(given_as).__name__}"
-            )
+    if not all(isinstance(given, tuple) for given in (primals, tangents)):
+        raise TypeError("jvp: primals and tangents must be tuples, of one element for one argument")
     trace = _Trace("jvp", function, primals, {}, tuple(range(len(primals))), has_aux)
     given = _cotangents("jvp", tangents, trace.variables, trace.as_arguments)
     create_graph = trace.recording and (trace.shared or any(t.requires_grad for t in given))
-    dummies = [ones_like(y).requires_grad_() if y.requires_grad else None for y in trace.outputs]
-    wanted = [dummy for dummy in dummies if dummy is not None]
-    pulled = trace.pulled_back(trace.outputs, [*dummies], True, True)
+    flowing = [y for y in trace.outputs if y.requires_grad]
+    dummies = [ones_like(y).requires_grad_() for y in flowing]
+    pulled = trace.pulled_back(flowing, [*dummies], True, True)
     linear = [(x, t) for x, t in zip(pulled, given, strict=True) if x.requires_grad]
-    found: list[Tensor | None] = [None] * len(wanted)
-    if linear and wanted:
-        xs, ts = [x for x, _ in linear], [t for _, t in linear]
-        found = run_graph(xs, [*ts], wanted, True, create_graph)
-    arrived = iter(found)
-    pushed = [None if dummy is None else next(arrived) for dummy in dummies]
-    derivative = trace.rebuild(
-        [zeros_like(y) if t is None else t for y, t in zip(trace.outputs, pushed, strict=True)]
-    )
+    found = _gradients(linear, dummies, True, create_graph)
+    pushed = {id(y): t for y, t in zip(flowing, found, strict=True) if t is not None}
+    derivative = trace.rebuild([pushed.get(id(y), zeros_like(y)) for y in trace.outputs])
     output = trace.released(trace.rebuild(list(trace.outputs)))
     return (output, derivative, trace.released(trace.aux)) if has_aux else (output, derivative)
 
@@ -421,16 +396,16 @@ def functional_call(
     """
     if not isinstance(module, Module):
         raise TypeError(f"functional_call: expected a Module, got {type(module).__name__}")
-    several = not isinstance(parameters_and_buffers, Mapping)
-    given: Any = parameters_and_buffers if several else (parameters_and_buffers,)
+    dicts: Any = parameters_and_buffers
+    dicts = (dicts,) if isinstance(dicts, Mapping) else dicts
     places: dict[str, tuple[Module, str]] = {}
-    tied: dict[int, list[tuple[Module, str]]] = {}
+    tied: dict[int, list[str]] = {}  # the names that share a tensor
     for path, owner in module.named_modules(remove_duplicate=False):
         for name, value in owner._own(PARAMETER, BUFFER, TRANSIENT):
             places[_join(path, name)] = owner, name
-            tied.setdefault(id(value), []).append((owner, name))
-    chosen: dict[tuple[int, str], Tensor] = {}
-    for name, tensor in ((n, t) for tensors in given for n, t in tensors.items()):
+            tied.setdefault(id(value), []).append(_join(path, name))
+    chosen: dict[str, Tensor] = {}
+    for name, tensor in (item for given in dicts for item in given.items()):
         if name not in places:
             raise KeyError(
                 f"functional_call: {type(module).__name__} has no parameter or buffer {name!r}; "
@@ -441,25 +416,23 @@ def functional_call(
                 f"functional_call: {name} must be a Tensor, got {type(tensor).__name__}"
             )
         owner, attribute = places[name]
-        for other, same in tied[id(owner.__dict__[attribute])]:
-            if chosen.setdefault((id(other), same), tensor) is not tensor:
+        for same in tied[id(owner.__dict__[attribute])]:
+            if chosen.setdefault(same, tensor) is not tensor:
                 raise ValueError(
                     f"functional_call: {name} is one parameter under several names, and two "
                     "different tensors were given for it; give one"
                 )
-    slots = {(id(o), n): (o, n) for where in tied.values() for o, n in where}
-    replaced = [(*slots[key], tensor) for key, tensor in chosen.items()]
-    before = [owner.__dict__[name] for owner, name, _ in replaced]
+    before = {name: places[name][0].__dict__[places[name][1]] for name in chosen}
     try:
-        for owner, name, tensor in replaced:
-            owner.__dict__[name] = tensor
+        for name, tensor in chosen.items():
+            places[name][0].__dict__[places[name][1]] = tensor
         result = module(*(args if isinstance(args, tuple) else (args,)), **(kwargs or {}))
-        for tensors in given:
-            for name, tensor in list(tensors.items()):
-                owner, attribute = places[name]
-                if owner.__dict__[attribute] is not tensor:
-                    tensors[name] = owner.__dict__[attribute]
+        for given in dicts:
+            for name, tensor in list(given.items()):
+                now = places[name][0].__dict__[places[name][1]]
+                if now is not tensor:
+                    given[name] = now
         return result
     finally:
-        for (owner, name, _), value in zip(replaced, before, strict=True):
-            owner.__dict__[name] = value
+        for name, tensor in before.items():
+            places[name][0].__dict__[places[name][1]] = tensor

@@ -16,27 +16,13 @@ from typing import Any
 import numpy as np
 
 from ._core.ops import put, zeros_like
-from ._core.tensor import (
-    Op,
-    Tensor,
-    announce,
-    attach_op,
-    is_grad_enabled,
-    make_op,
-    set_recording,
-)
+from ._core.tensor import Op, Tensor, announce, attach_op, is_grad_enabled, make_op, set_recording
 
 NOTHING = Tensor(np.zeros(0, np.float32))
 
-Rule = Callable[["Joint", list[Tensor]], Sequence[Tensor | None]]
 
-
-def joint_ops(name: str) -> tuple[Op, Op]:
-    """What stands in the graph for the calls of a function, and for each of their outputs.
-
-    >>> [op.joint for op in mg.function.joint_ops("cube")]
-    [True, False]
-    """
+def _joint_ops(name: str) -> tuple[Op, Op]:
+    """What stands in the graph for the calls of a function, and for each of their outputs."""
     whole = (lambda g, out, call: call.gradients(g, out),)
     part = (lambda g, call, k: call.placed(g, k),)
     return (
@@ -45,19 +31,11 @@ def joint_ops(name: str) -> tuple[Op, Op]:
     )
 
 
-class Joint:
+class _Joint:
     """One call with all its outputs, in the graph. `rule(call, cotangents)`, a cotangent for each
-    output, returns the gradients of the inputs, which are Tensors or Nodes.
+    output, returns the gradients of the inputs, which are Tensors or Nodes."""
 
-    >>> x = mg.tensor([1.0, 2.0], requires_grad=True)
-    >>> call = mg.function.Joint(mg.function.joint_ops("double"), lambda call, g: [2.0 * g[0]])
-    >>> (y,) = call.attach((x,), [x.detach() * 2])
-    >>> y.sum().backward()
-    >>> x.grad
-    tensor([2., 2.])
-    """
-
-    def __init__(self, ops: tuple[Op, Op], rule: Rule) -> None:
+    def __init__(self, ops: tuple[Op, Op], rule: Callable[..., Sequence[Tensor | None]]) -> None:
         self.ops, self.rule = ops, rule
         self.node: Tensor = NOTHING  # stands for the Node of the call while its rule runs
 
@@ -66,15 +44,13 @@ class Joint:
         self.shapes = [y.shape for y in outputs]
         self.dtypes = [y.dtype for y in outputs]
         self.offsets = np.cumsum([0, *(y.size for y in outputs)]).tolist()
-        whole = attach_op(self.ops[0], NOTHING, tuple(inputs), (self,))
-        self.node = whole
+        whole = self.node = attach_op(self.ops[0], NOTHING, tuple(inputs), (self,))
         parts = [self.part(y, k) for k, y in enumerate(outputs)]
         self.node = NOTHING  # the Node holds this call, not the other way round
-        nodes = [t.grad_fn for t in (whole, *parts)]
-        shared: dict[str, Any] = {}  # what a tool notes about the output holds for the call too
-        for node in nodes:
-            if node is not None:
-                node.metadata = shared
+        shared: dict[str, Any] = {}  # what a tool notes about an output holds for the call too
+        for made in (whole, *parts):
+            if made.grad_fn is not None:
+                made.grad_fn.metadata = shared
         return parts
 
     def part(self, values: Tensor, k: int) -> Tensor:
@@ -93,7 +69,7 @@ class Joint:
         cotangents = [g]
         if len(self.shapes) > 1:
             pieces = zip(pairwise(self.offsets), self.shapes, self.dtypes, strict=True)
-            cotangents = [g[a:b].reshape(s).astype(dtype) for (a, b), s, dtype in pieces]
+            cotangents = [g[a:b].reshape(shape).astype(dtype) for (a, b), shape, dtype in pieces]
         self.node = node
         try:
             return list(self.rule(self, cotangents))
@@ -107,9 +83,10 @@ class FunctionContext:
     `needs_input_grad` says for each argument of forward whether it is a Tensor that requires grad.
     Any other attribute may be set, for what is no Tensor.
 
-    >>> ctx = mg.autograd.FunctionContext("Cube", (True, False))
-    >>> ctx.needs_input_grad
-    (True, False)
+    >>> ctx = mg.function.FunctionContext("Cube", (True, False))
+    >>> ctx.save_for_backward(mg.ones(2))
+    >>> ctx.saved_tensors
+    (tensor([1., 1.]),)
     """
 
     def __init__(self, name: str, needs_input_grad: tuple[bool, ...]) -> None:
@@ -117,17 +94,12 @@ class FunctionContext:
         self._name = name
         self._saved: list[tuple[Tensor | None, int, int | None]] = []  # with version and output
         self._constant: tuple[Tensor, ...] = ()
-        self._call: Joint | None = None  # set while backward runs: the graph has no cycles
+        self._call: _Joint | None = None  # set while backward runs: the graph has no cycles
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
         """Keep inputs or outputs (or None) for backward, which finds them in `saved_tensors`.
 
         Raises TypeError for anything else: set it as an attribute of ctx.
-
-        >>> ctx = mg.autograd.FunctionContext("Cube", (True,))
-        >>> ctx.save_for_backward(mg.ones(2))
-        >>> ctx.saved_tensors
-        (tensor([1., 1.]),)
         """
         for tensor in tensors:
             if tensor is not None and not isinstance(tensor, Tensor):
@@ -139,11 +111,7 @@ class FunctionContext:
 
     @property
     def saved_tensors(self) -> tuple[Tensor | None, ...]:
-        """What was saved. Raises RuntimeError if one of them was written to in place since.
-
-        >>> mg.autograd.FunctionContext("Cube", (True,)).saved_tensors
-        ()
-        """
+        """What was saved. Raises RuntimeError if one of them was written to in place since."""
         for tensor, version, _ in self._saved:
             if tensor is not None and tensor._version != version:
                 raise RuntimeError(
@@ -161,11 +129,7 @@ class FunctionContext:
 
     def mark_non_differentiable(self, *outputs: Tensor) -> None:
         """Say in forward that no gradient flows through these outputs; integer and bool outputs
-        have none anyhow. Backward gets zeros for them.
-
-        >>> ctx = mg.autograd.FunctionContext("Cube", (True,))
-        >>> ctx.mark_non_differentiable(mg.ones(2))
-        """
+        have none anyhow. Backward gets zeros for them."""
         self._constant += outputs
 
     def _link(self, inputs: tuple[Any, ...], outputs: list[Tensor]) -> None:
@@ -211,7 +175,7 @@ class Function:
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        cls._ops = joint_ops(cls.__name__)
+        cls._ops = _joint_ops(cls.__name__)
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Any:
@@ -237,80 +201,71 @@ class Function:
         finally:
             set_recording(previous)
         outputs = list(returned) if isinstance(returned, tuple) else [returned]
-        for y in outputs:
-            if not isinstance(y, Tensor):
-                raise TypeError(
-                    f"{cls.__name__}.forward: expected a Tensor or a tuple of Tensors, got "
-                    f"{type(y).__name__}"
-                )
+        if not all(isinstance(y, Tensor) for y in outputs):
+            raise TypeError(
+                f"{cls.__name__}.forward: expected a Tensor or a tuple of Tensors, got "
+                f"{', '.join(type(y).__name__ for y in outputs)}"
+            )
         tensors = tuple(x for x in arguments if isinstance(x, Tensor))
-        constant = set(map(id, ctx._constant))
-        flowing = [
-            k for k, y in enumerate(outputs) if y.dtype.kind == "f" and id(y) not in constant
-        ]
-        ctx._constant = ()  # they need not live as long as the graph
         results = [y.detach() for y in outputs]
-        if is_grad_enabled() and any(needs) and flowing:
-            ctx._link(arguments, [outputs[k] for k in flowing])
+        constant, ctx._constant = set(map(id, ctx._constant)), ()
+        flowing = [y.dtype.kind == "f" and id(y) not in constant for y in outputs]
+        if is_grad_enabled() and any(needs) and any(flowing):
+            ctx._link(arguments, [y for y, flows in zip(outputs, flowing, strict=True) if flows])
             expected = [(x.shape, x.dtype) if isinstance(x, Tensor) else None for x in arguments]
-            silent = [None if k in flowing else zeros_like(y) for k, y in enumerate(outputs)]
+            zeros = [
+                None if flows else zeros_like(y) for y, flows in zip(outputs, flowing, strict=True)
+            ]
 
-            def rule(call: Joint, cotangents: list[Tensor]) -> list[Tensor | None]:
-                arrived = iter(cotangents)
-                everything = [next(arrived) if zero is None else zero for zero in silent]
+            def rule(call: _Joint, arrived: list[Tensor]) -> list[Tensor | None]:
+                rest = iter(arrived)
+                cotangents = [next(rest) if zero is None else zero for zero in zeros]
                 ctx._call = call
                 try:
-                    gradients = _as_tuple(cls.backward(ctx, *everything))
+                    gradients = cls.backward(ctx, *cotangents)
                 finally:
                     ctx._call = None
-                return _checked(cls.__name__, gradients, expected, everything)
+                return _checked(f"{cls.__name__}.backward", gradients, expected, cotangents)
 
-            attached = Joint(cls._ops, rule).attach(tensors, [results[k] for k in flowing])
-            for k, y in zip(flowing, attached, strict=True):
-                results[k] = y
+            made = [y for y, flows in zip(results, flowing, strict=True) if flows]
+            attached = iter(_Joint(cls._ops, rule).attach(tensors, made))
+            results = [
+                next(attached) if flows else y for y, flows in zip(results, flowing, strict=True)
+            ]
         for y in results:
             announce(cls.__name__, tensors, {}, y)
         return tuple(results) if isinstance(returned, tuple) else results[0]
 
 
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
-
-
 def _checked(
-    name: str,
-    gradients: tuple[Any, ...],
-    expected: list[tuple[tuple[int, ...], Any] | None],
-    cotangents: list[Tensor],
+    name: str, returned: Any, expected: list[tuple[Any, Any] | None], cotangents: list[Tensor]
 ) -> list[Tensor | None]:
-    """What a backward returned for the arguments that are Tensors, or an error that says what is
-    wrong with it."""
+    """The gradients of those arguments that are Tensors, or an error that says what is wrong."""
+    gradients = returned if isinstance(returned, (tuple, list)) else (returned,)
     if len(gradients) != len(expected):
         raise RuntimeError(
-            f"{name}.backward: {len(gradients)} gradients were returned for {len(expected)} "
-            "arguments of forward; return one for each, None where there is none"
+            f"{name}: {len(gradients)} gradients were returned for {len(expected)} arguments of "
+            "forward; return one for each, None where there is none"
         )
     fitting: list[Tensor | None] = []
     for i, (gradient, wanted) in enumerate(zip(gradients, expected, strict=True)):
         if gradient is None:
-            if wanted is not None:
-                fitting.append(None)
+            fitting += [] if wanted is None else [None]
             continue
         if not isinstance(gradient, Tensor):
+            kind = type(gradient).__name__
             raise TypeError(
-                f"{name}.backward: the gradient of argument {i} is a {type(gradient).__name__}, "
-                "not a Tensor; make one with mg.asarray(...)"
+                f"{name}: the gradient of argument {i} is a {kind}, not a Tensor; make one with "
+                "mg.asarray(...)"
             )
         if wanted is None:
-            raise RuntimeError(
-                f"{name}.backward: argument {i} of forward is no Tensor; return None for it"
-            )
+            raise RuntimeError(f"{name}: argument {i} of forward is no Tensor; return None for it")
         shape, dtype = wanted
-        if gradient.shape != shape or (gradient.dtype.kind != "f" and gradient.dtype != dtype):
+        if gradient.shape != shape or gradient.dtype.kind != "f":
             raise RuntimeError(
-                f"{name}.backward: the gradient of argument {i} has shape {gradient.shape} and "
-                f"dtype {gradient.dtype}, the argument shape {shape} and dtype {dtype}"
+                f"{name}: the gradient of argument {i} has shape {gradient.shape} and dtype "
+                f"{gradient.dtype}, the argument shape {shape} and dtype {dtype}"
             )
-        announce(f"{name}.backward", tuple(cotangents), {}, gradient)
+        announce(name, tuple(cotangents), {}, gradient)
         fitting.append(gradient.astype(dtype))
     return fitting

@@ -38,8 +38,7 @@ class Node:
     def next_functions(self) -> tuple[Node | Tensor | None, ...]: ...
 
 @final
-class Walk:
-    def __init__(self, ends: set[int] | None = None) -> None: ...
+class Walk: ...
 
 def observe(
     function: Callable[[str, tuple[Any, ...], dict[str, Any], Tensor], object] | None,
