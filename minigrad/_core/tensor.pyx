@@ -970,6 +970,7 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
     cdef list result = None, starts
     cdef long long started
     cdef PyObject* running = mg_running
+    cdef bint observed
     for root in roots:
         if not root.requires:
             raise RuntimeError(f"{caller}: the output does not require grad, and has no graph; was it made "
@@ -1008,10 +1009,12 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
                 walk.set_pending(node, None)
                 if targets is None or walk.is_useful(node):
                     started = perf_counter_ns() if profiling else 0
-                    if observers:
+                    observed = observers > 0
+                    if observed:
                         mg_running = <PyObject*> node
                     run_rules(walk, node, g, targets, create_graph)
-                    mg_running = running
+                    if observed:
+                        mg_running = running
                     if profiling and started:
                         note_backward(node.op, started)
                 g = None
