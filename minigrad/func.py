@@ -155,8 +155,8 @@ def _variable(caller: str, position: int, leaf: Any) -> Tensor:
 
 
 def _cotangents(caller: str, tree: Any, outputs: list[Tensor], rebuild: Any) -> list[Tensor]:
-    """The leaves of a tree of tangents or cotangents that matches `outputs` in structure, shapes
-    and dtypes."""
+    """The leaves of a tree of tangents or cotangents that matches `outputs` in structure and
+    shapes."""
     leaves, rebuild_given = flatten(tree)
     numbers = list(range(len(outputs)))
     if len(leaves) != len(outputs) or rebuild_given(numbers) != rebuild(numbers):
@@ -166,7 +166,7 @@ def _cotangents(caller: str, tree: Any, outputs: list[Tensor], rebuild: Any) -> 
         )
     given = []
     for leaf, y in zip(leaves, outputs, strict=True):
-        g = leaf.astype(y.dtype) if isinstance(leaf, Tensor) else asarray(leaf, dtype=y.dtype)
+        g = leaf if isinstance(leaf, Tensor) else asarray(leaf, dtype=y.dtype)
         if g.shape != y.shape:
             raise ValueError(f"{caller}: expected a tensor of shape {y.shape}, got {g.shape}")
         given.append(g)

@@ -61,8 +61,7 @@ class _Joint:
         """The rule of an output: its cotangent among those of all outputs."""
         if len(self.shapes) == 1:
             return g
-        flat = g.astype(np.result_type(*self.dtypes)).reshape(-1)
-        return put(flat, slice(*self.offsets[k : k + 2]), (self.offsets[-1],))
+        return put(g.reshape(-1), slice(*self.offsets[k : k + 2]), (self.offsets[-1],))
 
     def gradients(self, g: Tensor, node: Tensor) -> list[Tensor | None]:
         """The rule of the call."""

@@ -198,6 +198,21 @@ def test_the_second_run_starts_with_the_state_that_the_first_found():
         np.testing.assert_array_equal(plain, again)
 
 
+def test_an_argument_that_the_function_writes_to():
+    count, x = mg.zeros(1, dtype=mg.float64), mg.ones(2, dtype=mg.float64, requires_grad=True)
+
+    def function(x, count):
+        count += 1
+        return x * count.clone()
+
+    y = [checkpoint(function, x, count).sum() for _ in range(2)]
+    for _ in range(2):
+        y[0].backward(retain_graph=True)
+        assert count.item() == 2
+    y[1].backward()
+    assert x.grad.tolist() == [4, 4]
+
+
 def test_the_generator_goes_on_where_it_was():
     x = leaf(1000)
     mg.manual_seed(5)

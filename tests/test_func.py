@@ -183,6 +183,7 @@ def test_within_no_grad_and_around_it():
         _, pushed = jvp(lambda x: x**3, (x,), (mg.ones(2),))
         _, pull = vjp(lambda x: x**3, x)
         (pulled,) = pull(mg.ones(2))
+        assert not grad(lambda y: (x * y).sum())(mg.ones(2)).requires_grad
         assert not mg.is_grad_enabled()
     for found in (g, h, pushed, pulled):
         assert not found.requires_grad and found.is_leaf
@@ -229,6 +230,8 @@ def test_gradients_of_recorded_results_agree_with_differences():
     assert gradcheck(lambda x, y: grad(f, argnums=(0, 1))(x, y), (x, y))
     assert gradcheck(lambda x, v: jvp(lambda x: f(x, x), (x,), (v,))[1], (x, v))
     assert gradcheck(lambda x, v: vjp(mg.sin, x)[1](v)[0], (x, v))
+    assert gradcheck(lambda x, v: vjp(mg.sin, x)[1](v)[0], (x.detach(), v))
+    assert gradcheck(lambda x, v: jvp(mg.sin, (x,), (v,))[1], (x.detach(), v))
     assert gradcheck(lambda x, v: hvp(lambda x: f(x, x), (x,), (v,))[0], (x, v))
     assert gradcheck(lambda x: hessian(lambda x: f(x, x))(x), x)
 
@@ -266,6 +269,14 @@ def test_nothing_is_kept_in_a_cycle():
 
 
 # ------------------------------------------------------------------------- products and matrices
+def test_tangents_and_cotangents_take_the_dtype_of_what_they_belong_to():
+    x = mg.ones(2)
+    for v in (mg.ones(2, dtype=mg.float64), np.ones(2), [1.0, 1.0]):
+        assert vjp(mg.sin, x)[1](v if not isinstance(v, list) else np.array(v))[0].dtype == x.dtype
+    assert jvp(mg.sin, (x,), (np.ones(2),))[1].dtype == mg.float32
+    assert vjp(mg.sum, mg.ones(2, dtype=mg.float64))[1](0.1)[0].tolist() == [0.1, 0.1]
+
+
 def test_vjp_and_jvp_are_transposes():
     x, y = array(3), array(2, 2)
 

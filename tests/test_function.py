@@ -189,6 +189,18 @@ def test_an_input_returned_is_another_tensor_in_the_graph():
     assert x.grad.tolist() == [11, 11, 11]
 
 
+def test_an_input_that_is_saved_and_returned_is_an_input_to_second_order():
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x
+
+    mine = define(forward, lambda ctx, g: g * ctx.saved_tensors[0])
+    x = mg.tensor(3.0, requires_grad=True)
+    (slope,) = mg.autograd.grad(mine.apply(x), x, create_graph=True)
+    assert slope.item() == 3
+    assert mg.autograd.grad(slope, x)[0].item() == 1
+
+
 def test_nothing_is_recorded_without_need():
     x = leaf(3)
     with mg.no_grad():
