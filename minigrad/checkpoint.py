@@ -43,8 +43,9 @@ def checkpoint(
     The second run is to compute the same as the first. It draws the same random numbers from the
     library's generator (the same dropout mask) and starts with what the first run found in the
     tensors that it wrote to (a BatchNorm's running statistics); generator and tensors are then put
-    back, so that statistics move once. Other state, such as train() or eval() or a generator of
-    one's own, is up to the caller. `use_reentrant` is taken for PyTorch's sake; it changes nothing.
+    back, so that statistics move once. (For a graph that saved such a tensor this is a write.)
+    Other state, such as train() or eval() or a generator of one's own, is up to the caller.
+    `use_reentrant` is taken for PyTorch's sake; it changes nothing.
 
     Raises RuntimeError in backward if an argument or a parameter was written to since, or if the
     second run makes other outputs.

@@ -20,6 +20,10 @@ Design note
    What was saved is compared when its rule runs.
 7. Nodes and Tensors come from freelists. A chain of a million Nodes is freed by CPython's trashcan
    without deep recursion (measured in tests/test_graph.py in a thread with a 512 KB stack).
+8. What is built on the graph from outside (Function, checkpoint, mg.func, detect_anomaly) needs four
+   things of it: a *joint* op, whose one rule is called once and returns the gradients of all inputs; a
+   pass that *stops at its inputs*, for a rule that differentiates a graph of its own; `edges_below`, where
+   a part of the graph ends; and observers, one per thread, which cost nothing while there are none.
 """
 cimport cython
 cimport numpy as cnp
