@@ -97,6 +97,7 @@ from .creation import (
     eye as eye,
     float32 as float32,
     float64 as float64,
+    from_dlpack as from_dlpack,
     full as full,
     full_like as full_like,
     int32 as int32,

@@ -79,6 +79,52 @@ def asarray(
     return Tensor(_as_array(data, dtype, False, "asarray"), requires_grad=requires_grad)
 
 
+def from_dlpack(x: Any, *, copy: bool | None = None) -> Tensor:
+    """A tensor on the memory of x, an object of any library with `__dlpack__` (PyTorch, JAX, NumPy,
+    CuPy on the CPU), without a copy unless copy=True.
+
+    Both see what either writes, but neither graph does: a write through the other library is not
+    counted, and a backward that saved the old value is wrong without an error, so write only where
+    no graph holds the tensor. Memory that its owner calls read-only (JAX) stays so, and in-place
+    operations raise. Of a Tensor the version is shared too, as by `detach`.
+
+    The other way `torch.from_dlpack(t)`, `jax.dlpack.from_dlpack(t)` and `np.from_dlpack(t)` share
+    the memory of a Tensor t that does not require grad (else: `t.detach()`); `np.asarray(t)` and
+    `t.numpy()` are read-only views of any.
+
+    Raises TypeError for an object without `__dlpack__` or a dtype that Tensors do not have,
+    BufferError for memory on another device, or a PyTorch tensor that requires grad.
+
+    >>> a = np.zeros(2, np.float32)
+    >>> t = mg.from_dlpack(a)
+    >>> a[0] = 7
+    >>> t
+    tensor([7., 0.])
+    """
+    if isinstance(x, Tensor):
+        return x.clone().detach() if copy else x.detach()
+    if not hasattr(x, "__dlpack__") or not hasattr(x, "__dlpack_device__"):
+        raise TypeError(
+            f"from_dlpack: expected an object with __dlpack__, got {type(x).__name__}; "
+            "for numbers and lists use mg.tensor"
+        )
+    kind, _ = x.__dlpack_device__()
+    if kind != 1:  # kDLCPU
+        raise BufferError(
+            f"from_dlpack: the memory is on device type {int(kind)} of dlpack.h, not on the CPU; "
+            "copy it there first, for example with x.cpu()"
+        )
+    try:
+        array = np.from_dlpack(x)
+    except (RuntimeError, BufferError) as error:
+        kind_of_error = BufferError if "grad" in str(error) else TypeError
+        raise kind_of_error(f"from_dlpack: {error}") from error
+    try:
+        return Tensor(np.array(array, order="C") if copy else array)
+    except TypeError as error:
+        raise TypeError(f"from_dlpack: {error}") from None
+
+
 def full(
     shape: Shape,
     fill_value: float,

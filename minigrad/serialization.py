@@ -1,45 +1,112 @@
-"""State dicts as `.npz` files.
+"""State dicts in files: `.npz` and `.safetensors` are written, PyTorch's `.pt` is read as well.
 
-A flat dict of Tensors becomes a plain `.npz`, one entry per Tensor, which `np.load` reads. Anything
-nested has one more entry, `structure.json`, that holds the nesting, the numbers and strings, and
-the names of the arrays. Nothing is ever pickled or unpickled, so loading runs nobody's code.
+A flat dict of Tensors becomes a plain file of either format, one entry per Tensor, which `np.load`
+and the safetensors library read. Anything nested has one more entry, `structure.json`, that holds
+the nesting, the numbers and strings, the names of the arrays, and the metadata.
+
+Loading runs nobody's code. Arrays are never pickled, and of the pickle in a `.pt` only the names
+of storages, OrderedDict and the functions that rebuild tensors are admitted; they stand for
+functions of ours. What a file claims is compared with its size before memory is taken.
+
+float16 and bfloat16, which Tensors do not have, become float32 on loading: every value is exact.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+import pickle
 import secrets
+import shutil
 import zipfile
 import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import numpy as np
 
 from ._core.tensor import Tensor
 
-__all__ = ["load", "save"]
+__all__ = ["StateDict", "load", "save"]
 
 _STRUCTURE = "structure.json"
 _VERSION = 1
-_EXPECTED = "expected an .npz written by mg.save or np.savez"
+_EXPECTED = (
+    "expected an .npz written by mg.save or np.savez, a .safetensors, or a state dict that "
+    "torch.save wrote"
+)
 
 PathOrFile = str | os.PathLike[str] | IO[bytes]
 
-# what zipfile, NumPy and json raise for bytes that are not what they claim to be
-_MALFORMED = (ValueError, KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
+# what zipfile, NumPy, json and pickle raise for bytes that are not what they claim to be
+_MALFORMED = (
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    AssertionError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+# The names that safetensors has for the dtypes; "<" as files are little-endian.
+_DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "BOOL": "u1",
+}
+# The classes that stand in a .pt for the dtypes of storages.
+_STORAGES = {
+    "DoubleStorage": "F64",
+    "FloatStorage": "F32",
+    "HalfStorage": "F16",
+    "BFloat16Storage": "BF16",
+    "LongStorage": "I64",
+    "IntStorage": "I32",
+    "BoolStorage": "BOOL",
+}
 
 
-def save(state: Any, path: PathOrFile) -> None:
-    """Write a state dict to `path` (a path, or a binary file open for writing) as `.npz`.
+class StateDict(dict[Any, Any]):
+    """The dict that `load` returns, with the file's text in `metadata`, a dict of str to str.
+
+    >>> import io
+    >>> file = io.BytesIO()
+    >>> mg.save({"weight": mg.ones(2)}, file, metadata={"epoch": "3"})
+    >>> mg.load(file).metadata
+    {'epoch': '3'}
+    """
+
+    metadata: dict[str, str]
+
+    def __init__(self, state: Any = (), metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(state)
+        self.metadata = dict(metadata or {})
+
+
+def save(state: Any, path: PathOrFile, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a state dict to `path` (a path, or a binary file open for writing): as safetensors if
+    its name ends in `.safetensors`, else as `.npz`.
 
     state: Tensors, arrays, numbers, strings, None and bools, in dicts (keys str or int), lists and
         tuples, nested at will. dtypes and shapes are kept; arrays come back as Tensors.
+    metadata: text to go with a dict, for example {"format": "pt"}; by default that of a StateDict.
     The file is written beside `path` and then renamed, so that an old file stays whole until the
     new one is. No suffix is added. Raises TypeError for other contents, FileNotFoundError for a
-    missing folder.
+    missing folder, ImportError where the package safetensors is needed and missing.
 
     >>> import io
     >>> file = io.BytesIO()
@@ -48,39 +115,36 @@ def save(state: Any, path: PathOrFile) -> None:
     >>> np.load(file)["layer.weight"]
     array([1., 1.], dtype=float32)
     """
+    if metadata is None:
+        metadata = getattr(state, "metadata", {}) if isinstance(state, dict) else {}
+    metadata = _checked_metadata(metadata, state)
     arrays: dict[str, np.ndarray] = {}
     document = {"version": _VERSION, "state": _encode(state, "", arrays)}
-    structure = None if _is_flat(state, arrays) else json.dumps(document)
-    if not isinstance(path, (str, os.PathLike)):
-        if not hasattr(path, "write") or hasattr(path, "encoding"):
-            raise TypeError(
-                f"save: expected a path or a file opened in binary mode, got {type(path).__name__}"
-            )
-        _write(path, structure, arrays)
+    flat = _is_flat(state, arrays)
+    if _suffix(path) == ".safetensors":
+        structure = {} if flat else {_STRUCTURE: json.dumps(document)}
+        content = _safetensors("save").numpy.save(arrays, metadata=metadata | structure)
+        with writing("save", path) as file:
+            file.write(content)
         return
-    target = Path(os.path.realpath(path))  # a link stays a link
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"save: the folder {str(target.parent)!r} does not exist; make it first"
-        )
-    if target.is_dir():
-        raise IsADirectoryError(f"save: {os.fspath(path)!r} is a folder; add a file name")
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            _write(file, structure, arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)  # it is there only if something went wrong
+    if metadata:
+        document["metadata"] = metadata
+    with writing("save", path) as file:
+        _write_npz(file, None if flat and not metadata else json.dumps(document), arrays)
 
 
 def load(path: PathOrFile) -> Any:
-    """Read what `save` wrote, from a path or a binary file; of `np.savez`, a flat dict of Tensors.
+    """Read what `save` wrote, from a path or a binary file; of `np.savez`, of safetensors and of
+    `torch.save(model.state_dict(), path)` a dict of Tensors. A dict comes as a `StateDict`.
 
-    Raises FileNotFoundError for a missing file, and ValueError that names the file for one that is
-    truncated, is no `.npz`, or holds Python objects or dtypes that Tensors do not have.
+    The content tells the format, not the name. Of safetensors the keys are in that library's order.
+    A `.pt` is read without PyTorch; it may hold tensors (on any device), numbers, strings, dicts,
+    lists and tuples, but no modules. float16 and bfloat16 become float32.
+
+    Raises FileNotFoundError for a missing file, ImportError where the package safetensors is needed
+    and missing, and ValueError that names the file for one that is truncated, in none of these
+    formats, larger than its bytes can be, or holds Python objects or dtypes that Tensors do not
+    have.
 
     >>> import io
     >>> file = io.BytesIO()
@@ -90,16 +154,82 @@ def load(path: PathOrFile) -> Any:
     """
     if isinstance(path, (str, os.PathLike)):
         with open(path, "rb") as file:
-            return _load(file, repr(os.fspath(path)))
+            return _load(file, os.fspath(path))
     if not hasattr(path, "seek") or hasattr(path, "encoding"):
         raise TypeError(
             f"load: expected a path or a file opened in binary mode, got {type(path).__name__}"
         )
-    return _load(path, repr(getattr(path, "name", path)))
+    return _load(path, str(getattr(path, "name", path)))
 
 
-# ------------------------------------------------------------------------------------ the archive
-def _write(file: IO[bytes], structure: str | None, arrays: dict[str, np.ndarray]) -> None:
+@contextlib.contextmanager
+def writing(caller: str, path: PathOrFile) -> Iterator[IO[bytes]]:
+    """A binary file that takes the place of `path` when the block ends well; after an error or
+    Ctrl-C the old file stays, and nothing else. An open file is passed on.
+
+    >>> import io
+    >>> with mg.serialization.writing("save", io.BytesIO()) as file:
+    ...     file.write(b"text")
+    4
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        if not hasattr(path, "write") or hasattr(path, "encoding"):
+            raise TypeError(
+                f"{caller}: expected a path or a file opened in binary mode, got "
+                f"{type(path).__name__}"
+            )
+        yield path
+        return
+    target = Path(os.path.realpath(path))  # a link stays a link
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"{caller}: the folder {str(target.parent)!r} does not exist; make it first"
+        )
+    if target.exists() and not target.is_file():
+        raise IsADirectoryError(f"{caller}: {os.fspath(path)!r} is a folder; add a file name")
+    temporary = target.with_name(f".minigrad-{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)  # it is there only if something went wrong
+
+
+# ------------------------------------------------------------------------------------ the formats
+def _suffix(path: PathOrFile) -> str:
+    name = path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "")
+    return Path(name).suffix.lower() if isinstance(name, (str, os.PathLike)) else ""
+
+
+def _checked_metadata(metadata: Any, state: Any) -> dict[str, str]:
+    if not isinstance(metadata, Mapping) or not all(
+        isinstance(text, str) for pair in metadata.items() for text in pair
+    ):
+        raise TypeError(f"save: metadata must be a dict of str to str, got {metadata!r:.60}")
+    if metadata and not isinstance(state, dict):
+        raise TypeError(f"save: metadata goes with a dict, the state is a {type(state).__name__}")
+    if _STRUCTURE in metadata:
+        raise ValueError(f"save: the key {_STRUCTURE!r} of metadata is taken for the nesting")
+    return dict(metadata)
+
+
+def _safetensors(caller: str) -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ImportError(
+            f"{caller}: .safetensors needs the package safetensors: "
+            "pip install minigrad-cython[safetensors]"
+        ) from error
+    return safetensors
+
+
+def _write_npz(file: IO[bytes], structure: str | None, arrays: dict[str, np.ndarray]) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
@@ -108,19 +238,44 @@ def _write(file: IO[bytes], structure: str | None, arrays: dict[str, np.ndarray]
             archive.writestr(_STRUCTURE, structure)
 
 
-def _load(file: IO[bytes], name: str) -> Any:
+def _load(file: IO[bytes], path: str) -> Any:
+    name = repr(path)
+    file.seek(0)
+    head = file.read(9)
+    if head[:2] != b"PK" and (head[8:] == b"{" or Path(path).suffix.lower() == ".safetensors"):
+        library = _safetensors("load")
+        file.seek(0)
+        try:
+            return _read_safetensors(library, file.read())
+        except (library.SafetensorError, *_MALFORMED) as error:
+            raise ValueError(
+                f"load: {name} is truncated or no .safetensors ({error}); {_EXPECTED}"
+            ) from error
     try:
+        size = file.seek(0, os.SEEK_END)
         with zipfile.ZipFile(file) as archive:
-            return _read(archive)
+            claimed = sum(entry.file_size for entry in archive.infolist())
+            limit = max(1 << 30, 100 * size)
+            if claimed > limit:
+                raise ValueError(f"its {size} bytes would unpack to {claimed}; that is an attack")
+            names = archive.namelist()
+            pickles = [entry for entry in names if entry.endswith("/data.pkl")]
+            if pickles and not any(entry.endswith(".npy") for entry in names):
+                return _CheckpointReader(archive, pickles[0], limit).state()
+            return _read_npz(archive)
     except zipfile.BadZipFile as error:
+        hint = ""
+        if head[:1] == b"\x80":
+            hint = "; a bare pickle, as torch.save wrote before version 1.6, is not read"
         raise ValueError(
-            f"load: {name} is truncated or no .npz at all ({error}); {_EXPECTED}"
+            f"load: {name} is truncated or no .npz at all ({error}){hint}; {_EXPECTED}"
         ) from error
     except _MALFORMED as error:
-        raise ValueError(f"load: {name} cannot be loaded: {error}; {_EXPECTED}") from error
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"load: {name} cannot be loaded: {reason}; {_EXPECTED}") from error
 
 
-def _read(archive: zipfile.ZipFile) -> Any:
+def _read_npz(archive: zipfile.ZipFile) -> Any:
     names = archive.namelist()
     entries = [name for name in names if name != _STRUCTURE]
     foreign = [name for name in entries if not name.endswith(".npy")]
@@ -132,13 +287,8 @@ def _read(archive: zipfile.ZipFile) -> Any:
         )
     arrays = {name.removesuffix(".npy"): _read_array(archive, name) for name in entries}
     if _STRUCTURE not in names:
-        return arrays
-    document = json.loads(archive.read(_STRUCTURE))
-    if not isinstance(document, dict) or document.get("version") != _VERSION:
-        raise ValueError(
-            f"{_STRUCTURE} is not of version {_VERSION}, the one that this minigrad reads"
-        )
-    return _decode(document.get("state"), arrays)
+        return StateDict(arrays)
+    return _restored(archive.read(_STRUCTURE), arrays)
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> Tensor:
@@ -147,13 +297,128 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> Tensor:
         array = np.lib.format.read_array(buffer, allow_pickle=False)
         if buffer.read(1):
             raise ValueError("there are bytes behind the array")
+        if array.dtype == np.float16:
+            array = array.astype(np.float32)
         return Tensor(np.asarray(array, order="C"))
-    except (
-        *_MALFORMED,
-        TypeError,
-        MemoryError,
-    ) as error:  # MemoryError: a header that claims too much
+    except _MALFORMED as error:  # MemoryError: a header that claims too much
         raise ValueError(f"entry {name!r}: {error}") from error
+
+
+def _read_safetensors(library: Any, content: bytes) -> Any:
+    entries = library.deserialize(content)  # it checks the header, the offsets and the sizes
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    arrays = {}
+    for name, entry in entries:
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(
+                f"entry {name!r}: dtype {entry['dtype']} is not supported, only "
+                f"{', '.join(_DTYPES)}"
+            )
+        array = _from_bytes(entry["data"], entry["dtype"]).reshape(entry["shape"])
+        arrays[name] = Tensor(np.require(array, requirements="W"))
+    metadata = header.get("__metadata__", {})
+    if _STRUCTURE not in metadata:
+        return StateDict(arrays, metadata)
+    return _restored(metadata.pop(_STRUCTURE), arrays, metadata)
+
+
+def _from_bytes(data: bytes | bytearray, kind: str) -> np.ndarray:
+    """The bytes as a 1-d array of a dtype that Tensors have, shared where that is possible."""
+    array = np.frombuffer(data, _DTYPES[kind])
+    if kind == "BF16":  # the upper half of a float32
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    if kind == "BOOL":
+        return np.not_equal(
+            array, 0
+        )  # a bool that is neither 0 nor 1 would be neither true nor false
+    native = np.dtype(np.float32) if kind == "F16" else array.dtype.newbyteorder("=")
+    return array.astype(native, copy=False)
+
+
+class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can corrupt no memory
+    """Reads the zip that torch.save writes: a pickle that refers to the entries data/0, data/1, ...
+    for the bytes of its storages. Nothing that the pickle names is imported."""
+
+    stack: list[Any]
+
+    def __init__(self, archive: zipfile.ZipFile, name: str, limit: int) -> None:
+        super().__init__(io.BytesIO(archive.read(name)))
+        self._archive, self._folder, self._limit = archive, name.removesuffix("data.pkl"), limit
+        self._storages: dict[Any, np.ndarray] = {}
+        if f"{self._folder}byteorder" in archive.namelist():
+            order = archive.read(f"{self._folder}byteorder")
+            if order != b"little":
+                raise ValueError(f"the byte order is {order!r:.20}, only little-endian is read")
+        self._globals: dict[str, Any] = {
+            "collections.OrderedDict": OrderedDict,
+            "torch._utils._rebuild_tensor_v2": self._tensor,
+            "torch._utils._rebuild_parameter": lambda data, requires_grad, hooks: data,
+            "torch.Size": tuple,
+            **{f"torch.{name}": kind for name, kind in _STORAGES.items()},
+        }
+
+    def state(self) -> Any:
+        state = self.load()
+        return StateDict(state) if isinstance(state, dict) else state
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = self._globals.get(f"{module}.{name}")
+        if found is None:
+            raise ValueError(
+                f"its pickle refers to {module}.{name}, which is refused: only tensors of "
+                f"{', '.join(_STORAGES)} in dicts, lists and tuples are read; of a model save "
+                "model.state_dict()"
+            )
+        return found
+
+    def get_extension(self, code: int) -> None:
+        raise ValueError(f"its pickle refers to the extension {code}, which is refused")
+
+    def load_build(self) -> None:
+        """Drop the attributes (`_metadata`) that torch gives to a dict; no object has others."""
+        self.stack.pop()
+        if type(self.stack[-1]) is not OrderedDict:
+            raise ValueError(f"its pickle sets attributes of {type(self.stack[-1]).__name__}")
+
+    dispatch: ClassVar[dict[int, Any]] = {
+        **pickle._Unpickler.dispatch,
+        pickle.BUILD[0]: load_build,
+    }
+
+    def persistent_load(self, reference: Any) -> np.ndarray:
+        """The storage of a reference ('storage', class, key, device, number of elements)."""
+        _, kind, key, _, count = reference
+        if (key, kind) not in self._storages:
+            self._take(len(self._storages))
+            array = _from_bytes(self._archive.read(f"{self._folder}data/{key}"), kind)
+            if len(array) != count:
+                raise ValueError(f"storage {key} has {len(array)} elements instead of {count}")
+            self._storages[key, kind] = array
+        return self._storages[key, kind]
+
+    def _take(self, size: int) -> None:
+        self._limit -= size
+        if self._limit < 0:
+            raise ValueError("its tensors would be much larger than the file; that is an attack")
+
+    def _tensor(
+        self, storage: np.ndarray, offset: int, shape: Any, strides: Any, *ignored: Any
+    ) -> Tensor:
+        """A copy, for tensors that overlap would not know of each other's versions."""
+        if not len(shape) == len(strides) <= 64 or min(offset, *shape, *strides, 0) < 0:
+            raise ValueError(f"a tensor of shape {shape} has the strides {strides}")
+        size = storage.itemsize
+        for n in shape:
+            size *= n
+        last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+        if size and last >= len(storage):
+            raise ValueError(f"a tensor of shape {shape} leaves its storage of {len(storage)}")
+        self._take(size)
+        if not size:
+            return Tensor(np.zeros(shape, storage.dtype))
+        steps = [stride * storage.itemsize for stride in strides]
+        view = np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)
+        return Tensor(np.array(view, order="C"))
 
 
 # ---------------------------------------------------------------------------------- the structure
@@ -165,7 +430,7 @@ def _encode(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
         # zipfile would cut a name at a NUL and refuses lone surrogates and very long names
         name = place.replace("\0", "~").encode(errors="replace").decode()[:9999] or "array"
-        while name in arrays:  # {"a/b": x, "a": {"b": y}}
+        while name in arrays or name == "__metadata__":  # {"a/b": x, "a": {"b": y}}
             name += "~"
         arrays[name] = _storable(value, place)
         return {"array": name}
@@ -205,6 +470,22 @@ def _storable(value: Tensor | np.ndarray | np.generic, place: str) -> np.ndarray
 def _is_flat(state: Any, arrays: dict[str, np.ndarray]) -> bool:
     """Whether the names of the arrays say everything: they are the keys of one dict."""
     return isinstance(state, dict) and bool(state) and list(state) == list(arrays)
+
+
+def _restored(
+    text: bytes | str, arrays: dict[str, Tensor], metadata: dict[str, str] | None = None
+) -> Any:
+    """The state that the text of `structure.json` describes."""
+    document = json.loads(text)
+    if not isinstance(document, dict) or document.get("version") != _VERSION:
+        raise ValueError(
+            f"{_STRUCTURE} is not of version {_VERSION}, the one that this minigrad reads"
+        )
+    state = _decode(document.get("state"), arrays)
+    if not isinstance(state, dict):
+        return state
+    metadata = document.get("metadata", {}) if metadata is None else metadata
+    return StateDict(state, _checked_metadata(metadata, state))
 
 
 def _decode(node: Any, arrays: dict[str, Tensor]) -> Any:

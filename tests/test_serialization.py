@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
+import struct
+import sys
 import zipfile
 
 import numpy as np
@@ -38,14 +41,20 @@ def same(given, loaded):
         )
 
 
-def round_trip(state):
+def file_named(name):
     file = io.BytesIO()
+    file.name = name
+    return file
+
+
+def round_trip(state, name="state.npz"):
+    file = file_named(name)
     save(state, file)
     file.seek(0)
     return load(file)
 
 
-@pytest.mark.parametrize(
+STATES = pytest.mark.parametrize(
     "state",
     [
         STATE,
@@ -83,10 +92,23 @@ def round_trip(state):
             "0-d": mg.tensor(3),
             "parameter": mg.ones(2).requires_grad_(),
         },
+        {"__metadata__": mg.ones(2), "x": mg.zeros(1)},
     ],
 )
+
+
+@STATES
 def test_round_trip(state):
     same(state, round_trip(state))
+
+
+@STATES
+def test_round_trip_in_safetensors(state):
+    pytest.importorskip("safetensors")
+    loaded = round_trip(state, "state.safetensors")
+    if isinstance(state, dict) and set(loaded) == set(state):  # the library sorts its entries
+        loaded = {key: loaded[key] for key in state}
+    same(state, loaded)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "bool"])
@@ -193,6 +215,324 @@ def test_the_file_has_the_usual_permissions(tmp_path):
     save(STATE, tmp_path / "f.npz")
     (tmp_path / "usual").touch()
     assert (tmp_path / "f.npz").stat().st_mode == (tmp_path / "usual").stat().st_mode
+    (tmp_path / "f.npz").chmod(0o600)
+    save(STATE, tmp_path / "f.npz")
+    assert (tmp_path / "f.npz").stat().st_mode & 0o777 == 0o600, "a secret file stays one"
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_ctrl_c_while_writing_leaves_the_old_file(tmp_path, monkeypatch, suffix):
+    if suffix == "safetensors":
+        pytest.importorskip("safetensors")
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    path = tmp_path / f"f.{suffix}"
+    save(STATE, path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(serialization.os, "fsync", interrupt)
+        save({"x": mg.ones(2)}, path)
+    assert set(load(path)) == set(STATE)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+# ---------------------------------------------------------------------------------------- metadata
+@pytest.mark.parametrize("name", ["f.npz", "f.safetensors"])
+@pytest.mark.parametrize("state", [STATE, {"nested": {0: [mg.ones(2)]}}], ids=["flat", "nested"])
+def test_metadata_is_kept(tmp_path, name, state):
+    if name == "f.safetensors":
+        pytest.importorskip("safetensors")
+    save(state, tmp_path / name, metadata={"format": "pt", "ü": "\n"})
+    loaded = load(tmp_path / name)
+    assert loaded.metadata == {"format": "pt", "ü": "\n"}
+    save(loaded, tmp_path / name)
+    assert load(tmp_path / name).metadata == loaded.metadata
+    save(loaded, tmp_path / name, metadata={})
+    assert load(tmp_path / name).metadata == {}
+
+
+@pytest.mark.parametrize(
+    "state, metadata, kind, message",
+    [
+        ({}, {"epoch": 3}, TypeError, "metadata must be a dict of str to str, got {'epoch': 3}"),
+        ({}, "text", TypeError, "metadata must be a dict of str to str, got 'text'"),
+        ([], {"a": "b"}, TypeError, "metadata goes with a dict, the state is a list"),
+        ({}, {"structure.json": "b"}, ValueError, "'structure.json' of metadata is taken"),
+    ],
+)
+def test_metadata_that_cannot_be_kept(tmp_path, state, metadata, kind, message):
+    with pytest.raises(kind, match=message):
+        save(state, tmp_path / "f.npz", metadata)
+    assert os.listdir(tmp_path) == []
+
+
+# ------------------------------------------------------------------------------------- safetensors
+def test_the_safetensors_library_reads_what_we_write_and_the_reverse(tmp_path):
+    library = pytest.importorskip("safetensors.numpy")
+    state = {
+        "transposed": np.arange(12, dtype=np.float32).reshape(3, 4).T,
+        "reversed": np.arange(5)[::-1],
+        "0-d": np.array(3.0),
+        "empty": np.zeros((0, 2), bool),
+    }
+    save({name: mg.asarray(array) for name, array in state.items()}, tmp_path / "f.safetensors")
+    theirs = library.load_file(tmp_path / "f.safetensors")
+    for name, array in state.items():
+        assert theirs[name].dtype == array.dtype
+        np.testing.assert_array_equal(theirs[name], array)
+    library.save_file(theirs, tmp_path / "theirs.safetensors", metadata={"format": "np"})
+    loaded = load(tmp_path / "theirs.safetensors")
+    same(state, {name: loaded[name] for name in state})
+    assert loaded.metadata == {"format": "np"}
+    loaded["0-d"].fill_(1.0)  # the memory is the tensor's own
+
+
+def test_safetensors_in_other_names_and_files(tmp_path):
+    pytest.importorskip("safetensors")
+    save(STATE, tmp_path / "f.SAFETENSORS")
+    content = (tmp_path / "f.SAFETENSORS").read_bytes()
+    assert content[8:9] == b"{"
+    (tmp_path / "renamed.bin").write_bytes(content)
+    assert set(load(tmp_path / "renamed.bin")) == set(load(io.BytesIO(content))) == set(STATE)
+
+
+@pytest.mark.parametrize("name", ["f.safetensors", "f.SafeTensors"])
+def test_without_the_extra_the_error_names_it(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    with pytest.raises(ImportError, match=r"save: .* pip install minigrad-cython\[safetensors\]"):
+        save(STATE, tmp_path / name)
+    assert os.listdir(tmp_path) == []
+    (tmp_path / name).write_bytes(safetensors({}))
+    with pytest.raises(ImportError, match=r"load: .* pip install minigrad-cython\[safetensors\]"):
+        load(tmp_path / name)
+
+
+def safetensors(header, data=b"", length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def entry(dtype="F32", shape=(2,), offsets=(0, 8)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def test_half_precision_becomes_float32():
+    pytest.importorskip("safetensors")
+    half = np.array([1.0, -0.1, 65504.0, 6e-8, np.inf, np.nan], np.float16)
+    brain = np.array([1.0, -3.140625, 3.3895314e38, 1e-40, np.inf, np.nan], np.float32)
+    bits = (brain.view(np.uint32) >> 16).astype(np.uint16)
+    header = {"h": entry("F16", (6,), (0, 12)), "b": entry("BF16", (6,), (12, 24))}
+    loaded = load(io.BytesIO(safetensors(header, half.tobytes() + bits.tobytes())))
+    same(half.astype(np.float32), loaded["h"])
+    same((bits.astype(np.uint32) << 16).view(np.float32), loaded["b"])
+    assert loaded["b"].tolist()[:3] == brain.tolist()[:3]
+    loaded["h"][0] = 2.0
+    file = io.BytesIO()
+    np.savez(file, half=half)
+    same(half.astype(np.float32), load(file)["half"])
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "truncated or no .safetensors"),
+        (b"hello, world\n" * 50, "truncated or no .safetensors"),
+        (safetensors({}, length=2**63), "truncated or no .safetensors"),
+        (safetensors({}, length=99_999_999), "truncated or no .safetensors"),
+        (safetensors({"x": entry()}), "truncated or no .safetensors"),
+        (safetensors({"x": entry()}, b"1234567"), "truncated or no .safetensors"),
+        (safetensors({"x": entry()}, b"123456789"), "truncated or no .safetensors"),
+        (safetensors({"x": entry(offsets=(0, 2**60))}, b"12345678"), "truncated or no"),
+        (safetensors({"x": entry(offsets=(8, 0))}, b"12345678"), "truncated or no"),
+        (safetensors({"x": entry(offsets=(-8, 0))}, b"12345678"), "truncated or no"),
+        (safetensors({"x": entry(), "y": entry()}, b"12345678"), "truncated or no"),
+        (safetensors({"x": entry(), "y": entry(offsets=(4, 12))}, b"1" * 12), "truncated or no"),
+        (safetensors({"x": entry(shape=(2**40, 2**40))}, b"12345678"), "truncated or no"),
+        (safetensors({"x": entry(shape=(3,))}, b"12345678"), "truncated or no"),
+        (safetensors({"x": entry("U8", (8,))}, b"12345678"), "'x': dtype U8 is not supported"),
+        (safetensors({"x": entry("F8_E4M3", (8,))}, b"12345678"), "dtype F8_E4M3 is not supp"),
+        (safetensors({"x": entry("OBJECT")}, b"12345678"), "truncated or no"),
+        (safetensors(b"{" * 10_000), "truncated or no"),
+        (safetensors(b"[1]"), "truncated or no"),
+        (safetensors({"__metadata__": {"structure.json": "{"}}), "truncated or no"),
+        (safetensors({"__metadata__": {"structure.json": "[" * 10**5}}), "truncated or no"),
+        (
+            safetensors({"__metadata__": {"structure.json": '{"version": 1, "state": {"a": 1}}'}}),
+            "refers to something that is not there",
+        ),
+        (b"PK\3\4" + b"\0" * 40, "truncated or no .npz"),
+    ],
+)
+def test_bad_safetensors_name_the_file(tmp_path, content, message):
+    pytest.importorskip("safetensors")
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        load(path)
+    assert repr(str(path)) in str(caught.value) and "expected an .npz" in str(caught.value)
+
+
+# --------------------------------------------------------------------------- PyTorch's checkpoints
+def opcodes(value):
+    """A pickle without its first and last opcode, to be put into another."""
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def named(module, name):
+    return f"c{module}\n{name}\n".encode()
+
+
+def storage(kind="FloatStorage", key="0", count=4):
+    rest = b"".join(map(opcodes, (key, "cpu", count)))
+    return b"(" + opcodes("storage") + named("torch", kind) + rest + b"tQ"
+
+
+def torch_tensor(*, offset=0, shape=(2, 2), strides=(2, 1), **of_storage):
+    place = b"".join(map(opcodes, (offset, shape, strides, False)))
+    hooks = named("collections", "OrderedDict") + b")R"
+    rebuild = named("torch._utils", "_rebuild_tensor_v2")
+    return rebuild + b"(" + storage(**of_storage) + place + hooks + b"tR"
+
+
+FOUR = np.arange(4, dtype=np.float32).tobytes()
+
+
+def checkpoint(*values, data=FOUR, **entries):
+    items = b"".join(opcodes(str(i)) + value for i, value in enumerate(values))
+    return zipped(
+        **{"archive/data.pkl": b"\x80\2}(" + items + b"u.", "archive/data/0": data, **entries}
+    )
+
+
+def test_a_checkpoint_is_read_without_torch():
+    loaded = load(
+        io.BytesIO(
+            checkpoint(
+                torch_tensor(),
+                torch_tensor(shape=(2, 2), strides=(1, 2)),
+                torch_tensor(offset=1, shape=(3,), strides=(1,)),
+                torch_tensor(shape=(2, 3), strides=(1, 0)),
+                torch_tensor(shape=(), strides=(), offset=3),
+                torch_tensor(shape=(0, 7), strides=(7, 1)),
+                named("collections", "OrderedDict") + b")R" + b"}" + opcodes("_metadata") + b"Nsb",
+                opcodes([1, 2.5, "text", None, (True,)]),
+                named("torch._utils", "_rebuild_parameter") + b"(" + torch_tensor() + b"\x88NtR",
+                named("torch", "Size") + opcodes((3, 4)) + b"\x85R",
+                **{"archive/byteorder": "little", "archive/version": "3"},
+            )
+        )
+    )
+    square = np.arange(4, dtype=np.float32).reshape(2, 2)
+    expected = [square, square.T, [1, 2, 3], [[0, 0, 0], [1, 1, 1]], 3.0, np.zeros((0, 7))]
+    for i, array in enumerate(expected):
+        same(np.asarray(array, np.float32), loaded[str(i)])
+    assert loaded["6"] == {} and loaded["7"] == [1, 2.5, "text", None, (True,)]
+    same(square, loaded["8"])
+    assert loaded["9"] == (3, 4)
+    loaded["0"][0, 0] = 9.0
+    assert loaded["1"][0, 0] == 0.0, "no two tensors share memory"
+
+
+@pytest.mark.parametrize(
+    "kind, stored, expected",
+    [
+        ("DoubleStorage", np.array([0.1]), np.float64(0.1)),
+        ("HalfStorage", np.array([0.1], np.float16), np.float32(np.float16(0.1))),
+        ("BFloat16Storage", np.array([0x3FC0], np.uint16), np.float32(1.5)),
+        ("LongStorage", np.array([-7]), np.int64(-7)),
+        ("IntStorage", np.array([-7], np.int32), np.int32(-7)),
+        ("BoolStorage", np.array([3], np.uint8), np.bool_(True)),
+    ],
+)
+def test_storages_of_a_checkpoint(kind, stored, expected):
+    tensor = torch_tensor(shape=(), strides=(), kind=kind, count=1)
+    same(expected, load(io.BytesIO(checkpoint(tensor, data=stored.tobytes())))["0"])
+
+
+@pytest.mark.parametrize(
+    "value, message",
+    [
+        (named("os", "system") + opcodes("touch ran") + b"\x85R", "refers to os.system, which is"),
+        (named("__main__", "Net") + b")\x81", "refers to __main__.Net, which is refused"),
+        (named("builtins", "eval") + opcodes("1") + b"\x85R", "refers to builtins.eval"),
+        (named("torch", "ByteStorage"), "refers to torch.ByteStorage"),
+        (named("collections", "OrderedDict.fromkeys"), "refers to collections.OrderedDict.from"),
+        (b"(" + opcodes("touch ran") + b"ios\nsystem\n", "refers to os.system"),
+        (opcodes("os") + opcodes("system") + b"\x93", "refers to os.system"),
+        (b"\x82\x01", "refers to the extension 1"),
+        (torch_tensor() + b"}" + opcodes("grad") + b"Nsb", "sets attributes of Tensor"),
+        (storage() + b")b", "sets attributes of ndarray"),
+        (named("torch._utils", "_rebuild_tensor_v2") + b")b", "sets attributes of method"),
+        (torch_tensor(shape=(5,), strides=(1,)), r"shape \(5,\) leaves its storage of 4"),
+        (torch_tensor(offset=1), "leaves its storage"),
+        (torch_tensor(offset=-1), "has the strides"),
+        (torch_tensor(shape=(2, 2), strides=(-1, 1)), "has the strides"),
+        (torch_tensor(shape=(-2, 2)), "has the strides"),
+        (torch_tensor(shape=(2,)), "has the strides"),
+        (torch_tensor(shape=(2**70,), strides=(0,)), "that is an attack"),
+        (torch_tensor(shape=(2**20, 2**20), strides=(0, 0)), "that is an attack"),
+        (torch_tensor(shape=(0, 2**70)), "cannot be loaded: "),
+        (torch_tensor(shape=(2.0, 2)), "cannot be loaded: "),
+        (torch_tensor(shape="ab"), "cannot be loaded: "),
+        (torch_tensor(count=5), "storage 0 has 4 elements instead of 5"),
+        (torch_tensor(key="1"), "no item named 'archive/data/1'"),
+        (torch_tensor(key="../data.pkl"), "cannot be loaded: "),
+        (opcodes("x") + b"Q", "cannot be loaded: "),
+        (b"h\x99", "cannot be loaded: "),
+        (b"X\xff\xff\xff\x7f", "cannot be loaded: "),
+        (b"r\xff\xff\xff\xff", "cannot be loaded: "),
+        (b"", "cannot be loaded: "),
+    ],
+)
+def test_hostile_checkpoints_are_refused(tmp_path, monkeypatch, value, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.pt").write_bytes(checkpoint(value))
+    with pytest.raises(ValueError, match=message) as caught:
+        load("bad.pt")
+    assert "load: 'bad.pt' " in str(caught.value)
+    assert os.listdir(tmp_path) == ["bad.pt"]
+
+
+def test_checkpoints_of_other_kinds():
+    with pytest.raises(ValueError, match="the byte order is b'big'"):
+        load(io.BytesIO(checkpoint(torch_tensor(), **{"archive/byteorder": "big"})))
+    with pytest.raises(ValueError, match=r"bare pickle, as torch\.save wrote before version 1\.6"):
+        load(io.BytesIO(pickle.dumps({"weight": 1.0})))
+
+
+def test_a_truncated_checkpoint(tmp_path):
+    whole = checkpoint(torch_tensor())
+    for length in range(len(whole)):
+        (tmp_path / "short.pt").write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"short\.pt"):
+            load(tmp_path / "short.pt")
+
+
+# ------------------------------------------------------------------------------------------- bombs
+def test_a_zip_bomb_is_not_unpacked(tmp_path):
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", npy(np.zeros(1000)))
+    content = path.read_bytes()
+    directory = content.rindex(b"PK\1\2")
+    claimed = struct.pack("<I", 2**32 - 2)
+    path.write_bytes(content[: directory + 24] + claimed + content[directory + 28 :])
+    message = rf"its {len(content)} bytes would unpack to {2**32 - 2}; that is an attack"
+    with pytest.raises(ValueError, match=message):
+        load(path)
+
+
+def test_what_compresses_well_is_no_bomb(tmp_path):
+    np.savez_compressed(tmp_path / "zeros.npz", zeros=np.zeros(10**6))
+    assert load(tmp_path / "zeros.npz")["zeros"].shape == (10**6,)
+
+
+def test_state_dict_is_a_dict():
+    loaded = round_trip({"x": mg.ones(2)})
+    assert isinstance(loaded, serialization.StateDict) and repr(loaded) == "{'x': tensor([1., 1.])}"
+    assert loaded.metadata == {}
 
 
 # -------------------------------------------------------------------------------------- bad files

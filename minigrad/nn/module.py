@@ -473,7 +473,8 @@ class Module:
         return {name: tensor.detach() for name, tensor in named}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadResult:
-        """Copy Tensors or arrays by name into the parameters and persistent buffers.
+        """Copy Tensors or arrays, PyTorch's too, by name into the parameters and persistent
+        buffers.
 
         Values may have another precision, but neither another shape nor another kind of dtype. With
         strict=False missing and unexpected keys are returned instead of raised. Raises one
@@ -502,7 +503,7 @@ class Module:
             problems.append(f"missing: {', '.join(missing)}")
         if strict and unexpected:
             problems.append(f"unexpected: {', '.join(map(str, unexpected))}")
-        fitting = {key: state_dict[key] for key in own if key in state_dict}
+        fitting = {key: _as_array(state_dict[key]) for key in own if key in state_dict}
         for key, value in fitting.items():
             if misfit := _misfit(own[key], value):
                 problems.append(f"{key}: {misfit}")
@@ -567,8 +568,22 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
+def _as_array(value: Any) -> Any:
+    """A tensor of another library as an array, its float16 as float32; or why it cannot be."""
+    if isinstance(value, Tensor):
+        return value
+    if hasattr(value, "__array__"):
+        try:
+            value = np.asarray(value)
+        except (TypeError, RuntimeError, ValueError) as error:
+            return error
+    return value.astype(np.float32) if getattr(value, "dtype", None) == np.float16 else value
+
+
 def _misfit(own: Tensor, value: Any) -> str | None:
     """Why `value` cannot be written to `own`, None if it can."""
+    if isinstance(value, Exception):
+        return f"cannot become an array: {value}"
     if not isinstance(value, (Tensor, np.ndarray, np.generic)):
         return f"expected a Tensor or array, got {type(value).__name__}"
     if value.shape != own.shape:
