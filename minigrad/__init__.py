@@ -13,6 +13,7 @@ from . import (
     data as data,
     func as func,
     nn as nn,
+    onnx as onnx,
     optim as optim,
 )
 from ._core.ops import (

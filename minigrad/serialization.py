@@ -324,13 +324,11 @@ def _read_safetensors(library: Any, content: bytes) -> Any:
 
 def _from_bytes(data: bytes | bytearray, kind: str) -> np.ndarray:
     """The bytes as a 1-d array of a dtype that Tensors have, shared where that is possible."""
-    array = np.frombuffer(data, _DTYPES[kind])
+    array: np.ndarray = np.frombuffer(data, _DTYPES[kind])
     if kind == "BF16":  # the upper half of a float32
         return (array.astype(np.uint32) << 16).view(np.float32)
     if kind == "BOOL":
-        return np.not_equal(
-            array, 0
-        )  # a bool that is neither 0 nor 1 would be neither true nor false
+        return np.asarray(array, np.bool_)  # every byte but 0 is True
     native = np.dtype(np.float32) if kind == "F16" else array.dtype.newbyteorder("=")
     return array.astype(native, copy=False)
 
