@@ -108,21 +108,19 @@ def from_dlpack(x: Any, *, copy: bool | None = None) -> Tensor:
             f"from_dlpack: expected an object with __dlpack__, got {type(x).__name__}; "
             "for numbers and lists use mg.tensor"
         )
-    kind, _ = x.__dlpack_device__()
-    if kind != 1:  # kDLCPU
-        raise BufferError(
-            f"from_dlpack: the memory is on device type {int(kind)} of dlpack.h, not on the CPU; "
-            "copy it there first, for example with x.cpu()"
-        )
     try:
+        kind, _ = x.__dlpack_device__()
+        if kind != 1:  # kDLCPU
+            raise BufferError(
+                f"the memory is on device type {int(kind)} of dlpack.h, not on the CPU; copy it "
+                "there first, for example with x.cpu()"
+            )
         array = np.from_dlpack(x)
-    except (RuntimeError, BufferError) as error:
-        kind_of_error = BufferError if "grad" in str(error) else TypeError
-        raise kind_of_error(f"from_dlpack: {error}") from error
-    try:
         return Tensor(np.array(array, order="C") if copy else array)
-    except TypeError as error:
-        raise TypeError(f"from_dlpack: {error}") from None
+    except (BufferError, ValueError) as error:
+        raise BufferError(f"from_dlpack: {error}") from error
+    except (RuntimeError, TypeError) as error:  # of NumPy and of Tensor for dtypes
+        raise TypeError(f"from_dlpack: {error}") from error
 
 
 def full(
