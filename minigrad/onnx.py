@@ -1,11 +1,12 @@
 """Nets as ONNX files, which onnxruntime and other engines run.
 
-The model runs twice, on the example and on random data with another batch size, while the engine
-reports its primitives. A layer that ONNX knows (`_LAYERS`) becomes one node or a few, and what it
-computes inside is passed over; elsewhere each primitive becomes what `_PRIMITIVES` says. Where the
-two runs differ it is either a size that grows with the batch, or something that a graph cannot hold
-and that would be wrong for other data: a number taken out of a tensor, a mask that NumPy made, a
-branch. At last ONNX's own evaluator must give what the model gave.
+The model runs on the example and on random data with another batch size, while the engine reports
+its primitives. A layer that ONNX knows (`_LAYERS`) becomes one node or a few, and what it computes
+inside is passed over; elsewhere each primitive becomes what `_PRIMITIVES` says. Where the runs
+differ it is either a size that grows with the batch, or something that a graph cannot hold and that
+would be wrong for other data: a number taken out of a tensor, a mask that NumPy made, a branch. One
+run is on wild data, of many magnitudes, to bring these out. At last ONNX's own evaluator must give
+what the model gave.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def export(
     dynamic_batch: leave the size of `batch_axis` open (1 for a recurrent net with time first), in
         every input that has there the size that the first has.
     opset: the version of ONNX's operators, at least 18.
-    verify: run ONNX's reference evaluator on the second, random input and compare.
+    verify: compare with what ONNX's evaluator gives on the example and on random data.
 
     The file passes `onnx.checker.check_model(full_check=True)`. Mode, parameters and buffers of
     the model stay as they are. Raises NotImplementedError that names the layer or primitive that
@@ -87,8 +88,8 @@ def export(
         raise TypeError("onnx.export: the example must be a Tensor or a tuple of Tensors")
     axis = batch_axis if dynamic_batch else None
     first = [tensor(x) for x in examples]
-    second = _other_data(first, axis)
-    runs = [_Run(model, data) for data in (first, second)]
+    second, wild = (_other_data(first, axis, decades) for decades in (0.3, 2))
+    runs = [_Run(model, data) for data in (first, second, wild)]
     inputs = _names(input_names, "input", len(first))
     outputs = _names(output_names, "output", len(runs[0].outputs))
     if not outputs or len(outputs) != len(runs[1].outputs) or {*inputs} & {*outputs}:
@@ -96,12 +97,13 @@ def export(
             "onnx.export: the model must return Tensors, as many at each call, and under other "
             f"names than its inputs; got {len(outputs)} and {len(runs[1].outputs)} of them"
         )
-    graph = _Graph(onnx.helper, model, {*inputs, *outputs})
-    if axis is not None:
-        graph.batch = (inputs[0], axis, first[0].shape[axis], second[0].shape[axis])
-    for name, *pair in zip(inputs, runs[0].inputs, runs[1].inputs, strict=True):
-        graph.bind(name, *pair)
-    graph.translate(runs[0].steps, runs[1].steps)
+    for other in (runs[2], runs[1]):  # the first graph only shows what depends on the data
+        graph = _Graph(onnx.helper, model, {*inputs, *outputs})
+        if axis is not None:
+            graph.batch = (inputs[0], axis, first[0].shape[axis], second[0].shape[axis])
+        for name, *pair in zip(inputs, runs[0].inputs, other.inputs, strict=True):
+            graph.bind(name, *pair)
+        graph.translate(runs[0].steps, other.steps)
     results = list(zip(outputs, runs[0].outputs, runs[1].outputs, strict=True))
     graph.publish(results)
     versions = [onnx.helper.make_opsetid("", opset)]
@@ -119,7 +121,8 @@ def export(
     )
     onnx.checker.check_model(file, full_check=True)
     if verify:
-        _verify(file, dict(zip(inputs, second, strict=True)), outputs, runs[1].outputs)
+        for data, run in zip((first, second), runs, strict=False):
+            _verify(file, dict(zip(inputs, data, strict=True)), outputs, run.outputs)
     with writing("onnx.export", path) as stream:
         stream.write(file.SerializeToString())
 
@@ -148,9 +151,9 @@ def _names(given: Any, what: str, count: int) -> list[str]:
     return list(given)
 
 
-def _other_data(inputs: list[Tensor], axis: int | None) -> list[Tensor]:
-    """Random data for a second run, in the open axis one longer. They are drawn from the example's
-    values, so that they stay in its domain (class indices, positive numbers); floats vary by half.
+def _other_data(inputs: list[Tensor], axis: int | None, decades: float) -> list[Tensor]:
+    """Random data, in the open axis one longer. They are drawn from the example's values, so that
+    they stay in its domain (class indices, positive numbers); floats are scaled by powers of ten.
     """
     if axis is not None and not (0 <= axis < inputs[0].ndim and inputs[0].shape[axis]):
         raise ValueError(
@@ -164,9 +167,8 @@ def _other_data(inputs: list[Tensor], axis: int | None) -> list[Tensor]:
             shape[axis] += 1
         values = random.choice(x.numpy().reshape(-1), shape) if x.size else np.zeros(shape)
         if x.dtype.kind == "f":
-            values = values * random.uniform(0.5, 1.5, shape)
-            if not values.any():
-                values = random.normal(size=shape)
+            values = values if values.any() else random.normal(size=shape)
+            values = values * 10 ** random.uniform(-decades / 2, decades, shape)
         others.append(tensor(values.astype(x.dtype)))
     return others
 
@@ -191,7 +193,7 @@ def _verify(file: Any, inputs: dict[str, Tensor], names: list[str], wanted: list
         same = result.shape == want.shape
         if not (same and np.allclose(result, want, rtol=1e-3, atol=tolerance, equal_nan=True)):
             raise ValueError(
-                f"onnx.export: on other data {name!r} is not what the model gives; code that the "
+                f"onnx.export: {name!r} of the graph is not what the model gives; code that the "
                 "engine does not report (NumPy's, a write in place) may take part in it"
             )
 
@@ -393,7 +395,8 @@ class _Graph:
         if np.array_equal(first, second, equal_nan=first.dtype.kind == "f"):
             return self.constant(first)
         values = np.unique(np.concatenate([first.reshape(-1), second.reshape(-1)]))
-        if first.ndim == second.ndim and first.dtype == second.dtype and len(values) == 1:
+        # Zeros of the batch's shape are a state to start from; a mask is made of the data.
+        if first.ndim == second.ndim and len(values) == 1 and values.dtype.kind != "b":
             shape = self.sizes(step, first.shape, second.shape)
             return str(self.node("Expand", values, shape))
         step.fail(
@@ -591,9 +594,20 @@ def _getitem(graph: _Graph, step: _Step, x: str) -> Any:
 
 
 def _clip(graph: _Graph, step: _Step, x: str) -> Any:
+    return _clipped(graph, step, x, *(graph.attribute(step, name) for name in ("low", "high")))
+
+
+def _clipped(graph: _Graph, step: _Step, x: str, *bounds: float) -> Any:
     dtype = step.outputs[0].dtype
-    bounds = [np.array(graph.attribute(step, name), dtype) for name in ("low", "high")]
-    return graph.node("Clip", x, *bounds)
+    return graph.node("Clip", x, *(np.array(bound, dtype) for bound in bounds))
+
+
+def _lstm_cell(graph: _Graph, step: _Step, gates: str, cell: str) -> Any:
+    blocks = graph.node("Split", gates, axis=0, num_outputs=4, outputs=4)
+    i, f, o = (graph.node("Sigmoid", blocks[k]) for k in (0, 1, 3))
+    new = graph.node("Mul", i, graph.node("Tanh", blocks[2]))
+    new = graph.node("Add", graph.node("Mul", f, cell), new)
+    return graph.node("Concat", new, graph.node("Mul", o, graph.node("Tanh", new)), axis=0)
 
 
 def _chain(*operators: str) -> Callable[..., Any]:
@@ -643,6 +657,7 @@ _PRIMITIVES: dict[str, Callable[..., Any]] = {
     "log_softmax": _simple("LogSoftmax", axis="axis"),
     "logsigmoid": _chain("Neg", "Softplus", "Neg"),
     "logsumexp": _reduction("ReduceLogSumExp"),
+    "lstm_cell": _lstm_cell,
     "matmul": _simple("MatMul"),
     "maximum": _simple("Max"),
     "mean": _mean,
@@ -708,8 +723,8 @@ def _window(operator: str, rank: int, **options: str) -> Callable[..., Any]:
 
 
 def _adaptive_pool(graph: _Graph, step: _Step, x: str) -> Any:
-    given, made = (shape[2:] for shape in (step.inputs[0].shape, step.outputs[0].shape))
-    if len(given) != 2 or any(n % m for n, m in zip(given, made, strict=True)):
+    given, made = (tensors[0].shape[2:] for tensors in (step.inputs, step.outputs))
+    if any(n % m for n, m in zip(given, made, strict=True)):
         step.fail(f"pooling {given} to {made}, in windows of different sizes", _MISSING)
     kernel = [n // m for n, m in zip(given, made, strict=True)]
     return graph.node("AveragePool", x, kernel_shape=kernel, strides=kernel)
@@ -774,6 +789,7 @@ def _recurrent(graph: _Graph, step: _Step, x: str, *states: str) -> Any:
 
 _AVERAGE = {"ceil_mode": "ceil_mode", "count_include_pad": "count_include_pad"}
 _LAYERS: dict[str, Callable[..., Any]] = {
+    "AdaptiveAvgPool1d": _adaptive_pool,
     "AdaptiveAvgPool2d": _adaptive_pool,
     "AvgPool1d": _window("AveragePool", 1, **_AVERAGE),
     "AvgPool2d": _window("AveragePool", 2, **_AVERAGE),
@@ -781,13 +797,20 @@ _LAYERS: dict[str, Callable[..., Any]] = {
     "BatchNorm2d": _batch_norm,
     "Conv1d": _window("Conv", 1, group="groups"),
     "Conv2d": _window("Conv", 2, group="groups"),
+    "ConvTranspose1d": _window("ConvTranspose", 1, group="groups", output_padding="output_padding"),
     "ConvTranspose2d": _window("ConvTranspose", 2, group="groups", output_padding="output_padding"),
     "Embedding": lambda graph, step, x: graph.node("Gather", graph.own(step, "weight"), x, axis=0),
     "GRU": _recurrent,
+    "Hardsigmoid": lambda graph, step, x: graph.node("HardSigmoid", x, alpha=1 / 6),
+    "Hardswish": lambda graph, step, x: graph.node("HardSwish", x),
+    "Hardtanh": lambda graph, step, x: _clipped(
+        graph, step, x, step.module.min_val, step.module.max_val
+    ),
     "LSTM": _recurrent,
     "LayerNorm": _layer_norm,
     "MaxPool1d": _window("MaxPool", 1, ceil_mode="ceil_mode"),
     "MaxPool2d": _window("MaxPool", 2, ceil_mode="ceil_mode"),
     "RNN": _recurrent,
+    "ReLU6": lambda graph, step, x: _clipped(graph, step, x, 0, 6),
     "Softmax": lambda graph, step, x: graph.node("Softmax", x, axis=step.module.dim),
 }

@@ -155,3 +155,25 @@ def test_asarray_of_numpy():
     assert np.array(x).flags.writeable and np.asarray(x, np.float64).dtype == np.float64
     with pytest.raises(ValueError, match="without a copy"):
         np.asarray(x, np.float64, copy=False)
+
+
+class ForeignArray(Foreign):
+    """With `__array__`, as PyTorch and JAX have; it refuses what NumPy has no dtype for."""
+
+    def __array__(self, dtype=None, copy=None):
+        if self.device != 1:
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+        return self.array
+
+
+def test_load_state_dict_takes_the_tensors_of_other_libraries():
+    layer = mg.nn.Linear(2, 1)
+    weight, bias = np.array([[0.5, 2.0]], np.float16), np.array([3.0])
+    layer.load_state_dict({"weight": ForeignArray(weight), "bias": ForeignArray(bias)})
+    assert layer.weight.tolist() == [[0.5, 2.0]] and layer.bias.tolist() == [3.0]
+    layer.load_state_dict({"weight": 2 * weight, "bias": bias})
+    assert layer.weight.dtype == mg.float32 and layer.weight.tolist() == [[1.0, 4.0]]
+    message = r"(?s)weight: cannot become an array: can't convert cuda.*bias: expected shape \(1,\)"
+    with pytest.raises(RuntimeError, match=message):
+        layer.load_state_dict({"weight": ForeignArray(weight, 2), "bias": np.zeros(2)})
+    assert layer.weight.tolist() == [[1.0, 4.0]]
