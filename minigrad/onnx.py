@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import zip_longest
 from typing import Any, NoReturn
 
@@ -205,9 +206,8 @@ def _run_reference(file: Any, names: list[str], arrays: dict[str, np.ndarray]) -
 
 
 def _run_onnxruntime(file: Any, names: list[str], arrays: dict[str, np.ndarray]) -> Any:
-    from onnxruntime import InferenceSession
-
-    return InferenceSession(file.SerializeToString()).run(names, arrays)
+    runtime = import_module("onnxruntime")  # as a string, for it has no types
+    return runtime.InferenceSession(file.SerializeToString()).run(names, arrays)
 
 
 # --------------------------------------------------------------------------------------- the record
