@@ -18,7 +18,6 @@ import io
 import json
 import os
 import pickle
-import secrets
 import shutil
 import zipfile
 import zlib
@@ -187,7 +186,7 @@ def writing(caller: str, path: PathOrFile) -> Iterator[IO[bytes]]:
         )
     if target.exists() and not target.is_file():
         raise IsADirectoryError(f"{caller}: {os.fspath(path)!r} is a folder; add a file name")
-    temporary = target.with_name(f".minigrad-{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(f".minigrad-{os.urandom(4).hex()}.tmp")
     try:
         with open(temporary, "xb") as file:
             yield file
