@@ -21,6 +21,12 @@ def exists(*names):
     )
 
 
+@pytest.fixture(autouse=True)
+def seeds():
+    torch.manual_seed(0)
+    mg.manual_seed(0)
+
+
 def mlp(n):
     return n.Sequential(
         n.Linear(6, 16), n.BatchNorm1d(16), n.ReLU(), n.Linear(16, 4, bias=False), n.Softmax(dim=1)
@@ -67,7 +73,9 @@ def same_outputs(ours, theirs, shape):
     given = ours.eval()(mg.tensor(x))
     if isinstance(given, tuple):
         given, expected = given[0], expected[0]
-    assert np.abs(given.numpy() - expected.numpy()).max() < 1e-5
+    # 1e-5 of the largest output: those of the CNN are about 50, of which float32 keeps 4e-6
+    scale = max(1.0, float(expected.abs().max()))
+    assert np.abs(given.numpy() - expected.numpy()).max() < 1e-5 * scale
 
 
 @peer("load")
