@@ -16,15 +16,18 @@ CYTHON_MADE = .*\.__(pyx_capi|test|reduce_cython|setstate_cython|pyx_vtable)__
 .NOTPARALLEL: # two targets would install into one .venv at a time
 .SECONDARY: # stamps are no intermediate files
 
-.PHONY: help demo test lint bench profile sdist wheel clean
+.PHONY: help demo test test-peers lint bench profile sdist wheel clean
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: .venv/has-examples .venv/compiled ## train a BatchNorm net on handwritten digits
 	@$(PY) examples/train_digits.py $(ARGS)
 
 test: .venv/has-test .venv/compiled ## run the test suite
 	@$(PY) -m pytest $(ARGS)
+
+test-peers: .venv-peers/has-peers .venv-peers/compiled ## run the suite where PyTorch is, beside which it compares
+	@.venv-peers/bin/python -m pytest $(ARGS)
 
 lint: .venv/has-dev .venv/compiled ## check style and types, and the stubs against the compiled core
 	@$(PY) -m ruff check .

@@ -95,10 +95,10 @@ def test_the_quoted_table_entry_stands_in_the_source():
 
 # ------------------------------------------------------------------------------- commands and links
 def test_make_targets_and_test_files_exist():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
     commands = [text for language, text, _ in blocks() if language == "sh"]
     commands += re.findall(r"`(make [^`]*)`", README)
-    named = {match for text in commands for match in re.findall(r"\bmake ([a-z]+)", text)}
+    named = {match for text in commands for match in re.findall(r"\bmake ([a-z-]+)", text)}
     assert {"demo", "test", "bench"} <= named <= targets
     for path in re.findall(r"tests/\w+\.py", " ".join(commands)):
         assert (ROOT / path).is_file(), path
