@@ -8,31 +8,40 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ._core.ops import (
     abs,
+    add_along_axis,
+    argsort,
+    broadcast_to,
     concat,
     erf,
     exp,
     getitem,
     max,
+    one_axis,
     permute_dims,
     pow,
+    put,
+    reduced_axes,
     reshape,
     sigmoid,
+    sizes_of,
     square,
     sum,
+    take_along_axis,
     var,
     where,
 )
 from ._core.tensor import Tensor, attach_methods, to_tensor
-from ._core.types import Axis, TensorLike
+from ._core.types import Axis, Shape, TensorLike
 
 __all__ = [
     "all",
+    "allclose",
     "any",
     "argmax",
     "argmin",
@@ -42,38 +51,29 @@ __all__ = [
     "flatten",
     "flip",
     "gelu",
+    "isclose",
     "isfinite",
     "isinf",
     "isnan",
+    "meshgrid",
     "moveaxis",
+    "nonzero",
     "norm",
+    "scatter_add",
     "silu",
     "softmax",
     "split",
     "squeeze",
     "stack",
     "std",
+    "swapaxes",
     "take",
+    "tile",
+    "topk",
+    "tril",
+    "triu",
     "unstack",
 ]
-
-
-def _one_axis(axis: int, ndim: int, name: str) -> int:
-    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-        raise TypeError(f"{name}: axis must be an int, got {axis!r}")
-    if not -ndim <= axis < ndim:
-        raise np.exceptions.AxisError(
-            f"{name}: axis {axis} is out of bounds for a tensor of {ndim} dimensions"
-        )
-    return int(axis) % ndim
-
-
-def _axes(axis: int | Sequence[int], ndim: int, name: str) -> set[int]:
-    given = axis if isinstance(axis, (tuple, list)) else (axis,)
-    axes = [_one_axis(a, ndim, name) for a in given]
-    if len(set(axes)) != len(axes):
-        raise ValueError(f"{name}: an axis stands twice in {axis}")
-    return set(axes)
 
 
 # ------------------------------------------------------------------------ activations, statistics
@@ -85,7 +85,7 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
     tensor([0.5, 0.5])
     """
     x = to_tensor(x, "softmax")
-    axis = _one_axis(axis, x.ndim, "softmax")
+    axis = one_axis("softmax", axis, x.ndim)
     largest = max(x, axis=axis, keepdims=True).detach() if x.size else 0.0  # max of nothing raises
     weights = exp(x - largest)
     return weights / sum(weights, axis=axis, keepdims=True)
@@ -120,8 +120,11 @@ def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = Fa
     return _power(var(x, axis=axis, correction=correction, keepdims=keepdims), 0.5)
 
 
-def norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float = 2) -> Tensor:
-    """The vector norm (sum |x|**ord) ** (1/ord) over the axes; ord=inf is the largest |x|.
+def norm(
+    x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float | Literal["fro"] = 2
+) -> Tensor:
+    """The vector norm (sum |x|**ord) ** (1/ord) over the axes; ord=inf is the largest |x|, and
+    ord="fro", the Frobenius norm of a matrix, is ord=2.
 
     The gradient of the norm at 0 is 0 (a subgradient), as in PyTorch; so is, for ord < 1, that of
     an element that is 0.
@@ -130,6 +133,9 @@ def norm(x: Tensor, axis: Axis = None, keepdims: bool = False, ord: float = 2) -
     tensor(5.)
     """
     x = to_tensor(x, "norm")
+    ord = 2 if ord == "fro" else ord
+    if isinstance(ord, str):
+        raise ValueError(f"norm: ord must be a positive number, inf or 'fro', got {ord!r}")
     if ord == math.inf:
         return max(abs(x), axis=axis, keepdims=keepdims)
     if ord == 1:
@@ -155,8 +161,9 @@ def expand_dims(x: Tensor, axis: int | tuple[int, ...] = 0) -> Tensor:
     (1, 3)
     """
     x = to_tensor(x, "expand_dims")
-    ndim = x.ndim + (len(axis) if isinstance(axis, tuple) else 1)
-    new = _axes(axis, ndim, "expand_dims")
+    axes = axis if isinstance(axis, (tuple, list)) else (one_axis("expand_dims", axis, x.ndim + 1),)
+    ndim = x.ndim + len(axes)
+    new = reduced_axes("expand_dims", axes, ndim)
     sizes = iter(x.shape)
     return reshape(x, tuple(1 if d in new else next(sizes) for d in range(ndim)))
 
@@ -170,7 +177,7 @@ def squeeze(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
     x = to_tensor(x, "squeeze")
     if axis is None:
         return reshape(x, tuple(n for n in x.shape if n != 1))
-    dropped = _axes(axis, x.ndim, "squeeze")
+    dropped = reduced_axes("squeeze", axis, x.ndim)
     for d in dropped:
         if x.shape[d] != 1:
             raise ValueError(f"squeeze: axis {d} of shape {x.shape} has size {x.shape[d]}, not 1")
@@ -186,7 +193,7 @@ def flatten(x: Tensor, start_axis: int = 0, end_axis: int = -1) -> Tensor:
     x = to_tensor(x, "flatten")
     if x.ndim == 0:
         return reshape(x, (1,))
-    start, end = _one_axis(start_axis, x.ndim, "flatten"), _one_axis(end_axis, x.ndim, "flatten")
+    start, end = one_axis("flatten", start_axis, x.ndim), one_axis("flatten", end_axis, x.ndim)
     if start > end:
         raise ValueError(f"flatten: start_axis {start_axis} lies behind end_axis {end_axis}")
     return reshape(x, (*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
@@ -200,9 +207,22 @@ def moveaxis(x: Tensor, source: int, destination: int) -> Tensor:
     """
     x = to_tensor(x, "moveaxis")
     order = list(range(x.ndim))
-    moved = order.pop(_one_axis(source, x.ndim, "moveaxis"))
-    order.insert(_one_axis(destination, x.ndim, "moveaxis"), moved)
+    moved = order.pop(one_axis("moveaxis", source, x.ndim))
+    order.insert(one_axis("moveaxis", destination, x.ndim), moved)
     return permute_dims(x, tuple(order))
+
+
+def swapaxes(x: Tensor, axis1: int, axis2: int) -> Tensor:
+    """Two dimensions exchanged, a view.
+
+    >>> mg.swapaxes(mg.ones(2, 3, 4), 0, 2).shape
+    (4, 3, 2)
+    """
+    x = to_tensor(x, "swapaxes")
+    order = list(range(x.ndim))
+    a, b = one_axis("swapaxes", axis1, x.ndim), one_axis("swapaxes", axis2, x.ndim)
+    order[a], order[b] = b, a
+    return permute_dims(x, order)
 
 
 def flip(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
@@ -212,7 +232,7 @@ def flip(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
     tensor([3., 2., 1.])
     """
     x = to_tensor(x, "flip")
-    turned = set(range(x.ndim)) if axis is None else _axes(axis, x.ndim, "flip")
+    turned = reduced_axes("flip", axis, x.ndim)
     return getitem(x, tuple(slice(None, None, -1 if d in turned else 1) for d in range(x.ndim)))
 
 
@@ -239,7 +259,7 @@ def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor,
     [(2,), (2,), (1,)]
     """
     x = to_tensor(x, "split")
-    axis = _one_axis(axis, x.ndim, "split")
+    axis = one_axis("split", axis, x.ndim)
     n = x.shape[axis]
     given = np.asarray(sizes)
     if given.dtype.kind not in "iu" or given.ndim > 1:
@@ -267,8 +287,72 @@ def unstack(x: Tensor, axis: int = 0) -> tuple[Tensor, ...]:
     tensor([3., 4.])
     """
     x = to_tensor(x, "unstack")
-    before = (slice(None),) * _one_axis(axis, x.ndim, "unstack")
+    before = (slice(None),) * one_axis("unstack", axis, x.ndim)
     return tuple(getitem(x, (*before, i)) for i in range(x.shape[axis]))
+
+
+def tile(x: Tensor, repetitions: Shape) -> Tensor:
+    """x as often as `repetitions` says along each dimension; the shorter of it and the shape gets
+    ones in front. (PyTorch also calls this repeat.)
+
+    >>> mg.tile(mg.tensor([1.0, 2.0]), 2)
+    tensor([1., 2., 1., 2.])
+    """
+    x = to_tensor(x, "tile")
+    times = sizes_of(repetitions, "tile")
+    ndim = len(times) if len(times) > x.ndim else x.ndim
+    times, sizes = (1,) * (ndim - len(times)) + times, (1,) * (ndim - x.ndim) + x.shape
+    apart = reshape(x, [n for size in sizes for n in (1, size)])
+    repeated = broadcast_to(apart, [n for pair in zip(times, sizes, strict=True) for n in pair])
+    return reshape(repeated, tuple(t * n for t, n in zip(times, sizes, strict=True)))
+
+
+def meshgrid(*arrays: TensorLike, indexing: Literal["xy", "ij"] = "xy") -> tuple[Tensor, ...]:
+    """Coordinates of a grid from 1-d tensors along its axes, read-only views; "xy", as in NumPy,
+    has the first two axes exchanged, "ij" not.
+
+    >>> [x.shape for x in mg.meshgrid(mg.ones(2), mg.ones(3))]
+    [(3, 2), (3, 2)]
+    """
+    tensors = [to_tensor(a, "meshgrid") for a in arrays]
+    if indexing not in ("xy", "ij"):
+        raise ValueError(f"meshgrid: indexing must be 'xy' or 'ij', got {indexing!r}")
+    if wrong := [t.shape for t in tensors if t.ndim > 1]:
+        raise ValueError(f"meshgrid: expected tensors of one dimension, got shape {wrong[0]}")
+    n, shape = len(tensors), tuple(t.size for t in tensors)
+    grid = [
+        broadcast_to(reshape(t, (1,) * i + (-1,) + (1,) * (n - i - 1)), shape)
+        for i, t in enumerate(tensors)
+    ]
+    return tuple(swapaxes(g, 0, 1) if indexing == "xy" and n > 1 else g for g in grid)
+
+
+def tril(x: Tensor, k: int = 0) -> Tensor:
+    """The lower triangle of matrices (..., n, m): zeros above the k-th diagonal.
+
+    >>> mg.tril(mg.ones(2, 2))
+    tensor([[1., 0.],
+            [1., 1.]])
+    """
+    return _triangle(x, k, "tril", True)
+
+
+def triu(x: Tensor, k: int = 0) -> Tensor:
+    """The upper triangle of matrices (..., n, m): zeros below the k-th diagonal.
+
+    >>> mg.triu(mg.ones(2, 2))
+    tensor([[1., 1.],
+            [0., 1.]])
+    """
+    return _triangle(x, k, "triu", False)
+
+
+def _triangle(x: Tensor, k: int, name: str, lower: bool) -> Tensor:
+    x = to_tensor(x, name)
+    if x.ndim < 2:
+        raise ValueError(f"{name}: expected two or more dimensions, got shape {x.shape}")
+    below = np.tri(x.shape[-2], x.shape[-1], k if lower else k - 1, dtype=bool)
+    return where(below, x, False) if lower else where(below, False, x)
 
 
 def clone(x: Tensor) -> Tensor:
@@ -291,8 +375,72 @@ def take(x: Tensor, indices: TensorLike, axis: int) -> Tensor:
     tensor([30., 10.])
     """
     x = to_tensor(x, "take")
-    before = (slice(None),) * _one_axis(axis, x.ndim, "take")
+    before = (slice(None),) * one_axis("take", axis, x.ndim)
     return getitem(x, (*before, _integers(indices, "take")))
+
+
+def scatter_add(x: Tensor, axis: int, indices: TensorLike, source: Tensor) -> Tensor:
+    """A copy of x with each source[i] added at indices[i] along an axis; duplicates add up. As in
+    PyTorch: indices and source are of the rank of x, the part of the source that the shape of
+    indices covers is added, at the same place in the other dimensions.
+
+    >>> mg.scatter_add(mg.zeros(3), 0, mg.tensor([0, 2, 0]), mg.ones(3))
+    tensor([2., 0., 1.])
+    """
+    x, source = to_tensor(x, "scatter_add"), to_tensor(source, "scatter_add")
+    axis = one_axis("scatter_add", axis, x.ndim)
+    places = _integers(indices, "scatter_add")
+    pairs = zip(source.shape, x.shape, strict=False)
+    covered = [n if d == axis or n < m else m for d, (n, m) in enumerate(pairs)]
+    if not places.ndim == x.ndim == source.ndim or np.greater(places.shape, covered).any():
+        raise ValueError(
+            f"scatter_add: indices {places.shape} must not exceed source {source.shape}, nor, but "
+            f"for axis {axis}, x {x.shape}, and all three must have as many dimensions"
+        )
+    if source.shape != places.shape:
+        source = getitem(source, tuple(slice(n) for n in places.shape))
+    shape = (*places.shape[:axis], x.shape[axis], *places.shape[axis + 1 :])
+    added = add_along_axis(source, places, axis, shape)
+    return x + (added if shape == x.shape else put(added, tuple(map(slice, shape)), x.shape))
+
+
+def topk(
+    x: Tensor, k: int, axis: int = -1, largest: bool = True, sorted: bool = True
+) -> tuple[Tensor, Tensor]:
+    """The k largest elements along an axis in descending order (or the k smallest, ascending), and
+    their positions, int64. NaN counts as the largest, as in PyTorch.
+
+    >>> mg.topk(mg.tensor([3.0, 1.0, 2.0]), 2)
+    (tensor([3., 2.]), tensor([0, 2]))
+    """
+    x = to_tensor(x, "topk")
+    axis = one_axis("topk", axis, x.ndim)
+    n = x.shape[axis]
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
+        raise TypeError(f"topk: k must be an int, got {k!r}")
+    if not 0 <= k <= n:
+        raise ValueError(f"topk: k must be from 0 to {n}, the size of axis {axis}, got {k}")
+    chosen = slice(n - k, n) if largest else slice(k)
+    bound = (n - k if largest else k) % n if n else 0
+    order = np.argpartition(x._array, bound, axis) if n else np.zeros(x.shape, np.int64)
+    positions = Tensor(order[(slice(None),) * axis + (chosen,)])
+    if sorted:
+        by_size = argsort(take_along_axis(x.detach(), positions, axis), axis, descending=largest)
+        positions = take_along_axis(positions, by_size, axis)
+    return take_along_axis(x, positions, axis), positions
+
+
+def nonzero(x: Tensor) -> tuple[Tensor, ...]:
+    """The positions of the elements that are not zero, in C order: for each dimension an int64
+    tensor of indices.
+
+    >>> mg.nonzero(mg.tensor([[0.0, 5.0], [7.0, 0.0]]))
+    (tensor([0, 1]), tensor([1, 0]))
+    """
+    x = to_tensor(x, "nonzero")
+    if x.ndim == 0:
+        raise ValueError("nonzero: a 0-d tensor has no positions")
+    return tuple(map(Tensor, np.nonzero(x._array)))
 
 
 def _integers(indices: TensorLike, name: str) -> np.ndarray:
@@ -311,15 +459,14 @@ def _reduced(
     function: Callable[..., Any], x: TensorLike, name: str, axis: Axis, keepdims: bool
 ) -> Tensor:
     x = to_tensor(x, name)
-    axes = None if axis is None else tuple(_axes(axis, x.ndim, name))
-    return _plain(function, x, name, axis=axes, keepdims=keepdims)
+    return _plain(function, x, name, axis=reduced_axes(name, axis, x.ndim), keepdims=keepdims)
 
 
 def _position(
     function: Callable[..., Any], x: TensorLike, name: str, axis: int | None, keepdims: bool
 ) -> Tensor:
     x = to_tensor(x, name)
-    axis = None if axis is None else _one_axis(axis, x.ndim, name)
+    axis = None if axis is None else one_axis(name, axis, x.ndim)
     return _plain(function, x, name, axis=axis, keepdims=keepdims)
 
 
@@ -395,5 +542,28 @@ def isfinite(x: Tensor) -> Tensor:
     return _plain(np.isfinite, x, "isfinite")
 
 
-_NOT_METHODS = {"stack", "unstack", "split"}
+def isclose(
+    x: Tensor, y: TensorLike, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> Tensor:
+    """Where |x - y| <= atol + rtol |y|, elementwise, broadcast; bool.
+
+    >>> mg.isclose(mg.tensor([1.0, 2.0]), mg.tensor([1.000001, 2.1]))
+    tensor([ True, False])
+    """
+    a, b = to_tensor(x, "isclose")._array, to_tensor(y, "isclose")._array
+    return Tensor(np.isclose(a, b, rtol=rtol, atol=atol, equal_nan=equal_nan))
+
+
+def allclose(
+    x: Tensor, y: TensorLike, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> bool:
+    """Whether `isclose` holds for all elements; a Python bool, as in NumPy and PyTorch.
+
+    >>> mg.allclose(mg.tensor([1.0]), mg.tensor([1.000001]))
+    True
+    """
+    return bool(all(isclose(x, y, rtol, atol, equal_nan)))
+
+
+_NOT_METHODS = {"stack", "unstack", "split", "meshgrid"}
 attach_methods({name: globals()[name] for name in __all__ if name not in _NOT_METHODS})

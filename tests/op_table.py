@@ -55,6 +55,20 @@ def near_ones(random, shape):
     return random.choice((-1.0, 1.0), shape) * random.uniform(0.98, 1.02, shape)
 
 
+def near_integers(random, shape):
+    """What rounds to an integer, not near a half."""
+    return random.integers(-3, 4, shape) + random.uniform(-0.4, 0.4, shape)
+
+
+def inside(random, shape):
+    """In (-1, 1), away from 0 and the ends."""
+    return random.choice((-1.0, 1.0), shape) * random.uniform(0.1, 0.9, shape)
+
+
+def above_one(random, shape):
+    return random.uniform(1.2, 4.0, shape)
+
+
 def small_integers(random, shape):
     """Ties are likely, so that equality is tested on both sides."""
     return random.integers(-2, 3, shape).astype(float)
@@ -222,6 +236,27 @@ def np_log_softmax(x, axis=-1):
     return x - np_logsumexp(x, axis, True)
 
 
+def np_cumulated(function, start):
+    def reference(x, axis=0, include_initial=False):
+        out = function(x, axis=axis)
+        first = np.full((*x.shape[:axis], 1, *x.shape[axis + 1 :]), start, out.dtype)
+        return np.concatenate([first, out], axis) if include_initial else out
+
+    return reference
+
+
+def np_linear_recurrence(factor, x, axis=-1):
+    factor, x = (np.moveaxis(a.astype(float), axis, 0) for a in (factor, x))
+    out = np.zeros_like(x)
+    for k in range(len(x)):
+        out[k] = factor[k] * (out[k - 1] if k else 0) + x[k]
+    return np.moveaxis(out, 0, axis)
+
+
+def np_sort(x, axis=-1, descending=False, stable=False):
+    return np.flip(np.sort(x, axis), axis) if descending else np.sort(x, axis)
+
+
 def round_trip(x, dtype):
     """To another dtype and back, so that finite differences can see it."""
     return mg.astype(mg.astype(x, dtype), x.dtype)
@@ -292,6 +327,52 @@ BROADCAST = (
     (((),), {"shape": ()}),
 )
 
+CUMULATED = (
+    (((4,),), {}),
+    (((2, 3, 2),), {"axis": 1}),
+    (((3, 4),), {"axis": 0, "include_initial": True}),
+    (((1, 3),), {"axis": 1}),
+    (((0, 3),), {"axis": 0, "include_initial": True}),
+    (((2, 0),), {"axis": 0}),
+)
+ROLLED = (
+    (((5,),), {"shift": 2}),
+    (((2, 3),), {"shift": -4}),
+    (((2, 3),), {"shift": 1, "axis": -1}),
+    (((2, 3, 2),), {"shift": (1, -1), "axis": (2, 1)}),
+    (((2, 3),), {"shift": 1, "axis": (0, 1)}),
+    (((0, 3),), {"shift": 1, "axis": 0}),
+    (((),), {"shift": 3}),
+)
+REPEATED = (
+    (((3,),), {"repeats": 2}),
+    (((2, 3),), {"repeats": 2}),
+    (((2, 3),), {"repeats": 3, "axis": 0}),
+    (((2, 3, 2),), {"repeats": 2, "axis": -2}),
+    (((2, 3),), {"repeats": np.array([2, 0, 1]), "axis": 1}),
+    (((2, 3),), {"repeats": 0, "axis": 1}),
+    (((0, 3),), {"repeats": 2, "axis": 0}),
+    (((),), {"repeats": 2}),
+)
+DIAGONALS = (
+    (((3, 3),), {}),
+    (((3, 4),), {"offset": 1}),
+    (((3, 4),), {"offset": -2}),
+    (((4, 2),), {"offset": -1}),
+    (((2, 5),), {"offset": 7}),
+    (((2, 3, 4),), {"axis1": 0, "axis2": 2}),
+    (((2, 3, 4),), {"offset": -1, "axis1": 2, "axis2": 1}),
+    (((0, 3),), {}),
+)
+SORTED = (
+    (((5,),), {}),
+    (((5,),), {"descending": True}),
+    (((3, 4),), {"axis": 0}),
+    (((2, 3, 2),), {"axis": 1, "descending": True, "stable": True}),
+    (((0, 3),), {"axis": 0}),
+    (((2, 0),), {}),
+)
+
 # -------------------------------------------------------------------------------- the table itself
 TABLE = (
     # ---------------------------------------------------------------------- elementwise, one input
@@ -314,6 +395,50 @@ TABLE = (
             Special(
                 "sign' is 0 everywhere", ([-2.0, 0.0, 3.0],), [-1.0, 0.0, 1.0], ([0.0, 0.0, 0.0],)
             ),
+        ),
+    ),
+    unary(
+        "floor",
+        np.floor,
+        half_integers,
+        specials=(
+            Special("floor of halves", ([1.5, -1.5, -0.0, INF, NAN],), [1.0, -2.0, -0.0, INF, NAN]),
+            Special("floor' is 0", ([1.0, 0.5],), [1.0, 0.0], ([0.0, 0.0],)),
+        ),
+    ),
+    unary(
+        "ceil",
+        np.ceil,
+        half_integers,
+        specials=(Special("ceil of halves", ([1.5, -1.5, -INF],), [2.0, -1.0, -INF]),),
+    ),
+    unary(
+        "trunc",
+        np.trunc,
+        half_integers,
+        specials=(Special("trunc of halves", ([1.5, -1.5, NAN],), [1.0, -1.0, NAN]),),
+    ),
+    Row(
+        "round",
+        mg.round,
+        np.round,
+        (near_integers,),
+        cases(UNARY),
+        specials=(
+            Special(
+                "halves to even, with gradient 0",
+                ([0.5, 1.5, 2.5, -0.5, -1.5],),
+                [0.0, 2.0, 2.0, -0.0, -2.0],
+                ([0.0] * 5,),
+            ),
+            Special(
+                "to decimals",
+                ([0.125, 2.25, -1.75],),
+                [0.1, 2.2, -1.8],
+                ([0.0] * 3,),
+                (("decimals", 1),),
+            ),
+            Special("to tens", ([15.0, 26.0],), [20.0, 30.0], (), (("decimals", -1),)),
         ),
     ),
     unary("square", np.square, specials=(Special("square'(0) is 0", ([0.0],), [0.0], ([0.0],)),)),
@@ -366,6 +491,14 @@ TABLE = (
         ),
     ),
     unary(
+        "exp2",
+        np.exp2,
+        real,
+        floating=True,
+        ulps=2,
+        specials=(Special("exp2 at the ends", ([-INF, INF, 10.0],), [0.0, INF, 1024.0]),),
+    ),
+    unary(
         "expm1",
         np.expm1,
         floating=True,
@@ -393,6 +526,26 @@ TABLE = (
             Special("log below 0 and of NaN is NaN", ([-1.0, -INF, NAN],), [NAN, NAN, NAN]),
             Special("log'(0) is inf", ([0.0],), [-INF], ([INF],)),
         ),
+    ),
+    unary(
+        "log2",
+        np.log2,
+        positive,
+        floating=True,
+        ulps=2,
+        specials=(
+            Special(
+                "log2 of powers of 2, below 0", ([8.0, 0.25, 0.0, -1.0],), [3.0, -2.0, -INF, NAN]
+            ),
+        ),
+    ),
+    unary(
+        "log10",
+        np.log10,
+        positive,
+        floating=True,
+        ulps=2,
+        specials=(Special("log10 of powers of 10", ([1000.0, 0.0, -1.0],), [3.0, -INF, NAN]),),
     ),
     unary(
         "log1p",
@@ -425,6 +578,82 @@ TABLE = (
         floating=True,
         ulps=2,
         specials=(Special("cos of infinities is NaN", ([0.0, INF, -INF],), [1.0, NAN, NAN]),),
+    ),
+    unary(
+        "tan",
+        np.tan,
+        inside,
+        floating=True,
+        ulps=4,
+        specials=(Special("tan of infinities is NaN", ([0.0, INF],), [0.0, NAN], ([1.0, NAN],)),),
+    ),
+    unary(
+        "asin",
+        np.arcsin,
+        inside,
+        floating=True,
+        ulps=4,
+        specials=(Special("asin at the ends", ([1.0, 1.5],), [math.pi / 2, NAN], ([INF, NAN],)),),
+    ),
+    unary(
+        "acos",
+        np.arccos,
+        inside,
+        floating=True,
+        ulps=4,
+        specials=(Special("acos at the ends", ([1.0, -1.0],), [0.0, math.pi], ([-INF, -INF],)),),
+    ),
+    unary(
+        "atan",
+        np.arctan,
+        real,
+        floating=True,
+        ulps=4,
+        specials=(
+            Special(
+                "atan of infinities", ([INF, -INF],), [math.pi / 2, -math.pi / 2], ([0.0, 0.0],)
+            ),
+        ),
+    ),
+    unary(
+        "sinh",
+        np.sinh,
+        real,
+        floating=True,
+        ulps=4,
+        specials=(Special("sinh overflows", ([1000.0, 0.0],), [INF, 0.0], ([INF, 1.0],)),),
+    ),
+    unary(
+        "cosh",
+        np.cosh,
+        real,
+        floating=True,
+        ulps=4,
+        specials=(Special("cosh overflows", ([1000.0, 0.0],), [INF, 1.0], ([INF, 0.0],)),),
+    ),
+    unary(
+        "asinh",
+        np.arcsinh,
+        real,
+        floating=True,
+        ulps=4,
+        specials=(Special("asinh of the largest", ([0.0, INF],), [0.0, INF], ([1.0, 0.0],)),),
+    ),
+    unary(
+        "acosh",
+        np.arccosh,
+        above_one,
+        floating=True,
+        ulps=4,
+        specials=(Special("acosh at 1 and below", ([1.0, 0.5],), [0.0, NAN], ([INF, NAN],)),),
+    ),
+    unary(
+        "atanh",
+        np.arctanh,
+        inside,
+        floating=True,
+        ulps=4,
+        specials=(Special("atanh at 1 and beyond", ([1.0, 2.0],), [INF, NAN]),),
     ),
     unary(
         "tanh",
@@ -599,6 +828,32 @@ TABLE = (
             Special(
                 "a NaN wins on either side", ([NAN, 1.0], [1.0, NAN]), [NAN, NAN], ([1.0, 1.0],) * 2
             ),
+        ),
+    ),
+    binary(
+        "atan2",
+        np.arctan2,
+        floating=True,
+        ulps=4,
+        specials=(
+            Special(
+                "atan2 on the axes, with gradient 0 at the origin",
+                ([0.0, 1.0, 0.0], [0.0, 0.0, -1.0]),
+                [0.0, math.pi / 2, math.pi],
+                ([0.0, 0.0, -1.0], [0.0, -1.0, 0.0]),
+            ),
+        ),
+    ),
+    binary(
+        "hypot",
+        np.hypot,
+        floating=True,
+        ulps=2,
+        specials=(
+            Special(
+                "hypot'(0, 0) is 0", ([0.0, 3.0], [0.0, 4.0]), [0.0, 5.0], ([0.0, 0.6], [0.0, 0.8])
+            ),
+            Special("an infinity wins", ([INF, NAN], [NAN, 1.0]), [INF, NAN]),
         ),
     ),
     binary(
@@ -804,6 +1059,54 @@ TABLE = (
             Special("a term of -inf", ([-INF, 1.0],), [-INF, 0.0], ([1.0, -1.0],)),
         ),
     ),
+    Row(
+        "cumulative_sum",
+        mg.cumulative_sum,
+        np_cumulated(np.cumsum, 0),
+        cases=CUMULATED,
+        ulps=0.51,
+        scale=absolute(np_cumulated(np.cumsum, 0)),
+        specials=(
+            Special("a NaN stays", ([1.0, NAN, 2.0],), [1.0, NAN, NAN], ([3.0, 2.0, 1.0],)),
+            Special("of infinities", ([INF, -INF],), [INF, NAN]),
+        ),
+    ),
+    Row(
+        "cumulative_prod",
+        mg.cumulative_prod,
+        np_cumulated(np.cumprod, 1),
+        cases=CUMULATED,
+        ulps=0.51,
+        specials=(
+            Special(
+                "one zero: the exact gradient",
+                ([2.0, 0.0, 3.0],),
+                [2.0, 0.0, 0.0],
+                ([1.0, 8.0, 0.0],),
+            ),
+            Special(
+                "two zeros: the exact gradient",
+                ([2.0, 0.0, 0.0, 5.0],),
+                [2.0, 0.0, 0.0, 0.0],
+                ([1.0, 2.0, 0.0, 0.0],),
+            ),
+        ),
+    ),
+    Row(
+        "linear_recurrence",
+        mg.linear_recurrence,
+        np_linear_recurrence,
+        (real, real),
+        (
+            (((4,), (4,)), {}),
+            (((2, 3, 2), (2, 3, 2)), {"axis": 1}),
+            (((1, 3), (1, 3)), {"axis": 0}),
+            (((0, 3), (0, 3)), {"axis": 0}),
+        ),
+        (0, 1),
+        ulps=0.51,
+        scale=absolute(np_linear_recurrence),
+    ),
     # --------------------------------------------------------------------------------------- shape
     Row(
         "reshape",
@@ -828,6 +1131,26 @@ TABLE = (
     ),
     Row(
         "broadcast_to", mg.broadcast_to, lambda x, shape: np.broadcast_to(x, shape), cases=BROADCAST
+    ),
+    Row("roll", mg.roll, np.roll, cases=ROLLED),
+    Row("repeat", mg.repeat, np.repeat, cases=REPEATED),
+    Row("diagonal", mg.diagonal, np.diagonal, cases=DIAGONALS),
+    Row(
+        "sort",
+        mg.sort,
+        np_sort,
+        (distinct,),
+        cases=SORTED,
+        specials=(
+            Special("NaN is last", ([NAN, 1.0, -INF, INF],), [-INF, 1.0, INF, NAN]),
+            Special(
+                "descending, NaN is first",
+                ([1.0, NAN, 2.0],),
+                [NAN, 2.0, 1.0],
+                ([1.0, 1.0, 1.0],),
+                (("descending", True),),
+            ),
+        ),
     ),
     Row(
         "astype",

@@ -244,6 +244,41 @@ cdef void add_along(floating* x, long long* index, Py_ssize_t outer, Py_ssize_t 
         index += picks * inner
 
 
+cdef inline double next_state(floating* factor, floating* x, Py_ssize_t i, double state) noexcept nogil:
+    if factor != NULL:
+        state = state * factor[i]
+    return state if x == NULL else state + x[i]
+
+
+cdef cloned scan_columns(floating* factor, floating* x, Py_ssize_t length, Py_ssize_t inner, Py_ssize_t w,
+                         floating* o) noexcept nogil:
+    cdef double states[TILE]
+    cdef double state = 1 if x == NULL else 0
+    cdef Py_ssize_t k, i
+    if w == 1:                              # one chain: its state stays in a register
+        for k in range(length):
+            state = next_state(factor, x, k * inner, state)
+            o[k * inner] = <floating> state
+        return
+    for i in range(w): states[i] = state
+    for k in range(length):
+        for i in range(w):
+            states[i] = next_state(factor, x, k * inner + i, states[i])
+            o[k * inner + i] = <floating> states[i]
+
+
+cdef void scan(floating* factor, floating* x, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t inner,
+               floating* o) noexcept nogil:
+    """o[a, k, i] = factor[a, k, i] * o[a, k - 1, i] + x[a, k, i], kept in double. Without a factor (NULL) it
+    is 1; without x it is 0, and what stands before the first is 1."""
+    cdef Py_ssize_t a, i, start
+    for a in range(outer):
+        for i from 0 <= i < inner by TILE:
+            start = a * length * inner + i
+            scan_columns(NULL if factor == NULL else factor + start, NULL if x == NULL else x + start, length,
+                         inner, min(<Py_ssize_t> TILE, inner - i), o + start)
+
+
 # -------------------------------------------------------------------------------------- reductions
 cdef enum:
     LANES = 16              # independent accumulators, so that an addition need not wait for the last

@@ -30,7 +30,7 @@ from numpy cimport (NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_CheckExact, PyArra
 from .kernels cimport (
     COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, SUBTRACT, SUM, TILE, VAR,
     accumulate, adam_step, add_along, blend_into, call_kernel, pack, reduce_columns, reduce_row,
-    reduction_start, sgd_step, take_along)
+    reduction_start, scan, sgd_step, take_along)
 
 import numpy as np
 
@@ -672,6 +672,21 @@ cdef ndarray add_along_axis(str name, ndarray x, ndarray index, int axis, tuple 
     else:
         add_along(<float*> PyArray_DATA(x), <long long*> PyArray_DATA(index), outer, PyArray_DIMS(out)[axis],
                   PyArray_DIMS(index)[axis], inner, <float*> PyArray_DATA(out))
+    return out
+
+
+cdef ndarray cumulate(ndarray factor, ndarray x, int axis):
+    """`kernels.scan` along an axis of C-contiguous arrays of one shape, of which one may be None."""
+    cdef npy_intp outer, inner
+    cdef ndarray like = factor if x is None else x
+    cdef void* f = NULL if factor is None else PyArray_DATA(factor)
+    cdef void* data = NULL if x is None else PyArray_DATA(x)
+    out = empty(PyArray_NDIM(like), PyArray_DIMS(like), PyArray_TYPE(like))
+    split_at(PyArray_DIMS(like), PyArray_NDIM(like), axis, &outer, &inner)
+    if PyArray_TYPE(like) == NPY_DOUBLE:
+        scan(<double*> f, <double*> data, outer, PyArray_DIMS(like)[axis], inner, <double*> PyArray_DATA(out))
+    else:
+        scan(<float*> f, <float*> data, outer, PyArray_DIMS(like)[axis], inner, <float*> PyArray_DATA(out))
     return out
 
 

@@ -35,7 +35,7 @@ from .tensor import attach_methods, plain_index, register
 
 cnp.import_array()
 
-cdef double TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
+cdef double TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi), LN_2 = math.log(2), LN_10 = math.log(10)
 
 
 cdef Op unary_op(str name, int opcode, object fallback, object rule):
@@ -79,6 +79,50 @@ def sign(x):
     tensor([-1.,  0.,  1.])
     """
     return unary(SIGN_, x)
+
+
+cdef Op FLOOR_ = unary_op("floor", NO_KERNEL, np.floor, lambda g: zeros_like(g))
+def floor(x):
+    """The largest whole number not above x, elementwise; its gradient is 0.
+
+    >>> mg.floor(mg.tensor([1.5, -1.5]))
+    tensor([ 1., -2.])
+    """
+    return unary(FLOOR_, x)
+
+
+cdef Op CEIL_ = unary_op("ceil", NO_KERNEL, np.ceil, lambda g: zeros_like(g))
+def ceil(x):
+    """The smallest whole number not below x, elementwise; its gradient is 0.
+
+    >>> mg.ceil(mg.tensor([1.5, -1.5]))
+    tensor([ 2., -1.])
+    """
+    return unary(CEIL_, x)
+
+
+cdef Op TRUNC_ = unary_op("trunc", NO_KERNEL, np.trunc, lambda g: zeros_like(g))
+def trunc(x):
+    """x without its fraction, elementwise; its gradient is 0.
+
+    >>> mg.trunc(mg.tensor([1.5, -1.5]))
+    tensor([ 1., -1.])
+    """
+    return unary(TRUNC_, x)
+
+
+cdef Op ROUND_ = unary_op("round", NO_KERNEL, np.round, lambda g: zeros_like(g))
+def round(x, decimals=0):
+    """x rounded to so many decimals, elementwise, halves to the even neighbour; its gradient is 0.
+
+    >>> mg.round(mg.tensor([0.5, 1.5, 2.25]))
+    tensor([0., 2., 2.])
+    """
+    if whole("round", "decimals", decimals) == 0:
+        return unary(ROUND_, x)
+    cdef Tensor tensor = to_tensor(x, "round")
+    with np.errstate(all="ignore"):
+        return record(ROUND_, checked(np.round(tensor.array, decimals)), tensor)
 
 
 cdef Op SQUARE_ = unary_op("square", SQUARE, np.square, lambda g, x: g * (2.0 * x))
@@ -141,6 +185,16 @@ def exp(x):
     return unary(EXP_, x)
 
 
+cdef Op EXP2_ = unary_op("exp2", NO_KERNEL, np.exp2, lambda g, out: g * (LN_2 * out))
+def exp2(x):
+    """2**x elementwise.
+
+    >>> mg.exp2(mg.tensor([0.0, 3.0]))
+    tensor([1., 8.])
+    """
+    return unary(EXP2_, x)
+
+
 cdef Op EXPM1_ = unary_op("expm1", EXPM1, None, lambda g, out: g * (out + 1.0))
 def expm1(x):
     """e**x - 1 elementwise, accurate near 0.
@@ -159,6 +213,26 @@ def log(x):
     tensor([0.       , 2.3025851])
     """
     return unary(LOG_, x)
+
+
+cdef Op LOG2_ = unary_op("log2", NO_KERNEL, np.log2, lambda g, x: g / (LN_2 * x))
+def log2(x):
+    """The logarithm to base 2 elementwise; -inf at 0, NaN below.
+
+    >>> mg.log2(mg.tensor([1.0, 8.0]))
+    tensor([0., 3.])
+    """
+    return unary(LOG2_, x)
+
+
+cdef Op LOG10_ = unary_op("log10", NO_KERNEL, np.log10, lambda g, x: g / (LN_10 * x))
+def log10(x):
+    """The logarithm to base 10 elementwise; -inf at 0, NaN below.
+
+    >>> mg.log10(mg.tensor([1.0, 1000.0]))
+    tensor([0., 3.])
+    """
+    return unary(LOG10_, x)
 
 
 cdef Op LOG1P_ = unary_op("log1p", LOG1P, None, lambda g, x: g / (x + 1.0))
@@ -191,6 +265,66 @@ def cos(x):
     return unary(COS_, x)
 
 
+cdef Op TAN_ = unary_op("tan", NO_KERNEL, np.tan, lambda g, out: g * (1.0 + out * out))
+def tan(x):
+    """The tangent of x in radians, elementwise.
+
+    >>> mg.tan(mg.tensor([0.0, 1.0]))
+    tensor([0.       , 1.5574077])
+    """
+    return unary(TAN_, x)
+
+
+cdef Op ASIN_ = unary_op("asin", NO_KERNEL, np.arcsin, lambda g, x: g * rsqrt((1.0 - x) * (1.0 + x)))
+def asin(x):
+    """The angle in [-π/2, π/2] whose sine is x, elementwise; NaN outside [-1, 1].
+
+    >>> mg.asin(mg.tensor([0.0, 1.0]))
+    tensor([0.       , 1.5707964])
+    """
+    return unary(ASIN_, x)
+
+
+cdef Op ACOS_ = unary_op("acos", NO_KERNEL, np.arccos, lambda g, x: -g * rsqrt((1.0 - x) * (1.0 + x)))
+def acos(x):
+    """The angle in [0, π] whose cosine is x, elementwise; NaN outside [-1, 1].
+
+    >>> mg.acos(mg.tensor([0.0, 1.0]))
+    tensor([1.5707964, 0.       ])
+    """
+    return unary(ACOS_, x)
+
+
+cdef Op ATAN_ = unary_op("atan", NO_KERNEL, np.arctan, lambda g, x: g / (1.0 + x * x))
+def atan(x):
+    """The angle in (-π/2, π/2) whose tangent is x, elementwise.
+
+    >>> mg.atan(mg.tensor([0.0, 1.0]))
+    tensor([0.       , 0.7853982])
+    """
+    return unary(ATAN_, x)
+
+
+cdef Op SINH_ = unary_op("sinh", NO_KERNEL, np.sinh, lambda g, x: g * cosh(x))
+def sinh(x):
+    """The hyperbolic sine elementwise.
+
+    >>> mg.sinh(mg.tensor([0.0, 1.0]))
+    tensor([0.       , 1.1752012])
+    """
+    return unary(SINH_, x)
+
+
+cdef Op COSH_ = unary_op("cosh", NO_KERNEL, np.cosh, lambda g, x: g * sinh(x))
+def cosh(x):
+    """The hyperbolic cosine elementwise.
+
+    >>> mg.cosh(mg.tensor([0.0, 1.0]))
+    tensor([1.       , 1.5430806])
+    """
+    return unary(COSH_, x)
+
+
 cdef Op TANH_ = unary_op("tanh", TANH, None, lambda g, out: g * (1.0 - out * out))
 def tanh(x):
     """The hyperbolic tangent elementwise.
@@ -199,6 +333,36 @@ def tanh(x):
     tensor([0.       , 0.7615942])
     """
     return unary(TANH_, x)
+
+
+cdef Op ASINH_ = unary_op("asinh", NO_KERNEL, np.arcsinh, lambda g, x: g / hypot(x, 1.0))
+def asinh(x):
+    """The inverse of sinh elementwise.
+
+    >>> mg.asinh(mg.tensor([0.0, 1.0]))
+    tensor([0.       , 0.8813736])
+    """
+    return unary(ASINH_, x)
+
+
+cdef Op ACOSH_ = unary_op("acosh", NO_KERNEL, np.arccosh, lambda g, x: g * (rsqrt(x - 1.0) * rsqrt(x + 1.0)))
+def acosh(x):
+    """The inverse of cosh, elementwise; NaN below 1.
+
+    >>> mg.acosh(mg.tensor([1.0, 2.0]))
+    tensor([0.       , 1.3169578])
+    """
+    return unary(ACOSH_, x)
+
+
+cdef Op ATANH_ = unary_op("atanh", NO_KERNEL, np.arctanh, lambda g, x: g / ((1.0 - x) * (1.0 + x)))
+def atanh(x):
+    """The inverse of tanh, elementwise; NaN outside [-1, 1].
+
+    >>> mg.atanh(mg.tensor([0.0, 0.5]))
+    tensor([0.       , 0.5493062])
+    """
+    return unary(ATANH_, x)
 
 
 cdef Op SIGMOID_ = unary_op("sigmoid", SIGMOID, None, lambda g, out: g * (out * (1.0 - out)))
@@ -360,6 +524,35 @@ cdef object share(x, y):
     """1 where x > y or either is NaN, one half where they are equal, 0 elsewhere."""
     like = x if isinstance(x, Tensor) else y
     return 1.0 - 0.5 * (astype(less(x, y), like.dtype) + astype(less_equal(x, y), like.dtype))
+
+
+cdef Op ATAN2_ = binary_op("atan2", NO_KERNEL, np.arctan2,
+                           lambda g, x, y: g * over(y, x * x + y * y),
+                           lambda g, x, y: -g * over(x, x * x + y * y))
+def atan2(x, y):
+    """The angle in [-π, π] of the point with ordinate x and abscissa y, elementwise, broadcast. The gradient
+    at the origin is 0, as in PyTorch.
+
+    >>> mg.atan2(mg.tensor([1.0, 1.0]), mg.tensor([0.0, -1.0]))
+    tensor([1.5707964, 2.3561945])
+    """
+    return binary(ATAN2_, x, y)
+
+
+cdef Op HYPOT_ = binary_op("hypot", NO_KERNEL, np.hypot,
+                           lambda g, x, out: g * over(x, out), lambda g, y, out: g * over(y, out))
+def hypot(x, y):
+    """sqrt(x² + y²) elementwise, broadcast, without overflow. The gradient at the origin is 0.
+
+    >>> mg.hypot(mg.tensor([3.0, 0.0]), mg.tensor([4.0, 0.0]))
+    tensor([5., 0.])
+    """
+    return binary(HYPOT_, x, y)
+
+
+cdef object over(x, length):
+    """x / length, and 0 where both are 0."""
+    return x / (length + (length == 0))
 
 
 cdef Op GATE_ = binary_op("gate", GATE, lambda x, y: np.where(y <= 0, 0, x), lambda g, y: gate(g, y))
@@ -558,7 +751,7 @@ cdef bint ascending(tuple axes, int ndim):
     return True
 
 
-cdef tuple reduced_axes(str name, axis, int ndim):
+cpdef tuple reduced_axes(str name, axis, int ndim):
     """`axis` (None, an int, or a tuple of them) as a sorted tuple without negatives."""
     if axis is None:
         return tuple(range(ndim))
@@ -567,11 +760,11 @@ cdef tuple reduced_axes(str name, axis, int ndim):
     if type(axis) is tuple and ascending(axis, ndim):
         return axis
     if isinstance(axis, (bool, str, float)) or not isinstance(axis, (int, tuple, list, np.integer)):
-        raise TypeError(f"{name}: axis must be None, an int or a tuple of ints, got {axis!r}")
+        raise TypeError(f"{name}: axis must be an int, a tuple of ints or None, got {axis!r}")
     axes = []
     for a in (axis if isinstance(axis, (tuple, list)) else (axis,)):
         if isinstance(a, (bool, float, str)):
-            raise TypeError(f"{name}: axis must be None, an int or a tuple of ints, got {axis!r}")
+            raise TypeError(f"{name}: axis must be an int, a tuple of ints or None, got {axis!r}")
         if not -ndim <= a < ndim:
             raise np.exceptions.AxisError(f"{name}: axis {a} is out of bounds for a tensor of "
                                           f"{ndim} dimensions")
@@ -579,6 +772,19 @@ cdef tuple reduced_axes(str name, axis, int ndim):
     if len(set(axes)) != len(axes):
         raise ValueError(f"{name}: an axis stands twice in {axis}")
     return tuple(sorted(axes))
+
+
+cpdef int one_axis(str name, axis, int ndim) except -1:
+    """`axis` as an int that is not negative, where exactly one is expected."""
+    if axis is None or isinstance(axis, (tuple, list)):
+        raise TypeError(f"{name}: axis must be an int, got {axis!r}")
+    return reduced_axes(name, axis, ndim)[0]
+
+
+cdef object whole(str name, str what, value):
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: {what} must be an int, got {value!r}")
+    return int(value)
 
 
 cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
@@ -706,17 +912,105 @@ def prod(x, axis=None, keepdims=False):
 
 
 cdef object others(x, out, tuple axis):
-    """For each element the product of all others. Division does it unless there is a zero; then each
-    element gets a row of its own, with itself replaced by 1 (n² memory, but right to any order)."""
+    """For each element the product of all others. Division does it unless there is a zero; then it is the
+    product of all before, times that of all behind."""
     if bool(np.all((<Tensor> x).array)):
         return expand(out, x.shape, axis) / x
-    kept = [d for d in range(x.ndim) if d not in axis]
-    moved = permute_dims(x, tuple(kept) + axis)
-    rows = reshape(moved, tuple([x.shape[d] for d in kept]) + (1, -1))
-    n = rows.shape[len(rows.shape) - 1]
-    product = prod(where(wrap(np.eye(n, dtype=bool)), 1.0, rows), axis=-1)
-    back = np.argsort(tuple(kept) + axis)
-    return permute_dims(reshape(product, moved.shape), tuple([int(d) for d in back]))
+    order = tuple([d for d in range(x.ndim) if d not in axis]) + axis
+    moved = permute_dims(x, order)
+    rows = reshape(moved, moved.shape[:x.ndim - len(axis)] + (-1,))
+    cdef int last = rows.ndim - 1
+    behind = turned(shifted(cumulative_prod(turned(rows, last), last), 1.0, last), last)
+    product = shifted(cumulative_prod(rows, last), 1.0, last) * behind
+    return permute_dims(reshape(product, moved.shape), inverse(order))
+
+
+cdef object turned(x, int axis):
+    """The elements in reverse order along an axis; a view."""
+    return getitem(x, (slice(None),) * axis + (slice(None, None, -1),))
+
+
+cdef object shifted(x, double first, int axis):
+    """The elements moved on by one along an axis, behind the number `first`; the last one is dropped."""
+    before = (slice(None),) * axis
+    start = astype(broadcast_to(first, x[before + (slice(1),)].shape), x.dtype)
+    return concat([start, x[before + (slice(-1),)]], axis) if x.shape[axis] else x
+
+
+# ----------------------------------------------------------------------------------- along an axis, in order
+cdef Op CUMULATIVE_SUM_ = register("cumulative_sum", NO_KERNEL, np.cumsum,
+                                   (lambda g, axis: turned(cumulative_sum(turned(g, axis), axis), axis),),
+                                   attributes=("axis",))
+def cumulative_sum(x, axis=None, include_initial=False):
+    """The sums of the first 1, 2, ... elements along an axis, which a 1-d tensor need not name; with
+    include_initial a 0 stands before them. Accumulates in double.
+
+    >>> mg.cumulative_sum(mg.tensor([1.0, 2.0, 3.0]))
+    tensor([1., 3., 6.])
+    """
+    return cumulated(CUMULATIVE_SUM_, x, axis, include_initial)
+
+
+cdef Op CUMULATIVE_PROD_ = register("cumulative_prod", NO_KERNEL, np.cumprod,
+                                    (lambda g, x, out, axis:
+                                     recurrence_adjoint(g, x, axis) * shifted(out, 1.0, axis),),
+                                    attributes=("axis",))
+def cumulative_prod(x, axis=None, include_initial=False):
+    """The products of the first 1, 2, ... elements along an axis, which a 1-d tensor need not name; with
+    include_initial a 1 stands before them. Its gradient is exact with zeros too.
+
+    >>> mg.cumulative_prod(mg.tensor([2.0, 3.0, 4.0]))
+    tensor([ 2.,  6., 24.])
+    """
+    return cumulated(CUMULATIVE_PROD_, x, axis, include_initial)
+
+
+cdef object cumulated(Op op, x, axis, bint include_initial):
+    cdef Tensor tensor = to_tensor(x, op.name), result
+    cdef int ndim = PyArray_NDIM(tensor.array), typenum = PyArray_TYPE(tensor.array)
+    if axis is None and ndim != 1:
+        raise ValueError(f"{op.name}: a tensor of {ndim} dimensions needs an axis")
+    cdef int along = 0 if axis is None else one_axis(op.name, axis, ndim)
+    if typenum != NPY_FLOAT and typenum != NPY_DOUBLE:
+        result = wrap(checked(op.fallback(tensor.array, axis=along)))
+    else:
+        array = contiguous(tensor.array)
+        out = (loops.cumulate(None, array, along) if op is CUMULATIVE_SUM_
+               else loops.cumulate(array, None, along))
+        result = record(op, out, tensor, None, None, (along,))
+    if not include_initial:
+        return result
+    one = tensor.shape[:along] + (1,) + tensor.shape[along + 1:]
+    initial = np.full(one, op is CUMULATIVE_PROD_, result.array.dtype)
+    return concat([wrap(initial), result], along)
+
+
+cdef Op LINEAR_RECURRENCE_ = register("linear_recurrence", NO_KERNEL, None,
+                                      (lambda g, x, out, axis:
+                                       recurrence_adjoint(g, x, axis) * shifted(out, 0.0, axis),
+                                       lambda g, x, axis: recurrence_adjoint(g, x, axis)),
+                                      attributes=("axis",))
+def linear_recurrence(factor, x, axis=-1):
+    """y[k] = factor[k] * y[k - 1] + x[k] along an axis, for tensors of one shape, with 0 before the first.
+    The gradient of a cumulative product is one, run backwards. Accumulates in double.
+
+    >>> mg.linear_recurrence(mg.tensor([0.5, 0.5, 0.5]), mg.tensor([4.0, 0.0, 1.0]))
+    tensor([4., 2., 2.])
+    """
+    cdef Tensor a = floating(factor, "linear_recurrence"), b = floating(x, "linear_recurrence")
+    if a.shape != b.shape:
+        raise ValueError(f"linear_recurrence: factor of shape {a.shape} and x of shape {b.shape} differ")
+    dtype = np.result_type(a.dtype, b.dtype)
+    a, b = astype(a, dtype), astype(b, dtype)
+    cdef int along = one_axis("linear_recurrence", axis, PyArray_NDIM(a.array))
+    out = loops.cumulate(contiguous(a.array), contiguous(b.array), along)
+    return record(LINEAR_RECURRENCE_, out, a, b, None, (along,))
+
+
+cdef object recurrence_adjoint(g, factor, int axis):
+    """The gradient of the inputs x of a recurrence: h[k] = g[k] + factor[k + 1] * h[k + 1]."""
+    later = shifted(turned(factor, axis), 0.0, axis)
+    return turned(linear_recurrence(later, turned(g, axis), axis), axis)
 
 
 cdef Op MAX_ = reduction_op("max", MAX, np.max, lambda g, x, out, axis: share_ties(g, x, out, axis))
@@ -866,7 +1160,7 @@ def broadcast_to(x, shape):
     return record_view(BROADCAST_TO_, strided_view(tensor.array, ndim, sizes, strides), tensor)
 
 
-cdef tuple sizes_of(shape, str name):
+cpdef tuple sizes_of(shape, str name):
     """A shape given as an int or a sequence of ints, as a tuple; anything else raises."""
     sizes = (shape,) if isinstance(shape, (int, np.integer)) else shape
     if (not isinstance(sizes, (tuple, list))
@@ -883,6 +1177,92 @@ cdef ndarray strided_view(ndarray base, int ndim, npy_intp* sizes, npy_intp* str
                                         0, cnp.NPY_ARRAY_ALIGNED, None)
     cnp.set_array_base(view, base)
     return view
+
+
+cdef Op ROLL_ = register("roll", NO_KERNEL, np.roll,
+                         (lambda g, shift, axis: roll(g, tuple([-n for n in shift]), axis),),
+                         attributes=("shift", "axis"))
+def roll(x, shift, axis=None):
+    """Elements moved on by `shift` places along an axis, and from its end back to its start; for several axes
+    tuples. Without an axis the elements are rolled in C order.
+
+    >>> mg.roll(mg.tensor([1.0, 2.0, 3.0]), 1)
+    tensor([3., 1., 2.])
+    """
+    cdef Tensor tensor = to_tensor(x, "roll")
+    if axis is None:
+        return reshape(roll(reshape(tensor, -1), shift, 0), tensor.shape)
+    axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    shifts = tuple(shift) if isinstance(shift, (tuple, list)) else (shift,) * len(axes)
+    if len(shifts) != len(axes):
+        raise ValueError(f"roll: shift {shift} and axis {axis} differ in length")
+    axes = tuple([one_axis("roll", a, PyArray_NDIM(tensor.array)) for a in axes])
+    shifts = tuple([whole("roll", "shift", n) for n in shifts])
+    return record(ROLL_, np.roll(tensor.array, shifts, axes), tensor, None, None, (shifts, axes))
+
+
+cdef Op REPEAT_ = register("repeat", NO_KERNEL, np.repeat,
+                           (lambda g, shape, repeats, axis: sum_repeats(g, shape, repeats, axis),),
+                           attributes=("repeats", "axis"))
+def repeat(x, repeats, axis=None):
+    """Each element along an axis `repeats` times in a row: a number, or one for each element. Without an axis
+    x is flattened first. (PyTorch calls this repeat_interleave, and our `tile` repeat.)
+
+    >>> mg.repeat(mg.tensor([1.0, 2.0]), 2)
+    tensor([1., 1., 2., 2.])
+    """
+    cdef Tensor tensor = to_tensor(x, "repeat")
+    if axis is None:
+        tensor, axis = reshape(tensor, -1), 0
+    cdef int along = one_axis("repeat", axis, PyArray_NDIM(tensor.array))
+    counts = np.array(plain_index(repeats))
+    if counts.dtype.kind not in "iu":
+        raise TypeError(f"repeat: repeats must be an int or integers, got {repeats!r:.60}")
+    if counts.ndim and counts.shape != tensor.shape[along:along + 1] or (counts < 0).any():
+        raise ValueError(f"repeat: expected one count of 0 or more, or {tensor.shape[along]} of them, "
+                         f"got {repeats!r:.60}")
+    out = np.repeat(tensor.array, counts, along)
+    return record(REPEAT_, out, tensor, None, None, (counts, along))
+
+
+cdef object sum_repeats(g, tuple shape, repeats, int axis):
+    before = (slice(None),) * axis
+    if repeats.ndim == 0:
+        return sum(reshape(g, shape[:axis + 1] + (int(repeats),) + shape[axis + 1:]), axis + 1)
+    return put(g, before + (np.repeat(np.arange(len(repeats)), repeats),), shape)
+
+
+cdef Op DIAGONAL_ = register("diagonal", NO_KERNEL, None,
+                             (lambda g, shape, offset, axis1, axis2:
+                              onto_diagonal(g, shape, offset, axis1, axis2),),
+                             attributes=("offset", "axis1", "axis2"))
+def diagonal(x, offset=0, axis1=0, axis2=1):
+    """The elements whose index on axis2 is that on axis1 plus `offset`, along a new last dimension; a view,
+    which is read-only.
+
+    >>> mg.diagonal(mg.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    tensor([1., 4.])
+    """
+    cdef Tensor tensor = to_tensor(x, "diagonal")
+    cdef int ndim = PyArray_NDIM(tensor.array), first, second
+    if ndim < 2:
+        raise ValueError(f"diagonal: expected two or more dimensions, got shape {tensor.shape}")
+    first, second = one_axis("diagonal", axis1, ndim), one_axis("diagonal", axis2, ndim)
+    if first == second:
+        raise ValueError(f"diagonal: axis1 and axis2 are both {first}")
+    out = tensor.array.diagonal(whole("diagonal", "offset", offset), first, second)
+    return record_view(DIAGONAL_, out, tensor, (int(offset), first, second))
+
+
+cdef object onto_diagonal(g, tuple shape, offset, int axis1, int axis2):
+    """Zeros with g on a diagonal: the adjoint of `diagonal`. In C order a diagonal is a slice."""
+    rest = tuple([d for d in range(len(shape)) if d != axis1 and d != axis2])
+    sizes = tuple([shape[d] for d in rest])
+    rows, columns = shape[axis1], shape[axis2]
+    first = offset if offset >= 0 else -offset * columns
+    along = slice(first, first + g.shape[-1] * (columns + 1), columns + 1)
+    flat = put(g, (Ellipsis, along), sizes + (rows * columns,))
+    return permute_dims(reshape(flat, sizes + (rows, columns)), inverse(rest + (axis1, axis2)))
 
 
 cdef Op ASTYPE_ = register("astype", NO_KERNEL, None, (lambda g, source: astype(g, source),),
@@ -980,7 +1360,7 @@ def take_along_axis(x, indices, axis=-1):
     cdef Tensor tensor = to_tensor(x, "take_along_axis")
     cdef Positions kept = integer_positions("take_along_axis", indices, tensor.array.ndim)
     cdef ndarray positions = kept.array
-    cdef int d, along = reduced_axes("take_along_axis", axis, PyArray_NDIM(tensor.array))[0]
+    cdef int d, along = one_axis("take_along_axis", axis, PyArray_NDIM(tensor.array))
     for d in range(PyArray_NDIM(positions)):
         if d != along and PyArray_DIMS(positions)[d] != PyArray_DIMS(tensor.array)[d]:
             raise ValueError(f"take_along_axis: indices of shape {(<object> positions).shape} and x of shape "
@@ -1003,7 +1383,7 @@ def add_along_axis(x, indices, axis, shape):
     cdef Positions kept = integer_positions("add_along_axis", indices, tensor.array.ndim)
     cdef ndarray positions = kept.array
     cdef tuple sizes = sizes_of(shape, "add_along_axis")
-    cdef int along = reduced_axes("add_along_axis", axis, PyArray_NDIM(tensor.array))[0]
+    cdef int along = one_axis("add_along_axis", axis, PyArray_NDIM(tensor.array))
     if (tensor.shape != (<object> positions).shape or len(sizes) != tensor.array.ndim
             or sizes[:along] + sizes[along + 1:] != tensor.shape[:along] + tensor.shape[along + 1:]):
         raise ValueError(f"add_along_axis: x {tensor.shape}, indices {(<object> positions).shape} "
@@ -1042,6 +1422,41 @@ cdef Positions integer_positions(str name, indices, int ndim):
     return positions
 
 
+cdef Op SORT_ = register("sort", NO_KERNEL, np.sort,
+                         (lambda g, x, axis, descending, stable:
+                          add_along_axis(g, argsort(x, axis, descending, stable), axis, x.shape),),
+                         attributes=("axis", "descending", "stable"))
+def sort(x, axis=-1, descending=False, stable=False):
+    """The elements in ascending order along an axis, NaN behind all others; descending is the reverse. The
+    gradient of equal elements is handed out as `argsort` with these arguments orders them.
+
+    >>> mg.sort(mg.tensor([3.0, 1.0, 2.0]), descending=True)
+    tensor([3., 2., 1.])
+    """
+    cdef Tensor tensor = to_tensor(x, "sort")
+    cdef int along = one_axis("sort", axis, PyArray_NDIM(tensor.array))
+    out = np.sort(tensor.array, along, stable=True if stable else None)
+    if descending:
+        out = np.flip(out, along)
+    return record(SORT_, out, tensor, None, None, (along, bool(descending), bool(stable)))
+
+
+def argsort(x, axis=-1, descending=False, stable=False):
+    """The positions, int64, of the elements in ascending order along an axis, NaN behind all others, or in
+    descending order, NaN first. Only if `stable` do equal ones stay in their order, as in NumPy and PyTorch.
+
+    >>> mg.argsort(mg.tensor([3.0, 1.0, 2.0]))
+    tensor([1, 2, 0])
+    """
+    cdef ndarray array = to_tensor(x, "argsort").array
+    cdef int along = one_axis("argsort", axis, PyArray_NDIM(array))
+    if descending and stable:               # reversed twice, so that equal elements are not
+        last = PyArray_DIMS(array)[along] - 1
+        return wrap(checked(last - np.flip(np.argsort(np.flip(array, along), along, stable=True), along)))
+    order = np.argsort(array, along, stable=True if stable else None)
+    return wrap(checked(np.flip(order, along) if descending else order))
+
+
 cdef Op CONCAT_ = register("concat", NO_KERNEL, None,
                            (lambda g, axis, offsets, i: section(g, axis, offsets, i),),
                            attributes=("axis", "offsets"), variadic=True)
@@ -1063,7 +1478,7 @@ def concat(arrays, axis=0):
     cdef int ndim = (<Tensor> tensors[0]).array.ndim
     if ndim == 0:
         raise ValueError("concat: 0-d tensors have no axis to join along; use mg.stack")
-    axis = reduced_axes("concat", axis, ndim)[0]
+    axis = one_axis("concat", axis, ndim)
     around = tensors[0].shape[:axis] + tensors[0].shape[axis + 1:]
     for t in tensors:
         if t.ndim != ndim or t.shape[:axis] + t.shape[axis + 1:] != around:
@@ -1196,5 +1611,7 @@ attach_methods({function.__name__: function for function in (
     negative, abs, sign, square, sqrt, rsqrt, reciprocal, relu, exp, expm1, log, log1p, sin, cos, tanh,
     sigmoid, softplus, logsigmoid, erf, add, subtract, multiply, divide, pow, floor_divide, remainder,
     maximum, minimum, less, less_equal, greater, greater_equal, equal, not_equal, clip, logical_and,
-    logical_or, logical_xor, logical_not, sum, mean, var, prod, max, min, logsumexp, log_softmax, reshape,
+    logical_or, logical_xor, logical_not, floor, ceil, trunc, round, exp2, log2, log10, tan, asin, acos, atan,
+    sinh, cosh, asinh, acosh, atanh, atan2, hypot, roll, repeat, diagonal, sort, argsort, cumulative_sum,
+    cumulative_prod, sum, mean, var, prod, max, min, logsumexp, log_softmax, reshape,
     permute_dims, broadcast_to, astype, matmul, matrix_transpose, take_along_axis)})

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import Self
 
-from .. import functions
+from .. import contraction, functions
 from . import ops
 from .types import TensorLike
 
@@ -203,6 +203,31 @@ class Tensor:
     logical_or = ops.logical_or
     logical_xor = ops.logical_xor
     logical_not = ops.logical_not
+    floor = ops.floor
+    ceil = ops.ceil
+    trunc = ops.trunc
+    round = ops.round
+    exp2 = ops.exp2
+    log2 = ops.log2
+    log10 = ops.log10
+    tan = ops.tan
+    asin = ops.asin
+    acos = ops.acos
+    atan = ops.atan
+    sinh = ops.sinh
+    cosh = ops.cosh
+    asinh = ops.asinh
+    acosh = ops.acosh
+    atanh = ops.atanh
+    atan2 = ops.atan2
+    hypot = ops.hypot
+    roll = ops.roll
+    repeat = ops.repeat
+    diagonal = ops.diagonal
+    sort = ops.sort
+    argsort = ops.argsort
+    cumulative_sum = ops.cumulative_sum
+    cumulative_prod = ops.cumulative_prod
     sum = ops.sum
     mean = ops.mean
     var = ops.var
@@ -218,6 +243,8 @@ class Tensor:
     matmul = ops.matmul
     matrix_transpose = ops.matrix_transpose
     take_along_axis = ops.take_along_axis
+    outer = contraction.outer
+    trace = contraction.trace
     all = functions.all
     any = functions.any
     argmax = functions.argmax
@@ -238,6 +265,15 @@ class Tensor:
     squeeze = functions.squeeze
     std = functions.std
     take = functions.take
+    allclose = functions.allclose
+    isclose = functions.isclose
+    nonzero = functions.nonzero
+    scatter_add = functions.scatter_add
+    swapaxes = functions.swapaxes
+    tile = functions.tile
+    topk = functions.topk
+    tril = functions.tril
+    triu = functions.triu
 
 def register(
     name: str,

@@ -1,0 +1,247 @@
+"""Sums of products: einsum, and the products of vectors and tensors that are cases of it.
+
+A dimension carries a label; dimensions with the same label run together, and a label that the
+result lacks is summed over. Every pair of tensors becomes one (batched) matrix product, or an
+elementwise one where nothing is summed, so that the gradients derive from those of the primitives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from itertools import combinations
+
+import numpy as np
+
+from ._core.ops import diagonal, matmul, one_axis, permute_dims, reduced_axes, reshape, sum
+from ._core.tensor import Tensor, attach_methods, to_tensor
+from ._core.types import TensorLike
+
+__all__ = ["einsum", "outer", "tensordot", "trace", "vecdot"]
+
+Labels = tuple[int, ...]  # letters' codes; negative for a dimension of an ellipsis, from its end
+Term = tuple[Tensor, Labels]
+
+
+def trace(x: Tensor, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
+    """The sum of a diagonal; its arguments are those of `diagonal`.
+
+    >>> mg.trace(mg.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    tensor(5.)
+    """
+    x = to_tensor(x, "trace")
+    if x.ndim < 2:
+        raise ValueError(f"trace: expected two or more dimensions, got shape {x.shape}")
+    return sum(diagonal(x, offset, axis1, axis2), -1)
+
+
+def outer(x: Tensor, y: TensorLike) -> Tensor:
+    """x[i] * y[j] for two vectors, (n,) and (m,) -> (n, m).
+
+    >>> mg.outer(mg.tensor([1.0, 2.0]), mg.tensor([3.0, 4.0]))
+    tensor([[3., 4.],
+            [6., 8.]])
+    """
+    x, y = to_tensor(x, "outer"), to_tensor(y, "outer")
+    if x.ndim != 1 or y.ndim != 1:
+        raise ValueError(f"outer: expected two vectors, got shapes {x.shape} and {y.shape}")
+    return reshape(x, (-1, 1)) * y
+
+
+def vecdot(x: Tensor, y: TensorLike, axis: int = -1) -> Tensor:
+    """The dot products of the vectors along an axis, counted from the end; the others broadcast.
+
+    >>> mg.vecdot(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), mg.tensor([1.0, 1.0]))
+    tensor([3., 7.])
+    """
+    x, y = to_tensor(x, "vecdot"), to_tensor(y, "vecdot")
+    fewest = x.ndim if x.ndim < y.ndim else y.ndim
+    along = one_axis("vecdot", axis, fewest) - fewest
+    if axis >= 0 or x.shape[along] != y.shape[along]:
+        raise ValueError(
+            f"vecdot: {x.shape} and {y.shape} along axis {axis}: expected a negative axis, of the "
+            "same size in both"
+        )
+    labels = [tuple(range(-t.ndim, 0)) for t in (x, y)]
+    kept = tuple(label for label in (labels[0] if x.ndim > y.ndim else labels[1]) if label != along)
+    return _sum_of_products("vecdot", [x, y], labels, kept)
+
+
+def tensordot(
+    x: Tensor, y: TensorLike, axes: int | tuple[int | Sequence[int], int | Sequence[int]] = 2
+) -> Tensor:
+    """Products of x and y summed over the last `axes` dimensions of x and the first of y, or over
+    the dimensions that a pair names in x and in y; what is left of x comes first in the result.
+
+    >>> mg.tensordot(mg.ones(2, 3, 4), mg.ones(4, 3, 5), axes=((1, 2), (1, 0))).shape
+    (2, 5)
+    """
+    x, y = to_tensor(x, "tensordot"), to_tensor(y, "tensordot")
+    if isinstance(axes, (tuple, list)) and len(axes) == 2:
+        pairs = [np.atleast_1d(a).tolist() for a in axes]
+    elif type(axes) is int and axes >= 0:
+        pairs = [list(range(-axes, 0)), list(range(axes))]
+    else:
+        raise TypeError(f"tensordot: axes must be an int of 0 or more, or a pair, got {axes!r}")
+    for tensor, named in zip((x, y), pairs, strict=True):
+        reduced_axes("tensordot", tuple(named), tensor.ndim)
+    sizes = [[t.shape[a] for a in named] for t, named in zip((x, y), pairs, strict=True)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"tensordot: {x.shape} and {y.shape} over axes {pairs[0]} and {pairs[1]}: sizes "
+            f"{sizes[0]} and {sizes[1]} differ"
+        )
+    of_x, of_y = list(range(x.ndim)), list(range(x.ndim, x.ndim + y.ndim))
+    for a, b in zip(*pairs, strict=True):
+        of_y[b] = of_x[a]
+    kept = tuple(label for label in of_x + of_y if (label in of_x) != (label in of_y))
+    return _sum_of_products("tensordot", [x, y], [tuple(of_x), tuple(of_y)], kept)
+
+
+def einsum(subscripts: str, *operands: TensorLike) -> Tensor:
+    """Einstein's summation: letters name the dimensions of each operand, "..." those that broadcast
+    (sizes of 1 do, too). A letter that does not stand behind "->" is summed over; one that an
+    operand has twice is its diagonal. Without "->" the result has the letters that stand once, in
+    alphabetical order. Of many operands those with the smallest product are multiplied first.
+
+    >>> mg.einsum("bij,bj->bi", mg.ones(2, 3, 4), mg.ones(2, 4)).shape
+    (2, 3)
+    >>> mg.einsum("ii", mg.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    tensor(5.)
+    """
+    if not isinstance(subscripts, str):
+        raise TypeError(f"einsum: expected subscripts such as 'ij,jk->ik', got {subscripts!r:.60}")
+    tensors = [to_tensor(t, "einsum") for t in operands]
+    labels, output = _parse(subscripts, tuple(t.ndim for t in tensors))
+    return _sum_of_products("einsum", tensors, labels, output)
+
+
+@lru_cache(maxsize=1024)
+def _parse(subscripts: str, ndims: tuple[int, ...]) -> tuple[list[Labels], Labels]:
+    """The labels of each operand and of the result."""
+    inputs, arrow, result = subscripts.replace(" ", "").partition("->")
+    terms = inputs.split(",")
+    if len(terms) != len(ndims):
+        raise ValueError(f"einsum: {subscripts!r} is for {len(terms)} operands, got {len(ndims)}")
+    labels = [_labels(term, ndim, subscripts) for term, ndim in zip(terms, ndims, strict=True)]
+    every = [label for operand in labels for label in operand]
+    dots = sorted({label for label in every if label < 0})
+    if not arrow:
+        once = sorted(label for label in every if label > 0 and every.count(label) == 1)
+        return labels, (*dots, *once)
+    count = len(result.replace("...", "")) + (len(dots) if "..." in result else 0)
+    output = _labels(result, count, subscripts)
+    for label in output:
+        if label not in every or output.count(label) > 1:
+            raise ValueError(
+                f"einsum: {subscripts!r}: {chr(label)!r} must stand once behind '->', and before it"
+            )
+    return labels, output
+
+
+def _labels(term: str, ndim: int, subscripts: str) -> Labels:
+    head, dots, tail = term.partition("...")
+    letters = head + tail
+    if letters and not (letters.isascii() and letters.isalpha()):
+        raise ValueError(
+            f"einsum: {subscripts!r}: {term!r} may hold letters and one '...', nothing else"
+        )
+    if ndim < len(letters) or (ndim > len(letters) and not dots):
+        raise ValueError(
+            f"einsum: {subscripts!r}: {term!r} names {len(letters)} dimensions, there are {ndim}"
+        )
+    return (*map(ord, head), *range(len(letters) - ndim, 0), *map(ord, tail))
+
+
+def _sum_of_products(
+    name: str, tensors: list[Tensor], labels: list[Labels], output: Labels
+) -> Tensor:
+    """The product of all tensors, summed over the labels that `output` lacks."""
+    terms = [_diagonals(name, t, own) for t, own in zip(tensors, labels, strict=True)]
+    sizes: dict[int, int] = {}
+    for tensor, own in terms:
+        for label, size in zip(own, tensor.shape, strict=True):
+            if sizes.setdefault(label, size) == 1:
+                sizes[label] = size
+            elif size not in (1, sizes[label]):
+                raise _mismatch(name, label, sizes[label], size, tensors)
+    terms = [_without_ones(tensor, own, sizes) for tensor, own in terms]
+
+    def size_of(labels: Iterable[int]) -> int:
+        return math.prod(sizes[label] for label in labels)
+
+    def needed(*pair: int) -> set[int]:
+        others = (own for k, (_, own) in enumerate(terms) if k not in pair)
+        return set(output).union(*others)
+
+    def growth(pair: tuple[int, int]) -> int:
+        a, b = (terms[k][1] for k in pair)
+        return size_of({*a, *b} & needed(*pair)) - size_of(a) - size_of(b)
+
+    while len(terms) > 1:
+        i, j = min(combinations(range(len(terms)), 2), key=growth) if len(terms) > 2 else (0, 1)
+        product = _pair(terms[i], terms[j], needed(i, j), sizes)
+        terms = [product, *(term for k, term in enumerate(terms) if k not in (i, j))]
+    tensor, own = _summed(terms[0], set(output))
+    return permute_dims(tensor, tuple(own.index(label) for label in output))
+
+
+def _mismatch(name: str, label: int, n: int, m: int, tensors: list[Tensor]) -> ValueError:
+    what = f"index {chr(label)!r}" if label > 0 else f"axis {label}"
+    shapes = ", ".join(str(t.shape) for t in tensors)
+    return ValueError(f"{name}: {what} has sizes {n} and {m}; the shapes are {shapes}")
+
+
+def _diagonals(name: str, tensor: Tensor, labels: Labels) -> Term:
+    """A label that stands twice becomes one dimension, the diagonal of the two."""
+    for label in set(labels):
+        while labels.count(label) > 1:
+            i = labels.index(label)
+            j = labels.index(label, i + 1)
+            if tensor.shape[i] != tensor.shape[j]:
+                raise _mismatch(name, label, tensor.shape[i], tensor.shape[j], [tensor])
+            tensor = diagonal(tensor, 0, i, j)
+            labels = (*labels[:i], *labels[i + 1 : j], *labels[j + 1 :], label)
+    return tensor, labels
+
+
+def _without_ones(tensor: Tensor, labels: Labels, sizes: dict[int, int]) -> Term:
+    """Leave out dimensions of size 1 that others have larger: they broadcast by not being there."""
+    kept = tuple(label for label, n in zip(labels, tensor.shape, strict=True) if n == sizes[label])
+    if kept == labels:
+        return tensor, labels
+    return reshape(tensor, tuple(sizes[label] for label in kept)), kept
+
+
+def _summed(term: Term, kept: set[int]) -> Term:
+    tensor, labels = term
+    axes = tuple(d for d, label in enumerate(labels) if label not in kept)
+    return (sum(tensor, axes), tuple(n for n in labels if n in kept)) if axes else term
+
+
+def _pair(first: Term, second: Term, needed: set[int], sizes: dict[int, int]) -> Term:
+    """The product of two terms, summed over the labels that nobody needs any more."""
+    first = _summed(first, needed.union(second[1]))
+    second = _summed(second, needed.union(first[1]))
+    shared = [label for label in first[1] if label in second[1]]
+    batch = tuple(label for label in shared if label in needed)
+    inner = tuple(label for label in shared if label not in needed)
+    rows = tuple(label for label in first[1] if label not in shared)
+    columns = tuple(label for label in second[1] if label not in shared)
+
+    def grouped(term: Term, *groups: Labels) -> Tensor:
+        tensor, labels = term
+        groups = (*((label,) for label in batch), *groups)
+        ordered = permute_dims(tensor, tuple(labels.index(n) for group in groups for n in group))
+        return reshape(ordered, tuple(math.prod(sizes[n] for n in group) for group in groups))
+
+    if inner:
+        product = matmul(grouped(first, rows, inner), grouped(second, inner, columns))
+    else:
+        product = grouped(first, rows, ()) * grouped(second, (), columns)
+    labels = batch + rows + columns
+    return reshape(product, tuple(sizes[label] for label in labels)), labels
+
+
+attach_methods({"trace": trace, "outer": outer})
