@@ -236,11 +236,14 @@ def _pair(first: Term, second: Term, needed: set[int], sizes: dict[int, int]) ->
         ordered = permute_dims(tensor, tuple(labels.index(n) for group in groups for n in group))
         return reshape(ordered, tuple(math.prod(sizes[n] for n in group) for group in groups))
 
-    if inner:
-        product = matmul(grouped(first, rows, inner), grouped(second, inner, columns))
-    else:
-        product = grouped(first, rows, ()) * grouped(second, (), columns)
     labels = batch + rows + columns
+    if not inner:
+        product = grouped(first, rows, ()) * grouped(second, (), columns)
+    elif labels == batch and first[1][-1] in batch:  # dot products of what lies far apart in memory
+        aligned = permute_dims(second[0], tuple(second[1].index(n) for n in first[1]))
+        return _summed((first[0] * aligned, first[1]), needed)
+    else:
+        product = matmul(grouped(first, rows, inner), grouped(second, inner, columns))
     return reshape(product, tuple(sizes[label] for label in labels)), labels
 
 

@@ -27,6 +27,7 @@ from ._core.ops import (
     pow,
     put,
     reduced_axes,
+    repeat,
     reshape,
     sigmoid,
     sizes_of,
@@ -67,7 +68,6 @@ __all__ = [
     "stack",
     "std",
     "swapaxes",
-    "take",
     "tile",
     "topk",
     "tril",
@@ -142,7 +142,7 @@ def norm(
         return sum(abs(x), axis=axis, keepdims=keepdims)
     if not ord > 0:
         raise ValueError(f"norm: ord must be positive or inf, got {ord}")
-    powers = square(x) if ord == 2 else _power(abs(x), ord)
+    powers = square(x) if ord == 2 else (pow if ord > 2 else _power)(abs(x), ord)
     return _power(sum(powers, axis=axis, keepdims=keepdims), 1.0 / ord)
 
 
@@ -302,9 +302,11 @@ def tile(x: Tensor, repetitions: Shape) -> Tensor:
     times = sizes_of(repetitions, "tile")
     ndim = len(times) if len(times) > x.ndim else x.ndim
     times, sizes = (1,) * (ndim - len(times)) + times, (1,) * (ndim - x.ndim) + x.shape
-    apart = reshape(x, [n for size in sizes for n in (1, size)])
-    repeated = broadcast_to(apart, [n for pair in zip(times, sizes, strict=True) for n in pair])
-    return reshape(repeated, tuple(t * n for t, n in zip(times, sizes, strict=True)))
+    for d in range(ndim):  # a dimension is tiled by repeating all that one index before it holds
+        block = math.prod(sizes[d:])
+        if times[d] != 1 and block:
+            x = repeat(reshape(x, (-1, block)), times[d], 0)
+    return reshape(x, tuple(t * n for t, n in zip(times, sizes, strict=True)))
 
 
 def meshgrid(*arrays: TensorLike, indexing: Literal["xy", "ij"] = "xy") -> tuple[Tensor, ...]:
@@ -368,17 +370,6 @@ def clone(x: Tensor) -> Tensor:
 
 
 # ----------------------------------------------------------------------------------------- indexing
-def take(x: Tensor, indices: TensorLike, axis: int) -> Tensor:
-    """The slices of x at integer `indices` along an axis.
-
-    >>> mg.take(mg.tensor([10.0, 20.0, 30.0]), mg.tensor([2, 0]), axis=0)
-    tensor([30., 10.])
-    """
-    x = to_tensor(x, "take")
-    before = (slice(None),) * one_axis("take", axis, x.ndim)
-    return getitem(x, (*before, _integers(indices, "take")))
-
-
 def scatter_add(x: Tensor, axis: int, indices: TensorLike, source: Tensor) -> Tensor:
     """A copy of x with each source[i] added at indices[i] along an axis; duplicates add up. As in
     PyTorch: indices and source are of the rank of x, the part of the source that the shape of

@@ -110,10 +110,10 @@ cdef cloned binary(int opcode, floating* x, floating* y, floating* o, Py_ssize_t
         for i in range(n): o[i] = x[i] * y[i]
     elif opcode == DIVIDE:
         for i in range(n): o[i] = x[i] / y[i]
-    elif opcode == MAXIMUM:                 # a NaN on either side wins
-        for i in range(n): o[i] = x[i] if x[i] > y[i] or x[i] != x[i] else y[i]
+    elif opcode == MAXIMUM:                 # a NaN on either side wins (`|`, since `or` would be a branch)
+        for i in range(n): o[i] = x[i] if (x[i] > y[i]) | (x[i] != x[i]) else y[i]
     elif opcode == MINIMUM:
-        for i in range(n): o[i] = x[i] if x[i] < y[i] or x[i] != x[i] else y[i]
+        for i in range(n): o[i] = x[i] if (x[i] < y[i]) | (x[i] != x[i]) else y[i]
     elif opcode == GATE:
         for i in range(n): o[i] = 0 if y[i] <= 0 else x[i]
 
@@ -336,14 +336,14 @@ cdef inline void row_lanes(int opcode, floating* x, Py_ssize_t n, double centre,
 
 cdef inline void row_extremum(int opcode, floating* x, Py_ssize_t n, double* accumulator) noexcept nogil:
     """As `row_lanes`, in the precision of x: picking an element rounds nothing."""
-    cdef floating lane[4 * LANES]
-    cdef Py_ssize_t i = 0, k, whole = n - n % (4 * LANES)
-    for k in range(4 * LANES): lane[k] = <floating> reduction_start(opcode)
+    cdef floating lane[2 * LANES]
+    cdef Py_ssize_t i = 0, k, whole = n - n % (2 * LANES)
+    for k in range(2 * LANES): lane[k] = <floating> reduction_start(opcode)
     while i < whole:
-        for k in range(4 * LANES): lane[k] = extremum(opcode, lane[k], x[i + k])
-        i += 4 * LANES
+        for k in range(2 * LANES): lane[k] = extremum(opcode, lane[k], x[i + k])
+        i += 2 * LANES
     for i in range(whole, n): lane[i - whole] = extremum(opcode, lane[i - whole], x[i])
-    k = 2 * LANES
+    k = LANES
     while k > 0:
         for i in range(k): lane[i] = extremum(opcode, lane[i], lane[i + k])
         k //= 2

@@ -1215,10 +1215,10 @@ def repeat(x, repeats, axis=None):
     if axis is None:
         tensor, axis = reshape(tensor, -1), 0
     cdef int along = one_axis("repeat", axis, PyArray_NDIM(tensor.array))
-    counts = np.array(plain_index(repeats))
+    counts = own_array(repeats, tensor)
     if counts.dtype.kind not in "iu":
         raise TypeError(f"repeat: repeats must be an int or integers, got {repeats!r:.60}")
-    if counts.ndim and counts.shape != tensor.shape[along:along + 1] or (counts < 0).any():
+    if counts.ndim and counts.shape != tensor.shape[along:along + 1] or counts.size and counts.min() < 0:
         raise ValueError(f"repeat: expected one count of 0 or more, or {tensor.shape[along]} of them, "
                          f"got {repeats!r:.60}")
     out = np.repeat(tensor.array, counts, along)
@@ -1305,6 +1305,26 @@ def getitem(x, index):
     return record(GETITEM_, out, tensor, None, None, (index,))
 
 
+def take(x, indices, axis):
+    """The slices of x at integer `indices` along an axis: x[:, indices] for axis=1.
+
+    >>> mg.take(mg.tensor([10.0, 20.0, 30.0]), mg.tensor([2, 0]), axis=0)
+    tensor([30., 10.])
+    """
+    cdef Tensor tensor = to_tensor(x, "take")
+    cdef int along = one_axis("take", axis, PyArray_NDIM(tensor.array))
+    positions = own_array(indices, tensor)
+    if positions.dtype.kind not in "iu":
+        raise TypeError(f"take: indices must be integers, got {positions.dtype}")
+    out = np.asarray(np.take(tensor.array, positions, along))
+    return record(GETITEM_, out, tensor, None, None, ((slice(None),) * along + (positions,),))
+
+
+cdef object own_array(numbers, Tensor tensor):
+    """An array that the caller cannot write to, if the gradient of `tensor` will need it."""
+    return np.array(plain_index(numbers), copy=True if tensor.requires and recording() else None)
+
+
 cdef object own_index(index):
     if isinstance(index, tuple):
         return tuple([own_index(part) for part in index])
@@ -1358,7 +1378,8 @@ def take_along_axis(x, indices, axis=-1):
             [3.]])
     """
     cdef Tensor tensor = to_tensor(x, "take_along_axis")
-    cdef Positions kept = integer_positions("take_along_axis", indices, tensor.array.ndim)
+    cdef bint own = tensor.requires and recording()
+    cdef Positions kept = integer_positions("take_along_axis", indices, tensor.array.ndim, own)
     cdef ndarray positions = kept.array
     cdef int d, along = one_axis("take_along_axis", axis, PyArray_NDIM(tensor.array))
     for d in range(PyArray_NDIM(positions)):
@@ -1380,7 +1401,8 @@ def add_along_axis(x, indices, axis, shape):
     tensor([[3., 0., 0.]])
     """
     cdef Tensor tensor = to_tensor(x, "add_along_axis")
-    cdef Positions kept = integer_positions("add_along_axis", indices, tensor.array.ndim)
+    cdef bint own = tensor.requires and recording()
+    cdef Positions kept = integer_positions("add_along_axis", indices, tensor.array.ndim, own)
     cdef ndarray positions = kept.array
     cdef tuple sizes = sizes_of(shape, "add_along_axis")
     cdef int along = one_axis("add_along_axis", axis, PyArray_NDIM(tensor.array))
@@ -1401,11 +1423,12 @@ cdef ndarray contiguous(ndarray array):
 
 
 cdef class Positions:
-    """Integer indices as a C-contiguous int64 array of our own, which nobody else can write to."""
+    """Integer indices as a C-contiguous int64 array; of our own, which nobody else can write to, if a
+    gradient rule will need it."""
     cdef ndarray array
 
 
-cdef Positions integer_positions(str name, indices, int ndim):
+cdef Positions integer_positions(str name, indices, int ndim, bint own):
     cdef Positions positions
     cdef ndarray array
     if isinstance(indices, Positions):      # from a Node: its rule passes them on
@@ -1416,9 +1439,11 @@ cdef Positions integer_positions(str name, indices, int ndim):
     if PyArray_NDIM(array) != ndim:
         raise ValueError(f"{name}: indices have {PyArray_NDIM(array)} dimensions, x has {ndim}")
     positions = Positions.__new__(Positions)
-    positions.array = (cnp.PyArray_NewCopy(array, cnp.NPY_CORDER)
-                       if PyArray_TYPE(array) == NPY_INT64 and cnp.PyArray_ISBEHAVED_RO(array)
-                       else array.astype(np.int64, order="C"))
+    if PyArray_TYPE(array) != NPY_INT64 or not cnp.PyArray_ISBEHAVED_RO(array):
+        array = array.astype(np.int64, order="C")
+    elif own:
+        array = cnp.PyArray_NewCopy(array, cnp.NPY_CORDER)
+    positions.array = contiguous(array)
     return positions
 
 
@@ -1614,4 +1639,4 @@ attach_methods({function.__name__: function for function in (
     logical_or, logical_xor, logical_not, floor, ceil, trunc, round, exp2, log2, log10, tan, asin, acos, atan,
     sinh, cosh, asinh, acosh, atanh, atan2, hypot, roll, repeat, diagonal, sort, argsort, cumulative_sum,
     cumulative_prod, sum, mean, var, prod, max, min, logsumexp, log_softmax, reshape,
-    permute_dims, broadcast_to, astype, matmul, matrix_transpose, take_along_axis)})
+    permute_dims, broadcast_to, astype, matmul, matrix_transpose, take, take_along_axis)})

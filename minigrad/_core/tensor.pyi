@@ -242,6 +242,7 @@ class Tensor:
     astype = ops.astype
     matmul = ops.matmul
     matrix_transpose = ops.matrix_transpose
+    take = ops.take
     take_along_axis = ops.take_along_axis
     outer = contraction.outer
     trace = contraction.trace
@@ -264,7 +265,6 @@ class Tensor:
     softmax = functions.softmax
     squeeze = functions.squeeze
     std = functions.std
-    take = functions.take
     allclose = functions.allclose
     isclose = functions.isclose
     nonzero = functions.nonzero
