@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 
 import numpy as np
 import pytest
@@ -118,6 +119,494 @@ def test_axes(name):
             function(x, wrong)
     with pytest.raises((TypeError, ValueError), match=f"{name}: (an axis stands|axis must)"):
         function(x, (0, -3))
+
+
+# ------------------------------------------------------------------- rounding, norm, closeness
+def test_round_to_decimals_as_numpy():
+    values = np.array([12345.678, -0.125, 2.5, 0.0, math.nan, math.inf])
+    for decimals in (-3, -1, 0, 1, 2, np.int64(3)):
+        result = mg.round(mg.tensor(values), decimals)
+        np.testing.assert_array_equal(result.numpy(), np.round(values, decimals))
+    assert mg.round(mg.tensor([12345, -5]), -2).tolist() == [12300, 0]
+    for wrong in (1.0, True, "1"):
+        with pytest.raises(TypeError, match="round: decimals must be an int"):
+            mg.round(mg.ones(2), wrong)
+
+
+def test_norm_takes_the_frobenius_norm_by_name():
+    x = leaf([[3.0, 0.0], [0.0, 4.0]])
+    assert mg.norm(x, ord="fro").item() == 5.0
+    assert mg.norm(x, axis=1, ord="fro").tolist() == [3.0, 4.0]
+    for wrong in ("nuc", "", "2"):
+        with pytest.raises(ValueError, match="norm: ord must be a positive number, inf or 'fro'"):
+            mg.norm(x, ord=wrong)
+
+
+def test_norm_of_a_high_order_at_zero():
+    x = leaf([0.0, 2.0])
+    assert slope(lambda x: mg.norm(x, ord=3), x) == [0.0, 1.0]
+    assert gradcheck(lambda x: mg.norm(x, ord=4), (leaf([0.0, -1.0]),))
+
+
+def test_isclose():
+    x = np.array([1.0, math.nan, math.inf, 1e-9])
+    y = np.array([1.000001, math.nan, math.inf, 0.0])
+    for equal_nan in (False, True):
+        expected = np.isclose(x, y, equal_nan=equal_nan)
+        assert mg.isclose(mg.tensor(x), y, equal_nan=equal_nan).tolist() == expected.tolist()
+        assert mg.allclose(mg.tensor(x), y, equal_nan=equal_nan) is bool(expected.all())
+    assert mg.allclose(mg.zeros(0), mg.zeros(0)) is True
+    assert mg.ones(2).isclose(1.1, rtol=0.2).tolist() == [True, True]
+
+
+# ------------------------------------------------------------------------- cumulative functions
+@pytest.mark.parametrize("name", ["cumulative_sum", "cumulative_prod"])
+def test_cumulative_functions(name):
+    function, exact = getattr(mg, name), getattr(np, {"s": "cumsum", "p": "cumprod"}[name[11]])
+    values = np.random.default_rng(0).integers(0, 3, (3, 4, 700))
+    for dtype in (np.float32, np.float64, np.int32, np.int64, bool):
+        x = values.astype(dtype)
+        for axis in (0, 1, -1):
+            for view in (x, x.transpose(2, 0, 1), x[::-1, :, ::2]):
+                result = function(mg.asarray(view), axis=axis)
+                expected = exact(view, axis=axis)
+                np.testing.assert_array_equal(result.numpy(), expected)
+                assert result.dtype == expected.dtype
+    with pytest.raises(ValueError, match=f"{name}: a tensor of 2 dimensions needs an axis"):
+        function(mg.ones(2, 2))
+    with pytest.raises(ValueError, match=f"{name}: a tensor of 0 dimensions needs an axis"):
+        function(mg.tensor(1.0))
+    with pytest.raises(IndexError, match=f"{name}: axis 2 is out of bounds"):
+        function(mg.ones(2, 2), axis=2)
+
+
+def test_cumulative_sum_of_a_million_float32_keeps_its_digits():
+    x = np.random.default_rng(0).random(10**6, np.float32)
+    exact = np.cumsum(x.astype(np.float64))
+    np.testing.assert_allclose(mg.cumulative_sum(mg.asarray(x)).numpy(), exact, rtol=1e-7)
+
+
+ZEROS = ([0.0], [0.0, 0.0, 0.0], [2.0, 0.0, 3.0], [0.0, 1.5, 0.0, -2.0], [1.5, -2.0, 0.0, 0.0, 3.0])
+
+
+@pytest.mark.parametrize("values", ZEROS)
+def test_products_with_zeros_have_exact_gradients(values):
+    x, cotangent = leaf(values), mg.tensor(np.arange(1.0, len(values) + 1))
+    y = mg.cumulative_prod(x)
+    (gradient,) = autograd.grad(y, x, cotangent)
+    exact = [
+        sum((j + 1) * math.prod(np.delete(values[: j + 1], k)) for j in range(k, len(values)))
+        for k in range(len(values))
+    ]
+    assert gradient.tolist() == exact
+    (gradient,) = autograd.grad(mg.prod(x), x)
+    assert gradient.tolist() == [math.prod(np.delete(values, k)) for k in range(len(values))]
+    for function in (mg.cumulative_prod, mg.prod):
+        assert gradcheck(function, (x,)) and gradgradcheck(function, (x,))
+
+
+def test_the_gradient_of_long_products_with_a_zero_needs_little_memory():
+    values = np.ones(10**6)
+    values[1234] = 0.0
+    for function in (mg.prod, lambda x: mg.cumulative_prod(x)[-1]):
+        x = leaf(values)
+        function(x).backward()
+        assert x.grad.sum().item() == x.grad[1234].item() == 1.0
+
+
+def test_a_linear_recurrence_of_two_dtypes():
+    y = mg.linear_recurrence(mg.ones(2), mg.ones(2, dtype=mg.float64))
+    assert y.dtype == mg.float64 and y.tolist() == [1.0, 2.0]
+    with pytest.raises(ValueError, match=r"factor of shape \(2,\) and x of shape \(3,\) differ"):
+        mg.linear_recurrence(mg.ones(2), mg.ones(3))
+
+
+# ------------------------------------------------------------------------------------- shape
+@pytest.mark.parametrize("times", [2, (2,), (0,), (2, 3), (1, 2, 1), (2, 1, 1, 3)])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 0), (2, 1, 3)])
+def test_tile(shape, times):
+    values = np.random.default_rng(0).normal(size=shape)
+    np.testing.assert_array_equal(mg.tile(mg.tensor(values), times).numpy(), np.tile(values, times))
+    assert gradcheck(lambda x: mg.tile(x, times), (leaf(values),))
+
+
+@pytest.mark.parametrize("k", [-5, -1, 0, 2, 9])
+@pytest.mark.parametrize("shape", [(3, 3), (2, 3, 4), (4, 2), (0, 3)])
+@pytest.mark.parametrize("name", ["tril", "triu"])
+def test_triangles(name, shape, k):
+    function, exact = getattr(mg, name), getattr(np, name)
+    for dtype in (np.float32, np.float64, np.int32, np.int64, bool):
+        values = np.random.default_rng(0).integers(-2, 3, shape).astype(dtype)
+        result = function(mg.tensor(values), k)
+        np.testing.assert_array_equal(result.numpy(), exact(values, k))
+        assert result.dtype == dtype
+    x = leaf(np.random.default_rng(0).normal(size=shape))
+    assert gradcheck(lambda x: function(x, k), (x,))
+    with pytest.raises(ValueError, match=f"{name}: expected two or more dimensions, got shape"):
+        function(mg.ones(3))
+
+
+def test_a_triangle_drops_nan():
+    assert mg.tril(mg.tensor([[1.0, math.nan]])).tolist() == [[1.0, 0.0]]
+
+
+def test_swapaxes_and_meshgrid():
+    x = np.arange(24).reshape(2, 3, 4)
+    for a, b in ((0, 2), (-1, 1), (1, 1)):
+        np.testing.assert_array_equal(mg.swapaxes(mg.tensor(x), a, b).numpy(), np.swapaxes(x, a, b))
+    for sizes in ((), (2,), (2, 3), (2, 0, 4)):
+        arrays = [np.arange(float(n)) for n in sizes]
+        for indexing in ("xy", "ij"):
+            grid = mg.meshgrid(*map(mg.tensor, arrays), indexing=indexing)
+            for ours, exact in zip(grid, np.meshgrid(*arrays, indexing=indexing), strict=True):
+                np.testing.assert_array_equal(ours.numpy(), exact)
+    with pytest.raises(ValueError, match="meshgrid: indexing must be 'xy' or 'ij', got 'yx'"):
+        mg.meshgrid(mg.ones(2), indexing="yx")
+    with pytest.raises(ValueError, match=r"meshgrid: expected tensors of one dimension, got"):
+        mg.meshgrid(mg.ones(2, 2))
+
+
+def test_nonzero():
+    for values in ([[0.0, 5.0], [math.nan, -0.0]], [True, False], [[]]):
+        places = mg.nonzero(mg.tensor(values))
+        for ours, exact in zip(places, np.nonzero(np.array(values)), strict=True):
+            np.testing.assert_array_equal(ours.numpy(), exact)
+            assert ours.dtype == mg.int64
+    with pytest.raises(ValueError, match="nonzero: a 0-d tensor has no positions"):
+        mg.nonzero(mg.tensor(1.0))
+
+
+def test_what_is_repeated_or_taken_may_be_overwritten_afterwards():
+    for function in (lambda x, i: mg.repeat(x, i), lambda x, i: mg.take(x, i, 0)):
+        x, numbers = leaf([1.0, 2.0]), np.array([0, 1])
+        y = function(x, numbers)
+        numbers[:] = 5
+        y.sum().backward()
+        assert x.grad.sum().item() == y.size
+
+
+BAD_SHAPES = {
+    "roll: a shift for each of two axes": (lambda x: mg.roll(x, (1, 2), 0), ValueError),
+    "roll: a fractional shift": (lambda x: mg.roll(x, 1.5, 0), TypeError),
+    "roll: an axis too far": (lambda x: mg.roll(x, 1, 2), IndexError),
+    "repeat: a fraction": (lambda x: mg.repeat(x, 1.5), TypeError),
+    "repeat: a negative number": (lambda x: mg.repeat(x, -1), ValueError),
+    "repeat: too few numbers": (lambda x: mg.repeat(x, [1], 1), ValueError),
+    "tile: a fraction": (lambda x: mg.tile(x, 1.5), TypeError),
+    "tile: a negative number": (lambda x: mg.tile(x, (1, -1)), ValueError),
+    "diagonal: one axis twice": (lambda x: mg.diagonal(x, axis1=1, axis2=-1), ValueError),
+    "diagonal: a vector": (lambda x: mg.diagonal(x[0]), ValueError),
+    "diagonal: a fractional offset": (lambda x: mg.diagonal(x, 0.5), TypeError),
+    "trace: a vector": (lambda x: mg.trace(x[0]), ValueError),
+    "sort: two axes": (lambda x: mg.sort(x, (0, 1)), TypeError),
+    "argsort: a number": (lambda x: mg.argsort(x[0, 0]), IndexError),
+    "topk: more than there are": (lambda x: mg.topk(x, 4), ValueError),
+    "topk: less than none": (lambda x: mg.topk(x, -1), ValueError),
+    "topk: a fraction": (lambda x: mg.topk(x, 1.0), TypeError),
+    "take: a fraction": (lambda x: mg.take(x, 0.5, 0), TypeError),
+    "take_along_axis: no axis": (lambda x: mg.take_along_axis(x, x.argsort(), None), TypeError),
+    "expand_dims: no axis": (lambda x: mg.expand_dims(x, None), TypeError),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SHAPES)
+def test_bad_arguments_name_the_function(name):
+    call, error = BAD_SHAPES[name]
+    with pytest.raises(error, match=name.split(":")[0] + ":"):
+        call(mg.ones(2, 3))
+
+
+# ----------------------------------------------------------------------------------- order
+TIES = np.array([[2.0, 1.0, 2.0, math.nan, 1.0], [0.0, -0.0, 0.0, math.inf, -math.inf]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, bool])
+def test_argsort(dtype):
+    values = np.random.default_rng(0).integers(0, 3, (3, 50)).astype(dtype)
+    x = mg.tensor(values)
+    for axis in (0, 1):
+        exact = np.argsort(values, axis, stable=True)
+        np.testing.assert_array_equal(mg.argsort(x, axis, stable=True).numpy(), exact)
+        order = mg.argsort(x, axis, descending=True, stable=True).numpy()
+        exact = np.argsort(-values.astype(float), axis, stable=True)
+        np.testing.assert_array_equal(order, exact)
+        for descending in (False, True):
+            order = mg.argsort(x, axis, descending=descending)
+            ordered = mg.take_along_axis(x, order, axis)
+            np.testing.assert_array_equal(
+                ordered.numpy(), mg.sort(x, axis, descending=descending).numpy()
+            )
+
+
+def test_nan_is_the_largest():
+    x = mg.tensor(TIES)
+    assert np.isnan(mg.sort(x)[0, -1].item()) and np.isnan(mg.sort(x, descending=True)[0, 0].item())
+    values, positions = mg.topk(x, 2)
+    assert positions[0].tolist()[0] == 3 and positions[1].tolist()[0] == 3
+    values, positions = mg.topk(x, 4, largest=False)
+    assert values[0].tolist() == [1.0, 1.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("stable", [False, True])
+def test_the_gradient_of_ties_follows_the_order(stable):
+    x, cotangent = leaf([1.0, 0.0, 1.0]), mg.tensor([1.0, 2.0, 3.0], dtype=mg.float64)
+    (gradient,) = autograd.grad(mg.sort(x, stable=stable), x, cotangent)
+    assert gradient[1].item() == 1.0 and sorted(gradient.tolist()) == [1.0, 2.0, 3.0]
+    assert not stable or gradient.tolist() == [2.0, 1.0, 3.0]
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_topk(axis, largest):
+    values = np.random.default_rng(0).permutation(60).reshape(5, 4, 3).astype(float)
+    exact = np.flip(np.sort(values, axis), axis) if largest else np.sort(values, axis)
+    x = leaf(values)
+    for k in range(values.shape[axis] + 1):
+        expected = np.take(exact, range(k), axis)
+        top, positions = mg.topk(x, k, axis, largest)
+        np.testing.assert_array_equal(top.numpy(), expected)
+        np.testing.assert_array_equal(np.take_along_axis(values, positions.numpy(), axis), expected)
+        assert positions.dtype == mg.int64
+        top, positions = mg.topk(x, k, axis, largest, sorted=False)
+        np.testing.assert_array_equal(np.sort(top.numpy(), axis), np.sort(expected, axis))
+        (gradient,) = autograd.grad(top.sum(), x)
+        assert gradient.sum().item() == top.size and set(gradient.reshape(-1).tolist()) <= {
+            0.0,
+            1.0,
+        }
+    assert gradcheck(lambda x: mg.topk(x, 2, axis, largest)[0], (x,))
+
+
+def test_topk_of_nothing():
+    for shape, axis in (((0,), 0), ((0, 3), 0), ((3, 0), 0), ((3, 0), 1)):
+        values, positions = mg.topk(mg.zeros(*shape), 0, axis)
+        assert values.shape == positions.shape and values.shape[axis] == 0
+
+
+# --------------------------------------------------------------------------------- scatter_add
+def test_scatter_add_adds_duplicates():
+    x, source = leaf(np.ones((2, 3))), leaf([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
+    places = mg.tensor([[0, 0, -1, 0], [1, 2, 1, 1]])
+    y = mg.scatter_add(x, 1, places, source)
+    assert y.tolist() == [[8.0, 1.0, 4.0], [1.0, 21.0, 7.0]] and x.tolist() == [[1.0] * 3] * 2
+    for check in (gradcheck, gradgradcheck):
+        assert check(lambda x, s: mg.scatter_add(x, 1, places, s), (x, source))
+
+
+def test_scatter_add_of_a_part_into_a_part():
+    x, source = leaf(np.zeros((3, 4))), leaf(np.arange(1.0, 13.0).reshape(3, 4))
+    y = mg.scatter_add(x, 0, mg.tensor([[2, 0], [2, 1]]), source)
+    assert y.tolist() == [[0, 2, 0, 0], [0, 6, 0, 0], [6, 0, 0, 0]]
+    for check in (gradcheck, gradgradcheck):
+        assert check(lambda x, s: mg.scatter_add(x, 0, mg.tensor([[2, 0], [2, 1]]), s), (x, source))
+    assert mg.scatter_add(mg.tensor([1, 2]), 0, mg.tensor([1, 1]), mg.tensor([5, 6])).tolist() == [
+        1,
+        13,
+    ]
+    assert mg.scatter_add(mg.ones(2), 0, np.zeros(0, int), mg.ones(3)).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "axis, places, source, error",
+    [
+        (0, [3], (1,), IndexError),
+        (0, [-4], (1,), IndexError),
+        (0, [0, 0], (1,), ValueError),
+        (0, [[0]], (1,), ValueError),
+        (0, [[0]], (1, 1), ValueError),
+        (0, [0.5], (1,), TypeError),
+        (1, [0], (1,), IndexError),
+        ("0", [0], (1,), TypeError),
+    ],
+)
+def test_scatter_add_refuses(axis, places, source, error):
+    with pytest.raises(error, match="(scatter_add|add_along_axis): "):
+        mg.scatter_add(mg.zeros(3), axis, np.array(places), mg.ones(*source))
+    with pytest.raises(ValueError, match="scatter_add: indices"):
+        mg.scatter_add(mg.zeros(2, 3), 0, np.zeros((1, 4), int), mg.ones(1, 4))
+
+
+# ------------------------------------------------------------------------------- contractions
+EINSUM = [  # subscripts and the shapes of the operands
+    ("i->", (3,)),
+    ("ij->ji", (2, 3)),
+    ("ij", (2, 3)),
+    ("ba", (2, 3)),
+    ("ii", (3, 3)),
+    ("ii->i", (3, 3)),
+    ("iji->j", (3, 2, 3)),
+    ("iii->i", (3, 3, 3)),
+    ("iijj->ij", (2, 2, 3, 3)),
+    ("...ii->...", (2, 3, 3)),
+    ("...i", (2, 3)),
+    ("i...->...", (2, 3, 2)),
+    ("i,i->", (3,), (3,)),
+    ("i,i", (3,), (3,)),
+    ("i,j->ij", (3,), (2,)),
+    (",i->i", (), (3,)),
+    ("ij,j->i", (2, 3), (3,)),
+    ("ij,jk", (2, 3), (3, 4)),
+    ("ij,jk->ki", (2, 3), (3, 4)),
+    ("ji,kj->ik", (3, 2), (4, 3)),
+    ("ij,ij->", (2, 3), (2, 3)),
+    ("ij,ij->i", (2, 3), (2, 3)),
+    ("ij,ij->j", (2, 3), (2, 3)),
+    ("ij,ji->ij", (2, 3), (3, 2)),
+    ("ij,kl->jl", (2, 3), (4, 2)),
+    ("bij,bjk->bik", (2, 2, 3), (2, 3, 4)),
+    ("ibj,jkb->kbi", (2, 3, 2), (2, 4, 3)),
+    ("bhqd,bhkd->bhqk", (2, 2, 3, 2), (2, 2, 4, 2)),
+    ("ijk,jil->kl", (2, 3, 4), (3, 2, 2)),
+    ("iij,jk->ik", (2, 2, 3), (3, 4)),
+    ("...ij,...jk->...ik", (2, 1, 2, 3), (3, 3, 2)),
+    ("...ij,jk->...ik", (2, 2, 3), (3, 2)),
+    ("i...,i...->...", (2, 3), (2, 3)),
+    ("...,...->...", (2, 3), (3,)),
+    ("...i,i...->...", (2, 3), (3, 2)),
+    ("ij,jk->ik", (2, 1), (3, 4)),
+    ("ij,ij->ij", (1, 3), (2, 1)),
+    ("ij,jk,kl->il", (2, 3), (3, 4), (4, 2)),
+    ("i,ij,j", (2,), (2, 3), (3,)),
+    ("ij,ik,il->jkl", (2, 3), (2, 2), (2, 3)),
+    ("ij,ij,ij->", (2, 3), (2, 3), (2, 3)),
+    ("a,b,c,abc->cb", (2,), (3,), (2,), (2, 3, 2)),
+    ("ij,jk->ik", (2, 0), (0, 3)),
+    ("ij,jk->ik", (0, 2), (2, 3)),
+    ("i j , j k -> i k", (2, 3), (3, 4)),
+    ("Ab,bC", (2, 3), (3, 2)),
+]
+
+
+@pytest.mark.parametrize("case", EINSUM, ids=str)
+def test_einsum_against_numpy_and_finite_differences(case):
+    subscripts, *shapes = case
+    random = np.random.default_rng(0)
+    arrays = [random.normal(size=shape) for shape in shapes]
+    inputs = [leaf(a) for a in arrays]
+    exact = np.einsum(subscripts, *arrays)
+    result = mg.einsum(subscripts, *inputs)
+    assert result.shape == exact.shape
+    np.testing.assert_allclose(result.numpy(), exact, rtol=1e-13, atol=1e-13)
+    for check in (gradcheck, gradgradcheck):
+        assert check(lambda *x: mg.einsum(subscripts, *x), inputs)
+    for dtype in (np.float32, np.int64):
+        arrays = [random.integers(-3, 4, shape).astype(dtype) for shape in shapes]
+        result = mg.einsum(subscripts, *map(mg.asarray, arrays))
+        np.testing.assert_array_equal(result.numpy(), np.einsum(subscripts, *arrays))
+        assert result.dtype == dtype
+
+
+def test_einsum_sums_an_ellipsis_that_the_result_lacks():
+    """As in PyTorch; NumPy refuses."""
+    x = np.random.default_rng(0).normal(size=(2, 3, 4))
+    np.testing.assert_allclose(mg.einsum("...i->i", mg.tensor(x)).numpy(), x.sum((0, 1)))
+
+
+def test_einsum_of_views_and_of_mixed_dtypes():
+    x, y = (np.random.default_rng(i).normal(size=(4, 3, 2)) for i in range(2))
+    ours = mg.einsum("kji,ikj->j", mg.tensor(x).permute_dims((1, 0, 2)), mg.tensor(y).T)
+    with pytest.raises(ValueError):
+        np.einsum("kji,ikj->j", x.transpose(1, 0, 2), y.T.copy()[:, :1])
+    np.testing.assert_allclose(ours.numpy(), np.einsum("kji,ikj->j", x.transpose(1, 0, 2), y.T))
+    mixed = mg.einsum("ij,j", mg.ones(2, 3, dtype=mg.float32), mg.ones(3, dtype=mg.float64))
+    assert mixed.dtype == mg.float64
+    assert mg.einsum("i,i", np.ones(2), mg.ones(2)).item() == 2.0
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (("ij,jk", (2, 3)), ValueError, "einsum: 'ij,jk' is for 2 operands, got 1"),
+        (("ij", (2, 3), (2, 3)), ValueError, "einsum: 'ij' is for 1 operands, got 2"),
+        (("ij,jk", (2, 3), (4, 5)), ValueError, r"index 'j' has sizes 3 and 4; the shapes are \(2"),
+        (("ii", (2, 3)), ValueError, "einsum: index 'i' has sizes 2 and 3"),
+        (("ii", (1, 3)), ValueError, "einsum: index 'i' has sizes 1 and 3"),
+        (("ijk", (2, 3)), ValueError, "'ijk' names 3 dimensions, there are 2"),
+        (("i", (2, 3)), ValueError, "'i' names 1 dimensions, there are 2"),
+        (("ij->k", (2, 3)), ValueError, "'k' must stand once behind '->', and before it"),
+        (("ij->ii", (2, 3)), ValueError, "'i' must stand once behind '->', and before it"),
+        (("i1", (2, 3)), ValueError, "'i1' may hold letters and one '...', nothing else"),
+        (("i..", (2, 3)), ValueError, "may hold letters and one '...', nothing else"),
+        (("...i...", (2, 3)), ValueError, "may hold letters and one '...', nothing else"),
+        (("ij->i->j", (2, 3)), ValueError, "may hold letters and one '...', nothing else"),
+        (("...i,...i", (2, 3), (4, 3)), ValueError, "einsum: axis -1 has sizes 2 and 4"),
+        ((3, (2, 3)), TypeError, "einsum: expected subscripts such as 'ij,jk->ik', got 3"),
+    ],
+)
+def test_einsum_refuses(call, error, message):
+    subscripts, *shapes = call
+    with pytest.raises(error, match=message):
+        mg.einsum(subscripts, *(mg.ones(*shape) for shape in shapes))
+    with pytest.raises(TypeError, match="einsum: expected a Tensor, got list"):
+        mg.einsum("i", [1.0])
+
+
+TENSORDOT = [
+    ((2, 3), (3, 4), 1),
+    ((2, 3, 4), (3, 4, 2), 2),
+    ((2, 3), (4,), 0),
+    ((2, 3), (2, 3), ((0, 1), (0, 1))),
+    ((2, 3, 4), (4, 3, 2), ([0, 1], [-1, 1])),
+    ((2, 3, 4), (5, 3), (1, 1)),
+    ((2, 0), (0, 3), 1),
+]
+
+
+@pytest.mark.parametrize("case", TENSORDOT, ids=str)
+def test_tensordot(case):
+    first, second, axes = case
+    x, y = (np.random.default_rng(i).normal(size=shape) for i, shape in enumerate((first, second)))
+    result, exact = mg.tensordot(mg.tensor(x), mg.tensor(y), axes), np.tensordot(x, y, axes)
+    assert result.shape == exact.shape
+    np.testing.assert_allclose(result.numpy(), exact, rtol=1e-13, atol=1e-14)
+    for check in (gradcheck, gradgradcheck):
+        assert check(lambda x, y: mg.tensordot(x, y, axes), (leaf(x), leaf(y)))
+
+
+@pytest.mark.parametrize(
+    "shapes", [((3,), (3,)), ((2, 3), (3,)), ((2, 1, 3), (4, 3)), ((0,), (0,))]
+)
+def test_vecdot(shapes):
+    x, y = (np.random.default_rng(i).normal(size=shape) for i, shape in enumerate(shapes))
+    exact = np.sum(x * y, -1)
+    np.testing.assert_allclose(mg.vecdot(mg.tensor(x), mg.tensor(y)).numpy(), exact, atol=1e-14)
+    for check in (gradcheck, gradgradcheck):
+        assert check(mg.vecdot, (leaf(x), leaf(y)))
+
+
+def test_vecdot_along_another_axis():
+    x = np.random.default_rng(0).normal(size=(3, 2, 4))
+    result = mg.vecdot(mg.tensor(x), mg.tensor(x[:, :1]), axis=-3)
+    np.testing.assert_allclose(result.numpy(), (x * x[:, :1]).sum(0))
+
+
+def test_outer_and_trace():
+    x, y = leaf([1.0, -2.0, 0.5]), leaf([3.0, 4.0])
+    np.testing.assert_array_equal(mg.outer(x, y).numpy(), np.outer(x.numpy(), y.numpy()))
+    a = leaf(np.random.default_rng(0).normal(size=(3, 4, 2)))
+    options = {"offset": 1, "axis1": 1, "axis2": 2}
+    np.testing.assert_array_equal(mg.trace(a, **options).numpy(), np.trace(a.numpy(), **options))
+    for check in (gradcheck, gradgradcheck):
+        assert check(mg.outer, (x, y)) and check(lambda a: mg.trace(a, 1, 1, 2), (a,))
+
+
+BAD_PRODUCTS = {
+    "outer: expected two vectors, got shapes (2, 2) and (2,)": lambda x: mg.outer(x, x[0]),
+    "vecdot: (2, 2) and (3,) along axis -1": lambda x: mg.vecdot(x, mg.ones(3)),
+    "vecdot: (2, 2) and (2, 2) along axis 0": lambda x: mg.vecdot(x, x, axis=0),
+    "vecdot: axis -2 has sizes 2 and 3": lambda x: mg.vecdot(x, mg.ones(3, 2)),
+    "tensordot: (2, 2) and (3,) over axes [-1] and [0]": lambda x: mg.tensordot(x, mg.ones(3), 1),
+    "tensordot: axis -3 is out of bounds": lambda x: mg.tensordot(x, x, 3),
+    "tensordot: axes must be an int": lambda x: mg.tensordot(x, x, 1.0),
+    "tensordot: axes must be": lambda x: mg.tensordot(x, x, (1, 2, 3)),
+    "tensordot: an axis stands twice": lambda x: mg.tensordot(x, x, ((0, 0), (0, 1))),
+}
+
+
+@pytest.mark.parametrize("message", BAD_PRODUCTS)
+def test_bad_products(message):
+    with pytest.raises((ValueError, TypeError, IndexError), match=re.escape(message)):
+        BAD_PRODUCTS[message](mg.ones(2, 2))
 
 
 # ---------------------------------------------------------------------------------- creation
