@@ -144,7 +144,7 @@ def test_norm_takes_the_frobenius_norm_by_name():
 
 def test_norm_of_a_high_order_at_zero():
     x = leaf([0.0, 2.0])
-    assert slope(lambda x: mg.norm(x, ord=3), x) == [0.0, 1.0]
+    assert slope(lambda x: mg.norm(x, ord=3), x) == pytest.approx([0.0, 1.0], rel=1e-14)
     assert gradcheck(lambda x: mg.norm(x, ord=4), (leaf([0.0, -1.0]),))
 
 
@@ -420,7 +420,7 @@ def test_scatter_add_of_a_part_into_a_part():
     ],
 )
 def test_scatter_add_refuses(axis, places, source, error):
-    with pytest.raises(error, match="(scatter_add|add_along_axis): "):
+    with pytest.raises(error, match=r"(scatter_add|add_along_axis): "):
         mg.scatter_add(mg.zeros(3), axis, np.array(places), mg.ones(*source))
     with pytest.raises(ValueError, match="scatter_add: indices"):
         mg.scatter_add(mg.zeros(2, 3), 0, np.zeros((1, 4), int), mg.ones(1, 4))
@@ -505,8 +505,6 @@ def test_einsum_sums_an_ellipsis_that_the_result_lacks():
 def test_einsum_of_views_and_of_mixed_dtypes():
     x, y = (np.random.default_rng(i).normal(size=(4, 3, 2)) for i in range(2))
     ours = mg.einsum("kji,ikj->j", mg.tensor(x).permute_dims((1, 0, 2)), mg.tensor(y).T)
-    with pytest.raises(ValueError):
-        np.einsum("kji,ikj->j", x.transpose(1, 0, 2), y.T.copy()[:, :1])
     np.testing.assert_allclose(ours.numpy(), np.einsum("kji,ikj->j", x.transpose(1, 0, 2), y.T))
     mixed = mg.einsum("ij,j", mg.ones(2, 3, dtype=mg.float32), mg.ones(3, dtype=mg.float64))
     assert mixed.dtype == mg.float64
