@@ -113,11 +113,10 @@ def einsum(subscripts: str, *operands: TensorLike) -> Tensor:
     if not isinstance(subscripts, str):
         raise TypeError(f"einsum: expected subscripts such as 'ij,jk->ik', got {subscripts!r:.60}")
     tensors = [to_tensor(t, "einsum") for t in operands]
-    labels, output = _parse(subscripts, tuple(t.ndim for t in tensors))
+    labels, output = _parse_once(subscripts, tuple(t.ndim for t in tensors))
     return _sum_of_products("einsum", tensors, labels, output)
 
 
-@lru_cache(maxsize=1024)
 def _parse(subscripts: str, ndims: tuple[int, ...]) -> tuple[list[Labels], Labels]:
     """The labels of each operand and of the result."""
     inputs, arrow, result = subscripts.replace(" ", "").partition("->")
@@ -138,6 +137,9 @@ def _parse(subscripts: str, ndims: tuple[int, ...]) -> tuple[list[Labels], Label
                 f"einsum: {subscripts!r}: {chr(label)!r} must stand once behind '->', and before it"
             )
     return labels, output
+
+
+_parse_once = lru_cache(maxsize=1024)(_parse)
 
 
 def _labels(term: str, ndim: int, subscripts: str) -> Labels:

@@ -482,9 +482,14 @@ cdef object numpy_error(str name, error):
 
 cdef ndarray call_numpy(Op op, object x, object y):
     """What the kernels do not do (integers, booleans, rare functions) NumPy's ufunc does."""
+    cdef ndarray target
     if op.fallback is None:
         raise TypeError(f"{op.name}: dtype {x.dtype} is not supported")
     with np.errstate(all="ignore"):
+        if (isinstance(x, np.ndarray) and x.dtype.kind == "f"
+                and (y is None or is_number(y) or isinstance(y, np.ndarray) and alike(x, y))):
+            target = empty(PyArray_NDIM(x), PyArray_DIMS(x), PyArray_TYPE(x))   # recycled, if there is one
+            return op.fallback(x, out=target) if y is None else op.fallback(x, y, out=target)
         try:
             out = np.asarray(op.fallback(x) if y is None else op.fallback(x, y))
         except (TypeError, ValueError) as error:
