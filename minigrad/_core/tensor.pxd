@@ -7,6 +7,7 @@ cdef enum:
     MAX_INPUTS = 3              # inputs that have a rule of their own; a variadic op has one rule for all
     MAX_ARGUMENTS = 8           # parameters of a rule
     LAST_BIT = 63               # of Node.needs: it stands for input 63 and all beyond
+    NOTED_SIZES = 8             # dimensions of an output whose sizes a Node notes
 
 cdef class Version:
     cdef long value
@@ -47,6 +48,8 @@ cdef class Node:
     cdef bint freed, useful, broadcast
     cdef unsigned long long repeated[MAX_INPUTS]        # axes of the output that broadcasting repeated
     cdef int extra[MAX_INPUTS]                          # and how many of them stand before the input's own
+    cdef int ndim               # of the output, and its sizes
+    cdef npy_intp sizes[NOTED_SIZES]
 
 cdef class Tensor:
     cdef ndarray array

@@ -193,6 +193,20 @@ cdef class Node:
         """The Nodes (or, for a leaf, Tensors) of the inputs, None where no gradient flows; a tuple."""
         return tuple([edge(self, i) for i in range(input_count(self))])
 
+    @property
+    def output_shape(self):
+        """The shape of the output, a tuple of int; None beyond eight dimensions."""
+        cdef int d
+        if self.ndim > NOTED_SIZES:
+            return None
+        return tuple([self.sizes[d] for d in range(self.ndim)])
+
+    def register_hook(self, hook):
+        """As `Tensor.register_hook` of the output, which need not live any more."""
+        if self.hooks is None:
+            self.hooks = []
+        return add_hook(self.hooks, hook)
+
     def __repr__(self):
         return f"<{self.op.name}>"
 
@@ -329,6 +343,9 @@ cdef inline void attach(Tensor tensor, Op op, ndarray out, object x, object y, t
         node.attributes = attributes
     if op.names_shape:
         node.shape = shape_of((<Tensor> x).array)
+    node.ndim = PyArray_NDIM(out)
+    for i in range(min(node.ndim, <int> NOTED_SIZES)):
+        node.sizes[i] = PyArray_DIMS(out)[i]
     if op.core_dims != NO_BROADCAST:
         note_broadcast(node, 0, x, out)
         note_broadcast(node, 1, y, out)
@@ -1294,6 +1311,13 @@ class RemovableHandle:
             hooks.remove(self._hook)
 
 
+cdef object add_hook(list hooks, object hook):
+    if not callable(hook):
+        raise TypeError(f"register_hook: expected a function of the gradient, got {type(hook).__name__}")
+    hooks.append(hook)
+    return RemovableHandle(hooks, hook)
+
+
 def rebuild(kind, array, requires_grad, grad):
     """Make a Tensor again from what `pickle` or `copy` took apart."""
     cdef Tensor tensor = kind.__new__(kind)
@@ -1539,20 +1563,13 @@ cdef class Tensor:
     def register_hook(self, hook):
         """Call `hook(gradient)` when the gradient of this tensor is complete; what it returns, unless
         None, replaces the gradient. Returns a handle with `remove()`."""
-        cdef list hooks
         if not self.requires:
             raise RuntimeError("register_hook: the tensor does not require grad")
-        if not callable(hook):
-            raise TypeError(f"register_hook: expected a function of the gradient, got {type(hook).__name__}")
-        hooks = self.hooks if self.node is None else self.node.hooks
-        if hooks is None:
-            hooks = []
-            if self.node is None:
-                self.hooks = hooks
-            else:
-                self.node.hooks = hooks
-        hooks.append(hook)
-        return RemovableHandle(hooks, hook)
+        if self.node is not None:
+            return self.node.register_hook(hook)
+        if self.hooks is None:
+            self.hooks = []
+        return add_hook(self.hooks, hook)
 
     # ------------------------------------------------------------------ writing
     def _may_write(self, str name, value=None):
