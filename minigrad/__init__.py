@@ -15,6 +15,7 @@ from . import (
     nn as nn,
     onnx as onnx,
     optim as optim,
+    viz as viz,
 )
 from ._core.ops import (
     abs as abs,

@@ -1,0 +1,486 @@
+"""Pictures of computation graphs, as DOT text, and tables of what a model consists of.
+
+Drawn is the graph that `backward` walks: a node for each recorded operation, a box for each leaf
+that requires a gradient, arrows in the direction of the forward pass. What requires no gradient
+(data, frozen parameters) is no part of that graph. DOT text needs nothing but Python; only
+rendering asks for Graphviz.
+"""
+
+from __future__ import annotations
+
+import html
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from threading import get_ident
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ._core.tensor import Node, Tensor, observe, run_graph
+from .autograd import no_grad
+from .nn.module import Module, Parameter, positive
+
+__all__ = ["Graph", "Row", "Summary", "graph", "record", "summary"]
+
+LONGEST_PERIOD = 256  # operations of one step or layer, where repeats are looked for
+FEWEST_REPEATS = 4  # the first and the last stay in sight, so at least two are folded
+STYLE = """digraph minigrad {
+  graph [fontname="Helvetica", fontsize=11, fontcolor="#555555", color="#bbbbbb", style="rounded",
+         labeljust=l, nodesep=0.25, ranksep=0.35];
+  node [fontname="Helvetica", fontsize=11, shape=box, style="rounded,filled", color="#777777",
+        fillcolor="#f4f4f4", height=0.3, margin="0.12,0.06"];
+  edge [color="#777777", arrowsize=0.6];
+"""
+PARAMETER, LEAF = ', style="filled", fillcolor="#cfe2f3"', ', style="filled", fillcolor="#d9ead3"'
+FOLD, OUTPUT = ', style="rounded,dashed"', ', style="rounded,filled,bold", fillcolor="#fff2cc"'
+
+
+# ---------------------------------------------------------------------------------------- modules
+def _check_model(model: Any) -> None:
+    if not isinstance(model, Module):
+        raise TypeError(f"viz: expected a Module as the model, got {type(model).__name__}")
+
+
+@contextmanager
+def _around(model: Module, call: Callable[..., Any]) -> Iterator[None]:
+    """Run each forward in `model` as call(path, forward, *inputs, **options)."""
+    members = [(module.__dict__, module.__dict__.get("forward")) for module in model.modules()]
+    try:
+        for path, module in model.named_modules():
+            module.__dict__["forward"] = partial(call, path, module.forward)
+        yield
+    finally:
+        for attributes, forward in members:
+            attributes["forward"] = forward
+            if forward is None:
+                del attributes["forward"]
+
+
+class record:  # noqa: N801  (a context manager is written like a function)
+    """Remember which module of `model` makes which operation, inside a `with` block.
+
+    Handed to `graph` in the place of the model it draws the modules as clusters. It keeps the Nodes
+    (not what they saved) for as long as it lives. Several threads may run the model.
+
+    >>> net = mg.nn.Sequential(mg.nn.Linear(2, 3), mg.nn.Tanh())
+    >>> with mg.viz.record(net) as recorded:
+    ...     loss = net(mg.ones(4, 2)).sum()
+    >>> [(node.name, path) for node, path in recorded.paths.items()]
+    [('linear', '0'), ('tanh', '1')]
+    """
+
+    def __init__(self, model: Module) -> None:
+        _check_model(model)
+        self.model = model
+        self.paths: dict[Node, str] = {}
+        self._running: dict[int, str | None] = {}  # the innermost module, by thread
+
+    def __enter__(self) -> record:
+        self._wrapped = _around(self.model, self._call)
+        self._wrapped.__enter__()
+        self._previous = observe(self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        observe(self._previous)
+        self._wrapped.__exit__(None, None, None)
+
+    def _call(self, path: str, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+        thread = get_ident()
+        outer = self._running.get(thread)
+        self._running[thread] = path
+        try:
+            return forward(*inputs, **options)
+        finally:
+            self._running[thread] = outer
+
+    def _note(self, name: str, inputs: Any, attributes: Any, output: Tensor) -> None:
+        path = self._running.get(get_ident())
+        if path is not None and output.grad_fn is not None:
+            self.paths[output.grad_fn] = path
+        if self._previous is not None:
+            self._previous(name, inputs, attributes, output)
+
+
+# ------------------------------------------------------------------------------------------ graph
+class Graph(NamedTuple):
+    """A drawn graph: `str(picture)` and `picture.dot` are DOT text; a notebook shows it as SVG.
+
+    >>> x = mg.ones(2, requires_grad=True)
+    >>> str(mg.viz.graph(x.sum())).splitlines()[0]
+    'digraph minigrad {'
+    """
+
+    dot: str
+
+    def __str__(self) -> str:
+        return self.dot
+
+    def save(self, path: str | Path) -> Path:
+        """Write DOT text (.dot, .gv), or a picture (.svg, .png, .pdf) by Graphviz. Returns path.
+
+        Raises ValueError for another suffix; ImportError if the Python package `graphviz`, and
+        RuntimeError if the program `dot` is missing; then no file is written.
+
+        >>> import tempfile
+        >>> x = mg.ones(2, requires_grad=True)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     mg.viz.graph(x.sum()).save(folder + "/graph.dot").read_text()[:7]
+        'digraph'
+        """
+        path = Path(path)
+        if path.suffix in (".dot", ".gv"):
+            path.write_text(self.dot, encoding="utf-8")
+        elif path.suffix in (".svg", ".png", ".pdf"):
+            path.write_bytes(self._render(path.suffix[1:]))
+        else:
+            raise ValueError(
+                f"viz: cannot save {path.name!r}; the suffix must be .dot or .gv for text, "
+                ".svg, .png or .pdf for a picture"
+            )
+        return path
+
+    def _render(self, kind: str) -> bytes:
+        way_out = (
+            "pictures need the Python package (`pip install graphviz`) and the program dot "
+            "(`apt install graphviz`, `brew install graphviz`); save as .dot to do without"
+        )
+        try:
+            import graphviz  # type: ignore[import-untyped]
+        except ImportError:
+            raise ImportError(f"viz: the package graphviz is not installed; {way_out}") from None
+        try:
+            return bytes(graphviz.Source(self.dot).pipe(format=kind, quiet=True))
+        except graphviz.ExecutableNotFound:
+            raise RuntimeError(f"viz: the program dot is not found; {way_out}") from None
+
+    def _repr_svg_(self) -> str | None:
+        try:
+            return self._render("svg").decode()
+        except (ImportError, RuntimeError):
+            return None
+
+
+def graph(
+    output: Tensor,
+    model: Module | record | None = None,
+    params: Mapping[str, Tensor] | None = None,
+    *,
+    gradients: bool = False,
+    max_nodes: int = 100,
+) -> Graph:
+    """The graph of `output`, of any shape, to be printed, saved or shown in a notebook.
+
+    model: names its parameters in the picture; a `record` of it shows the modules as clusters too.
+    params: further names, of leaves or of results on the way: `{"w": w, "loss": loss}`.
+    gradients: add the 2-norm of the gradient of `output` (one element) with respect to each node,
+    by a backward pass that leaves every `.grad` alone, but runs hooks.
+    max_nodes: a graph of more operations is folded. Where a run of operations repeats (in name and
+    shape), the first and the last repeat are drawn and "... n more ..." between them; if that does
+    not suffice, the middle of the graph is folded.
+
+    Raises TypeError for anything but a Tensor, RuntimeError if it has no graph, or one that
+    `backward` freed.
+
+    >>> w = mg.tensor([1.0, 2.0], requires_grad=True)
+    >>> print(mg.viz.graph((w * w).sum(), params={"w": w}))  # doctest: +ELLIPSIS
+    digraph minigrad {
+    ...
+      n0 [label="multiply\\n(2,)"];
+      n1 [label="sum\\n()", style="rounded,filled,bold", fillcolor="#fff2cc"];
+      leaf0 [label="w\\n(2,)", style="filled", fillcolor="#d9ead3"];
+      leaf0 -> n0;
+      leaf0 -> n0;
+      n0 -> n1;
+    }
+    <BLANKLINE>
+    """
+    if not isinstance(output, Tensor):
+        hint = "; draw what it computes: graph(model(x), model)" * isinstance(output, Module)
+        raise TypeError(f"viz.graph: expected a Tensor, got {type(output).__name__}{hint}")
+    if not output.requires_grad:
+        raise RuntimeError(
+            "viz.graph: the tensor does not require grad and has no graph; was it made under "
+            "no_grad, or from tensors that do not require grad?"
+        )
+    if positive(max_nodes, "viz.graph: max_nodes") < 3:
+        raise ValueError(f"viz.graph: max_nodes must be at least 3, got {max_nodes}")
+    if not isinstance(model, record):
+        model = record(Module() if model is None else model)
+    named = {**dict(model.model.named_parameters()), **(params or {})}
+    for name, tensor in named.items():
+        if not isinstance(tensor, Tensor):
+            kind = type(tensor).__name__
+            raise TypeError(f"viz.graph: params: {name!r} must be a Tensor, got {kind}")
+    names = {id(tensor.grad_fn or tensor): str(name) for name, tensor in named.items()}
+
+    below = _collect(output)
+    parts = _fold(list(below), max_nodes)
+    drawn = {id(node): f"n{i}" for i, part in enumerate(parts) for node in part}
+    leaves = {id(x): x for inputs in below.values() for x in inputs if isinstance(x, Tensor)}
+    leaves |= {id(output): output} if output.is_leaf else {}
+    norms = _norms(output, list(below), list(leaves.values())) if gradients else {}
+    # A leaf that nothing but one fold uses is folded too.
+    folds = {f"n{i}": len(part) for i, part in enumerate(parts) if len(part) > 1}
+    users: dict[int, set[str]] = {key: set() for key in leaves}
+    for node, inputs in below.items():
+        for x in inputs:
+            users.get(id(x), set()).add(drawn[id(node)])
+    inside = {key: min(by) for key, by in users.items() if len(by) == 1 and by <= folds.keys()}
+    shown = [leaf for key, leaf in leaves.items() if key not in inside]
+    drawn |= inside | {id(leaf): f"leaf{i}" for i, leaf in enumerate(shown)}
+
+    def box(item: Node | Tensor, kind: str, shape: tuple[int, ...] | None, style: str = "") -> str:
+        norm = f"‖grad‖ {norms[id(item)]:.3g}" if id(item) in norms else ""
+        lines = [names.get(id(item), ""), kind, "" if shape is None else str(shape), norm]
+        identity = drawn[id(item)]
+        if identity in folds:
+            hidden = sum(fold == identity for fold in inside.values())
+            lines = [f"... {folds[identity]:,} more ...", f"with {hidden:,} leaves" * bool(hidden)]
+        label = "\\n".join(_escape(line) for line in lines if line)
+        return f'{identity} [label="{label}"{FOLD if identity in folds else style}];'
+
+    # What stands in the cluster of which module; None is outside of all.
+    kinds = {path: type(module).__name__ for path, module in model.model.named_modules()}
+    boxes: dict[str | None, list[str]] = {path: [] for path in (None, *kinds)}
+    for part in parts:
+        node, where = part[0], _common([model.paths.get(node) for node in part])
+        style = OUTPUT if node is output.grad_fn else ""
+        boxes[where].append(box(node, node.name, node.output_shape, style))
+    for leaf in shown:
+        name, parameter = names.get(id(leaf), ""), isinstance(leaf, Parameter)
+        kind = "" if name else "parameter" if parameter else "leaf"
+        owner = name.rpartition(".")[0] if parameter and model.paths else None
+        style = PARAMETER if parameter else LEAF
+        boxes[owner if owner in boxes else None].append(box(leaf, kind, leaf.shape, style))
+
+    edges = [(drawn[id(x)], drawn[id(node)]) for node, inputs in below.items() for x in inputs]
+    single = [edge for edge in edges if folds.keys().isdisjoint(edge)]  # x * x has two arrows
+    folded = {edge: None for edge in edges if not folds.keys().isdisjoint(edge)}
+    arrows = [f"{a} -> {b};" for a, b in (*single, *folded) if a != b]
+    body = [*_cluster("", boxes, kinds), *boxes[None], *arrows]
+    return Graph(STYLE + "".join(f"  {line}\n" for line in body) + "}\n")
+
+
+def _escape(text: str) -> str:
+    """`text` for a quoted label, in which DOT reads escapes and entities, SVG no control codes."""
+    text = text.replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;")
+    return "".join(c if c.isprintable() else f"U+{ord(c):04X}" for c in text)
+
+
+def _cluster(path: str, boxes: Mapping[Any, list[str]], kinds: Mapping[str, str]) -> list[str]:
+    """The cluster of a module, with those of its submodules in it; nothing if all are empty."""
+    inner = [p for p in kinds if p and p.rpartition(".")[0] == path]
+    body = [*boxes[path], *(line for p in inner for line in _cluster(p, boxes, kinds))]
+    label = _escape(f"{path} ({kinds[path]})" if path else kinds[path])
+    identity = f"cluster_{list(kinds).index(path)}"
+    head = [f"subgraph {identity} {{", f'  label="{label}";']
+    return [*head, *(f"  {line}" for line in body), "}"] if body else []
+
+
+def _common(paths: list[str | None]) -> str | None:
+    """The innermost module that all of these lie in."""
+    common = paths[0]
+    for path in dict.fromkeys(paths):
+        if path is None or common is None:
+            return None
+        while common and not f"{path}.".startswith(f"{common}."):
+            common = common.rpartition(".")[0]
+    return common
+
+
+def _collect(output: Tensor) -> dict[Node, list[Node | Tensor]]:
+    """All Nodes below `output` in the order they were made, each with what its inputs come from."""
+    found: dict[Node, list[Node | Tensor]] = {}
+    waiting = [output.grad_fn] if output.grad_fn is not None else []
+    while waiting:
+        node = waiting.pop()
+        found[node] = below = [x for x in node.next_functions if x is not None]
+        if not below:
+            raise RuntimeError(
+                f"viz.graph: the graph of {node.name} was freed by backward; draw it before, or "
+                "give backward retain_graph=True"
+            )
+        waiting += {x for x in below if isinstance(x, Node) and x not in found}
+    return dict(sorted(found.items(), key=lambda item: item[0].number))
+
+
+def _norms(output: Tensor, nodes: list[Node], leaves: list[Tensor]) -> dict[int, float]:
+    """The 2-norms of the gradients of `output`, by the id of Node or leaf."""
+    norms: dict[int, float] = {}
+
+    def keep(key: int, gradient: Tensor) -> None:
+        norms[key] = float(np.linalg.norm(gradient.numpy().astype(np.float64).ravel()))
+
+    handles = [node.register_hook(partial(keep, id(node))) for node in nodes]
+    try:
+        found = run_graph([output], [None], leaves, True, False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for leaf, gradient in zip(leaves, found, strict=True):
+        if gradient is not None:
+            keep(id(leaf), gradient)
+    return norms
+
+
+def _fold(nodes: list[Node], most: int) -> list[list[Node]]:
+    """The Nodes in order, each by itself or, if they are too many, with those it is folded with.
+
+    Nodes that are neighbours in the order of creation can become one without making a cycle.
+    """
+    if len(nodes) <= most:
+        return [[node] for node in nodes]
+    numbers: dict[Any, int] = {}
+    kinds = np.array([numbers.setdefault((n.name, n.output_shape), len(numbers)) for n in nodes])
+    runs = []  # (minus how many fold, period, start)
+    for period in range(1, min(LONGEST_PERIOD, len(nodes) // FEWEST_REPEATS) + 1):
+        repeats = np.concatenate([[0], kinds[period:] == kinds[:-period], [0]])
+        starts, stops = np.flatnonzero(np.diff(repeats)).reshape(-1, 2).T
+        times = (stops - starts) // period + 1
+        for k in np.flatnonzero(times >= FEWEST_REPEATS).tolist():
+            runs.append((-(int(times[k]) - 2) * period, period, int(starts[k]) + period))
+    ends = list(range(1, len(nodes) + 1))  # of the part that starts at a Node
+    taken = np.zeros(len(nodes), bool)
+    for size, _, start in sorted(runs):
+        if not taken[start : start - size].any():
+            taken[start : start - size] = True
+            ends[start] = start - size
+    parts, start = [], 0
+    while start < len(nodes):
+        parts.append(nodes[start : ends[start]])
+        start = ends[start]
+    if len(parts) > most:
+        head, tail = most // 2, len(parts) - (most - 1) // 2
+        middle = [node for part in parts[head:tail] for node in part]
+        parts = [*parts[:head], middle, *parts[tail:]]
+    return parts
+
+
+# ---------------------------------------------------------------------------------------- summary
+class Row(NamedTuple):
+    """One module in a `Summary`; what belongs to its submodules stands in their rows.
+
+    path: its name, '' for the model itself. kind: its class. shape: of its last output, '' if it
+    was not called. trainable, frozen: elements of its parameters. calls: in one forward pass of the
+    model. seconds: spent in it.
+
+    >>> mg.viz.summary(mg.nn.Linear(3, 2), mg.ones(5, 3)).rows[0][:5]
+    ('', 'Linear', '(5, 2)', 8, 0)
+    """
+
+    path: str
+    kind: str
+    shape: str
+    trainable: int
+    frozen: int
+    calls: int
+    seconds: float
+
+
+class Summary(NamedTuple):
+    """The table that `summary` makes: print it, or have a notebook show it.
+
+    >>> table = mg.viz.summary(mg.nn.Linear(3, 2), mg.ones(5, 3))
+    >>> str(table).splitlines()[0].split()
+    ['layer', 'class', 'output', 'shape', 'trainable', 'frozen', 'time']
+    """
+
+    rows: list[Row]
+
+    def _cells(self) -> list[list[str]]:
+        """The texts of the table: its head, the rows and their sum."""
+        total = sum(row.seconds for row in self.rows) or 1.0
+        cells = [["layer", "class", "output shape", "trainable", "frozen", "time"]]
+        for path, kind, shape, trainable, frozen, calls, seconds in self.rows:
+            name = "  " * path.count(".") + path.rpartition(".")[2] if path else "(model)"
+            shape += f" x{calls}" * (calls > 1)
+            counts = [f"{count:,}" if count else "" for count in (trainable, frozen)]
+            cells.append([name, kind, shape, *counts, f"{seconds / total:.1%}" if calls else ""])
+        counts = [f"{sum(column):,}" for column in list(zip(*self.rows, strict=True))[3:5]]
+        return [*cells, ["sum", "", "", *counts, f"{total * 1e3:.3g} ms"]]
+
+    def __str__(self) -> str:
+        cells = self._cells()
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        form = "  ".join(f"{{:{'<<<>>>'[k]}{width}}}" for k, width in enumerate(widths))
+        head, *lines, total = [form.format(*row).rstrip() for row in cells]
+        rule = "-" * (sum(widths) + 10)
+        return "\n".join([head, rule, *lines, rule, total])
+
+    def _repr_html_(self) -> str:
+        cell = '<td style="white-space: pre; text-align: {}">{}</td>'.format
+        sides = ["left"] * 3 + ["right"] * 3
+        rows = ["".join(map(cell, sides, map(html.escape, row))) for row in self._cells()]
+        return f"<table><tr>{'</tr><tr>'.join(rows)}</tr></table>"
+
+
+def summary(model: Module, *inputs: Any) -> Summary:
+    """The modules of `model` in a table: output shape, parameters and share of the forward time.
+
+    The model runs on `inputs` in evaluation mode, without recording: once to warm up and three
+    times measured, of which each module's shortest counts. Nothing of it changes: every module
+    gets its mode back, and running statistics do not move in evaluation. Each row counts what is
+    the module's own, a shared parameter or module where it comes first; the sum is that of the
+    rows. Raises TypeError for anything but a Module, or without inputs.
+
+    >>> net = mg.nn.Sequential(mg.nn.Linear(4, 3), mg.nn.BatchNorm1d(3), mg.nn.ReLU())
+    >>> for row in mg.viz.summary(net, mg.ones(5, 4)).rows:
+    ...     print(row.path, row.kind, row.shape, row.trainable)
+     Sequential (5, 3) 0
+    0 Linear (5, 3) 15
+    1 BatchNorm1d (5, 3) 6
+    2 ReLU (5, 3) 0
+    """
+    _check_model(model)
+    if not inputs:
+        raise TypeError(f"viz.summary: give what {type(model).__name__}.forward takes")
+    shapes: dict[str, str] = {}
+    calls: Counter[str] = Counter()
+    spent: dict[str, list[float]] = {path: [] for path, _ in model.named_modules()}  # in each pass
+    inner = [0.0]  # seconds in the submodules of each running module; the first is in none
+
+    def call(path: str, forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        entered = time.perf_counter()
+        inner.append(0.0)
+        start = time.perf_counter()
+        try:
+            output = forward(*arguments, **options)
+        finally:
+            spent[path][-1] += time.perf_counter() - start - inner.pop()
+        calls[path] += 1
+        shapes[path] = _shapes(output)
+        inner[-1] += time.perf_counter() - entered  # our own work too: it is not the parent's
+        return output
+
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with no_grad(), _around(model, call):
+            for _ in range(4):
+                for passes in spent.values():
+                    passes.append(0.0)
+                model(*inputs)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    counts = {path: Counter[bool]() for path, _ in model.named_modules()}
+    for name, parameter in model.named_parameters():
+        counts[name.rpartition(".")[0]][parameter.requires_grad] += parameter.size
+    rows = []
+    for path, module in model.named_modules():
+        known = type(module).__name__, shapes.get(path, ""), counts[path][True], counts[path][False]
+        rows.append(Row(path, *known, calls[path] // 4, min(spent[path][1:])))
+    return Summary(rows)
+
+
+def _shapes(output: Any) -> str:
+    """The shapes of an output that may be a Tensor, or a tuple, list or dict of them."""
+    values = list(output.values()) if isinstance(output, dict) else output
+    if isinstance(values, (tuple, list)):
+        return ", ".join(map(_shapes, values))
+    return str(output.shape) if isinstance(output, Tensor) else type(output).__name__
