@@ -1,0 +1,118 @@
+"""Lesson 4: two moons, or what a hidden layer is for.
+
+The points of the two kinds lie on two half circles that reach into one another. The straight
+line of lesson 3 cannot part them; a network can. Its *hidden layers* compute new coordinates,
+
+    h₁ = tanh(W₁ x + b₁),    h₂ = tanh(W₂ h₁ + b₂),    p(x) = σ(w·h₂ + b),
+
+and in the coordinates h₂ a straight line does it: the last layer is nothing but lesson 3.
+Nobody says what the new coordinates should be; the gradient flows through the line into them
+(Rumelhart, Hinton & Williams 1986). With enough hidden units every continuous function can be
+approximated (Cybenko 1989; Hornik 1991), which says nothing about finding it, and a lot of
+units do not learn worse here.
+
+Three things are new in the code. `nn.Module` holds parameters under names, so that they need no
+list of our own. `optim.Adam` keeps for each parameter a running mean of its gradient and of the
+square of that, and divides one by the root of the other (Kingma & Ba 2015): every parameter
+moves by about the learning rate, however large or small its gradients are. And the data come in
+*minibatches*: a step on 32 points costs a tenth of one on all and points in nearly the same
+direction.
+
+The left picture shows p(x) over the plane for the network, with the line p = 1/2 and, dashed,
+the best that lesson 3's straight line can do. The right picture shows the points in the
+coordinates that the network made: of the sixteen dimensions of h₂ the one along w, from which p
+is computed, and the widest of the others. Now a straight line parts them, the one where w·h₂ +
+b = 0. What counts are the points that were not trained on, drawn with dark edges; their
+accuracy is printed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from lesson import BLUE, BLUE_TO_ORANGE, GREY, ORANGE, panels, progress, read_options, save
+
+import minigrad as mg
+from minigrad import nn, optim
+from minigrad.data import DataLoader, TensorDataset
+
+
+def make_moons(count: int, seed: int, noise: float = 0.15) -> tuple[mg.Tensor, mg.Tensor]:
+    """x of shape (count, 2) on two half circles, and which of them, float32 of shape (count,)."""
+    random = np.random.default_rng(seed)
+    kind, angle = np.arange(count) % 2, random.uniform(0, np.pi, count)
+    upper = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    points = np.where(kind[:, None], [1, 0.5] - upper, upper) + random.normal(0, noise, (count, 2))
+    return mg.tensor(points.astype(np.float32)), mg.tensor(kind.astype(np.float32))
+
+
+def train(model: nn.Module, x: mg.Tensor, y: mg.Tensor, epochs: int, name: str) -> nn.Module:
+    """Fit σ(model(x)) to y with Adam, 32 points a step."""
+    loader = DataLoader(TensorDataset(x, y), batch_size=32, shuffle=True, seed=0)
+    criterion, optimizer = nn.BCEWithLogitsLoss(), optim.Adam(model.parameters(), lr=0.01)
+    for _ in progress(epochs, name, "epoch"):
+        for batch_x, batch_y in loader:
+            optimizer.zero_grad()
+            criterion(model(batch_x)[:, 0], batch_y).backward()
+            optimizer.step()
+    return model
+
+
+@mg.no_grad()
+def accuracy(model: nn.Module, x: mg.Tensor, y: mg.Tensor) -> float:
+    return float(((model(x)[:, 0] > 0) == (y > 0.5)).astype(mg.float32).mean())
+
+
+def main(arguments: list[str] | None = None) -> dict[str, float]:
+    options = read_options(__file__, __doc__, arguments)
+    mg.manual_seed(0)
+    x, y = make_moons(320, seed=0)
+    test_x, test_y = make_moons(320, seed=1)
+    network = nn.Sequential(
+        nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 1)
+    )
+    epochs = 60 if options.fast else 300
+    train(network, x, y, epochs, "network")
+    line = train(nn.Linear(2, 1), x, y, epochs, "straight line")
+    found = {"network": accuracy(network, test_x, test_y), "line": accuracy(line, test_x, test_y)}
+    for name, value in found.items():
+        print(f"{name:<8} {value:.1%} of 320 new points on the right side")
+
+    figure, (left, right) = panels(2)
+    across, up = np.meshgrid(np.linspace(-1.6, 2.6, 210), np.linspace(-1.1, 1.6, 135))
+    plane = mg.tensor(np.stack([across, up], axis=-1).reshape(-1, 2).astype(np.float32))
+    with mg.no_grad():
+        logits = network(plane)[:, 0].numpy().reshape(across.shape)
+        straight = line(plane)[:, 0].numpy().reshape(across.shape)
+        hidden = network[:-1](mg.concat([x, test_x])).numpy()
+    shades = left.imshow(
+        1 / (1 + np.exp(-logits)), BLUE_TO_ORANGE, origin="lower", aspect="equal", vmin=0, vmax=1,
+        extent=[-1.6, 2.6, -1.1, 1.6], alpha=0.6,
+    )  # fmt: skip
+    left.contour(across, up, logits, [0], colors="black")
+    left.contour(across, up, straight, [0], colors=GREY, linestyles="--")
+    figure.colorbar(shades, ax=left, label="p(x)", shrink=0.6)
+    # h2 along w, the direction that the last layer reads, and along the widest one besides.
+    w = network[-1].weight.numpy()[0]
+    score = hidden @ w + network[-1].bias.item()
+    rest = hidden - np.outer(hidden @ w, w) / (w @ w)
+    widest = np.linalg.svd(rest - rest.mean(axis=0), full_matrices=False)[2][0]
+    places = np.concatenate([x.numpy(), test_x.numpy()]), np.column_stack([score, rest @ widest])
+    kinds, new = np.concatenate([y.numpy(), test_y.numpy()]), np.arange(640) >= 320
+    for axis, place in zip((left, right), places, strict=True):
+        for kind, color in ((0, BLUE), (1, ORANGE)):
+            axis.plot(*place[(kinds == kind) & ~new].T, ".", color=color, ms=5)
+            axis.plot(*place[(kinds == kind) & new].T, ".", color=color, mec="black", mew=0.4, ms=7)
+    left.grid(False)
+    left.plot([], [], color="black", label="p = 1/2, network")
+    left.plot([], [], "--", color=GREY, label="p = 1/2, straight line")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=9)
+    right.axvline(0, color="black")
+    left.set(xlabel="$x_0$", ylabel="$x_1$", title=f"{found['network']:.1%} of new points right")
+    right.set(xlabel="$w·h_2 + b$", ylabel="$h_2$, widest direction besides")
+    right.set_title("The same points as the last layer sees them")
+    save(figure, __file__)
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""The lessons in examples/ run, in their fast mode, find what they claim, and draw pictures."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import nn
+
+for requirement in ("matplotlib", "tqdm"):
+    pytest.importorskip(requirement)
+
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
+LESSONS = sorted(path.stem for path in EXAMPLES.glob("[0-9][0-9]_*.py"))
+NEEDS = {
+    "06_cnn_digits": "Conv2d",
+    "07_char_lstm": "LSTM",
+    "08_tiny_transformer": "MultiheadAttention",
+}
+
+
+@pytest.fixture
+def lesson(monkeypatch, tmp_path):
+    """A function that runs a lesson with --fast: its module, what main returns, and its picture."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))  # where a script finds lesson.py
+
+    def run(name):
+        if name in NEEDS and not hasattr(nn, NEEDS[name]):
+            pytest.skip(f"there is no nn.{NEEDS[name]} yet")
+        if name == "06_cnn_digits":
+            pytest.importorskip("sklearn")
+        specification = importlib.util.spec_from_file_location(
+            f"lesson_{name}", EXAMPLES / f"{name}.py"
+        )
+        module = importlib.util.module_from_spec(specification)
+        monkeypatch.setitem(sys.modules, specification.name, module)
+        specification.loader.exec_module(module)
+        monkeypatch.setattr(sys.modules["lesson"], "OUTPUT", tmp_path / "output")
+        found = module.main(["--fast"])
+        (picture,) = (tmp_path / "output").iterdir()
+        assert picture.stem == name
+        if picture.suffix == ".png":
+            from matplotlib.image import imread
+
+            pixels = imread(picture)
+            assert min(pixels.shape[:2]) > 300 and pixels[..., :3].std() > 0.02, "it is blank"
+        return module, found, picture
+
+    yield run
+    sys.modules.pop("lesson", None)
+
+
+def test_the_lessons_are_there_with_a_page_of_explanation_each():
+    assert {name[:2] for name in LESSONS} >= {f"{k:02}" for k in (1, 2, 3, 4, 5, 9, 10)}
+    for name in LESSONS:
+        text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+        page = text.split('"""')[1]
+        assert page.startswith(f"Lesson {int(name[:2])}: ")
+        assert 150 < len(page.split()) < 600
+        assert re.search(r"\b(19|20)\d\d\b", page), "a lesson says where its matter comes from"
+        assert (EXAMPLES / "output" / f"{name}.png").is_file()
+
+
+def test_hand_and_machine_agree_where_measuring_does_not_reach(lesson):
+    module, found, _ = lesson("01_gradient_by_hand")
+    assert found["machine"] < 1e-15 < 1e-13 < found["measured"] < 1e-9
+    assert 1e-7 < found["h"] < 1e-4
+    assert module.by_measuring(1e-5) == pytest.approx(module.by_hand()[0], rel=1e-8)
+
+
+def test_backward_runs_newest_first_and_the_bias_before_batchnorm_is_useless(lesson):
+    _, found, picture = lesson("02_computation_graph")
+    assert found["order"][0] == "divide" and found["order"][-1] == "linear"
+    assert found["order"].index("var") < found["order"].index("mean")
+    assert found["useless"] < 1e-6
+    assert picture == found["path"]
+
+
+def test_the_graph_is_drawn_as_text_where_graphviz_is_missing(lesson, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "graphviz", None)
+    _, _, picture = lesson("02_computation_graph")
+    assert picture.suffix == ".dot" and picture.read_text(encoding="utf-8").startswith("digraph")
+    assert "pip install graphviz" in capsys.readouterr().out
+
+
+def test_logistic_regression_finds_the_weights_that_made_the_points(lesson):
+    module, found, _ = lesson("03_logistic_regression")
+    assert found["difference"] < 1e-15
+    assert (np.abs(found["learnt"] - module.TRUE) < 3 * found["spread"]).all()
+    assert found["losses"] == sorted(found["losses"], reverse=True), "convex: always downhill"
+    assert found["losses"][0] == pytest.approx(np.log(2))
+
+
+def test_the_network_parts_the_moons_and_a_line_does_not(lesson):
+    _, found, _ = lesson("04_two_moons")
+    assert found["network"] > 0.97
+    assert 0.8 < found["line"] < 0.92
+
+
+def test_batchnorm_has_the_gradient_of_the_paper_and_detached_a_runaway_bias(lesson):
+    module, found, _ = lesson("05_batchnorm_from_primitives")
+    assert found["error"] < 1e-14 and found["missing"] > 0.1
+    assert found["bias"] < 1e-3 and found["lost_bias"] > 0.4
+    x = mg.randn(6, 3)
+    np.testing.assert_allclose(
+        module.batch_norm(x).numpy(), nn.functional.batch_norm(x, None, None).numpy(), atol=1e-6
+    )
+
+
+def test_newton_doubles_the_digits_and_damped_it_never_climbs(lesson):
+    module, found, _ = lesson("09_newton")
+    errors = found["errors"]
+    assert errors["Newton"][-1] < 1e-14 and errors["damped Newton"][-1] < 1e-14
+    assert len(errors["Newton"]) < 10 < len(errors["damped Newton"]) < 30
+    assert errors["gradient descent"][-1] > 1e-2
+    heights = {
+        method: [module.rosenbrock(mg.tensor(place)).item() for place in path]
+        for method, path in found["paths"].items()
+    }
+    assert max(heights["Newton"]) > 1000
+    damped = heights["damped Newton"]
+    assert damped == sorted(damped, reverse=True)
+    near = errors["damped Newton"][errors["damped Newton"] < 1e-2][:-1]
+    assert (near[1:] < 100 * near[:-1] ** 2).all()
+    _, hessian = module.gradient_and_hessian(module.rosenbrock, np.array([2.0, 3.0]))
+    assert hessian.tolist() == [[2 + 1200 * 4 - 400 * 3, -800], [-800, 200]]
+
+
+def test_the_rates_of_hares_and_foxes_are_found(lesson):
+    module, found, _ = lesson("10_fit_an_ode")
+    relative = np.log(found["found"] / module.TRUE)
+    assert (np.abs(relative) < 3 * found["spread"]).all()
+    assert (found["spread"] < 0.1).all()
+    assert found["losses"][-1] == pytest.approx(found["losses"][-2], rel=1e-9), "Newton is done"
+    assert found["losses"][-1] < 62 * 0.5 * 1.6, "62 counts: half of chi-squared"
+
+
+# ------------------------------------------------------------------------------------ command line
+def run_script(name, *arguments):
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8"},
+        timeout=120,
+        check=False,
+    )
+
+
+def test_help_is_the_page():
+    done = run_script("01_gradient_by_hand", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Lesson 1" in done.stdout and "--fast" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [("--nope",), ("stray",)])
+def test_wrong_arguments_get_one_line(arguments):
+    done = run_script("01_gradient_by_hand", *arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("01_gradient_by_hand.py: ") and arguments[0] in done.stderr
