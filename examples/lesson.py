@@ -6,15 +6,21 @@ import argparse
 import sys
 from pathlib import Path
 
+
+def say_missing(error: ImportError) -> None:
+    """End the script with one line that says what to install."""
+    sys.exit(
+        f"{Path(sys.argv[0]).name}: {error.name} is missing; "
+        "`pip install 'minigrad-cython[examples]'`"
+    )
+
+
 try:
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
     from tqdm import tqdm
 except ImportError as error:
-    sys.exit(
-        f"{Path(sys.argv[0]).name}: {error.name} is missing; "
-        "`pip install 'minigrad-cython[examples]'`"
-    )
+    say_missing(error)
 
 OUTPUT = Path(__file__).parent / "output"
 BLUE, ORANGE, GREEN, GREY = "tab:blue", "tab:orange", "tab:green", "0.5"
