@@ -211,12 +211,12 @@ def graph(
         raise ValueError(f"viz.graph: max_nodes must be at least 3, got {max_nodes}")
     if not isinstance(model, record):
         model = record(Module() if model is None else model)
-    named = {**dict(model.model.named_parameters()), **(params or {})}
-    for name, tensor in named.items():
+    named = [*model.model.named_parameters(), *(params or {}).items()]
+    for name, tensor in named:
         if not isinstance(tensor, Tensor):
             kind = type(tensor).__name__
             raise TypeError(f"viz.graph: params: {name!r} must be a Tensor, got {kind}")
-    names = {id(tensor.grad_fn or tensor): str(name) for name, tensor in named.items()}
+    names = {id(tensor.grad_fn or tensor): str(name) for name, tensor in named}
 
     below = _collect(output)
     parts = _fold(list(below), max_nodes)

@@ -137,6 +137,9 @@ def test_parameters_have_the_names_of_the_model():
     assert {name for name in picture.heads() if "weight" in name or "bias" in name} == names
     assert picture.labels == {}, "which module made which operation is known to record alone"
     assert "parameter" in draw(net(mg.randn(5, 4))).heads()
+    y = net(mg.randn(5, 4))
+    both = draw(y, net, {"0.bias": y, "first": net[0].bias}).heads()
+    assert both["0.bias"] == both["first"] == both["1.bias"] == 1, "names given come before others"
 
 
 def test_more_than_eight_dimensions_have_no_shape():
