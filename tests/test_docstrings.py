@@ -19,7 +19,8 @@ import minigrad as mg
 from minigrad._core import ops
 from minigrad._core.tensor import Tensor, primitives
 
-COMPILED = tuple(f"minigrad._core.{name}" for name in ("ops", "tensor", "loops", "kernels"))
+CORE = ("ops", "tensor", "loops", "kernels", "updates")
+COMPILED = tuple(f"minigrad._core.{name}" for name in CORE)
 FLOAT = re.compile(r"[-+]?\d+\.\d*(?:e[-+]?\d+)?")
 MODULES = [
     name

@@ -40,10 +40,3 @@ cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t row_str
 cdef double reduction_start(int opcode) noexcept nogil
 cdef void accumulate(bint is_double, void* x, void* out, Py_ssize_t rows, Py_ssize_t n) noexcept nogil
 cdef void blend_into(floating* x, floating* out, Py_ssize_t n, double keep, double gain) noexcept nogil
-cdef void sgd_step(floating* parameter, floating* gradient, floating* velocity, Py_ssize_t n, double lr,
-                   double momentum, double dampening, double weight_decay, bint nesterov,
-                   bint first, bint maximize) noexcept nogil
-cdef void adam_step(floating* parameter, floating* gradient, floating* first_moment,
-                    floating* second_moment, floating* largest, Py_ssize_t n, double lr, double beta1,
-                    double beta2, double eps, double weight_decay, bint decoupled, bint maximize,
-                    long step) noexcept nogil

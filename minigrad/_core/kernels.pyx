@@ -13,7 +13,7 @@ Design note
 5. `noexcept nogil` on all: no kernel can fail, and none needs the interpreter.
 """
 from cython cimport floating
-from libc.math cimport INFINITY, pow, sqrt
+from libc.math cimport INFINITY
 from libc.string cimport memcpy
 
 cdef extern from "clones.h" nogil:
@@ -424,7 +424,7 @@ cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t row_str
         columns(opcode, <float*> x, row_stride, rows, n, centre, accumulator)
 
 
-# ------------------------------------------------------------------- accumulation, optimiser steps
+# ------------------------------------------------------------------- accumulation, running averages
 cdef cloned add_to(floating* x, floating* o, Py_ssize_t rows, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i, _
     for _ in range(rows):
@@ -449,68 +449,3 @@ cdef cloned blend(floating* x, floating* o, Py_ssize_t n, floating keep, floatin
 cdef void blend_into(floating* x, floating* out, Py_ssize_t n, double keep, double gain) noexcept nogil:
     """out = keep * out + gain * x, the step of a running average."""
     blend(x, out, n, <floating> keep, <floating> gain)
-
-
-cdef cloned sgd(floating* parameter, floating* gradient, floating* velocity, Py_ssize_t n, floating lr,
-                floating momentum, floating keep, floating weight_decay, floating sign,
-                bint nesterov) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef floating g, v
-    if velocity == NULL:
-        for i in range(n): parameter[i] -= lr * (sign * gradient[i] + weight_decay * parameter[i])
-    else:
-        for i in range(n):
-            g = sign * gradient[i] + weight_decay * parameter[i]
-            v = momentum * velocity[i] + keep * g
-            velocity[i] = v
-            parameter[i] -= lr * (g + momentum * v if nesterov else v)
-
-
-cdef void sgd_step(floating* parameter, floating* gradient, floating* velocity, Py_ssize_t n, double lr,
-                   double momentum, double dampening, double weight_decay, bint nesterov,
-                   bint first, bint maximize) noexcept nogil:
-    """One step of SGD; `velocity` is NULL without momentum, zeros before the first step, whose
-    velocity is the gradient itself."""
-    sgd(parameter, gradient, velocity, n, <floating> lr, <floating> momentum,
-        <floating> (1 if first else 1 - dampening), <floating> weight_decay,
-        <floating> (-1 if maximize else 1), nesterov)
-
-
-cdef cloned adam(floating* parameter, floating* gradient, floating* first_moment, floating* second_moment,
-                 floating* largest, Py_ssize_t n, floating step_size, floating gain1, floating beta2,
-                 floating gain2, floating eps, floating l2, floating decay, floating sign,
-                 floating root) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef floating g, m, v
-    if largest == NULL:
-        for i in range(n):
-            g = sign * gradient[i] + l2 * parameter[i]
-            m = first_moment[i] + (g - first_moment[i]) * gain1
-            v = beta2 * second_moment[i] + gain2 * g * g
-            first_moment[i] = m
-            second_moment[i] = v
-            parameter[i] = decay * parameter[i] - step_size * m / (<floating> mg_sqrt(v) * root + eps)
-    else:
-        for i in range(n):
-            g = sign * gradient[i] + l2 * parameter[i]
-            m = first_moment[i] + (g - first_moment[i]) * gain1
-            v = beta2 * second_moment[i] + gain2 * g * g
-            first_moment[i] = m
-            second_moment[i] = v
-            largest[i] = v if v > largest[i] or v != v else largest[i]
-            parameter[i] = (decay * parameter[i]
-                            - step_size * m / (<floating> mg_sqrt(largest[i]) * root + eps))
-
-
-cdef void adam_step(floating* parameter, floating* gradient, floating* first_moment,
-                    floating* second_moment, floating* largest, Py_ssize_t n, double lr, double beta1,
-                    double beta2, double eps, double weight_decay, bint decoupled, bint maximize,
-                    long step) noexcept nogil:
-    """One step of Adam (Kingma & Ba 2015, algorithm 1) or, decoupled, AdamW (Loshchilov & Hutter 2019,
-    algorithm 2); with `largest` not NULL the AMSGrad variant (Reddi et al. 2018, algorithm 2)."""
-    adam(parameter, gradient, first_moment, second_moment, largest, n,
-         <floating> (lr / (1 - pow(beta1, step))), <floating> (1 - beta1), <floating> beta2,
-         <floating> (1 - beta2), <floating> eps,
-         <floating> (0 if decoupled else weight_decay),
-         <floating> (1 - lr * weight_decay if decoupled else 1),
-         <floating> (-1 if maximize else 1), <floating> (1 / sqrt(1 - pow(beta2, step))))

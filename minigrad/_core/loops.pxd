@@ -19,6 +19,7 @@ cdef void view_array(Operand* operand, ndarray array)
 cdef ndarray take_along_axis(str name, ndarray x, ndarray index, int axis)
 cdef ndarray add_along_axis(str name, ndarray x, ndarray index, int axis, tuple shape)
 cdef ndarray cumulate(ndarray factor, ndarray x, int axis)
+cdef void* vector(ndarray a, ndarray like, bint writable, str what) except? NULL
 cdef void blend(ndarray average, ndarray batch, double keep, double gain) except *
 cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=*)
 cdef void add_in_place(ndarray target, ndarray addend)

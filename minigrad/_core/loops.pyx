@@ -29,8 +29,8 @@ from numpy cimport (NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_CheckExact, PyArra
 
 from .kernels cimport (
     COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, SUBTRACT, SUM, TILE, VAR,
-    accumulate, adam_step, add_along, blend_into, call_kernel, pack, reduce_columns, reduce_row,
-    reduction_start, scan, sgd_step, take_along)
+    accumulate, add_along, blend_into, call_kernel, pack, reduce_columns, reduce_row,
+    reduction_start, scan, take_along)
 
 import numpy as np
 
@@ -744,7 +744,7 @@ cdef void add_in_place(ndarray target, ndarray addend):
                PyArray_SIZE(target) // max(n, 1), n)
 
 
-# ----------------------------------------------------------- running averages, optimiser steps
+# ------------------------------------------------------------------------------- running averages
 cdef void* vector(ndarray a, ndarray like, bint writable, str what) except? NULL:
     """The memory of `a`, after a check that one flat loop may run over it beside `like`."""
     if a is None:
@@ -766,38 +766,3 @@ cdef void blend(ndarray average, ndarray batch, double keep, double gain) except
         blend_into(<double*> b, <double*> a, PyArray_SIZE(average), keep, gain)
     else:
         blend_into(<float*> b, <float*> a, PyArray_SIZE(average), keep, gain)
-
-
-def sgd_update(ndarray parameter not None, ndarray gradient not None, ndarray velocity, double lr,
-               double momentum, double dampening, double weight_decay, bint nesterov, bint first,
-               bint maximize):
-    """One SGD step in place on `parameter` and `velocity` (None without momentum), in one loop."""
-    cdef void* p = vector(parameter, parameter, True, "the parameter")
-    cdef void* g = vector(gradient, parameter, False, "the gradient")
-    cdef void* v = vector(velocity, parameter, True, "the velocity")
-    cdef npy_intp n = PyArray_SIZE(parameter)
-    if PyArray_TYPE(parameter) == NPY_DOUBLE:
-        sgd_step(<double*> p, <double*> g, <double*> v, n, lr, momentum, dampening, weight_decay,
-                 nesterov, first, maximize)
-    else:
-        sgd_step(<float*> p, <float*> g, <float*> v, n, lr, momentum, dampening, weight_decay,
-                 nesterov, first, maximize)
-
-
-def adam_update(ndarray parameter not None, ndarray gradient not None, ndarray first_moment not None,
-                ndarray second_moment not None, ndarray largest, double lr, double beta1, double beta2,
-                double eps, double weight_decay, bint decoupled, bint maximize, long step):
-    """One Adam step in place on `parameter` and its moments, in one loop; `step` counts from 1,
-    `largest` is None without AMSGrad, `decoupled` makes it AdamW."""
-    cdef void* p = vector(parameter, parameter, True, "the parameter")
-    cdef void* g = vector(gradient, parameter, False, "the gradient")
-    cdef void* m = vector(first_moment, parameter, True, "the first moment")
-    cdef void* v = vector(second_moment, parameter, True, "the second moment")
-    cdef void* u = vector(largest, parameter, True, "the largest second moment")
-    cdef npy_intp n = PyArray_SIZE(parameter)
-    if PyArray_TYPE(parameter) == NPY_DOUBLE:
-        adam_step(<double*> p, <double*> g, <double*> m, <double*> v, <double*> u, n, lr, beta1, beta2,
-                  eps, weight_decay, decoupled, maximize, step)
-    else:
-        adam_step(<float*> p, <float*> g, <float*> m, <float*> v, <float*> u, n, lr, beta1, beta2,
-                  eps, weight_decay, decoupled, maximize, step)

@@ -1169,30 +1169,6 @@ def run_graph(list outputs, list grad_outputs, list inputs, bint retain_graph, b
     return run_backward(outputs, grad_outputs, inputs, retain_graph, create_graph, "grad", stop_at_inputs)
 
 
-def gather_gradients(list parameters, dict states, str owner):
-    """(parameter, its array, its gradient's array, its state) for every parameter that has a gradient,
-    both arrays C-contiguous, if need be copies. Raises ValueError for a read-only parameter."""
-    cdef Tensor parameter
-    cdef ndarray array, gradient
-    cdef list entries = []
-    for parameter in parameters:
-        if parameter.gradient is None:
-            continue
-        array, gradient = parameter.array, parameter.gradient.array
-        if not cnp.PyArray_ISWRITEABLE(array):
-            raise ValueError(f"{owner}: a parameter of shape {parameter.shape} shares read-only memory and "
-                             "cannot be updated; make it of a copy: mg.tensor(array, requires_grad=True)")
-        if not plain(array):
-            array = cnp.PyArray_NewCopy(array, cnp.NPY_CORDER)
-        if not plain(gradient):
-            gradient = cnp.PyArray_NewCopy(gradient, cnp.NPY_CORDER)
-        state = states.get(parameter)
-        if state is None:
-            state = states[parameter] = {}
-        entries.append((parameter, array, gradient, state))
-    return entries
-
-
 def move_average(Tensor average not None, Tensor batch not None, double keep, double gain):
     """average = keep * average + gain * batch in place, in the dtype of the average; a write like any other,
     but never recorded."""

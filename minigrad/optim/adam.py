@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
-from .._core.loops import adam_update
+from .._core.updates import Update
 from .optimizer import Optimizer, Rule, check_range, refuse_unknown
 
 
@@ -68,41 +66,23 @@ class Adam(Optimizer):
         for index, beta in enumerate(betas):
             check_range(owner, f"beta parameter at index {index}", beta, upper=1)
 
-    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+    def state_names(self, group: dict[str, Any]) -> tuple[str | None, ...]:
         """The step, the two moments, and the largest second moment with amsgrad."""
-        names = ("step", "exp_avg", "exp_avg_sq")
-        return (*names, "max_exp_avg_sq") if group["amsgrad"] else names
+        return "step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq" if group["amsgrad"] else None
 
     def update_rule(self, group: dict[str, Any]) -> Rule:
         """The fused loop with the options of `group`."""
-        lr, eps, weight_decay = (
-            float(group["lr"]),
-            float(group["eps"]),
-            float(group["weight_decay"]),
-        )
-        beta1, beta2 = map(float, group["betas"])
-        amsgrad, maximize, decoupled = (
-            bool(group["amsgrad"]),
-            bool(group["maximize"]),
+        beta1, beta2 = group["betas"]
+        options = (
+            group["lr"],
+            beta1,
+            beta2,
+            group["eps"],
+            group["weight_decay"],
+            group["maximize"],
             self.decoupled,
         )
-        names = self.state_names(group)
-        last = names[-1]
-
-        def update(parameter: np.ndarray, gradient: np.ndarray, state: dict[str, Any]) -> None:
-            if last not in state:
-                for name in names:
-                    state.setdefault(name, 0 if name == "step" else np.zeros_like(parameter))
-            step = state["step"] + 1
-            largest = state["max_exp_avg_sq"] if amsgrad else None
-            # positional, because keywords cost the compiled function half a microsecond
-            adam_update(
-                parameter, gradient, state["exp_avg"], state["exp_avg_sq"], largest,
-                lr, beta1, beta2, eps, weight_decay, decoupled, maximize, step,
-            )  # fmt: skip
-            state["step"] = step
-
-        return update
+        return Update("adam", self.state_names(group), options)
 
 
 class AdamW(Adam):

@@ -3,11 +3,13 @@
 Design note
 -----------
 1. A subclass gives the rule for one parameter (`update_rule`); everything else stands here, once.
-   The rule gets raw C-contiguous arrays, so it can be one compiled loop, and nothing is recorded.
-2. A step first looks at every parameter and only then writes to the first, so that a read-only
-   parameter raises before anything has changed.
-3. Options are read from `param_groups` at every step, since that is where schedulers write.
-4. A step is on the hot path of training: beside the kernel it takes about 0.5 us for a parameter.
+   A rule is an `Update`, which names one of the compiled loops of `_core/updates.pyx` and gives it
+   its options, or any function of three arguments. It gets raw C-contiguous arrays, and nothing is
+   recorded.
+2. Options are read from `param_groups` at every step, since that is where schedulers write.
+3. A step is on the hot path of training, so it is one compiled call for all groups. That call first
+   looks at every parameter and only then writes to the first: a read-only parameter raises before
+   anything has changed.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from .._core.tensor import Tensor, gather_gradients
+from .._core.tensor import Tensor
+from .._core.updates import apply_updates, drop_gradients
 from ..autograd import enable_grad
 
 Rule = Callable[[np.ndarray, np.ndarray, "dict[str, Any]"], None]
@@ -77,8 +80,9 @@ class Optimizer:
     def check_options(self, group: dict[str, Any]) -> None:
         """Raise if an option in `group` has an impossible value."""
 
-    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
-        """What a parameter's state holds: `step`, an int, and arrays of the parameter's shape."""
+    def state_names(self, group: dict[str, Any]) -> tuple[str | None, ...]:
+        """What a parameter's state holds: numbers (`step`, `mu_product`), then arrays of its shape;
+        None in the place of an array that the options do without."""
         return ()
 
     # ------------------------------------------------------------------ groups
@@ -143,11 +147,12 @@ class Optimizer:
     # ------------------------------------------------------------------ the step
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Set every `.grad` to None, or with set_to_none=False fill it with zeros."""
+        if set_to_none:
+            drop_gradients(self.param_groups)
+            return
         for group in self.param_groups:
             for parameter in group["params"]:
-                if set_to_none:
-                    parameter.grad = None
-                elif parameter.grad is not None:
+                if parameter.grad is not None:
                     parameter.grad = parameter.grad.detach().zero_()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -161,17 +166,8 @@ class Optimizer:
         if closure is not None:
             with enable_grad():
                 loss = closure()
-        owner, states = type(self).__name__, self.state
-        work = [
-            (self.update_rule(group), gather_gradients(group["params"], states, owner))
-            for group in self.param_groups
-        ]
-        for update, entries in work:
-            for parameter, array, gradient, state in entries:
-                update(array, gradient, state)
-                if array is not parameter._array:
-                    parameter._array[...] = array
-                parameter._bump_version()
+        rules = [self.update_rule(group) for group in self.param_groups]
+        apply_updates(self.param_groups, rules, self.state, type(self).__name__)
         return loss
 
     # ------------------------------------------------------------------ checkpoints
@@ -268,7 +264,7 @@ class Optimizer:
                 f"the state of parameter {index} must be a dict, got {type(saved).__name__}"
             )
         loaded = {name: _copied(value) for name, value in saved.items()}
-        for name in self.state_names(group) if saved else ():
+        for name in filter(None, self.state_names(group) if saved else ()):
             value = loaded.get(name)
             if value is None:
                 raise self._misfit(f"the state of parameter {index} lacks {name}")
@@ -278,6 +274,8 @@ class Optimizer:
                 )
             if name == "step":
                 loaded[name] = self._loaded_step(index, value)
+            elif name == "mu_product" and np.ndim(value) == 0:
+                loaded[name] = float(value)
             elif np.shape(value) != parameter.shape:
                 raise self._misfit(
                     f"{name} of parameter {index} has shape {np.shape(value)}, "
@@ -304,11 +302,15 @@ class Optimizer:
 
 
 def _snapshot(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_snapshot(item) for item in value]
     return Tensor(value.copy()) if isinstance(value, np.ndarray) else copy.deepcopy(value)
 
 
 def _copied(value: Any) -> Any:
     """A value of somebody's state dict: Tensors (PyTorch's too) become arrays of our own."""
+    if isinstance(value, list):
+        return [_copied(item) for item in value]
     return np.array(np.asarray(value)) if hasattr(value, "__array__") else copy.deepcopy(value)
 
 

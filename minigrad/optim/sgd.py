@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
-from .._core.loops import sgd_update
+from .._core.updates import Update
 from .optimizer import Optimizer, Rule, check_range, refuse_unknown
 
 
@@ -64,40 +62,11 @@ class SGD(Optimizer):
                 f"got momentum={group['momentum']}, dampening={group['dampening']}"
             )
 
-    def state_names(self, group: dict[str, Any]) -> tuple[str, ...]:
+    def state_names(self, group: dict[str, Any]) -> tuple[str | None, ...]:
         """The velocity, if there is momentum."""
-        return ("momentum_buffer",) if group["momentum"] else ()
+        return ("momentum_buffer" if group["momentum"] else None,)
 
     def update_rule(self, group: dict[str, Any]) -> Rule:
         """The fused loop with the options of `group`."""
-        lr, momentum, dampening = (
-            float(group["lr"]),
-            float(group["momentum"]),
-            float(group["dampening"]),
-        )
-        weight_decay = float(group["weight_decay"])
-        nesterov, maximize = bool(group["nesterov"]), bool(group["maximize"])
-
-        def update(parameter: np.ndarray, gradient: np.ndarray, state: dict[str, Any]) -> None:
-            velocity, first = None, False
-            if momentum:
-                velocity = state.get("momentum_buffer")
-                first = velocity is None
-                if first:
-                    velocity = np.zeros_like(parameter)
-            sgd_update(
-                parameter,
-                gradient,
-                velocity,
-                lr,
-                momentum,
-                dampening,
-                weight_decay,
-                nesterov,
-                first,
-                maximize,
-            )
-            if first:
-                state["momentum_buffer"] = velocity
-
-        return update
+        names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
+        return Update("sgd", self.state_names(group), tuple([group[name] for name in names]))

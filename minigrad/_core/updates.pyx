@@ -1,0 +1,357 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Optimiser steps: each rule is one loop over a parameter, its gradient and its state.
+
+Design note
+-----------
+1. This file knows parameters, their gradients and the arrays of their state. It must not know what
+   the options of an optimiser are called, or how groups and checkpoints work: that is `optim/`.
+2. A rule is one function below. It gets the options in the order in which its class in `optim/` gives
+   them (`update_rule`), makes its coefficients in double, and runs one fused loop over contiguous
+   memory, in float or double. An array of state that the options do without is NULL.
+3. `apply_updates` is one compiled call for a whole step. It first looks at every parameter and its
+   state, and only then writes to the first: whatever can fail leaves everything as it was. Beside the
+   loops it takes about 0.2 us for a parameter; gathering in Python took 0.5 us.
+4. State stays where checkpoints and users see it, in a dict of arrays for each parameter: looking it up
+   costs 20 ns an array, and nothing is cached that could go stale.
+"""
+cimport cython
+cimport numpy as cnp
+from cython cimport floating
+from libc.math cimport NAN, pow, sqrt
+from numpy cimport (NPY_DOUBLE, PyArray_DATA, PyArray_DIMS, PyArray_NDIM, PyArray_SIZE,
+                    PyArray_TYPE, ndarray)
+
+from .loops cimport vector
+from .tensor cimport Tensor, Version
+
+cnp.import_array()
+
+cdef extern from "clones.h" nogil:
+    ctypedef void cloned "MG_CLONED void"
+
+cdef extern from * nogil:
+    """
+    #define mg_sqrt(x) _Generic((x), float: sqrtf, double: sqrt)(x)
+    """
+    double mg_sqrt(double)
+
+cdef enum:
+    MAX_ARRAYS = 3
+    MAX_SCALARS = 2
+    MAX_OPTIONS = 8
+    RELEASE_GIL = 1 << 15       # elements above which a loop lets other threads run
+
+cdef enum Rule:
+    SGD, ADAM, NADAM, RMSPROP, ADAGRAD, LION
+
+# name -> rule, and how many options, numbers of state and arrays of state it has
+cdef dict RULES = {
+    "sgd": (SGD, 6, 0, 1),
+    "adam": (ADAM, 7, 1, 3),
+    "nadam": (NADAM, 8, 2, 2),
+    "rmsprop": (RMSPROP, 6, 1, 3),
+    "adagrad": (ADAGRAD, 6, 1, 1),
+    "lion": (LION, 5, 0, 1),
+}
+
+
+# ------------------------------------------------------------------------------------------- rules
+# p parameter, d gradient, state arrays by the names of the papers, o options, t numbers of state (the
+# first is the step, from 1), fresh: the last array of state was zeros before this step
+
+cdef cloned sgd(floating* p, floating* d, floating* velocity, Py_ssize_t n, double* o,
+                bint fresh) noexcept nogil:
+    cdef floating lr = o[0], momentum = o[1], weight_decay = o[3], sign = -1 if o[5] else 1
+    cdef floating keep = 1 if fresh else 1 - o[2], g, v
+    cdef bint nesterov = o[4] != 0
+    cdef Py_ssize_t i
+    if velocity == NULL:
+        for i in range(n): p[i] -= lr * (sign * d[i] + weight_decay * p[i])
+    else:
+        for i in range(n):
+            g = sign * d[i] + weight_decay * p[i]
+            v = momentum * velocity[i] + keep * g
+            velocity[i] = v
+            p[i] -= lr * (g + momentum * v if nesterov else v)
+
+
+cdef cloned adam(floating* p, floating* d, floating* first, floating* second, floating* largest,
+                 Py_ssize_t n, double* o, double* t) noexcept nogil:
+    cdef double lr = o[0]
+    cdef floating gain1 = 1 - o[1], beta2 = o[2], gain2 = 1 - o[2], eps = o[3], sign = -1 if o[5] else 1
+    cdef floating l2 = 0 if o[6] else o[4], decay = 1 - lr * o[4] if o[6] else 1
+    cdef floating step_size = lr / (1 - pow(o[1], t[0])), root = 1 / sqrt(1 - pow(o[2], t[0]))
+    cdef floating g, m, v
+    cdef Py_ssize_t i
+    if largest == NULL:
+        for i in range(n):
+            g = sign * d[i] + l2 * p[i]
+            m = first[i] + (g - first[i]) * gain1
+            v = beta2 * second[i] + gain2 * g * g
+            first[i] = m
+            second[i] = v
+            p[i] = decay * p[i] - step_size * m / (<floating> mg_sqrt(v) * root + eps)
+    else:
+        for i in range(n):
+            g = sign * d[i] + l2 * p[i]
+            m = first[i] + (g - first[i]) * gain1
+            v = beta2 * second[i] + gain2 * g * g
+            first[i] = m
+            second[i] = v
+            largest[i] = v if v > largest[i] or v != v else largest[i]
+            p[i] = decay * p[i] - step_size * m / (<floating> mg_sqrt(largest[i]) * root + eps)
+
+
+cdef cloned nadam(floating* p, floating* d, floating* first, floating* second, Py_ssize_t n, double* o,
+                  double* t) noexcept nogil:
+    cdef double lr = o[0], mu = o[1] * (1 - 0.5 * pow(0.96, t[0] * o[5]))
+    cdef double mu_next = o[1] * (1 - 0.5 * pow(0.96, (t[0] + 1) * o[5]))
+    cdef floating gain1 = 1 - o[1], beta2 = o[2], gain2 = 1 - o[2], eps = o[3], sign = -1 if o[6] else 1
+    cdef floating l2 = 0 if o[7] else o[4], decay = 1 - lr * o[4] if o[7] else 1
+    cdef floating root = 1 / sqrt(1 - pow(o[2], t[0])), along_g, along_m, g, m, v
+    cdef Py_ssize_t i
+    t[1] *= mu                              # the product of all mu so far
+    along_g = lr * (1 - mu) / (1 - t[1])
+    along_m = lr * mu_next / (1 - t[1] * mu_next)
+    for i in range(n):
+        g = sign * d[i] + l2 * p[i]
+        m = first[i] + (g - first[i]) * gain1
+        v = beta2 * second[i] + gain2 * g * g
+        first[i] = m
+        second[i] = v
+        p[i] = decay * p[i] - (along_g * g + along_m * m) / (<floating> mg_sqrt(v) * root + eps)
+
+
+cdef inline floating rms(floating* square, floating* mean, Py_ssize_t i, floating g, floating alpha,
+                         floating gain, floating eps) noexcept nogil:
+    """Move the running averages and return the root of the second moment, about `mean` unless NULL."""
+    cdef floating v = alpha * square[i] + gain * g * g, m
+    square[i] = v
+    if mean != NULL:
+        m = mean[i] + (g - mean[i]) * gain
+        mean[i] = m
+        v -= m * m
+        v = v if v > 0 or v != v else 0     # rounding may leave less than nothing of a variance
+    return <floating> mg_sqrt(v) + eps
+
+
+cdef cloned rmsprop(floating* p, floating* d, floating* square, floating* velocity, floating* mean,
+                    Py_ssize_t n, double* o) noexcept nogil:
+    cdef floating lr = o[0], alpha = o[1], gain = 1 - o[1], eps = o[2], l2 = o[3], momentum = o[4]
+    cdef floating sign = -1 if o[5] else 1, g
+    cdef Py_ssize_t i
+    if velocity == NULL and mean == NULL:
+        for i in range(n):
+            g = sign * d[i] + l2 * p[i]
+            p[i] -= lr * g / rms(square, <floating*> NULL, i, g, alpha, gain, eps)
+    elif velocity == NULL:
+        for i in range(n):
+            g = sign * d[i] + l2 * p[i]
+            p[i] -= lr * g / rms(square, mean, i, g, alpha, gain, eps)
+    elif mean == NULL:
+        for i in range(n):
+            g = sign * d[i] + l2 * p[i]
+            velocity[i] = momentum * velocity[i] + g / rms(square, <floating*> NULL, i, g, alpha, gain, eps)
+            p[i] -= lr * velocity[i]
+    else:
+        for i in range(n):
+            g = sign * d[i] + l2 * p[i]
+            velocity[i] = momentum * velocity[i] + g / rms(square, mean, i, g, alpha, gain, eps)
+            p[i] -= lr * velocity[i]
+
+
+cdef cloned adagrad(floating* p, floating* d, floating* total, Py_ssize_t n, double* o, double* t,
+                    bint fresh) noexcept nogil:
+    cdef floating lr = o[0] / (1 + (t[0] - 1) * o[1]), l2 = o[2], start = o[3] if fresh else 0
+    cdef floating eps = o[4], sign = -1 if o[5] else 1, g, v
+    cdef Py_ssize_t i
+    for i in range(n):
+        g = sign * d[i] + l2 * p[i]
+        v = start + total[i] + g * g
+        total[i] = v
+        p[i] -= lr * g / (<floating> mg_sqrt(v) + eps)
+
+
+cdef cloned lion(floating* p, floating* d, floating* first, Py_ssize_t n, double* o) noexcept nogil:
+    cdef floating lr = o[0], beta1 = o[1], gain1 = 1 - o[1], beta2 = o[2], gain2 = 1 - o[2]
+    cdef floating decay = 1 - o[0] * o[3], sign = -1 if o[4] else 1, nan = NAN, g, c
+    cdef Py_ssize_t i
+    for i in range(n):
+        g = sign * d[i]
+        c = beta1 * first[i] + gain1 * g
+        first[i] = beta2 * first[i] + gain2 * g
+        p[i] = decay * p[i] - (lr if c > 0 else (-lr if c < 0 else (0 if c == 0 else nan)))
+
+
+cdef inline void dispatch(int rule, floating* p, void* gradient, void** state, Py_ssize_t n, double* o,
+                          double* t, bint fresh) noexcept nogil:
+    cdef floating* d = <floating*> gradient
+    cdef floating** s = <floating**> state
+    if rule == SGD:
+        sgd(p, d, s[0], n, o, fresh)
+    elif rule == ADAM:
+        adam(p, d, s[0], s[1], s[2], n, o, t)
+    elif rule == NADAM:
+        nadam(p, d, s[0], s[1], n, o, t)
+    elif rule == RMSPROP:
+        rmsprop(p, d, s[0], s[1], s[2], n, o)
+    elif rule == ADAGRAD:
+        adagrad(p, d, s[0], n, o, t, fresh)
+    elif rule == LION:
+        lion(p, d, s[0], n, o)
+
+
+# ------------------------------------------------------------------------------------------ driver
+@cython.final
+@cython.freelist(8)
+cdef class Update:
+    """A rule with its options: `update(parameter, gradient, state)` is one step in place on arrays.
+
+    rule: its name. names: of its numbers of state, the first of which counts the steps, and then of its
+    arrays of state, None for one that the options do without. options: numbers, in the rule's order.
+    """
+    cdef int rule, scalars, arrays
+    cdef tuple names
+    cdef double options[MAX_OPTIONS]
+
+    def __init__(self, str rule not None, tuple names not None, tuple options not None):
+        cdef int count, i
+        self.rule, count, self.scalars, self.arrays = RULES[rule]
+        self.names = names
+        if len(options) != count or len(names) != self.scalars + self.arrays:
+            raise ValueError(f"{rule}: expected {count} options and {self.scalars + self.arrays} names, got "
+                             f"{len(options)} and {len(names)}")
+        for i in range(count):
+            self.options[i] = options[i]
+
+    def __call__(self, ndarray parameter not None, ndarray gradient not None, dict state not None):
+        cdef Job job = Job.__new__(Job)
+        job.array, job.gradient, job.state, job.update = parameter, gradient, state, self
+        prepare(job)
+        run(job)
+        keep_state(job)
+
+
+@cython.final
+@cython.freelist(64)
+cdef class Job:                 # one parameter in one step
+    cdef Tensor parameter
+    cdef ndarray array, gradient
+    cdef dict state             # None if it has none yet
+    cdef object rule            # in the place of an update, a function (array, gradient, state)
+    cdef Update update
+    cdef list owned             # holds the arrays of state
+    cdef void* data[MAX_ARRAYS]
+    cdef double scalars[MAX_SCALARS]
+    cdef bint fresh             # an array of state is new
+
+
+cdef void prepare(Job job) except *:
+    """Look up or make the state; everything that can fail."""
+    cdef Update update = job.update
+    cdef int i
+    vector(job.array, job.array, True, "the parameter")
+    vector(job.gradient, job.array, False, "the gradient")
+    job.fresh = False
+    job.owned = []
+    for i in range(update.scalars):
+        value = None if job.state is None else job.state.get(update.names[i])
+        job.scalars[i] = i if value is None else value      # a count starts at 0, a product at 1
+    for i in range(update.arrays):
+        job.data[i] = NULL
+        name = update.names[update.scalars + i]
+        if name is None:
+            continue
+        array = None if job.state is None else job.state.get(name)
+        if array is None:
+            array = cnp.PyArray_ZEROS(PyArray_NDIM(job.array), PyArray_DIMS(job.array),
+                                      PyArray_TYPE(job.array), 0)
+            job.fresh = True
+        if not isinstance(array, ndarray):
+            raise TypeError(f"update: {name} must be an array, got {type(array).__name__}")
+        job.owned.append(array)
+        job.data[i] = vector(<ndarray> array, job.array, True, name)
+
+
+cdef void run(Job job) noexcept:
+    cdef Py_ssize_t n = PyArray_SIZE(job.array)
+    if job.update.scalars:
+        job.scalars[0] += 1
+    if n > RELEASE_GIL:
+        with nogil:
+            run_rule(job, n)
+    else:
+        run_rule(job, n)
+
+
+cdef inline void run_rule(Job job, Py_ssize_t n) noexcept nogil:
+    if PyArray_TYPE(job.array) == NPY_DOUBLE:
+        dispatch(job.update.rule, <double*> PyArray_DATA(job.array), PyArray_DATA(job.gradient), job.data, n,
+                 job.update.options, job.scalars, job.fresh)
+    else:
+        dispatch(job.update.rule, <float*> PyArray_DATA(job.array), PyArray_DATA(job.gradient), job.data, n,
+                 job.update.options, job.scalars, job.fresh)
+
+
+cdef void keep_state(Job job) except *:
+    cdef Update update = job.update
+    cdef Py_ssize_t i = 0
+    for i in range(update.scalars):
+        job.state[update.names[i]] = <long long> job.scalars[i] if i == 0 else job.scalars[i]
+    if job.fresh:
+        names = [name for name in update.names[update.scalars:] if name is not None]
+        job.state.update(zip(names, job.owned))
+
+
+def apply_updates(list groups not None, list rules not None, dict states not None, str owner):
+    """One step: `rules[i]`, an Update or a function like it, on every parameter of `groups[i]` that has a
+    gradient. States are kept in `states`. ValueError for a read-only parameter, before any write."""
+    cdef Tensor parameter
+    cdef Job job
+    cdef Py_ssize_t i
+    cdef list jobs = []
+    for i in range(len(groups)):
+        rule = rules[i]
+        for parameter in <list?> groups[i]["params"]:
+            if parameter.gradient is None:
+                continue
+            if not cnp.PyArray_ISWRITEABLE(parameter.array):
+                raise ValueError(
+                    f"{owner}: a parameter of shape {parameter.shape} shares read-only memory and cannot be "
+                    "updated; make it of a copy: mg.tensor(array, requires_grad=True)")
+            job = Job.__new__(Job)
+            job.parameter = parameter
+            job.array, job.gradient = contiguous(parameter.array), contiguous(parameter.gradient.array)
+            job.state = states.get(parameter)
+            if type(rule) is Update:
+                job.update = rule
+                prepare(job)
+            else:
+                job.rule = rule
+            jobs.append(job)
+    for job in jobs:
+        parameter = job.parameter
+        if job.state is None and (job.update is None or job.update.names):
+            job.state = states[parameter] = {}
+        if job.update is None:
+            job.rule(job.array, job.gradient, job.state)
+        else:
+            run(job)
+            keep_state(job)
+        if job.array is not parameter.array:
+            cnp.PyArray_CopyInto(parameter.array, job.array)
+        if parameter.version is None:
+            parameter.version = Version.__new__(Version)
+        parameter.version.value += 1
+
+
+cdef inline ndarray contiguous(ndarray array):
+    return array if cnp.PyArray_IS_C_CONTIGUOUS(array) else cnp.PyArray_NewCopy(array, cnp.NPY_CORDER)
+
+
+def drop_gradients(list groups not None):
+    """Set the `.grad` of every parameter of the groups to None."""
+    cdef Tensor parameter
+    for group in groups:
+        for parameter in <list?> group["params"]:
+            parameter.gradient = None
