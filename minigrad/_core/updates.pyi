@@ -9,9 +9,7 @@ from .tensor import Tensor
 
 @final
 class Update:
-    def __init__(
-        self, rule: str, names: tuple[str | None, ...], options: tuple[float, ...]
-    ) -> None: ...
+    def __init__(self, rule: str, names: tuple[str | None, ...], group: dict[str, Any]) -> None: ...
     def __call__(
         self, parameter: NDArray[Any], gradient: NDArray[Any], state: dict[str, Any]
     ) -> None: ...

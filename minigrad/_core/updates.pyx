@@ -3,11 +3,11 @@
 
 Design note
 -----------
-1. This file knows parameters, their gradients and the arrays of their state. It must not know what
-   the options of an optimiser are called, or how groups and checkpoints work: that is `optim/`.
-2. A rule is one function below. It gets the options in the order in which its class in `optim/` gives
-   them (`update_rule`), makes its coefficients in double, and runs one fused loop over contiguous
-   memory, in float or double. An array of state that the options do without is NULL.
+1. This file knows parameters, their gradients and the arrays of their state. It must not know
+   defaults and ranges, or how groups and checkpoints work: that is `optim/`.
+2. A rule is one function below. It gets its options as numbers in the order in which RULES names them,
+   makes its coefficients in double, and runs one fused loop over contiguous memory, in float or
+   double. An array of state that the options do without is NULL.
 3. `apply_updates` is one compiled call for a whole step. It first looks at every parameter and its
    state, and only then writes to the first: whatever can fail leaves everything as it was. Beside the
    loops it takes about 0.2 us for a parameter; gathering in Python took 0.5 us.
@@ -42,16 +42,19 @@ cdef enum:
     RELEASE_GIL = 1 << 15       # elements above which a loop lets other threads run
 
 cdef enum Rule:
-    SGD, ADAM, NADAM, RMSPROP, ADAGRAD, LION
+    SGD, ADAM, ADAMW, NADAM, RMSPROP, ADAGRAD, LION
 
-# name -> rule, and how many options, numbers of state and arrays of state it has
+# name -> rule, how many numbers and arrays of state it has, its options (betas are two numbers)
+cdef tuple ADAM_OPTIONS = ("lr", "betas", "eps", "weight_decay", "maximize", "decoupled_weight_decay")
 cdef dict RULES = {
-    "sgd": (SGD, 6, 0, 1),
-    "adam": (ADAM, 7, 1, 3),
-    "nadam": (NADAM, 8, 2, 2),
-    "rmsprop": (RMSPROP, 6, 1, 3),
-    "adagrad": (ADAGRAD, 6, 1, 1),
-    "lion": (LION, 5, 0, 1),
+    "SGD": (SGD, 0, 1, ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")),
+    "Adam": (ADAM, 1, 3, ADAM_OPTIONS),
+    "AdamW": (ADAMW, 1, 3, ADAM_OPTIONS),
+    "NAdam": (NADAM, 2, 2, ADAM_OPTIONS + ("momentum_decay",)),
+    "RMSprop": (RMSPROP, 1, 3, ("lr", "alpha", "eps", "weight_decay", "momentum", "maximize")),
+    "Adagrad": (ADAGRAD, 1, 1, ("lr", "lr_decay", "eps", "weight_decay", "initial_accumulator_value",
+                                "maximize")),
+    "Lion": (LION, 0, 1, ("lr", "betas", "weight_decay", "maximize")),
 }
 
 
@@ -76,10 +79,10 @@ cdef cloned sgd(floating* p, floating* d, floating* velocity, Py_ssize_t n, doub
 
 
 cdef cloned adam(floating* p, floating* d, floating* first, floating* second, floating* largest,
-                 Py_ssize_t n, double* o, double* t) noexcept nogil:
+                 Py_ssize_t n, double* o, double* t, bint decoupled) noexcept nogil:
     cdef double lr = o[0]
     cdef floating gain1 = 1 - o[1], beta2 = o[2], gain2 = 1 - o[2], eps = o[3], sign = -1 if o[5] else 1
-    cdef floating l2 = 0 if o[6] else o[4], decay = 1 - lr * o[4] if o[6] else 1
+    cdef floating l2 = 0 if decoupled else o[4], decay = 1 - lr * o[4] if decoupled else 1
     cdef floating step_size = lr / (1 - pow(o[1], t[0])), root = 1 / sqrt(1 - pow(o[2], t[0]))
     cdef floating g, m, v
     cdef Py_ssize_t i
@@ -104,10 +107,10 @@ cdef cloned adam(floating* p, floating* d, floating* first, floating* second, fl
 
 cdef cloned nadam(floating* p, floating* d, floating* first, floating* second, Py_ssize_t n, double* o,
                   double* t) noexcept nogil:
-    cdef double lr = o[0], mu = o[1] * (1 - 0.5 * pow(0.96, t[0] * o[5]))
-    cdef double mu_next = o[1] * (1 - 0.5 * pow(0.96, (t[0] + 1) * o[5]))
-    cdef floating gain1 = 1 - o[1], beta2 = o[2], gain2 = 1 - o[2], eps = o[3], sign = -1 if o[6] else 1
-    cdef floating l2 = 0 if o[7] else o[4], decay = 1 - lr * o[4] if o[7] else 1
+    cdef double lr = o[0], mu = o[1] * (1 - 0.5 * pow(0.96, t[0] * o[7]))
+    cdef double mu_next = o[1] * (1 - 0.5 * pow(0.96, (t[0] + 1) * o[7]))
+    cdef floating gain1 = 1 - o[1], beta2 = o[2], gain2 = 1 - o[2], eps = o[3], sign = -1 if o[5] else 1
+    cdef floating l2 = 0 if o[6] else o[4], decay = 1 - lr * o[4] if o[6] else 1
     cdef floating root = 1 / sqrt(1 - pow(o[2], t[0])), along_g, along_m, g, m, v
     cdef Py_ssize_t i
     t[1] *= mu                              # the product of all mu so far
@@ -162,8 +165,8 @@ cdef cloned rmsprop(floating* p, floating* d, floating* square, floating* veloci
 
 cdef cloned adagrad(floating* p, floating* d, floating* total, Py_ssize_t n, double* o, double* t,
                     bint fresh) noexcept nogil:
-    cdef floating lr = o[0] / (1 + (t[0] - 1) * o[1]), l2 = o[2], start = o[3] if fresh else 0
-    cdef floating eps = o[4], sign = -1 if o[5] else 1, g, v
+    cdef floating lr = o[0] / (1 + (t[0] - 1) * o[1]), eps = o[2], l2 = o[3], start = o[4] if fresh else 0
+    cdef floating sign = -1 if o[5] else 1, g, v
     cdef Py_ssize_t i
     for i in range(n):
         g = sign * d[i] + l2 * p[i]
@@ -189,8 +192,8 @@ cdef inline void dispatch(int rule, floating* p, void* gradient, void** state, P
     cdef floating** s = <floating**> state
     if rule == SGD:
         sgd(p, d, s[0], n, o, fresh)
-    elif rule == ADAM:
-        adam(p, d, s[0], s[1], s[2], n, o, t)
+    elif rule == ADAM or rule == ADAMW:
+        adam(p, d, s[0], s[1], s[2], n, o, t, rule == ADAMW or o[6] != 0)
     elif rule == NADAM:
         nadam(p, d, s[0], s[1], n, o, t)
     elif rule == RMSPROP:
@@ -208,21 +211,30 @@ cdef class Update:
     """A rule with its options: `update(parameter, gradient, state)` is one step in place on arrays.
 
     rule: its name. names: of its numbers of state, the first of which counts the steps, and then of its
-    arrays of state, None for one that the options do without. options: numbers, in the rule's order.
+    arrays of state, None for one that the options do without. group: a dict of options; what is missing
+    counts as 0.
     """
     cdef int rule, scalars, arrays
     cdef tuple names
     cdef double options[MAX_OPTIONS]
 
-    def __init__(self, str rule not None, tuple names not None, tuple options not None):
-        cdef int count, i
-        self.rule, count, self.scalars, self.arrays = RULES[rule]
+    def __init__(self, str rule not None, tuple names not None, dict group not None):
+        cdef tuple options
+        cdef int i = 0
+        self.rule, self.scalars, self.arrays, options = RULES[rule]
         self.names = names
-        if len(options) != count or len(names) != self.scalars + self.arrays:
-            raise ValueError(f"{rule}: expected {count} options and {self.scalars + self.arrays} names, got "
-                             f"{len(options)} and {len(names)}")
-        for i in range(count):
-            self.options[i] = options[i]
+        if len(names) != self.scalars + self.arrays:
+            raise ValueError(f"{rule}: expected {self.scalars + self.arrays} names, got {len(names)}")
+        for name in options:
+            value = group.get(name, 0)
+            try:
+                if name == "betas":
+                    self.options[i], value = value
+                    i += 1
+                self.options[i] = value
+            except TypeError:
+                raise TypeError(f"{rule}: {name} must be a number, got {value!r}") from None
+            i += 1
 
     def __call__(self, ndarray parameter not None, ndarray gradient not None, dict state not None):
         cdef Job job = Job.__new__(Job)

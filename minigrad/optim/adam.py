@@ -1,12 +1,11 @@
-"""Adam and AdamW: steps scaled by running moments of the gradient."""
+"""Adam, AdamW and NAdam: steps scaled by running moments of the gradient."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from .._core.updates import Update
-from .optimizer import Optimizer, Rule, check_range, refuse_unknown
+from .optimizer import Optimizer
 
 
 class Adam(Optimizer):
@@ -14,7 +13,8 @@ class Adam(Optimizer):
 
     m and v are running means of the gradient and of its square, with the weights `betas`.
 
-    weight_decay: is added to the gradient times p (L2 regularisation; AdamW decouples it).
+    weight_decay: is added to the gradient times p (L2 regularisation).
+    decoupled_weight_decay: p shrinks by the factor 1 - lr weight_decay instead, as in AdamW.
     amsgrad: divide by the largest v so far (Reddi et al. 2018, algorithm 2, with bias correction).
     Raises ValueError for a negative lr, eps or weight_decay and betas outside [0, 1), TypeError for
     unknown options.
@@ -28,7 +28,8 @@ class Adam(Optimizer):
     tensor([ 0.75, -0.75], requires_grad=True)
     """
 
-    decoupled = False
+    rule = "Adam"
+    ranges = ("lr", "eps", "weight_decay", "betas")
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
+        decoupled_weight_decay: bool = False,
         **unknown: Any,
     ) -> None:
         defaults = {
@@ -50,39 +52,13 @@ class Adam(Optimizer):
             "amsgrad": amsgrad,
             "maximize": maximize,
         }
-        refuse_unknown(type(self).__name__, unknown, defaults)
-        super().__init__(params, defaults)
-
-    def check_options(self, group: dict[str, Any]) -> None:
-        """Raise if an option in `group` is out of its range."""
-        owner, betas = type(self).__name__, group["betas"]
-        check_range(owner, "learning rate", group["lr"])
-        check_range(owner, "epsilon value", group["eps"])
-        check_range(owner, "weight_decay value", group["weight_decay"])
-        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-            raise TypeError(
-                f"{owner}: betas must be a pair of numbers such as (0.9, 0.999), got {betas!r}"
-            )
-        for index, beta in enumerate(betas):
-            check_range(owner, f"beta parameter at index {index}", beta, upper=1)
+        if decoupled_weight_decay:
+            defaults["decoupled_weight_decay"] = True
+        super().__init__(params, defaults, unknown)
 
     def state_names(self, group: dict[str, Any]) -> tuple[str | None, ...]:
         """The step, the two moments, and the largest second moment with amsgrad."""
         return "step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq" if group["amsgrad"] else None
-
-    def update_rule(self, group: dict[str, Any]) -> Rule:
-        """The fused loop with the options of `group`."""
-        beta1, beta2 = group["betas"]
-        options = (
-            group["lr"],
-            beta1,
-            beta2,
-            group["eps"],
-            group["weight_decay"],
-            group["maximize"],
-            self.decoupled,
-        )
-        return Update("adam", self.state_names(group), options)
 
 
 class AdamW(Adam):
@@ -99,7 +75,7 @@ class AdamW(Adam):
     tensor([0.75], requires_grad=True)
     """
 
-    decoupled = True
+    rule = "AdamW"
 
     def __init__(
         self,
@@ -116,3 +92,56 @@ class AdamW(Adam):
         super().__init__(
             params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, **unknown
         )
+
+
+class NAdam(Optimizer):
+    """Adam with Nesterov momentum (Dozat 2016, algorithm 2, and the schedule of beta1 given there).
+
+    With mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2) and M_t the product mu_1 ... mu_t:
+    p -= lr ((1 - mu_t) g / (1 - M_t) + mu_t+1 m / (1 - M_t+1)) / (sqrt(v / (1 - beta2^t)) + eps),
+    m and v being Adam's running means of the gradient g and of its square.
+
+    weight_decay: is added to the gradient times p; with decoupled_weight_decay p shrinks by the
+    factor 1 - lr weight_decay instead.
+    Raises ValueError for a negative lr, eps, weight_decay or momentum_decay and betas outside
+    [0, 1), TypeError for unknown options.
+    State: `step` (t), `mu_product` (M), `exp_avg` (m), `exp_avg_sq` (v).
+
+    >>> x = mg.tensor([1.0, -1.0], requires_grad=True)
+    >>> optimizer = mg.optim.NAdam([x], lr=0.25)
+    >>> (x * x).sum().backward()
+    >>> optimizer.step()
+    >>> x.detach().numpy().round(3)
+    array([ 0.736, -0.736], dtype=float32)
+    """
+
+    rule = "NAdam"
+    ranges = ("lr", "eps", "weight_decay", "momentum_decay", "betas")
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 2e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
+        momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        maximize: bool = False,
+        **unknown: Any,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+            "momentum_decay": momentum_decay,
+            "decoupled_weight_decay": decoupled_weight_decay,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults, unknown)
+
+    def state_names(self, group: dict[str, Any]) -> tuple[str | None, ...]:
+        """The step, the product of the momenta, and the two moments."""
+        return "step", "mu_product", "exp_avg", "exp_avg_sq"

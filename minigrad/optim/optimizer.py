@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from .._core.tensor import Tensor
-from .._core.updates import apply_updates, drop_gradients
+from .._core.updates import Update, apply_updates, drop_gradients
 from ..autograd import enable_grad
 
+LABELS = {"lr": "learning rate", "eps": "epsilon value"}  # as PyTorch's errors name them
 Rule = Callable[[np.ndarray, np.ndarray, "dict[str, Any]"], None]
 
 
@@ -33,7 +34,8 @@ class Optimizer:
 
     params: an iterable of leaf Tensors, or of dicts, each with `params` and the options that differ
         from `defaults` for them. Tensors without a gradient are skipped by `step`.
-    defaults: the options of a group that does not set its own.
+    defaults: the options of a group that does not set its own. unknown: options that a subclass was
+        given and does not have.
 
     Raises TypeError for what is not an iterable of Tensors or dicts, for Tensors of integers or
     bools and for unknown options, ValueError for no parameters at all, a tensor that is no leaf, or
@@ -53,7 +55,10 @@ class Optimizer:
     tensor([ 0.75, -0.75], requires_grad=True)
     """
 
-    def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+    def __init__(
+        self, params: Iterable[Any], defaults: dict[str, Any], unknown: Iterable[str] = ()
+    ) -> None:
+        refuse_unknown(type(self).__name__, unknown, defaults)
         self.defaults = dict(defaults)
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[Tensor, dict[str, Any]] = {}
@@ -67,18 +72,24 @@ class Optimizer:
             self.add_param_group(group)
 
     # ------------------------------------------------------------------ what a subclass gives
+    rule: str = ""  # the name of one of the compiled rules
+    ranges: tuple[str, ...] = ()  # the options that must not be negative; betas, in [0, 1)
+
     def update_rule(self, group: dict[str, Any]) -> Rule:
         """A function (parameter, gradient, state) that updates one parameter of the group in place.
 
         It gets C-contiguous arrays of one shape and dtype, and the state dict of the parameter,
-        empty at first.
+        empty at first. Without one of its own, an optimiser runs the compiled `rule`.
         """
-        raise NotImplementedError(
-            f"{type(self).__name__}: an optimiser must define update_rule(group)"
-        )
+        if not self.rule:
+            raise NotImplementedError(
+                f"{type(self).__name__}: an optimiser must define update_rule(group)"
+            )
+        return Update(self.rule, self.state_names(group), group)
 
     def check_options(self, group: dict[str, Any]) -> None:
         """Raise if an option in `group` has an impossible value."""
+        check_ranges(type(self).__name__, group, self.ranges)
 
     def state_names(self, group: dict[str, Any]) -> tuple[str | None, ...]:
         """What a parameter's state holds: numbers (`step`, `mu_product`), then arrays of its shape;
@@ -324,11 +335,39 @@ def refuse_unknown(owner: str, options: Iterable[str], known: Iterable[str]) -> 
         )
 
 
-def check_range(owner: str, label: str, value: Any, upper: float = math.inf) -> None:
-    """Raise unless value is a number in [0, upper)."""
+def check_range(owner: str, label: str, value: Any, upper: float = math.inf) -> Any:
+    """`value` if it is a number in [0, upper)."""
     if not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(
             f"{owner}: the {label} must be a number, got {type(value).__name__} {value!r}"
         )
     if not 0 <= value < upper:
         raise ValueError(f"{owner}: Invalid {label}: {value}; give a number in [0, {upper:g})")
+    return value
+
+
+def check_count(owner: str, label: str, value: Any, least: int = 1) -> int:
+    """`value` if it is an int, and not below `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{owner}: {label} must be an int, got {type(value).__name__} {value!r}")
+    if value < least:
+        raise ValueError(f"{owner}: {label} must be an int from {least} on, got {value}")
+    return int(value)
+
+
+def check_ranges(owner: str, group: dict[str, Any], names: Iterable[str]) -> None:
+    """`check_range` for options of a group; `betas` is a pair of numbers in [0, 1)."""
+    for name in names:
+        if name == "betas":
+            _check_betas(owner, group["betas"])
+        else:
+            check_range(owner, LABELS.get(name, f"{name} value"), group[name])
+
+
+def _check_betas(owner: str, betas: Any) -> None:
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise TypeError(
+            f"{owner}: betas must be a pair of numbers such as (0.9, 0.999), got {betas!r}"
+        )
+    for index, beta in enumerate(betas):
+        check_range(owner, f"beta parameter at index {index}", beta, upper=1)

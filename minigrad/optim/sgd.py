@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Real
 from typing import Any
 
-from .._core.updates import Update
-from .optimizer import Optimizer, Rule, check_range, refuse_unknown
+from .optimizer import Optimizer
 
 
 class SGD(Optimizer):
@@ -28,6 +28,9 @@ class SGD(Optimizer):
     0.13
     """
 
+    rule = "SGD"
+    ranges = ("lr", "momentum", "weight_decay")
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -48,14 +51,13 @@ class SGD(Optimizer):
             "nesterov": nesterov,
             "maximize": maximize,
         }
-        refuse_unknown("SGD", unknown, defaults)
-        super().__init__(params, defaults)
+        super().__init__(params, defaults, unknown)
 
     def check_options(self, group: dict[str, Any]) -> None:
         """Raise if an option in `group` is out of its range."""
-        check_range("SGD", "learning rate", group["lr"])
-        check_range("SGD", "momentum value", group["momentum"])
-        check_range("SGD", "weight_decay value", group["weight_decay"])
+        super().check_options(group)
+        if not isinstance(group["dampening"], Real):
+            raise TypeError(f"SGD: the dampening must be a number, got {group['dampening']!r}")
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError(
                 "SGD: Nesterov momentum requires a momentum and zero dampening, "
@@ -65,8 +67,3 @@ class SGD(Optimizer):
     def state_names(self, group: dict[str, Any]) -> tuple[str | None, ...]:
         """The velocity, if there is momentum."""
         return ("momentum_buffer" if group["momentum"] else None,)
-
-    def update_rule(self, group: dict[str, Any]) -> Rule:
-        """The fused loop with the options of `group`."""
-        names = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
-        return Update("sgd", self.state_names(group), tuple([group[name] for name in names]))

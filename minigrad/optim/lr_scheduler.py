@@ -1,0 +1,840 @@
+"""Learning rate schedules, with PyTorch's names, defaults and values.
+
+Design note
+-----------
+1. A schedule is one formula: `multiplier(epoch)`, by which the initial learning rate is multiplied.
+   A step multiplies the rate that the group has now by multiplier(epoch) / multiplier(epoch - 1),
+   so that several schedulers on one optimiser multiply, and a rate that somebody else changed stays
+   changed. That is PyTorch's "chainable form"; its "closed form", the initial rate times
+   multiplier(epoch), serves where a sequence starts a schedule, and after a multiplier of 0.
+2. LambdaLR, OneCycleLR and CosineAnnealingWarmRestarts set the rate outright, as in PyTorch.
+3. The rate stands in the optimiser's groups (`lr`), where users and other schedulers see it, and
+   the rate at the start beside it (`initial_lr`), where checkpoints keep it.
+4. A call out of order (`scheduler.step()` before `optimizer.step()`) is not warned about.
+
+>>> x = mg.ones(1, requires_grad=True)
+>>> optimizer = mg.optim.SGD([x], lr=1.0)
+>>> scheduler = mg.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
+>>> rates = []
+>>> for epoch in range(5):
+...     optimizer.step()
+...     rates += scheduler.get_last_lr()
+...     scheduler.step()
+>>> rates
+[1.0, 1.0, 0.5, 0.5, 0.25]
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable
+from types import FunctionType
+from typing import Any
+
+from .optimizer import Optimizer, check_count, check_range
+
+__all__ = [
+    "ConstantLR",
+    "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+    "ExponentialLR",
+    "LRScheduler",
+    "LambdaLR",
+    "LinearLR",
+    "MultiStepLR",
+    "OneCycleLR",
+    "PolynomialLR",
+    "ReduceLROnPlateau",
+    "SequentialLR",
+    "StepLR",
+]
+
+
+class LRScheduler:
+    """The base class of schedulers: give `multiplier(epoch)`, or `get_lr()` for another form.
+
+    optimizer: its groups' `lr` is set, at once and then by every `step()`.
+    last_epoch: of a run that is resumed, after `optimizer.load_state_dict`; -1 starts a new one.
+    Attributes: `last_epoch` counts the steps from 0; `base_lrs` are the initial rates.
+
+    Raises TypeError for what is no optimiser or no int, ValueError for last_epoch below -1,
+    KeyError for last_epoch from 0 on if a group has no `initial_lr`.
+
+    >>> class Halving(mg.optim.lr_scheduler.LRScheduler):
+    ...     def multiplier(self, epoch):
+    ...         return 0.5**epoch
+    >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
+    >>> scheduler = Halving(optimizer)
+    >>> scheduler.step()
+    >>> scheduler.get_last_lr()
+    [0.5]
+    """
+
+    _moves_on_resuming = False  # as PyTorch's, whose rates differ here from one to the other
+    eta_min: float = 0.0  # the rate that a multiplier of 0 stands for
+
+    def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
+        self.optimizer = _checked(self, optimizer)
+        check_count(type(self).__name__, "last_epoch", last_epoch, least=-1)
+        for number, group in enumerate(optimizer.param_groups):
+            if last_epoch == -1:
+                group.setdefault("initial_lr", group["lr"])
+            elif "initial_lr" not in group:
+                raise KeyError(
+                    f"{type(self).__name__}: group {number} has no 'initial_lr', which resuming at "
+                    f"last_epoch={last_epoch} needs; load the optimiser's state first, or leave "
+                    "last_epoch at -1"
+                )
+        self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        self.last_epoch = last_epoch
+        self._start()
+
+    def multiplier(self, epoch: int) -> float:
+        """What the initial learning rate is multiplied by at `epoch`."""
+        raise NotImplementedError(
+            f"{type(self).__name__} must define multiplier(epoch) or get_lr()"
+        )
+
+    def get_lr(self) -> list[float]:
+        """The rates for `last_epoch`, one for each group, from those that the groups have now."""
+        rates = self._rates_now()
+        old = self.multiplier(self.last_epoch - 1) if self.last_epoch > 0 else 1.0
+        new, low = self.multiplier(self.last_epoch), self.eta_min
+        if new == old:
+            return rates
+        if old == 0:
+            return [lr + (base - low) * new for lr, base in zip(rates, self.base_lrs, strict=True)]
+        return [low + (lr - low) * (new / old) for lr in rates]
+
+    def get_last_lr(self) -> list[float]:
+        """The rates that the last step set, one for each group.
+
+        >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=0.5)
+        >>> mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.9).get_last_lr()
+        [0.5]
+        """
+        return self._last_lr
+
+    def step(self) -> None:
+        """Go on to the next epoch; call it after `optimizer.step()`.
+
+        >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=0.5)
+        >>> scheduler = mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+        >>> scheduler.step()
+        >>> optimizer.param_groups[0]["lr"]
+        0.25
+        """
+        self._go_to(self.last_epoch + 1, self.get_lr)
+
+    def _go_to(self, epoch: int, rates: Callable[[], list[float]]) -> None:
+        """Set the epoch and the rates for it; after an error both are what they were."""
+        groups = self.optimizer.param_groups
+        for group in groups[len(self.base_lrs) :]:  # which were added since
+            self.base_lrs.append(group.setdefault("initial_lr", group["lr"]))
+        before, self.last_epoch = self.last_epoch, epoch
+        try:
+            values = list(rates())
+            if len(values) != len(groups):
+                raise ValueError(
+                    f"{type(self).__name__}: get_lr gave {len(values)} rates for "
+                    f"{len(groups)} parameter groups"
+                )
+        except BaseException:
+            self.last_epoch = before
+            raise
+        for group, lr in zip(groups, values, strict=True):
+            group["lr"] = lr
+        self._last_lr = values
+
+    def _start(self) -> None:
+        """The step that the constructor makes."""
+        stays = self.last_epoch >= 0 and self._has_formula() and not self._moves_on_resuming
+        self._go_to(self.last_epoch + 1, self._rates_now if stays else self.get_lr)
+
+    def _restart(self) -> None:
+        """Begin at epoch 0 with the initial rates, whatever the groups have now."""
+        self._go_to(0, self._closed_form if self._has_formula() else self.get_lr)
+
+    def _has_formula(self) -> bool:
+        return type(self).get_lr is LRScheduler.get_lr
+
+    def _rates_now(self) -> list[float]:
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def _closed_form(self) -> list[float]:
+        new, low = self.multiplier(self.last_epoch), self.eta_min
+        return [low + (base - low) * new for base in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of everything but the optimiser, whose own state holds the rates.
+
+        >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=0.5)
+        >>> mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5).state_dict()
+        {'gamma': 0.5, 'base_lrs': [0.5], 'last_epoch': 0, '_last_lr': [0.5]}
+        """
+        return {
+            name: [_state_of(item) for item in value] if isinstance(value, list) else value
+            for name, value in vars(self).items()
+            if name != "optimizer"
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what `state_dict()` of such a scheduler gave.
+
+        Raises ValueError, and changes nothing, if entries are missing; unknown ones are left out.
+
+        >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=0.5)
+        >>> scheduler = mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+        >>> scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": 7})
+        >>> scheduler.last_epoch
+        7
+        """
+        self._check_state(state_dict)
+        for name in self.state_dict():
+            value, mine = copy.deepcopy(state_dict[name]), getattr(self, name)
+            if name not in ("lr_lambdas", "_schedulers"):
+                setattr(self, name, value)
+                continue
+            for item, saved in zip(mine, value, strict=True):
+                if isinstance(item, LRScheduler):
+                    item.load_state_dict(saved)
+                elif saved is not None:
+                    vars(item).update(saved)
+
+    def _check_state(self, state: Any) -> None:
+        name = f"{type(self).__name__}.load_state_dict"
+        if not isinstance(state, dict):
+            raise TypeError(f"{name}: expected a dict, got {type(state).__name__}")
+        missing = [key for key in self.state_dict() if key not in state]
+        if missing:
+            raise ValueError(
+                f"{name}: the state lacks {', '.join(missing)}; was it another scheduler's? "
+                "Nothing was loaded"
+            )
+        for key in {"lr_lambdas", "_schedulers"} & set(state):
+            mine = getattr(self, key)
+            if len(mine) != len(state[key]):
+                raise ValueError(f"{name}: {key} has {len(state[key])} entries, not {len(mine)}")
+            for item, saved in zip(mine, state[key], strict=True):
+                if isinstance(item, LRScheduler):
+                    item._check_state(saved)
+
+
+def _checked(scheduler: Any, optimizer: Any) -> Optimizer:
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            f"{type(scheduler).__name__}: expected an optimiser such as mg.optim.SGD(...), "
+            f"got {type(optimizer).__name__}"
+        )
+    return optimizer
+
+
+def _state_of(item: Any) -> Any:
+    """What a checkpoint keeps of an element of a list: of objects that are called their attributes,
+    of functions nothing."""
+    if isinstance(item, LRScheduler):
+        return item.state_dict()
+    if isinstance(item, FunctionType):
+        return None
+    return dict(vars(item)) if callable(item) and hasattr(item, "__dict__") else item
+
+
+def _per_group(owner: str, label: str, value: Any, optimizer: Optimizer) -> list[Any]:
+    """One value for each group: `value`, or its elements if it is a list or tuple."""
+    count = len(optimizer.param_groups)
+    if not isinstance(value, (list, tuple)):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(
+            f"{owner}: {label} has {len(value)} values, the optimiser {count} parameter groups"
+        )
+    return list(value)
+
+
+def _share(owner: str, label: str, value: Any) -> Any:
+    if check_range(owner, label, value) > 1:
+        raise ValueError(f"{owner}: {label} must be between 0 and 1, got {value}")
+    return value
+
+
+def _milestones(owner: str, milestones: Iterable[int]) -> list[int]:
+    listed = [check_count(owner, "a milestone", value, least=0) for value in milestones]
+    if listed != sorted(listed):
+        raise ValueError(f"{owner}: milestones must be in increasing order, got {listed}")
+    return listed
+
+
+# -------------------------------------------------------------------------------- one formula each
+class LambdaLR(LRScheduler):
+    """lr = initial lr * lr_lambda(epoch).
+
+    lr_lambda: a function of the epoch, or a list of them, one for each parameter group. Functions
+        are not in the state_dict; of other callables the attributes are.
+    Raises TypeError for what cannot be called, ValueError for a list of another length.
+
+    >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
+    >>> scheduler = mg.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 / (1 + epoch))
+    >>> scheduler.step()
+    >>> scheduler.get_last_lr()
+    [0.5]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        lr_lambda: Callable[[int], float] | list[Callable[[int], float]],
+        last_epoch: int = -1,
+    ) -> None:
+        _checked(self, optimizer)
+        self.lr_lambdas = _per_group("LambdaLR", "lr_lambda", lr_lambda, optimizer)
+        for function in self.lr_lambdas:
+            if not callable(function):
+                raise TypeError(
+                    "LambdaLR: lr_lambda must be a function of the epoch, "
+                    f"got {type(function).__name__}"
+                )
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        """The initial rates times what the functions give for `last_epoch`."""
+        if all(function is self.lr_lambdas[0] for function in self.lr_lambdas):
+            self.lr_lambdas = self.lr_lambdas[:1] * len(self.base_lrs)  # groups were added
+        pairs = zip(self.base_lrs, self.lr_lambdas, strict=False)
+        return [base * function(self.last_epoch) for base, function in pairs]
+
+
+class StepLR(LRScheduler):
+    """lr is multiplied by gamma every step_size epochs.
+
+    Raises TypeError or ValueError unless step_size is a positive int and gamma not negative.
+
+    >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
+    >>> scheduler = mg.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.25)
+    >>> scheduler.step()
+    >>> scheduler.get_last_lr()
+    [0.25]
+    """
+
+    _moves_on_resuming = True
+
+    def __init__(
+        self, optimizer: Optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1
+    ) -> None:
+        self.step_size = check_count("StepLR", "step_size", step_size)
+        self.gamma = check_range("StepLR", "gamma", gamma)
+        super().__init__(optimizer, last_epoch)
+
+    def multiplier(self, epoch: int) -> float:
+        """gamma to the number of whole steps so far."""
+        return float(self.gamma ** (epoch // self.step_size))
+
+
+class MultiStepLR(LRScheduler):
+    """lr is multiplied by gamma at each of the milestones, epochs in increasing order.
+
+    Raises ValueError for milestones that are negative or not in order and a negative gamma,
+    TypeError for milestones that are no ints.
+
+    >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
+    >>> scheduler = mg.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[1, 5], gamma=0.5)
+    >>> scheduler.step()
+    >>> scheduler.get_last_lr()
+    [0.5]
+    """
+
+    _moves_on_resuming = True
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        milestones: Iterable[int],
+        gamma: float = 0.1,
+        last_epoch: int = -1,
+    ) -> None:
+        self.milestones = Counter(_milestones("MultiStepLR", milestones))
+        self.gamma = check_range("MultiStepLR", "gamma", gamma)
+        super().__init__(optimizer, last_epoch)
+
+    def multiplier(self, epoch: int) -> float:
+        """gamma to the number of milestones reached."""
+        reached = sum(n for milestone, n in self.milestones.items() if milestone <= epoch)
+        return float(self.gamma**reached)
+
+
+class ConstantLR(LRScheduler):
+    """lr is multiplied by `factor` until total_iters epochs have passed.
+
+    Raises ValueError for a factor outside [0, 1], TypeError or ValueError unless total_iters is
+    an int from 0 on.
+
+    >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
+    >>> mg.optim.lr_scheduler.ConstantLR(optimizer, factor=0.5).get_last_lr()
+    [0.5]
+    """
+
+    _moves_on_resuming = True
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        factor: float = 1 / 3,
+        total_iters: int = 5,
+        last_epoch: int = -1,
+    ) -> None:
+        self.factor = _share("ConstantLR", "factor", factor)
+        self.total_iters = check_count("ConstantLR", "total_iters", total_iters, least=0)
+        super().__init__(optimizer, last_epoch)
+
+    def multiplier(self, epoch: int) -> float:
+        """The factor before total_iters, 1 from there on."""
+        return float(self.factor) if epoch < self.total_iters else 1.0
+
+
+class LinearLR(LRScheduler):
+    """lr is multiplied by a factor that goes in equal steps from start_factor to end_factor.
+
+    Raises ValueError for start_factor outside (0, 1] and end_factor outside [0, 1], TypeError or
+    ValueError unless total_iters is a positive int.
+
+    >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
+    >>> scheduler = mg.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.5, total_iters=2)
+    >>> scheduler.step()
+    >>> scheduler.get_last_lr()
+    [0.75]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        start_factor: float = 1 / 3,
+        end_factor: float = 1.0,
+        total_iters: int = 5,
+        last_epoch: int = -1,
+    ) -> None:
+        self.start_factor = _share("LinearLR", "start_factor", start_factor)
+        self.end_factor = _share("LinearLR", "end_factor", end_factor)
+        if start_factor == 0:
+            raise ValueError("LinearLR: start_factor must be greater than 0")
+        self.total_iters = check_count("LinearLR", "total_iters", total_iters)
+        super().__init__(optimizer, last_epoch)
+
+    def multiplier(self, epoch: int) -> float:
+        """Linear in the epoch up to total_iters."""
+        done = min(epoch, self.total_iters) / self.total_iters
+        return float(self.start_factor + (self.end_factor - self.start_factor) * done)
+
+
+class ExponentialLR(LRScheduler):
+    """lr is multiplied by gamma every epoch.
+
+    Raises ValueError for a negative gamma.
+
+    >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
+    >>> scheduler = mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+    >>> scheduler.step()
+    >>> scheduler.get_last_lr()
+    [0.5]
+    """
+
+    def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
+        self.gamma = check_range("ExponentialLR", "gamma", gamma)
+        super().__init__(optimizer, last_epoch)
+
+    def multiplier(self, epoch: int) -> float:
+        """gamma to the epoch."""
+        return float(self.gamma**epoch)
+
+
+class PolynomialLR(LRScheduler):
+    """lr falls to 0 in total_iters epochs as (1 - epoch / total_iters) to the given power.
+
+    Raises TypeError or ValueError unless total_iters is a positive int and power not negative.
+
+    >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
+    >>> scheduler = mg.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=2, power=2.0)
+    >>> scheduler.step()
+    >>> scheduler.get_last_lr()
+    [0.25]
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, total_iters: int = 5, power: float = 1.0, last_epoch: int = -1
+    ) -> None:
+        self.total_iters = check_count("PolynomialLR", "total_iters", total_iters)
+        self.power = check_range("PolynomialLR", "power", power)
+        super().__init__(optimizer, last_epoch)
+
+    def multiplier(self, epoch: int) -> float:
+        """The polynomial, 0 from total_iters on."""
+        return float((1 - min(epoch, self.total_iters) / self.total_iters) ** self.power)
+
+
+class CosineAnnealingLR(LRScheduler):
+    """lr = eta_min + (initial lr - eta_min) (1 + cos(π epoch / T_max)) / 2.
+
+    This is equation 5 of Loshchilov & Hutter 2017, without restarts: after T_max epochs lr rises.
+    Raises TypeError or ValueError unless T_max is a positive int and eta_min not negative.
+
+    >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
+    >>> scheduler = mg.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2)
+    >>> scheduler.step()
+    >>> scheduler.get_last_lr()
+    [0.5]
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, T_max: int, eta_min: float = 0.0, last_epoch: int = -1
+    ) -> None:
+        self.T_max = check_count("CosineAnnealingLR", "T_max", T_max)
+        self.eta_min = check_range("CosineAnnealingLR", "eta_min", eta_min)
+        super().__init__(optimizer, last_epoch)
+
+    def multiplier(self, epoch: int) -> float:
+        """Half a cosine wave from 1 to 0, and back."""
+        return (1 + math.cos(math.pi * epoch / self.T_max)) / 2
+
+
+class CosineAnnealingWarmRestarts(LRScheduler):
+    """Cosine annealing that starts anew after T_0 epochs, then T_0 T_mult, then T_0 T_mult², ...
+    (SGDR, Loshchilov & Hutter 2017, equation 5).
+
+    `T_cur` is the number of epochs since the last restart, `T_i` the number between two.
+    Raises TypeError or ValueError unless T_0 and T_mult are positive ints and eta_min not negative.
+
+    >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
+    >>> scheduler = mg.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=2)
+    >>> for _ in range(2):
+    ...     scheduler.step()
+    >>> scheduler.get_last_lr()
+    [1.0]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        T_0: int,
+        T_mult: int = 1,
+        eta_min: float = 0.0,
+        last_epoch: int = -1,
+    ) -> None:
+        name = "CosineAnnealingWarmRestarts"
+        self.T_0, self.T_mult = check_count(name, "T_0", T_0), check_count(name, "T_mult", T_mult)
+        self.eta_min = check_range(name, "eta_min", eta_min)
+        self.T_i: int = self.T_0
+        self.T_cur: float = last_epoch
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        """The cosine at T_cur of T_i."""
+        new, low = (1 + math.cos(math.pi * self.T_cur / self.T_i)) / 2, self.eta_min
+        return [low + (base - low) * new for base in self.base_lrs]
+
+    def step(self, epoch: float | None = None) -> None:
+        """Go on to the next epoch, or to any, with a fraction for the part of it that is done.
+
+        Raises TypeError for what is no number, ValueError for a negative epoch.
+
+        >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
+        >>> scheduler = mg.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=2)
+        >>> scheduler.step(2 / 3)
+        >>> round(scheduler.get_last_lr()[0], 6)
+        0.75
+        """
+        if epoch is None:
+            epoch, position, length = self.last_epoch + 1, self.T_cur + 1, self.T_i
+        else:
+            check_range("CosineAnnealingWarmRestarts", "epoch", epoch)
+            position, length = epoch, self.T_0
+        while position >= length:
+            position -= length
+            length *= self.T_mult
+        self.T_cur, self.T_i = position, length
+        self._go_to(math.floor(epoch), self.get_lr)
+
+    def _start(self) -> None:
+        self.step()
+
+    def _restart(self) -> None:
+        self.step(0)
+
+
+class OneCycleLR(LRScheduler):
+    """The 1cycle policy (Smith & Topin 2018): lr rises to max_lr and falls far below its start.
+
+    In the first pct_start of the steps lr goes from max_lr / div_factor to max_lr, in the rest from
+    there to max_lr / div_factor / final_div_factor; with three_phase it first comes down in as many
+    steps as it went up, and falls to its end in what is left. The scheduler is stepped after every
+    batch.
+
+    total_steps: of the whole cycle; or else epochs and steps_per_epoch, whose product it is.
+    anneal_strategy: 'cos' or 'linear', how it goes from one value to another.
+    cycle_momentum: the momentum, or beta1, goes the other way, from max_momentum to base_momentum
+        and back.
+    max_lr, base_momentum and max_momentum may be lists with a value for each parameter group.
+    Raises ValueError for options out of range, an optimiser without momentum or betas if
+    cycle_momentum, and a step beyond the total, TypeError for numbers of steps that are no ints.
+
+    >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=0.1, momentum=0.9)
+    >>> scheduler = mg.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=10)
+    >>> for _ in range(2):
+    ...     scheduler.step()
+    >>> scheduler.get_last_lr(), optimizer.param_groups[0]["momentum"]
+    ([1.0], 0.85)
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float | list[float],
+        total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: str = "cos",
+        cycle_momentum: bool = True,
+        base_momentum: float | list[float] = 0.85,
+        max_momentum: float | list[float] = 0.95,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        last_epoch: int = -1,
+    ) -> None:
+        owner = "OneCycleLR"
+        groups = _checked(self, optimizer).param_groups
+        if total_steps is not None:
+            self.total_steps = check_count(owner, "total_steps", total_steps)
+        elif epochs is not None and steps_per_epoch is not None:
+            self.total_steps = check_count(owner, "epochs", epochs)
+            self.total_steps *= check_count(owner, "steps_per_epoch", steps_per_epoch)
+        else:
+            raise ValueError(f"{owner}: give total_steps, or both epochs and steps_per_epoch")
+        self.pct_start = _share(owner, "pct_start", pct_start)
+        if anneal_strategy not in ("cos", "linear"):
+            raise ValueError(
+                f"{owner}: anneal_strategy must be 'cos' or 'linear', got {anneal_strategy!r}"
+            )
+        for value in (div_factor, final_div_factor):
+            if check_range(owner, "divisor", value) == 0:
+                raise ValueError(f"{owner}: div_factor and final_div_factor must not be 0")
+        self.anneal_strategy, self.three_phase = anneal_strategy, bool(three_phase)
+        self.cycle_momentum = bool(cycle_momentum)
+        bounds = {"max_lr": max_lr}
+        if cycle_momentum:
+            if not {"momentum", "betas"} & set(optimizer.defaults):
+                raise ValueError(
+                    f"{owner}: {type(optimizer).__name__} has neither momentum nor betas to cycle; "
+                    "pass cycle_momentum=False"
+                )
+            bounds |= {"max_momentum": max_momentum, "base_momentum": base_momentum}
+        columns = {name: _per_group(owner, name, bounds[name], optimizer) for name in bounds}
+        for name, column in columns.items():
+            for value in column:
+                check_range(owner, name, value)
+        if last_epoch == -1:
+            for number, group in enumerate(groups):
+                group.update({name: column[number] for name, column in columns.items()})
+                group["initial_lr"] = group["max_lr"] / div_factor
+                group["min_lr"] = group["initial_lr"] / final_div_factor
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        """The rates for `last_epoch`; sets the momenta."""
+        if self.last_epoch > self.total_steps:
+            raise ValueError(
+                f"OneCycleLR: step {self.last_epoch} is beyond the {self.total_steps} of the cycle"
+            )
+        done, lr_ends, momentum_ends = self._phase()
+        groups = self.optimizer.param_groups
+        if self.cycle_momentum:
+            for group in groups:
+                momentum = self._between(group, momentum_ends, done)
+                if "betas" in group:
+                    group["betas"] = (momentum, *group["betas"][1:])
+                else:
+                    group["momentum"] = momentum
+        return [self._between(group, lr_ends, done) for group in groups]
+
+    def _phase(self) -> tuple[float, tuple[str, str], tuple[str, str]]:
+        """How much of the present phase is done, and between which values rate and momentum go."""
+        rise, last = self.pct_start * self.total_steps - 1, self.total_steps - 1
+        up, down = ("initial_lr", "max_lr"), ("max_lr", "min_lr")
+        fall, climb = ("max_momentum", "base_momentum"), ("base_momentum", "max_momentum")
+        phases = [(rise, up, fall), (last, down, climb)]
+        if self.three_phase:
+            phases[1:] = [
+                (2 * rise, up[::-1], climb),
+                (last, ("initial_lr", "min_lr"), ("max_momentum", "max_momentum")),
+            ]
+        ends = [end for end, _, _ in phases]
+        number = min(bisect_left(ends, self.last_epoch), len(ends) - 1)
+        begin = ends[number - 1] if number else 0.0
+        length = ends[number] - begin
+        return (self.last_epoch - begin) / length if length else 1.0, *phases[number][1:]
+
+    def _between(self, group: dict[str, Any], names: tuple[str, str], done: float) -> float:
+        start, end = (float(group[name]) for name in names)
+        if self.anneal_strategy == "cos":
+            done = (1 - math.cos(math.pi * done)) / 2
+        return start + (end - start) * done
+
+
+# -------------------------------------------------------------------------- of schedules and losses
+class SequentialLR(LRScheduler):
+    """One scheduler after the other: schedulers[i] begins, at its epoch 0, at milestones[i - 1].
+
+    Raises TypeError for what is no scheduler or optimiser, ValueError for no schedulers,
+    schedulers of another optimiser, ReduceLROnPlateau (whose step needs a metric), and milestones
+    that are not in order or not one fewer than the schedulers.
+
+    >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
+    >>> warm_up = mg.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.5, total_iters=2)
+    >>> decay = mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+    >>> scheduler = mg.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, decay], [2])
+    >>> rates = []
+    >>> for _ in range(5):
+    ...     rates += scheduler.get_last_lr()
+    ...     scheduler.step()
+    >>> rates
+    [0.5, 0.75, 1.0, 0.5, 0.25]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        schedulers: list[LRScheduler],
+        milestones: list[int],
+        last_epoch: int = -1,
+    ) -> None:
+        self.optimizer = _checked(self, optimizer)
+        schedulers = list(schedulers)
+        if not schedulers:
+            raise ValueError("SequentialLR: expected at least one scheduler, got none")
+        for number, scheduler in enumerate(schedulers):
+            place = f"SequentialLR: scheduler {number}"
+            if not isinstance(scheduler, LRScheduler):
+                raise TypeError(f"{place} must be a scheduler, got {type(scheduler).__name__}")
+            if isinstance(scheduler, ReduceLROnPlateau):
+                raise ValueError(f"{place} is a ReduceLROnPlateau, whose step needs a metric")
+            if scheduler.optimizer is not optimizer:
+                raise ValueError(f"{place} belongs to another optimiser")
+        self._milestones = _milestones("SequentialLR", milestones)
+        if len(self._milestones) != len(schedulers) - 1:
+            raise ValueError(
+                f"SequentialLR: {len(schedulers)} schedulers need {len(schedulers) - 1} "
+                f"milestones, got {len(self._milestones)}"
+            )
+        self._schedulers = schedulers
+        self.last_epoch = check_count("SequentialLR", "last_epoch", last_epoch, least=-1) + 1
+        self._restart_at(self.last_epoch)
+
+    def step(self) -> None:
+        """Go on to the next epoch, with the scheduler whose turn it is."""
+        epoch = self.last_epoch + 1
+        turn = bisect_right(self._milestones, epoch)
+        scheduler = self._schedulers[turn]
+        if turn and self._milestones[turn - 1] == epoch:
+            scheduler._restart()
+        else:
+            scheduler.step()
+        self.last_epoch, self._last_lr = epoch, scheduler.get_last_lr()
+
+    def _restart(self) -> None:
+        self._restart_at(0)
+
+    def _restart_at(self, epoch: int) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["initial_lr"]
+        scheduler = self._schedulers[bisect_right(self._milestones, 0)]
+        scheduler._restart()
+        self.last_epoch, self._last_lr = epoch, scheduler.get_last_lr()
+
+
+class ReduceLROnPlateau(LRScheduler):
+    """lr is multiplied by factor when a metric has not improved for more than patience epochs.
+
+    mode: 'min' or 'max', whether less or more is better. threshold: what counts as better: in
+    threshold_mode 'rel' a change by that share of the best value, in 'abs' by that much.
+    cooldown: epochs after a reduction in which none is counted as bad. min_lr: a bound for lr, or a
+    list of them for the groups. eps: a smaller reduction than that is not made.
+    A NaN is never better. Attributes: `best`, `num_bad_epochs`, `cooldown_counter`.
+
+    Raises TypeError for what is no optimiser or no number, ValueError for options out of range.
+
+    >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
+    >>> scheduler = mg.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=1)
+    >>> for loss in (5.0, 4.0, 4.0, 4.0):
+    ...     scheduler.step(loss)
+    >>> scheduler.get_last_lr()
+    [0.1]
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        mode: str = "min",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: str = "rel",
+        cooldown: int = 0,
+        min_lr: float | list[float] = 0,
+        eps: float = 1e-8,
+    ) -> None:
+        owner = "ReduceLROnPlateau"
+        self.optimizer = _checked(self, optimizer)
+        for name, value, known in (
+            ("mode", mode, ("min", "max")),
+            ("threshold_mode", threshold_mode, ("rel", "abs")),
+        ):
+            if value not in known:
+                raise ValueError(f"{owner}: {name} must be {' or '.join(known)}, got {value!r}")
+        self.mode, self.threshold_mode = mode, threshold_mode
+        self.factor = check_range(owner, "factor", factor, upper=1)
+        self.threshold = check_range(owner, "threshold", threshold)
+        self.eps = check_range(owner, "eps", eps)
+        self.patience = check_count(owner, "patience", patience, least=0)
+        self.cooldown = check_count(owner, "cooldown", cooldown, least=0)
+        self.min_lrs = _per_group(owner, "min_lr", min_lr, optimizer)
+        for value in self.min_lrs:
+            check_range(owner, "min_lr", value)
+        self.best = math.inf if mode == "min" else -math.inf
+        self.num_bad_epochs = self.cooldown_counter = self.last_epoch = 0
+        self._last_lr = self._rates_now()
+
+    def step(self, metrics: Any) -> None:  # type: ignore[override]
+        """Note the metric of an epoch, a number, and reduce the rates if it is time."""
+        try:
+            current = float(metrics)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"ReduceLROnPlateau: the metric must be a number, got {type(metrics).__name__}"
+            ) from None
+        self.last_epoch += 1
+        if self._is_better(current):
+            self.best, self.num_bad_epochs = current, 0
+        else:
+            self.num_bad_epochs += 1
+        if self.cooldown_counter > 0:
+            self.cooldown_counter -= 1
+            self.num_bad_epochs = 0
+        if self.num_bad_epochs > self.patience:
+            self._reduce()
+            self.cooldown_counter, self.num_bad_epochs = self.cooldown, 0
+        self._last_lr = self._rates_now()
+
+    def _is_better(self, current: float) -> bool:
+        sign, margin = 1 if self.mode == "min" else -1, float(self.threshold)
+        if self.threshold_mode == "rel" and math.isfinite(self.best):
+            margin *= self.best
+        return sign * current < sign * self.best - margin
+
+    def _reduce(self) -> None:
+        groups = self.optimizer.param_groups
+        bounds = self.min_lrs + self.min_lrs[-1:] * (len(groups) - len(self.min_lrs))
+        for group, least in zip(groups, bounds, strict=True):
+            reduced = max(group["lr"] * self.factor, least)
+            if group["lr"] - reduced > self.eps:
+                group["lr"] = reduced
