@@ -555,7 +555,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         self._go_to(math.floor(epoch), self.get_lr)
 
     def _start(self) -> None:
-        self.step()
+        self.step(0 if self.last_epoch < 0 else None)
 
     def _restart(self) -> None:
         self.step(0)
@@ -727,8 +727,8 @@ class SequentialLR(LRScheduler):
                 f"milestones, got {len(self._milestones)}"
             )
         self._schedulers = schedulers
-        self.last_epoch = check_count("SequentialLR", "last_epoch", last_epoch, least=-1) + 1
-        self._restart_at(self.last_epoch)
+        self.last_epoch = check_count("SequentialLR", "last_epoch", last_epoch, least=-1)
+        self._start()
 
     def step(self) -> None:
         """Go on to the next epoch, with the scheduler whose turn it is."""
@@ -741,15 +741,17 @@ class SequentialLR(LRScheduler):
             scheduler.step()
         self.last_epoch, self._last_lr = epoch, scheduler.get_last_lr()
 
-    def _restart(self) -> None:
-        self._restart_at(0)
-
-    def _restart_at(self, epoch: int) -> None:
+    def _start(self) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"]
         scheduler = self._schedulers[bisect_right(self._milestones, 0)]
-        scheduler._restart()
-        self.last_epoch, self._last_lr = epoch, scheduler.get_last_lr()
+        scheduler.last_epoch = -1
+        scheduler._start()
+        self.last_epoch, self._last_lr = self.last_epoch + 1, scheduler.get_last_lr()
+
+    def _restart(self) -> None:
+        self.last_epoch = -1
+        self._start()
 
 
 class ReduceLROnPlateau(LRScheduler):
