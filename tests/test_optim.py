@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.optim import SGD, Adam, AdamW, Optimizer
+from minigrad._core.updates import Update
+from minigrad.optim import LBFGS, SGD, Adagrad, Adam, AdamW, Lion, NAdam, Optimizer, RMSprop
 from minigrad.serialization import load, save
 
 SHAPES = [(3, 4), (5,), ()]
@@ -609,3 +610,399 @@ def test_repr():
         text.startswith("SGD(\n  group 0: 1 parameters, lr=0.001")
         and "group 1: 2 parameters, lr=0.5" in text
     )
+
+
+# ----------------------------------------------- the others: formulas of the papers, with NumPy
+def nadam_formula(p, gradients, lr, betas, eps, weight_decay, decay, decoupled, maximize):
+    """Dozat 2016, algorithm 2, with mu_t = beta1 (1 - 0.96^(t decay) / 2)."""
+    m, v, product = np.zeros_like(p), np.zeros_like(p), 1.0
+    for t, g in enumerate(gradients, 1):
+        g = -g if maximize else g
+        if decoupled:
+            p = p - lr * weight_decay * p
+        else:
+            g = g + weight_decay * p
+        mu, mu_next = (betas[0] * (1 - 0.5 * 0.96 ** (k * decay)) for k in (t, t + 1))
+        product *= mu
+        m = betas[0] * m + (1 - betas[0]) * g
+        v = betas[1] * v + (1 - betas[1]) * g**2
+        m_hat = mu_next * m / (1 - product * mu_next) + (1 - mu) * g / (1 - product)
+        p = p - lr * m_hat / (np.sqrt(v / (1 - betas[1] ** t)) + eps)
+    return p
+
+
+def rmsprop_formula(p, gradients, lr, alpha, eps, weight_decay, momentum, centered, maximize):
+    """Tieleman & Hinton 2012; centered as Graves 2013, but for the place of eps."""
+    square, mean, velocity = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
+    for g in gradients:
+        g = (-g if maximize else g) + weight_decay * p
+        square = alpha * square + (1 - alpha) * g**2
+        mean = alpha * mean + (1 - alpha) * g
+        variance = square - mean**2 if centered else square
+        velocity = momentum * velocity + g / (np.sqrt(variance) + eps)
+        p = p - lr * velocity
+    return p
+
+
+def adagrad_formula(p, gradients, lr, lr_decay, weight_decay, start, eps, maximize):
+    """Duchi, Hazan & Singer 2011, figure 1, diagonal."""
+    total = np.full_like(p, start)
+    for t, g in enumerate(gradients):
+        g = (-g if maximize else g) + weight_decay * p
+        total = total + g**2
+        p = p - lr / (1 + t * lr_decay) * g / (np.sqrt(total) + eps)
+    return p
+
+
+def lion_formula(p, gradients, lr, betas, weight_decay, maximize):
+    """Chen et al. 2023, algorithm 2."""
+    m = np.zeros_like(p)
+    for g in gradients:
+        g = -g if maximize else g
+        p = p - lr * (np.sign(betas[0] * m + (1 - betas[0]) * g) + weight_decay * p)
+        m = betas[1] * m + (1 - betas[1]) * g
+    return p
+
+
+OTHERS = [
+    (
+        lambda params, decay, wd, decoupled, maximize: NAdam(
+            params, 0.1, (0.8, 0.95), 1e-3, wd, decay, decoupled, maximize=maximize
+        ),
+        lambda p, g, *rest: nadam_formula(
+            p, g, 0.1, (0.8, 0.95), 1e-3, rest[1], rest[0], *rest[2:]
+        ),
+        [
+            (4e-3, 0, False, False),
+            (0.1, 0.1, False, True),
+            (0.1, 0.1, True, False),
+            (0, 0, False, False),
+        ],
+    ),
+    (
+        lambda params, *rest: RMSprop(params, 0.1, *rest[:-1], maximize=rest[-1]),
+        lambda p, g, *rest: rmsprop_formula(p, g, 0.1, *rest),
+        [
+            (0.9, 1e-3, 0, 0, False, False),
+            (0.5, 1e-3, 0.1, 0.9, False, True),
+            (0.5, 1e-3, 0, 0, True, False),
+            (0.5, 1e-3, 0.1, 0.9, True, True),
+        ],
+    ),
+    (
+        lambda params, *rest: Adagrad(params, 0.1, *rest[:-1], maximize=rest[-1]),
+        lambda p, g, *rest: adagrad_formula(p, g, 0.1, *rest),
+        [(0, 0, 0, 1e-10, False), (0.5, 0.1, 0.25, 1e-3, True)],
+    ),
+    (
+        lambda params, betas, wd, maximize: Lion(params, 0.1, betas, wd, maximize=maximize),
+        lambda p, g, *rest: lion_formula(p, g, 0.1, *rest),
+        [((0.9, 0.99), 0, False), ((0.5, 0.8), 0.1, True), ((0.0, 0.0), 0.1, False)],
+    ),
+]
+FORMULAS = [(make, formula, options) for make, formula, every in OTHERS for options in every]
+
+
+@pytest.mark.parametrize("steps", [1, 5, 100])
+@pytest.mark.parametrize("make, formula, options", FORMULAS)
+def test_the_others_are_their_formulas(make, formula, options, steps):
+    params = parameters()
+    starts = [p.numpy(copy=True) for p in params]
+    optimizer = make(params, *options)
+    gradients = []
+    for step in range(steps):
+        give_gradients(params, step)
+        gradients.append([p.grad.numpy(copy=True) for p in params])
+        optimizer.step()
+    for i, (p, start) in enumerate(zip(params, starts, strict=True)):
+        expected = formula(start, [g[i] for g in gradients], *options)
+        np.testing.assert_allclose(p.numpy(), expected, rtol=1e-9, atol=1e-11)
+
+
+ALL = [
+    (SGD, {"lr": 0.1, "momentum": 0.9}),
+    (Adam, {"lr": 0.1, "amsgrad": True}),
+    (AdamW, {"lr": 0.1}),
+    (NAdam, {"lr": 0.1}),
+    (RMSprop, {"lr": 0.1, "momentum": 0.9, "centered": True, "eps": 1e-3}),
+    (Adagrad, {"lr": 0.1, "lr_decay": 0.1}),
+    (Lion, {"lr": 0.1, "weight_decay": 0.1}),
+]
+
+
+@pytest.mark.parametrize("kind, options", ALL)
+def test_float32_follows_float64(kind, options):
+    narrow, wide = parameters("float32"), parameters("float64")
+    for params in (narrow, wide):
+        for p in params:
+            p.requires_grad_()
+    results = [train(kind(params, **options), params, 20) for params in (narrow, wide)]
+    for a, b in zip(*results, strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
+
+
+def test_defaults_of_the_others():
+    p = parameters()
+    adam = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "maximize": False}
+    decay = {"momentum_decay": 4e-3, "decoupled_weight_decay": False}
+    assert NAdam(p).defaults == {"lr": 2e-3, **adam, **decay}
+    assert RMSprop(p).defaults == {
+        "lr": 1e-2,
+        "momentum": 0,
+        "alpha": 0.99,
+        "eps": 1e-8,
+        "centered": False,
+        "weight_decay": 0,
+        "maximize": False,
+    }
+    assert Adagrad(p).defaults == {
+        "lr": 1e-2,
+        "lr_decay": 0,
+        "eps": 1e-10,
+        "weight_decay": 0,
+        "initial_accumulator_value": 0,
+        "maximize": False,
+    }
+    lion = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0, "maximize": False}
+    assert Lion(p).defaults == lion
+
+
+@pytest.mark.parametrize("kind, options", ALL)
+def test_a_checkpoint_of_each_continues_the_exact_trajectory(kind, options):
+    params = parameters("float32")
+    optimizer = kind(params, **options)
+    train(optimizer, params, 3)
+    file = io.BytesIO()
+    save(optimizer.state_dict(), file)
+    values = [p.numpy(copy=True) for p in params]
+    expected = train(optimizer, params, 4, start=3)
+    resumed = [mg.tensor(v, requires_grad=True) for v in values]
+    other = kind(resumed, lr=7.0)
+    file.seek(0)
+    other.load_state_dict(load(file))
+    for a, b in zip(expected, train(other, resumed, 4, start=3), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "kind, options, names",
+    [
+        (SGD, {}, None),
+        (SGD, {"momentum": 0.9}, ["momentum_buffer"]),
+        (NAdam, {}, ["step", "mu_product", "exp_avg", "exp_avg_sq"]),
+        (RMSprop, {}, ["step", "square_avg"]),
+        (RMSprop, {"momentum": 0.9}, ["step", "square_avg", "momentum_buffer"]),
+        (RMSprop, {"centered": True}, ["step", "square_avg", "grad_avg"]),
+        (Adagrad, {}, ["step", "sum"]),
+        (Lion, {}, ["exp_avg"]),
+    ],
+)
+def test_state_has_pytorchs_names(kind, options, names):
+    params = parameters()
+    optimizer = kind(params, **options)
+    train(optimizer, params, 2)
+    state = optimizer.state_dict()["state"]
+    if names is None:
+        assert state == {}
+        return
+    assert list(state) == [0, 1, 2] and list(state[1]) == names
+    assert state[1].get("step", 2) == 2 and type(state[1].get("step", 2)) is int
+    assert all(state[0][n].shape == (3, 4) for n in names if n not in ("step", "mu_product"))
+
+
+@pytest.mark.parametrize("kind, options", ALL)
+def test_each_writes_where_the_parameter_lies_and_counts_it(kind, options):
+    storage = np.arange(12.0).reshape(3, 4)
+    strided, plain = mg.asarray(storage.T[::2]), mg.tensor(storage.T[::2])
+    empty, unused = mg.zeros((0, 3)), mg.ones(2)
+    for p in (strided, plain, empty):
+        p.requires_grad_()
+        p.grad = mg.ones(p.shape, dtype=p.dtype)
+    versions = [p._version for p in (strided, plain, unused)]
+    optimizer = kind([strided, plain, empty, unused], **options)
+    optimizer.step()
+    optimizer.step()
+    np.testing.assert_array_equal(storage.T[::2], plain.numpy())
+    np.testing.assert_array_equal(storage[:, 1], np.arange(12.0).reshape(3, 4)[:, 1])
+    assert [p._version for p in (strided, plain, unused)] == [v + 2 for v in versions[:2]] + [
+        versions[2]
+    ]
+    assert id(unused) not in map(id, optimizer.state) and unused.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("kind, options", [*ALL, (LBFGS, {})])
+def test_read_only_parameters_stop_each_before_it_writes(kind, options):
+    first, array = mg.ones(2, requires_grad=True), np.ones(2, np.float32)
+    array.flags.writeable = False
+    read_only = mg.asarray(array, requires_grad=True)
+    for p in (first, read_only):
+        p.grad = mg.ones(2)
+    optimizer = kind([first, read_only], **options)
+    with pytest.raises(ValueError, match=rf"{kind.__name__}: a parameter of shape \(2,\) shares"):
+        optimizer.step(lambda: 1.0)
+    assert first.tolist() == [1.0, 1.0] and not optimizer.state
+
+
+@pytest.mark.parametrize(
+    "damage, error, message",
+    [
+        (lambda s: s.update(exp_avg=np.zeros(3)), ValueError, "exp_avg must be .* 5 elements"),
+        (lambda s: s.update(exp_avg_sq=np.zeros(5, np.float32)), ValueError, "float64 array"),
+        (lambda s: s.update(exp_avg=np.zeros((5, 2))[:, 0]), ValueError, "C-contiguous"),
+        (lambda s: s.update(exp_avg=[0.0] * 5), TypeError, "exp_avg must be an array, got list"),
+        (lambda s: s.update(step="three"), TypeError, "must be real number"),
+    ],
+)
+def test_a_damaged_state_changes_nothing(damage, error, message):
+    params = parameters()
+    optimizer = Adam([{"params": params[:1]}, {"params": params[1:]}])
+    train(optimizer, params, 1)
+    damage(optimizer.state[params[1]])
+    before = [p.numpy(copy=True) for p in params]
+    moment = optimizer.state[params[0]]["exp_avg"].copy()
+    give_gradients(params, 1)
+    with pytest.raises(error, match=message):
+        optimizer.step()
+    for p, old in zip(params, before, strict=True):
+        np.testing.assert_array_equal(p.numpy(), old)
+    assert optimizer.state[params[0]]["step"] == 1
+    np.testing.assert_array_equal(optimizer.state[params[0]]["exp_avg"], moment)
+
+
+def test_rules_of_ones_own_may_call_the_compiled_ones():
+    class Clipped(Adam):
+        def update_rule(self, group):
+            adam = super().update_rule(group)
+
+            def update(parameter, gradient, state):
+                adam(parameter, np.asarray(gradient.clip(-0.1, 0.1)), state)
+
+            return update
+
+    params, twin = parameters(), parameters()
+    clipped, plain = Clipped(params, lr=0.1), Adam(twin, lr=0.1)
+    for step in range(3):
+        give_gradients(params, step)
+        for p, q in zip(params, twin, strict=True):
+            q.grad = mg.tensor(p.grad.numpy().clip(-0.1, 0.1))
+        clipped.step()
+        plain.step()
+    for p, q in zip(params, twin, strict=True):
+        np.testing.assert_array_equal(p.numpy(), q.numpy())
+    assert clipped.state[params[0]]["step"] == 3
+
+
+def test_compiled_rules_check_what_they_get():
+    options = Adam([mg.ones(1)]).defaults
+    with pytest.raises(ValueError, match="Adam: expected 4 names, got 1"):
+        Update("Adam", ("step",), options)
+    with pytest.raises(KeyError, match="Adamant"):
+        Update("Adamant", (), options)
+    with pytest.raises(TypeError, match="Lion: maximize must be a number, got 'yes'"):
+        Lion([mg.ones(1, requires_grad=True)], maximize="yes").update_rule(
+            Lion([mg.ones(1)], maximize="yes").param_groups[0]
+        )
+    rule = Update("SGD", (None,), {"lr": 1.0})
+    array = np.ones(3)
+    rule(array, np.ones(3), {})
+    assert array.tolist() == [0.0] * 3
+    with pytest.raises(TypeError, match="expected float32 or float64, got int64"):
+        rule(np.ones(3, np.int64), np.ones(3, np.int64), {})
+    with pytest.raises(ValueError, match="the gradient must be a C-contiguous float64 array of 3"):
+        rule(array, np.ones(4), {})
+
+
+def test_steps_run_beside_other_threads():
+    """Large loops let other threads run, each on its own parameters."""
+    from threading import Thread
+
+    def work(size, results):
+        p = mg.tensor(np.linspace(-1, 1, size), requires_grad=True)
+        optimizer = Adam([p], lr=0.01)
+        for _ in range(20):
+            p.grad = mg.asarray(p.numpy(copy=True))
+            optimizer.step()
+        results.append(p.numpy(copy=True))
+
+    alone, together = [], []
+    work(50_000, alone)
+    threads = [Thread(target=work, args=(50_000, together)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(together) == 4
+    for result in together:
+        np.testing.assert_array_equal(result, alone[0])
+
+
+def test_lion_moves_by_the_sign():
+    p = mg.tensor([1.0, 1.0, 1.0, 1.0], requires_grad=True)
+    p.grad = mg.tensor([1e-30, -5.0, 0.0, float("nan")])
+    Lion([p], lr=0.25).step()
+    np.testing.assert_array_equal(p.numpy(), np.float32([0.75, 1.25, 1.0, np.nan]))
+
+
+def test_centered_rmsprop_has_no_root_of_a_negative_variance():
+    for dtype in ("float32", "float64"):
+        p = mg.tensor(np.full(50, 1.0), dtype=dtype, requires_grad=True)
+        optimizer = RMSprop([p], lr=1e-3, alpha=0.9, centered=True, eps=1.0)
+        gradient = mg.tensor(np.linspace(0.1, 7.3, 50), dtype=dtype)
+        for _ in range(500):  # constant, so that the variance falls to nothing but rounding
+            p.grad = gradient
+            optimizer.step()
+        assert np.isfinite(p.numpy()).all()
+        p.grad = mg.tensor(np.full(50, np.nan), dtype=dtype)
+        optimizer.step()
+        assert np.isnan(p.numpy()).all()
+
+
+def test_adam_can_decouple_its_decay_too():
+    params, twin = parameters(), parameters()
+    decoupled = Adam(params, 0.1, weight_decay=0.2, decoupled_weight_decay=True)
+    for a, b in zip(
+        train(decoupled, params, 3), train(AdamW(twin, 0.1, weight_decay=0.2), twin, 3), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+    fresh = Adam(params, 0.1)
+    fresh.load_state_dict(decoupled.state_dict())
+    assert fresh.param_groups[0]["decoupled_weight_decay"] is True
+
+
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (lambda: NAdam([x()], lr=-1), ValueError, "NAdam: Invalid learning rate: -1"),
+        (lambda: NAdam([x()], momentum_decay=-1), ValueError, "Invalid momentum_decay value: -1"),
+        (lambda: NAdam([x()], betas=(0.9, 1.0)), ValueError, "beta parameter at index 1: 1.0"),
+        (lambda: NAdam([x()], amsgrad=True), TypeError, "NAdam: unknown option 'amsgrad'"),
+        (lambda: RMSprop([x()], alpha=-0.1), ValueError, "RMSprop: Invalid alpha value: -0.1"),
+        (lambda: RMSprop([x()], momentum=-1), ValueError, "RMSprop: Invalid momentum value: -1"),
+        (lambda: RMSprop([x()], eps="a"), TypeError, "epsilon value must be a number, got str"),
+        (lambda: RMSprop([x()], foreach=True), TypeError, "RMSprop: unknown option 'foreach'"),
+        (lambda: Adagrad([x()], lr_decay=-1), ValueError, "Adagrad: Invalid lr_decay value: -1"),
+        (
+            lambda: Adagrad([x()], initial_accumulator_value=-1),
+            ValueError,
+            "Invalid initial_accumulator_value value: -1",
+        ),
+        (lambda: Lion([x()], betas=(0.9, 0.99, 0)), TypeError, "Lion: betas must be a pair"),
+        (lambda: Lion([x()], weight_decay=-1), ValueError, "Lion: Invalid weight_decay value: -1"),
+        (lambda: Lion([x()], eps=1), TypeError, "Lion: unknown option 'eps'; known are lr, betas"),
+        (lambda: SGD([x()], dampening="a"), TypeError, "SGD: the dampening must be a number"),
+    ],
+)
+def test_the_others_refuse(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_a_product_of_momenta_that_is_no_number_is_refused():
+    params = parameters()
+    optimizer = NAdam(params)
+    train(optimizer, params, 1)
+    state = optimizer.state_dict()
+    state["state"][0]["mu_product"] = "a"
+    with pytest.raises(ValueError, match="mu_product of parameter 0 must be made of numbers"):
+        optimizer.load_state_dict(state)

@@ -216,6 +216,7 @@ cdef class Update:
     """
     cdef int rule, scalars, arrays
     cdef tuple names
+    cdef bint stateful
     cdef double options[MAX_OPTIONS]
 
     def __init__(self, str rule not None, tuple names not None, dict group not None):
@@ -223,6 +224,7 @@ cdef class Update:
         cdef int i = 0
         self.rule, self.scalars, self.arrays, options = RULES[rule]
         self.names = names
+        self.stateful = any(names)
         if len(names) != self.scalars + self.arrays:
             raise ValueError(f"{rule}: expected {self.scalars + self.arrays} names, got {len(names)}")
         for name in options:
@@ -343,7 +345,7 @@ def apply_updates(list groups not None, list rules not None, dict states not Non
             jobs.append(job)
     for job in jobs:
         parameter = job.parameter
-        if job.state is None and (job.update is None or job.update.names):
+        if job.state is None and (job.update is None or job.update.stateful):
             job.state = states[parameter] = {}
         if job.update is None:
             job.rule(job.array, job.gradient, job.state)

@@ -328,10 +328,11 @@ def strong_wolfe(
         negative slope. step: the first length to try. max_iter: further lengths to try at most.
     min_width: stop once the bracket is narrower.
     Returns the point and the number of evaluations. If max_iter or min_width ended the search, the
-    point is the best end of the bracket, and need not fulfil the conditions.
+    point is the best one that decreased, and its slope need not fulfil the second condition.
 
     New lengths are minima of cubics, kept a tenth of the bracket away from its ends where the last
-    one came close to them already, as in minFunc (Schmidt 2005) and in PyTorch.
+    one came close to them already, as in minFunc (Schmidt 2005) and in PyTorch. (PyTorch may also
+    return the lower end of a bracket that has not decreased enough.)
 
     >>> from minigrad.optim.lbfgs import Point, strong_wolfe
     >>> parabola = lambda t: ((t - 3.0) ** 2, np.zeros(1), 2 * (t - 3.0))
@@ -357,23 +358,25 @@ def strong_wolfe(
     previous, point = start, evaluate(step)
     while count <= max_iter:  # go on until a minimum lies between two points
         if not decreased(point) or (count > 2 and point.loss >= previous.loss):
+            low, high = previous, point
             break
         if flat(point):
             return point, count
         if point.slope >= 0:
+            low, high = point, previous
             break
         least = point.step + 0.01 * (point.step - previous.step)
         step = _cubic_minimum(previous, point, least, 10 * point.step)
         previous, point = point, evaluate(step)
     else:
-        previous = start
+        low, high = (point, start) if point.loss < start.loss else (start, point)
 
-    bracket, low, near_end = [previous, point], int(point.loss < previous.loss), False
-    while count <= max_iter:  # narrow the bracket; its `low` end decreased, with the lower loss
-        left, right = sorted(end.step for end in bracket)
+    near_end = False
+    while count <= max_iter:  # narrow the bracket; `low` is the best point that decreased
+        left, right = sorted((low.step, high.step))
         if right - left < min_width:
             break
-        step = _cubic_minimum(bracket[0], bracket[1], left, right)
+        step = _cubic_minimum(low, high, left, right)
         margin = 0.1 * (right - left)
         if min(right - step, step - left) >= margin:
             near_end = False
@@ -383,16 +386,15 @@ def strong_wolfe(
         else:
             near_end = True
         point = evaluate(step)
-        if not decreased(point) or point.loss >= bracket[low].loss:
-            bracket[1 - low] = point
-            low = int(bracket[1].loss < bracket[0].loss)
+        if not decreased(point) or point.loss >= low.loss:
+            high = point
             continue
         if flat(point):
             return point, count
-        if point.slope * (bracket[1 - low].step - bracket[low].step) >= 0:
-            bracket[1 - low] = bracket[low]
-        bracket[low] = point
-    return bracket[low], count
+        if point.slope * (high.step - low.step) >= 0:
+            high = low
+        low = point
+    return low, count
 
 
 def _cubic_minimum(a: Point, b: Point, least: float, most: float) -> float:

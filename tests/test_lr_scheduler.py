@@ -1,0 +1,506 @@
+"""Learning rate schedulers against their formulas, alone, together and resumed."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad.optim import SGD, Adagrad, Adam
+from minigrad.optim.lr_scheduler import (
+    ConstantLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    ExponentialLR,
+    LambdaLR,
+    LinearLR,
+    LRScheduler,
+    MultiStepLR,
+    OneCycleLR,
+    PolynomialLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
+from minigrad.serialization import load, save
+
+LRS = (0.1, 0.02)
+
+
+def make(kind=SGD, **options):
+    a, b = mg.ones(1, requires_grad=True), mg.ones(2, requires_grad=True)
+    return kind([{"params": [a]}, {"params": [b], "lr": LRS[1]}], lr=LRS[0], **options)
+
+
+def rates(optimizer):
+    return [group["lr"] for group in optimizer.param_groups]
+
+
+def follow(optimizer, scheduler, steps):
+    seen = [rates(optimizer)]
+    for _ in range(steps):
+        optimizer.step()
+        scheduler.step()
+        assert scheduler.get_last_lr() == rates(optimizer)
+        seen.append(rates(optimizer))
+    return np.array(seen)
+
+
+def restarts(epoch, length, factor):
+    while epoch >= length:
+        epoch, length = epoch - length, length * factor
+    return (1 + math.cos(math.pi * epoch / length)) / 2
+
+
+def linear(epoch, start, end, total):
+    return start + (end - start) * min(epoch, total) / total
+
+
+# a scheduler, and what it multiplies the initial rate by
+MULTIPLIERS = {
+    "StepLR": (lambda o: StepLR(o, 3), lambda e: 0.1 ** (e // 3)),
+    "MultiStepLR": (
+        lambda o: MultiStepLR(o, [2, 5, 5, 9], 0.5),
+        lambda e: 0.5 ** sum(m <= e for m in (2, 5, 5, 9)),
+    ),
+    "ConstantLR": (lambda o: ConstantLR(o, 0.25, 4), lambda e: 0.25 if e < 4 else 1),
+    "ConstantLR from 0": (lambda o: ConstantLR(o, 0.0, 4), lambda e: float(e >= 4)),
+    "LinearLR": (lambda o: LinearLR(o), lambda e: linear(e, 1 / 3, 1, 5)),
+    "LinearLR to 0": (lambda o: LinearLR(o, 1.0, 0.0, 7), lambda e: linear(e, 1, 0, 7)),
+    "ExponentialLR": (lambda o: ExponentialLR(o, 0.9), lambda e: 0.9**e),
+    "ExponentialLR to 0": (lambda o: ExponentialLR(o, 0.0), lambda e: float(e == 0)),
+    "PolynomialLR": (lambda o: PolynomialLR(o, 8, 2), lambda e: (1 - min(e, 8) / 8) ** 2),
+    "CosineAnnealingLR": (
+        lambda o: CosineAnnealingLR(o, 6),
+        lambda e: (1 + math.cos(math.pi * e / 6)) / 2,
+    ),
+    "CosineAnnealingLR of 1": (lambda o: CosineAnnealingLR(o, 1), lambda e: float(e % 2 == 0)),
+    "CosineAnnealingWarmRestarts": (
+        lambda o: CosineAnnealingWarmRestarts(o, 2, 3),
+        lambda e: restarts(e, 2, 3),
+    ),
+    "LambdaLR": (lambda o: LambdaLR(o, lambda e: 1 / (1 + e)), lambda e: 1 / (1 + e)),
+}
+
+
+@pytest.mark.parametrize("name", MULTIPLIERS)
+def test_the_rate_is_the_formula(name):
+    build, multiplier = MULTIPLIERS[name]
+    optimizer = make()
+    seen = follow(optimizer, build(optimizer), 40)
+    expected = np.outer([multiplier(epoch) for epoch in range(41)], LRS)
+    np.testing.assert_allclose(seen, expected, rtol=1e-12, atol=1e-17)
+
+
+def test_cosine_annealing_ends_at_eta_min():
+    optimizer = make()
+    seen = follow(optimizer, CosineAnnealingLR(optimizer, 10, eta_min=0.01), 30)
+    weight = (1 + np.cos(np.pi * np.arange(31) / 10)) / 2
+    np.testing.assert_allclose(seen, 0.01 + np.outer(weight, np.array(LRS) - 0.01), rtol=1e-12)
+    assert seen[10].tolist() == [0.01, 0.01]
+
+
+def test_restarts_take_fractions_of_an_epoch():
+    optimizer = make()
+    scheduler = CosineAnnealingWarmRestarts(optimizer, 2, 2, eta_min=0.001)
+    for epoch in (0.5, 1.999, 2.0, 5.25, 6.0, 40.5):
+        scheduler.step(epoch)
+        expected = [0.001 + (lr - 0.001) * restarts(epoch, 2, 2) for lr in LRS]
+        np.testing.assert_allclose(rates(optimizer), expected, rtol=1e-12)
+        assert scheduler.last_epoch == int(epoch)
+    with pytest.raises(ValueError, match="Invalid epoch: -1"):
+        scheduler.step(-1)
+
+
+@pytest.mark.parametrize("strategy", ["cos", "linear"])
+@pytest.mark.parametrize("three_phase", [False, True])
+@pytest.mark.parametrize("kind", [SGD, Adam])
+def test_one_cycle(kind, three_phase, strategy):
+    optimizer = make(kind)
+    total, share = 40, 0.25
+    scheduler = OneCycleLR(
+        optimizer,
+        [1.0, 0.5],
+        epochs=4,
+        steps_per_epoch=10,
+        pct_start=share,
+        anneal_strategy=strategy,
+        three_phase=three_phase,
+        div_factor=10,
+        final_div_factor=100,
+    )
+    rise = share * total - 1
+    knots = [0, rise, 2 * rise, total - 1] if three_phase else [0, rise, total - 1]
+    heights = [0.1, 1, 0.1, 1e-3] if three_phase else [0.1, 1, 1e-3]
+    momenta = [0.95, 0.85, 0.95, 0.95][: len(knots)]
+
+    def curve(epoch, values):
+        i = max(i for i in range(len(knots) - 1) if knots[i] <= epoch)
+        done = (epoch - knots[i]) / (knots[i + 1] - knots[i])
+        if strategy == "cos":
+            done = (1 - math.cos(math.pi * done)) / 2
+        return values[i] + (values[i + 1] - values[i]) * done
+
+    for epoch in range(total):
+        expected = curve(epoch, heights)
+        np.testing.assert_allclose(rates(optimizer), [expected, expected / 2], rtol=1e-9)
+        for group in optimizer.param_groups:
+            momentum = group["momentum"] if kind is SGD else group["betas"][0]
+            assert momentum == pytest.approx(curve(epoch, momenta), rel=1e-9)
+        optimizer.step()
+        scheduler.step()
+    before = rates(optimizer), scheduler.state_dict()
+    with pytest.raises(ValueError, match="step 41 is beyond the 40 of the cycle"):
+        scheduler.step()
+    assert (rates(optimizer), scheduler.state_dict()) == before
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])  # phases of no length at 10 steps
+@pytest.mark.parametrize("three_phase", [False, True])
+def test_one_cycle_with_empty_phases(share, three_phase):
+    optimizer = make()
+    scheduler = OneCycleLR(
+        optimizer, 1.0, 10, pct_start=share, three_phase=three_phase, cycle_momentum=False
+    )
+    seen = follow(optimizer, scheduler, 10)
+    assert np.isfinite(seen).all() and seen.max() <= 1 + 1e-12 and "momentum" in optimizer.defaults
+    assert optimizer.param_groups[0]["momentum"] == 0
+
+
+# ------------------------------------------------------------------------------- several together
+def test_schedulers_multiply_and_let_others_write():
+    optimizer = make()
+    exponential, steps = ExponentialLR(optimizer, 0.9), StepLR(optimizer, 2, 0.5)
+    for epoch in range(1, 8):
+        exponential.step()
+        steps.step()
+        expected = np.array(LRS) * 0.9**epoch * 0.5 ** (epoch // 2)
+        np.testing.assert_allclose(rates(optimizer), expected, rtol=1e-12)
+    optimizer.param_groups[0]["lr"] = 5.0
+    exponential.step()
+    assert rates(optimizer)[0] == pytest.approx(4.5)
+
+
+def test_a_group_that_is_added_joins_in():
+    optimizer = make()
+    exponential, function = ExponentialLR(optimizer, 0.5), LambdaLR(optimizer, lambda e: 0.5**e)
+    exponential.step()
+    optimizer.add_param_group({"params": mg.ones(3, requires_grad=True), "lr": 0.8})
+    exponential.step()
+    assert rates(optimizer)[2] == 0.4 and exponential.base_lrs[2] == 0.8
+    function.step()
+    assert rates(optimizer) == pytest.approx([0.05, 0.01, 0.4])
+    other = make()
+    listed = LambdaLR(other, [lambda e: 1.0, lambda e: 2.0])
+    other.add_param_group({"params": mg.ones(3, requires_grad=True)})
+    with pytest.raises(ValueError, match="LambdaLR: get_lr gave 2 rates for 3 parameter groups"):
+        listed.step()
+    assert listed.last_epoch == 0
+
+
+def test_a_sequence():
+    optimizer = make()
+    parts = [LinearLR(optimizer, 0.5, 1.0, 4), ConstantLR(optimizer, 0.1, 3)]
+    parts.append(CosineAnnealingLR(optimizer, 10, 0.001))
+    seen = follow(optimizer, SequentialLR(optimizer, parts, [4, 7]), 17)
+    expected = [linear(e, 0.5, 1, 4) for e in range(4)] + [0.1] * 3
+    np.testing.assert_allclose(seen[:7], np.outer(expected, LRS), rtol=1e-12)
+    weight = (1 + np.cos(np.pi * np.arange(11) / 10)) / 2
+    np.testing.assert_allclose(
+        seen[7:], 0.001 + np.outer(weight, np.array(LRS) - 0.001), rtol=1e-12
+    )
+
+
+def test_a_sequence_within_a_sequence():
+    optimizer = make()
+    inner = SequentialLR(
+        optimizer, [ConstantLR(optimizer, 0.5, 99), ExponentialLR(optimizer, 0.1)], [2]
+    )
+    first = CosineAnnealingWarmRestarts(optimizer, 5)
+    seen = follow(optimizer, SequentialLR(optimizer, [first, inner], [3]), 8)[:, 0] / LRS[0]
+    expected = [restarts(e, 5, 1) for e in range(3)] + [0.5, 0.5, 1, 0.1, 0.01, 0.001]
+    np.testing.assert_allclose(seen, expected, rtol=1e-12)
+
+
+# ------------------------------------------------------------------------------- plateaus
+def plateau(metrics, **options):
+    optimizer = make()
+    scheduler = ReduceLROnPlateau(optimizer, **options)
+    seen = []
+    for metric in metrics:
+        scheduler.step(metric)
+        seen.append(round(rates(optimizer)[0], 10))
+    return seen, scheduler
+
+
+def test_a_plateau_reduces_the_rate():
+    seen, scheduler = plateau([5, 4, 4, 4, 4, 3, 3], patience=1, factor=0.5)
+    assert seen == [0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05]
+    assert scheduler.best == 3 and scheduler.num_bad_epochs == 1 and scheduler.last_epoch == 7
+
+
+def test_what_counts_as_better():
+    for options, metrics, best in [
+        ({"threshold": 0.1}, [10, 9.5, 9.01], 10),
+        ({"threshold": 0.1}, [10, 8.99], 8.99),
+        ({"threshold": 0.1, "threshold_mode": "abs"}, [10, 9.95], 10),
+        ({"threshold": 0.1, "threshold_mode": "abs"}, [10, 9.85], 9.85),
+        ({"mode": "max", "threshold": 0.1}, [10, 10.9], 10),
+        ({"mode": "max", "threshold": 0.1}, [10, 11.1], 11.1),
+        ({"mode": "max", "threshold": 0.1, "threshold_mode": "abs"}, [10, 10.2], 10.2),
+        ({}, [10, float("nan")], 10),
+    ]:
+        assert plateau(metrics, **options)[1].best == best
+
+
+def test_cooldown_bounds_and_small_reductions():
+    seen, _ = plateau([1.0] * 8, patience=0, factor=0.5, cooldown=2)
+    assert seen == [0.1, 0.05, 0.05, 0.05, 0.025, 0.025, 0.025, 0.0125]
+    seen, _ = plateau([1.0] * 4, patience=0, factor=0.5, min_lr=[0.04, 0])
+    assert seen == [0.1, 0.05, 0.04, 0.04]
+    seen, _ = plateau([1.0] * 3, patience=0, factor=0.5, eps=0.06)
+    assert seen == [0.1] * 3
+    assert plateau([mg.tensor(2.0), np.float32(1.5)])[1].best == 1.5
+
+
+# ------------------------------------------------------------------------------- checkpoints
+class Falling:
+    """A callable with a state of its own, which a checkpoint keeps."""
+
+    def __init__(self, rate):
+        self.rate = rate
+
+    def __call__(self, epoch):
+        return self.rate**epoch
+
+
+ALL = {
+    **{name: build for name, (build, _) in MULTIPLIERS.items()},
+    "OneCycleLR": lambda o: OneCycleLR(o, 1.0, 60),
+    "SequentialLR": lambda o: SequentialLR(
+        o, [LinearLR(o), CosineAnnealingWarmRestarts(o, 3), StepLR(o, 4)], [6, 13]
+    ),
+}
+
+
+@pytest.mark.parametrize("stop", [1, 7, 20])
+@pytest.mark.parametrize("name", ALL)
+def test_a_checkpoint_continues_the_schedule(name, stop):
+    optimizer, other = make(momentum=0.9), make(momentum=0.9)
+    scheduler = ALL[name](optimizer)
+    follow(optimizer, scheduler, stop)
+    file = io.BytesIO()
+    save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, file)
+    expected = follow(optimizer, scheduler, 20)
+    file.seek(0)
+    checkpoint = load(file)
+    resumed = ALL[name](other)
+    other.load_state_dict(checkpoint["optimizer"])
+    resumed.load_state_dict(checkpoint["scheduler"])
+    assert resumed.last_epoch == stop
+    np.testing.assert_array_equal(follow(other, resumed, 20), expected)
+
+
+def test_the_state_of_callables_is_kept():
+    optimizer = make()
+    scheduler = LambdaLR(optimizer, [Falling(0.5), lambda epoch: 1.0])
+    state = scheduler.state_dict()
+    assert state["lr_lambdas"] == [{"rate": 0.5}, None]
+    other = LambdaLR(make(), [Falling(0.9), lambda epoch: 2.0])
+    other.load_state_dict(state)
+    assert other.lr_lambdas[0].rate == 0.5 and other.lr_lambdas[1](0) == 2.0
+
+
+def test_a_plateau_is_kept():
+    _, scheduler = plateau([5, 4, 4], patience=1)
+    other = ReduceLROnPlateau(make())
+    other.load_state_dict(scheduler.state_dict())
+    assert (other.best, other.num_bad_epochs, other.patience) == (4, 1, 1)
+
+
+def test_a_snapshot_is_a_copy():
+    optimizer = make()
+    scheduler = MultiStepLR(optimizer, [1])
+    state = scheduler.state_dict()
+    scheduler.step()
+    assert state["last_epoch"] == 0 and state["_last_lr"] == list(LRS)
+    other = MultiStepLR(make(), [3])
+    other.load_state_dict(state)
+    state["base_lrs"][0] = 99
+    assert other.base_lrs == list(LRS) and other.milestones == {1: 1}
+
+
+def test_a_state_that_does_not_fit_changes_nothing():
+    optimizer = make()
+    scheduler = SequentialLR(optimizer, [LinearLR(optimizer), StepLR(optimizer, 2)], [3])
+    before = scheduler.state_dict()
+    damaged = {**scheduler.state_dict(), "last_epoch": 9}
+    damaged["_schedulers"][1].pop("gamma")
+    with pytest.raises(ValueError, match=r"StepLR\.load_state_dict: the state lacks gamma"):
+        scheduler.load_state_dict(damaged)
+    with pytest.raises(ValueError, match="_schedulers has 1 entries, not 2"):
+        scheduler.load_state_dict({**before, "_schedulers": before["_schedulers"][:1]})
+    with pytest.raises(ValueError, match="the state lacks _milestones, _schedulers, last_epoch"):
+        scheduler.load_state_dict({})
+    with pytest.raises(TypeError, match="expected a dict, got list"):
+        scheduler.load_state_dict([])
+    assert scheduler.state_dict() == before
+
+
+def test_resuming_by_the_epoch():
+    optimizer = make()
+    first = ExponentialLR(optimizer, 0.5)
+    for _ in range(3):
+        first.step()
+    state = optimizer.state_dict()
+    other = make()
+    other.load_state_dict(state)
+    resumed = ExponentialLR(other, 0.5, last_epoch=2)
+    assert rates(other) == rates(optimizer) and resumed.last_epoch == 3
+    first.step()
+    resumed.step()
+    assert rates(other) == rates(optimizer)
+    with pytest.raises(KeyError, match="group 0 has no 'initial_lr', which resuming"):
+        ExponentialLR(make(), 0.5, last_epoch=2)
+
+
+# ------------------------------------------------------------------------------- of one's own
+def test_schedules_of_ones_own():
+    class Root(LRScheduler):
+        def multiplier(self, epoch):
+            return (1 + epoch) ** -0.5
+
+    class Outright(LRScheduler):
+        def get_lr(self):
+            return [0.5 + self.last_epoch] * len(self.base_lrs)
+
+    optimizer = make()
+    assert follow(optimizer, Root(optimizer), 3)[3].tolist() == pytest.approx([0.05, 0.01])
+    assert follow(optimizer, Outright(optimizer), 2)[2].tolist() == [2.5, 2.5]
+    with pytest.raises(NotImplementedError, match=r"LRScheduler must define multiplier\(epoch\)"):
+        LRScheduler(make())
+
+
+def test_an_error_in_a_schedule_changes_nothing():
+    def rising(epoch):
+        if epoch == 2:
+            raise ZeroDivisionError
+        return 1 + epoch
+
+    optimizer = make()
+    scheduler = LambdaLR(optimizer, rising)
+    scheduler.step()
+    with pytest.raises(ZeroDivisionError):
+        scheduler.step()
+    assert scheduler.last_epoch == 1 and rates(optimizer) == [0.2, 0.04]
+
+
+# ------------------------------------------------------------------------------- what is refused
+def sequence(milestones, *builds):
+    optimizer = make()
+    return SequentialLR(optimizer, [build(optimizer) for build in builds], milestones)
+
+
+def step(o):
+    return StepLR(o, 2)
+
+
+@pytest.mark.parametrize(
+    "build, error, message",
+    [
+        (
+            lambda: StepLR(mg.nn.Linear(1, 1), 2),
+            TypeError,
+            "StepLR: expected an optimiser.* Linear",
+        ),
+        (lambda: ReduceLROnPlateau([]), TypeError, "ReduceLROnPlateau: expected an optimiser"),
+        (lambda: OneCycleLR(None, 1.0, 3), TypeError, "OneCycleLR: expected an optimiser"),
+        (lambda: LambdaLR(1, abs), TypeError, "LambdaLR: expected an optimiser.* got int"),
+        (lambda: SequentialLR(1, [], []), TypeError, "SequentialLR: expected an optimiser"),
+        (lambda: StepLR(make(), 0), ValueError, "step_size must be an int from 1 on, got 0"),
+        (lambda: StepLR(make(), -3), ValueError, "StepLR: step_size must be an int from 1"),
+        (lambda: StepLR(make(), 2.0), TypeError, "step_size must be an int, got float 2.0"),
+        (lambda: StepLR(make(), True), TypeError, "step_size must be an int, got bool True"),
+        (lambda: StepLR(make(), 2, -0.1), ValueError, "StepLR: Invalid gamma: -0.1"),
+        (lambda: StepLR(make(), 2, "a"), TypeError, "StepLR: the gamma must be a number"),
+        (lambda: StepLR(make(), 2, last_epoch=-2), ValueError, "last_epoch must be an int from -1"),
+        (lambda: StepLR(make(), 2, last_epoch=1.5), TypeError, "last_epoch must be an int"),
+        (lambda: MultiStepLR(make(), [5, 3]), ValueError, r"in increasing order, got \[5, 3\]"),
+        (lambda: MultiStepLR(make(), [-1]), ValueError, "a milestone must be an int from 0 on"),
+        (lambda: MultiStepLR(make(), [1.5]), TypeError, "a milestone must be an int, got float"),
+        (lambda: ConstantLR(make(), 1.5), ValueError, "ConstantLR: factor must be between 0 and 1"),
+        (lambda: ConstantLR(make(), total_iters=-1), ValueError, "total_iters must be an int from"),
+        (lambda: LinearLR(make(), 0.0), ValueError, "start_factor must be greater than 0"),
+        (lambda: LinearLR(make(), 2.0), ValueError, "start_factor must be between 0 and 1, got 2"),
+        (lambda: LinearLR(make(), 0.5, -1), ValueError, "Invalid end_factor: -1"),
+        (lambda: LinearLR(make(), total_iters=0), ValueError, "total_iters must be an int from 1"),
+        (lambda: ExponentialLR(make(), -1), ValueError, "ExponentialLR: Invalid gamma: -1"),
+        (lambda: PolynomialLR(make(), 0), ValueError, "total_iters must be an int from 1 on"),
+        (lambda: PolynomialLR(make(), 3, -1), ValueError, "PolynomialLR: Invalid power: -1"),
+        (lambda: CosineAnnealingLR(make(), 0), ValueError, "T_max must be an int from 1 on"),
+        (lambda: CosineAnnealingLR(make(), 5, -1), ValueError, "Invalid eta_min: -1"),
+        (lambda: CosineAnnealingWarmRestarts(make(), 0), ValueError, "T_0 must be an int from 1"),
+        (lambda: CosineAnnealingWarmRestarts(make(), 2, 1.5), TypeError, "T_mult must be an int"),
+        (lambda: LambdaLR(make(), 0.5), TypeError, "lr_lambda must be a function.* got float"),
+        (lambda: LambdaLR(make(), [abs]), ValueError, "lr_lambda has 1 values, the optimiser 2"),
+        (lambda: OneCycleLR(make(), 1.0), ValueError, "give total_steps, or both epochs and"),
+        (lambda: OneCycleLR(make(), 1.0, 0), ValueError, "total_steps must be an int from 1 on"),
+        (lambda: OneCycleLR(make(), 1.0, epochs=2), ValueError, "give total_steps, or both"),
+        (
+            lambda: OneCycleLR(make(), 1.0, epochs=2, steps_per_epoch=0),
+            ValueError,
+            "steps_per_epoch must be an int from 1 on",
+        ),
+        (lambda: OneCycleLR(make(), 1.0, 9, pct_start=2), ValueError, "pct_start must be between"),
+        (
+            lambda: OneCycleLR(make(), 1.0, 9, anneal_strategy="log"),
+            ValueError,
+            "anneal_strategy must be 'cos' or 'linear', got 'log'",
+        ),
+        (lambda: OneCycleLR(make(), 1.0, 9, div_factor=0), ValueError, "must not be 0"),
+        (lambda: OneCycleLR(make(), [1.0], 9), ValueError, "max_lr has 1 values, the optimiser 2"),
+        (lambda: OneCycleLR(make(), -1.0, 9), ValueError, "OneCycleLR: Invalid max_lr: -1.0"),
+        (
+            lambda: OneCycleLR(make(Adagrad), 1.0, 9),
+            ValueError,
+            "Adagrad has neither momentum nor betas to cycle; pass cycle_momentum=False",
+        ),
+        (lambda: sequence([]), ValueError, "SequentialLR: expected at least one scheduler"),
+        (lambda: sequence([], step, step), ValueError, "2 schedulers need 1 milestones, got 0"),
+        (lambda: sequence([5, 3], step, step, step), ValueError, "must be in increasing order"),
+        (lambda: sequence([3], step, ReduceLROnPlateau), ValueError, "1 is a ReduceLROnPlateau"),
+        (lambda: sequence([3], step, lambda o: o), TypeError, "scheduler 1 must be a scheduler"),
+        (lambda: sequence([3], step, lambda o: step(make())), ValueError, "another optimiser"),
+        (lambda: ReduceLROnPlateau(make(), "least"), ValueError, "mode must be min or max"),
+        (lambda: ReduceLROnPlateau(make(), factor=1.0), ValueError, "Invalid factor: 1.0"),
+        (lambda: ReduceLROnPlateau(make(), patience=-1), ValueError, "patience must be an int"),
+        (lambda: ReduceLROnPlateau(make(), threshold_mode="x"), ValueError, "must be rel or abs"),
+        (lambda: ReduceLROnPlateau(make(), min_lr=[0]), ValueError, "min_lr has 1 values"),
+        (
+            lambda: ReduceLROnPlateau(make()).step("a"),
+            TypeError,
+            "metric must be a number, got str",
+        ),
+        (lambda: ReduceLROnPlateau(make()).step(None), TypeError, "must be a number, got NoneType"),
+    ],
+)
+def test_refused(build, error, message):
+    with pytest.raises(error, match=message):
+        build()
+
+
+def test_a_refused_scheduler_leaves_the_optimiser_alone():
+    for build in (
+        lambda o: OneCycleLR(o, [1.0, -1.0], 9),
+        lambda o: MultiStepLR(o, [5, 3]),
+        lambda o: SequentialLR(o, [], []),
+        lambda o: LambdaLR(o, "a"),
+    ):
+        optimizer = make()
+        before = optimizer.state_dict()
+        with pytest.raises((TypeError, ValueError)):
+            build(optimizer)
+        assert optimizer.state_dict() == before
