@@ -140,8 +140,9 @@ def net(layers):
     )
 
 
-def net_pair(dtype, batch=32):
+def net_pair(dtype, batch=32, seed=0):
     rng = np.random.default_rng(1)
+    torch.manual_seed(seed)  # `pair` takes PyTorch's initial weights
     inputs = rng.normal(size=(batch, 5))
     targets = np.sin(inputs @ rng.normal(size=(5, 2)))
     ours, theirs = pair(net, dtype)
@@ -159,7 +160,8 @@ def net_pair(dtype, batch=32):
 @pytest.mark.parametrize("kind, options", CASES)
 def test_net_with_batchnorm_and_two_groups(kind, options, dtype):
     ours, theirs, loss, their_loss = net_pair(dtype)
-    # small steps: weights before BatchNorm that decay or jump far make it chaotic
+    # Small steps: weights before BatchNorm that decay or jump far make it chaotic. At five times
+    # the rate PyTorch's float64 run differs from itself by up to 3e-4 if it starts 1e-15 away.
     options = {**options, "lr": options["lr"] / 5}
     optimizers = []
     for module, optim in ((ours, mg.optim), (theirs, torch.optim)):
@@ -171,13 +173,15 @@ def test_net_with_batchnorm_and_two_groups(kind, options, dtype):
     compare(ours.state_dict().values(), theirs.state_dict().values())
 
 
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind, options", LBFGS_CASES)
-def test_lbfgs_on_a_net_with_batchnorm(kind, options):
-    ours, theirs, loss, their_loss = net_pair("float64")
+def test_lbfgs_on_a_net_with_batchnorm(kind, options, seed):
+    ours, theirs, loss, their_loss = net_pair("float64", seed=seed)
     a = getattr(mg.optim, kind)(ours.parameters(), **options)
     b = getattr(torch.optim, kind)(theirs.parameters(), **options)
-    run(a, loss, 25)
-    run(b, their_loss, 25)
+    # of up to 4 iterations; after 25 steps PyTorch from a start 1e-15 away differs by up to 2e-5
+    run(a, loss, 15)
+    run(b, their_loss, 15)
     compare(ours.state_dict().values(), theirs.state_dict().values())
     mine, other = a.state_dict()["state"][0], b.state_dict()["state"][0]
     assert {n: mine[n] for n in ("func_evals", "n_iter")} == {
@@ -404,9 +408,12 @@ def test_plateau(options):
     step_together(optimizers, schedules(optimizers, "ReduceLROnPlateau", options), STEPS, metrics)
 
 
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("name, options", SCHEDULES)
-def test_training_a_net_with_a_schedule(name, options):
-    ours, theirs, loss, their_loss = net_pair("float64")
+def test_training_a_net_with_a_schedule(name, options, seed):
+    ours, theirs, loss, their_loss = net_pair("float64", seed=seed)
+    if "max_lr" in options:  # or PyTorch's own run is chaotic, as above
+        options = {**options, "max_lr": 0.05}
     optimizers = []
     for module, optim in ((ours, mg.optim), (theirs, torch.optim)):
         p = list(module.parameters())
