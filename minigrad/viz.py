@@ -64,7 +64,8 @@ class record:  # noqa: N801  (a context manager is written like a function)
     """Remember which module of `model` makes which operation, inside a `with` block.
 
     Handed to `graph` in the place of the model it draws the modules as clusters. It keeps the Nodes
-    (not what they saved) for as long as it lives. Several threads may run the model.
+    (not what they saved) for as long as it lives. What other threads do with the
+    model meanwhile is not noted.
 
     >>> net = mg.nn.Sequential(mg.nn.Linear(2, 3), mg.nn.Tanh())
     >>> with mg.viz.record(net) as recorded:
