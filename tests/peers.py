@@ -13,6 +13,7 @@ import minigrad as mg
 from minigrad import nn
 
 torch = pytest.importorskip("torch")
+torch.set_num_threads(1)
 peer = pytest.mark.peer
 
 DTYPES = ["float32", "float64"]
@@ -38,6 +39,7 @@ def close(ours, theirs, dtype, scale=1.0):
 
 def pair(build, dtype):
     """The same net in both libraries with the same state."""
+    torch.manual_seed(0)
     ours = build(nn).to(dtype)
     theirs = build(torch.nn).to(getattr(torch, dtype))
     random = np.random.default_rng(1)
