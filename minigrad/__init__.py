@@ -47,6 +47,7 @@ from ._core.ops import (
     expm1 as expm1,
     floor as floor,
     floor_divide as floor_divide,
+    fold as fold,
     gate as gate,
     getitem as getitem,
     greater as greater,
@@ -77,6 +78,9 @@ from ._core.ops import (
     multiply as multiply,
     negative as negative,
     not_equal as not_equal,
+    packed_matmul as packed_matmul,
+    packed_outer as packed_outer,
+    pad as pad,
     permute_dims as permute_dims,
     pow as pow,
     prod as prod,
@@ -104,8 +108,10 @@ from ._core.ops import (
     tan as tan,
     tanh as tanh,
     trunc as trunc,
+    unfold as unfold,
     var as var,
     where as where,
+    window_max as window_max,
 )
 from ._core.tensor import (
     Tensor as Tensor,

@@ -215,6 +215,71 @@ def np_add_along_axis(x, indices, axis, shape):
     return out
 
 
+WINDOWS = (  # the shape of x, then kernel size, stride, dilation
+    ((5,), 2, 1, 1),
+    ((7,), (3,), 2, 2),
+    ((2, 5), 5, 3, 1),
+    ((2, 5, 6), (3, 2), 1, 1),
+    ((2, 5, 6), (2, 3), (2, 1), (3, 2)),
+    ((1, 2, 4, 4), (2, 2), 2, 1),
+    ((3, 4), (1, 1), (1, 3), 1),
+    ((2, 3, 4), (2, 1, 2), (1, 2, 3), (1, 5, 2)),
+    ((0, 4), 2, 1, 1),
+)
+
+
+def np_unfold(x, kernel_size, stride=1, dilation=1):
+    """Wider windows of which every so many elements are taken, at every so many places."""
+    kernel = np.atleast_1d(kernel_size)
+    k = len(kernel)
+    stride, dilation = (np.broadcast_to(n, k) for n in (stride, dilation))
+    axes = tuple(range(x.ndim - k, x.ndim))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (kernel - 1) * dilation + 1, axes)
+    steps = tuple(slice(None, None, int(n)) for n in (*stride, *dilation))
+    return windows[(..., *steps)]
+
+
+def np_fold(x, shape, stride=1, dilation=1):
+    """Every element is added where `np_unfold` takes it from."""
+    if x.dtype.kind != "f":
+        raise TypeError("floats only")
+    kernel = x.shape[len(shape) :]
+    places = np_unfold(np.arange(math.prod(shape)).reshape(shape), kernel, stride, dilation)
+    return np_put(x, places.reshape(x.shape), (math.prod(shape),)).reshape(shape)
+
+
+def folded():
+    """Windows of the shapes above, and how to add them up again."""
+    for shape, kernel, stride, dilation in WINDOWS:
+        windows = np_unfold(np.zeros(shape), kernel, stride, dilation)
+        yield (windows.shape,), {"shape": shape, "stride": stride, "dilation": dilation}
+
+
+def np_pad(x, pad_width, mode="constant", value=0):
+    names = {"replicate": "edge", "circular": "wrap"}
+    options = {"constant_values": value} if mode == "constant" else {}
+    return np.pad(x, pad_width, names.get(mode, mode), **options)
+
+
+PACKED = (  # shapes of x and y, and the shape in which y is taken
+    ((2, 3), (2, 3, 4), (2, 3, 4)),
+    ((2, 6), (3, 2, 3, 2, 2), (3, 6, 4)),
+    ((2, 1, 3), (2, 6, 2), (2, 2, 3, 2)),
+    ((1, 1), (4,), (4, 1, 1)),
+    ((2, 4), (0, 4, 3), (0, 4, 3)),
+    ((2, 0), (2, 0, 3), (2, 0, 3)),
+)
+
+
+def np_packed_matmul(x, y, bias=None, *, shape):
+    product = np.matmul(x, y.reshape(shape))
+    return product if bias is None else product + bias[..., None]
+
+
+def np_packed_outer(x, y, shape):
+    return np.sum(np.matmul(x, y.reshape(shape).swapaxes(-1, -2)), axis=0)
+
+
 def absolute(reference):
     """The size of a sum of products: the same of absolute values."""
     return lambda *inputs, **options: np.abs(reference(*(np.abs(x) for x in inputs), **options))
@@ -1209,6 +1274,61 @@ TABLE = (
             (((2, 3), (), (4,)), {"axis": None}),
         ),
         differentiable=(0, 1, 2),
+    ),
+    # ------------------------------------------------------------------------------------- windows
+    Row(
+        "unfold",
+        mg.unfold,
+        np_unfold,
+        cases=tuple(
+            ((shape,), {"kernel_size": kernel, "stride": stride, "dilation": dilation})
+            for shape, kernel, stride, dilation in WINDOWS
+        ),
+        ulps=0,
+    ),
+    Row("fold", mg.fold, np_fold, cases=tuple(folded()), ulps=4, scale=absolute(np_fold)),
+    Row(
+        "pad",
+        mg.pad,
+        np_pad,
+        cases=(
+            (((4,),), {"pad_width": 2}),
+            (((4,),), {"pad_width": (1, 0), "value": -1.5}),
+            (((2, 3),), {"pad_width": ((0, 0), (2, 1)), "value": 3}),
+            (((2, 0),), {"pad_width": ((1, 0), (2, 1))}),
+            (((),), {"pad_width": 3}),
+            (((2, 3, 4),), {"pad_width": ((0, 0), (1, 2), (3, 0)), "mode": "reflect"}),
+            *(
+                (((3, 4),), {"pad_width": ((1, 0), (3, 2)), "mode": mode})
+                for mode in ("edge", "replicate", "reflect", "symmetric", "wrap", "circular")
+            ),
+            (((2, 3),), {"pad_width": ((0, 0), (5, 9)), "mode": "wrap"}),
+        ),
+        ulps=0,
+    ),
+    Row(
+        "packed_matmul",
+        lambda x, y, bias=None, *, shape: mg.packed_matmul(x, y, shape, bias),
+        np_packed_matmul,
+        (real, real, real),
+        tuple(
+            ((x, y, *bias), {"shape": shape})
+            for x, y, shape in PACKED
+            for bias in ((), ((*shape[1:-2], x[-2]),))
+        ),
+        (0, 1, 2),
+        ulps=4,
+        scale=absolute(np_packed_matmul),
+    ),
+    Row(
+        "packed_outer",
+        mg.packed_outer,
+        np_packed_outer,
+        (real, real),
+        tuple((((*shape[:-2], x[-2], shape[-1]), y), {"shape": shape}) for x, y, shape in PACKED),
+        (0, 1),
+        ulps=4,
+        scale=absolute(np_packed_outer),
     ),
     # ------------------------------------------------------------------------------------ matrices
     Row(

@@ -27,6 +27,13 @@ ctypedef unsigned char mask_t
 cdef void call_kernel(int opcode, bint is_double, void** operands, void* out, Py_ssize_t n) noexcept nogil
 cdef void pack(char* source, Py_ssize_t row_stride, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t n,
                int itemsize, char* tile) noexcept nogil
+cdef void copy_block(char* x, Py_ssize_t x_row, Py_ssize_t x_stride, char* o, Py_ssize_t o_row,
+                     Py_ssize_t o_stride, Py_ssize_t rows, Py_ssize_t n, int itemsize) noexcept nogil
+cdef void add_block(bint is_double, char* x, Py_ssize_t x_row, Py_ssize_t x_stride, char* o, Py_ssize_t o_row,
+                    Py_ssize_t o_stride, Py_ssize_t rows, Py_ssize_t n) noexcept nogil
+cdef void first_maxima(bint is_double, void* x, Py_ssize_t planes, Py_ssize_t height, Py_ssize_t width,
+                       long long** bounds, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t row_step,
+                       Py_ssize_t column_step, void* o, long long* index) noexcept nogil
 cdef void take_along(char* x, long long* index, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t picks,
                      Py_ssize_t inner, int itemsize, char* o) noexcept nogil
 cdef void add_along(floating* x, long long* index, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t picks,

@@ -7,8 +7,8 @@ Design note
    Tensors, dtypes other than float32 and float64 (and the bool of a mask), or the graph.
 2. Every output is C-contiguous and nobody else's. Its memory is new or was let go by a Tensor that died:
    a training step asks for the same shapes again and again, and an array from a bin costs 10 ns where
-   a new one costs 100, and page faults when it is large. Inputs may have any strides: transposed,
-   reversed, broadcast.
+   a new one costs 100, and page faults when it is large. Where a view dies last, what it looked at goes
+   into the bin. Inputs may have any strides: transposed, reversed, broadcast, overlapping windows.
 3. *Elementwise*: dimensions that lie behind one another in memory for every operand are merged first;
    most calls end as one loop. What is left is walked in blocks of rows, and an operand that is not
    contiguous there is packed into a tile in the L1 cache, once if it repeats (a bias row, a scalar).
@@ -18,19 +18,22 @@ Design note
    (Neumaier 1974), so that 10^7 float64 elements lose no more than a few ulp either.
 5. In float64 the mean is taken about the first element, and the variance about the mean (two passes): a
    constant gives exactly itself and exactly 0, and a large mean does not cancel the variance.
-6. Large loops release the GIL.
+6. *Windows* are strides too. One walk over two sets of strides (`transfer`) copies what cannot be viewed
+   (the columns of a convolution: 0.4 ms where NumPy took 1.0) and adds up what overlaps (its adjoint).
+7. Large loops release the GIL.
 """
 cimport numpy as cnp
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.math cimport INFINITY, fabs, isfinite
-from numpy cimport (NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_CheckExact, PyArray_DATA, PyArray_DIMS,
-                    PyArray_FLAGS, PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE,
+from libc.string cimport memset
+from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_CheckExact, PyArray_DATA,
+                    PyArray_DIMS, PyArray_FLAGS, PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE,
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
     COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, SUBTRACT, SUM, TILE, VAR,
-    accumulate, add_along, blend_into, call_kernel, pack, reduce_columns, reduce_row,
-    reduction_start, scan, take_along)
+    accumulate, add_along, add_block, blend_into, call_kernel, copy_block, first_maxima, pack,
+    reduce_columns, reduce_row, reduction_start, scan, take_along)
 
 import numpy as np
 
@@ -45,6 +48,9 @@ cdef extern from "Python.h":
 
 cdef extern from "<stdlib.h>" nogil:
     long long llabs(long long)
+
+cdef extern from "numpy/npy_common.h":
+    npy_intp NPY_MAX_INTP
 
 cdef extern from "numpy/arrayobject.h":
     object PyArray_MatrixProduct2(object x, object y, ndarray out)
@@ -63,9 +69,11 @@ cdef extern from *:
     static int mg_weakly_referenced(PyObject* array) {
         return ((PyArrayObject_fields*) array)->weakreflist != NULL;
     }
+    static PyObject* mg_base_of(PyObject* array) { return PyArray_BASE((PyArrayObject*) array); }
     """
     int OWN_AND_PLAIN "MG_OWN_AND_PLAIN"
     bint weakly_referenced "mg_weakly_referenced"(PyObject*)
+    PyObject* base_of "mg_base_of"(PyObject*)
 
 cdef enum:
     BINS = 256
@@ -76,6 +84,7 @@ cdef enum:
     MAXOPERANDS = 3
     RELEASE_GIL = 1 << 15       # elements above which a loop lets other threads run
     SHORT_ROW = 16              # a row reduction over fewer elements costs more to start than to do
+    PACKED_BYTES = 1 << 20      # of the blocks that `packed_matmul` packs
     BLOCK = 1024                # elements that a row reduction sums before it compensates
 
 
@@ -133,12 +142,24 @@ cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
     return cnp.PyArray_SimpleNew(ndim, shape, typenum)
 
 
+cdef ndarray zeros(int ndim, npy_intp* shape, int typenum):
+    """As `empty`, with zeros in it."""
+    cdef ndarray array = empty(ndim, shape, typenum)
+    memset(PyArray_DATA(array), 0, PyArray_NBYTES(array))
+    return array
+
+
 cdef void recycle(PyObject* array):
-    """Called when a Tensor lets go of its array: keep it for `empty`, if nobody else can see it."""
+    """Called when a Tensor lets go of its array: keep it for `empty`, if nobody else can see it. Of a view,
+    keep the array that owns the memory, if only the view holds it."""
     global binned_bytes
     cdef ndarray a
     cdef Bin* bin
-    cdef int i, ndim = PyArray_NDIM(<ndarray> array)
+    cdef int i, ndim
+    while (Py_REFCNT(array) == 1 and not PyArray_FLAGS(<ndarray> array) & NPY_ARRAY_OWNDATA
+           and base_of(array) != NULL and PyArray_CheckExact(<object> base_of(array))):
+        array = base_of(array)
+    ndim = PyArray_NDIM(<ndarray> array)
     if (Py_REFCNT(array) != 1 or ndim > BIN_DIMS or not PyArray_CheckExact(<object> array)
             or PyArray_FLAGS(<ndarray> array) & OWN_AND_PLAIN != OWN_AND_PLAIN
             or PyArray_NBYTES(<ndarray> array) > BIN_BYTES // 4 or weakly_referenced(array)):
@@ -629,6 +650,166 @@ cdef inline void fold_row(int opcode, Plan* plan, char* x, double centre, bint c
             accumulator[0] = total
 
 
+# --------------------------------------------------------------------- from strides to other strides
+cdef void transfer(ndarray source, ndarray target, bint add):
+    """target = source, or += it, for arrays of one shape and dtype (floats, to add) and any strides; elements
+    of a target that is added to may coincide. Dimensions are walked in the order in which they lie in the
+    memory of the one that is dense: the target of a copy, the source of an addition (where it is broadcast,
+    outermost)."""
+    cdef npy_intp shape[MAXDIMS]
+    cdef npy_intp x_strides[MAXDIMS]
+    cdef npy_intp o_strides[MAXDIMS]
+    cdef npy_intp* key = <npy_intp*> x_strides if add else <npy_intp*> o_strides
+    cdef npy_intp size, x_stride, o_stride
+    cdef int ndim = 0, d, e, itemsize = PyArray_ITEMSIZE(source)
+    cdef PyThreadState* thread = NULL
+    if PyArray_SIZE(source) == 0:
+        return
+    for d in range(PyArray_NDIM(source)):       # drop sizes of 1, insert by stride, the largest first
+        size = PyArray_DIMS(source)[d]
+        x_stride, o_stride = PyArray_STRIDES(source)[d], PyArray_STRIDES(target)[d]
+        if size == 1:
+            continue
+        e = ndim
+        while e > 0 and rank(key[e - 1]) < rank(x_stride if add else o_stride):
+            shape[e] = shape[e - 1]; x_strides[e] = x_strides[e - 1]; o_strides[e] = o_strides[e - 1]
+            e -= 1
+        shape[e] = size; x_strides[e] = x_stride; o_strides[e] = o_stride
+        ndim += 1
+    e = 0
+    for d in range(1, ndim):                    # merge what lies one behind the other in both
+        if x_strides[e] == x_strides[d] * shape[d] and o_strides[e] == o_strides[d] * shape[d]:
+            shape[e] *= shape[d]
+        else:
+            e += 1
+            shape[e] = shape[d]
+        x_strides[e] = x_strides[d]; o_strides[e] = o_strides[d]
+    ndim = min(ndim, e + 1)
+    while ndim < 2:                             # the kernels take rows
+        shape[ndim] = 1; x_strides[ndim] = o_strides[ndim] = itemsize
+        ndim += 1
+    if PyArray_SIZE(source) > RELEASE_GIL:
+        thread = PyEval_SaveThread()
+    walk(add, PyArray_TYPE(source) == NPY_DOUBLE, itemsize, ndim, shape, <char*> PyArray_DATA(source),
+         x_strides, <char*> PyArray_DATA(target), o_strides)
+    if thread != NULL:
+        PyEval_RestoreThread(thread)
+
+
+cdef inline npy_intp rank(npy_intp stride):
+    return llabs(stride) if stride else NPY_MAX_INTP
+
+
+cdef void walk(bint add, bint is_double, int itemsize, int ndim, npy_intp* shape, char* x,
+               npy_intp* x_strides, char* o, npy_intp* o_strides) noexcept nogil:
+    """Run the kernel over the two last dimensions, at each index of the others."""
+    cdef npy_intp index[MAXDIMS]
+    cdef int inner = ndim - 1, rows = ndim - 2, d
+    for d in range(rows):
+        index[d] = 0
+    while True:
+        if add:
+            add_block(is_double, x, x_strides[rows], x_strides[inner], o, o_strides[rows], o_strides[inner],
+                      shape[rows], shape[inner])
+        else:
+            copy_block(x, x_strides[rows], x_strides[inner], o, o_strides[rows], o_strides[inner],
+                       shape[rows], shape[inner], itemsize)
+        d = rows - 1
+        while d >= 0:
+            index[d] += 1
+            x += x_strides[d]
+            o += o_strides[d]
+            if index[d] < shape[d]:
+                break
+            x -= x_strides[d] * shape[d]
+            o -= o_strides[d] * shape[d]
+            index[d] = 0
+            d -= 1
+        if d < 0:
+            return
+
+
+cdef ndarray contiguous(ndarray array):
+    """The array itself, or a copy in C order if it is not."""
+    cdef ndarray copy
+    if cnp.PyArray_IS_C_CONTIGUOUS(array):
+        return array
+    copy = empty(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array))
+    transfer(array, copy, False)
+    return copy
+
+
+cdef bint is_viewable(ndarray x, tuple shape) except -1:
+    """Whether x, which is not empty, has the elements of `shape` (one size may be -1) in C order without a
+    copy: each run of dimensions that lie behind one another in memory must be a product of sizes."""
+    cdef npy_intp run = 1, product, known = 1, size
+    cdef int d, last, i = 0, n = len(shape), ndim = PyArray_NDIM(x)
+    for d in range(n):
+        known *= -(<npy_intp> shape[d]) if shape[d] < 0 else <npy_intp> shape[d]
+    if known == 0:
+        return True                             # NumPy will raise
+    last = -1
+    for d in range(ndim + 1):
+        if d < ndim and PyArray_DIMS(x)[d] == 1:
+            continue
+        if (d < ndim and last >= 0
+                and PyArray_STRIDES(x)[last] == PyArray_STRIDES(x)[d] * PyArray_DIMS(x)[d]):
+            run *= PyArray_DIMS(x)[d]
+        elif last >= 0:
+            product = 1
+            while product < run and i < n:
+                size = shape[i]
+                product *= PyArray_SIZE(x) // known if size < 0 else size
+                i += 1
+            if product != run:
+                return False
+            run = PyArray_DIMS(x)[d] if d < ndim else 1
+        else:
+            run = PyArray_DIMS(x)[d] if d < ndim else 1
+        last = d
+    return True
+
+
+# -------------------------------------------------------------------------------------- windows
+cdef void check_windows(str name, ndarray start, ndarray stop, npy_intp size) except *:
+    cdef long long* first = <long long*> PyArray_DATA(start)
+    cdef long long* end = <long long*> PyArray_DATA(stop)
+    cdef npy_intp i
+    if PyArray_NDIM(start) != 1 or PyArray_NDIM(stop) != 1 or PyArray_SIZE(start) != PyArray_SIZE(stop):
+        raise ValueError(f"{name}: starts and stops must be rows of the same length, got {start} and {stop}")
+    for i in range(PyArray_SIZE(start)):
+        if not 0 <= first[i] < end[i] <= size:
+            raise ValueError(f"{name}: a window from {first[i]} to {end[i]} is empty or leaves its axis of "
+                             f"{size}")
+
+
+cdef tuple first_maxima_of(str name, ndarray x, list bounds, npy_intp row_step, npy_intp column_step):
+    """`first_maxima` and their indices in the planes that the last two dimensions of x are, which is
+    C-contiguous. bounds: four int64 arrays, where the windows start and stop by rows, then by columns."""
+    cdef npy_intp shape[MAXDIMS]
+    cdef long long* pointers[4]
+    cdef npy_intp planes = 1
+    cdef int d, ndim = PyArray_NDIM(x)
+    cdef PyThreadState* thread = NULL
+    for d in range(ndim - 2):
+        shape[d] = PyArray_DIMS(x)[d]
+        planes *= shape[d]
+    for d in range(2):
+        check_windows(name, bounds[2 * d], bounds[2 * d + 1], PyArray_DIMS(x)[ndim - 2 + d])
+        shape[ndim - 2 + d] = PyArray_SIZE(<ndarray> bounds[2 * d])
+        pointers[2 * d] = <long long*> PyArray_DATA(<ndarray> bounds[2 * d])
+        pointers[2 * d + 1] = <long long*> PyArray_DATA(<ndarray> bounds[2 * d + 1])
+    cdef ndarray index = empty(ndim, shape, NPY_INT64), out = empty(ndim, shape, PyArray_TYPE(x))
+    if PyArray_SIZE(x) > RELEASE_GIL:
+        thread = PyEval_SaveThread()
+    first_maxima(PyArray_TYPE(x) == NPY_DOUBLE, PyArray_DATA(x), planes, PyArray_DIMS(x)[ndim - 2],
+                 PyArray_DIMS(x)[ndim - 1], pointers, shape[ndim - 2], shape[ndim - 1], row_step, column_step,
+                 PyArray_DATA(out), <long long*> PyArray_DATA(index))
+    if thread != NULL:
+        PyEval_RestoreThread(thread)
+    return out, index
+
+
 # -------------------------------------------------------------------------------- indexing along an axis
 cdef void split_at(npy_intp* shape, int ndim, int axis, npy_intp* outer, npy_intp* inner):
     cdef int d
@@ -649,10 +830,10 @@ cdef void check_positions(str name, ndarray index, int axis, npy_intp length) ex
                              f"with size {length}")
 
 
-cdef ndarray take_along_axis(str name, ndarray x, ndarray index, int axis):
-    """x at the int64 positions `index` along an axis. Both C-contiguous, of one shape but for the axis."""
+cdef ndarray take_along_axis(ndarray x, ndarray index, int axis):
+    """x at the int64 positions `index` along an axis. Both C-contiguous, of one shape but for the axis; the
+    caller has checked the positions, here and below."""
     cdef npy_intp outer, inner, length = PyArray_DIMS(x)[axis]
-    check_positions(name, index, axis, length)
     out = empty(PyArray_NDIM(index), PyArray_DIMS(index), PyArray_TYPE(x))
     split_at(PyArray_DIMS(x), PyArray_NDIM(x), axis, &outer, &inner)
     take_along(<char*> PyArray_DATA(x), <long long*> PyArray_DATA(index), outer, length,
@@ -660,11 +841,14 @@ cdef ndarray take_along_axis(str name, ndarray x, ndarray index, int axis):
     return out
 
 
-cdef ndarray add_along_axis(str name, ndarray x, ndarray index, int axis, tuple shape):
+cdef ndarray add_along_axis(ndarray x, ndarray index, int axis, tuple shape):
     """Zeros of `shape` with x added at the int64 positions `index` along an axis."""
     cdef npy_intp outer, inner
-    cdef ndarray out = np.zeros(shape, x.dtype)
-    check_positions(name, index, axis, PyArray_DIMS(out)[axis])
+    cdef npy_intp sizes[MAXDIMS]
+    cdef int d
+    for d in range(len(shape)):
+        sizes[d] = shape[d]
+    cdef ndarray out = zeros(len(shape), sizes, PyArray_TYPE(x))
     split_at(PyArray_DIMS(out), PyArray_NDIM(out), axis, &outer, &inner)
     if PyArray_TYPE(x) == NPY_DOUBLE:
         add_along(<double*> PyArray_DATA(x), <long long*> PyArray_DATA(index), outer, PyArray_DIMS(out)[axis],
@@ -720,12 +904,18 @@ cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
     """x @ y (+ bias for each row) for arrays of two or more dimensions, float32 or float64. The caller has
     checked the shapes; bias is C-contiguous, and x and y are 2-D then. Small products have a kernel of
     their own, the others are NumPy's BLAS: `PyArray_MatrixProduct2` took 0.4 us where np.matmul took 1.2."""
-    cdef npy_intp shape[2]
-    cdef npy_intp inner
-    if PyArray_NDIM(x) != 2 or PyArray_NDIM(y) != 2:
-        return np.matmul(x, y)
-    shape[0], inner, shape[1] = PyArray_DIMS(x)[0], PyArray_DIMS(y)[0], PyArray_DIMS(y)[1]
-    out = empty(2, shape, PyArray_TYPE(x))
+    cdef npy_intp shape[MAXDIMS]
+    cdef npy_intp size, inner = PyArray_DIMS(y)[PyArray_NDIM(y) - 2]
+    cdef int n = PyArray_NDIM(x), m = PyArray_NDIM(y), ndim = max(n, m), d
+    for d in range(ndim - 2):                   # broadcast; sizes that do not fit NumPy will name
+        shape[d] = PyArray_DIMS(x)[d - ndim + n] if d >= ndim - n else 1
+        size = PyArray_DIMS(y)[d - ndim + m] if d >= ndim - m else 1
+        shape[d] = size if shape[d] == 1 else shape[d]
+    shape[ndim - 2] = PyArray_DIMS(x)[n - 2]
+    shape[ndim - 1] = PyArray_DIMS(y)[m - 1]
+    out = empty(ndim, shape, PyArray_TYPE(x))
+    if ndim > 2:
+        return np.matmul(x, y, out)
     if PyArray_TYPE(x) == NPY_FLOAT and is_small(shape[0], inner, shape[1]):
         small_matmul(matrix(x), matrix(y), NULL if bias is None else <float*> PyArray_DATA(bias),
                      <float*> PyArray_DATA(out), shape[0], inner, shape[1])
@@ -734,6 +924,70 @@ cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
     if bias is not None:
         add_in_place(out, bias)
     return out
+
+
+cdef npy_intp block_of(ndarray y):
+    """How many elements of the first axis of y to pack at a time: as many as stay in the L2 cache."""
+    cdef npy_intp n = PyArray_DIMS(y)[0]
+    return max(1, min(n, PACKED_BYTES * n // max(1, PyArray_NBYTES(y))))
+
+
+cdef ndarray packed_block(ndarray y, npy_intp start, npy_intp stop, tuple shape, ndarray tile):
+    """y[start:stop] in C order, as if y had that shape: a view where it can be, else packed into the tile."""
+    cdef ndarray part = y[start:stop]
+    shape = (PyArray_DIMS(part)[0],) + shape[1:]
+    if is_viewable(part, shape):
+        return part.reshape(shape)
+    tile = tile[:PyArray_DIMS(part)[0]]
+    transfer(part, tile.reshape((<object> part).shape), False)
+    return tile
+
+
+cdef ndarray packed_matmul(ndarray x, ndarray y, tuple shape, ndarray bias):
+    """x @ y.reshape(shape) + bias, block by block of the first axis: what must be packed is read while it is
+    in the cache, and never lies in memory as a whole (for the columns of a convolution 1.45 ms, not 2.2)."""
+    cdef npy_intp sizes[MAXDIMS]
+    cdef npy_intp n = PyArray_DIMS(y)[0], block = block_of(y), i
+    cdef int ndim = len(shape), d
+    cdef ndarray out, tile, part
+    for d in range(ndim):
+        sizes[d] = shape[d]
+    sizes[0] = block
+    tile = empty(ndim, sizes, PyArray_TYPE(y))
+    sizes[0] = n
+    sizes[ndim - 2] = PyArray_DIMS(x)[PyArray_NDIM(x) - 2]
+    out = empty(ndim, sizes, PyArray_TYPE(y))
+    for i in range(0, n, block):
+        part = np.matmul(x, packed_block(y, i, min(n, i + block), shape, tile), out[i:i + block])
+        if bias is not None:
+            np.add(part, bias, part)
+    recycle(<PyObject*> tile)
+    return out
+
+
+cdef ndarray packed_outer(ndarray x, ndarray y, tuple shape):
+    """The sum of x[i] @ y.reshape(shape)[i].T over the first axis, block by block as `packed_matmul`.
+    (Computed as its transpose, for which BLAS took 1.5 ms where it took 2.1.)"""
+    cdef npy_intp sizes[MAXDIMS]
+    cdef npy_intp n = PyArray_DIMS(y)[0], block = block_of(y), i
+    cdef int ndim = len(shape), d
+    cdef ndarray tile, product, part, total = None
+    for d in range(ndim):
+        sizes[d] = shape[d]
+    sizes[0] = block
+    tile = empty(ndim, sizes, PyArray_TYPE(y))
+    for i in range(0, n, block):
+        product = matmul(packed_block(y, i, min(n, i + block), shape, tile),
+                         cnp.PyArray_SwapAxes(x[i:i + block], ndim - 2, ndim - 1))
+        part = reduce(SUM, product, 1, False, 0)
+        recycle(<PyObject*> product)
+        if total is None:
+            total = part
+        else:
+            add_in_place(total, part)
+            recycle(<PyObject*> part)
+    recycle(<PyObject*> tile)
+    return contiguous(cnp.PyArray_SwapAxes(total, ndim - 3, ndim - 2))
 
 
 cdef void add_in_place(ndarray target, ndarray addend):

@@ -23,7 +23,7 @@ from .kernels cimport (
     LOG1P, LOGSIGMOID, LOGSUM, MAX, MAXIMUM, MEAN, MIN, MINIMUM, MULTIPLY, NEGATIVE, NO_KERNEL,
     NOT_EQUAL, PROD, RECIPROCAL, RELU, RSQRT, SIGMOID, SIGN, SOFTPLUS, SQRT, SQUARE, SUBTRACT, SUM,
     TANH, VAR, WHERE)
-from .loops cimport Operand, view_array
+from .loops cimport Operand, contiguous, view_array
 from .tensor cimport (Op, Tensor, binary, checked, install, record, record_view,
                       recording, repeated_axes, shape_of, to_tensor, unary, wrap)
 
@@ -1087,9 +1087,12 @@ def reshape(x, *shape):
             [2, 3]])
     """
     cdef Tensor tensor = to_tensor(x, "reshape")
+    cdef ndarray array = tensor.array
     target = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
     try:
-        out = tensor.array.reshape(target)
+        if not cnp.PyArray_IS_C_CONTIGUOUS(array) and PyArray_SIZE(array):
+            array = array if loops.is_viewable(array, tuple(target)) else contiguous(array)
+        out = array.reshape(target)
     except (ValueError, TypeError):
         raise type_or_value(target)(f"reshape: a tensor of shape {tensor.shape} ({tensor.size} elements) "
                                     f"cannot take the shape {tuple(target)}") from None
@@ -1171,10 +1174,10 @@ cpdef tuple sizes_of(shape, str name):
     return tuple([int(n) for n in sizes])
 
 
-cdef ndarray strided_view(ndarray base, int ndim, npy_intp* sizes, npy_intp* strides):
-    """A read-only array on the memory of `base` (np.broadcast_to took 5 us, this takes 0.1)."""
+cdef ndarray strided_view(ndarray base, int ndim, npy_intp* sizes, npy_intp* strides, int flags=0):
+    """An array on the memory of `base`, read-only without flags (np.broadcast_to took 5 us, this 0.1)."""
     cdef ndarray view = cnp.PyArray_New(ndarray, ndim, sizes, PyArray_TYPE(base), strides, PyArray_DATA(base),
-                                        0, cnp.NPY_ARRAY_ALIGNED, None)
+                                        0, cnp.NPY_ARRAY_ALIGNED | flags, None)
     cnp.set_array_base(view, base)
     return view
 
@@ -1386,7 +1389,8 @@ def take_along_axis(x, indices, axis=-1):
         if d != along and PyArray_DIMS(positions)[d] != PyArray_DIMS(tensor.array)[d]:
             raise ValueError(f"take_along_axis: indices of shape {(<object> positions).shape} and x of shape "
                              f"{tensor.shape} differ in more than axis {along}")
-    out = loops.take_along_axis("take_along_axis", contiguous(tensor.array), positions, along)
+    kept.check("take_along_axis", along, PyArray_DIMS(tensor.array)[along])
+    out = loops.take_along_axis(contiguous(tensor.array), positions, along)
     return record(TAKE_ALONG_AXIS_, out, tensor, None, None, (kept, along))
 
 
@@ -1414,18 +1418,21 @@ def add_along_axis(x, indices, axis, shape):
         grid = list(np.indices((<object> positions).shape))
         grid[along] = positions
         return put(tensor, tuple(grid), sizes)
-    out = loops.add_along_axis("add_along_axis", contiguous(tensor.array), positions, along, sizes)
+    kept.check("add_along_axis", along, sizes[along])
+    out = loops.add_along_axis(contiguous(tensor.array), positions, along, sizes)
     return record(ADD_ALONG_AXIS_, out, tensor, None, None, (kept, along))
-
-
-cdef ndarray contiguous(ndarray array):
-    return array if cnp.PyArray_IS_C_CONTIGUOUS(array) else cnp.PyArray_NewCopy(array, cnp.NPY_CORDER)
 
 
 cdef class Positions:
     """Integer indices as a C-contiguous int64 array; of our own, which nobody else can write to, if a
     gradient rule will need it."""
     cdef ndarray array
+    cdef npy_intp length                    # of the axis that they were found to be in, once they were
+
+    cdef void check(self, str name, int axis, npy_intp length) except *:
+        if length != self.length or length == 0:
+            loops.check_positions(name, self.array, axis, length)
+            self.length = length
 
 
 cdef Positions integer_positions(str name, indices, int ndim, bint own):
@@ -1517,6 +1524,279 @@ def concat(arrays, axis=0):
 
 cdef object section(g, int axis, tuple offsets, int i):
     return getitem(g, (slice(None),) * axis + (slice(offsets[i], offsets[i + 1]),))
+
+
+# =================================================================================================== windows
+cdef Op UNFOLD_ = register("unfold", NO_KERNEL, None,
+                           (lambda g, shape, stride, dilation: fold(g, shape, stride, dilation),),
+                           attributes=("stride", "dilation"))
+def unfold(x, kernel_size, stride=1, dilation=1):
+    """Sliding windows over the last k axes of x, k the length of kernel_size (an int is one axis): the shape
+    (..., *places, *kernel_size), as numpy.lib.stride_tricks.sliding_window_view. A read-only view.
+
+    stride: how far apart neighbouring windows are; dilation: how far apart the elements of a window are; ints
+    or k of them. There are (size - dilation (kernel - 1) - 1) // stride + 1 places along an axis. Raises
+    ValueError for a window larger than its axis.
+
+    >>> mg.unfold(mg.tensor([1.0, 2.0, 3.0, 4.0]), 2)
+    tensor([[1., 2.],
+            [2., 3.],
+            [3., 4.]])
+    """
+    cdef Tensor tensor = to_tensor(x, "unfold")
+    cdef tuple kernel = per_axis("unfold", "kernel_size", kernel_size, 0, 1)
+    cdef int k = len(kernel)
+    steps, gaps = per_axis("unfold", "stride", stride, k, 1), per_axis("unfold", "dilation", dilation, k, 1)
+    view = windows("unfold", tensor.array, kernel, steps, gaps, 0)
+    return record_view(UNFOLD_, view, tensor, (steps, gaps))
+
+
+cdef Op FOLD_ = register("fold", NO_KERNEL, None,
+                         (lambda g, kernel_size, stride, dilation: unfold(g, kernel_size, stride, dilation),),
+                         attributes=("kernel_size", "stride", "dilation"))
+def fold(x, shape, stride=1, dilation=1):
+    """Zeros of `shape` with windows x (..., *places, *kernel_size) added where `unfold` takes them from:
+    its adjoint. Raises ValueError unless `unfold` of that shape gives the shape of x.
+
+    >>> mg.fold(mg.tensor([[1.0, 2.0], [2.0, 3.0], [3.0, 4.0]]), (4,))
+    tensor([1., 4., 6., 4.])
+    """
+    cdef Tensor tensor = to_tensor(x, "fold")
+    cdef npy_intp target[64]
+    cdef tuple sizes = sizes_of(shape, "fold")
+    cdef int ndim = len(sizes), k = PyArray_NDIM(tensor.array) - ndim, d
+    cdef ndarray out, view
+    if tensor.array.dtype.kind != "f":
+        raise TypeError(f"fold: expected float32 or float64, got {tensor.array.dtype}; use "
+                        "x.astype(mg.float32)")
+    if not 0 < k <= ndim:
+        raise ValueError(f"fold: x {tensor.shape} must have between one and {ndim} dimensions more than the "
+                         f"shape {sizes}: places and kernel sizes for each axis that was unfolded")
+    kernel = tensor.shape[ndim:]
+    steps, gaps = per_axis("fold", "stride", stride, k, 1), per_axis("fold", "dilation", dilation, k, 1)
+    for d in range(ndim):
+        target[d] = sizes[d]
+    out = loops.zeros(ndim, target, PyArray_TYPE(tensor.array))
+    view = windows("fold", out, kernel, steps, gaps, cnp.NPY_ARRAY_WRITEABLE)
+    if shape_of(view) != tensor.shape:
+        raise ValueError(f"fold: shape {sizes} has windows {shape_of(view)} with stride {steps} and dilation "
+                         f"{gaps}, not {tensor.shape}")
+    loops.transfer(tensor.array, view, True)
+    return record(FOLD_, out, tensor, None, None, (kernel, steps, gaps))
+
+
+cdef tuple per_axis(str name, str what, value, int k, int least):
+    """An option for each of k axes (any number of them if k is 0) from an int or a tuple of ints."""
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        value = (int(value),) * (k or 1)
+    elif not isinstance(value, (tuple, list)) or not all([type(n) is int for n in value]):
+        raise TypeError(f"{name}: {what} must be an int or a tuple of ints, got {value!r}")
+    if not value or len(value) != (k or len(value)) or min_of(value) < least:
+        raise ValueError(f"{name}: {what} must be an int or {k or 'some'} ints of at least {least}, got "
+                         f"{value!r}")
+    return tuple(value)
+
+
+cdef object min_of(sequence):               # `min` is the reduction here
+    return sorted(sequence)[0]
+
+
+cdef ndarray windows(str name, ndarray base, tuple kernel, tuple stride, tuple dilation, int flags):
+    """The view of `unfold`, writable with flags."""
+    cdef npy_intp shape[64]
+    cdef npy_intp strides[64]
+    cdef int k = len(kernel), ndim = PyArray_NDIM(base), d, i
+    cdef npy_intp span, step, gap, width
+    if k > ndim or ndim + k > 64:
+        raise ValueError(f"{name}: {k} sizes of a kernel for {ndim} dimensions")
+    for d in range(ndim):
+        shape[d], strides[d] = PyArray_DIMS(base)[d], PyArray_STRIDES(base)[d]
+        i = d - ndim + k
+        if i < 0:
+            continue
+        width, step, gap = kernel[i], stride[i], dilation[i]
+        span = gap * (width - 1) + 1
+        if span > shape[d]:
+            raise ValueError(f"{name}: a window of {width} elements with dilation {gap} spans {span}, and "
+                             f"axis {d} of shape {shape_of(base)} has {shape[d]}")
+        shape[ndim + i], strides[ndim + i] = width, gap * strides[d]
+        shape[d], strides[d] = (shape[d] - span) // step + 1, step * strides[d]
+    return strided_view(base, ndim + k, shape, strides, flags)
+
+
+cdef Op PAD_ = register("pad", NO_KERNEL, None, (lambda g, index: getitem(g, index),), attributes=("index",))
+def pad(x, pad_width, mode="constant", value=0):
+    """x with pad_width = ((before, after), ...) elements more along its axes, as in numpy.pad; one pair is
+    for every axis, an int for every side.
+
+    mode: "constant" for elements equal to `value`; or, as NumPy names them, "edge" (also called replicate),
+    "reflect", "symmetric" and "wrap" (also called circular) for elements of x. Raises ValueError for
+    negative widths and other modes.
+
+    >>> mg.pad(mg.tensor([1.0, 2.0, 3.0]), (2, 1), mode="reflect")
+    tensor([3., 2., 1., 2., 3., 2.])
+    """
+    cdef Tensor tensor = to_tensor(x, "pad")
+    cdef int ndim = PyArray_NDIM(tensor.array), d
+    cdef npy_intp sizes[64]
+    cdef npy_intp before, after
+    cdef ndarray out
+    cdef tuple widths = pad_widths(pad_width, ndim)
+    if mode != "constant":
+        return padded_by_index(tensor, widths, mode)
+    index = []
+    for d in range(ndim):
+        before, after = widths[d]
+        sizes[d] = PyArray_DIMS(tensor.array)[d] + before + after
+        index.append(slice(before, before + PyArray_DIMS(tensor.array)[d]))
+    out = loops.empty(ndim, sizes, PyArray_TYPE(tensor.array))
+    out.fill(value)
+    inner = tuple(index) + (Ellipsis,)
+    loops.transfer(tensor.array, out[inner], False)
+    return record(PAD_, out, tensor, None, None, (inner,))
+
+
+cdef bint are_pairs(pad_width, int ndim):
+    """Whether these are the pairs of a layer, for which NumPy's broadcasting would take 8 us."""
+    if type(pad_width) is not tuple or len(pad_width) != ndim:
+        return False
+    for pair in pad_width:
+        if type(pair) is not tuple or len(pair) != 2:
+            return False
+        for n in pair:
+            if type(n) is not int or n < 0:
+                return False
+    return True
+
+
+cdef tuple pad_widths(pad_width, int ndim):
+    if are_pairs(pad_width, ndim):
+        return pad_width
+    if isinstance(pad_width, (bool, float, str)) or np.asarray(pad_width).dtype.kind not in "iu":
+        raise TypeError(f"pad: pad_width must hold ints, got {pad_width!r}")
+    try:
+        widths = np.broadcast_to(pad_width, (ndim, 2)).tolist()
+    except ValueError:
+        raise ValueError(f"pad: pad_width must be an int, a pair of ints, or one for each of {ndim} axes, "
+                         f"got {pad_width!r}") from None
+    if ndim and min_of([n for pair in widths for n in pair]) < 0:
+        raise ValueError(f"pad: a width cannot be negative, got {pad_width!r}")
+    return tuple([tuple(pair) for pair in widths])
+
+
+cdef object padded_by_index(x, tuple widths, mode):
+    modes = {"edge": "edge", "replicate": "edge", "reflect": "reflect", "symmetric": "symmetric",
+             "wrap": "wrap", "circular": "wrap"}
+    if mode not in modes:
+        raise ValueError(f"pad: mode must be 'constant' or one of {', '.join(modes)}, got {mode!r}")
+    for d, width in enumerate(widths):
+        if width != (0, 0):
+            try:
+                index = np.pad(np.arange(x.shape[d]), width, modes[mode])
+            except ValueError as error:
+                raise ValueError(f"pad: axis {d} of shape {x.shape}: {error}") from None
+            x = getitem(x, (slice(None),) * d + (index,))
+    return x
+
+
+def window_max(x, starts, stops, steps, return_indices=False):
+    """The largest element of each window of the last k axes of x, k 1 or 2: the shape (..., *places). A NaN
+    wins. The gradient goes to the first maximum: x is taken along these axes, seen as one, by index.
+
+    starts, stops: for each axis the indices where its windows start and stop; steps: how far apart the
+    elements of a window are. return_indices: also the int64 indices. Raises ValueError for a window that is
+    empty or leaves its axis.
+
+    >>> mg.window_max(mg.tensor([1.0, 5.0, 2.0, 7.0]), [[0, 2]], [[2, 4]], [1])
+    tensor([5., 7.])
+    """
+    cdef Tensor tensor = floating(x, "window_max"), flat
+    cdef ndarray array = contiguous(tensor.array)
+    cdef list bounds
+    cdef Positions kept = Positions.__new__(Positions)
+    cdef int k = len(starts), n = PyArray_NDIM(array)
+    if not 1 <= k <= 2 or k > n or len(stops) != k or len(steps) != k or min_of(steps) < 1:
+        raise ValueError(f"window_max: expected starts, stops and positive steps for one or two axes of "
+                         f"{tensor.shape}, got {k}, {len(stops)} and {steps}")
+    bounds = [np.ascontiguousarray(side[d], np.int64) for d in range(k) for side in (starts, stops)]
+    places, before = tuple([bound.size for bound in bounds[::2]]), tensor.shape[:n - k]
+    if k == 1:                              # a row is a plane of height 1
+        array = array.reshape(before + (1,) + tensor.shape[n - 1:])
+        bounds, steps = [np.zeros(1, np.int64), np.ones(1, np.int64)] + bounds, [1, steps[0]]
+    largest, index = loops.first_maxima_of("window_max", array, bounds, steps[0], steps[1])
+    kept.array = index.reshape(before + (math.prod(places),))
+    kept.length = math.prod(tensor.shape[n - k:])
+    flat = reshape(tensor, before + (kept.length,))
+    largest = largest.reshape((<object> kept.array).shape)
+    out = reshape(record(TAKE_ALONG_AXIS_, largest, flat, None, None, (kept, n - k)), before + places)
+    return (out, wrap(kept.array.copy().reshape(before + places))) if return_indices else out
+
+
+cdef Op PACKED_MATMUL_ = register("packed_matmul", NO_KERNEL, None,
+                                  (lambda g, y, matrices: packed_outer(g, y, matrices),
+                                   lambda g, x, source: reshape(matmul(matrix_transpose(x), g), source),
+                                   lambda g: sum(g, (0, g.ndim - 1))),
+                                  inputs=("x", "y", "bias"), attributes=("matrices", "source"))
+def packed_matmul(x, y, shape, bias=None):
+    """x @ reshape(y, shape) + bias[..., None] for x (..., n, k), y of that shape (b, ..., k, m), b being an
+    axis that x does not have, and bias (..., n) or None: (b, ..., n, m). As that composition, but the bias is
+    added in place, and reshape's copy of a y that cannot be viewed so, such as sliding windows, is made anew
+    for the gradient instead of kept, and a block of it at a time.
+
+    >>> mg.packed_matmul(mg.ones(1, 2), mg.unfold(mg.tensor([1.0, 2.0, 4.0]), 2), (2, 2, 1)).tolist()
+    [[[3.0]], [[6.0]]]
+    """
+    cdef Tensor a, b, c = None if bias is None else to_tensor(bias, "packed_matmul")
+    a, b, matrices = packed_operands("packed_matmul", x, y, shape)
+    if a.shape[:-2] not in ((), matrices[1:-2]) or a.shape[-1] != matrices[-2]:
+        raise ValueError(f"packed_matmul: {a.shape} @ {matrices}: the inner sizes differ, or what stands "
+                         "before the matrices")
+    if c is not None and c.shape != matrices[1:-2] + a.shape[-2:-1]:
+        raise ValueError(f"packed_matmul: expected a bias of shape {matrices[1:-2] + a.shape[-2:-1]}, got "
+                         f"{c.shape}")
+    if c is not None and PyArray_TYPE(c.array) != PyArray_TYPE(a.array):
+        return packed_matmul(a, b, matrices) + reshape(c, c.shape + (1,))
+    if a.array.dtype.kind != "f" or PyArray_SIZE(b.array) == 0:
+        product = matmul(a, reshape(b, matrices))
+        return product if c is None else product + reshape(c, c.shape + (1,))
+    column = None if c is None else c.array[..., None]
+    out = loops.packed_matmul(a.array, b.array, matrices, column)
+    return record(PACKED_MATMUL_, out, a, b, None if c is None else (c,), (matrices, b.shape))
+
+
+cdef Op PACKED_OUTER_ = register("packed_outer", NO_KERNEL, None,
+                                 (lambda g, y, matrices: packed_matmul(g, y, matrices),
+                                  lambda g, x, source: reshape(matmul(matrix_transpose(g), x), source)),
+                                 attributes=("matrices", "source"))
+def packed_outer(x, y, shape):
+    """The sum over b of x[b] @ reshape(y, shape)[b].mT, for x (b, ..., n, m) and y of that shape
+    (b, ..., k, m): (..., n, k). The gradient of `packed_matmul` for its x.
+
+    >>> mg.packed_outer(mg.ones(2, 1, 1), mg.unfold(mg.tensor([1.0, 2.0, 4.0]), 2), (2, 2, 1))
+    tensor([[3., 6.]])
+    """
+    cdef Tensor a, b
+    a, b, matrices = packed_operands("packed_outer", x, y, shape)
+    if a.shape[:-2] != matrices[:-2] or a.shape[-1] != matrices[-1]:
+        raise ValueError(f"packed_outer: shapes {a.shape} and {matrices} must agree but for their last axis "
+                         "but one")
+    if a.array.dtype.kind != "f" or PyArray_SIZE(b.array) == 0:
+        return sum(matmul(a, matrix_transpose(reshape(b, matrices))), 0)
+    out = loops.packed_outer(a.array, b.array, matrices)
+    return record(PACKED_OUTER_, out, a, b, None, (matrices, b.shape))
+
+
+cdef tuple packed_operands(str name, x, y, shape):
+    cdef Tensor a = to_tensor(x, name), b = to_tensor(y, name)
+    cdef tuple matrices = sizes_of(shape, name)
+    if (len(a.shape) < 2 or len(matrices) < 3 or math.prod(matrices) != PyArray_SIZE(b.array)
+            or PyArray_NDIM(b.array) == 0 or PyArray_DIMS(b.array)[0] != matrices[0]):
+        raise ValueError(f"{name}: expected matrices {a.shape} and {b.shape}, the latter in the shape "
+                         f"{matrices} of three or more axes, the first of which it has")
+    if PyArray_TYPE(a.array) != PyArray_TYPE(b.array):
+        dtype = np.result_type(a.array.dtype, b.array.dtype)
+        a, b = astype(a, dtype), astype(b, dtype)
+    return a, b, matrices
 
 
 # ================================================================================================== matrices
