@@ -35,7 +35,8 @@ from .activation import (
     Tanhshrink,
     Threshold,
 )
-from .dropout import Dropout
+from .conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
+from .dropout import Dropout, Dropout2d
 from .layer_norm import GroupNorm, InstanceNorm1d, InstanceNorm2d, LayerNorm, RMSNorm
 from .linear import Flatten, Identity, Linear
 from .loss import (
@@ -53,16 +54,36 @@ from .loss import (
 )
 from .module import Module, ModuleList, Parameter, Sequential
 from .norm import BatchNorm1d, BatchNorm2d, recalibrate
+from .pooling import (
+    AdaptiveAvgPool1d,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
+    AvgPool1d,
+    AvgPool2d,
+    MaxPool1d,
+    MaxPool2d,
+    Upsample,
+)
 
 __all__ = [
-    "BCELoss",
-    "BCEWithLogitsLoss",
+    "AdaptiveAvgPool1d",
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
+    "AvgPool1d",
+    "AvgPool2d",
     "BatchNorm1d",
     "BatchNorm2d",
+    "BCELoss",
+    "BCEWithLogitsLoss",
     "CELU",
+    "Conv1d",
+    "Conv2d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
     "CosineEmbeddingLoss",
     "CrossEntropyLoss",
     "Dropout",
+    "Dropout2d",
     "ELU",
     "Flatten",
     "GELU",
@@ -83,20 +104,22 @@ __all__ = [
     "Linear",
     "LogSigmoid",
     "LogSoftmax",
-    "MSELoss",
+    "MaxPool1d",
+    "MaxPool2d",
     "Mish",
     "Module",
     "ModuleList",
+    "MSELoss",
     "NLLLoss",
-    "PReLU",
     "Parameter",
-    "RMSNorm",
+    "PReLU",
     "ReLU",
     "ReLU6",
+    "RMSNorm",
     "SELU",
     "Sequential",
-    "SiLU",
     "Sigmoid",
+    "SiLU",
     "SmoothL1Loss",
     "Softmax",
     "Softmin",
@@ -107,6 +130,7 @@ __all__ = [
     "Tanhshrink",
     "Threshold",
     "TripletMarginLoss",
+    "Upsample",
     "accumulate",
     "functional",
     "init",

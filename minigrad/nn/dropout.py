@@ -1,4 +1,4 @@
-"""Dropout."""
+"""Dropout and Dropout2d."""
 
 from __future__ import annotations
 
@@ -31,3 +31,16 @@ class Dropout(Module):
     def extra_repr(self) -> str:
         """The probability of zero."""
         return f"p={self.p}"
+
+
+class Dropout2d(Dropout):
+    """As Dropout, but whole channels of (N, C, H, W) or (N, C, L) are zeroed (Tompson et al. 2015).
+
+    >>> y = mg.nn.Dropout2d(0.5)(mg.ones(1, 8, 2, 2))
+    >>> bool((y.min(axis=(2, 3)) == y.max(axis=(2, 3))).all())
+    True
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the shape and dtype of x."""
+        return functional.dropout2d(x, self.p, self.training)

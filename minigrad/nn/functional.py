@@ -56,7 +56,24 @@ from .activation import (
     tanhshrink as tanhshrink,
     threshold as threshold,
 )
+from .conv import (
+    conv1d as conv1d,
+    conv2d as conv2d,
+    conv_transpose1d as conv_transpose1d,
+    conv_transpose2d as conv_transpose2d,
+    pad as pad,
+)
 from .module import number, positive
+from .pooling import (
+    adaptive_avg_pool1d as adaptive_avg_pool1d,
+    adaptive_avg_pool2d as adaptive_avg_pool2d,
+    adaptive_max_pool2d as adaptive_max_pool2d,
+    avg_pool1d as avg_pool1d,
+    avg_pool2d as avg_pool2d,
+    interpolate as interpolate,
+    max_pool1d as max_pool1d,
+    max_pool2d as max_pool2d,
+)
 
 # ---------------------------------------------------------------------------------------- layers
 linear = ops.linear
@@ -314,15 +331,32 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     >>> mg.nn.functional.dropout(mg.ones(3), p=0.9, training=False)
     tensor([1., 1., 1.])
     """
-    check_probability(p)
     x = to_tensor(x, "dropout")
+    return _dropped(x, x.shape, p, training, "dropout")
+
+
+def dropout2d(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
+    """As `dropout`, but zeroes whole channels of x (N, C, H, W) or (N, C, L) (Tompson et al. 2015).
+
+    >>> mg.nn.functional.dropout2d(mg.ones(1, 2, 3, 3), p=0.9, training=False).shape
+    (1, 2, 3, 3)
+    """
+    x = to_tensor(x, "dropout2d")
+    if x.ndim not in (3, 4):
+        raise ValueError(f"dropout2d: expected (N, C, H, W) or (N, C, L), got {x.shape}")
+    return _dropped(x, (*x.shape[:2], *(1,) * (x.ndim - 2)), p, training, "dropout2d")
+
+
+def _dropped(x: Tensor, shape: tuple[int, ...], p: float, training: bool, name: str) -> Tensor:
+    """x times a random mask of a shape that broadcasts against it."""
+    check_probability(p)
     if not training or p == 0:
         return x
     if x.dtype.kind != "f":
         raise TypeError(
-            f"dropout: expected float32 or float64, got {x.dtype}; use x.astype(mg.float32)"
+            f"{name}: expected float32 or float64, got {x.dtype}; use x.astype(mg.float32)"
         )
-    kept = creation.generator().random(x.shape, np.float32) >= p
+    kept = creation.generator().random(shape, np.float32) >= p
     return x * Tensor(np.multiply(kept, 0.0 if p == 1 else 1 / (1 - p), dtype=x.dtype))
 
 

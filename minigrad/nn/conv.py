@@ -1,0 +1,487 @@
+"""Convolution as a composition: sliding windows, one matrix product, reshape.
+
+So its gradient, to any order, is that of its parts; and transposed convolution is the adjoint, part
+by part: a matrix product and `fold`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from .._core.ops import fold, getitem, packed_matmul, pad as pad_axes, permute_dims, reshape, unfold
+from .._core.tensor import Tensor, to_tensor
+from .._core.types import Shape
+from ..creation import empty
+from . import init
+from .module import Module, Parameter, positive
+
+Pairs = tuple[tuple[int, int], ...]  # (before, after) for each axis
+
+
+def per_axis(value: Shape, axes: int, what: str, least: int = 1) -> tuple[int, ...]:
+    """An int, or one int for each axis, as a tuple; TypeError or ValueError for anything else.
+
+    >>> mg.nn.conv.per_axis(3, 2, "conv2d: stride")
+    (3, 3)
+    """
+    values = value if isinstance(value, (tuple, list)) else (value,) * axes
+    if any(isinstance(n, bool) or not isinstance(n, int) for n in values):
+        raise TypeError(f"{what} must be an int or a tuple of {axes} ints, got {value!r}")
+    if len(values) != axes or min(values) < least:
+        raise ValueError(f"{what} must be an int or {axes} ints of at least {least}, got {value!r}")
+    return tuple(values)
+
+
+def _padding(name: str, padding: Shape | str, *options: tuple[int, ...]) -> Pairs:
+    """(before, after) for each axis; options: kernel size, stride, dilation."""
+    kernel, stride, dilation = options
+    if isinstance(padding, str):
+        if padding not in ("same", "valid"):
+            raise ValueError(f"{name}: padding must be ints, 'same' or 'valid', got {padding!r}")
+        if padding == "same" and max(stride) > 1:
+            raise ValueError(f"{name}: padding='same' needs stride 1, got {tuple(stride)}")
+        same = padding == "same"
+        totals = [d * (k - 1) * same for k, d in zip(kernel, dilation, strict=True)]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    return tuple((n, n) for n in per_axis(padding, len(kernel), f"{name}: padding", 0))
+
+
+def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float = 0) -> Tensor:
+    """x with elements more, or, where a number is negative, fewer: `pad` holds (before, after) of
+    the last axis, then of the one before it, and so on, as in PyTorch.
+
+    mode: "constant", "reflect", "replicate" or "circular"; the last three only for the axes behind
+    the first two or, unbatched, the first. Raises ValueError for a reflection as long as its axis.
+
+    >>> mg.nn.functional.pad(mg.tensor([1.0, 2.0, 3.0]), (1, -1), value=9)
+    tensor([9., 1., 2.])
+    """
+    x = to_tensor(x, "pad")
+    if any(isinstance(n, bool) or not isinstance(n, int) for n in pad):
+        raise TypeError(f"pad: expected ints, got {pad!r}")
+    if len(pad) % 2 or len(pad) > 2 * x.ndim:
+        raise ValueError(f"pad: expected pairs for up to {x.ndim} axes, got {tuple(pad)}")
+    none = ((0, 0),) * (x.ndim - len(pad) // 2)
+    return _pad(x, (*none, *zip(pad[-2::-2], pad[::-2], strict=True)), mode, value, "pad")
+
+
+def _pad(x: Tensor, widths: Pairs, mode: str, value: float, name: str) -> Tensor:
+    if mode not in ("constant", "reflect", "replicate", "circular"):
+        raise ValueError(f"{name}: unknown padding mode {mode!r}")
+    limit = {"reflect": 1, "circular": 0}.get(mode, -math.inf)
+    for size, pair in zip(x.shape, widths, strict=True):
+        if max(pair) > size - limit:
+            raise ValueError(
+                f"{name}: padding {pair} in mode {mode!r} is too large for the size {size} in the "
+                f"shape {x.shape}"
+            )
+        if min(pair) < -size or sum(pair) < -size:
+            raise ValueError(f"{name}: padding {pair} leaves nothing of {size} elements")
+    if any(min(pair) < 0 for pair in widths):
+        kept = (
+            slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(x.shape, widths, strict=True)
+        )
+        x = getitem(x, tuple(kept))
+        widths = tuple((max(a, 0), max(b, 0)) for a, b in widths)
+    return pad_axes(x, widths, mode, value) if any(map(any, widths)) else x
+
+
+def _channels_first(name: str, x: Tensor, weight: Tensor, channels: int, groups: int) -> Tensor:
+    """x with a batch axis, after a check that it fits the weight."""
+    x = to_tensor(x, name)
+    axes = weight.ndim - 2
+    layout = ", ".join("DHW"[3 - axes :]) if axes != 1 else "L"
+    if x.ndim not in (axes + 1, axes + 2):
+        raise ValueError(
+            f"{name}: expected an input of shape (N, C, {layout}) or (C, {layout}), got {x.shape}"
+        )
+    if x.shape[-axes - 1] != channels:
+        raise ValueError(
+            f"{name}: expected {channels} channels for a weight of shape {weight.shape} and "
+            f"groups={groups}, got {x.shape[-axes - 1]} in an input of shape {x.shape}"
+        )
+    return reshape(x, (1, *x.shape)) if x.ndim == axes + 1 else x
+
+
+def _check_bias(name: str, bias: Tensor, outputs: int) -> None:
+    if bias.shape != (outputs,):
+        raise ValueError(f"{name}: expected a bias of shape {(outputs,)}, got {bias.shape}")
+
+
+def _convolve(
+    name: str, x: Tensor, weight: Tensor, bias: Tensor | None, options: tuple[Any, ...]
+) -> Tensor:
+    """weight (out, in / groups, *kernel); options: stride, pairs of padding, dilation, groups.
+
+    Columns (N, C x kernel, places) and one product for each image: it comes out in the layout of
+    the next layer without a transposition, and its columns are still in the cache.
+    """
+    stride, padding, dilation, groups = options
+    batched = _channels_first(name, x, weight, weight.shape[1] * groups, groups)
+    if any(map(any, padding)):
+        batched = pad_axes(batched, ((0, 0), (0, 0), *padding))
+    outputs, kernel, axes = weight.shape[0], weight.shape[2:], len(stride)
+    for size, width, gap in zip(batched.shape[2:], kernel, dilation, strict=True):
+        if gap * (width - 1) + 1 > size:
+            raise ValueError(
+                f"{name}: a kernel of {kernel} with dilation {dilation} is larger than the padded "
+                f"input of {batched.shape[2:]}"
+            )
+    windows = unfold(batched, kernel, stride, dilation)  # (N, C, *places, *kernel)
+    batch, channels, places = *windows.shape[:2], windows.shape[2 : 2 + axes]
+    order = (0, 1, *range(2 + axes, 2 + 2 * axes), *range(2, 2 + axes))
+    depth = channels * math.prod(kernel)
+    group = (groups,) if groups > 1 else ()
+    columns = (batch, *group, depth // groups, math.prod(places))
+    rows = reshape(weight, (*group, outputs // groups, depth // groups))
+    if bias is not None:
+        _check_bias(name, bias, outputs)
+        bias = reshape(bias, (*group, outputs // groups))
+    y = packed_matmul(rows, permute_dims(windows, order), columns, bias)
+    y = reshape(y, (batch, outputs, *places))
+    return y if batched.ndim == to_tensor(x, name).ndim else reshape(y, y.shape[1:])
+
+
+def _convolve_transposed(
+    name: str, x: Tensor, weight: Tensor, bias: Tensor | None, options: tuple[Any, ...]
+) -> Tensor:
+    """weight (in, out / groups, *kernel); the adjoint of `_convolve`, step by step backwards."""
+    stride, padding, output_padding, groups, dilation = options
+    batched = _channels_first(name, x, weight, weight.shape[0], groups)
+    batch, channels, places = *batched.shape[:2], batched.shape[2:]
+    outputs, kernel, axes = weight.shape[1] * groups, weight.shape[2:], len(stride)
+    if any(
+        extra >= max(s, d) for extra, s, d in zip(output_padding, stride, dilation, strict=True)
+    ):
+        raise ValueError(
+            f"{name}: output_padding {output_padding} must be smaller than either stride {stride} "
+            f"or dilation {dilation}"
+        )
+    full = tuple(
+        (n - 1) * s + d * (k - 1) + 1
+        for n, s, d, k in zip(places, stride, dilation, kernel, strict=True)
+    )
+    crop = tuple((-p, extra - p) for p, extra in zip(padding, output_padding, strict=True))
+    if min(places) < 1 or any(n + sum(pair) < 1 for n, pair in zip(full, crop, strict=True)):
+        raise ValueError(
+            f"{name}: an input of shape {batched.shape} with padding {padding} leaves no output"
+        )
+    group = (groups,) if groups > 1 else ()
+    depth = outputs // groups * math.prod(kernel)
+    rows = reshape(weight, (*group, channels // groups, depth))
+    values = (batch, *group, channels // groups, math.prod(places))
+    columns = packed_matmul(rows.mT, batched, values)
+    columns = reshape(columns, (batch, outputs, *kernel, *places))
+    order = (0, 1, *range(2 + axes, 2 + 2 * axes), *range(2, 2 + axes))
+    y = fold(permute_dims(columns, order), (batch, outputs, *full), stride, dilation)
+    y = _pad(y, ((0, 0), (0, 0), *crop), "constant", 0, name)
+    if bias is not None:
+        _check_bias(name, bias, outputs)
+        y = y + reshape(bias, (-1, *(1,) * axes))
+    return y if batched.ndim == to_tensor(x, name).ndim else reshape(y, y.shape[1:])
+
+
+def _weight(name: str, weight: Tensor, axes: int, groups: int) -> Tensor:
+    weight = to_tensor(weight, name)
+    if weight.ndim != axes + 2 or 0 in weight.shape[2:]:
+        raise ValueError(f"{name}: expected a weight of {axes + 2} dimensions, got {weight.shape}")
+    if weight.shape[0] % positive(groups, f"{name}: groups"):
+        raise ValueError(f"{name}: groups={groups} do not divide {weight.shape[0]} channels")
+    return weight
+
+
+def _conv(axes: int, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
+    name, (stride, padding, dilation, groups) = f"conv{axes}d", options
+    weight = _weight(name, weight, axes, groups)
+    stride = per_axis(stride, axes, f"{name}: stride")
+    dilation = per_axis(dilation, axes, f"{name}: dilation")
+    pairs = _padding(name, padding, weight.shape[2:], stride, dilation)
+    return _convolve(name, x, weight, bias, (stride, pairs, dilation, groups))
+
+
+def conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Shape = 1,
+    padding: Shape | str = 0,
+    dilation: Shape = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Cross-correlation of x (N, C, L) or (C, L) with weight (out, C / groups, K); see `conv2d`.
+
+    >>> mg.nn.functional.conv1d(mg.tensor([[1.0, 2.0, 4.0]]), mg.tensor([[[1.0, -1.0]]]))
+    tensor([[-1., -2.]])
+    """
+    return _conv(1, x, weight, bias, stride, padding, dilation, groups)
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Shape = 1,
+    padding: Shape | str = 0,
+    dilation: Shape = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Cross-correlation of x (N, C, H, W) or (C, H, W) with weight (out, C / groups, KH, KW), plus
+    bias (out,): (N, out, H', W'), H' = (H + 2 padding - dilation (KH - 1) - 1) // stride + 1.
+
+    padding: zeros on both sides, "valid" for none, or "same" for an output of the size of x (stride
+    1 only). groups divides the channels into so many convolutions side by side. Raises ValueError
+    for other channels, or a kernel larger than the padded input.
+
+    >>> mg.nn.functional.conv2d(mg.ones(1, 1, 3, 3), mg.ones(1, 1, 2, 2)).tolist()
+    [[[[4.0, 4.0], [4.0, 4.0]]]]
+    """
+    return _conv(2, x, weight, bias, stride, padding, dilation, groups)
+
+
+def _conv_transpose(axes: int, x: Tensor, weight: Tensor, bias: Any, *options: Any) -> Tensor:
+    name, (stride, padding, output_padding, groups, dilation) = f"conv_transpose{axes}d", options
+    checked = (
+        per_axis(stride, axes, f"{name}: stride"),
+        per_axis(padding, axes, f"{name}: padding", 0),
+        per_axis(output_padding, axes, f"{name}: output_padding", 0),
+        groups,
+        per_axis(dilation, axes, f"{name}: dilation"),
+    )
+    weight = _weight(name, weight, axes, groups)
+    return _convolve_transposed(name, x, weight, bias, checked)
+
+
+def conv_transpose1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Shape = 1,
+    padding: Shape = 0,
+    output_padding: Shape = 0,
+    groups: int = 1,
+    dilation: Shape = 1,
+) -> Tensor:
+    """The adjoint of `conv1d`: x (N, C, L) or (C, L), weight (C, out / groups, K).
+
+    >>> mg.nn.functional.conv_transpose1d(mg.tensor([[1.0, 2.0]]), mg.tensor([[[1.0, -1.0]]]))
+    tensor([[ 1.,  1., -2.]])
+    """
+    return _conv_transpose(1, x, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+def conv_transpose2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Shape = 1,
+    padding: Shape = 0,
+    output_padding: Shape = 0,
+    groups: int = 1,
+    dilation: Shape = 1,
+) -> Tensor:
+    """The adjoint of `conv2d` with the same options: x (N, C, H, W) or (C, H, W), weight (C, out /
+    groups, KH, KW) -> (N, out, H', W'), H' = (H - 1) stride - 2 padding + dilation (KH - 1) + 1 +
+    output_padding, which chooses among the sizes that a stride makes equal (Dumoulin & Visin 2016).
+
+    >>> mg.nn.functional.conv_transpose2d(mg.ones(1, 1, 2, 2), mg.ones(1, 3, 2, 2), stride=2).shape
+    (1, 3, 4, 4)
+    """
+    return _conv_transpose(2, x, weight, bias, stride, padding, output_padding, groups, dilation)
+
+
+# ---------------------------------------------------------------------------------------- layers
+class _Conv(Module):
+    """What all convolutions share: options, parameters and their start."""
+
+    _axes: ClassVar[int]
+    _transposed: ClassVar[bool] = False
+    bias: Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Shape,
+        stride: Shape = 1,
+        padding: Shape | str = 0,
+        dilation: Shape = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        name, axes = type(self).__name__, self._axes
+        self.in_channels = positive(in_channels, f"{name}: in_channels")
+        self.out_channels = positive(out_channels, f"{name}: out_channels")
+        self.groups = positive(groups, f"{name}: groups")
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"{name}: groups={groups} must divide in_channels={in_channels} and "
+                f"out_channels={out_channels}"
+            )
+        self.kernel_size = per_axis(kernel_size, axes, f"{name}: kernel_size")
+        self.stride = per_axis(stride, axes, f"{name}: stride")
+        self.dilation = per_axis(dilation, axes, f"{name}: dilation")
+        self._pairs = _padding(name, padding, self.kernel_size, self.stride, self.dilation)
+        self.padding = (
+            padding if isinstance(padding, str) else tuple(before for before, _ in self._pairs)
+        )
+        modes = ("zeros",) if self._transposed else ("zeros", "reflect", "replicate", "circular")
+        if padding_mode not in modes:
+            raise ValueError(
+                f"{name}: padding_mode must be {' or '.join(modes)}, got {padding_mode!r}"
+            )
+        self.padding_mode = padding_mode
+        first, second = out_channels, in_channels
+        if self._transposed:
+            first, second = in_channels, out_channels
+        self.weight = Parameter(empty(first, second // groups, *self.kernel_size, dtype=dtype))
+        self.register_parameter(
+            "bias", Parameter(empty(out_channels, dtype=dtype)) if bias else None
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias anew, uniform in ±1 / sqrt(fan_in), fan_in being the second size of
+        the weight times that of the kernel, as PyTorch computes it.
+
+        >>> layer = mg.nn.Conv1d(4, 2, 4)
+        >>> layer.reset_parameters()
+        >>> bool((layer.weight.abs() <= 0.25).all())
+        True
+        """
+        bound = 1 / math.sqrt(math.prod(self.weight.shape[1:]))
+        for parameter in self.parameters(recurse=False):
+            init.uniform_(parameter, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, ...) -> (N, out_channels, ...), or both without N."""
+        name, pairs = type(self).__name__, self._pairs
+        if self.padding_mode != "zeros":
+            x = to_tensor(x, name)
+            if x.ndim > self._axes:
+                none = ((0, 0),) * (x.ndim - self._axes)
+                x = _pad(x, (*none, *pairs), self.padding_mode, 0, name)
+            pairs = ((0, 0),) * self._axes
+        options = (self.stride, pairs, self.dilation, self.groups)
+        return _convolve(name, x, self.weight, self.bias, options)
+
+    def extra_repr(self) -> str:
+        """Channels, kernel, stride, and the options that differ from the defaults."""
+        zeros, ones = (0,) * self._axes, (1,) * self._axes
+        options = {"padding": zeros, "output_padding": zeros, "dilation": ones, "groups": 1}
+        given = [
+            f", {key}={getattr(self, key)!r}"
+            for key, default in (options | {"padding_mode": "zeros"}).items()
+            if getattr(self, key, default) != default
+        ]
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}{''.join(given)}{', bias=False' * (self.bias is None)}"
+        )
+
+
+class _ConvTranspose(_Conv):
+    _transposed = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Shape,
+        stride: Shape = 1,
+        padding: Shape = 0,
+        output_padding: Shape = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: Shape = 1,
+        padding_mode: str = "zeros",
+        dtype: Any = None,
+    ) -> None:
+        if isinstance(padding, str):
+            raise TypeError(f"{type(self).__name__}: padding must be ints, got {padding!r}")
+        options = (stride, padding, dilation, groups, bias, padding_mode, dtype)
+        super().__init__(in_channels, out_channels, kernel_size, *options)
+        self.output_padding = per_axis(
+            output_padding, self._axes, f"{type(self).__name__}: output_padding", 0
+        )
+
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """(N, C, ...) -> (N, out_channels, ...), or both without N; output_size, the sizes behind
+        the channels, takes the place of output_padding."""
+        name, extra = type(self).__name__, self.output_padding
+        padding = tuple(before for before, _ in self._pairs)
+        if output_size is not None:
+            axes = self._axes
+            wanted = per_axis(tuple(output_size)[-axes:], axes, f"{name}: output_size")
+            options = zip(
+                x.shape[-self._axes :],
+                self.stride,
+                padding,
+                self.dilation,
+                self.kernel_size,
+                strict=True,
+            )
+            least = [(n - 1) * s - 2 * p + d * (k - 1) + 1 for n, s, p, d, k in options]
+            extra = tuple(w - n for w, n in zip(wanted, least, strict=True))
+            if any(not 0 <= e < s for e, s in zip(extra, self.stride, strict=True)):
+                raise ValueError(
+                    f"{name}: output_size {wanted} must be at least {tuple(least)} and less than a "
+                    f"stride {self.stride} more"
+                )
+        checked = (self.stride, padding, extra, self.groups, self.dilation)
+        return _convolve_transposed(name, x, self.weight, self.bias, checked)
+
+
+class Conv1d(_Conv):
+    """Convolution of (N, C, L) or (C, L); see Conv2d.
+
+    >>> mg.nn.Conv1d(3, 5, kernel_size=3, padding=1)(mg.ones(2, 3, 8)).shape
+    (2, 5, 8)
+    """
+
+    _axes = 1
+
+
+class Conv2d(_Conv):
+    """Convolution (cross-correlation) of (N, C, H, W) or (C, H, W) with `out_channels` kernels, as
+    in `functional.conv2d`.
+
+    kernel_size, stride, padding and dilation are ints or pairs (rows, columns); padding may be
+    "same" (stride 1 only) or "valid". padding_mode: "zeros", "reflect", "replicate" or "circular".
+    weight has the shape (out_channels, in_channels / groups, KH, KW), bias (out_channels,); both
+    start uniform in ±1 / sqrt(fan_in), as in PyTorch. Raises ValueError for options out of range,
+    groups that do not divide the channels, other channels, a kernel larger than the padded input.
+
+    >>> mg.nn.Conv2d(3, 8, kernel_size=3, stride=2, padding=1)(mg.ones(2, 3, 8, 8)).shape
+    (2, 8, 4, 4)
+    """
+
+    _axes = 2
+
+
+class ConvTranspose1d(_ConvTranspose):
+    """Transposed convolution of (N, C, L) or (C, L); see ConvTranspose2d.
+
+    >>> mg.nn.ConvTranspose1d(3, 5, kernel_size=2, stride=2)(mg.ones(2, 3, 8)).shape
+    (2, 5, 16)
+    """
+
+    _axes = 1
+
+
+class ConvTranspose2d(_ConvTranspose):
+    """Transposed convolution of (N, C, H, W) or (C, H, W), the adjoint of Conv2d with the same
+    options, as in `functional.conv_transpose2d`: what makes images larger.
+
+    weight has the shape (in_channels, out_channels / groups, KH, KW). Calling it with `output_size`
+    chooses the output_padding.
+
+    >>> mg.nn.ConvTranspose2d(8, 3, kernel_size=2, stride=2)(mg.ones(2, 8, 4, 4)).shape
+    (2, 3, 8, 8)
+    """
+
+    _axes = 2

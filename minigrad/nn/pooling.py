@@ -1,0 +1,509 @@
+"""Pooling and nearest-neighbour resampling, composed, so that no gradient is written: a maximum is
+taken at its index, a mean is the sum of a window over its size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .._core.ops import getitem, pad, unfold, where, window_max
+from .._core.tensor import Tensor, to_tensor
+from .._core.types import Shape
+from .conv import per_axis
+from .module import Module, number, positive
+
+Output = int | None | Sequence[int | None]
+Sides = list[tuple[np.ndarray, np.ndarray]]  # where windows start and stop, for each axis
+
+
+def _checked(name: str, x: Tensor, axes: int) -> Tensor:
+    x = to_tensor(x, name)
+    if x.ndim not in (axes + 1, axes + 2) or 0 in x.shape[-axes:]:
+        layout = "L" if axes == 1 else "H, W"
+        raise ValueError(
+            f"{name}: expected an input of shape (N, C, {layout}) or (C, {layout}), none of these "
+            f"sizes 0, got {x.shape}"
+        )
+    return x
+
+
+def _find_windows(
+    name: str,
+    size: int,
+    kernel: int,
+    stride: int,
+    padding: int,
+    dilation: int,
+    ceil_mode: bool,
+    inside: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the windows along an axis of `size` elements start and stop: at the edges with the
+    padding that they hold or, inside, without it. With ceil_mode a last one may reach beyond it."""
+    span = dilation * (kernel - 1) + 1
+    if 2 * padding > span:
+        raise ValueError(
+            f"{name}: padding {padding} must be at most half of the window, which spans {span}"
+        )
+    room = size + 2 * padding - span
+    count = (-(-room // stride) if ceil_mode else room // stride) + 1
+    if ceil_mode and (count - 1) * stride >= size + padding:
+        count -= 1  # a window must start in the input or the padding before it
+    if count < 1:
+        raise ValueError(
+            f"{name}: a window of {kernel} with dilation {dilation} is larger than the padded "
+            f"input ({size} + 2 * {padding})"
+        )
+    starts = np.arange(count) * stride - padding
+    stops = starts + span
+    if inside:
+        return np.where(starts < 0, starts % dilation, starts), np.minimum(stops, size)
+    return starts, stops
+
+
+_windows = lru_cache(1024)(_find_windows)
+
+
+def _options(
+    name: str,
+    axes: int,
+    kernel_size: Shape,
+    stride: Shape | None,
+    padding: Shape,
+    dilation: Shape = 1,
+) -> tuple[tuple[int, ...], ...]:
+    """Kernel size, stride (by default the kernel size), padding and dilation of each axis."""
+    kernel = per_axis(kernel_size, axes, f"{name}: kernel_size")
+    return (
+        kernel,
+        kernel if stride is None else per_axis(stride, axes, f"{name}: stride"),
+        per_axis(padding, axes, f"{name}: padding", 0),
+        per_axis(dilation, axes, f"{name}: dilation"),
+    )
+
+
+# --------------------------------------------------------------------------------------- maximum
+def _max_pool(axes: int, x: Tensor, *options: Any, ceil_mode: bool, indices: bool) -> Any:
+    name = f"max_pool{axes}d"
+    x = _checked(name, x, axes)
+    sides: Sides = []
+    kernel, stride, padding, dilation = _options(name, axes, *options)
+    for size, k, s, p, d in zip(x.shape[-axes:], kernel, stride, padding, dilation, strict=True):
+        sides.append(_windows(name, size, k, s, p, d, bool(ceil_mode), True))
+    starts, stops = zip(*sides, strict=True)
+    return window_max(x, starts, stops, dilation, indices)
+
+
+def max_pool1d(
+    x: Tensor,
+    kernel_size: Shape,
+    stride: Shape | None = None,
+    padding: Shape = 0,
+    dilation: Shape = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """The maximum of each window of x (N, C, L) or (C, L); see `max_pool2d`.
+
+    >>> mg.nn.functional.max_pool1d(mg.tensor([[1.0, 3.0, 2.0, 0.0]]), 2)
+    tensor([[3., 2.]])
+    """
+    options = (kernel_size, stride, padding, dilation)
+    return _max_pool(1, x, *options, ceil_mode=ceil_mode, indices=return_indices)
+
+
+def max_pool2d(
+    x: Tensor,
+    kernel_size: Shape,
+    stride: Shape | None = None,
+    padding: Shape = 0,
+    dilation: Shape = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """The maximum of each window of x (N, C, H, W) or (C, H, W). The gradient goes to the first
+    maximum; a NaN wins.
+
+    stride: kernel_size by default. padding: as if -inf stood around x, at most half a window.
+    ceil_mode: a last window may reach beyond the padding. return_indices: also the positions of the
+    maxima in H x W taken as one axis, int64. Raises ValueError for a window larger than the padded
+    input.
+
+    >>> mg.nn.functional.max_pool2d(mg.tensor([[[1.0, 3.0], [2.0, 0.0]]]), 2, return_indices=True)
+    (tensor([[[3.]]]), tensor([[[1]]]))
+    """
+    options = (kernel_size, stride, padding, dilation)
+    return _max_pool(2, x, *options, ceil_mode=ceil_mode, indices=return_indices)
+
+
+# ------------------------------------------------------------------------------------------ mean
+def _avg_pool(
+    axes: int, x: Tensor, *options: Any, ceil_mode: bool, include: bool, divisor: int | None = None
+) -> Tensor:
+    name = f"avg_pool{axes}d"
+    x = _checked(name, x, axes)
+    kernel, stride, padding, _ = _options(name, axes, *options)
+    widths, counts = [(0, 0)] * (x.ndim - axes), np.ones(())
+    for size, k, s, p in zip(x.shape[-axes:], kernel, stride, padding, strict=True):
+        starts, stops = _windows(name, size, k, s, p, 1, bool(ceil_mode), False)
+        widths.append((p, max(int(stops[-1]) - size, 0)))
+        if include:
+            lengths = np.minimum(stops, size + p) - starts
+        else:
+            lengths = np.minimum(stops, size) - np.maximum(starts, 0)
+        counts = counts[..., None] * lengths
+    if divisor is not None:
+        counts = np.array(positive(divisor, f"{name}: divisor_override"))
+    if any(map(any, widths)):
+        x = pad(x, tuple(widths))
+    total = unfold(x, kernel, stride).sum(axis=tuple(range(-axes, 0)))
+    if counts.min() == counts.max():
+        return total / float(counts.flat[0])
+    return total / Tensor(counts.astype(total.dtype))
+
+
+def avg_pool1d(
+    x: Tensor,
+    kernel_size: Shape,
+    stride: Shape | None = None,
+    padding: Shape = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:
+    """The mean of each window of x (N, C, L) or (C, L); see `avg_pool2d`.
+
+    >>> mg.nn.functional.avg_pool1d(mg.tensor([[1.0, 3.0, 2.0, 0.0]]), 2)
+    tensor([[2., 1.]])
+    """
+    options = (kernel_size, stride, padding)
+    return _avg_pool(1, x, *options, ceil_mode=ceil_mode, include=count_include_pad)
+
+
+def avg_pool2d(
+    x: Tensor,
+    kernel_size: Shape,
+    stride: Shape | None = None,
+    padding: Shape = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """The mean of each window of x (N, C, H, W) or (C, H, W), padded with zeros.
+
+    stride: kernel_size by default. count_include_pad: whether the zeros count; what a window of
+    ceil_mode finds beyond the padding never does. divisor_override divides all sums instead.
+
+    >>> mg.nn.functional.avg_pool2d(mg.tensor([[[1.0, 3.0], [2.0, 0.0]]]), 2)
+    tensor([[[1.5]]])
+    """
+    options, divisor = (kernel_size, stride, padding), divisor_override
+    return _avg_pool(
+        2, x, *options, ceil_mode=ceil_mode, include=count_include_pad, divisor=divisor
+    )
+
+
+# -------------------------------------------------------------------------------------- adaptive
+def _adaptive(name: str, x: Tensor, axes: int, output_size: Output) -> tuple[Tensor, Sides]:
+    """Windows that divide each axis as evenly as can be; they overlap where it does not divide."""
+    x = _checked(name, x, axes)
+    sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * axes
+    sides = []
+    if len(sizes) != axes:
+        raise ValueError(f"{name}: output_size must have {axes} sizes, got {output_size!r}")
+    for size, given in zip(x.shape[-axes:], sizes, strict=True):
+        n = size if given is None else positive(given, f"{name}: output_size")
+        places = np.arange(n)
+        sides.append((places * size // n, -(-(places + 1) * size // n)))
+    return x, sides
+
+
+def _adaptive_avg_pool(axes: int, x: Tensor, output_size: Output) -> Tensor:
+    x, sides = _adaptive(f"adaptive_avg_pool{axes}d", x, axes, output_size)
+    if all(
+        size % len(starts) == 0 for size, (starts, _) in zip(x.shape[-axes:], sides, strict=True)
+    ):
+        kernel = tuple(int(stops[0]) for _, stops in sides)
+        return unfold(x, kernel, kernel).mean(axis=tuple(range(-axes, 0)))
+    for axis, (starts, stops) in enumerate(sides, x.ndim - axes):
+        index = starts[:, None] + np.arange((stops - starts).max())
+        shape = (*index.shape, *(1,) * (x.ndim - axis - 1))
+        taken = getitem(x, (slice(None),) * axis + (np.minimum(index, x.shape[axis] - 1),))
+        inside = where(Tensor((index < stops[:, None]).reshape(shape)), taken, 0.0)
+        counts = (stops - starts).reshape(-1, *shape[2:]).astype(x.dtype)
+        x = inside.sum(axis=axis + 1) / Tensor(counts)
+    return x
+
+
+def adaptive_avg_pool1d(x: Tensor, output_size: Output) -> Tensor:
+    """x (N, C, L) or (C, L) as `output_size` means; see `adaptive_avg_pool2d`.
+
+    >>> mg.nn.functional.adaptive_avg_pool1d(mg.tensor([[1.0, 3.0, 2.0, 0.0]]), 2)
+    tensor([[2., 1.]])
+    """
+    return _adaptive_avg_pool(1, x, output_size)
+
+
+def adaptive_avg_pool2d(x: Tensor, output_size: Output) -> Tensor:
+    """x (N, C, H, W) or (C, H, W) as means over windows that divide it into `output_size` (an int
+    or a pair; None keeps a size): window i of n goes from floor(i H / n) to ceil((i + 1) H / n).
+
+    >>> mg.nn.functional.adaptive_avg_pool2d(mg.ones(2, 3, 5, 7), (2, None)).shape
+    (2, 3, 2, 7)
+    """
+    return _adaptive_avg_pool(2, x, output_size)
+
+
+def adaptive_max_pool2d(x: Tensor, output_size: Output, return_indices: bool = False) -> Any:
+    """As `adaptive_avg_pool2d`, with maxima, and their positions as in `max_pool2d`.
+
+    >>> mg.nn.functional.adaptive_max_pool2d(mg.tensor([[[1.0, 3.0], [2.0, 0.0]]]), 1)
+    tensor([[[3.]]])
+    """
+    x, sides = _adaptive("adaptive_max_pool2d", x, 2, output_size)
+    starts, stops = zip(*sides, strict=True)
+    return window_max(x, starts, stops, (1, 1), return_indices)
+
+
+# ------------------------------------------------------------------------------------ resampling
+def interpolate(
+    x: Tensor,
+    size: Shape | None = None,
+    scale_factor: float | Sequence[float] | None = None,
+    mode: str = "nearest",
+) -> Tensor:
+    """x (N, C, L) or (N, C, H, W) in another size, given as such or as a factor: each element is
+    the one of x at floor(place * old size / new size), or floor(place / factor).
+
+    Raises ValueError unless exactly one of size and scale_factor is given, and for another mode.
+
+    >>> mg.nn.functional.interpolate(mg.tensor([[[1.0, 2.0]]]), scale_factor=2)
+    tensor([[[1., 1., 2., 2.]]])
+    """
+    x = to_tensor(x, "interpolate")
+    axes = x.ndim - 2
+    if axes < 1 or 0 in x.shape[2:]:
+        raise ValueError(f"interpolate: expected an input of shape (N, C, ...), got {x.shape}")
+    if mode != "nearest":
+        raise ValueError(f"interpolate: mode must be 'nearest', got {mode!r}")
+    if (size is None) == (scale_factor is None):
+        raise ValueError("interpolate: give either size or scale_factor")
+    if size is not None:
+        sizes = per_axis(size, axes, "interpolate: size")
+        places = [np.arange(n) * old // n for n, old in zip(sizes, x.shape[2:], strict=True)]
+    else:
+        factors = (
+            scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * axes
+        )
+        if len(factors) != axes or not all(
+            number(factor, "interpolate: scale_factor") > 0 for factor in factors
+        ):
+            raise ValueError(
+                f"interpolate: scale_factor must be positive, one for each of {axes} axes, got "
+                f"{scale_factor!r}"
+            )
+        places = [
+            np.minimum(np.floor(np.arange(int(old * f)) / f).astype(np.int64), old - 1)
+            for old, f in zip(x.shape[2:], factors, strict=True)
+        ]
+        if any(len(place) == 0 for place in places):
+            raise ValueError(
+                f"interpolate: scale_factor={scale_factor} leaves nothing of {x.shape}"
+            )
+    for axis, place in enumerate(places, 2):
+        if not np.array_equal(place, np.arange(x.shape[axis])):
+            x = getitem(x, (slice(None),) * axis + (place,))
+    return x
+
+
+# ---------------------------------------------------------------------------------------- layers
+class _Pool(Module):
+    """Options that are kept as they were given; `forward` passes them on in this order."""
+
+    _axes: ClassVar[int]
+    _options: ClassVar[tuple[str, ...]]
+
+    def _keep(self, given: dict[str, Any]) -> None:
+        Module.__init__(self)
+        if given["stride"] is None:
+            given["stride"] = given["kernel_size"]
+        for name in self._options:
+            setattr(self, name, given[name])
+        shapes = (given[name] for name in self._options[:4] if name != "ceil_mode")
+        _options(type(self).__name__, self._axes, *shapes)
+
+    def _given(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._options}
+
+    def extra_repr(self) -> str:
+        """The options."""
+        return ", ".join(f"{name}={value}" for name, value in self._given().items())
+
+
+class _MaxPool(_Pool):
+    _options = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+
+    def __init__(
+        self,
+        kernel_size: Shape,
+        stride: Shape | None = None,
+        padding: Shape = 0,
+        dilation: Shape = 1,
+        return_indices: bool = False,
+        ceil_mode: bool = False,
+    ) -> None:
+        self._keep(locals())
+
+    def forward(self, x: Tensor) -> Any:
+        """The maxima, and their positions if they are wanted."""
+        return (max_pool1d if self._axes == 1 else max_pool2d)(x, **self._given())
+
+
+class MaxPool1d(_MaxPool):
+    """Maxima of windows of (N, C, L) or (C, L); see `functional.max_pool2d`.
+
+    >>> mg.nn.MaxPool1d(2)(mg.tensor([[1.0, 3.0, 2.0, 0.0]]))
+    tensor([[3., 2.]])
+    """
+
+    _axes = 1
+
+
+class MaxPool2d(_MaxPool):
+    """Maxima of windows of (N, C, H, W) or (C, H, W); see `functional.max_pool2d`.
+
+    >>> mg.nn.MaxPool2d(2)(mg.ones(2, 3, 8, 8)).shape
+    (2, 3, 4, 4)
+    """
+
+    _axes = 2
+
+
+class AvgPool1d(_Pool):
+    """Means of windows of (N, C, L) or (C, L); see `functional.avg_pool2d`.
+
+    >>> mg.nn.AvgPool1d(2)(mg.tensor([[1.0, 3.0, 2.0, 0.0]]))
+    tensor([[2., 1.]])
+    """
+
+    _axes = 1
+    _options = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
+
+    def __init__(
+        self,
+        kernel_size: Shape,
+        stride: Shape | None = None,
+        padding: Shape = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+    ) -> None:
+        self._keep(locals())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The means."""
+        return avg_pool1d(x, **self._given())
+
+
+class AvgPool2d(_Pool):
+    """Means of windows of (N, C, H, W) or (C, H, W); see `functional.avg_pool2d`.
+
+    >>> mg.nn.AvgPool2d(2)(mg.ones(2, 3, 8, 8)).shape
+    (2, 3, 4, 4)
+    """
+
+    _axes = 2
+    _options = (*AvgPool1d._options, "divisor_override")
+
+    def __init__(
+        self,
+        kernel_size: Shape,
+        stride: Shape | None = None,
+        padding: Shape = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+    ) -> None:
+        self._keep(locals())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The means."""
+        return avg_pool2d(x, **self._given())
+
+
+class _AdaptivePool(Module):
+    def __init__(self, output_size: Output) -> None:
+        super().__init__()
+        self.output_size = output_size
+
+    def extra_repr(self) -> str:
+        """The output's size."""
+        return f"output_size={self.output_size}"
+
+
+class AdaptiveAvgPool1d(_AdaptivePool):
+    """(N, C, L) or (C, L) as output_size means; see `functional.adaptive_avg_pool2d`.
+
+    >>> mg.nn.AdaptiveAvgPool1d(1)(mg.tensor([[1.0, 3.0]]))
+    tensor([[2.]])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The means."""
+        return adaptive_avg_pool1d(x, self.output_size)
+
+
+class AdaptiveAvgPool2d(_AdaptivePool):
+    """(N, C, H, W) or (C, H, W) as means over windows that divide it into output_size; see
+    `functional.adaptive_avg_pool2d`. AdaptiveAvgPool2d(1) is the mean of each channel.
+
+    >>> mg.nn.AdaptiveAvgPool2d(1)(mg.ones(2, 3, 8, 8)).shape
+    (2, 3, 1, 1)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The means."""
+        return adaptive_avg_pool2d(x, self.output_size)
+
+
+class AdaptiveMaxPool2d(_AdaptivePool):
+    """As AdaptiveAvgPool2d, with maxima.
+
+    >>> mg.nn.AdaptiveMaxPool2d((1, 2))(mg.ones(2, 3, 8, 8)).shape
+    (2, 3, 1, 2)
+    """
+
+    def __init__(self, output_size: Output, return_indices: bool = False) -> None:
+        super().__init__(output_size)
+        self.return_indices = return_indices
+
+    def forward(self, x: Tensor) -> Any:
+        """The maxima, and their positions if they are wanted."""
+        return adaptive_max_pool2d(x, self.output_size, self.return_indices)
+
+
+class Upsample(Module):
+    """(N, C, L) or (N, C, H, W) in another size by repeating the nearest element; see
+    `functional.interpolate`.
+
+    >>> mg.nn.Upsample(scale_factor=2)(mg.ones(1, 3, 4, 4)).shape
+    (1, 3, 8, 8)
+    """
+
+    def __init__(
+        self,
+        size: Shape | None = None,
+        scale_factor: float | Sequence[float] | None = None,
+        mode: str = "nearest",
+    ) -> None:
+        super().__init__()
+        self.size, self.scale_factor, self.mode = size, scale_factor, mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The larger, or smaller, tensor."""
+        return interpolate(x, self.size, self.scale_factor, self.mode)
+
+    def extra_repr(self) -> str:
+        """The size or factor."""
+        which = "size" if self.scale_factor is None else "scale_factor"
+        return f"{which}={getattr(self, which)}, mode={self.mode!r}"

@@ -1,0 +1,240 @@
+"""Pooling, resampling and Dropout2d: values by loops, where the gradient goes, errors."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import nn
+from minigrad.gradcheck import gradcheck, gradgradcheck
+from minigrad.nn import functional
+
+RANDOM = np.random.default_rng(0)
+INF, NAN = math.inf, math.nan
+
+
+def distinct(*shape):
+    """No two elements closer than 0.1: no perturbation changes which is the largest."""
+    return RANDOM.permutation(math.prod(shape)).reshape(shape) * 0.1
+
+
+def max_by_loops(x, kernel, stride, padding, dilation):
+    """On -inf around x, by the definition."""
+    padded = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding)), constant_values=-INF)
+    spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
+    places = [(n - s) // t + 1 for n, s, t in zip(padded.shape[2:], spans, stride, strict=True)]
+    y = np.zeros((*x.shape[:2], *places))
+    for place in itertools.product(*map(range, places)):
+        window = tuple(
+            slice(i * t, i * t + s, d)
+            for i, t, s, d in zip(place, stride, spans, dilation, strict=True)
+        )
+        y[(..., *place)] = padded[(..., *window)].max(axis=tuple(range(2, x.ndim)))
+    return y
+
+
+POOLS = [  # shape, kernel, stride, padding, dilation
+    ((2, 3, 8), (2,), (2,), (0,), (1,)),
+    ((2, 3, 9), (3,), (2,), (1,), (2,)),
+    ((2, 3, 6, 8), (2, 2), (2, 2), (0, 0), (1, 1)),
+    ((2, 3, 7, 9), (3, 2), (1, 3), (1, 1), (2, 1)),
+    ((1, 2, 5, 5), (5, 5), (1, 1), (2, 2), (1, 1)),
+    ((1, 1, 3, 1100), (3, 3), (1, 1), (1, 1), (1, 1)),
+    ((1, 1, 40, 40), (2, 2), (1, 1), (0, 0), (1, 1)),
+    ((0, 3, 4, 4), (2, 2), (2, 2), (0, 0), (1, 1)),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", POOLS, ids=str)
+def test_max_pool(case, dtype):
+    shape, *options = case
+    array = distinct(*shape).astype(dtype)
+    pool = functional.max_pool1d if len(shape) == 3 else functional.max_pool2d
+    y, places = pool(mg.asarray(array), *options, return_indices=True)
+    np.testing.assert_array_equal(y.numpy(), max_by_loops(array, *options))
+    assert y.dtype == dtype and places.dtype == mg.int64 and places.shape == y.shape
+    flat = array.reshape(*shape[:2], math.prod(shape[2:]))
+    at = places.numpy().reshape(*shape[:2], math.prod(y.shape[2:]))
+    taken = np.take_along_axis(flat, at, -1)
+    np.testing.assert_array_equal(taken.reshape(y.shape), y.numpy())
+    for view in (array[..., ::-1], np.asfortranarray(array)):
+        result = pool(mg.asarray(view), *options)
+        np.testing.assert_array_equal(result.numpy(), max_by_loops(view, *options))
+
+
+@pytest.mark.parametrize("case", POOLS[:5], ids=str)
+def test_max_pool_gradients(case):
+    shape, *options = case
+    x = mg.tensor(distinct(*shape), requires_grad=True)
+    pool = functional.max_pool1d if len(shape) == 3 else functional.max_pool2d
+    assert gradcheck(lambda x: pool(x, *options), x)
+    assert gradgradcheck(lambda x: mg.square(pool(x, *options)), x)
+
+
+@pytest.mark.parametrize(
+    ("row", "value", "gradient"),
+    [
+        ([1.0, 1.0, 1.0, 1.0], 1.0, [1, 0, 0, 0]),
+        ([0.0, 2.0, 2.0, 1.0], 2.0, [0, 1, 0, 0]),
+        ([-INF, -INF, -INF, -INF], -INF, [1, 0, 0, 0]),
+        ([1.0, NAN, INF, 2.0], NAN, [0, 1, 0, 0]),
+        ([NAN, INF, 1.0, 1.0], NAN, [1, 0, 0, 0]),
+        ([-0.0, 0.0, -1.0, -1.0], 0.0, [1, 0, 0, 0]),
+    ],
+    ids=str,
+)
+def test_the_first_maximum_has_the_gradient_and_a_nan_wins(row, value, gradient):
+    for shape, pool in (((1, 1, 4), nn.MaxPool1d(4)), ((1, 2, 2), nn.MaxPool2d(2))):
+        x = mg.tensor(np.reshape(row, shape), requires_grad=True)
+        y = pool(x)
+        np.testing.assert_array_equal(y.item(), value)
+        y.sum().backward()
+        assert x.grad.numpy().ravel().tolist() == gradient
+
+
+def test_overlapping_windows_add_their_gradients():
+    x = mg.tensor([[[0.0, 5.0, 1.0]]], requires_grad=True)
+    nn.MaxPool1d(2, stride=1)(x).sum().backward()
+    assert x.grad.tolist() == [[[0.0, 2.0, 0.0]]]
+
+
+def test_positions_given_away_do_not_change_the_gradient():
+    x = mg.tensor([[[0.0, 5.0, 1.0, 2.0]]], requires_grad=True)
+    y, places = functional.max_pool1d(x, 2, return_indices=True)
+    places.zero_()
+    y.sum().backward()
+    assert x.grad.tolist() == [[[0.0, 1.0, 0.0, 1.0]]]
+
+
+def test_ceil_mode_takes_windows_that_begin_inside():
+    x = mg.arange(5.0).reshape(1, 1, 5)
+    assert nn.MaxPool1d(2, ceil_mode=True)(x).tolist() == [[[1.0, 3.0, 4.0]]]
+    assert nn.MaxPool1d(2, 3, 1, ceil_mode=True)(x).tolist() == [[[0.0, 3.0]]]
+    assert nn.AvgPool1d(2, ceil_mode=True)(x).tolist() == [[[0.5, 2.5, 4.0]]]
+
+
+# ------------------------------------------------------------------------------------------ means
+def test_avg_pool_values():
+    x = RANDOM.normal(size=(2, 3, 6, 8))
+    expected = x.reshape(2, 3, 3, 2, 4, 2).mean(axis=(3, 5))
+    np.testing.assert_allclose(nn.AvgPool2d(2)(mg.tensor(x)).numpy(), expected, rtol=1e-12)
+    row = mg.tensor([[1.0, 2.0, 3.0]])
+    assert functional.avg_pool1d(row, 2, 1, 1).tolist() == [[0.5, 1.5, 2.5, 1.5]]
+    one_sided = functional.avg_pool1d(row, 2, 1, 1, count_include_pad=False)
+    assert one_sided.tolist() == [[1.0, 1.5, 2.5, 3.0]]
+    assert functional.avg_pool2d(mg.ones(1, 4, 4), 2, divisor_override=8).tolist() == [
+        [[0.5, 0.5], [0.5, 0.5]]
+    ]
+
+
+def test_a_nan_stays_in_its_window():
+    x = np.ones((1, 1, 6, 6))
+    x[0, 0, 0, 0] = NAN
+    x[0, 0, 5, 5] = INF
+    for y in (
+        nn.AvgPool2d(2)(mg.tensor(x)),
+        nn.AdaptiveAvgPool2d(4)(mg.tensor(x)),
+        nn.MaxPool2d(3)(mg.tensor(x)),
+    ):
+        values = y.numpy()[0, 0]
+        assert np.isnan(values[0, 0]) and values[-1, -1] == INF
+        assert np.isfinite(values).sum() == values.size - 2
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False),
+        nn.AdaptiveAvgPool2d((2, 3)),
+        nn.AdaptiveAvgPool2d((5, 2)),
+        nn.Upsample(scale_factor=2),
+        nn.Upsample(size=(3, 7)),
+    ],
+    ids=repr,
+)
+def test_linear_layers_have_gradients_to_second_order(layer):
+    x = mg.tensor(RANDOM.normal(size=(2, 2, 4, 6)), requires_grad=True)
+    assert gradcheck(layer, x) and gradgradcheck(lambda x: mg.square(layer(x)), x)
+
+
+@pytest.mark.parametrize("n", range(1, 10))
+@pytest.mark.parametrize("size", [5, 6])
+def test_adaptive_windows(size, n):
+    x = RANDOM.normal(size=(2, 3, size))
+    bounds = [(i * size // n, -(-(i + 1) * size // n)) for i in range(n)]
+    means = np.stack([x[..., a:b].mean(-1) for a, b in bounds], -1)
+    np.testing.assert_allclose(nn.AdaptiveAvgPool1d(n)(mg.tensor(x)).numpy(), means, rtol=1e-12)
+    image = np.stack([x, -x], -2)
+    largest = np.stack([image[..., a:b].max(-1) for a, b in bounds], -1)
+    y = nn.AdaptiveMaxPool2d((None, n))(mg.tensor(image))
+    np.testing.assert_array_equal(y.numpy(), largest)
+
+
+def test_upsample_repeats():
+    x = RANDOM.normal(size=(2, 3, 4, 5))
+    y = nn.Upsample(scale_factor=(2, 3))(mg.tensor(x))
+    np.testing.assert_array_equal(y.numpy(), x.repeat(2, 2).repeat(3, 3))
+    small = functional.interpolate(mg.tensor(x), size=(2, 5))
+    np.testing.assert_array_equal(small.numpy(), x[:, :, ::2])
+
+
+# --------------------------------------------------------------------------------------- dropout
+def test_dropout2d_zeroes_channels():
+    mg.manual_seed(0)
+    x = mg.ones(50, 40, 2, 3, requires_grad=True)
+    y = nn.Dropout2d(0.25)(x)
+    channels = y.numpy().reshape(2000, 6)
+    assert set(np.unique(channels.std(axis=1))) == {0.0}
+    assert abs((channels[:, 0] == 0).mean() - 0.25) < 0.03
+    np.testing.assert_allclose(channels[channels != 0], 4 / 3, rtol=1e-6)
+    y.sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), y.numpy())
+    assert nn.Dropout2d(0.5).eval()(x) is x
+    with pytest.raises(ValueError, match="dropout2d: expected"):
+        nn.Dropout2d()(mg.ones(2, 3))
+
+
+# ---------------------------------------------------------------------------------------- errors
+ERRORS = [
+    (
+        lambda: nn.MaxPool2d(3)(mg.ones(1, 1, 2, 5)),
+        ValueError,
+        "max_pool2d: a window of 3 .* larger",
+    ),
+    (lambda: nn.MaxPool2d(3, padding=2)(mg.ones(1, 1, 5, 5)), ValueError, "at most half"),
+    (lambda: nn.MaxPool2d(3, stride=0), ValueError, "MaxPool2d: stride must be"),
+    (lambda: nn.MaxPool2d(2.0), TypeError, "MaxPool2d: kernel_size must be an int"),
+    (lambda: nn.MaxPool1d(2)(mg.ones(4)), ValueError, r"max_pool1d: expected .* got \(4,\)"),
+    (lambda: nn.MaxPool2d(1)(mg.ones(1, 1, 0, 5)), ValueError, "none of these sizes 0"),
+    (lambda: nn.AvgPool2d(2, padding=-1), ValueError, "AvgPool2d: padding"),
+    (lambda: nn.AvgPool1d(4)(mg.ones(1, 1, 3)), ValueError, "avg_pool1d: a window of 4"),
+    (
+        lambda: functional.avg_pool2d(mg.ones(1, 2, 2), 2, divisor_override=0),
+        ValueError,
+        "divisor_override must be positive",
+    ),
+    (lambda: nn.AdaptiveAvgPool2d(0)(mg.ones(1, 1, 3, 3)), ValueError, "output_size must be pos"),
+    (lambda: nn.AdaptiveAvgPool2d((1,))(mg.ones(1, 1, 3, 3)), ValueError, "must have 2 sizes"),
+    (lambda: functional.interpolate(mg.ones(1, 1, 3)), ValueError, "either size or scale_factor"),
+    (lambda: nn.Upsample(2, mode="bilinear")(mg.ones(1, 1, 3)), ValueError, "must be 'nearest'"),
+    (lambda: functional.interpolate(mg.ones(1, 3), 2), ValueError, r"shape \(N, C, \.\.\.\)"),
+    (lambda: nn.Upsample(scale_factor="2")(mg.ones(1, 1, 3)), TypeError, "must be a number"),
+    (lambda: nn.Upsample(scale_factor=0)(mg.ones(1, 1, 3)), ValueError, "must be positive"),
+    (lambda: nn.Upsample(scale_factor=0.1)(mg.ones(1, 1, 3)), ValueError, "leaves nothing"),
+    (lambda: mg.window_max(mg.ones(4), [[2]], [[2]], [1]), ValueError, "window_max: a window from"),
+    (lambda: mg.window_max(mg.ones(4), [[2]], [[5]], [1]), ValueError, "leaves its axis of 4"),
+    (lambda: mg.window_max(mg.ones(4), [[0, 1]], [[1]], [1]), ValueError, "of the same length"),
+    (lambda: mg.window_max(mg.ones(4), [[0]], [[1]], [0]), ValueError, "positive steps"),
+    (lambda: mg.window_max(mg.ones(4), [], [], []), ValueError, "one or two axes"),
+]
+
+
+@pytest.mark.parametrize(("call", "error", "message"), ERRORS)
+def test_errors(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
