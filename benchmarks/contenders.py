@@ -99,12 +99,13 @@ def mlp_layers(nn, sizes: tuple[int, ...]) -> list:
     return [*layers, nn.Linear(*sizes[-2:])]
 
 
-def step_minigrad(sizes: tuple[int, ...], batch: int) -> Callable:
+def train_minigrad(layers: Callable, data: tuple[np.ndarray, np.ndarray]) -> Callable:
+    """A training step of the net that `layers` makes of the library's `nn`."""
     import minigrad as mg
 
-    model = mg.nn.Sequential(*mlp_layers(mg.nn, sizes))
+    model = mg.nn.Sequential(*layers(mg.nn))
     criterion, optimizer = mg.nn.CrossEntropyLoss(), mg.optim.Adam(model.parameters())
-    x, target = (mg.tensor(a) for a in mlp_data(sizes, batch))
+    x, target = (mg.tensor(a) for a in data)
 
     def step():
         optimizer.zero_grad()
@@ -114,15 +115,17 @@ def step_minigrad(sizes: tuple[int, ...], batch: int) -> Callable:
     return step
 
 
-def step_torch(sizes: tuple[int, ...], batch: int, fused: bool = False) -> Callable:
+def train_torch(
+    layers: Callable, data: tuple[np.ndarray, np.ndarray], fused: bool = False
+) -> Callable:
     import torch
 
-    model = torch.nn.Sequential(*mlp_layers(torch.nn, sizes))
+    model = torch.nn.Sequential(*layers(torch.nn))
     criterion, optimizer = (
         torch.nn.CrossEntropyLoss(),
         torch.optim.Adam(model.parameters(), fused=fused),
     )
-    x, target = (torch.from_numpy(a) for a in mlp_data(sizes, batch))
+    x, target = (torch.from_numpy(a) for a in data)
 
     def step():
         optimizer.zero_grad()
@@ -130,6 +133,41 @@ def step_torch(sizes: tuple[int, ...], batch: int, fused: bool = False) -> Calla
         optimizer.step()
 
     return step
+
+
+def train_jax(loss: Callable, parameters, running) -> Callable:
+    """A step of Adam on loss(parameters, running) -> (loss, running)."""
+    import jax
+    import jax.numpy as jnp
+
+    @jax.jit
+    def update(parameters, running, m, v, t):
+        gradients, running = jax.grad(loss, has_aux=True)(parameters, running)
+        tree_map = jax.tree_util.tree_map
+        m = tree_map(lambda m, g: 0.9 * m + 0.1 * g, m, gradients)
+        v = tree_map(lambda v, g: 0.999 * v + 0.001 * g * g, v, gradients)
+        scale, root = 1e-3 / (1 - 0.9**t), 1 / jnp.sqrt(1 - 0.999**t)
+        parameters = tree_map(
+            lambda p, m, v: p - scale * m / (jnp.sqrt(v) * root + 1e-8), parameters, m, v
+        )
+        return parameters, running, m, v, t + 1
+
+    zeros = jax.tree_util.tree_map(jnp.zeros_like, parameters)
+    state = [parameters, running, zeros, zeros, jnp.float32(1)]
+
+    def step():
+        state[:] = update(*state)
+        jax.block_until_ready(state)
+
+    return step
+
+
+def step_minigrad(sizes: tuple[int, ...], batch: int) -> Callable:
+    return train_minigrad(lambda nn: mlp_layers(nn, sizes), mlp_data(sizes, batch))
+
+
+def step_torch(sizes: tuple[int, ...], batch: int, fused: bool = False) -> Callable:
+    return train_torch(lambda nn: mlp_layers(nn, sizes), mlp_data(sizes, batch), fused)
 
 
 def step_jax(sizes: tuple[int, ...], batch: int) -> Callable:
@@ -155,26 +193,7 @@ def step_jax(sizes: tuple[int, ...], batch: int) -> Callable:
         h = jax.nn.log_softmax(h @ parameters[-1]["w"] + parameters[-1]["b"])
         return -jnp.take_along_axis(h, target[:, None], 1).mean(), updated
 
-    @jax.jit
-    def update(parameters, running, m, v, t):
-        gradients, running = jax.grad(loss, has_aux=True)(parameters, running)
-        tree_map = jax.tree_util.tree_map
-        m = tree_map(lambda m, g: 0.9 * m + 0.1 * g, m, gradients)
-        v = tree_map(lambda v, g: 0.999 * v + 0.001 * g * g, v, gradients)
-        scale, root = 1e-3 / (1 - 0.9**t), 1 / jnp.sqrt(1 - 0.999**t)
-        parameters = tree_map(
-            lambda p, m, v: p - scale * m / (jnp.sqrt(v) * root + 1e-8), parameters, m, v
-        )
-        return parameters, running, m, v, t + 1
-
-    zeros = jax.tree_util.tree_map(jnp.zeros_like, parameters)
-    state = [parameters, running, zeros, zeros, jnp.float32(1)]
-
-    def step():
-        state[:] = update(*state)
-        jax.block_until_ready(state)
-
-    return step
+    return train_jax(loss, parameters, running)
 
 
 def matmuls(sizes: tuple[int, ...], batch: int) -> Callable:
@@ -191,6 +210,70 @@ def matmuls(sizes: tuple[int, ...], batch: int) -> Callable:
             np.dot(a, b, out)
 
     return run
+
+
+# ----------------------------------------------------------------------- CNN with BatchNorm, Adam
+CLASSES = 10
+
+
+def cnn_data(channels: tuple[int, ...], side: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    images = random(batch, channels[0], side, side)
+    return images, np.random.default_rng(1).integers(0, CLASSES, batch)
+
+
+def cnn_layers(nn, channels: tuple[int, ...], side: int) -> list:
+    """A 3 x 3 convolution, BatchNorm2d, ReLU and max-pooling of 2 x 2 for each pair of channels."""
+    layers: list = []
+    for n_in, n_out in pairwise(channels):
+        layers += [nn.Conv2d(n_in, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU()]
+        layers.append(nn.MaxPool2d(2))
+    left = side // 2 ** (len(channels) - 1)
+    return [*layers, nn.Flatten(), nn.Linear(channels[-1] * left**2, CLASSES)]
+
+
+def cnn_minigrad(channels: tuple[int, ...], side: int, batch: int) -> Callable:
+    data = cnn_data(channels, side, batch)
+    return train_minigrad(lambda nn: cnn_layers(nn, channels, side), data)
+
+
+def cnn_torch(channels: tuple[int, ...], side: int, batch: int, fused: bool = False) -> Callable:
+    data = cnn_data(channels, side, batch)
+    return train_torch(lambda nn: cnn_layers(nn, channels, side), data, fused)
+
+
+def cnn_jax(channels: tuple[int, ...], side: int, batch: int) -> Callable:
+    import jax
+    import jax.numpy as jnp
+
+    x, target = (jnp.asarray(a) for a in cnn_data(channels, side, batch))
+    parameters, running = [], []
+    for k, (n_in, n_out) in enumerate(pairwise(channels)):
+        kernel = jnp.asarray(random(n_out, n_in, 3, 3, seed=k) / (9 * n_in) ** 0.5)
+        vectors = {"b": jnp.zeros(n_out), "scale": jnp.ones(n_out), "shift": jnp.zeros(n_out)}
+        parameters.append({"w": kernel, **vectors})
+        running.append((jnp.zeros(n_out), jnp.ones(n_out)))
+    size = channels[-1] * (side // 2 ** (len(channels) - 1)) ** 2
+    last = {"w": jnp.asarray(random(size, CLASSES) / size**0.5), "b": jnp.zeros(CLASSES)}
+
+    def per_channel(v):
+        return v[:, None, None]
+
+    def loss(parameters, running):
+        h, updated = x, []
+        for layer, (mean, var) in zip(parameters[:-1], running, strict=True):
+            h = jax.lax.conv_general_dilated(h, layer["w"], (1, 1), "SAME")
+            h = h + per_channel(layer["b"])
+            m, v = h.mean((0, 2, 3)), h.var((0, 2, 3))
+            count = h.size // h.shape[1]
+            updated.append((0.9 * mean + 0.1 * m, 0.9 * var + 0.1 * v * count / (count - 1)))
+            h = (h - per_channel(m)) / jnp.sqrt(per_channel(v) + 1e-5)
+            h = jax.nn.relu(h * per_channel(layer["scale"]) + per_channel(layer["shift"]))
+            h = jax.lax.reduce_window(h, -jnp.inf, jax.lax.max, (1, 1, 2, 2), (1, 1, 2, 2), "VALID")
+        h = h.reshape(batch, -1) @ parameters[-1]["w"] + parameters[-1]["b"]
+        h = jax.nn.log_softmax(h)
+        return -jnp.take_along_axis(h, target[:, None], 1).mean(), updated
+
+    return train_jax(loss, [*parameters, last], running)
 
 
 # ---------------------------------------------------------------------------------------- BatchNorm
@@ -272,6 +355,7 @@ def kernel_numpy(name: str, shape: tuple[int, ...], axis) -> Callable:
 
 # ------------------------------------------------------------------------ processes of their own
 LARGEST = (1024, 2048, 2048, 10), 512
+LARGEST_CNN = (1, 16, 32), 28, 64
 
 
 def in_process(code: str) -> float:
@@ -328,12 +412,20 @@ def step_memory(make: Callable, sizes: tuple[int, ...], batch: int) -> float:
     return resident(peak=True) - before
 
 
-def peak_memory(library: str) -> Callable[[], float]:
-    """`step_memory` of the largest row, measured in a process of its own."""
-    sizes, batch = LARGEST
-    return lambda: in_process(
-        f"import contenders as c; print(c.step_memory(c.step_{library}, {sizes}, {batch}))"
-    )
+def cnn_memory(make: Callable, channels: tuple[int, ...], side: int, batch: int) -> float:
+    """The same of a training step of a CNN."""
+    make((1, 2, 2), 4, 4)()
+    before = resident(peak=False)
+    step = make(channels, side, batch)
+    for _ in range(3):
+        step()
+    return resident(peak=True) - before
+
+
+def peak_memory(measure: str, make: str, shape: tuple) -> Callable[[], float]:
+    """What `measure` says of a step that `make` makes, in a process of its own."""
+    arguments = ", ".join(map(str, shape))
+    return lambda: in_process(f"import contenders as c; print(c.{measure}(c.{make}, {arguments}))")
 
 
 # ---------------------------------------------------------------------------------------- the table
@@ -361,6 +453,17 @@ def mlp_work(sizes: tuple[int, ...], batch: int, targets: dict[str, float]) -> W
         "matmuls": lambda: matmuls(sizes, batch),
     }
     return Work(f"MLP-BN {'-'.join(map(str, sizes))}, batch {batch}", contenders, targets)
+
+
+def cnn_work(channels: tuple[int, ...], side: int, batch: int, targets: dict[str, float]) -> Work:
+    contenders = {
+        "minigrad": lambda: cnn_minigrad(channels, side, batch),
+        "torch": lambda: cnn_torch(channels, side, batch),
+        "torch fused Adam": lambda: cnn_torch(channels, side, batch, fused=True),
+        "jax": lambda: cnn_jax(channels, side, batch),
+    }
+    name = f"CNN-BN {'-'.join(map(str, channels))} on {side}x{side}, batch {batch}"
+    return Work(name, contenders, targets)
 
 
 def batchnorm_work(shape: tuple[int, ...]) -> Work:
@@ -395,6 +498,8 @@ STEPS = [
     mlp_work((64, 64, 64, 10), 32, {"torch": 1 / 8, "torch fused Adam": 1 / 5, "jax": 1 / 2}),
     mlp_work((784, 256, 256, 10), 128, {"torch fused Adam": 1 / 2, "jax": 0.8, "matmuls": 1.4}),
     mlp_work(*LARGEST, {"torch": 1 / 2, "jax": 1.0, "matmuls": 1.12}),
+    cnn_work((1, 8, 16), 8, 32, {"torch": 1 / 2, "jax": 1.0}),
+    cnn_work(*LARGEST_CNN, {"torch": 0.8}),
 ]
 BATCHNORM = [batchnorm_work(shape) for shape in ((128, 256), (4096, 1024), (32, 64, 28, 28))]
 KERNELS = [
@@ -417,8 +522,21 @@ PROCESS = [
     ),
     Work(
         f"peak memory of the MLP-BN {'-'.join(map(str, LARGEST[0]))} step, batch {LARGEST[1]}",
-        {name: lambda name=name: peak_memory(name) for name in ("minigrad", "torch")},
+        {
+            name: lambda name=name: peak_memory("step_memory", f"step_{name}", LARGEST)
+            for name in ("minigrad", "torch")
+        },
         {"torch": 1.0},
+        unit="MB",
+    ),
+    Work(
+        f"peak memory of the CNN-BN {'-'.join(map(str, LARGEST_CNN[0]))} step, batch "
+        f"{LARGEST_CNN[2]}",
+        {
+            name: lambda name=name: peak_memory("cnn_memory", f"cnn_{name}", LARGEST_CNN)
+            for name in ("minigrad", "torch")
+        },
+        {"torch": 1.5},
         unit="MB",
     ),
 ]
