@@ -130,10 +130,13 @@ def batch_norm(
                 "batch_norm: the statistics of a batch need more than one value per channel, "
                 f"got shape {shape}; use a larger batch, or eval()"
             )
-        mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+        mean = x.mean(axes, keepdims=True)
+        centred = x - mean
+        var = centred.var(axes, keepdims=True)  # of centred, so that x itself need not be kept
     else:
         mean, var = _per_channel(running_mean, ndim), _per_channel(running_var, ndim)
-    y = (x - mean) / sqrt(var + eps) * weight + bias
+        centred = x - mean
+    y = centred * (weight / sqrt(var + eps)) + bias  # the factor is one number per channel
 
     # After all that can fail; detached, so that the buffers hold no graph.
     if training and running_mean is not None and running_var is not None:
