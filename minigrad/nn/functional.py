@@ -132,11 +132,12 @@ def batch_norm(
             )
         mean = x.mean(axes, keepdims=True)
         centred = x - mean
-        var = centred.var(axes, keepdims=True)  # of centred, so that x itself need not be kept
+        # The variance of what is kept anyhow, so that the graph need not keep x as well.
+        var = centred.var(axes, keepdims=True)
     else:
         mean, var = _per_channel(running_mean, ndim), _per_channel(running_var, ndim)
         centred = x - mean
-    y = centred * (weight / sqrt(var + eps)) + bias  # the factor is one number per channel
+    y = centred * (weight / sqrt(var + eps)) + bias
 
     # After all that can fail; detached, so that the buffers hold no graph.
     if training and running_mean is not None and running_var is not None:
