@@ -10,6 +10,7 @@ cdef struct Operand:            # what an elementwise loop reads: an array, or o
     int itemsize
 
 cdef void recycle(PyObject* array)
+cdef ndarray zeros(tuple shape, int typenum)
 cdef ndarray empty(int ndim, npy_intp* shape, int typenum)
 cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Operand* operands, int count)
 cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdims, double correction)
@@ -17,4 +18,5 @@ cdef ndarray take_along_axis(str name, ndarray x, ndarray index, int axis)
 cdef ndarray add_along_axis(str name, ndarray x, ndarray index, int axis, tuple shape)
 cdef void blend(ndarray average, ndarray batch, double keep, double gain) except *
 cdef ndarray matmul(ndarray x, ndarray y)
+cdef void add_slices(str name, ndarray x, ndarray index, int axis, ndarray out) except *
 cdef void add_in_place(ndarray target, ndarray addend)

@@ -23,6 +23,7 @@ Design note
 cimport numpy as cnp
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.math cimport INFINITY, fabs, isfinite, log
+from libc.string cimport memset
 from numpy cimport (NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_CheckExact, PyArray_DATA, PyArray_DIMS,
                     PyArray_FLAGS, PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE,
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
@@ -123,6 +124,16 @@ cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
             binned_bytes -= PyArray_NBYTES(array)
             return array
     return cnp.PyArray_SimpleNew(ndim, shape, typenum)
+
+
+cdef ndarray zeros(tuple shape, int typenum):
+    """A C-contiguous array of zeros, as `empty` makes one."""
+    cdef npy_intp sizes[MAXDIMS]
+    cdef int d
+    for d in range(len(shape)): sizes[d] = shape[d]
+    cdef ndarray array = empty(len(shape), sizes, typenum)
+    memset(PyArray_DATA(array), 0, PyArray_NBYTES(array))
+    return array
 
 
 cdef void recycle(PyObject* array):
@@ -610,6 +621,29 @@ cdef ndarray add_along_axis(str name, ndarray x, ndarray index, int axis, tuple 
         add_along(<float*> PyArray_DATA(x), <long long*> PyArray_DATA(index), outer, PyArray_DIMS(out)[axis],
                   PyArray_DIMS(index)[axis], inner, <float*> PyArray_DATA(out))
     return out
+
+
+cdef void add_slices(str name, ndarray x, ndarray index, int axis, ndarray out) except *:
+    """out[..., index, ...] += x for an int64 `index` at an axis; all C-contiguous, x and out of one dtype."""
+    cdef npy_intp outer, inner, length = PyArray_DIMS(out)[axis], picks = PyArray_SIZE(index), _, p
+    cdef bint is_double = PyArray_TYPE(x) == NPY_DOUBLE
+    cdef long long* positions = <long long*> PyArray_DATA(index)
+    cdef char* source = <char*> PyArray_DATA(x)
+    cdef char* target = <char*> PyArray_DATA(out)
+    check_positions(name, index, axis, length)
+    split_at(PyArray_DIMS(out), PyArray_NDIM(out), axis, &outer, &inner)
+    cdef npy_intp size = inner * PyArray_ITEMSIZE(x)
+    for _ in range(outer):
+        if inner > 1:
+            for p in range(picks):
+                accumulate(is_double, source + p * size,
+                           target + (positions[p] + (length if positions[p] < 0 else 0)) * size, 1, inner)
+        elif is_double:
+            add_along(<double*> source, positions, 1, length, picks, 1, <double*> target)
+        else:
+            add_along(<float*> source, positions, 1, length, picks, 1, <float*> target)
+        source += picks * size
+        target += length * size
 
 
 def count_classes(str name, ndarray labels not None, long long classes, long long ignored):

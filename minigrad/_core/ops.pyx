@@ -914,6 +914,7 @@ def astype(x, dtype):
 
 cdef Op GETITEM_ = register("getitem", NO_KERNEL, None, (lambda g, shape, index: put(g, index, shape),),
                             attributes=("index",))
+GETITEM_.add_part = add_picked
 def getitem(x, index):
     """x[index], as in NumPy: integers, slices, None and Ellipsis give a view, integer and bool arrays a copy.
 
@@ -921,13 +922,15 @@ def getitem(x, index):
     tensor([2., 3.])
     """
     cdef Tensor tensor = to_tensor(x, "x[index]")
+    cdef int axis = 0
     index = plain_index(index)
     if is_basic(index):
         if not isinstance(index, tuple):
             index = (index,)
         view = tensor.array[index if Ellipsis in index else index + (Ellipsis,)]
         return record_view(GETITEM_, view, tensor, (index,))
-    out = np.asarray(tensor.array[index])
+    positions = picked_slices(index, &axis)
+    out = np.asarray(tensor.array[index] if positions is None else tensor.array.take(positions, axis))
     if tensor.requires and recording():
         index = own_index(index)            # the caller may write to its index arrays before backward
     return record(GETITEM_, out, tensor, None, None, (index,))
@@ -952,6 +955,42 @@ cdef bint is_basic(index):
             and not isinstance(index, bool))
 
 
+cdef ndarray picked_slices(index, int* axis):
+    """The integer array of an index that consists of it and full slices before it, else None. np.take and
+    `loops.add_slices` are several times as fast as an index of another form."""
+    if type(index) is tuple:
+        for part in index[:-1]:
+            if type(part) is not slice or part != slice(None):
+                return None
+        axis[0] = len(index) - 1
+        index = index[-1] if index else None
+    return index if isinstance(index, np.ndarray) and index.dtype.kind == "i" else None
+
+
+cdef void add_at(ndarray out, object index, ndarray addend) except *:
+    """out[index] += addend; where an index stands twice both are added."""
+    cdef int axis = 0
+    cdef ndarray positions = picked_slices(index, &axis)
+    if is_basic(index):
+        if not isinstance(index, tuple):
+            index = (index,)
+        view = out[index if Ellipsis in index else index + (Ellipsis,)]
+        np.add(view, addend, out=view)
+    elif (positions is not None and axis < PyArray_NDIM(out)
+          and PyArray_TYPE(out) in (NPY_FLOAT, NPY_DOUBLE) and PyArray_TYPE(out) == PyArray_TYPE(addend)
+          and shape_of(addend) == shape_of(out)[:axis] + shape_of(positions) + shape_of(out)[axis + 1:]):
+        positions = positions.astype(np.int64, order="C", copy=False)
+        loops.add_slices("put", contiguous(addend), positions, axis, out)
+    elif isinstance(index, np.ndarray) and index.dtype == bool:
+        out[index] += addend
+    else:
+        np.add.at(out, index, addend)
+
+
+cdef void add_picked(ndarray whole, ndarray part, tuple attributes) except *:
+    add_at(whole, attributes[0], part)
+
+
 cdef Op PUT_ = register("put", NO_KERNEL, None, (lambda g, index: getitem(g, index),), attributes=("index",))
 def put(x, index, shape):
     """Zeros of `shape` with x added at [index]; where an index stands twice both are added. The adjoint of
@@ -964,10 +1003,7 @@ def put(x, index, shape):
     cdef ndarray out = np.zeros(sizes_of(shape, "put"), tensor.array.dtype)
     index = plain_index(index)
     try:
-        if is_basic(index) or (isinstance(index, np.ndarray) and index.dtype == bool):
-            out[index] = tensor.array
-        else:
-            np.add.at(out, index, tensor.array)
+        add_at(out, index, tensor.array)
     except (ValueError, IndexError) as error:
         raise type(error)(f"put: shape {tensor.shape} at {index!r} of shape {shape}: {error}") from None
     return record(PUT_, out, tensor, None, None, (index,))

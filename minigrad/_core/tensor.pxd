@@ -10,6 +10,8 @@ cdef enum:
 cdef class Version:
     cdef long value
 
+ctypedef void (*add_part_t)(ndarray whole, ndarray part, tuple attributes) except *
+
 cdef class Op:
     cdef readonly str name
     cdef readonly object fallback
@@ -20,6 +22,7 @@ cdef class Op:
     cdef int opcode
     cdef int core_dims          # trailing dimensions that do not broadcast; NO_BROADCAST for all
     cdef bint names_shape
+    cdef add_part_t add_part    # of a primitive that picks elements of its input: adds into such a pick
     cdef unsigned long long differentiable
     cdef unsigned char saves[MAX_INPUTS]
     cdef unsigned char argument[MAX_INPUTS][MAX_ARGUMENTS]

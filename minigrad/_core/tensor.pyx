@@ -39,7 +39,7 @@ from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArr
 from .kernels cimport (
     ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
     NOT_EQUAL, SUBTRACT, call_kernel)
-from .loops cimport Operand, add_in_place, blend, elementwise, empty, recycle
+from .loops cimport Operand, add_in_place, blend, elementwise, empty, recycle, zeros
 
 import weakref
 from time import perf_counter_ns
@@ -765,6 +765,27 @@ cdef void deliver(Walk walk, object target, Tensor cotangent, bint create_graph)
     walk.set_pending(target, summed(present, cotangent, in_place, create_graph))
 
 
+cdef void deliver_part(Walk walk, object target, Op op, Tensor part, tuple shape,
+                       tuple attributes) except *:
+    """As `deliver`, for the cotangent of some elements of a target of this shape. Where a tensor is taken
+    apart (a sequence into steps, gates into one another) the parts are added into one array; the rule would
+    make each a whole array, of zeros but for the part."""
+    cdef Tensor whole = walk.pending(target)
+    cdef PyObject* slot = <PyObject*> whole
+    cdef bint in_place
+    if whole is None:
+        whole = wrap(zeros(shape, PyArray_TYPE(part.array)))
+        deliver(walk, target, whole, False)
+    else:
+        whole = None                        # so that only the slot holds it
+        in_place = ours(slot)
+        whole = <Tensor> slot
+        if not in_place:
+            whole = wrap(cnp.PyArray_NewCopy(whole.array, cnp.NPY_CORDER))
+            walk.set_pending(target, whole)
+    op.add_part(whole.array, part.array, attributes)
+
+
 cdef void check_gradient(Tensor leaf, Tensor cotangent) except *:
     if not alike(leaf.array, cotangent.array):
         raise RuntimeError(f"backward: a gradient of shape {shape_of(cotangent.array)} and dtype "
@@ -816,6 +837,9 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
     for i in range(input_count(node)):
         below = edge(node, i)
         if below is None or not walk.leads_on(below, targets):
+            continue
+        if op.add_part != NULL and not create_graph:
+            deliver_part(walk, below, op, g, shape, attributes)
             continue
         rule = 0 if op.variadic else i
         position = i
