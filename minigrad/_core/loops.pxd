@@ -18,5 +18,6 @@ cdef ndarray take_along_axis(str name, ndarray x, ndarray index, int axis)
 cdef ndarray add_along_axis(str name, ndarray x, ndarray index, int axis, tuple shape)
 cdef void blend(ndarray average, ndarray batch, double keep, double gain) except *
 cdef ndarray matmul(ndarray x, ndarray y)
+cdef ndarray take_slices(str name, ndarray x, ndarray index, int axis)
 cdef void add_slices(str name, ndarray x, ndarray index, int axis, ndarray out) except *
 cdef void add_in_place(ndarray target, ndarray addend)

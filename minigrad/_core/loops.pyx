@@ -23,7 +23,7 @@ Design note
 cimport numpy as cnp
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.math cimport INFINITY, fabs, isfinite, log
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from numpy cimport (NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_CheckExact, PyArray_DATA, PyArray_DIMS,
                     PyArray_FLAGS, PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE,
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
@@ -591,6 +591,10 @@ cdef void split_at(npy_intp* shape, int ndim, int axis, npy_intp* outer, npy_int
 cdef void check_positions(str name, ndarray index, int axis, npy_intp length) except *:
     cdef long long* positions = <long long*> PyArray_DATA(index)
     cdef npy_intp i
+    cdef bint wrong = False
+    for i in range(PyArray_SIZE(index)): wrong |= (positions[i] < -length) | (positions[i] >= length)
+    if not wrong:
+        return
     for i in range(PyArray_SIZE(index)):
         if not -length <= positions[i] < length:
             raise IndexError(f"{name}: index {positions[i]} is out of bounds for axis {axis} "
@@ -620,6 +624,35 @@ cdef ndarray add_along_axis(str name, ndarray x, ndarray index, int axis, tuple 
     else:
         add_along(<float*> PyArray_DATA(x), <long long*> PyArray_DATA(index), outer, PyArray_DIMS(out)[axis],
                   PyArray_DIMS(index)[axis], inner, <float*> PyArray_DATA(out))
+    return out
+
+
+cdef ndarray take_slices(str name, ndarray x, ndarray index, int axis):
+    """x[..., index, ...] for an int64 `index` at an axis, both C-contiguous."""
+    cdef npy_intp shape[MAXDIMS]
+    cdef npy_intp outer, inner, length = PyArray_DIMS(x)[axis], picks = PyArray_SIZE(index), _, p
+    cdef int ndim = PyArray_NDIM(x) - 1 + PyArray_NDIM(index), d, k = PyArray_NDIM(index)
+    cdef long long* positions = <long long*> PyArray_DATA(index)
+    cdef char* source = <char*> PyArray_DATA(x)
+    if ndim > MAXDIMS:
+        raise ValueError(f"{name}: {ndim} dimensions, a tensor has at most {MAXDIMS}")
+    check_positions(name, index, axis, length)
+    split_at(PyArray_DIMS(x), PyArray_NDIM(x), axis, &outer, &inner)
+    for d in range(ndim):
+        shape[d] = (PyArray_DIMS(x)[d] if d < axis else PyArray_DIMS(index)[d - axis] if d < axis + k
+                    else PyArray_DIMS(x)[d - k + 1])
+    out = empty(ndim, shape, PyArray_TYPE(x))
+    cdef char* target = <char*> PyArray_DATA(out)
+    cdef npy_intp size = inner * PyArray_ITEMSIZE(x)
+    for _ in range(outer):
+        if inner > 1:
+            for p in range(picks):
+                memcpy(target + p * size,
+                       source + (positions[p] + (length if positions[p] < 0 else 0)) * size, size)
+        else:
+            take_along(source, positions, 1, length, picks, 1, size, target)
+        source += length * size
+        target += picks * size
     return out
 
 
