@@ -172,3 +172,172 @@ def test_checkpoints_go_both_ways(name):
     state = {k: torch.tensor(v.numpy(copy=True)) for k, v in ours.state_dict().items()}
     fresh.load_state_dict(state)
     close(ours(mg.tensor(x))[0], fresh(torch.tensor(x))[0], "float32")
+
+
+# --------------------------------------------------------------------------------------- attention
+def attend(n, *arrays, **options):
+    f = mg.nn.functional if n is nn else torch.nn.functional
+    return f.scaled_dot_product_attention(*arrays, **options)
+
+
+@peer("nn.functional.scaled_dot_product_attention")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"scale": 0.3}], ids=str)
+@pytest.mark.parametrize("mask", [None, "bool", "float"])
+@pytest.mark.parametrize("shape", [(5, 4), (2, 3, 5, 4)], ids=str)
+def test_scaled_dot_product_attention(shape, mask, options, dtype):
+    if mask and "is_causal" in options:
+        pytest.skip("PyTorch takes one of them")
+    keys = (*shape[:-2], 6, 4)
+    inputs, others = zip(
+        *(both(random_array(s, dtype, k)) for k, s in enumerate((shape, keys, (*keys[:-1], 3)))),
+        strict=True,
+    )
+    if mask:
+        hidden = np.random.default_rng(5).uniform(size=(5, 6)) < 0.5
+        hidden[2] = True  # a query that sees nothing
+        array = ~hidden if mask == "bool" else np.where(hidden, -np.inf, 0.7).astype(dtype)
+        ours, theirs = mg.tensor(array), torch.tensor(array)
+        y = attend(nn, *inputs, attn_mask=ours, **options)
+        ty = attend(torch.nn, *others, attn_mask=theirs, **options)
+    else:
+        y, ty = attend(nn, *inputs, **options), attend(torch.nn, *others, **options)
+    close(y, ty, dtype, 10)
+    cotangent = random_array(y.shape, dtype, 9)
+    y.backward(mg.tensor(cotangent))
+    ty.backward(torch.tensor(cotangent))
+    for x, tx in zip(inputs, others, strict=True):
+        close(x.grad, tx.grad, dtype, 50)
+
+
+ATTENTION = [
+    {},
+    {"bias": False},
+    {"kdim": 3, "vdim": 5},
+    {"add_bias_kv": True},
+    {"add_zero_attn": True, "add_bias_kv": True, "kdim": 3},
+]
+CALLS = [
+    {},
+    {"need_weights": False},
+    {"average_attn_weights": False},
+    {"attn_mask": "bool"},
+    {"attn_mask": "float", "key_padding_mask": "float"},
+    {"attn_mask": "heads", "key_padding_mask": "bool", "need_weights": False},
+]
+
+
+def masks(call, batch, length, keys, heads, module):
+    """The masks that a call names, never hiding everything from a query."""
+    random, made = np.random.default_rng(4), dict(call)
+    shapes = {"attn_mask": (length, keys), "key_padding_mask": (*batch, keys)}
+    for name in {"attn_mask", "key_padding_mask"} & set(call):
+        shape = (batch[0] * heads, length, keys) if call[name] == "heads" else shapes[name]
+        hidden = random.uniform(size=shape) < 0.4
+        hidden[..., 0] = False
+        array = np.where(hidden, -np.inf, 0.5) if call[name] == "float" else hidden
+        made[name] = mg.tensor(array) if module is nn else torch.tensor(array)
+    return made
+
+
+class Masked:
+    """A layer that makes its masks for whichever library it is called in."""
+
+    def __init__(self, layer, module, make):
+        self.layer, self.module, self.make = layer, module, make
+
+    def __getattr__(self, name):
+        return getattr(self.layer, name)
+
+    def __call__(self, *inputs):
+        return self.layer(*inputs, **self.make(self.module))
+
+
+def check_masked(build, arrays, make, arrange=lambda *inputs: inputs):
+    def masked(n):
+        layer = build(n)
+        wrapper = Masked(layer, n, make)
+        wrapper.to = lambda dtype: (layer.to(dtype), wrapper)[1]
+        return wrapper
+
+    check(masked, arrays, "float64", arrange)
+
+
+@peer("nn.MultiheadAttention")
+@pytest.mark.parametrize("call", CALLS, ids=str)
+@pytest.mark.parametrize("batch_first", [False, True], ids=["L first", "N first"])
+@pytest.mark.parametrize("options", ATTENTION, ids=str)
+def test_multihead_attention(options, batch_first, call):
+    kdim, vdim = options.get("kdim", 4), options.get("vdim", 4)
+    shapes = [(2, n, d) if batch_first else (n, 2, d) for n, d in ((3, 4), (5, kdim), (5, vdim))]
+    check_masked(
+        lambda n: n.MultiheadAttention(4, 2, batch_first=batch_first, **options),
+        [random_array(shape, "float64", k) for k, shape in enumerate(shapes)],
+        lambda n: masks(call, (2,), 3, 5, 2, n),
+    )
+
+
+@peer("nn.MultiheadAttention")
+@pytest.mark.parametrize("call", CALLS[:-1], ids=str)
+def test_self_attention_without_a_batch(call):
+    check_masked(
+        lambda n: n.MultiheadAttention(4, 2),
+        [random_array((5, 4), "float64")],
+        lambda n: masks(call, (), 5, 5, 2, n),
+        lambda x: (x, x, x),
+    )
+
+
+ENCODERS = [
+    {},
+    {"norm_first": True, "activation": "gelu"},
+    {"batch_first": True, "bias": False},
+    {"norm_first": True, "batch_first": True},
+]
+ENCODER_CALLS = [{}, {"attn_mask": "bool"}, {"attn_mask": "float", "key_padding_mask": "float"}]
+
+
+@pytest.mark.parametrize("call", ENCODER_CALLS, ids=str)
+@pytest.mark.parametrize("options", ENCODERS, ids=str)
+@pytest.mark.parametrize(
+    "stacked",
+    [
+        pytest.param(False, marks=peer("nn.TransformerEncoderLayer")),
+        pytest.param(True, marks=peer("nn.TransformerEncoder")),
+    ],
+)
+def test_encoder(stacked, options, call):
+    def build(n):
+        layer = n.TransformerEncoderLayer(4, 2, dim_feedforward=6, dropout=0.0, **options)
+        if not stacked:
+            return layer
+        more = {} if n is nn else {"enable_nested_tensor": False}
+        return n.TransformerEncoder(layer, 2, norm=n.LayerNorm(4), **more)
+
+    def make(n):
+        made = masks(call, (2,), 5, 5, 2, n)
+        names = {"attn_mask": "mask" if stacked else "src_mask"}
+        return {names.get(k, "src_key_padding_mask"): v for k, v in made.items()}
+
+    shape = (2, 5, 4) if options.get("batch_first") else (5, 2, 4)
+    check_masked(build, [random_array(shape, "float64")], make)
+
+
+# --------------------------------------------------------------------------------------- Embedding
+@peer("nn.Embedding")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(), (6,), (3, 4), (0,)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"padding_idx": 2},
+        {"padding_idx": -1},
+        {"max_norm": 1.0},
+        {"max_norm": 2, "norm_type": 1.0},
+    ],
+    ids=str,
+)
+def test_embedding(options, shape, dtype):
+    indices = np.random.default_rng(3).integers(0, 5, shape)
+    check(lambda n: n.Embedding(5, 3, **options), [indices], dtype)

@@ -17,7 +17,10 @@ from .activation import (
     Softplus,
     Tanh,
 )
+from .attention import MultiheadAttention, TransformerEncoder, TransformerEncoderLayer
 from .dropout import Dropout
+from .embedding import Embedding
+from .layer_norm import LayerNorm
 from .linear import Flatten, Identity, Linear
 from .loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from .module import Module, ModuleList, Parameter, Sequential
@@ -41,6 +44,7 @@ __all__ = [
     "BatchNormLSTMCell",
     "CrossEntropyLoss",
     "Dropout",
+    "Embedding",
     "Flatten",
     "GELU",
     "GRU",
@@ -49,12 +53,14 @@ __all__ = [
     "L1Loss",
     "LSTM",
     "LSTMCell",
+    "LayerNorm",
     "Linear",
     "LogSigmoid",
     "LogSoftmax",
     "MSELoss",
     "Module",
     "ModuleList",
+    "MultiheadAttention",
     "NLLLoss",
     "Parameter",
     "RNN",
@@ -66,6 +72,8 @@ __all__ = [
     "Softmax",
     "Softplus",
     "Tanh",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "functional",
     "init",
     "recalibrate",

@@ -23,7 +23,7 @@ from .._core.tensor import Tensor, to_tensor
 from ..creation import empty, full, ones, zeros
 from ..functions import expand_dims, split, stack, unstack
 from . import functional, init
-from .module import Module, ModuleList, Parameter, number, positive
+from .module import Module, ModuleList, Parameter, flag, number, positive
 
 State = tuple[Tensor, ...]
 
@@ -36,12 +36,6 @@ class _Weights(NamedTuple):
     bias_ih: Tensor | None
     bias_hh: Tensor | None
     hr: Tensor | None
-
-
-def _flag(value: Any, name: str) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return bool(value)
 
 
 def _plus_column(x: Tensor, bias: Tensor | None) -> Tensor:
@@ -192,9 +186,9 @@ class _Sequence(_Kind):
         self.input_size = positive(input_size, f"{name}: input_size")
         self.hidden_size = positive(hidden_size, f"{name}: hidden_size")
         self.num_layers = positive(num_layers, f"{name}: num_layers")
-        self.bias = _flag(bias, f"{name}: bias")
-        self.batch_first = _flag(batch_first, f"{name}: batch_first")
-        self.bidirectional = _flag(bidirectional, f"{name}: bidirectional")
+        self.bias = flag(bias, f"{name}: bias")
+        self.batch_first = flag(batch_first, f"{name}: batch_first")
+        self.bidirectional = flag(bidirectional, f"{name}: bidirectional")
         functional.check_probability(dropout)
         if dropout and num_layers == 1:
             warnings.warn(
@@ -405,7 +399,7 @@ class _Cell(_Kind):
         name = type(self).__name__
         self.input_size = positive(input_size, f"{name}: input_size")
         self.hidden_size = positive(hidden_size, f"{name}: hidden_size")
-        self.bias = _flag(bias, f"{name}: bias")
+        self.bias = flag(bias, f"{name}: bias")
         self._add_weights("", input_size, dtype)
         self.reset_parameters()
 
@@ -622,7 +616,7 @@ class BatchNormLSTM(Module):
     ) -> None:
         super().__init__()
         self.num_layers = positive(num_layers, "BatchNormLSTM: num_layers")
-        self.batch_first = _flag(batch_first, "BatchNormLSTM: batch_first")
+        self.batch_first = flag(batch_first, "BatchNormLSTM: batch_first")
         self.cells = ModuleList(
             BatchNormLSTMCell(
                 hidden_size if layer else input_size, hidden_size, max_length, eps, momentum, dtype
