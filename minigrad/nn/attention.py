@@ -308,21 +308,23 @@ class TransformerEncoderLayer(Module):
         """Of the shape of src."""
         x: Tensor = to_tensor(src, "TransformerEncoderLayer")
 
-        def attend(x: Tensor) -> Tensor:
+        def attend(x: Tensor) -> Any:
             y, _ = self.self_attn(
                 x, x, x, src_key_padding_mask, False, src_mask, is_causal=is_causal
             )
             return self.dropout1(y)
 
-        def feed(x: Tensor) -> Tensor:
+        def feed(x: Tensor) -> Any:
             hidden = self.dropout(self.activation(self.linear1(x)))
             return self.dropout2(self.linear2(hidden))
 
         if self.norm_first:
             x = x + attend(self.norm1(x))
-            return x + feed(self.norm2(x))
-        x = self.norm1(x + attend(x))
-        return self.norm2(x + feed(x))
+            x = x + feed(self.norm2(x))
+        else:
+            x = self.norm1(x + attend(x))
+            x = self.norm2(x + feed(x))
+        return x
 
     def extra_repr(self) -> str:
         """Where the norms stand."""

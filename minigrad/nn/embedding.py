@@ -70,7 +70,8 @@ class Embedding(Module):
             raise ValueError(
                 f"Embedding.from_pretrained: expected rows of vectors, got shape {table.shape}"
             )
-        layer = cls(*table.shape, padding_idx=padding_idx, **{"dtype": table.dtype, **options})
+        count, size = table.shape
+        layer = cls(count, size, padding_idx, **{"dtype": table.dtype, **options})
         layer.weight.detach().copy_(table.detach())
         layer.weight.requires_grad = not freeze
         return layer

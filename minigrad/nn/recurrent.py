@@ -173,13 +173,13 @@ class _Sequence(_Kind):
         self,
         input_size: int,
         hidden_size: int,
-        num_layers: int,
-        bias: bool,
-        batch_first: bool,
-        dropout: float,
-        bidirectional: bool,
-        dtype: Any,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
         proj_size: int = 0,
+        dtype: Any = None,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -195,6 +195,8 @@ class _Sequence(_Kind):
                 f"{name}: dropout={dropout} stands between layers, and there is only one",
                 stacklevel=3,
             )
+        if proj_size and self._gates != 4:
+            raise ValueError(f"{name}: only LSTM takes proj_size")
         if proj_size and positive(proj_size, f"{name}: proj_size") >= hidden_size:
             raise ValueError(
                 f"{name}: proj_size must be smaller than hidden_size, got {proj_size} and "
@@ -311,7 +313,14 @@ class RNN(_ElmanKind, _Sequence):
         dtype: Any = None,
     ) -> None:
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            dtype=dtype,
         )
         self._set_nonlinearity(nonlinearity)
 
@@ -334,30 +343,6 @@ class LSTM(_LSTMKind, _Sequence):
     ((2, 5, 8), (2, 2, 4), (2, 2, 4))
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        proj_size: int = 0,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            dtype,
-            proj_size,
-        )
-
 
 class GRU(_GRUKind, _Sequence):
     """The gated recurrent unit (Cho et al. 2014, in the form of cuDNN and PyTorch, whose reset gate
@@ -374,27 +359,14 @@ class GRU(_GRUKind, _Sequence):
     ((5, 2, 4), (1, 2, 4))
     """
 
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, dtype
-        )
-
 
 # ------------------------------------------------------------------------------------------- cells
 class _Cell(_Kind):
     """One step: (N, input_size) or (input_size,) and a state to the next state."""
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool, dtype: Any) -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, dtype: Any = None
+    ) -> None:
         super().__init__()
         name = type(self).__name__
         self.input_size = positive(input_size, f"{name}: input_size")
@@ -449,11 +421,6 @@ class LSTMCell(_LSTMKind, _Cell):
     ((2, 4), (2, 4))
     """
 
-    def __init__(
-        self, input_size: int, hidden_size: int, bias: bool = True, dtype: Any = None
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, dtype)
-
 
 class GRUCell(_GRUKind, _Cell):
     """One step of a GRU: x and h to the next h; shapes as for RNNCell.
@@ -461,11 +428,6 @@ class GRUCell(_GRUKind, _Cell):
     >>> mg.nn.GRUCell(3, 4)(mg.randn(3), mg.zeros(4)).shape
     (4,)
     """
-
-    def __init__(
-        self, input_size: int, hidden_size: int, bias: bool = True, dtype: Any = None
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, dtype)
 
 
 # ------------------------------------------------------------------ recurrent batch normalisation
