@@ -16,6 +16,9 @@ cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Oper
 cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdims, double correction)
 cdef ndarray take_along_axis(str name, ndarray x, ndarray index, int axis)
 cdef ndarray add_along_axis(str name, ndarray x, ndarray index, int axis, tuple shape)
+cdef ndarray blocks(ndarray c, int count)
+cdef ndarray lstm_cell(ndarray z, ndarray c, ndarray kept)
+cdef ndarray lstm_slopes(ndarray g, ndarray c, ndarray kept, bint of_gates)
 cdef void blend(ndarray average, ndarray batch, double keep, double gain) except *
 cdef ndarray matmul(ndarray x, ndarray y)
 cdef ndarray take_slices(str name, ndarray x, ndarray index, int axis)

@@ -30,7 +30,8 @@ from numpy cimport (NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_CheckExact, PyArra
 
 from .kernels cimport (
     DEVIATION, DIFFERENCE, LOGSUMEXP, MAX, MEAN, MIN, PROD, SUM, SUMEXP, TILE, VAR,
-    accumulate, adam_step, add_along, blend_into, call_kernel, pack, reduce_columns, reduce_row,
+    accumulate, adam_step, add_along, blend_into, call_kernel, lstm_backward, lstm_forward, pack,
+    reduce_columns, reduce_row,
     reduction_start, sgd_step, take_along)
 
 import numpy as np
@@ -716,6 +717,41 @@ cdef void add_in_place(ndarray target, ndarray addend):
     cdef npy_intp n = PyArray_SIZE(addend)
     accumulate(PyArray_TYPE(target) == NPY_DOUBLE, PyArray_DATA(addend), PyArray_DATA(target),
                PyArray_SIZE(target) // max(n, 1), n)
+
+
+# ---------------------------------------------------------------------------------------- LSTM cell
+cdef ndarray blocks(ndarray c, int count):
+    """An array like c, `count` times as long in the first dimension."""
+    cdef npy_intp shape[MAXDIMS]
+    cdef int d
+    for d in range(PyArray_NDIM(c)): shape[d] = PyArray_DIMS(c)[d]
+    shape[0] *= count
+    return empty(PyArray_NDIM(c), shape, PyArray_TYPE(c))
+
+
+cdef ndarray lstm_cell(ndarray z, ndarray c, ndarray kept):
+    """The next cell and h as two blocks, from four blocks of gates and the cell, all C-contiguous. Writes
+    five blocks to `kept`, for `lstm_slopes`."""
+    cdef ndarray out = blocks(c, 2)
+    if PyArray_TYPE(c) == NPY_DOUBLE:
+        lstm_forward(<double*> PyArray_DATA(z), <double*> PyArray_DATA(c), PyArray_SIZE(c),
+                     <double*> PyArray_DATA(kept), <double*> PyArray_DATA(out))
+    else:
+        lstm_forward(<float*> PyArray_DATA(z), <float*> PyArray_DATA(c), PyArray_SIZE(c),
+                     <float*> PyArray_DATA(kept), <float*> PyArray_DATA(out))
+    return out
+
+
+cdef ndarray lstm_slopes(ndarray g, ndarray c, ndarray kept, bint of_gates):
+    """The cotangent of the gates, or of the cell, from that of the output of `lstm_cell`."""
+    cdef ndarray out = blocks(c, 4 if of_gates else 1)
+    if PyArray_TYPE(c) == NPY_DOUBLE:
+        lstm_backward(<double*> PyArray_DATA(g), <double*> PyArray_DATA(c), <double*> PyArray_DATA(kept),
+                      PyArray_SIZE(c), of_gates, <double*> PyArray_DATA(out))
+    else:
+        lstm_backward(<float*> PyArray_DATA(g), <float*> PyArray_DATA(c), <float*> PyArray_DATA(kept),
+                      PyArray_SIZE(c), of_gates, <float*> PyArray_DATA(out))
+    return out
 
 
 # ----------------------------------------------------------- running averages, optimiser steps

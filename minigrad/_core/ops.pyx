@@ -1227,6 +1227,44 @@ def linear(x, weight, bias=None):
     return record(LINEAR_, out, a, w, None if b is None else (b,))
 
 
+cdef Op LSTM_CELL_ = register("lstm_cell", NO_KERNEL, None,
+                              (lambda g, gates, cell, kept: lstm_slope(g, gates, cell, kept, True),
+                               lambda g, gates, cell, kept: lstm_slope(g, gates, cell, kept, False)),
+                              inputs=("gates", "cell"), attributes=("kept",))
+def lstm_cell(gates, cell):
+    """One step of long short-term memory: gates (4 n, ...), the blocks i, f, g, o before their activation,
+    and the cell (n, ...) give (2 n, ...), the next cell c = sigmoid(f) cell + sigmoid(i) tanh(g) and the
+    output sigmoid(o) tanh(c). A primitive of its own, since the composition takes 13 passes over memory
+    forward and 25 backward.
+
+    >>> mg.lstm_cell(mg.zeros(4), mg.ones(1))
+    tensor([0.5       , 0.23105858])
+    """
+    cdef Tensor z = to_tensor(gates, "lstm_cell"), c = to_tensor(cell, "lstm_cell")
+    if c.ndim == 0 or z.shape != (4 * c.shape[0],) + c.shape[1:]:
+        raise ValueError(f"lstm_cell: gates {z.shape} and cell {c.shape}: expected (4 n, ...) and (n, ...)")
+    dtype = np.result_type(z.array.dtype, c.array.dtype)
+    z, c = floating(astype(z, dtype), "lstm_cell"), floating(astype(c, dtype), "lstm_cell")
+    cdef Tensor kept = wrap(loops.blocks(c.array, 5))
+    out = loops.lstm_cell(contiguous(z.array), contiguous(c.array), kept.array)
+    return record(LSTM_CELL_, out, z, c, None, (kept,))
+
+
+cdef object lstm_slope(Tensor g, Tensor gates, Tensor cell, Tensor kept, bint of_gates):
+    """The rule of `lstm_cell` for either input; where nobody records it, in one pass."""
+    if not recording():
+        return wrap(loops.lstm_slopes(contiguous(g.array), contiguous(cell.array), kept.array, of_gates))
+    n = cell.shape[0]
+    z_i, z_f, z_g, z_o = [gates[k * n:(k + 1) * n] for k in range(4)]
+    i, f, m, o = sigmoid(z_i), sigmoid(z_f), tanh(z_g), sigmoid(z_o)
+    t = tanh(f * cell + i * m)
+    down = g[:n] + g[n:] * o * (1.0 - t * t)
+    if not of_gates:
+        return down * f
+    return concat([down * m * (i * (1.0 - i)), down * cell * (f * (1.0 - f)), down * i * (1.0 - m * m),
+                   g[n:] * t * (o * (1.0 - o))])
+
+
 def zeros_like(x, dtype=None):
     """Zeros in the shape and dtype of x (or another dtype), outside the graph.
 

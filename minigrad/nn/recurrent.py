@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from .._core.ops import concat, linear, matmul, permute_dims, relu, reshape, sigmoid, tanh
+from .._core.ops import concat, linear, lstm_cell, matmul, permute_dims, relu, reshape, sigmoid, tanh
 from .._core.tensor import Tensor, to_tensor
 from ..creation import empty, full, ones, zeros
 from ..functions import expand_dims, split, stack, unstack
@@ -144,9 +144,8 @@ class _LSTMKind(_Kind):
     _states = 2
 
     def _step(self, projected: Tensor, state: State, weights: _Weights) -> State:
-        i, f, g, o = split(projected + matmul(weights.hh, state[0]), self.hidden_size)
-        c = sigmoid(f) * state[1] + sigmoid(i) * tanh(g)
-        h = sigmoid(o) * tanh(c)
+        both = lstm_cell(projected + matmul(weights.hh, state[0]), state[1])
+        c, h = both[: self.hidden_size], both[self.hidden_size :]
         return h if weights.hr is None else matmul(weights.hr, h), c
 
 
