@@ -10,6 +10,8 @@ cdef struct Operand:            # what an elementwise loop reads: an array, or o
     int itemsize
 
 cdef void recycle(PyObject* array)
+cdef ndarray empty_of(tuple shape, int typenum)
+cdef ndarray copied(ndarray array)
 cdef ndarray zeros(tuple shape, int typenum)
 cdef ndarray empty(int ndim, npy_intp* shape, int typenum)
 cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Operand* operands, int count)

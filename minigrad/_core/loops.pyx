@@ -63,7 +63,7 @@ cdef extern from *:
 
 cdef enum:
     BINS = 256
-    BIN_SIZE = 32
+    BIN_SIZE = 128              # as many as the steps of a sequence, which all make arrays of the same shapes
     BIN_DIMS = 4
     BIN_BYTES = 1 << 28         # all bins together; beyond it they are emptied
     MAXDIMS = 64                # NumPy's own limit
@@ -127,12 +127,24 @@ cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
     return cnp.PyArray_SimpleNew(ndim, shape, typenum)
 
 
-cdef ndarray zeros(tuple shape, int typenum):
-    """A C-contiguous array of zeros, as `empty` makes one."""
+cdef ndarray empty_of(tuple shape, int typenum):
+    """As `empty`, for a shape in a tuple."""
     cdef npy_intp sizes[MAXDIMS]
     cdef int d
     for d in range(len(shape)): sizes[d] = shape[d]
-    cdef ndarray array = empty(len(shape), sizes, typenum)
+    return empty(len(shape), sizes, typenum)
+
+
+cdef ndarray copied(ndarray array):
+    """A C-contiguous copy."""
+    cdef ndarray copy = empty(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array))
+    cnp.PyArray_CopyInto(copy, array)
+    return copy
+
+
+cdef ndarray zeros(tuple shape, int typenum):
+    """A C-contiguous array of zeros, as `empty` makes one."""
+    cdef ndarray array = empty_of(shape, typenum)
     memset(PyArray_DATA(array), 0, PyArray_NBYTES(array))
     return array
 

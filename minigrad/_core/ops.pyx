@@ -803,13 +803,33 @@ def reshape(x, *shape):
     cdef Tensor tensor = to_tensor(x, "reshape")
     target = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
     try:
-        out = tensor.array.reshape(target)
+        if cnp.PyArray_IS_C_CONTIGUOUS(tensor.array) or OLD_NUMPY:
+            out = tensor.array.reshape(target)
+        else:
+            out = reshaped(tensor.array, tuple(target))
     except (ValueError, TypeError):
         raise type_or_value(target)(f"reshape: a tensor of shape {tensor.shape} ({tensor.size} elements) "
                                     f"cannot take the shape {tuple(target)}") from None
     if PyArray_DATA(out) != PyArray_DATA(tensor.array):      # a copy, whose writes x does not see
         return record(RESHAPE_, out, tensor)
     return record_view(RESHAPE_, out, tensor)
+
+
+cdef bint OLD_NUMPY = np.lib.NumpyVersion(np.__version__) < "2.1.0"
+
+
+cdef ndarray reshaped(ndarray array, tuple target):
+    """A view if there is one, else a copy in memory that is used again, as NumPy's is not."""
+    try:
+        return (<object> array).reshape(target, copy=False)
+    except ValueError:                      # no view; or a shape that is wrong anyway
+        known = math.prod([n for n in target if n != -1])
+        sizes = tuple([array.size // (known or 1) if n == -1 else n for n in target])
+        if math.prod(sizes) != array.size or len(sizes) > 64 or any([n < 0 for n in sizes]):
+            return (<object> array).reshape(target)
+    out = loops.empty_of(sizes, PyArray_TYPE(array))
+    np.copyto(out.reshape((<object> array).shape), array)
+    return out
 
 
 cdef object type_or_value(target):
@@ -1065,7 +1085,7 @@ def add_along_axis(x, indices, axis, shape):
 
 
 cdef ndarray contiguous(ndarray array):
-    return array if cnp.PyArray_IS_C_CONTIGUOUS(array) else cnp.PyArray_NewCopy(array, cnp.NPY_CORDER)
+    return array if cnp.PyArray_IS_C_CONTIGUOUS(array) else loops.copied(array)
 
 
 cdef class Positions:
@@ -1117,8 +1137,10 @@ def concat(arrays, axis=0):
         if t.ndim != ndim or t.shape[:axis] + t.shape[axis + 1:] != around:
             raise ValueError(f"concat: shapes {tensors[0].shape} and {t.shape} differ in more "
                              f"than axis {axis}")
-    out = np.concatenate([(<Tensor> t).array for t in tensors], axis=axis)
     offsets = tuple(np.cumsum([0] + [t.shape[axis] for t in tensors]).tolist())
+    shape = tensors[0].shape[:axis] + offsets[-1:] + tensors[0].shape[axis + 1:]
+    out = loops.empty_of(shape, PyArray_TYPE((<Tensor> tensors[0]).array))
+    np.concatenate([(<Tensor> t).array for t in tensors], axis=axis, out=out)
     more = tuple(tensors[2:]) if len(tensors) > 2 else None
     return record(CONCAT_, out, tensors[0], tensors[1] if len(tensors) > 1 else None, more, (axis, offsets))
 
@@ -1132,6 +1154,8 @@ cdef Op MATMUL_ = register("matmul", NO_KERNEL, np.matmul,
                            (lambda g, y: matmul(g, matrix_transpose(y)),
                             lambda g, x: matmul(matrix_transpose(x), g)),
                            core_dims=2)
+MATMUL_.joint = (lambda gs, ys: matmul(concat(gs, 1), matrix_transpose(concat(ys, 1))),
+                 lambda gs, xs: matmul(matrix_transpose(concat(xs)), concat(gs)))
 def matmul(x, y):
     """The matrix product x @ y as in NumPy: (..., n, k) @ (..., k, m) -> (..., n, m); leading dimensions
     broadcast, a 1-d operand is a row on the left or a column on the right.
@@ -1195,6 +1219,7 @@ cdef Op LINEAR_ = register("linear", NO_KERNEL, None,
                             lambda g, x: matmul(matrix_transpose(g), x),
                             lambda g: sum(g, 0)),
                            inputs=("x", "weight", "bias"))
+LINEAR_.joint = (None, lambda gs, xs: matmul(matrix_transpose(concat(gs)), concat(xs)))
 def linear(x, weight, bias=None):
     """x @ weight.T + bias for weight (out, in), bias (out,) or None, x (..., in) -> (..., out). A
     primitive of its own: the gradient of weight comes out in the layout of weight, and the bias is added

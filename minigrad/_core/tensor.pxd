@@ -22,6 +22,7 @@ cdef class Op:
     cdef int opcode
     cdef int core_dims          # trailing dimensions that do not broadcast; NO_BROADCAST for all
     cdef bint names_shape
+    cdef tuple joint            # of a product: for each input None, or the sum of many of its gradients
     cdef add_part_t add_part    # of a primitive that picks elements of its input: adds into such a pick
     cdef unsigned long long differentiable
     cdef unsigned char saves[MAX_INPUTS]

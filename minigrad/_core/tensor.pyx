@@ -39,7 +39,7 @@ from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArr
 from .kernels cimport (
     ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
     NOT_EQUAL, SUBTRACT, call_kernel)
-from .loops cimport Operand, add_in_place, blend, elementwise, empty, recycle, zeros
+from .loops cimport Operand, add_in_place, blend, copied, elementwise, empty, recycle, zeros
 
 import weakref
 from time import perf_counter_ns
@@ -62,6 +62,9 @@ cdef extern from *:
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject*)
     object PyObject_Vectorcall(object function, PyObject** arguments, size_t count, PyObject* names)
+
+cdef enum:
+    POSTPONED = 32              # products that become one; more would keep more memory, and gain little
 
 cdef enum Argument:             # what a parameter of a rule stands for; attributes follow
     COTANGENT, OUT, X, Y, SHAPE, POSITION, ATTRIBUTE
@@ -609,6 +612,7 @@ cdef class Walk:
     cdef unsigned long long mark
     cdef list leaves                        # leaf Tensors that a cotangent reached
     cdef list retained                      # (weak reference, gradient) for retain_grad
+    cdef dict postponed                     # id -> [target, op, input, cotangents, factors, their versions]
     cdef bint private
     cdef dict cotangents                    # id -> cotangent, where this walk is private
     cdef set seen, useful
@@ -618,6 +622,7 @@ cdef class Walk:
         pass_count += 1
         self.mark = pass_count
         self.leaves = []
+        self.postponed = {}
         self.private = fields_taken
         if self.private:
             self.cotangents, self.seen, self.useful = {}, set(), set()
@@ -643,6 +648,34 @@ cdef class Walk:
             (<Node> target).cotangent = cotangent
         else:
             (<Tensor> target).cotangent = cotangent
+
+    cdef bint postpone(self, object target, Op op, int i, Tensor g, object factor) except *:
+        """Keep the factors of a product that is to be added to what the target has already received, so
+        that one large product replaces those of many steps; says whether that is possible."""
+        if (PyArray_NDIM(g.array) != 2 or PyArray_NDIM((<Tensor> factor).array) != 2
+                or self.pending(target) is None):
+            return False
+        entry = self.postponed.get(id(target))
+        if entry is not None and (entry[1] is not op or entry[2] != i or len(entry[3]) == POSTPONED):
+            self.settle(target)
+            entry = None
+        if entry is None:
+            entry = self.postponed[id(target)] = [target, op, i, [], [], []]
+        for kept, value in zip(entry[3:], (g, factor, version_of(factor))):
+            kept.append(value)
+        return True
+
+    cdef void settle(self, object target) except *:
+        """Multiply and deliver what was postponed for a target."""
+        entry = self.postponed.pop(id(target), None)
+        if entry is None:
+            return
+        op, i, cotangents, factors, versions = entry[1:]
+        for factor, version in zip(factors, versions):
+            if version_of(factor) != version:
+                raise RuntimeError(f"{(<Op> op).name}: an input of shape {factor.shape} was written to in a "
+                                   "hook, before its product was taken; write to a copy, x.clone()")
+        deliver(self, target, (<Op> op).joint[i](cotangents, factors), False)
 
     cdef inline bint is_useful(self, Node node):
         return id(node) in self.useful if self.private else node.useful
@@ -781,7 +814,7 @@ cdef void deliver_part(Walk walk, object target, Op op, Tensor part, tuple shape
         in_place = ours(slot)
         whole = <Tensor> slot
         if not in_place:
-            whole = wrap(cnp.PyArray_NewCopy(whole.array, cnp.NPY_CORDER))
+            whole = wrap(copied(whole.array))
             walk.set_pending(target, whole)
     op.add_part(whole.array, part.array, attributes)
 
@@ -840,6 +873,9 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
             continue
         if op.add_part != NULL and not create_graph:
             deliver_part(walk, below, op, g, shape, attributes)
+            continue
+        if (op.joint is not None and not create_graph and i < 2 and op.joint[i] is not None
+                and walk.postpone(below, op, i, g, y if i == 0 else x)):
             continue
         rule = 0 if op.variadic else i
         position = i
@@ -945,6 +981,8 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
             if i & 15 == 0:
                 PyErr_CheckSignals()
             node = <Node> walk.entries[i].node
+            if walk.postponed:
+                walk.settle(node)
             g = walk.pending(node)
             if g is not None:
                 if node.hooks is not None:
@@ -964,6 +1002,7 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
             if not retain_graph:
                 free_node(node)
         for leaf in walk.leaves:
+            walk.settle(leaf)
             if leaf.hooks is not None:
                 walk.set_pending(leaf, run_hooks(leaf.hooks, walk.pending(leaf)))
         if inputs is None:
@@ -985,7 +1024,7 @@ cdef Tensor own(Tensor g, bint create_graph):
         return g
     if create_graph:
         return binary(<Op> by_opcode[<int> MULTIPLY], g, 1.0)
-    return wrap(cnp.PyArray_NewCopy(g.array, cnp.NPY_CORDER))
+    return wrap(copied(g.array))
 
 
 cdef inline bint adds_in_place(Tensor gradient, Tensor g, bint create_graph):
