@@ -970,6 +970,8 @@ cdef object own_index(index):
 cdef bint is_basic(index):
     if isinstance(index, tuple):
         for part in index:
+            if type(part) is slice or type(part) is int:
+                continue
             if (not (part is None or part is Ellipsis or isinstance(part, (int, slice, np.integer)))
                     or isinstance(part, bool)):
                 return False
@@ -1000,7 +1002,7 @@ cdef void add_at(ndarray out, object index, ndarray addend) except *:
         if not isinstance(index, tuple):
             index = (index,)
         view = out[index if Ellipsis in index else index + (Ellipsis,)]
-        np.add(view, addend, out=view)
+        view += addend
     elif (positions is not None and axis < PyArray_NDIM(out)
           and PyArray_TYPE(out) in (NPY_FLOAT, NPY_DOUBLE) and PyArray_TYPE(out) == PyArray_TYPE(addend)
           and shape_of(addend) == shape_of(out)[:axis] + shape_of(positions) + shape_of(out)[axis + 1:]):

@@ -3,7 +3,9 @@
 Inside, a state is a matrix of columns, (hidden_size, N): the gates of an LSTM then lie one after
 the other in memory, as blocks of rows of (4 hidden_size, N), and BLAS multiplied `weight @ h` in
 two thirds of the time of `h @ weight.T` (45 against 71 us for 128 hidden units and a batch of 32).
-The inputs of all steps are projected by one product before the loop.
+A step is one product, of [W_ih b W_hh] and [x; 1; h]; backward the engine takes the products of all
+steps for the weights together. (To project the inputs of all steps before the loop came out slower:
+it saves no arithmetic, and costs passes over the gates of all steps.)
 
 Sequences of different lengths are padded at the end. A step does not look ahead, so the output at
 `lengths - 1` is the last of each sequence (`y[lengths - 1, mg.arange(N)]`), and a loss masks the
@@ -14,11 +16,21 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
-from .._core.ops import concat, linear, lstm_cell, matmul, permute_dims, relu, reshape, sigmoid, tanh
+from .._core.ops import (
+    concat,
+    linear,
+    lstm_cell,
+    matmul,
+    permute_dims,
+    relu,
+    reshape,
+    sigmoid,
+    tanh,
+)
 from .._core.tensor import Tensor, to_tensor
 from ..creation import empty, full, ones, zeros
 from ..functions import expand_dims, split, stack, unstack
@@ -28,18 +40,10 @@ from .module import Module, ModuleList, Parameter, flag, number, positive
 State = tuple[Tensor, ...]
 
 
-class _Weights(NamedTuple):
-    """The parameters of one layer and direction, or of a cell; what is not there is None."""
-
-    ih: Tensor
-    hh: Tensor
-    bias_ih: Tensor | None
-    bias_hh: Tensor | None
-    hr: Tensor | None
-
-
-def _plus_column(x: Tensor, bias: Tensor | None) -> Tensor:
-    return x if bias is None else x + reshape(bias, (-1, 1))
+def _beside(*parts: Tensor | None) -> Tensor:
+    """Matrices, and vectors as columns, as one matrix."""
+    columns = [p if p.ndim == 2 else reshape(p, (-1, 1)) for p in parts if p is not None]
+    return concat(columns, axis=1)
 
 
 # ---------------------------------------------------------------------------------------- one step
@@ -67,10 +71,14 @@ class _Kind(Module):
         for name, shape in shapes.items():
             setattr(self, name + suffix, Parameter(empty(shape, dtype=dtype)))
 
-    def _weights(self, suffix: str) -> _Weights:
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
-        found: list[Any] = [self.__dict__.get(name + suffix) for name in names]
-        return _Weights(*found)
+    def _matrices(self, suffix: str) -> list[Tensor]:
+        """What a step multiplies [x; 1; h] by, or without bias [x; h]; made once for all steps."""
+        ih, hh, bias_ih, bias_hh = self._weights(suffix)
+        return [_beside(ih, bias_ih + bias_hh if self.bias else None, hh)]
+
+    def _weights(self, suffix: str) -> list[Any]:
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        return [self.__dict__.get(name + suffix) for name in names]
 
     def reset_parameters(self) -> None:
         """Draw every parameter anew, uniform in ±1/sqrt(hidden_size).
@@ -84,15 +92,8 @@ class _Kind(Module):
         for parameter in self.parameters(recurse=False):
             init.uniform_(parameter, -bound, bound)
 
-    def _project(self, x: Tensor, weights: _Weights) -> Tensor:
-        """(input_size, n) -> (gates * hidden_size, n), for one step or for all; with all biases."""
-        bias = weights.bias_ih
-        if bias is not None and weights.bias_hh is not None:
-            bias = bias + weights.bias_hh
-        return _plus_column(matmul(weights.ih, x), bias)
-
-    def _step(self, projected: Tensor, state: State, weights: _Weights) -> State:
-        """From the projected input (gates * hidden_size, N) and a state to the next."""
+    def _step(self, inputs: list[Tensor], state: State, matrices: list[Tensor]) -> State:
+        """From the inputs [x] or [x, 1], (input_size, N) and (1, N), and a state to the next."""
         raise NotImplementedError
 
     def _input(self, given: Any, ranks: dict[int, str]) -> Tensor:
@@ -134,8 +135,8 @@ class _ElmanKind(_Kind):
             )
         self.nonlinearity = nonlinearity
 
-    def _step(self, projected: Tensor, state: State, weights: _Weights) -> State:
-        z = projected + matmul(weights.hh, state[0])
+    def _step(self, inputs: list[Tensor], state: State, matrices: list[Tensor]) -> State:
+        z = matmul(matrices[0], concat([*inputs, state[0]]))
         return (tanh(z) if self.nonlinearity == "tanh" else relu(z),)
 
 
@@ -143,24 +144,37 @@ class _LSTMKind(_Kind):
     _gates = 4
     _states = 2
 
-    def _step(self, projected: Tensor, state: State, weights: _Weights) -> State:
-        both = lstm_cell(projected + matmul(weights.hh, state[0]), state[1])
+    def _matrices(self, suffix: str) -> list[Tensor]:
+        projection = [getattr(self, f"weight_hr{suffix}")] if self.proj_size else []
+        return super()._matrices(suffix) + projection
+
+    def _step(self, inputs: list[Tensor], state: State, matrices: list[Tensor]) -> State:
+        both = lstm_cell(matmul(matrices[0], concat([*inputs, state[0]])), state[1])
         c, h = both[: self.hidden_size], both[self.hidden_size :]
-        return h if weights.hr is None else matmul(weights.hr, h), c
+        return matmul(matrices[1], h) if self.proj_size else h, c
 
 
 class _GRUKind(_Kind):
     _gates = 3
 
-    def _project(self, x: Tensor, weights: _Weights) -> Tensor:
-        return _plus_column(matmul(weights.ih, x), weights.bias_ih)
+    def _matrices(self, suffix: str) -> list[Tensor]:
+        ih, hh, bias_ih, bias_hh = self._weights(suffix)
+        gates, new = slice(2 * self.hidden_size), slice(2 * self.hidden_size, None)
+        if not self.bias:
+            return [_beside(ih[gates], hh[gates]), ih[new], hh[new]]
+        return [
+            _beside(ih[gates], (bias_ih + bias_hh)[gates], hh[gates]),
+            _beside(ih[new], bias_ih[new]),
+            _beside(bias_hh[new], hh[new]),
+        ]
 
-    def _step(self, projected: Tensor, state: State, weights: _Weights) -> State:
+    def _step(self, inputs: list[Tensor], state: State, matrices: list[Tensor]) -> State:
         size, h = self.hidden_size, state[0]
-        recurrent = _plus_column(matmul(weights.hh, h), weights.bias_hh)
-        gates = sigmoid(projected[: 2 * size] + recurrent[: 2 * size])
+        x1h = concat([*inputs, h])
+        gates = sigmoid(matmul(matrices[0], x1h))
         reset, update = gates[:size], gates[size:]
-        new = tanh(projected[2 * size :] + reset * recurrent[2 * size :])
+        x1, h1 = x1h[: -h.shape[0]], x1h[inputs[0].shape[0] :]  # [x; 1] and [1; h]
+        new = tanh(matmul(matrices[1], x1) + reset * matmul(matrices[2], h1))
         return (new + update * (h - new),)
 
 
@@ -212,23 +226,12 @@ class _Sequence(_Kind):
     def _suffixes(self, layer: int) -> list[str]:
         return [f"_l{layer}{way}" for way in (("", "_reverse") if self.bidirectional else ("",))]
 
-    def _run(
-        self, x: Tensor, state: State, weights: _Weights, length: int, reverse: bool
-    ) -> tuple[Tensor, State]:
-        """One layer in one direction: (n_in, length * N) -> (n_out, length * N), the last state."""
-        projected = reshape(self._project(x, weights), (weights.ih.shape[0], length, -1))
-        projected = permute_dims(projected, (1, 0, 2))
-        outputs: list[Any] = [None] * length
-        for t in reversed(range(length)) if reverse else range(length):
-            state = self._step(projected[t], state, weights)
-            outputs[t] = state[0]
-        return concat(outputs, axis=1), state
-
     def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
         """The outputs of the last layer at all steps, and the last state of every layer."""
         given = self._input(x, {2: "(T, input_size)", 3: self._layout()})
         x = given if given.ndim == 3 else expand_dims(given, 0 if self.batch_first else 1)
-        length, batch = x.shape[:2] if not self.batch_first else x.shape[1::-1]
+        columns = permute_dims(x, (1, 2, 0) if self.batch_first else (0, 2, 1))
+        length, _, batch = columns.shape
         if length == 0:
             raise ValueError(f"{type(self).__name__}: the sequence has no steps, got {given.shape}")
         count = self.num_layers * (1 + self.bidirectional)
@@ -237,25 +240,27 @@ class _Sequence(_Kind):
             permute_dims(reshape(h, (count, batch, -1)), (0, 2, 1))
             for h in self._given_state(hx, leading, x)
         ]
-        to_columns = (2, 1, 0) if self.batch_first else (2, 0, 1)
-        columns = reshape(permute_dims(x, to_columns), (self.input_size, length * batch))
+        one = [ones(1, batch, dtype=x.dtype)] if self.bias else []
 
+        steps = list(unstack(columns))
         last: list[State] = []
         for layer in range(self.num_layers):
-            if layer and self.training:
-                columns = functional.dropout(columns, self.dropout)
-            outputs = []
+            if layer and self.training and self.dropout:
+                steps = [functional.dropout(x, self.dropout) for x in steps]
+            ways = []
             for suffix in self._suffixes(layer):
-                state = tuple(h[len(last)] for h in initial)
-                reverse = suffix.endswith("reverse")
-                output, state = self._run(columns, state, self._weights(suffix), length, reverse)
-                outputs.append(output)
+                state, matrices = tuple(h[len(last)] for h in initial), self._matrices(suffix)
+                order = slice(None, None, -1 if suffix.endswith("reverse") else 1)
+                outputs = []
+                for x in steps[order]:
+                    state = self._step([x, *one], state, matrices)
+                    outputs.append(state[0])
+                ways.append(outputs[order])
                 last.append(state)
-            columns = concat(outputs, axis=0) if self.bidirectional else outputs[0]
+            steps = [concat(both) for both in zip(*ways, strict=True)] if len(ways) > 1 else ways[0]
 
-        y = permute_dims(
-            reshape(columns, (-1, length, batch)), (2, 1, 0) if self.batch_first else (1, 2, 0)
-        )
+        y = reshape(concat(steps, axis=1), (-1, length, batch))
+        y = permute_dims(y, (2, 1, 0) if self.batch_first else (1, 2, 0))
         final = [stack([state[k].T for state in last]) for k in range(self._states)]
         if given.ndim == 2:
             y, final = reshape(y, (length, -1)), [reshape(h, (count, -1)) for h in final]
@@ -378,12 +383,12 @@ class _Cell(_Kind):
         """The next state, of the shape of the one given."""
         given = self._input(x, {1: "(input_size,)", 2: "(N, input_size)"})
         x = reshape(given, (-1, self.input_size))
-        weights = self._weights("")
+        inputs = [x.T, ones(1, x.shape[0], dtype=x.dtype)] if self.bias else [x.T]
         state = tuple(
             reshape(h, (-1, self.hidden_size)).T
             for h in self._given_state(hx, given.shape[:-1], given)
         )
-        state = self._step(self._project(x.T, weights), state, weights)
+        state = self._step(inputs, state, self._matrices(""))
         rows = tuple(reshape(h.T, (*given.shape[:-1], self.hidden_size)) for h in state)
         return rows if self._states == 2 else rows[0]
 
