@@ -1271,7 +1271,9 @@ def lstm_cell(gates, cell):
     if c.ndim == 0 or z.shape != (4 * c.shape[0],) + c.shape[1:]:
         raise ValueError(f"lstm_cell: gates {z.shape} and cell {c.shape}: expected (4 n, ...) and (n, ...)")
     dtype = np.result_type(z.array.dtype, c.array.dtype)
-    z, c = floating(astype(z, dtype), "lstm_cell"), floating(astype(c, dtype), "lstm_cell")
+    if dtype.kind != "f":
+        dtype = np.float32 if dtype.kind == "b" else np.float64
+    z, c = astype(z, dtype), astype(c, dtype)
     cdef Tensor kept = wrap(loops.blocks(c.array, 5))
     out = loops.lstm_cell(contiguous(z.array), contiguous(c.array), kept.array)
     return record(LSTM_CELL_, out, z, c, None, (kept,))
