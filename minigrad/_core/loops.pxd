@@ -19,6 +19,7 @@ cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdim
 cdef ndarray take_along_axis(str name, ndarray x, ndarray index, int axis)
 cdef ndarray add_along_axis(str name, ndarray x, ndarray index, int axis, tuple shape)
 cdef ndarray blocks(ndarray c, int count)
+cdef ndarray joined(list arrays, int axis, npy_intp length)
 cdef ndarray lstm_cell(ndarray z, ndarray c, ndarray kept)
 cdef ndarray lstm_slopes(ndarray g, ndarray c, ndarray kept, bint of_gates)
 cdef void blend(ndarray average, ndarray batch, double keep, double gain) except *

@@ -692,6 +692,33 @@ cdef void add_slices(str name, ndarray x, ndarray index, int axis, ndarray out) 
         target += length * size
 
 
+cdef ndarray joined(list arrays, int axis, npy_intp length):
+    """Arrays of one dtype, and one shape but for an axis, one behind the other along it; `length` together."""
+    cdef npy_intp shape[MAXDIMS]
+    cdef npy_intp outer, inner, chunk, row, start = 0, k
+    cdef ndarray array = arrays[0], out
+    cdef int d
+    cdef char* source
+    cdef char* target
+    for d in range(PyArray_NDIM(array)): shape[d] = PyArray_DIMS(array)[d]
+    shape[axis] = length
+    out = empty(PyArray_NDIM(array), shape, PyArray_TYPE(array))
+    split_at(shape, PyArray_NDIM(array), axis, &outer, &inner)
+    row = length * inner * PyArray_ITEMSIZE(array)
+    target = <char*> PyArray_DATA(out)
+    for array in arrays:
+        chunk = PyArray_DIMS(array)[axis] * inner * PyArray_ITEMSIZE(array)
+        if cnp.PyArray_IS_C_CONTIGUOUS(array):
+            source = <char*> PyArray_DATA(array)
+            for k in range(outer): memcpy(target + k * row, source + k * chunk, chunk)
+        else:
+            stop = start + PyArray_DIMS(array)[axis]
+            (<object> out)[(slice(None),) * axis + (slice(start, stop),)] = array
+        target += chunk
+        start += PyArray_DIMS(array)[axis]
+    return out
+
+
 def count_classes(str name, ndarray labels not None, long long classes, long long ignored):
     """How many of the int64 class indices differ from `ignored`. IndexError if one of them is no class."""
     cdef npy_intp i, count = 0

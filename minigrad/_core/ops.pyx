@@ -1123,28 +1123,35 @@ def concat(arrays, axis=0):
     """
     if isinstance(arrays, Tensor) or not isinstance(arrays, (list, tuple)) or not arrays:
         raise TypeError(f"concat: expected a non-empty list or tuple of Tensors, got {arrays!r:.60}")
-    tensors = [to_tensor(a, "concat") for a in arrays]
+    cdef Tensor first, t
+    cdef npy_intp length = 0
+    cdef int ndim, along, d, typenum
+    cdef bint fits
+    cdef list tensors = [to_tensor(a, "concat") for a in arrays], offsets = [0]
     if axis is None:
         tensors, axis = [reshape(t, -1) for t in tensors], 0
-    dtype = np.result_type(*[t.dtype for t in tensors])
-    tensors = [astype(t, dtype) for t in tensors]
+    first = tensors[0]
+    ndim, typenum = PyArray_NDIM(first.array), PyArray_TYPE(first.array)
+    if any([PyArray_TYPE((<Tensor> a).array) != typenum for a in tensors]):
+        dtype = np.result_type(*[a.dtype for a in tensors])
+        return concat([astype(a, dtype) for a in tensors], axis)
     if len(tensors) > 62:                   # a Node marks the inputs that need a gradient in 64 bits
         return concat([concat(tensors[k:k + 62], axis) for k in range(0, len(tensors), 62)], axis)
-    cdef int ndim = (<Tensor> tensors[0]).array.ndim
     if ndim == 0:
         raise ValueError("concat: 0-d tensors have no axis to join along; use mg.stack")
-    axis = reduced_axes("concat", axis, ndim)[0]
-    around = tensors[0].shape[:axis] + tensors[0].shape[axis + 1:]
+    along = reduced_axes("concat", axis, ndim)[0]
     for t in tensors:
-        if t.ndim != ndim or t.shape[:axis] + t.shape[axis + 1:] != around:
-            raise ValueError(f"concat: shapes {tensors[0].shape} and {t.shape} differ in more "
-                             f"than axis {axis}")
-    offsets = tuple(np.cumsum([0] + [t.shape[axis] for t in tensors]).tolist())
-    shape = tensors[0].shape[:axis] + offsets[-1:] + tensors[0].shape[axis + 1:]
-    out = loops.empty_of(shape, PyArray_TYPE((<Tensor> tensors[0]).array))
-    np.concatenate([(<Tensor> t).array for t in tensors], axis=axis, out=out)
+        fits = PyArray_NDIM(t.array) == ndim
+        for d in range(ndim if fits else 0):
+            fits = fits and (d == along or PyArray_DIMS(t.array)[d] == PyArray_DIMS(first.array)[d])
+        if not fits:
+            raise ValueError(f"concat: shapes {first.shape} and {t.shape} differ in more than axis {along}")
+        length += PyArray_DIMS(t.array)[along]
+        offsets.append(length)
+    out = loops.joined([(<Tensor> a).array for a in tensors], along, length)
     more = tuple(tensors[2:]) if len(tensors) > 2 else None
-    return record(CONCAT_, out, tensors[0], tensors[1] if len(tensors) > 1 else None, more, (axis, offsets))
+    return record(CONCAT_, out, first, tensors[1] if len(tensors) > 1 else None, more,
+                  (along, tuple(offsets)))
 
 
 cdef object section(g, int axis, tuple offsets, int i):
