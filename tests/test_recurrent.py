@@ -146,8 +146,8 @@ def test_recorded_and_unrecorded_gradients_are_the_same():
 # ------------------------------------------------------------------------- the engine behind them
 def test_products_with_one_weight_are_taken_together():
     w, v = tensor(3, 4), tensor(4, 2)
-    factors = [mg.tensor(RANDOM.normal(size=(4, n))) for n in (2, 1, 0, 3) * 20]
-    rows = [mg.tensor(RANDOM.normal(size=(n, 4))) for n in (2, 1, 0, 3) * 20]
+    factors = [mg.tensor(RANDOM.normal(size=(4, n))) for n in (20, 300, 0, 41) * 10]
+    rows = [mg.tensor(RANDOM.normal(size=(n, 4))) for n in (20, 300, 0, 41) * 10]
     total = sum((w @ y).sum() * k for k, y in enumerate(factors))
     total = total + sum((x @ v).sum() * k for k, x in enumerate(rows))
     total = total + sum((mg.linear(x, w)).sum() for x in rows) + (w * w).sum()
@@ -157,7 +157,7 @@ def test_products_with_one_weight_are_taken_together():
         total.backward()
     finally:
         mg._core.tensor.observe(previous)
-    assert 6 <= matmuls.count("matmul") <= 12  # instead of 240
+    assert 30 < matmuls.count("matmul") <= 45  # instead of 120; 30 are large by themselves
     one = np.ones((3, 4))
     expected = sum(np.ones((3, y.shape[1])) @ y.numpy().T * k for k, y in enumerate(factors))
     expected = expected + sum(x.numpy().sum(0) * one for x in rows) + 2 * w.numpy()

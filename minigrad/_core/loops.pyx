@@ -693,7 +693,7 @@ cdef void add_slices(str name, ndarray x, ndarray index, int axis, ndarray out) 
 
 
 cdef ndarray joined(list arrays, int axis, npy_intp length):
-    """Arrays of one dtype, and one shape but for an axis, one behind the other along it; `length` together."""
+    """Arrays of one dtype and, but for an axis, one shape, joined along it to a size of `length`."""
     cdef npy_intp shape[MAXDIMS]
     cdef npy_intp outer, inner, chunk, row, start = 0, k
     cdef ndarray array = arrays[0], out

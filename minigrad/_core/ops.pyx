@@ -1277,10 +1277,12 @@ def lstm_cell(gates, cell):
     cdef Tensor z = to_tensor(gates, "lstm_cell"), c = to_tensor(cell, "lstm_cell")
     if c.ndim == 0 or z.shape != (4 * c.shape[0],) + c.shape[1:]:
         raise ValueError(f"lstm_cell: gates {z.shape} and cell {c.shape}: expected (4 n, ...) and (n, ...)")
-    dtype = np.result_type(z.array.dtype, c.array.dtype)
-    if dtype.kind != "f":
-        dtype = np.float32 if dtype.kind == "b" else np.float64
-    z, c = astype(z, dtype), astype(c, dtype)
+    cdef int typenum = PyArray_TYPE(z.array)
+    if typenum != PyArray_TYPE(c.array) or typenum != NPY_FLOAT and typenum != NPY_DOUBLE:
+        dtype = np.result_type(z.array.dtype, c.array.dtype)
+        if dtype.kind != "f":
+            dtype = np.float32 if dtype.kind == "b" else np.float64
+        z, c = astype(z, dtype), astype(c, dtype)
     cdef Tensor kept = wrap(loops.blocks(c.array, 5))
     out = loops.lstm_cell(contiguous(z.array), contiguous(c.array), kept.array)
     return record(LSTM_CELL_, out, z, c, None, (kept,))

@@ -64,7 +64,7 @@ cdef extern from "Python.h":
     object PyObject_Vectorcall(object function, PyObject** arguments, size_t count, PyObject* names)
 
 cdef enum:
-    POSTPONED = 32              # products that become one; more would keep more memory, and gain little
+    LONG_SUM = 256              # terms of a product that is taken at once; more would gain little
 
 cdef enum Argument:             # what a parameter of a rule stands for; attributes follow
     COTANGENT, OUT, X, Y, SHAPE, POSITION, ATTRIBUTE
@@ -612,7 +612,7 @@ cdef class Walk:
     cdef unsigned long long mark
     cdef list leaves                        # leaf Tensors that a cotangent reached
     cdef list retained                      # (weak reference, gradient) for retain_grad
-    cdef dict postponed                     # id -> [target, op, input, cotangents, factors, their versions]
+    cdef dict postponed                     # id -> [op, input, terms, cotangents, factors, their versions]
     cdef bint private
     cdef dict cotangents                    # id -> cotangent, where this walk is private
     cdef set seen, useful
@@ -652,15 +652,17 @@ cdef class Walk:
     cdef bint postpone(self, object target, Op op, int i, Tensor g, object factor) except *:
         """Keep the factors of a product that is to be added to what the target has already received, so
         that one large product replaces those of many steps; says whether that is possible."""
-        if (PyArray_NDIM(g.array) != 2 or PyArray_NDIM((<Tensor> factor).array) != 2
+        cdef npy_intp terms = PyArray_DIMS(g.array)[1 - i] if PyArray_NDIM(g.array) == 2 else LONG_SUM
+        if (terms >= LONG_SUM or PyArray_NDIM((<Tensor> factor).array) != 2
                 or self.pending(target) is None):
             return False
         entry = self.postponed.get(id(target))
-        if entry is not None and (entry[1] is not op or entry[2] != i or len(entry[3]) == POSTPONED):
+        if entry is not None and (entry[0] is not op or entry[1] != i or entry[2] + terms > LONG_SUM):
             self.settle(target)
             entry = None
         if entry is None:
-            entry = self.postponed[id(target)] = [target, op, i, [], [], []]
+            entry = self.postponed[id(target)] = [op, i, 0, [], [], []]
+        entry[2] += terms
         for kept, value in zip(entry[3:], (g, factor, version_of(factor))):
             kept.append(value)
         return True
@@ -670,7 +672,7 @@ cdef class Walk:
         entry = self.postponed.pop(id(target), None)
         if entry is None:
             return
-        op, i, cotangents, factors, versions = entry[1:]
+        op, i, _, cotangents, factors, versions = entry
         for factor, version in zip(factors, versions):
             if version_of(factor) != version:
                 raise RuntimeError(f"{(<Op> op).name}: an input of shape {factor.shape} was written to in a "
