@@ -9,6 +9,8 @@ Design note
    parameters are all that a Node keeps: `g` the cotangent; `out` the output; `x`, `y` the inputs;
    `shape` the first input's shape; `i` which input (variadic operations); or an attribute (`axis`).
 3. Rules never undo broadcasting: the engine sums a gradient to its input's shape.
+   Beside its rules, which are enough, a primitive may have `add_part`, which adds the cotangent of a
+   pick into that of the whole in place, and `joint`, the sum of many gradients of a product at once.
 4. `None` as a rule: no gradient flows there (a mask, a comparison).
 5. Smooth functions whose composition has a kink or overflows are primitives (softplus, logsigmoid,
    logsumexp, log_softmax, erf, sigmoid). Everything else is composed, in functions.py.

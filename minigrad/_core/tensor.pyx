@@ -14,6 +14,8 @@ Design note
 4. *Backward* collects the Nodes, sorts them by the number they got when they were made, newest first,
    and runs the rules. No recursion. Gradients wait in `cotangent`, and reach `.grad` only when the
    whole pass has succeeded, so that an exception leaves every `.grad` as it was.
+   Where nobody records the gradients, two kinds of sums over many uses of a tensor are made in one
+   place: the cotangents of its parts (`deliver_part`), and the products for a weight (`Walk.postpone`).
 5. Rules are Tensor expressions; with `create_graph` they are recorded like any other, and that is all
    there is to gradients of gradients. Broadcasting is undone here, once (`run_rules`), never in a rule.
 6. *Versions* are counted per storage and made only when needed: by a view, a saved output or a write.

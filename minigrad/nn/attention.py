@@ -210,18 +210,13 @@ class MultiheadAttention(Module):
         source, heads = keys - added, self.num_heads
         if is_causal and attn_mask is None:
             attn_mask = Tensor(~np.tri(length, source, dtype=bool))
-        masks: list[Tensor] = []
-        allowed: dict[str, tuple[Any, dict[tuple[int, ...], tuple[int, ...]]]] = {
-            "attn_mask": (
-                attn_mask,
-                {
-                    (length, source): (1, 1, length, source),
-                    (batch * heads, length, source): (batch, heads, length, source),
-                },
-            ),
-            "key_padding_mask": (padding, {(batch, source): (batch, 1, 1, source)}),
+        full = (batch, heads, length, source)
+        allowed: dict[str, dict[Any, tuple[int, ...]]] = {
+            "attn_mask": {full[2:]: (1, 1, *full[2:]), (batch * heads, *full[2:]): full},
+            "key_padding_mask": {(batch, source): (batch, 1, 1, source)},
         }
-        for name, (mask, shapes) in allowed.items():
+        masks = []
+        for (name, shapes), mask in zip(allowed.items(), (attn_mask, padding), strict=True):
             if mask is None:
                 continue
             mask = to_tensor(mask, f"MultiheadAttention: {name}")
