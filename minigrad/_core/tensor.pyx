@@ -1006,7 +1006,8 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
             if not retain_graph:
                 free_node(node)
         for leaf in walk.leaves:
-            walk.settle(leaf)
+            if walk.postponed:
+                walk.settle(leaf)
             if leaf.hooks is not None:
                 walk.set_pending(leaf, run_hooks(leaf.hooks, walk.pending(leaf)))
         if inputs is None:
