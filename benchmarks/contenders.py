@@ -336,6 +336,70 @@ def batchnorm_jax(shape: tuple[int, ...]) -> Callable:
     return lambda: jax.block_until_ready(gradient(x, weight, bias))
 
 
+# --------------------------------------------------------------------------------------------- LSTM
+LSTM = 64, 128, 32, 32  # features of the input, hidden units, steps, batch
+
+
+def lstm_data() -> tuple[np.ndarray, np.ndarray]:
+    """An input and a cotangent of the output, (steps, batch, features)."""
+    features, hidden, steps, batch = LSTM
+    return random(steps, batch, features), random(steps, batch, hidden, seed=1)
+
+
+def lstm_minigrad() -> Callable:
+    import minigrad as mg
+
+    layer = mg.nn.LSTM(*LSTM[:2])
+    x, g = map(mg.tensor, lstm_data())
+    x.requires_grad = True
+
+    def run():
+        x.grad = None
+        layer.zero_grad()
+        layer(x)[0].backward(g)
+
+    return run
+
+
+def lstm_torch() -> Callable:
+    import torch
+
+    layer = torch.nn.LSTM(*LSTM[:2])
+    x, g = map(torch.tensor, lstm_data())
+    x.requires_grad = True
+
+    def run():
+        x.grad = None
+        layer.zero_grad()
+        layer(x)[0].backward(g)
+
+    return run
+
+
+def lstm_jax() -> Callable:
+    import jax
+    import jax.numpy as jnp
+
+    features, hidden, _, batch = LSTM
+    x, g = map(jnp.asarray, lstm_data())
+    shapes = (4 * hidden, features), (4 * hidden, hidden), (4 * hidden,), (4 * hidden,)
+    weights = [jnp.asarray(random(*s, seed=k) / hidden**0.5) for k, s in enumerate(shapes)]
+
+    def loss(x, w_ih, w_hh, b_ih, b_hh):
+        def step(state, z):
+            h, c = state
+            i, f, m, o = jnp.split(z + h @ w_hh.T, 4, axis=1)
+            c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(m)
+            h = jax.nn.sigmoid(o) * jnp.tanh(c)
+            return (h, c), h
+
+        start = jnp.zeros((batch, hidden))
+        return (jax.lax.scan(step, (start, start), x @ w_ih.T + b_ih + b_hh)[1] * g).sum()
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3, 4)))
+    return lambda: jax.block_until_ready(gradient(x, *weights))
+
+
 # --------------------------------------------------------------------------- kernels beside NumPy's
 def kernel_minigrad(name: str, shape: tuple[int, ...], axis) -> Callable:
     import minigrad as mg
@@ -501,6 +565,13 @@ STEPS = [
     cnn_work((1, 8, 16), 8, 32, {"torch": 1 / 2, "jax": 1.0}),
     cnn_work(*LARGEST_CNN, {"torch": 0.8}),
 ]
+RECURRENT = [
+    Work(
+        "LSTM({}, {}) over {} steps of batch {}, forward + backward".format(*LSTM),
+        {"minigrad": lstm_minigrad, "torch": lstm_torch, "jax": lstm_jax},
+        {"torch": 1.0},
+    )
+]
 BATCHNORM = [batchnorm_work(shape) for shape in ((128, 256), (4096, 1024), (32, 64, 28, 28))]
 KERNELS = [
     kernel_work(name, (n,))
@@ -540,7 +611,13 @@ PROCESS = [
         unit="MB",
     ),
 ]
-WORK = {"steps": STEPS, "batchnorm": BATCHNORM, "kernels": KERNELS, "process": PROCESS}
+WORK = {
+    "steps": STEPS,
+    "recurrent": RECURRENT,
+    "batchnorm": BATCHNORM,
+    "kernels": KERNELS,
+    "process": PROCESS,
+}
 
 
 def present(work: Work) -> dict[str, Callable[[], Callable]]:

@@ -25,7 +25,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "groups", nargs="*", help="steps, batchnorm, kernels, process; all of them by default"
+        "groups",
+        nargs="*",
+        help="steps, recurrent, batchnorm, kernels, process; all of them by default",
     )
     parser.add_argument("--match", default="", help="only rows whose name contains this text")
     parser.add_argument("--rounds", type=int, default=15, help="rounds per row (default 15)")

@@ -68,6 +68,7 @@ from ._core.ops import (
     logical_xor as logical_xor,
     logsigmoid as logsigmoid,
     logsumexp as logsumexp,
+    lstm_cell as lstm_cell,
     matmul as matmul,
     matrix_transpose as matrix_transpose,
     max as max,

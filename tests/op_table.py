@@ -293,6 +293,17 @@ def np_linear(x, weight, bias=None):
     return x @ weight.T if bias is None else x @ weight.T + bias
 
 
+def np_lstm_cell(gates, cell):
+    i, f, g, o = np.split(gates, 4)
+    c = np_sigmoid(f) * cell + np_sigmoid(i) * np.tanh(g)
+    return np.concatenate([c, np_sigmoid(o) * np.tanh(c)])
+
+
+def np_lstm_scale(gates, cell):
+    """The next cell is a sum of two terms, which may cancel; the output is as accurate as that."""
+    return np.tile(np.abs(cell) + 1.0, (2, *[1] * (cell.ndim - 1)))
+
+
 def np_variance(x, axis=None, keepdims=False, correction=0):
     return np.var(x, axis=axis, keepdims=keepdims, ddof=correction)
 
@@ -1350,6 +1361,25 @@ TABLE = (
         (0, 1, 2),
         ulps=4,
         scale=absolute(np_linear),
+    ),
+    Row(
+        "lstm_cell",
+        mg.lstm_cell,
+        np_lstm_cell,
+        (real, real),
+        cases(
+            (
+                ((4,), (1,)),
+                ((8, 3), (2, 3)),
+                ((12, 2, 2), (3, 2, 2)),
+                ((0,), (0,)),
+                ((8, 0), (2, 0)),
+            )
+        ),
+        (0, 1),
+        ulps=4,
+        scale=np_lstm_scale,
+        floating=True,
     ),
 )
 ROWS = {row.name: row for row in TABLE}

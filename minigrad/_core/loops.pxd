@@ -10,6 +10,9 @@ cdef struct Operand:            # what an elementwise loop reads: an array, or o
     int itemsize
 
 cdef void recycle(PyObject* array)
+cdef ndarray empty_of(tuple shape, int typenum)
+cdef ndarray copied(ndarray array)
+cdef ndarray zeros_of(tuple shape, int typenum)
 cdef ndarray empty(int ndim, npy_intp* shape, int typenum)
 cdef ndarray zeros(int ndim, npy_intp* shape, int typenum)
 cdef ndarray contiguous(ndarray array)
@@ -30,4 +33,10 @@ cdef void blend(ndarray average, ndarray batch, double keep, double gain) except
 cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=*)
 cdef ndarray packed_matmul(ndarray x, ndarray y, tuple shape, ndarray bias)
 cdef ndarray packed_outer(ndarray x, ndarray y, tuple shape)
+cdef ndarray blocks(ndarray c, int count)
+cdef ndarray joined(list arrays, int axis, npy_intp length)
+cdef ndarray lstm_cell(ndarray z, ndarray c, ndarray kept)
+cdef ndarray lstm_slopes(ndarray g, ndarray c, ndarray kept, bint of_gates)
+cdef ndarray take_slices(str name, ndarray x, ndarray index, int axis)
+cdef void add_slices(str name, ndarray x, ndarray index, int axis, ndarray out) except *
 cdef void add_in_place(ndarray target, ndarray addend)

@@ -25,15 +25,15 @@ Design note
 cimport numpy as cnp
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.math cimport INFINITY, fabs, isfinite
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_CheckExact, PyArray_DATA,
                     PyArray_DIMS, PyArray_FLAGS, PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE,
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
     COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, SUBTRACT, SUM, TILE, VAR,
-    accumulate, add_along, add_block, blend_into, call_kernel, copy_block, first_maxima, pack,
-    reduce_columns, reduce_row, reduction_start, scan, take_along)
+    accumulate, add_along, add_block, blend_into, call_kernel, copy_block, first_maxima, lstm_backward,
+    lstm_forward, pack, reduce_columns, reduce_row, reduction_start, scan, take_along)
 
 import numpy as np
 
@@ -77,7 +77,7 @@ cdef extern from *:
 
 cdef enum:
     BINS = 256
-    BIN_SIZE = 32
+    BIN_SIZE = 128              # as many as the steps of a sequence, which all make arrays of the same shapes
     BIN_DIMS = 4
     BIN_BYTES = 1 << 28         # all bins together; beyond it they are emptied
     MAXDIMS = 64                # NumPy's own limit
@@ -140,6 +140,28 @@ cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
             binned_bytes -= PyArray_NBYTES(array)
             return array
     return cnp.PyArray_SimpleNew(ndim, shape, typenum)
+
+
+cdef ndarray empty_of(tuple shape, int typenum):
+    """As `empty`, for a shape in a tuple."""
+    cdef npy_intp sizes[MAXDIMS]
+    cdef int d
+    for d in range(len(shape)): sizes[d] = shape[d]
+    return empty(len(shape), sizes, typenum)
+
+
+cdef ndarray copied(ndarray array):
+    """A C-contiguous copy."""
+    cdef ndarray copy = empty(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array))
+    cnp.PyArray_CopyInto(copy, array)
+    return copy
+
+
+cdef ndarray zeros_of(tuple shape, int typenum):
+    """As `zeros`, for a shape in a tuple."""
+    cdef ndarray array = empty_of(shape, typenum)
+    memset(PyArray_DATA(array), 0, PyArray_NBYTES(array))
+    return array
 
 
 cdef ndarray zeros(int ndim, npy_intp* shape, int typenum):
@@ -824,6 +846,10 @@ cdef void split_at(npy_intp* shape, int ndim, int axis, npy_intp* outer, npy_int
 cdef void check_positions(str name, ndarray index, int axis, npy_intp length) except *:
     cdef long long* positions = <long long*> PyArray_DATA(index)
     cdef npy_intp i
+    cdef bint wrong = False
+    for i in range(PyArray_SIZE(index)): wrong |= (positions[i] < -length) | (positions[i] >= length)
+    if not wrong:
+        return
     for i in range(PyArray_SIZE(index)):
         if not -length <= positions[i] < length:
             raise IndexError(f"{name}: index {positions[i]} is out of bounds for axis {axis} "
@@ -871,6 +897,85 @@ cdef ndarray cumulate(ndarray factor, ndarray x, int axis):
         scan(<double*> f, <double*> data, outer, PyArray_DIMS(like)[axis], inner, <double*> PyArray_DATA(out))
     else:
         scan(<float*> f, <float*> data, outer, PyArray_DIMS(like)[axis], inner, <float*> PyArray_DATA(out))
+    return out
+
+
+cdef ndarray take_slices(str name, ndarray x, ndarray index, int axis):
+    """x[..., index, ...] for an int64 `index` at an axis, both C-contiguous."""
+    cdef npy_intp shape[MAXDIMS]
+    cdef npy_intp outer, inner, length = PyArray_DIMS(x)[axis], picks = PyArray_SIZE(index), _, p
+    cdef int ndim = PyArray_NDIM(x) - 1 + PyArray_NDIM(index), d, k = PyArray_NDIM(index)
+    cdef long long* positions = <long long*> PyArray_DATA(index)
+    cdef char* source = <char*> PyArray_DATA(x)
+    if ndim > MAXDIMS:
+        raise ValueError(f"{name}: {ndim} dimensions, a tensor has at most {MAXDIMS}")
+    check_positions(name, index, axis, length)
+    split_at(PyArray_DIMS(x), PyArray_NDIM(x), axis, &outer, &inner)
+    for d in range(ndim):
+        shape[d] = (PyArray_DIMS(x)[d] if d < axis else PyArray_DIMS(index)[d - axis] if d < axis + k
+                    else PyArray_DIMS(x)[d - k + 1])
+    out = empty(ndim, shape, PyArray_TYPE(x))
+    cdef char* target = <char*> PyArray_DATA(out)
+    cdef npy_intp size = inner * PyArray_ITEMSIZE(x)
+    for _ in range(outer):
+        if inner > 1:
+            for p in range(picks):
+                memcpy(target + p * size,
+                       source + (positions[p] + (length if positions[p] < 0 else 0)) * size, size)
+        else:
+            take_along(source, positions, 1, length, picks, 1, size, target)
+        source += length * size
+        target += picks * size
+    return out
+
+
+cdef void add_slices(str name, ndarray x, ndarray index, int axis, ndarray out) except *:
+    """out[..., index, ...] += x for an int64 `index` at an axis; all C-contiguous, x and out of one dtype."""
+    cdef npy_intp outer, inner, length = PyArray_DIMS(out)[axis], picks = PyArray_SIZE(index), _, p
+    cdef bint is_double = PyArray_TYPE(x) == NPY_DOUBLE
+    cdef long long* positions = <long long*> PyArray_DATA(index)
+    cdef char* source = <char*> PyArray_DATA(x)
+    cdef char* target = <char*> PyArray_DATA(out)
+    check_positions(name, index, axis, length)
+    split_at(PyArray_DIMS(out), PyArray_NDIM(out), axis, &outer, &inner)
+    cdef npy_intp size = inner * PyArray_ITEMSIZE(x)
+    for _ in range(outer):
+        if inner > 1:
+            for p in range(picks):
+                accumulate(is_double, source + p * size,
+                           target + (positions[p] + (length if positions[p] < 0 else 0)) * size, 1, inner)
+        elif is_double:
+            add_along(<double*> source, positions, 1, length, picks, 1, <double*> target)
+        else:
+            add_along(<float*> source, positions, 1, length, picks, 1, <float*> target)
+        source += picks * size
+        target += length * size
+
+
+cdef ndarray joined(list arrays, int axis, npy_intp length):
+    """Arrays of one dtype and, but for an axis, one shape, joined along it to a size of `length`."""
+    cdef npy_intp shape[MAXDIMS]
+    cdef npy_intp outer, inner, chunk, row, start = 0, k
+    cdef ndarray array = arrays[0], out
+    cdef int d
+    cdef char* source
+    cdef char* target
+    for d in range(PyArray_NDIM(array)): shape[d] = PyArray_DIMS(array)[d]
+    shape[axis] = length
+    out = empty(PyArray_NDIM(array), shape, PyArray_TYPE(array))
+    split_at(shape, PyArray_NDIM(array), axis, &outer, &inner)
+    row = length * inner * PyArray_ITEMSIZE(array)
+    target = <char*> PyArray_DATA(out)
+    for array in arrays:
+        chunk = PyArray_DIMS(array)[axis] * inner * PyArray_ITEMSIZE(array)
+        if cnp.PyArray_IS_C_CONTIGUOUS(array):
+            source = <char*> PyArray_DATA(array)
+            for k in range(outer): memcpy(target + k * row, source + k * chunk, chunk)
+        else:
+            stop = start + PyArray_DIMS(array)[axis]
+            (<object> out)[(slice(None),) * axis + (slice(start, stop),)] = array
+        target += chunk
+        start += PyArray_DIMS(array)[axis]
     return out
 
 
@@ -998,7 +1103,42 @@ cdef void add_in_place(ndarray target, ndarray addend):
                PyArray_SIZE(target) // max(n, 1), n)
 
 
-# ------------------------------------------------------------------------------- running averages
+# ---------------------------------------------------------------------------------------- LSTM cell
+cdef ndarray blocks(ndarray c, int count):
+    """An array like c, `count` times as long in the first dimension."""
+    cdef npy_intp shape[MAXDIMS]
+    cdef int d
+    for d in range(PyArray_NDIM(c)): shape[d] = PyArray_DIMS(c)[d]
+    shape[0] *= count
+    return empty(PyArray_NDIM(c), shape, PyArray_TYPE(c))
+
+
+cdef ndarray lstm_cell(ndarray z, ndarray c, ndarray kept):
+    """The next cell and h as two blocks, from four blocks of gates and the cell, all C-contiguous. Writes
+    five blocks to `kept`, for `lstm_slopes`."""
+    cdef ndarray out = blocks(c, 2)
+    if PyArray_TYPE(c) == NPY_DOUBLE:
+        lstm_forward(<double*> PyArray_DATA(z), <double*> PyArray_DATA(c), PyArray_SIZE(c),
+                     <double*> PyArray_DATA(kept), <double*> PyArray_DATA(out))
+    else:
+        lstm_forward(<float*> PyArray_DATA(z), <float*> PyArray_DATA(c), PyArray_SIZE(c),
+                     <float*> PyArray_DATA(kept), <float*> PyArray_DATA(out))
+    return out
+
+
+cdef ndarray lstm_slopes(ndarray g, ndarray c, ndarray kept, bint of_gates):
+    """The cotangent of the gates, or of the cell, from that of the output of `lstm_cell`."""
+    cdef ndarray out = blocks(c, 4 if of_gates else 1)
+    if PyArray_TYPE(c) == NPY_DOUBLE:
+        lstm_backward(<double*> PyArray_DATA(g), <double*> PyArray_DATA(c), <double*> PyArray_DATA(kept),
+                      PyArray_SIZE(c), of_gates, <double*> PyArray_DATA(out))
+    else:
+        lstm_backward(<float*> PyArray_DATA(g), <float*> PyArray_DATA(c), <float*> PyArray_DATA(kept),
+                      PyArray_SIZE(c), of_gates, <float*> PyArray_DATA(out))
+    return out
+
+
+# ----------------------------------------------------------- running averages, optimiser steps
 cdef void* vector(ndarray a, ndarray like, bint writable, str what) except? NULL:
     """The memory of `a`, after a check that one flat loop may run over it beside `like`."""
     if a is None:

@@ -12,6 +12,8 @@ cdef enum:
 cdef class Version:
     cdef long value
 
+ctypedef void (*add_part_t)(ndarray whole, ndarray part, tuple attributes) except *
+
 cdef class Op:
     cdef readonly str name
     cdef readonly object fallback
@@ -23,6 +25,8 @@ cdef class Op:
     cdef int opcode
     cdef int core_dims          # trailing dimensions that do not broadcast; NO_BROADCAST for all
     cdef bint names_shape
+    cdef tuple sums             # of a product: for each input None, or the sum of many of its gradients
+    cdef add_part_t add_part    # of a primitive that picks elements of its input: adds into such a pick
     cdef unsigned long long differentiable
     cdef unsigned char saves[MAX_INPUTS]
     cdef unsigned char argument[MAX_INPUTS][MAX_ARGUMENTS]

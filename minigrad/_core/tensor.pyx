@@ -14,6 +14,8 @@ Design note
 4. *Backward* collects the Nodes, sorts them by the number they got when they were made, newest first,
    and runs the rules. No recursion. Gradients wait in `cotangent`, and reach `.grad` only when the
    whole pass has succeeded, so that an exception leaves every `.grad` as it was.
+   Where nobody records the gradients, two kinds of sums over many uses of a tensor are made in one
+   place: the cotangents of its parts (`deliver_part`), and the products for a weight (`Walk.postpone`).
 5. Rules are Tensor expressions; with `create_graph` they are recorded like any other, and that is all
    there is to gradients of gradients. Broadcasting is undone here, once (`run_rules`), never in a rule.
 6. *Versions* are counted per storage and made only when needed: by a view, a saved output or a write.
@@ -43,7 +45,8 @@ from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArr
 from .kernels cimport (
     ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
     NOT_EQUAL, SUBTRACT, call_kernel)
-from .loops cimport Operand, add_in_place, blend, elementwise, empty, recycle, view_array
+from .loops cimport (
+    Operand, add_in_place, blend, copied, elementwise, empty, recycle, view_array, zeros_of)
 
 import weakref
 from time import perf_counter_ns
@@ -70,6 +73,9 @@ cdef extern from *:
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject*)
     object PyObject_Vectorcall(object function, PyObject** arguments, size_t count, PyObject* names)
+
+cdef enum:
+    LONG_SUM = 256              # terms of a product that is taken at once; more would gain little
 
 cdef enum Argument:             # what a parameter of a rule stands for; attributes follow
     COTANGENT, OUT, X, Y, SHAPE, POSITION, ATTRIBUTE
@@ -696,6 +702,7 @@ cdef class Walk:
     cdef list leaves                        # leaf Tensors that a cotangent reached
     cdef list retained                      # (weak reference, gradient) for retain_grad
     cdef set ends                           # ids of Nodes and leaves where the pass ends, or None
+    cdef dict postponed                     # id -> [op, input, terms, cotangents, factors, their versions]
     cdef bint private
     cdef dict cotangents                    # id -> cotangent, where this walk is private
     cdef set seen, useful
@@ -706,6 +713,7 @@ cdef class Walk:
         self.mark = pass_count
         self.leaves = []
         self.ends = ends
+        self.postponed = {}
         self.private = fields_taken or ends is not None
         if self.private:
             self.cotangents, self.seen, self.useful = {}, set(), set()
@@ -731,6 +739,36 @@ cdef class Walk:
             (<Node> target).cotangent = cotangent
         else:
             (<Tensor> target).cotangent = cotangent
+
+    cdef bint postpone(self, object target, Op op, int i, Tensor g, object factor) except *:
+        """Keep the factors of a product that is to be added to what the target has already received, so
+        that one large product replaces those of many steps; says whether that is possible."""
+        cdef npy_intp terms = PyArray_DIMS(g.array)[1 - i] if PyArray_NDIM(g.array) == 2 else LONG_SUM
+        if (terms >= LONG_SUM or PyArray_NDIM((<Tensor> factor).array) != 2
+                or self.pending(target) is None or self.ends is not None):
+            return False
+        entry = self.postponed.get(id(target))
+        if entry is not None and (entry[0] is not op or entry[1] != i or entry[2] + terms > LONG_SUM):
+            self.settle(target)
+            entry = None
+        if entry is None:
+            entry = self.postponed[id(target)] = [op, i, 0, [], [], []]
+        entry[2] += terms
+        for kept, value in zip(entry[3:], (g, factor, version_of(factor))):
+            kept.append(value)
+        return True
+
+    cdef void settle(self, object target) except *:
+        """Multiply and deliver what was postponed for a target."""
+        entry = self.postponed.pop(id(target), None)
+        if entry is None:
+            return
+        op, i, _, cotangents, factors, versions = entry
+        for factor, version in zip(factors, versions):
+            if version_of(factor) != version:
+                raise RuntimeError(f"{(<Op> op).name}: an input of shape {factor.shape} was written to in a "
+                                   "hook, before its product was taken; write to a copy, x.clone()")
+        deliver(self, target, (<Op> op).sums[i](cotangents, factors), False)
 
     cdef inline bint is_useful(self, Node node):
         return id(node) in self.useful if self.private else node.useful
@@ -855,6 +893,27 @@ cdef void deliver(Walk walk, object target, Tensor cotangent, bint create_graph)
     walk.set_pending(target, summed(present, cotangent, in_place, create_graph))
 
 
+cdef void deliver_part(Walk walk, object target, Op op, Tensor part, tuple shape,
+                       tuple attributes) except *:
+    """As `deliver`, for the cotangent of some elements of a target of this shape. Where a tensor is taken
+    apart (a sequence into steps, gates into one another) the parts are added into one array; the rule would
+    make each a whole array, of zeros but for the part."""
+    cdef Tensor whole = walk.pending(target)
+    cdef PyObject* slot = <PyObject*> whole
+    cdef bint in_place
+    if whole is None:
+        whole = wrap(zeros_of(shape, PyArray_TYPE(part.array)))
+        deliver(walk, target, whole, False)
+    else:
+        whole = None                        # so that only the slot holds it
+        in_place = ours(slot)
+        whole = <Tensor> slot
+        if not in_place:
+            whole = wrap(copied(whole.array))
+            walk.set_pending(target, whole)
+    op.add_part(whole.array, part.array, attributes)
+
+
 cdef void check_gradient(Tensor leaf, Tensor cotangent) except *:
     if not alike(leaf.array, cotangent.array):
         raise RuntimeError(f"backward: a gradient of shape {shape_of(cotangent.array)} and dtype "
@@ -907,6 +966,12 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
     for i in range(input_count(node)):
         below = edge(node, i)
         if below is None or not walk.leads_on(below, targets):
+            continue
+        if op.add_part != NULL and not create_graph:
+            deliver_part(walk, below, op, g, shape, attributes)
+            continue
+        if (op.sums is not None and not create_graph and i < 2 and op.sums[i] is not None
+                and walk.postpone(below, op, i, g, y if i == 0 else x)):
             continue
         rule = 0 if op.variadic else i
         position = i
@@ -1023,6 +1088,8 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
             if i & 15 == 0:
                 PyErr_CheckSignals()
             node = <Node> walk.entries[i].node
+            if walk.postponed:
+                walk.settle(node)
             g = walk.pending(node)
             if g is not None:
                 if node.hooks is not None:
@@ -1047,6 +1114,8 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
             if not retain_graph:
                 free_node(node)
         for leaf in walk.leaves:
+            if walk.postponed:
+                walk.settle(leaf)
             if leaf.hooks is not None and not stop_at_inputs:
                 walk.set_pending(leaf, run_hooks(leaf.hooks, walk.pending(leaf)))
         if inputs is None:
@@ -1071,7 +1140,7 @@ cdef Tensor own(Tensor g, bint create_graph):
         return g
     if create_graph:
         return binary(<Op> by_opcode[<int> MULTIPLY], g, 1.0)
-    return wrap(cnp.PyArray_NewCopy(g.array, cnp.NPY_CORDER))
+    return wrap(copied(g.array))
 
 
 cdef inline bint adds_in_place(Tensor gradient, Tensor g, bint create_graph):

@@ -35,8 +35,10 @@ from .activation import (
     Tanhshrink,
     Threshold,
 )
+from .attention import MultiheadAttention, TransformerEncoder, TransformerEncoderLayer
 from .conv import Conv1d, Conv2d, ConvTranspose1d, ConvTranspose2d
 from .dropout import Dropout, Dropout2d
+from .embedding import Embedding
 from .layer_norm import GroupNorm, InstanceNorm1d, InstanceNorm2d, LayerNorm, RMSNorm
 from .linear import Flatten, Identity, Linear
 from .loss import (
@@ -64,6 +66,16 @@ from .pooling import (
     MaxPool2d,
     Upsample,
 )
+from .recurrent import (
+    GRU,
+    LSTM,
+    RNN,
+    BatchNormLSTM,
+    BatchNormLSTMCell,
+    GRUCell,
+    LSTMCell,
+    RNNCell,
+)
 
 __all__ = [
     "AdaptiveAvgPool1d",
@@ -73,6 +85,8 @@ __all__ = [
     "AvgPool2d",
     "BatchNorm1d",
     "BatchNorm2d",
+    "BatchNormLSTM",
+    "BatchNormLSTMCell",
     "BCELoss",
     "BCEWithLogitsLoss",
     "CELU",
@@ -85,10 +99,13 @@ __all__ = [
     "Dropout",
     "Dropout2d",
     "ELU",
+    "Embedding",
     "Flatten",
     "GELU",
     "GLU",
     "GroupNorm",
+    "GRU",
+    "GRUCell",
     "Hardshrink",
     "Hardsigmoid",
     "Hardswish",
@@ -104,18 +121,23 @@ __all__ = [
     "Linear",
     "LogSigmoid",
     "LogSoftmax",
+    "LSTM",
+    "LSTMCell",
     "MaxPool1d",
     "MaxPool2d",
     "Mish",
     "Module",
     "ModuleList",
     "MSELoss",
+    "MultiheadAttention",
     "NLLLoss",
     "Parameter",
     "PReLU",
     "ReLU",
     "ReLU6",
     "RMSNorm",
+    "RNN",
+    "RNNCell",
     "SELU",
     "Sequential",
     "Sigmoid",
@@ -129,6 +151,8 @@ __all__ = [
     "Tanh",
     "Tanhshrink",
     "Threshold",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "TripletMarginLoss",
     "Upsample",
     "accumulate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -371,6 +372,129 @@ def check_probability(p: float) -> None:
     """
     if not 0 <= number(p, "dropout: the probability p") <= 1:
         raise ValueError(f"dropout: the probability p must be between 0 and 1, got {p}")
+
+
+def embedding(
+    indices: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+) -> Tensor:
+    """The rows of weight (num_embeddings, embedding_dim) at integer `indices` (...), as a tensor
+    (..., embedding_dim). A row that is looked up several times gets the sum of the gradients.
+
+    padding_idx: a row that gets no gradient.
+    max_norm: rows that are looked up and whose norm_type-norm is larger are scaled to it first, in
+    place, without a gradient.
+
+    Raises TypeError for indices that are not integers, IndexError for a negative one or one without
+    a row.
+
+    >>> weight = mg.tensor([[0.0, 1.0], [2.0, 3.0]])
+    >>> mg.nn.functional.embedding(mg.tensor([1, 0, 1]), weight)
+    tensor([[2., 3.],
+            [0., 1.],
+            [2., 3.]])
+    """
+    labels, weight = to_tensor(indices, "embedding")._array, to_tensor(weight, "embedding")
+    if labels.dtype.kind != "i":
+        raise TypeError(f"embedding: the indices must be integers, got {labels.dtype}")
+    if weight.ndim != 2:
+        raise ValueError(f"embedding: expected a weight of two dimensions, got {weight.shape}")
+    if labels.size and (labels.min() < 0 or labels.max() >= weight.shape[0]):
+        worst = labels.min() if labels.min() < 0 else labels.max()
+        raise IndexError(f"embedding: index {worst} is out of range for {weight.shape[0]} rows")
+    if max_norm is not None:
+        used = np.unique(labels)
+        rows = weight._array[used]
+        norms = np.linalg.norm(rows, norm_type, axis=1, keepdims=True)
+        scale = np.where(norms > max_norm, max_norm / (norms + 1e-7), 1.0)
+        if (scale < 1).any():
+            weight.detach()[used] = (rows * scale).astype(rows.dtype)
+    y = getitem(weight, labels)
+    if padding_idx is not None:
+        padding = labels == padding_idx % max(weight.shape[0], 1)
+        if padding.any():
+            y = where(Tensor(padding[..., None]), y.detach(), y)
+    return y
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> Tensor:
+    """softmax(query keyᵀ scale + mask) value (Vaswani et al. 2017, equation 1).
+
+    query (..., L, E), key (..., S, E), value (..., S, Ev) -> (..., L, Ev); leading dimensions
+    broadcast. scale: 1/sqrt(E) by default. attn_mask broadcasts to (..., L, S): bool, True where a
+    query may look, or floats that are added. is_causal: query i sees keys 0 to i; not with a mask.
+    A query that may look nowhere gives 0. dropout_p is the probability to drop a weight, whatever
+    the mode of any module. Raises ValueError for shapes that do not fit.
+
+    >>> x = mg.tensor([[1.0, 0.0], [0.0, 1.0]])
+    >>> mg.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)[0]
+    tensor([1., 0.])
+    """
+    return attention(query, key, value, attn_mask, dropout_p, is_causal, scale)[0]
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """As `scaled_dot_product_attention`; also the weights (..., L, S), which multiplied the values.
+
+    >>> x = mg.eye(2)
+    >>> mg.nn.functional.attention(x, x, x, scale=0.0)[1]
+    tensor([[0.5, 0.5],
+            [0.5, 0.5]])
+    """
+    name = "scaled_dot_product_attention"
+    query, key, value = (to_tensor(x, name) for x in (query, key, value))
+    shapes = f"query {query.shape}, key {key.shape}, value {value.shape}"
+    if min(query.ndim, key.ndim, value.ndim) < 2 or (
+        query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]
+    ):
+        raise ValueError(f"{name}: {shapes}: expected (..., L, E), (..., S, E), (..., S, Ev)")
+    if is_causal and attn_mask is not None:
+        raise ValueError(f"{name}: give is_causal or attn_mask, not both; & makes one mask of two")
+    scale = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else number(scale, name)
+    scores = ops.matmul(query * scale, ops.matrix_transpose(key))
+    if is_causal:
+        attn_mask = Tensor(np.tri(*scores.shape[-2:], dtype=bool))
+    if attn_mask is None:
+        weights = softmax(scores)
+    else:
+        mask = to_tensor(attn_mask, f"{name}: attn_mask")
+        try:
+            fits = np.broadcast_shapes(mask.shape, scores.shape) == scores.shape
+        except ValueError:
+            fits = False
+        if not fits or mask.dtype.kind not in "bf":
+            raise ValueError(
+                f"{name}: attn_mask must be of bools or floats and broadcast to {scores.shape}, "
+                f"got {mask.dtype} {mask.shape}"
+            )
+        bias = mask if mask.dtype.kind == "f" else Tensor(np.where(mask._array, 0.0, -np.inf))
+        scores = scores + bias.astype(scores.dtype)
+        blind = np.all(scores._array == -np.inf, axis=-1, keepdims=True)
+        if blind.any() and scores.size:
+            weights = where(Tensor(blind), 0.0, softmax(where(Tensor(blind), 0.0, scores)))
+        else:
+            weights = softmax(scores)
+    weights = dropout(weights, dropout_p)
+    return ops.matmul(weights, value), weights
 
 
 def one_hot(target: Tensor, num_classes: int = -1) -> Tensor:

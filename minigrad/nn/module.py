@@ -606,6 +606,17 @@ def positive(value: Any, name: str) -> int:
     return int(value)
 
 
+def flag(value: Any, name: str) -> bool:
+    """`value` if it is True or False, as switches must be.
+
+    >>> flag(True, "LSTM: batch_first")
+    True
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def number(value: Any, name: str) -> Any:
     """`value` if it is a number, as options such as a probability must be.
 

@@ -1,0 +1,358 @@
+"""MultiheadAttention and the encoder of the transformer."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .._core.ops import broadcast_to, concat, linear, permute_dims, relu, reshape
+from .._core.tensor import Tensor, to_tensor
+from ..creation import empty, zeros
+from ..functions import expand_dims, gelu, split
+from . import functional, init
+from .dropout import Dropout
+from .layer_norm import LayerNorm
+from .linear import Linear
+from .module import Module, ModuleList, Parameter, flag, positive
+
+
+class MultiheadAttention(Module):
+    """Attention in num_heads subspaces of embed_dim / num_heads dimensions (Vaswani et al. 2017,
+    section 3.2.2).
+
+    forward(query, key, value, ...) takes (L, N, embed_dim), (S, N, kdim), (S, N, vdim), with
+    batch_first (N, L, embed_dim) and so on, or all of them without N, and gives the output, in the
+    layout of query, and the weights: (N, L, S), the mean of the heads, (N, num_heads, L, S) with
+    average_attn_weights=False, None with need_weights=False.
+
+    key_padding_mask (N, S) and attn_mask (L, S) or (N * num_heads, L, S) are, as in PyTorch, bool,
+    True where *not* to look, or floats that are added. is_causal: query i sees keys 0 to i; beside
+    an attn_mask it is a hint, and changes nothing. A query that may look nowhere gives weights 0
+    (in PyTorch NaN, if the weights are wanted).
+
+    Parameters: in_proj_weight (3 embed_dim, embed_dim), for query, key and value, or
+    q_proj_weight, k_proj_weight, v_proj_weight if kdim or vdim differ from embed_dim;
+    in_proj_bias, out_proj.weight, out_proj.bias; with add_bias_kv bias_k and bias_v, one more key
+    and value. add_zero_attn: one more key and value of zeros. Raises ValueError for sizes that do
+    not fit.
+
+    >>> layer = mg.nn.MultiheadAttention(8, 2, batch_first=True)
+    >>> x = mg.randn(3, 5, 8)
+    >>> y, weights = layer(x, x, x)
+    >>> y.shape, weights.shape
+    ((3, 5, 8), (3, 5, 5))
+    """
+
+    in_proj_weight: Any  # Parameters, or None where the options leave them out
+    in_proj_bias: Any
+    bias_k: Any
+    bias_v: Any
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        dropout: float = 0.0,
+        bias: bool = True,
+        add_bias_kv: bool = False,
+        add_zero_attn: bool = False,
+        kdim: int | None = None,
+        vdim: int | None = None,
+        batch_first: bool = False,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        name = "MultiheadAttention"
+        self.embed_dim = e = positive(embed_dim, f"{name}: embed_dim")
+        self.num_heads = positive(num_heads, f"{name}: num_heads")
+        self.kdim = e if kdim is None else positive(kdim, f"{name}: kdim")
+        self.vdim = e if vdim is None else positive(vdim, f"{name}: vdim")
+        if embed_dim % num_heads:
+            raise ValueError(f"{name}: embed_dim {embed_dim} is no multiple of {num_heads} heads")
+        functional.check_probability(dropout)
+        self.dropout = dropout
+        self.add_zero_attn = flag(add_zero_attn, f"{name}: add_zero_attn")
+        self.batch_first = flag(batch_first, f"{name}: batch_first")
+        self._joint = self.kdim == self.vdim == e
+        shapes: dict[str, tuple[int, ...]] = {
+            "in_proj_weight": (3 * e, e),
+            "q_proj_weight": (e, e),
+            "k_proj_weight": (e, self.kdim),
+            "v_proj_weight": (e, self.vdim),
+            "in_proj_bias": (3 * e,),
+            "bias_k": (1, 1, e),
+            "bias_v": (1, 1, e),
+        }
+        there = {
+            "in_proj_weight": self._joint,
+            "in_proj_bias": flag(bias, f"{name}: bias"),
+            **dict.fromkeys(("bias_k", "bias_v"), flag(add_bias_kv, f"{name}: add_bias_kv")),
+        }
+        for member, shape in shapes.items():
+            made = there.get(member, not self._joint)
+            self.register_parameter(member, Parameter(empty(shape, dtype=dtype)) if made else None)
+        self.out_proj = Linear(e, e, bias=bias, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the projections anew (Glorot & Bengio 2010); biases start at 0.
+
+        >>> layer = mg.nn.MultiheadAttention(8, 2)
+        >>> layer.reset_parameters()
+        >>> bool((layer.in_proj_bias == 0).all())
+        True
+        """
+        for name, parameter in self.named_parameters(recurse=False):
+            if name in ("bias_k", "bias_v"):
+                init.xavier_normal_(parameter)
+            elif parameter.ndim == 2:
+                init.xavier_uniform_(parameter)
+        for bias in (self.in_proj_bias, self.out_proj.bias):
+            if bias is not None:
+                init.zeros_(bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The output and the weights; see the class."""
+        inputs = [to_tensor(x, "MultiheadAttention") for x in (query, key, value)]
+        self._check(inputs)
+        batched, itself = inputs[0].ndim == 3, query is key is value
+        if not batched:
+            inputs = [expand_dims(x, 0) for x in inputs]
+            if key_padding_mask is not None:
+                key_padding_mask = expand_dims(key_padding_mask, 0)
+        elif not self.batch_first:
+            inputs = [permute_dims(x, (1, 0, 2)) for x in inputs]
+        (batch, length, e), added = inputs[0].shape, 0
+
+        q, k, v = self._project(inputs, itself)
+        if self.bias_k is not None:
+            k, v = (
+                concat([x, broadcast_to(bias, (batch, 1, e))], axis=1)
+                for x, bias in ((k, self.bias_k), (v, self.bias_v))
+            )
+            added += 1
+        if self.add_zero_attn:
+            nothing = zeros(batch, 1, e, dtype=k.dtype)
+            k, v = concat([k, nothing], axis=1), concat([v, nothing], axis=1)
+            added += 1
+        mask = self._mask(attn_mask, key_padding_mask, batch, length, k.shape[1], added, is_causal)
+        heads = [
+            permute_dims(reshape(x, (batch, -1, self.num_heads, e // self.num_heads)), (0, 2, 1, 3))
+            for x in (q, k, v)
+        ]
+        q, k, v = heads
+        y, weights = functional.attention(q, k, v, mask, self.dropout if self.training else 0.0)
+        y = self.out_proj(reshape(permute_dims(y, (0, 2, 1, 3)), (batch, length, e)))
+        if not batched:
+            y = y[0]
+        elif not self.batch_first:
+            y = permute_dims(y, (1, 0, 2))
+        if not need_weights:
+            return y, None
+        weights = weights.mean(1) if average_attn_weights else weights
+        return y, weights if batched else weights[0]
+
+    def _check(self, inputs: list[Tensor]) -> None:
+        sizes = (self.embed_dim, self.kdim, self.vdim)
+        query, key, value = shapes = [x.shape for x in inputs]
+        batch_axis = 0 if self.batch_first else 1
+        if (
+            len(query) not in (2, 3)
+            or not len(query) == len(key) == len(value)
+            or tuple(shape[-1] for shape in shapes) != sizes
+            or key[:-1] != value[:-1]
+            or (len(query) == 3 and query[batch_axis] != key[batch_axis])
+        ):
+            layout = "(N, L, {})" if self.batch_first else "(L, N, {})"
+            expected = ", ".join(layout.format(size) for size in sizes)
+            raise ValueError(
+                f"MultiheadAttention: expected query, key and value of shapes {expected}, or "
+                f"without N, key and value of one length, got {query}, {key}, {value}"
+            )
+
+    def _project(self, inputs: list[Tensor], itself: bool) -> list[Tensor]:
+        bias = self.in_proj_bias
+        if self._joint and itself:
+            return list(split(linear(inputs[0], self.in_proj_weight, bias), self.embed_dim, axis=2))
+        weights = (
+            split(self.in_proj_weight, self.embed_dim)
+            if self._joint
+            else [getattr(self, f"{which}_proj_weight") for which in "qkv"]
+        )
+        biases = [None] * 3 if bias is None else split(bias, self.embed_dim)
+        return [linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
+
+    def _mask(
+        self,
+        attn_mask: Tensor | None,
+        padding: Tensor | None,
+        batch: int,
+        length: int,
+        keys: int,
+        added: int,
+        is_causal: bool,
+    ) -> Tensor | None:
+        """Both masks as one for `functional.attention`: bools that say where to look, or floats.
+        The last `added` keys, of bias_k and add_zero_attn, are there for everybody."""
+        source, heads = keys - added, self.num_heads
+        if is_causal and attn_mask is None:
+            attn_mask = Tensor(~np.tri(length, source, dtype=bool))
+        full = (batch, heads, length, source)
+        allowed: dict[str, dict[Any, tuple[int, ...]]] = {
+            "attn_mask": {full[2:]: (1, 1, *full[2:]), (batch * heads, *full[2:]): full},
+            "key_padding_mask": {(batch, source): (batch, 1, 1, source)},
+        }
+        masks = []
+        for (name, shapes), mask in zip(allowed.items(), (attn_mask, padding), strict=True):
+            if mask is None:
+                continue
+            mask = to_tensor(mask, f"MultiheadAttention: {name}")
+            if mask.shape not in shapes or mask.dtype.kind not in "bf":
+                raise ValueError(
+                    f"MultiheadAttention: {name} must be of bools or floats and of shape "
+                    f"{' or '.join(map(str, shapes))}, got {mask.dtype} {mask.shape}"
+                )
+            shape = shapes[mask.shape]
+            mask = reshape(mask, shape)
+            if added:
+                mask = concat([mask, zeros(*shape[:-1], added, dtype=mask.dtype)], axis=3)
+            masks.append(mask)
+        if all(mask.dtype.kind == "b" for mask in masks):
+            hidden: Any = masks[0] if len(masks) == 1 else masks and masks[0] | masks[1]
+            return ~hidden if masks else None
+        first, *rest = (_as_floats(mask) for mask in masks)
+        return first + rest[0] if rest else first
+
+    def extra_repr(self) -> str:
+        """The sizes."""
+        return f"{self.embed_dim}, num_heads={self.num_heads}"
+
+
+def _as_floats(mask: Tensor) -> Tensor:
+    if mask.dtype.kind == "f":
+        return mask
+    return Tensor(np.where(mask.numpy(), np.float32(-np.inf), np.float32(0)))
+
+
+class TransformerEncoderLayer(Module):
+    """Self-attention and a net of two Linear layers, each with a residual and a LayerNorm, which
+    comes after it (Vaswani et al. 2017, section 3.1) or with norm_first before it (Xiong et al.
+    2020).
+
+    forward(src, src_mask=None, src_key_padding_mask=None, is_causal=False) takes (T, N, d_model),
+    or (N, T, d_model) with batch_first, and gives the same shape; the masks are those of
+    MultiheadAttention. activation: "relu", "gelu" or a function of a Tensor. dropout acts on the
+    attention weights, inside the net and before each residual is added.
+
+    >>> layer = mg.nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, batch_first=True)
+    >>> layer(mg.randn(3, 5, 8), is_causal=True).shape
+    (3, 5, 8)
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        nhead: int,
+        dim_feedforward: int = 2048,
+        dropout: float = 0.1,
+        activation: str | Callable[[Tensor], Tensor] = "relu",
+        layer_norm_eps: float = 1e-5,
+        batch_first: bool = False,
+        norm_first: bool = False,
+        bias: bool = True,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        known: dict[Any, Callable[[Tensor], Tensor]] = {"relu": relu, "gelu": gelu}
+        if activation not in known and not callable(activation):
+            raise ValueError(
+                "TransformerEncoderLayer: activation must be 'relu', 'gelu' or a function, "
+                f"got {activation!r}"
+            )
+        self.activation = activation if callable(activation) else known[activation]
+        self.norm_first = flag(norm_first, "TransformerEncoderLayer: norm_first")
+        self.self_attn = MultiheadAttention(
+            d_model, nhead, dropout, bias, batch_first=batch_first, dtype=dtype
+        )
+        self.linear1 = Linear(d_model, dim_feedforward, bias=bias, dtype=dtype)
+        self.linear2 = Linear(dim_feedforward, d_model, bias=bias, dtype=dtype)
+        self.norm1 = LayerNorm(d_model, eps=layer_norm_eps, bias=bias, dtype=dtype)
+        self.norm2 = LayerNorm(d_model, eps=layer_norm_eps, bias=bias, dtype=dtype)
+        self.dropout, self.dropout1, self.dropout2 = (Dropout(dropout) for _ in range(3))
+
+    def forward(
+        self,
+        src: Tensor,
+        src_mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """Of the shape of src."""
+        x: Tensor = to_tensor(src, "TransformerEncoderLayer")
+
+        def attend(x: Tensor) -> Any:
+            y, _ = self.self_attn(
+                x, x, x, src_key_padding_mask, False, src_mask, is_causal=is_causal
+            )
+            return self.dropout1(y)
+
+        def feed(x: Tensor) -> Any:
+            hidden = self.dropout(self.activation(self.linear1(x)))
+            return self.dropout2(self.linear2(hidden))
+
+        if self.norm_first:
+            x = x + attend(self.norm1(x))
+            x = x + feed(self.norm2(x))
+        else:
+            x = self.norm1(x + attend(x))
+            x = self.norm2(x + feed(x))
+        return x
+
+    def extra_repr(self) -> str:
+        """Where the norms stand."""
+        return f"norm_first={self.norm_first}"
+
+
+class TransformerEncoder(Module):
+    """num_layers copies of a TransformerEncoderLayer, one after the other, and then `norm`, if one
+    is given. The copies, `layers.0`, ..., start equal, as in PyTorch.
+
+    >>> layer = mg.nn.TransformerEncoderLayer(8, 2, dim_feedforward=16)
+    >>> mg.nn.TransformerEncoder(layer, num_layers=2)(mg.randn(5, 3, 8)).shape
+    (5, 3, 8)
+    """
+
+    norm: Any
+
+    def __init__(self, encoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
+        super().__init__()
+        count = positive(num_layers, "TransformerEncoder: num_layers")
+        if not isinstance(encoder_layer, Module):
+            raise TypeError(f"TransformerEncoder: expected a layer, got {encoder_layer!r:.60}")
+        self.layers = ModuleList(copy.deepcopy(encoder_layer) for _ in range(count))
+        self.add_module("norm", norm)
+
+    def forward(
+        self,
+        src: Tensor,
+        mask: Tensor | None = None,
+        src_key_padding_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Tensor:
+        """Of the shape of src; the masks go to every layer."""
+        for layer in self.layers:
+            src = layer(src, mask, src_key_padding_mask, is_causal)
+        return src if self.norm is None else self.norm(src)

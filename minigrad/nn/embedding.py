@@ -1,0 +1,104 @@
+"""Embedding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._core.tensor import Tensor, to_tensor
+from ..creation import empty
+from . import functional, init
+from .module import Module, Parameter, number, positive
+
+
+class Embedding(Module):
+    """A table of vectors: integer indices (...) -> (..., embedding_dim).
+
+    weight has the shape (num_embeddings, embedding_dim) and starts standard normal. padding_idx: a
+    row that starts at 0 and gets no gradient; negative counts from the end. max_norm: rows that are
+    looked up are first scaled in place to at most this norm_type-norm. The gradient of a row is the
+    sum over its look-ups. PyTorch's scale_grad_by_freq and sparse are not there. Raises IndexError
+    for an index without a row.
+
+    >>> layer = mg.nn.Embedding(10, 3, padding_idx=0)
+    >>> layer(mg.tensor([[1, 2, 0, 0]])).shape
+    (1, 4, 3)
+    >>> layer(mg.tensor(0)).tolist()
+    [0.0, 0.0, 0.0]
+    """
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        padding_idx: int | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        self.num_embeddings = positive(num_embeddings, "Embedding: num_embeddings")
+        self.embedding_dim = positive(embedding_dim, "Embedding: embedding_dim")
+        if padding_idx is not None:
+            if isinstance(padding_idx, bool) or not isinstance(padding_idx, (int, np.integer)):
+                raise TypeError(f"Embedding: padding_idx must be an int, got {padding_idx!r}")
+            if not -num_embeddings <= padding_idx < num_embeddings:
+                raise ValueError(
+                    f"Embedding: padding_idx {padding_idx} is no row of {num_embeddings}"
+                )
+            padding_idx = int(padding_idx) % num_embeddings
+        for value, option in ((max_norm, "max_norm"), (norm_type, "norm_type")):
+            if value is not None and not number(value, f"Embedding: {option}") > 0:
+                raise ValueError(f"Embedding: {option} must be positive, got {value}")
+        self.padding_idx, self.max_norm, self.norm_type = padding_idx, max_norm, norm_type
+        self.weight = Parameter(empty(num_embeddings, embedding_dim, dtype=dtype))
+        self.reset_parameters()
+
+    @classmethod
+    def from_pretrained(
+        cls, embeddings: Any, freeze: bool = True, padding_idx: int | None = None, **options: Any
+    ) -> Embedding:
+        """A layer with a copy of the rows of `embeddings` (num_embeddings, embedding_dim), the
+        padding row too; they are not trained if freeze. options: those of the constructor.
+
+        >>> mg.nn.Embedding.from_pretrained(mg.tensor([[1.0, 2.0]]))(mg.tensor([0]))
+        tensor([[1., 2.]])
+        """
+        table = to_tensor(embeddings, "Embedding.from_pretrained")
+        if table.ndim != 2:
+            raise ValueError(
+                f"Embedding.from_pretrained: expected rows of vectors, got shape {table.shape}"
+            )
+        count, size = table.shape
+        layer = cls(count, size, padding_idx, **{"dtype": table.dtype, **options})
+        layer.weight.detach().copy_(table.detach())
+        layer.weight.requires_grad = not freeze
+        return layer
+
+    def reset_parameters(self) -> None:
+        """Draw the rows anew; the padding row becomes 0.
+
+        >>> layer = mg.nn.Embedding(4, 2, padding_idx=3)
+        >>> layer.reset_parameters()
+        >>> layer.weight[3].tolist()
+        [0.0, 0.0]
+        """
+        init.normal_(self.weight)
+        if self.padding_idx is not None:
+            self.weight.detach()[self.padding_idx] = 0.0
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """(...) -> (..., embedding_dim)."""
+        return functional.embedding(
+            indices, self.weight, self.padding_idx, self.max_norm, self.norm_type
+        )
+
+    def extra_repr(self) -> str:
+        """The sizes, and the options that were given."""
+        given = [
+            f"{name}={value}"
+            for name, value in (("padding_idx", self.padding_idx), ("max_norm", self.max_norm))
+            if value is not None
+        ]
+        return ", ".join([str(self.num_embeddings), str(self.embedding_dim), *given])

@@ -1,0 +1,447 @@
+"""Recurrent layers beside NumPy, their gradients, the engine behind them, and bad input."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import nn
+from minigrad.gradcheck import gradcheck, gradgradcheck
+
+RANDOM = np.random.default_rng(0)
+KINDS = {"RNN": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}
+CELLS = {"RNN": nn.RNNCell, "LSTM": nn.LSTMCell, "GRU": nn.GRUCell}
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def tensor(*shape):
+    return mg.tensor(RANDOM.normal(size=shape), requires_grad=True)
+
+
+# --------------------------------------------------------------------- values, one step by itself
+def step(kind, x, state, w_ih, w_hh, b_ih, b_hh):
+    """One step for rows x, as the docstrings have it."""
+    u, v = x @ w_ih.T + b_ih, state[0] @ w_hh.T + b_hh
+    if kind == "RNN":
+        return (np.tanh(u + v),)
+    if kind == "LSTM":
+        i, f, g, o = np.split(u + v, 4, axis=1)
+        c = sigmoid(f) * state[1] + sigmoid(i) * np.tanh(g)
+        return sigmoid(o) * np.tanh(c), c
+    (ur, uz, un), (vr, vz, vn) = np.split(u, 3, axis=1), np.split(v, 3, axis=1)
+    z = sigmoid(uz + vz)
+    return ((1 - z) * np.tanh(un + sigmoid(ur + vr) * vn) + z * state[0],)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_is_its_cell_step_by_step_and_the_formula(kind):
+    layer, cell = KINDS[kind](3, 4).double(), CELLS[kind](3, 4).double()
+    cell.load_state_dict({k.removesuffix("_l0"): v for k, v in layer.state_dict().items()})
+    weights = [p.numpy() for p in layer.parameters()]
+    x = RANDOM.normal(size=(5, 2, 3))
+    expected = tuple(np.zeros((2, 4)) for _ in range(1 + (kind == "LSTM")))
+    state, outputs = None, []
+    y, last = layer(mg.tensor(x))
+    for t in range(5):
+        expected = step(kind, x[t], expected, *weights)
+        state = cell(mg.tensor(x[t]), state)
+        np.testing.assert_allclose(y[t].numpy(), expected[0], rtol=1e-12, atol=1e-14)
+        for ours, value in zip(state if kind == "LSTM" else [state], expected, strict=True):
+            np.testing.assert_allclose(ours.numpy(), value, rtol=1e-12, atol=1e-14)
+        outputs.append(state)
+    for ours, value in zip(last if kind == "LSTM" else [last], expected, strict=True):
+        np.testing.assert_allclose(ours.numpy()[0], value, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_starting_values_and_dtype(kind):
+    mg.manual_seed(0)
+    layer = KINDS[kind](50, 100, dtype=mg.float64)
+    for parameter in layer.parameters():
+        values = parameter.numpy()
+        assert values.dtype == np.float64 and 0.099 < np.abs(values).max() <= 0.1
+        assert abs(values.std() - 0.1 / math.sqrt(3)) < 0.01
+    assert KINDS[kind](2, 3)(mg.randn(4, 1, 2))[0].dtype == mg.float32
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_outputs_do_not_depend_on_later_steps_or_padding(kind):
+    layer, x = KINDS[kind](3, 4), mg.randn(6, 2, 3)
+    whole, _ = layer(x)
+    part, last = layer(x[:4])
+    np.testing.assert_array_equal(whole[:4].numpy(), part.numpy())
+    lengths = np.array([4, 6])
+    h = (last[0] if kind == "LSTM" else last).numpy()
+    np.testing.assert_array_equal(whole[lengths - 1, np.arange(2)].numpy()[0], h[0, 0])
+
+
+def test_dropout_draws_in_training_only():
+    layer, x = nn.LSTM(3, 4, num_layers=2, dropout=0.5), mg.randn(5, 2, 3)
+    assert not np.array_equal(layer(x)[0].numpy(), layer(x)[0].numpy())
+    layer.eval()
+    np.testing.assert_array_equal(layer(x)[0].numpy(), layer(x)[0].numpy())
+    with pytest.warns(UserWarning, match="RNN: dropout=0.5 stands between layers, .* only one"):
+        nn.RNN(3, 4, dropout=0.5)
+
+
+# --------------------------------------------------------------------------------------- gradients
+OPTIONS = {
+    "RNN": [{}, {"nonlinearity": "relu", "bias": False}],
+    "LSTM": [{}, {"bidirectional": True}, {"proj_size": 2, "bias": False}],
+    "GRU": [{}, {"bias": False, "batch_first": True}],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(kind, options) for kind, several in OPTIONS.items() for options in several],
+)
+def test_gradients_of_both_orders(kind, options):
+    """Of the input, the first state and every parameter, of the whole layer."""
+    layer = KINDS[kind](2, 3, **options).double()
+    count = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
+    state = [tensor(count, 2, options.get("proj_size", 3))]
+    if kind == "LSTM":
+        state.append(tensor(count, 2, 3))
+
+    def function(x, *rest):
+        y, last = layer(x, tuple(rest[:2]) if kind == "LSTM" else rest[0])
+        return (y, *last) if kind == "LSTM" else (y, last)
+
+    inputs = (tensor(*((2, 3, 2) if options.get("batch_first") else (3, 2, 2))), *state)
+    assert gradcheck(function, (*inputs, *layer.parameters()))
+    assert gradgradcheck(function, (*inputs, *layer.parameters()))
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_gradients_of_cells(kind):
+    cell = CELLS[kind](2, 3).double()
+    state = [tensor(2, 3) for _ in range(1 + (kind == "LSTM"))]
+
+    def function(x, *rest):
+        return cell(x, tuple(rest[:2]) if kind == "LSTM" else rest[0])
+
+    assert gradcheck(function, (tensor(2, 2), *state, *cell.parameters()))
+    assert gradgradcheck(function, (tensor(2, 2), *state, *cell.parameters()))
+
+
+def test_recorded_and_unrecorded_gradients_are_the_same():
+    """Recorded, the rule of lstm_cell is a composition, and products and parts are taken singly."""
+    layer = nn.LSTM(3, 4, num_layers=2, bidirectional=True).double()
+    x, d = tensor(40, 2, 3), mg.tensor(RANDOM.normal(size=(40, 2, 8)))
+    inputs = [x, *layer.parameters()]
+    plain = mg.autograd.grad(layer(x)[0], inputs, d)
+    recorded = mg.autograd.grad(layer(x)[0], inputs, d, create_graph=True)
+    for one, other in zip(plain, recorded, strict=True):
+        assert other.requires_grad and not one.requires_grad
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-10, atol=1e-13)
+
+
+# ------------------------------------------------------------------------- the engine behind them
+def test_products_with_one_weight_are_taken_together():
+    w, v = tensor(3, 4), tensor(4, 2)
+    factors = [mg.tensor(RANDOM.normal(size=(4, n))) for n in (20, 300, 0, 41) * 10]
+    rows = [mg.tensor(RANDOM.normal(size=(n, 4))) for n in (20, 300, 0, 41) * 10]
+    total = sum((w @ y).sum() * k for k, y in enumerate(factors))
+    total = total + sum((x @ v).sum() * k for k, x in enumerate(rows))
+    total = total + sum((mg.linear(x, w)).sum() for x in rows) + (w * w).sum()
+    matmuls = []
+    previous = mg._core.tensor.observe(lambda name, *rest: matmuls.append(name))
+    try:
+        total.backward()
+    finally:
+        mg._core.tensor.observe(previous)
+    assert 30 < matmuls.count("matmul") <= 45  # instead of 120; 30 are large by themselves
+    one = np.ones((3, 4))
+    expected = sum(np.ones((3, y.shape[1])) @ y.numpy().T * k for k, y in enumerate(factors))
+    expected = expected + sum(x.numpy().sum(0) * one for x in rows) + 2 * w.numpy()
+    np.testing.assert_allclose(w.grad.numpy(), expected, rtol=1e-10, atol=1e-12)
+    expected = sum(x.numpy().T @ np.ones((x.shape[0], 2)) * k for k, x in enumerate(rows))
+    np.testing.assert_allclose(v.grad.numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("leaf", [True, False], ids=["leaf", "made by an operation"])
+def test_hooks_see_the_whole_sum_of_products(leaf):
+    source = tensor(3, 3)
+    w, seen = source if leaf else source * 1.0, []
+    w.register_hook(lambda g: seen.append(g.numpy(copy=True)))
+    y = mg.eye(3, dtype=mg.float64)
+    for _ in range(5):
+        y = w @ y
+    y.sum().backward()
+    (total,) = seen
+    np.testing.assert_array_equal(total, source.grad.numpy())
+    (expected,) = mg.autograd.grad(
+        (source @ source @ source @ source @ source).sum(), source, create_graph=True
+    )
+    np.testing.assert_allclose(total, expected.numpy(), rtol=1e-10)
+
+
+def test_a_factor_written_to_in_a_hook_is_noticed():
+    w, x = tensor(2, 2), mg.tensor(RANDOM.normal(size=(2, 2)))
+    first = w @ x
+    first.register_hook(lambda g: x.zero_())
+    total = first.sum() + (w @ x).sum() + (w @ x).sum()
+    with pytest.raises(RuntimeError, match=r"matmul: .* was written to"):
+        total.backward()
+    assert w.grad is None
+
+
+def test_parts_add_into_one_gradient_in_any_order():
+    x = tensor(4, 5)
+    picks = (1, (slice(None), slice(2, 4)), np.array([0, 0, -1]), x.numpy() > 0, (..., None))
+    expected = np.ones((4, 5))
+    for k, pick in enumerate(picks):
+        np.add.at(expected, pick, k + 2.0)
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        x.grad, total = None, 0.0
+        for k in rng.permutation(len(picks) + 1):
+            total = total + ((x[picks[k]] * (k + 2.0)).sum() if k < len(picks) else x.sum())
+        total.backward()
+        np.testing.assert_allclose(x.grad.numpy(), expected, rtol=1e-13)
+
+
+def test_a_part_does_not_write_into_a_cotangent_that_others_hold():
+    x, held = tensor(3), []
+    y = x * 1.0
+    y.register_hook(lambda g: held.append((g, g.numpy(copy=True))))
+    z = y + 0.0
+    z.register_hook(lambda g: held.append((g, g.numpy(copy=True))))
+    (z.sum() + y[0] * 5.0 + y[1:].sum()).backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [6.0, 2.0, 2.0])
+    for tensor_, values in held:
+        np.testing.assert_array_equal(tensor_.numpy(), values)
+
+
+def test_lstm_cell_errors():
+    with pytest.raises(ValueError, match=r"lstm_cell: gates \(8, 3\) and cell \(2, 2\): expected"):
+        mg.lstm_cell(mg.ones(8, 3), mg.ones(2, 2))
+    with pytest.raises(ValueError, match="lstm_cell"):
+        mg.lstm_cell(mg.ones(4), mg.ones(()))
+
+
+# -------------------------------------------------------------------------------------- bad input
+@pytest.mark.parametrize(
+    ("kind", "arguments", "options", "error", "message"),
+    [
+        (nn.RNN, (0, 4), {}, ValueError, "RNN: input_size must be positive, got 0"),
+        (nn.LSTM, (3, 4.0), {}, TypeError, "LSTM: hidden_size must be an int, got 4.0"),
+        (nn.GRU, (3, 4), {"num_layers": True}, TypeError, "GRU: num_layers must be an int"),
+        (nn.GRU, (3, 4), {"bias": 1}, TypeError, "GRU: bias must be True or False, got 1"),
+        (nn.GRU, (3, 4), {"batch_first": "no"}, TypeError, "GRU: batch_first must be True or"),
+        (nn.LSTM, (3, 4), {"bidirectional": None}, TypeError, "LSTM: bidirectional must be"),
+        (nn.LSTM, (3, 4), {"dropout": 1.5}, ValueError, "between 0 and 1, got 1.5"),
+        (nn.LSTM, (3, 4), {"proj_size": 4}, ValueError, "proj_size must be smaller than hidden"),
+        (nn.LSTM, (3, 4), {"proj_size": -1}, ValueError, "LSTM: proj_size must be positive"),
+        (nn.GRU, (3, 4), {"proj_size": 2}, ValueError, "GRU: only LSTM takes proj_size"),
+        (
+            nn.RNN,
+            (3, 4),
+            {"nonlinearity": "sin"},
+            ValueError,
+            "must be 'tanh' or 'relu', got 'sin'",
+        ),
+        (nn.RNNCell, (3, 4), {"nonlinearity": 1}, ValueError, "RNNCell: nonlinearity must be"),
+        (nn.LSTMCell, (3, -4), {}, ValueError, "LSTMCell: hidden_size must be positive"),
+        (nn.BatchNormLSTM, (3, 4, 0), {}, ValueError, "max_length must be positive, got 0"),
+        (nn.BatchNormLSTM, (3, 4, 5), {"momentum": 2}, ValueError, "momentum must be between"),
+        (nn.BatchNormLSTMCell, (3, 4, 5), {"eps": -1}, ValueError, "eps must not be negative"),
+    ],
+)
+def test_constructors_refuse(kind, arguments, options, error, message):
+    with pytest.raises(error, match=message):
+        kind(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("layer", "inputs", "error", "message"),
+    [
+        (nn.LSTM(3, 4), (mg.ones(5, 2, 4),), ValueError, r"expected an input of shape \(T, .*4\)"),
+        (nn.GRU(3, 4), (mg.ones(3),), ValueError, "GRU: expected an input of shape"),
+        (nn.GRU(3, 4), (mg.ones(0, 2, 3),), ValueError, "has no steps"),
+        (nn.GRU(3, 4), ([[1.0]],), TypeError, "GRU: expected a Tensor, got list"),
+        (nn.GRU(3, 4), (mg.ones(5, 2, 3), mg.ones(2, 4)), ValueError, r"state h .*\(1, 2, 4\)"),
+        (nn.LSTM(3, 4), (mg.ones(5, 2, 3), mg.ones(1, 2, 4)), TypeError, r"a tuple \(h, c\)"),
+        (
+            nn.LSTM(3, 4, proj_size=2),
+            (mg.ones(5, 3), (mg.ones(1, 2), mg.ones(1, 2))),
+            ValueError,
+            r"the state c of shape \(1, 4\), got \(1, 2\)",
+        ),
+        (nn.LSTMCell(3, 4), (mg.ones(2, 2, 3),), ValueError, "LSTMCell: expected an input"),
+        (nn.GRUCell(3, 4), (mg.ones(2, 3), mg.ones(3, 4)), ValueError, r"\(2, 4\), got \(3, 4\)"),
+        (nn.BatchNormLSTM(3, 4, 5), (mg.ones(5, 3),), ValueError, "BatchNormLSTM: expected"),
+        (nn.BatchNormLSTM(3, 4, 5), (mg.ones(0, 2, 3),), ValueError, "T > 0"),
+    ],
+)
+def test_forward_refuses(layer, inputs, error, message):
+    with pytest.raises(error, match=message):
+        layer(*inputs)
+
+
+def test_repr():
+    assert repr(nn.GRU(3, 4)).startswith("GRU(3, 4)")
+    layer = nn.LSTM(3, 4, num_layers=2, bidirectional=True, proj_size=2)
+    assert "LSTM(3, 4, proj_size=2, num_layers=2, bidirectional=True)" in repr(layer)
+    assert repr(nn.RNNCell(3, 4, bias=False)).startswith("RNNCell(3, 4, bias=False)")
+
+
+# ------------------------------------------------------------------------- batch-normalised LSTM
+def normalise(x, gain, shift=0.0, mean=None, var=None, eps=1e-5):
+    mean = x.mean(0) if mean is None else mean
+    var = x.var(0) if var is None else var
+    return (x - mean) / np.sqrt(var + eps) * gain + shift
+
+
+def reference(cell, x, running=None):
+    """Equations 6 to 8 of Cooijmans et al. 2016, and the batch statistics at each step; `running`
+    gives (mean, var) of each norm at each step instead."""
+    s = {k: v.numpy() for k, v in cell.state_dict().items()}
+    n, size = x.shape[1], cell.hidden_size
+    h, c, outputs, seen = np.zeros((n, size)), np.zeros((n, size)), [], []
+    for t in range(len(x)):
+        u, v = x[t] @ s["weight_ih"].T, h @ s["weight_hh"].T
+        used = running[t] if running else [(None, None)] * 3
+        gates = normalise(u, s["norm_ih.weight"], 0.0, *used[0])
+        gates = gates + normalise(v, s["norm_hh.weight"], 0.0, *used[1]) + s["bias"]
+        i, f, g, o = np.split(gates, 4, axis=1)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(normalise(c, s["norm_c.weight"], s["norm_c.bias"], *used[2]))
+        outputs.append(h)
+        if not running:
+            seen.append([(a.mean(0), a.var(0, ddof=1)) for a in (u, v, c)])
+    return np.stack(outputs), h, c, seen
+
+
+def batch_norm_lstm(max_length=10, **options):
+    mg.manual_seed(1)
+    net = nn.BatchNormLSTM(3, 4, max_length, dtype=mg.float64, **options)
+    with mg.no_grad():
+        for cell in net.cells:
+            cell.norm_c.bias.copy_(RANDOM.normal(size=4))
+    return net
+
+
+def test_batch_norm_lstm_is_the_formula_of_the_paper():
+    net, x = batch_norm_lstm(), RANDOM.normal(size=(5, 6, 3))
+    outputs, h, c, _ = reference(net.cells[0], x)
+    y, (last_h, last_c) = net(mg.tensor(x))
+    np.testing.assert_allclose(y.numpy(), outputs, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(last_h.numpy()[0], h, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(last_c.numpy()[0], c, rtol=1e-9, atol=1e-12)
+
+
+def test_batch_norm_lstm_keeps_statistics_for_each_step():
+    """Up to max_length; the steps beyond share, and move, the last. Evaluation reads them."""
+    net, x = batch_norm_lstm(max_length=3, momentum=0.3), RANDOM.normal(2.0, size=(5, 6, 3))
+    cell = net.cells[0]
+    seen = reference(cell, x)[3]
+    net(mg.tensor(x))
+    norms = (cell.norm_ih, cell.norm_hh, cell.norm_c)
+    for k, norm in enumerate(norms):
+        means = np.zeros(norm.running_mean.shape)
+        variances = np.ones(means.shape)
+        for t in range(5):
+            row, (mean, var) = min(t, 2), seen[t][k]
+            means[row] = 0.7 * means[row] + 0.3 * mean
+            variances[row] = 0.7 * variances[row] + 0.3 * var
+        np.testing.assert_allclose(norm.running_mean.numpy(), means, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(norm.running_var.numpy(), variances, rtol=1e-9, atol=1e-12)
+    running = [
+        [(n.running_mean.numpy()[min(t, 2)], n.running_var.numpy()[min(t, 2)]) for n in norms]
+        for t in range(5)
+    ]
+    before = {k: v.numpy(copy=True) for k, v in net.state_dict().items()}
+    y, _ = net.eval()(mg.tensor(x[:, :1]))  # a batch of one will do
+    np.testing.assert_allclose(y.numpy(), reference(cell, x[:, :1], running)[0], rtol=1e-9)
+    for key, value in net.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), before[key])
+
+
+def test_batch_norm_lstm_starts_with_a_scale_of_a_tenth_and_has_its_state():
+    net = nn.BatchNormLSTM(3, 4, 7)
+    shapes = {k.removeprefix("cells.0."): v.shape for k, v in net.state_dict().items()}
+    assert shapes == {
+        "weight_ih": (16, 3),
+        "weight_hh": (16, 4),
+        "bias": (16,),
+        "norm_ih.weight": (16,),
+        "norm_ih.running_mean": (7, 16),
+        "norm_ih.running_var": (7, 16),
+        "norm_hh.weight": (16,),
+        "norm_hh.running_mean": (7, 16),
+        "norm_hh.running_var": (7, 16),
+        "norm_c.weight": (4,),
+        "norm_c.bias": (4,),
+        "norm_c.running_mean": (7, 4),
+        "norm_c.running_var": (7, 4),
+    }
+    for norm in (net.cells[0].norm_ih, net.cells[0].norm_hh, net.cells[0].norm_c):
+        np.testing.assert_array_equal(norm.weight.numpy(), np.float32(0.1))
+
+
+def test_batch_norm_lstm_layers_and_layouts():
+    net, x = batch_norm_lstm(num_layers=2), RANDOM.normal(size=(5, 6, 3))
+    first = reference(net.cells[0], x)[0]
+    expected = reference(net.cells[1], first)[0]
+    y, (h, c) = net(mg.tensor(x))
+    assert h.shape == c.shape == (2, 6, 4)
+    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-8, atol=1e-11)
+    net.batch_first = True
+    y, (again, _) = net(mg.tensor(x.transpose(1, 0, 2)))
+    np.testing.assert_allclose(y.numpy(), expected.transpose(1, 0, 2), rtol=1e-8, atol=1e-11)
+    np.testing.assert_allclose(again.numpy(), h.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_batch_norm_lstm_gradients(mode):
+    net = nn.BatchNormLSTM(2, 3, 2, dtype=mg.float64)
+    getattr(net, mode)()
+    state = tensor(1, 4, 3), tensor(1, 4, 3)
+
+    def function(x, h, c, *rest):
+        y, last = net(x, (h, c))
+        return (y, *last)
+
+    assert gradcheck(function, (tensor(3, 4, 2), *state, *net.parameters()))
+    assert gradgradcheck(function, (tensor(3, 4, 2), *state, *net.parameters()))
+
+
+def test_batch_norm_lstm_leaves_its_buffers_alone_after_an_error():
+    net = nn.BatchNormLSTM(3, 4, 5)
+    before = {k: v.numpy(copy=True) for k, v in net.state_dict().items()}
+    bad = (mg.ones(5, 1, 3),), (mg.ones(5, 2, 3), (mg.ones(1, 2, 3), mg.ones(1, 2, 3)))
+    for inputs in (*bad, (mg.ones(5, 2, 3), (mg.ones(2, 2, 4), mg.ones(2, 2, 4)))):
+        with pytest.raises(ValueError, match=r"batch_norm|BatchNormLSTM"):
+            net(*inputs)
+    cell = net.cells[0]
+    with pytest.raises(TypeError, match=r"time must be an int, got 1\.0"):
+        cell(mg.ones(2, 3), time=1.0)
+    with pytest.raises(ValueError, match="time must not be negative"):
+        cell(mg.ones(2, 3), time=-1)
+    for key, value in net.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), before[key])
+
+
+# ------------------------------------------------------------------------------------ everything
+@pytest.mark.parametrize("build", [nn.RNN, nn.LSTM, nn.GRU, lambda n, m: nn.BatchNormLSTM(n, m, 8)])
+def test_a_recurrent_net_learns_to_remember(build):
+    """Tell the sign of the first element from the last output."""
+    mg.manual_seed(0)
+    net, head = build(1, 8), nn.Linear(8, 1)
+    optimizer = mg.optim.Adam([*net.parameters(), *head.parameters()], lr=0.02)
+    x = np.random.default_rng(0).normal(size=(8, 64, 1)).astype(np.float32)
+    target = mg.tensor((x[0] > 0).astype(np.float32))
+    for _ in range(80):
+        optimizer.zero_grad()
+        loss = nn.BCEWithLogitsLoss()(head(net(mg.tensor(x))[0][-1]), target)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.25
