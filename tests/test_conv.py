@@ -371,3 +371,14 @@ def test_memory_under_a_view_is_recycled():
     for _ in range(3):
         layer(x * 2.0)
     np.testing.assert_array_equal(kept, before)
+
+
+def test_large_memory_is_recycled_under_another_shape():
+    x = np.ones((128, 256), np.float32)
+    addresses = set()
+    for shape in ((128, 256), (2, 64, 256), (1, 2, 4, 8, 2, 256), (32768,)) * 3:
+        y = mg.asarray(x.reshape(shape)) + 1.0
+        assert y.shape == shape and y.numpy().flags.c_contiguous
+        np.testing.assert_array_equal(y.numpy(), np.full(shape, 2.0, np.float32))
+        addresses.add(y.numpy().ctypes.data)
+    assert len(addresses) <= 3

@@ -7,8 +7,9 @@ Design note
    Tensors, dtypes other than float32 and float64 (and the bool of a mask), or the graph.
 2. Every output is C-contiguous and nobody else's. Its memory is new or was let go by a Tensor that died:
    a training step asks for the same shapes again and again, and an array from a bin costs 10 ns where
-   a new one costs 100, and page faults when it is large. Where a view dies last, what it looked at goes
-   into the bin. Inputs may have any strides: transposed, reversed, broadcast, overlapping windows.
+   a new one costs 100, and page faults when it is large. Then any array of that size will do, whatever
+   its shape was; and where a view dies last, what it looked at goes into the bin. Inputs may have any
+   strides: transposed, reversed, broadcast, overlapping windows.
 3. *Elementwise*: dimensions that lie behind one another in memory for every operand are merged first;
    most calls end as one loop. What is left is walked in blocks of rows, and an operand that is not
    contiguous there is packed into a tile in the L1 cache, once if it repeats (a bias row, a scalar).
@@ -25,7 +26,7 @@ Design note
 cimport numpy as cnp
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.math cimport INFINITY, fabs, isfinite
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_CheckExact, PyArray_DATA,
                     PyArray_DIMS, PyArray_FLAGS, PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE,
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
@@ -53,7 +54,11 @@ cdef extern from "numpy/npy_common.h":
     npy_intp NPY_MAX_INTP
 
 cdef extern from "numpy/arrayobject.h":
+    ctypedef struct PyArray_Dims:
+        npy_intp* ptr
+        int len
     object PyArray_MatrixProduct2(object x, object y, ndarray out)
+    object PyArray_Resize(ndarray array, PyArray_Dims* shape, int refcheck, cnp.NPY_ORDER order)
 
 cdef extern from "matmul.h" nogil:
     ctypedef struct Matrix "mg_matrix":
@@ -80,11 +85,12 @@ cdef enum:
     BIN_SIZE = 128              # as many as the steps of a sequence, which all make arrays of the same shapes
     BIN_DIMS = 4
     BIN_BYTES = 1 << 28         # all bins together; beyond it they are emptied
+    BY_SIZE = 1 << 14           # elements from which on arrays of one size share a bin, whatever their shape
     MAXDIMS = 64                # NumPy's own limit
     MAXOPERANDS = 3
     RELEASE_GIL = 1 << 15       # elements above which a loop lets other threads run
     SHORT_ROW = 16              # a row reduction over fewer elements costs more to start than to do
-    PACKED_BYTES = 1 << 20      # of the blocks that `packed_matmul` packs
+    PACKED_BYTES = 1 << 19      # of the blocks that `packed_matmul` packs
     BLOCK = 1024                # elements that a row reduction sums before it compensates
 
 
@@ -131,13 +137,21 @@ cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
     global binned_bytes
     cdef Bin* bin
     cdef ndarray array
-    if ndim <= BIN_DIMS:
-        bin = bin_of(ndim, shape, typenum)
-        if bin.count and belongs(bin, ndim, shape, typenum):
+    cdef PyArray_Dims wanted
+    cdef npy_intp size = cnp.PyArray_MultiplyList(shape, ndim)
+    cdef bint by_size = size >= BY_SIZE
+    if ndim <= BIN_DIMS or by_size:
+        bin = bin_of(1, &size, typenum) if by_size else bin_of(ndim, shape, typenum)
+        if bin.count and (belongs(bin, 1, &size, typenum) if by_size
+                          else belongs(bin, ndim, shape, typenum)):
             bin.count -= 1
             array = <ndarray> bin.arrays[bin.count]
             Py_DECREF(array)                # the bin's reference; the variable has its own
             binned_bytes -= PyArray_NBYTES(array)
+            if by_size and (PyArray_NDIM(array) != ndim
+                            or memcmp(PyArray_DIMS(array), shape, ndim * sizeof(npy_intp)) != 0):
+                wanted.ptr, wanted.len = shape, ndim
+                PyArray_Resize(array, &wanted, 0, cnp.NPY_CORDER)       # the memory stays: the size is equal
             return array
     return cnp.PyArray_SimpleNew(ndim, shape, typenum)
 
@@ -178,10 +192,17 @@ cdef void recycle(PyObject* array):
     cdef ndarray a
     cdef Bin* bin
     cdef int i, ndim
+    cdef npy_intp size
+    cdef npy_intp* shape
     while (Py_REFCNT(array) == 1 and not PyArray_FLAGS(<ndarray> array) & NPY_ARRAY_OWNDATA
            and base_of(array) != NULL and PyArray_CheckExact(<object> base_of(array))):
         array = base_of(array)
     ndim = PyArray_NDIM(<ndarray> array)
+    size = PyArray_SIZE(<ndarray> array)
+    if size >= BY_SIZE:
+        ndim, shape = 1, &size
+    else:
+        shape = PyArray_DIMS(<ndarray> array)
     if (Py_REFCNT(array) != 1 or ndim > BIN_DIMS or not PyArray_CheckExact(<object> array)
             or PyArray_FLAGS(<ndarray> array) & OWN_AND_PLAIN != OWN_AND_PLAIN
             or PyArray_NBYTES(<ndarray> array) > BIN_BYTES // 4 or weakly_referenced(array)):
@@ -190,12 +211,12 @@ cdef void recycle(PyObject* array):
     if binned_bytes + PyArray_NBYTES(a) > BIN_BYTES:
         for i in range(BINS):
             empty_bin(&bins[i])
-    bin = bin_of(ndim, PyArray_DIMS(a), PyArray_TYPE(a))
-    if not belongs(bin, ndim, PyArray_DIMS(a), PyArray_TYPE(a)):
+    bin = bin_of(ndim, shape, PyArray_TYPE(a))
+    if not belongs(bin, ndim, shape, PyArray_TYPE(a)):
         empty_bin(bin)
         bin.typenum, bin.ndim = PyArray_TYPE(a), ndim
         for i in range(ndim):
-            bin.shape[i] = PyArray_DIMS(a)[i]
+            bin.shape[i] = shape[i]
     if bin.count < BIN_SIZE:
         Py_INCREF(a)
         bin.arrays[bin.count] = array
