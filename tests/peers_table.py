@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections import defaultdict
 from pathlib import Path
 
 import minigrad as mg
@@ -22,7 +21,6 @@ BEGIN, END = "<!-- peers: python tests/peers_table.py -->", "<!-- /peers -->"
 NAMESPACES = {
     "": "Tensors and functions, `mg.`",
     "nn": "Layers and losses, `mg.nn.`",
-    "nn.functional": "`mg.nn.functional.`",
     "nn.init": "`mg.nn.init.`",
     "nn.utils": "`mg.nn.utils.`",
     "optim": "Optimisers, `mg.optim.`",
@@ -58,21 +56,17 @@ def public_names() -> dict[str, list[str]]:
             and (not hasattr(module, "__all__") or name in module.__all__)
             and not (namespace and getattr(mg, name, None) is member)
         }
-        if namespace in ("nn.functional", "nn.init", "nn.utils", "autograd", "func"):
+        if not hasattr(module, "__all__") and module is not mg:  # no helpers from elsewhere
             home = module.__name__
-            local = {
-                n
-                for n in local
-                if hasattr(module, "__all__") or getattr(module, n).__module__ == home
-            }
-        found[namespace] = sorted(local, key=str.lower)
+            local = {name for name in local if getattr(module, name).__module__ == home}
+        found[namespace] = sorted(local, key=lambda name: (name.lower(), name))
     return found
 
 
 def table() -> str:
     """Markdown: a row for each namespace, a tick behind each name that is compared."""
     marked = marked_names()
-    rows = ["| | ✓ compared with PyTorch, forward and backward |", "|---|---|"]
+    rows = ["| | ✓ compared with PyTorch |", "|---|---|"]
     for namespace, names in public_names().items():
         full = {name: f"{namespace}.{name}" if namespace else name for name in names}
         cells = [f"`{name}`{' ✓' if full[name] in marked else ''}" for name in names]
@@ -90,16 +84,6 @@ def unknown_marks() -> set[str]:
         return member is not None
 
     return {name for name in marked_names() if not exists(name)}
-
-
-def marks_of_files(items: list) -> dict[str, list[str]]:
-    """The marked names of collected tests, with the tests that they stand on."""
-    names = defaultdict(list)
-    for item in items:
-        for mark in item.iter_markers("peer"):
-            for name in mark.args:
-                names[name].append(item.nodeid)
-    return names
 
 
 def write() -> None:

@@ -118,15 +118,13 @@ LAYERS = {
 }
 
 
-def marked(name):
-    """A row's layer is the first word of its name; those of several layers have no tick to earn."""
-    layer = name.split()[0]
-    return pytest.param(name, marks=peer(f"nn.{layer}") if hasattr(nn, layer) else [])
-
-
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
+@peer("nn.Conv1d", "nn.Conv2d", "nn.ConvTranspose1d", "nn.ConvTranspose2d")
+@peer("nn.MaxPool1d", "nn.MaxPool2d", "nn.AvgPool1d", "nn.AvgPool2d")
+@peer("nn.AdaptiveAvgPool1d", "nn.AdaptiveAvgPool2d", "nn.AdaptiveMaxPool2d")
+@peer("nn.Upsample", "nn.Dropout2d")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", [marked(name) for name in LAYERS])
+@pytest.mark.parametrize("name", LAYERS)
 def test_layer(name, dtype):
     build, shape = LAYERS[name]
     check_layer(build, random_array(shape, dtype), dtype)
@@ -215,9 +213,9 @@ FUNCTIONS = {
 
 
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=peer(f"nn.functional.{name}")) for name in FUNCTIONS]
-)
+@peer("nn.functional.conv1d", "nn.functional.conv2d")
+@peer("nn.functional.conv_transpose1d", "nn.functional.conv_transpose2d")
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_functional(name):
     shape, weight_shape, options = FUNCTIONS[name]
     x, tx = both(random_array(shape, "float64"))
