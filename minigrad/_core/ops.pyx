@@ -1858,7 +1858,7 @@ cdef Op MATMUL_ = register("matmul", NO_KERNEL, np.matmul,
                             lambda g, x: matmul(matrix_transpose(x), g)),
                            core_dims=2)
 MATMUL_.sums = (lambda gs, ys: matmul(concat(gs, 1), matrix_transpose(concat(ys, 1))),
-                 lambda gs, xs: matmul(matrix_transpose(concat(xs)), concat(gs)))
+                lambda gs, xs: matmul(matrix_transpose(concat(xs)), concat(gs)))
 def matmul(x, y):
     """The matrix product x @ y as in NumPy: (..., n, k) @ (..., k, m) -> (..., n, m); leading dimensions
     broadcast, a 1-d operand is a row on the left or a column on the right.
