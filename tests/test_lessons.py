@@ -21,11 +21,6 @@ for requirement in ("matplotlib", "tqdm"):
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 LESSONS = sorted(path.stem for path in EXAMPLES.glob("[0-9][0-9]_*.py"))
-NEEDS = {
-    "06_cnn_digits": "Conv2d",
-    "07_char_lstm": "LSTM",
-    "08_tiny_transformer": "MultiheadAttention",
-}
 
 
 @pytest.fixture
@@ -34,8 +29,6 @@ def lesson(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(EXAMPLES))  # where a script finds lesson.py
 
     def run(name):
-        if name in NEEDS and not hasattr(nn, NEEDS[name]):
-            pytest.skip(f"there is no nn.{NEEDS[name]} yet")
         if name == "06_cnn_digits":
             pytest.importorskip("sklearn")
         specification = importlib.util.spec_from_file_location(

@@ -119,23 +119,6 @@ def test_weight_norm_errors():
 
 
 # ------------------------------------------------------------------------------- fuse_batchnorm
-class Pointwise(nn.Module):
-    """A convolution of kernel size 1: the weight (out, in, 1, 1) of a Conv2d, without unfolding."""
-
-    def __init__(self, channels_in, channels_out, bias):
-        super().__init__()
-        self.weight = nn.Parameter(RANDOM.normal(size=(channels_out, channels_in, 1, 1)))
-        bias = nn.Parameter(RANDOM.normal(size=channels_out)) if bias else None
-        self.register_parameter("bias", bias)
-
-    def forward(self, x):
-        y = mg.moveaxis(mg.moveaxis(x, 1, -1) @ self.weight[:, :, 0, 0].T, -1, 1)
-        return y if self.bias is None else y + self.bias.reshape(-1, 1, 1)
-
-
-Conv2d = type("Conv2d", (Pointwise,), {})
-
-
 def trained(net, shape):
     """With running statistics, weights and biases that are not where they start."""
     net.double()
@@ -161,13 +144,18 @@ FUSED = {
     "without bias": (lambda: mlp(bias=False), (8, 3), 2),
     "without affine": (lambda: mlp(affine=False), (8, 3), 2),
     "Conv2d": (
-        lambda: nn.Sequential(Conv2d(3, 4, True), nn.BatchNorm2d(4), nn.ReLU()),
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()),
         (2, 3, 4, 5),
         1,
     ),
     "Conv2d without bias": (
-        lambda: nn.Sequential(nn.Sequential(Conv2d(3, 4, False), nn.BatchNorm2d(4))),
+        lambda: nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 2, bias=False), nn.BatchNorm2d(4))),
         (2, 3, 4, 5),
+        1,
+    ),
+    "Conv1d in groups": (
+        lambda: nn.Sequential(nn.Conv1d(4, 6, 3, groups=2, stride=2), nn.BatchNorm1d(6)),
+        (2, 4, 9),
         1,
     ),
 }

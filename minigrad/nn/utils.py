@@ -13,7 +13,8 @@ from .._core.tensor import Tensor
 from ..autograd import no_grad
 from ..creation import tensor
 from ..functions import norm, stack
-from .linear import Identity
+from .conv import Conv1d, Conv2d
+from .linear import Identity, Linear
 from .module import Module, Parameter, Sequential, number
 from .norm import BatchNorm1d, BatchNorm2d
 
@@ -248,7 +249,7 @@ def fuse_batchnorm(module: Module, norm: Module | None = None) -> Module:
 
 def _can_fuse(layer: Module) -> bool:
     """Whether the output is linear in the weight, whose axis 0 are the outputs."""
-    return type(layer).__name__ in ("Linear", "Conv1d", "Conv2d")
+    return type(layer) in (Linear, Conv1d, Conv2d)
 
 
 def _fused(layer: Any, norm: Any) -> Module:
