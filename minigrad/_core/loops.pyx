@@ -1004,8 +1004,8 @@ def count_classes(str name, ndarray labels not None, long long classes, long lon
     """How many of the int64 class indices differ from `ignored`. IndexError if one of them is no class."""
     cdef npy_intp i, count = 0
     cdef long long label
-    if PyArray_TYPE(labels) != NPY_INT64 or PyArray_NDIM(labels) != 1:
-        raise TypeError(f"{name}: expected int64 class indices in one dimension, got {labels.dtype}")
+    if PyArray_TYPE(labels) != NPY_INT64 or PyArray_SIZE(labels) != PyArray_DIMS(labels)[0]:
+        raise TypeError(f"{name}: expected one int64 class index for each row, got {labels.dtype}")
     for i in range(PyArray_SIZE(labels)):
         label = (<long long*> (<char*> PyArray_DATA(labels) + i * PyArray_STRIDES(labels)[0]))[0]
         if label == ignored:

@@ -826,7 +826,8 @@ def cross_entropy(
     tensor(1.3862944)
     """
     x, target = to_tensor(x, "cross_entropy"), to_tensor(target, "cross_entropy")
-    check_smoothing(label_smoothing)
+    if label_smoothing or type(label_smoothing) is not float:
+        check_smoothing(label_smoothing)
     rows, batch_shape = _class_rows(x, "cross_entropy")
     log_p = ops.log_softmax(rows, axis=1)
     if target.dtype.kind == "f" and target.shape == x.shape:
@@ -886,15 +887,16 @@ def _index_loss(
         )
     if target.shape != batch_shape:
         raise ValueError(f"{name}: expected a target of shape {batch_shape}, got {target.shape}")
-    labels = target.astype(np.int64)._array.reshape(-1)
+    labels = target.astype(np.int64)._array.reshape(-1, 1)
     rows, classes = log_p.shape
     count = count_classes(name, labels, classes, ignore_index)
     kept: Any = slice(None)
-    if count < rows:
-        kept = (labels != ignore_index).nonzero()[0]
+    if count == rows:
+        picked = take_along_axis(log_p, labels)
+    else:
+        kept = (labels[:, 0] != ignore_index).nonzero()[0]
         labels = labels[kept]
-
-    picked = take_along_axis(log_p[kept] if count < rows else log_p, labels[:, None])
+        picked = take_along_axis(log_p[kept], labels)
     if weight is None and not label_smoothing and reduction != "none":
         return picked.sum() / (-count if reduction == "mean" else -1)
     loss = -reshape(picked, (-1,))
@@ -902,7 +904,7 @@ def _index_loss(
     spread = log_p
     if weight is not None:
         weight = _class_weight(weight, log_p)
-        counted = getitem(weight, labels)
+        counted = getitem(weight, labels[:, 0])
         loss, total, spread = loss * counted, counted.sum(), log_p * weight
     if label_smoothing:
         smoothed = spread.sum(axis=1)[kept]
