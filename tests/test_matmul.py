@@ -1,8 +1,11 @@
-"""The kernel for small matrix products: every tail of its tiles, every layout, its limits."""
+"""The kernel of matrix products: every tail of its tiles, every layout, its limits."""
 
 from __future__ import annotations
 
 import itertools
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -74,3 +77,29 @@ def test_nan_and_inf_stay_in_their_row_and_column():
     with np.errstate(invalid="ignore"):
         expected = a @ b
     np.testing.assert_array_equal((mg.tensor(a) @ mg.tensor(b)).numpy(), expected)
+
+
+LARGER = """
+import numpy as np, minigrad as mg
+from minigrad._core.loops import threads_of_blas
+assert threads_of_blas() == 1
+random = np.random.default_rng(0)
+for rows, inner, columns in [
+    (512, 193, 32), (193, 512, 33), (128, 784, 256), (40, 1024, 48), (13, 1025, 20), (70, 300, 141),
+]:
+    a = random.standard_normal((rows, inner)).astype("f")
+    b = random.standard_normal((inner, columns)).astype("f")
+    bias = random.standard_normal(columns).astype("f")
+    exact = a.astype(float) @ b
+    for left in (a, np.asfortranarray(a)):
+        for right in (b, np.asfortranarray(b)):
+            found = (mg.asarray(left) @ mg.asarray(right)).numpy()
+            assert np.abs(found - exact).max() < 1e-6 * inner, (rows, inner, columns)
+    found = mg.linear(mg.tensor(a), mg.tensor(b.T), mg.tensor(bias)).numpy()
+    assert np.abs(found - exact - bias).max() < 1e-6 * inner
+"""
+
+
+def test_larger_products_where_blas_has_one_thread():
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", LARGER], env=environment, check=True)

@@ -36,6 +36,8 @@ from .kernels cimport (
     accumulate, add_along, add_block, blend_into, call_kernel, copy_block, first_maxima, lstm_backward,
     lstm_forward, pack, reduce_columns, reduce_row, reduction_start, scan, take_along)
 
+import os
+
 import numpy as np
 
 cnp.import_array()
@@ -64,9 +66,9 @@ cdef extern from "matmul.h" nogil:
     ctypedef struct Matrix "mg_matrix":
         float* data
         npy_intp row, column
-    bint is_small "mg_is_small"(npy_intp rows, npy_intp inner, npy_intp columns)
-    void small_matmul "mg_small_matmul"(Matrix a, Matrix b, float* bias, float* out, npy_intp rows,
-                                        npy_intp inner, npy_intp columns)
+    bint takes "mg_takes"(npy_intp rows, npy_intp inner, npy_intp columns)
+    bint own_matmul "mg_matmul"(Matrix a, Matrix b, float* bias, float* out, npy_intp rows, npy_intp inner,
+                                npy_intp columns)
 
 cdef extern from *:
     """
@@ -1018,6 +1020,21 @@ def count_classes(str name, ndarray labels not None, long long classes, long lon
 
 
 # ------------------------------------------------------------------------------ matrices, in place
+cdef enum:
+    SHARED_WORK = 262144        # multiply-adds above which OpenBLAS divides a product among its threads
+
+
+def threads_of_blas():
+    """How many threads NumPy's OpenBLAS was given: by its variables, else one for each processor."""
+    for name in ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"):
+        if os.environ.get(name, "").isdigit() and int(os.environ[name]) > 0:
+            return int(os.environ[name])
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+cdef bint blas_alone = threads_of_blas() == 1   # else larger products are left to its threads
+
+
 cdef inline Matrix matrix(ndarray x):
     cdef Matrix view
     view.data = <float*> PyArray_DATA(x)
@@ -1028,8 +1045,8 @@ cdef inline Matrix matrix(ndarray x):
 
 cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
     """x @ y (+ bias for each row) for arrays of two or more dimensions, float32 or float64. The caller has
-    checked the shapes; bias is C-contiguous, and x and y are 2-D then. Small products have a kernel of
-    their own, the others are NumPy's BLAS: `PyArray_MatrixProduct2` took 0.4 us where np.matmul took 1.2."""
+    checked the shapes; bias is C-contiguous, and x and y are 2-D then. What matmul.h does not take is left to
+    NumPy's BLAS: `PyArray_MatrixProduct2` took 0.4 us where np.matmul took 1.2."""
     cdef npy_intp shape[MAXDIMS]
     cdef npy_intp size, inner = PyArray_DIMS(y)[PyArray_NDIM(y) - 2]
     cdef int n = PyArray_NDIM(x), m = PyArray_NDIM(y), ndim = max(n, m), d
@@ -1042,10 +1059,23 @@ cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
     out = empty(ndim, shape, PyArray_TYPE(x))
     if ndim > 2:
         return np.matmul(x, y, out)
-    if PyArray_TYPE(x) == NPY_FLOAT and is_small(shape[0], inner, shape[1]):
-        small_matmul(matrix(x), matrix(y), NULL if bias is None else <float*> PyArray_DATA(bias),
-                     <float*> PyArray_DATA(out), shape[0], inner, shape[1])
-        return out
+    cdef npy_intp work = shape[0] * inner * shape[1]
+    cdef Matrix left, right
+    cdef float* start = NULL
+    cdef bint done
+    cdef PyThreadState* thread = NULL
+    if (PyArray_TYPE(x) == NPY_FLOAT and (work <= SHARED_WORK or blas_alone)
+            and takes(shape[0], inner, shape[1])):
+        left, right = matrix(x), matrix(y)
+        if bias is not None:
+            start = <float*> PyArray_DATA(bias)
+        if work > SHARED_WORK:
+            thread = PyEval_SaveThread()
+        done = own_matmul(left, right, start, <float*> PyArray_DATA(out), shape[0], inner, shape[1])
+        if thread != NULL:
+            PyEval_RestoreThread(thread)
+        if done:
+            return out
     PyArray_MatrixProduct2(x, y, out)
     if bias is not None:
         add_in_place(out, bias)

@@ -1,21 +1,27 @@
-/* Small matrix products, float32: out = a @ b (+ bias), where a call of BLAS costs more than its work.
+/* Matrix products of small and middle size, float32: out = a @ b (+ bias).
  *
  * A tile of 8 rows by 32 columns of the output stays in registers while the inner dimension is walked:
  * each step is one row of b, and a multiply-add for each row of a. Columns of b that are not contiguous
- * (b is a transpose), or too few for a vector, are first copied to a panel in the L1 cache.
+ * (b is a transpose), far apart, or too few for a vector, are first copied to a panel in the cache.
  *
- * Measured against np.dot with OpenBLAS 0.3.30, AVX-512 (ratio of times): 100x16 @ 16x16 0.6,
- * 32x64 @ 64x64 0.9, the same with b transposed 0.7; at 128x32 @ 32x128 both are equal.
+ * Measured against np.dot with OpenBLAS 0.3.31, AVX-512 (ratio of times): 100x16 @ 16x16 0.6,
+ * 32x64 @ 64x64 0.9, the same with b transposed 0.7; 512x193 @ 193x32 0.83, its transpose times 512x32
+ * 0.76; 128x784 @ 784x256 with b transposed 0.97. Beyond the second cache BLAS is as fast or faster, and
+ * for fewer than 12 rows or columns. Both come to 57e9 multiply-adds a second there, what the
+ * processor's one unit for 512 bits can do.
  * The vectors are those of gcc and clang; a compiler without them leaves every product to BLAS. */
 #ifndef MINIGRAD_MATMUL_H
 #define MINIGRAD_MATMUL_H
 
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include "clones.h"
 
-#define MG_INNER 128     /* the longest inner dimension: a panel of 16 KiB */
-#define MG_WORK 300000   /* multiplications from which BLAS is as fast */
+#define MG_STACK 128        /* inner sizes up to this have their panel, 16 KiB, on the stack */
+#define MG_INNER 1024       /* the longest inner dimension: a panel of 128 KiB */
+#define MG_CACHED (1 << 18) /* elements of an operand that stay in the second cache */
+#define MG_APART 128        /* rows of b that lie further apart than so many elements are packed */
 
 typedef struct { const float* data; ptrdiff_t row, column; } mg_matrix;   /* strides in elements */
 
@@ -67,39 +73,59 @@ static inline __attribute__((always_inline)) void mg_rows(
         mg_tile(1, V, a, panel, step, bias, out + i * out_row, out_row, inner, columns);
 }
 
-/* Whether mg_small_matmul takes a product of these sizes: narrow outputs would waste most lanes. */
-static inline int mg_is_small(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns)
+/* Whether mg_matmul takes a product of these sizes: narrow outputs would waste most lanes. */
+static inline int mg_takes(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns)
 {
-    return inner <= MG_INNER && columns >= MG_LANES - 4 && rows * inner * columns <= MG_WORK;
+    if (columns < MG_LANES - 4 || inner > MG_INNER) return 0;
+    if (rows * inner * columns <= 40000) return 1;      /* what a call of BLAS costs */
+    return rows >= 12 && inner >= 12 && rows * inner <= MG_CACHED && inner * columns <= MG_CACHED;
 }
 
-/* out (rows, columns), contiguous, = a (rows, inner) @ b (inner, columns) + bias (columns) or NULL. */
-MG_CLONED static void mg_small_matmul(mg_matrix a, mg_matrix b, const float* bias, float* out,
-                                      ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns)
+/* Copy `width` columns of b to a panel that is `wide` (a constant) columns wide, the rest zeros. */
+static inline void mg_pack(mg_matrix b, ptrdiff_t inner, ptrdiff_t width, ptrdiff_t wide, float* panel)
 {
-    float packed[MG_INNER * 2 * MG_LANES], start[2 * MG_LANES];
-    ptrdiff_t j, k, t, wide, width, step;
+    ptrdiff_t k, t, block, end;
+    if (b.column == 1)
+        for (k = 0; k < inner; k++) memcpy(panel + k * wide, b.data + k * b.row, width * sizeof(float));
+    else
+        for (block = 0; block < inner; block = end) {   /* so that what is written stays in the first cache */
+            end = block + 64 < inner ? block + 64 : inner;
+            for (t = 0; t < width; t++)
+                for (k = block; k < end; k++) panel[k * wide + t] = b.data[k * b.row + t * b.column];
+        }
+    if (width < wide)
+        for (k = 0; k < inner; k++)
+            for (t = width; t < wide; t++) panel[k * wide + t] = 0;
+}
+
+/* out (rows, columns), contiguous, = a (rows, inner) @ b (inner, columns) + bias (columns) or NULL. Returns
+ * 0, with nothing done, if there is no memory for a panel. */
+MG_CLONED static int mg_matmul(mg_matrix a, mg_matrix b, const float* bias, float* out, ptrdiff_t rows,
+                               ptrdiff_t inner, ptrdiff_t columns)
+{
+    float on_stack[MG_STACK * 2 * MG_LANES], start[2 * MG_LANES];
+    float* packed = inner <= MG_STACK ? on_stack : malloc(inner * 2 * MG_LANES * sizeof(float));
+    ptrdiff_t j, t, wide, width;
+    if (!packed) return 0;
     for (j = 0; j < columns; j += wide) {
-        const float* panel = b.data + j * b.column;
+        mg_matrix panel = {b.data + j * b.column, b.row, b.column};
         wide = columns - j > MG_LANES ? 2 * MG_LANES : MG_LANES;
         width = columns - j < wide ? columns - j : wide;
-        step = b.row;
-        if (b.column != 1 || width < wide) {
-            for (t = 0; t < width; t++)
-                for (k = 0; k < inner; k++) packed[k * wide + t] = panel[k * b.row + t * b.column];
-            for (k = 0; k < inner; k++)
-                for (t = width; t < wide; t++) packed[k * wide + t] = 0;
-            panel = packed;
-            step = wide;
+        if (b.column != 1 || width < wide || b.row > MG_APART) {
+            mg_pack(panel, inner, width, wide, packed);
+            panel.data = packed;
+            panel.row = wide;
         }
         for (t = 0; t < wide; t++) start[t] = bias && t < width ? bias[j + t] : 0;
-        if (wide == MG_LANES) mg_rows(1, a, panel, step, start, out + j, columns, rows, inner, width);
-        else mg_rows(2, a, panel, step, start, out + j, columns, rows, inner, width);
+        if (wide == MG_LANES) mg_rows(1, a, panel.data, panel.row, start, out + j, columns, rows, inner, width);
+        else mg_rows(2, a, panel.data, panel.row, start, out + j, columns, rows, inner, width);
     }
+    if (packed != on_stack) free(packed);
+    return 1;
 }
 #else
-static inline int mg_is_small(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns) { return 0; }
-static void mg_small_matmul(mg_matrix a, mg_matrix b, const float* bias, float* out,
-                            ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns) {}
+static inline int mg_takes(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns) { return 0; }
+static int mg_matmul(mg_matrix a, mg_matrix b, const float* bias, float* out,
+                     ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns) { return 0; }
 #endif
 #endif
