@@ -423,8 +423,8 @@ LARGEST_CNN = (1, 16, 32), 28, 64
 
 
 def in_process(code: str) -> float:
-    """The number that this code prints, run by a Python that has imported nothing yet, and that keeps
-    bytecode, as an installed package has it."""
+    """The number that this code prints, run by a Python that has imported nothing yet. It keeps
+    bytecode, which an installed package has."""
     inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     path = os.pathsep.join([str(Path(__file__).parent), *map(os.path.abspath, sys.path)])
     done = subprocess.run(
