@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from inspect import signature
 from itertools import zip_longest
 from typing import Any, NoReturn
 
@@ -26,6 +27,7 @@ from ._core.tensor import Tensor, observe, primitives
 from .autograd import enable_grad
 from .creation import tensor
 from .functions import clone
+from .nn import functional
 from .nn.module import Module
 from .serialization import PathOrFile, writing
 
@@ -34,6 +36,14 @@ __all__ = ["export", "supported"]
 _OLDEST = 18  # the first opset in which every reduction takes its axes as an input
 _END = np.iinfo(np.int64).max
 _MISSING = NotImplementedError
+_POOLS = {  # functions that become nodes of their layers, when called as functional.<name>
+    "adaptive_avg_pool1d": "AdaptiveAvgPool1d",
+    "adaptive_avg_pool2d": "AdaptiveAvgPool2d",
+    "avg_pool1d": "AvgPool1d",
+    "avg_pool2d": "AvgPool2d",
+    "max_pool1d": "MaxPool1d",
+    "max_pool2d": "MaxPool2d",
+}
 
 
 def export(
@@ -250,12 +260,17 @@ class _Run:
         modules = list(model.named_modules())
         before = [(module, dict(vars(module))) for _, module in modules]
         buffers = [(b, b._version, b.numpy(copy=True)) for b in model.buffers()]
+        pools = {name: getattr(functional, name) for name in _POOLS}
         try:
             model.eval()
             for path, module in modules:
                 vars(module)["forward"] = self._watched(path, module)
+            for name in pools:
+                setattr(functional, name, self._as_layer(pools[name], getattr(nn, _POOLS[name])))
             yield
         finally:
+            for name in pools:
+                setattr(functional, name, pools[name])
             for module, members in before:
                 vars(module).clear()
                 vars(module).update(members)
@@ -283,6 +298,18 @@ class _Run:
             return output
 
         return watched
+
+    def _as_layer(self, function: Callable[..., Any], layer: type[Module]) -> Callable[..., Any]:
+        """In the place of a pooling function, its layer, for which ONNX has a node."""
+
+        def pooled(*inputs: Any, **options: Any) -> Any:
+            if self.known or threading.get_ident() != self.thread:
+                return function(*inputs, **options)
+            given = signature(function).bind(*inputs, **options).arguments
+            x = given.pop("x")
+            return self._watched(self.place[0], layer(**given).eval())(x)
+
+        return pooled
 
     def _note(
         self, name: str, inputs: tuple[Any, ...], attributes: dict[str, Any], output: Tensor

@@ -168,6 +168,21 @@ def test_attention_from_functions():
 
 
 # ------------------------------------------------------------------------------------- single steps
+POOLED = {
+    "max_pool2d": lambda x: nn.functional.max_pool2d(mg.relu(x), 2),
+    "max_pool2d options": lambda x: nn.functional.max_pool2d(x, (3, 2), stride=2, padding=(1, 0)),
+    "avg_pool2d": lambda x: nn.functional.avg_pool2d(x, kernel_size=3, stride=1, padding=1),
+    "adaptive_avg_pool2d": lambda x: nn.functional.adaptive_avg_pool2d(x, 1).flatten(1),
+}
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_pooling_functions_become_nodes_of_their_layers(name):
+    before = nn.functional.max_pool2d
+    check(Function(POOLED[name]), mg.randn(2, 3, 6, 7), mg.randn(5, 3, 6, 7))
+    assert nn.functional.max_pool2d is before
+
+
 UNARY = "abs ceil cos erf exp expm1 floor negative relu sigmoid sign sin softplus square tanh "
 UNARY += "logsigmoid gelu silu tan sinh cosh atan round"
 POSITIVE = "log log1p sqrt rsqrt reciprocal asin acos"
