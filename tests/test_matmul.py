@@ -86,6 +86,7 @@ assert threads_of_blas() == 1
 random = np.random.default_rng(0)
 for rows, inner, columns in [
     (512, 193, 32), (193, 512, 33), (128, 784, 256), (40, 1024, 48), (13, 1025, 20), (70, 300, 141),
+    (512, 256, 193), (30, 95, 35), (30, 33, 66), (30, 20, 36),
 ]:
     a = random.standard_normal((rows, inner)).astype("f")
     b = random.standard_normal((inner, columns)).astype("f")
