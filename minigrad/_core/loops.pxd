@@ -9,7 +9,7 @@ cdef struct Operand:            # what an elementwise loop reads: an array, or o
     int ndim
     int itemsize
 
-cdef void recycle(PyObject* array)
+cdef void recycle(PyObject* array) noexcept
 cdef ndarray empty_of(tuple shape, int typenum)
 cdef ndarray copied(ndarray array)
 cdef ndarray zeros_of(tuple shape, int typenum)
@@ -23,7 +23,7 @@ cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Oper
 cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdims, double correction)
 cdef ndarray logsumexp(ndarray x, unsigned long long axes, bint keepdims)
 cdef ndarray log_softmax(ndarray x, unsigned long long axes)
-cdef void view_array(Operand* operand, ndarray array)
+cdef void view_array(Operand* operand, ndarray array) noexcept
 cdef void check_positions(str name, ndarray index, int axis, npy_intp length) except *
 cdef ndarray take_along_axis(ndarray x, ndarray index, int axis)
 cdef ndarray add_along_axis(ndarray x, ndarray index, int axis, tuple shape)
@@ -39,4 +39,4 @@ cdef ndarray lstm_cell(ndarray z, ndarray c, ndarray kept)
 cdef ndarray lstm_slopes(ndarray g, ndarray c, ndarray kept, bint of_gates)
 cdef ndarray take_slices(str name, ndarray x, ndarray index, int axis)
 cdef void add_slices(str name, ndarray x, ndarray index, int axis, ndarray out) except *
-cdef void add_in_place(ndarray target, ndarray addend)
+cdef void add_in_place(ndarray target, ndarray addend) noexcept

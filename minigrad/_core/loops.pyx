@@ -187,7 +187,7 @@ cdef ndarray zeros(int ndim, npy_intp* shape, int typenum):
     return array
 
 
-cdef void recycle(PyObject* array):
+cdef void recycle(PyObject* array) noexcept:
     """Called when a Tensor lets go of its array: keep it for `empty`, if nobody else can see it. Of a view,
     keep the array that owns the memory, if only the view holds it."""
     global binned_bytes
@@ -487,7 +487,7 @@ cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdim
     return out
 
 
-cdef void view_array(Operand* operand, ndarray array):
+cdef void view_array(Operand* operand, ndarray array) noexcept:
     operand.data = <char*> PyArray_DATA(array)
     operand.shape = PyArray_DIMS(array)
     operand.strides = PyArray_STRIDES(array)
@@ -1146,7 +1146,7 @@ cdef ndarray packed_outer(ndarray x, ndarray y, tuple shape):
     return contiguous(cnp.PyArray_SwapAxes(total, ndim - 3, ndim - 2))
 
 
-cdef void add_in_place(ndarray target, ndarray addend):
+cdef void add_in_place(ndarray target, ndarray addend) noexcept:
     """target += addend, both C-contiguous and of one dtype; the addend has the shape of the target, or of
     each of its rows."""
     cdef npy_intp n = PyArray_SIZE(addend)

@@ -250,7 +250,7 @@ cdef inline Version shared_version(Tensor tensor):
     return tensor.version
 
 
-cdef inline void count_write(Tensor tensor):
+cdef inline void count_write(Tensor tensor) noexcept:
     cdef Version version = shared_version(tensor)
     version.value += 1
 
@@ -298,8 +298,8 @@ cdef Tensor record(Op op, ndarray out, object x, object y=None, tuple more=None,
     return tensor
 
 
-cdef inline void attach(Tensor tensor, Op op, ndarray out, object x, object y, tuple more,
-                        tuple attributes) except *:
+cdef inline int attach(Tensor tensor, Op op, ndarray out, object x, object y, tuple more,
+                       tuple attributes) except -1:
     """Give an output its Node, if any input requires a gradient that `op` has."""
     cdef unsigned long long needs = 0
     cdef unsigned char saves = 0
@@ -315,7 +315,7 @@ cdef inline void attach(Tensor tensor, Op op, ndarray out, object x, object y, t
                 needs |= <unsigned long long> 1 << min(i + 2, LAST_BIT)
     needs &= op.differentiable
     if needs == 0:
-        return
+        return 0
 
     node = Node.__new__(Node)
     if op.variadic:
@@ -359,9 +359,10 @@ cdef inline void attach(Tensor tensor, Op op, ndarray out, object x, object y, t
             note_broadcast(node, 2, more[0], out)
     tensor.node = node
     tensor.requires = True
+    return 0
 
 
-cdef inline void note_broadcast(Node node, int i, object tensor, ndarray out):
+cdef inline void note_broadcast(Node node, int i, object tensor, ndarray out) noexcept:
     cdef ndarray array
     if node.needs >> i & 1:
         array = (<Tensor> tensor).array
@@ -1015,7 +1016,7 @@ cdef inline bint saved(Node node, int code):
     return False
 
 
-cdef inline void free_node(Node node):
+cdef inline void free_node(Node node) noexcept:
     node.freed = True
     if node.out is not None:
         recycle(<PyObject*> node.out)
