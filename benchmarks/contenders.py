@@ -417,6 +417,28 @@ def kernel_numpy(name: str, shape: tuple[int, ...], axis) -> Callable:
     return (lambda: function(x)) if axis == "elementwise" else (lambda: function(x, axis=axis))
 
 
+def product_arrays(rows: int, inner: int, columns: int, layout: str) -> tuple:
+    """Two matrices; the layout has a letter for each: n is C order, t a transpose."""
+    a, b = random(rows, inner), random(inner, columns, seed=1)
+    return (
+        np.asfortranarray(a) if layout[0] == "t" else a,
+        np.asfortranarray(b) if layout[1] == "t" else b,
+    )
+
+
+def product_minigrad(*product) -> Callable:
+    import minigrad as mg
+
+    x, y = map(mg.asarray, product_arrays(*product))
+    return lambda: x @ y
+
+
+def product_numpy(rows: int, inner: int, columns: int, layout: str) -> Callable:
+    x, y = product_arrays(rows, inner, columns, layout)
+    out = np.empty((rows, columns), np.float32)
+    return lambda: np.dot(x, y, out)
+
+
 # ------------------------------------------------------------------------ processes of their own
 LARGEST = (1024, 2048, 2048, 10), 512
 LARGEST_CNN = (1, 16, 32), 28, 64
@@ -553,6 +575,15 @@ def kernel_work(name: str, shape: tuple[int, ...], axis="elementwise") -> Work:
     return Work(label, contenders, {"numpy": 1.0})
 
 
+def product_work(rows: int, inner: int, columns: int, layout: str) -> Work:
+    contenders = {
+        "minigrad": lambda: product_minigrad(rows, inner, columns, layout),
+        "numpy": lambda: product_numpy(rows, inner, columns, layout),
+    }
+    name = f"{rows}x{inner} @ {inner}x{columns}, {layout}"
+    return Work(name, contenders, {"numpy": 1.0})
+
+
 STEPS = [
     Work("a + b, 8x8, recorded", {"minigrad": add_minigrad, "torch": add_torch}, {"torch": 1 / 12}),
     Work(
@@ -586,6 +617,14 @@ KERNELS = [
     for axis in ([None] if len(shape) == 1 else [0, 1] if len(shape) == 2 else [0, 1, 2, (0, 2)])
     for name in ("sum", "mean", "var", "max")
 ]
+PRODUCTS = [
+    product_work(100, 16, 16, "nn"),
+    product_work(32, 64, 64, "nn"),
+    product_work(32, 64, 64, "nt"),
+    product_work(512, 193, 32, "nn"),
+    product_work(193, 512, 32, "tn"),
+    product_work(128, 784, 256, "nt"),
+]
 PROCESS = [
     Work(
         "import, beyond NumPy's own",
@@ -618,6 +657,7 @@ WORK = {
     "recurrent": RECURRENT,
     "batchnorm": BATCHNORM,
     "kernels": KERNELS,
+    "products": PRODUCTS,
     "process": PROCESS,
 }
 

@@ -10,7 +10,6 @@ cdef struct Operand:            # what an elementwise loop reads: an array, or o
     int itemsize
 
 cdef void recycle(PyObject* array) noexcept
-cdef ndarray empty_of(tuple shape, int typenum)
 cdef ndarray copied(ndarray array)
 cdef ndarray zeros_of(tuple shape, int typenum)
 cdef ndarray empty(int ndim, npy_intp* shape, int typenum)

@@ -158,14 +158,6 @@ cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
     return cnp.PyArray_SimpleNew(ndim, shape, typenum)
 
 
-cdef ndarray empty_of(tuple shape, int typenum):
-    """As `empty`, for a shape in a tuple."""
-    cdef npy_intp sizes[MAXDIMS]
-    cdef int d
-    for d in range(len(shape)): sizes[d] = shape[d]
-    return empty(len(shape), sizes, typenum)
-
-
 cdef ndarray copied(ndarray array):
     """A C-contiguous copy."""
     cdef ndarray copy = empty(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array))
@@ -175,9 +167,10 @@ cdef ndarray copied(ndarray array):
 
 cdef ndarray zeros_of(tuple shape, int typenum):
     """As `zeros`, for a shape in a tuple."""
-    cdef ndarray array = empty_of(shape, typenum)
-    memset(PyArray_DATA(array), 0, PyArray_NBYTES(array))
-    return array
+    cdef npy_intp sizes[MAXDIMS]
+    cdef int d
+    for d in range(len(shape)): sizes[d] = shape[d]
+    return zeros(len(shape), sizes, typenum)
 
 
 cdef ndarray zeros(int ndim, npy_intp* shape, int typenum):
@@ -1019,7 +1012,7 @@ def count_classes(str name, ndarray labels not None, long long classes, long lon
     return count
 
 
-# ------------------------------------------------------------------------------ matrices, in place
+# --------------------------------------------------------------------------------------- matrices
 cdef enum:
     SHARED_WORK = 262144        # multiply-adds above which OpenBLAS divides a product among its threads
 

@@ -4,11 +4,12 @@
  * each step is one row of b, and a multiply-add for each row of a. Columns of b that are not contiguous
  * (b is a transpose), far apart, or too few for a vector, are first copied to a panel in the cache.
  *
- * Measured against np.dot with OpenBLAS 0.3.31, AVX-512 (ratio of times): 100x16 @ 16x16 0.6,
- * 32x64 @ 64x64 0.9, the same with b transposed 0.7; 512x193 @ 193x32 0.83, its transpose times 512x32
- * 0.76; 128x784 @ 784x256 with b transposed 0.97. Beyond the second cache BLAS is as fast or faster, and
- * for fewer than 12 rows or columns. Both come to 57e9 multiply-adds a second there, what the
- * processor's one unit for 512 bits can do.
+ * Measured against np.dot with OpenBLAS 0.3.31, AVX-512, ratio of times (benchmarks/run.py products):
+ * 100x16 @ 16x16 0.9, 32x64 @ 64x64 1.0, the same with b transposed 0.75; 512x193 @ 193x32 0.84,
+ * 193x512 @ 512x32 with a transposed 0.78, 128x784 @ 784x256 with b transposed 0.9. Beyond the second
+ * cache BLAS is as fast or faster, and for fewer than 12 rows or columns. Both come to 57e9
+ * multiply-adds a second there, what the processor's one unit for 512 bits can do. The width of a panel
+ * is a constant where it is packed: as a variable it took a quarter longer.
  * The vectors are those of gcc and clang; a compiler without them leaves every product to BLAS. */
 #ifndef MINIGRAD_MATMUL_H
 #define MINIGRAD_MATMUL_H
@@ -82,7 +83,8 @@ static inline int mg_takes(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns)
 }
 
 /* Copy `width` columns of b to a panel that is `wide` (a constant) columns wide, the rest zeros. */
-static inline void mg_pack(mg_matrix b, ptrdiff_t inner, ptrdiff_t width, ptrdiff_t wide, float* panel)
+static inline __attribute__((always_inline)) void mg_pack(
+        mg_matrix b, ptrdiff_t inner, ptrdiff_t width, const ptrdiff_t wide, float* panel)
 {
     ptrdiff_t k, t, block, end;
     if (b.column == 1)
@@ -112,12 +114,14 @@ MG_CLONED static int mg_matmul(mg_matrix a, mg_matrix b, const float* bias, floa
         wide = columns - j > MG_LANES ? 2 * MG_LANES : MG_LANES;
         width = columns - j < wide ? columns - j : wide;
         if (b.column != 1 || width < wide || b.row > MG_APART) {
-            mg_pack(panel, inner, width, wide, packed);
+            if (wide == MG_LANES) mg_pack(panel, inner, width, MG_LANES, packed);
+            else mg_pack(panel, inner, width, 2 * MG_LANES, packed);
             panel.data = packed;
             panel.row = wide;
         }
         for (t = 0; t < wide; t++) start[t] = bias && t < width ? bias[j + t] : 0;
-        if (wide == MG_LANES) mg_rows(1, a, panel.data, panel.row, start, out + j, columns, rows, inner, width);
+        if (wide == MG_LANES)
+            mg_rows(1, a, panel.data, panel.row, start, out + j, columns, rows, inner, width);
         else mg_rows(2, a, panel.data, panel.row, start, out + j, columns, rows, inner, width);
     }
     if (packed != on_stack) free(packed);

@@ -21,7 +21,7 @@ from libc.math cimport NAN, pow, sqrt
 from numpy cimport (NPY_DOUBLE, PyArray_DATA, PyArray_DIMS, PyArray_NDIM, PyArray_SIZE,
                     PyArray_TYPE, ndarray)
 
-from .loops cimport vector
+from .loops cimport contiguous, vector
 from .tensor cimport Tensor, Version
 
 cnp.import_array()
@@ -359,10 +359,6 @@ def apply_updates(list groups not None, list rules not None, dict states not Non
         if parameter.version is None:
             parameter.version = Version.__new__(Version)
         parameter.version.value += 1
-
-
-cdef inline ndarray contiguous(ndarray array):
-    return array if cnp.PyArray_IS_C_CONTIGUOUS(array) else cnp.PyArray_NewCopy(array, cnp.NPY_CORDER)
 
 
 def drop_gradients(list groups not None):
