@@ -9,6 +9,37 @@ cdef struct Operand:            # what an elementwise loop reads: an array, or o
     int ndim
     int itemsize
 
+cdef enum:
+    MAXDIMS = 64                # NumPy's own limit
+    MAXOPERANDS = 3
+
+cdef struct Block:              # the loop that is left once dimensions were merged
+    int ndim
+    npy_intp shape[MAXDIMS]
+    npy_intp strides[MAXOPERANDS][MAXDIMS]
+
+cdef struct Plan:               # a reduction whose dimensions were sorted by stride and merged
+    bint is_double
+    bint row_wise               # the fastest dimension is reduced
+    npy_intp width              # its length
+    npy_intp stride             # and stride
+    npy_intp out_stride
+    int kept                    # the other dimensions
+    npy_intp kept_shape[MAXDIMS]
+    npy_intp kept_strides[MAXDIMS]
+    npy_intp kept_out[MAXDIMS]
+    int reduced
+    npy_intp reduced_shape[MAXDIMS]
+    npy_intp reduced_strides[MAXDIMS]
+    npy_intp count              # elements that fold into one
+    double correction
+
+cdef npy_intp merge_dimensions(Block* block, int ndim, npy_intp* shape, Operand* operands,
+                               int count) noexcept nogil
+cdef void run_blocks(int opcode, bint is_double, Operand* operands, int count, Block* block, char* out,
+                     Py_ssize_t out_itemsize) noexcept nogil
+cdef void make_plan(Plan* plan, Operand* x, unsigned long long axes, double correction) noexcept nogil
+cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil
 cdef void recycle(PyObject* array) noexcept
 cdef ndarray copied(ndarray array)
 cdef ndarray zeros_of(tuple shape, int typenum)

@@ -88,8 +88,6 @@ cdef enum:
     BIN_DIMS = 4
     BIN_BYTES = 1 << 28         # all bins together; beyond it they are emptied
     BY_SIZE = 1 << 14           # elements from which on arrays of one size share a bin, whatever their shape
-    MAXDIMS = 64                # NumPy's own limit
-    MAXOPERANDS = 3
     RELEASE_GIL = 1 << 15       # elements above which a loop lets other threads run
     SHORT_ROW = 16              # a row reduction over fewer elements costs more to start than to do
     PACKED_BYTES = 1 << 19      # of the blocks that `packed_matmul` packs
@@ -220,12 +218,6 @@ cdef void recycle(PyObject* array) noexcept:
 
 
 # ------------------------------------------------------------------------------------- elementwise
-cdef struct Block:              # the loop that is left once dimensions were merged
-    int ndim
-    npy_intp shape[MAXDIMS]
-    npy_intp strides[MAXOPERANDS][MAXDIMS]
-
-
 cdef object broadcast_error(str name, Operand* operands, int count):
     shapes = [tuple([operands[k].shape[d] for d in range(operands[k].ndim)]) for k in range(count)]
     return ValueError(f"{name}: shapes {' and '.join(map(str, shapes))} do not broadcast: "
@@ -235,10 +227,9 @@ cdef object broadcast_error(str name, Operand* operands, int count):
 cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Operand* operands, int count):
     """Broadcast the operands, allocate the output and run the kernel of `opcode`."""
     cdef npy_intp shape[MAXDIMS]
-    cdef npy_intp size, stride, total = 1
+    cdef npy_intp size, total
     cdef int ndim = 0, k, d, offset
     cdef Block block
-    cdef bint merge
     cdef Operand* operand
     cdef PyThreadState* thread = NULL
     for k in range(count):
@@ -256,7 +247,24 @@ cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Oper
                 elif shape[offset + d] != size:
                     raise broadcast_error(name, operands, count)
     out = empty(ndim, shape, typenum)
+    total = merge_dimensions(&block, ndim, shape, operands, count)
+    if total == 0:
+        return out
+    if total > RELEASE_GIL:
+        thread = PyEval_SaveThread()
+    run_blocks(opcode, is_double, operands, count, &block, <char*> PyArray_DATA(out), PyArray_ITEMSIZE(out))
+    if thread != NULL:
+        PyEval_RestoreThread(thread)
+    return out
 
+
+cdef npy_intp merge_dimensions(Block* block, int ndim, npy_intp* shape, Operand* operands,
+                               int count) noexcept nogil:
+    """The loop for operands that broadcast to `shape`; returns the number of its elements."""
+    cdef npy_intp size, stride, total = 1
+    cdef int d, k, offset
+    cdef bint merge
+    cdef Operand* operand
     block.ndim = 0
     for d in range(ndim):
         size = shape[d]
@@ -279,14 +287,7 @@ cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Oper
         else:
             block.shape[block.ndim] = size
         block.ndim += 1
-    if total == 0:
-        return out
-    if total > RELEASE_GIL:
-        thread = PyEval_SaveThread()
-    run_blocks(opcode, is_double, operands, count, &block, <char*> PyArray_DATA(out), PyArray_ITEMSIZE(out))
-    if thread != NULL:
-        PyEval_RestoreThread(thread)
-    return out
+    return total
 
 
 cdef void run_blocks(int opcode, bint is_double, Operand* operands, int count, Block* block, char* out,
@@ -372,35 +373,20 @@ cdef void run_rows(int opcode, bint is_double, Operand* operands, int count, cha
 
 
 # -------------------------------------------------------------------------------------- reductions
-cdef struct Plan:               # a reduction whose dimensions were sorted by stride and merged
-    bint is_double
-    bint row_wise               # the fastest dimension is reduced
-    npy_intp width              # its length
-    npy_intp stride             # and stride
-    npy_intp out_stride
-    int kept                    # the other dimensions
-    npy_intp kept_shape[MAXDIMS]
-    npy_intp kept_strides[MAXDIMS]
-    npy_intp kept_out[MAXDIMS]
-    int reduced
-    npy_intp reduced_shape[MAXDIMS]
-    npy_intp reduced_strides[MAXDIMS]
-    npy_intp count              # elements that fold into one
-    double correction
-
-
-cdef void make_plan(Plan* plan, ndarray x, unsigned long long axes, npy_intp itemsize) noexcept:
+cdef void make_plan(Plan* plan, Operand* x, unsigned long long axes, double correction) noexcept nogil:
+    """How the axes whose bits are set are reduced: the dimensions sorted by stride, and merged."""
     cdef npy_intp shape[MAXDIMS]
     cdef npy_intp strides[MAXDIMS]
     cdef npy_intp out_strides[MAXDIMS]
     cdef bint reduced[MAXDIMS]
-    cdef npy_intp size, stride, out_stride, step = itemsize
+    cdef npy_intp size, stride, out_stride, step = x.itemsize
     cdef int ndim = 0, d, e, inner
     plan.count = 1
     plan.kept = plan.reduced = 0
-    for d in reversed(range(PyArray_NDIM(x))):              # drop sizes of 1, insert by stride
-        size = PyArray_DIMS(x)[d]
-        stride = PyArray_STRIDES(x)[d]
+    plan.is_double, plan.correction = x.itemsize == 8, correction
+    for d in reversed(range(x.ndim)):                       # drop sizes of 1, insert by stride
+        size = x.shape[d]
+        stride = x.strides[d]
         out_stride = 0
         if axes >> d & 1:
             plan.count *= size
@@ -427,7 +413,7 @@ cdef void make_plan(Plan* plan, ndarray x, unsigned long long axes, npy_intp ite
             shape[e] = shape[d]; strides[e] = strides[d]
             out_strides[e] = out_strides[d]; reduced[e] = reduced[d]
     if ndim == 0:
-        shape[0] = 1; strides[0] = out_strides[0] = itemsize; reduced[0] = True
+        shape[0] = 1; strides[0] = out_strides[0] = x.itemsize; reduced[0] = True
     else:
         ndim = e + 1
     inner = 0
@@ -457,6 +443,7 @@ cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdim
     cdef npy_intp shape[MAXDIMS]
     cdef int d, ndim = 0
     cdef Plan plan
+    cdef Operand operand
     cdef PyThreadState* thread = NULL
     for d in range(PyArray_NDIM(x)):
         if axes >> d & 1:
@@ -469,9 +456,8 @@ cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdim
     out = empty(ndim, shape, PyArray_TYPE(x))
     if PyArray_SIZE(out) == 0:
         return out
-    make_plan(&plan, x, axes, PyArray_ITEMSIZE(x))
-    plan.is_double = PyArray_TYPE(x) == NPY_DOUBLE
-    plan.correction = correction
+    view_array(&operand, x)
+    make_plan(&plan, &operand, axes, correction)
     if PyArray_SIZE(x) > RELEASE_GIL:
         thread = PyEval_SaveThread()
     run_plan(opcode, &plan, <char*> PyArray_DATA(x), <char*> PyArray_DATA(out))
