@@ -74,6 +74,7 @@ cdef dict registry
 cdef void install(object add, unbroadcast_t sum_repeated, object conversion, dict public)
 cdef unsigned long long repeated_axes(npy_intp* shape, int ndim, ndarray out, int core_dims)
 cdef bint recording()
+cdef bint observed()
 cdef tuple shape_of(ndarray a)
 cdef Tensor wrap(ndarray array)
 cdef Tensor record(Op op, ndarray out, object x, object y=*, tuple more=*, tuple attributes=*)

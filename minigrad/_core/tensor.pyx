@@ -259,6 +259,10 @@ cdef bint recording():
     return mg_recording
 
 
+cdef bint observed():
+    return observers > 0
+
+
 cdef inline bint same_shape(ndarray a, ndarray b):
     return (PyArray_NDIM(a) == PyArray_NDIM(b)
             and memcmp(PyArray_DIMS(a), PyArray_DIMS(b), PyArray_NDIM(a) * sizeof(npy_intp)) == 0)

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import creation
 from .._core import ops
+from .._core.fusion import fused
 from .._core.loops import count_classes
 from .._core.ops import (
     abs as absolute,
@@ -131,14 +132,10 @@ def batch_norm(
                 "batch_norm: the statistics of a batch need more than one value per channel, "
                 f"got shape {shape}; use a larger batch, or eval()"
             )
-        mean = x.mean(axes, keepdims=True)
-        centred = x - mean
-        # The variance of what is kept anyhow, so that the graph need not keep x as well.
-        var = centred.var(axes, keepdims=True)
+        y, mean, var = _normalise(x, weight, bias, axes, eps)
     else:
         mean, var = _per_channel(running_mean, ndim), _per_channel(running_var, ndim)
-        centred = x - mean
-    y = centred * (weight / sqrt(var + eps)) + bias
+        y = (x - mean) * (weight / sqrt(var + eps)) + bias
 
     # After all that can fail; detached, so that the buffers hold no graph.
     if training and running_mean is not None and running_var is not None:
@@ -146,6 +143,18 @@ def batch_norm(
         move_average(running_mean, mean, 1.0 - momentum, momentum)
         move_average(running_var, var, 1.0 - momentum, momentum * count / (count - 1))
     return y
+
+
+@fused
+def _normalise(
+    x: Tensor, weight: Tensor | float, bias: Tensor | float, axes: tuple[int, ...], eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The formula, with the statistics of x over the axes, which are returned too."""
+    mean = x.mean(axes, keepdims=True)
+    centred = x - mean
+    var = centred.var(axes, keepdims=True)
+    y = centred * (weight / sqrt(var + eps)) + bias
+    return y, mean, var
 
 
 def _per_channel(parameter: Any, ndim: int) -> Tensor:
