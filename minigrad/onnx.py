@@ -15,9 +15,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from inspect import signature
 from itertools import zip_longest
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -28,22 +30,16 @@ from .autograd import enable_grad
 from .creation import tensor
 from .functions import clone
 from .nn import functional
+from .nn.conv import _padding as padded, per_axis
 from .nn.module import Module
 from .serialization import PathOrFile, writing
+from .tree import flatten
 
 __all__ = ["export", "supported"]
 
 _OLDEST = 18  # the first opset in which every reduction takes its axes as an input
 _END = np.iinfo(np.int64).max
 _MISSING = NotImplementedError
-_POOLS = {  # functions that become nodes of their layers, when called as functional.<name>
-    "adaptive_avg_pool1d": "AdaptiveAvgPool1d",
-    "adaptive_avg_pool2d": "AdaptiveAvgPool2d",
-    "avg_pool1d": "AvgPool1d",
-    "avg_pool2d": "AvgPool2d",
-    "max_pool1d": "MaxPool1d",
-    "max_pool2d": "MaxPool2d",
-}
 
 
 def export(
@@ -229,9 +225,8 @@ class _Step:
     kind: str  # its class
     name: str  # of the primitive or the layer
     inputs: list[Any]  # Tensors; of a primitive numbers too
-    attributes: dict[str, Any]  # of a layer, those of the module
+    attributes: dict[str, Any]  # of a layer, its members; of a function, its arguments
     outputs: list[Tensor]
-    module: Any = None
     twin: Any = None  # the same step of the other run
 
     def fail(self, message: str, error: type[Exception] = ValueError) -> NoReturn:
@@ -257,23 +252,21 @@ class _Run:
 
     @contextmanager
     def _watching(self, model: Module) -> Iterator[None]:
-        modules = list(model.named_modules())
-        before = [(module, dict(vars(module))) for _, module in modules]
         buffers = [(b, b._version, b.numpy(copy=True)) for b in model.buffers()]
-        pools = {name: getattr(functional, name) for name in _POOLS}
+        watched = [(vars(module), dict(vars(module))) for module in model.modules()]
+        watched.append((vars(functional), dict(vars(functional))))
         try:
             model.eval()
-            for path, module in modules:
+            for path, module in model.named_modules():
                 vars(module)["forward"] = self._watched(path, module)
-            for name in pools:
-                setattr(functional, name, self._as_layer(pools[name], getattr(nn, _POOLS[name])))
+            for name, layer in _functions().items():
+                setattr(functional, name, self._as_layer(getattr(functional, name), layer))
             yield
         finally:
-            for name in pools:
-                setattr(functional, name, pools[name])
-            for module, members in before:
-                vars(module).clear()
-                vars(module).update(members)
+            for members, before in watched:
+                for added in members.keys() - before.keys():
+                    del members[added]
+                members.update(before)
             for buffer, version, array in buffers:
                 if buffer._version != version:
                     buffer.copy_(array)
@@ -283,48 +276,55 @@ class _Run:
 
         def watched(*inputs: Any, **options: Any) -> Any:
             outside, self.place = self.place, (path, type(module).__name__)
-            members = dict(vars(module))
-            self.known += layer is not None
             try:
-                output = forward(*inputs, **options)
+                if layer is None:
+                    return forward(*inputs, **options)
+                given, run = (inputs, options), partial(forward, *inputs, **options)
+                return self._step(layer, given, dict(vars(module)), run)
             finally:
                 self.place = outside
-                self.known -= layer is not None
-            if layer is not None and not self.known:
-                step = _Step(path, type(module).__name__, layer, [], members, [], module)
-                step.inputs += _tensors((inputs, options))
-                step.outputs += _tensors(output)
-                self.steps.append(step)
-            return output
 
         return watched
 
-    def _as_layer(self, function: Callable[..., Any], layer: type[Module]) -> Callable[..., Any]:
-        """In the place of a pooling function, its layer, for which ONNX has a node."""
+    def _as_layer(self, function: Callable[..., Any], layer: str) -> Callable[..., Any]:
+        """A function of nn.functional as what its layer is, for which ONNX has a node."""
 
-        def pooled(*inputs: Any, **options: Any) -> Any:
-            if self.known or threading.get_ident() != self.thread:
+        def called(*inputs: Any, **options: Any) -> Any:
+            if threading.get_ident() != self.thread:
                 return function(*inputs, **options)
-            given = signature(function).bind(*inputs, **options).arguments
-            x = given.pop("x")
-            return self._watched(self.place[0], layer(**given).eval())(x)
+            bound = signature(function).bind(*inputs, **options)
+            bound.apply_defaults()
+            x, *_ = given = bound.arguments
+            others = {name: value for name, value in given.items() if name != x}
+            return self._step(layer, given[x], others, partial(function, *inputs, **options))
 
-        return pooled
+        return called
 
-    def _note(
-        self, name: str, inputs: tuple[Any, ...], attributes: dict[str, Any], output: Tensor
-    ) -> None:
+    def _step(self, layer: str, inputs: Any, members: dict[str, Any], run: Any) -> Any:
+        """run(), whose primitives are passed over, as one step."""
+        self.known += 1
+        try:
+            output = run()
+        finally:
+            self.known -= 1
+        self._note(layer, _tensors(inputs), members, *_tensors(output))
+        return output
+
+    def _note(self, name: str, inputs: Any, attributes: dict[str, Any], *outputs: Tensor) -> None:
         if not self.known and threading.get_ident() == self.thread:
-            self.steps.append(_Step(*self.place, name, list(inputs), attributes, [output]))
+            self.steps.append(_Step(*self.place, name, list(inputs), attributes, list(outputs)))
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
     """The Tensors in nested tuples, lists and dicts."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (tuple, list, dict)):
-        for branch in tree.values() if isinstance(tree, dict) else tree:
-            yield from _tensors(branch)
+    return (leaf for leaf in flatten(tree)[0] if isinstance(leaf, Tensor))
+
+
+def _functions() -> dict[str, str]:
+    """The functions in nn.functional that have the name of a layer in `_LAYERS`, with that name."""
+    layers = {name.lower(): name for name in _LAYERS}
+    plain = {name: name.replace("_", "") for name in vars(functional)}
+    return {name: layers[key] for name, key in plain.items() if key in layers}
 
 
 def _layer_name(module: Module) -> str | None:
@@ -347,6 +347,7 @@ class _Graph:
         self.initializers: list[Any] = []
         self.batch = ("", 0, 0, 0)  # an input and its open axis, with the sizes in the two runs
         self._names: dict[Any, str] = {}
+        self._indices: dict[str, list[np.ndarray]] = {}
         self._constants: dict[Any, str] = {}
         owned = (*model.named_buffers(), *model.named_parameters())
         self._owned = {_key(tensor): (name, tensor) for name, tensor in owned}
@@ -392,6 +393,13 @@ class _Graph:
     # ------------------------------------------------------------------------------------- values
     def bind(self, name: str, first: Tensor, second: Tensor) -> None:
         self._names[0, _key(first)] = self._names[1, _key(second)] = name
+        if first.dtype.kind in "bi":
+            self._indices[name] = [first.numpy(), second.numpy()]
+
+    def copied(self, first: np.ndarray, second: np.ndarray) -> str | None:
+        """The name of an index or mask of which these, that an operation keeps, are copies."""
+        pairs = self._indices.items()
+        return next((name for name, pair in pairs if _equal(pair, [first, second])), None)
 
     def known(self, step: _Step, first: Any, second: Any) -> str | None:
         """The name of what both runs computed, or None."""
@@ -444,7 +452,11 @@ class _Graph:
         return parameter.numpy()
 
     def attribute(self, step: _Step, name: str) -> Any:
-        value, other = step.attributes[name], step.twin.attributes[name]
+        return self.both(step, name, lambda step: step.attributes[name])
+
+    def both(self, step: _Step, name: str, of: Callable[[_Step], Any]) -> Any:
+        """What holds of a step in both runs."""
+        value, other = of(step), of(step.twin)
         if not _equal(value, other):
             step.fail(
                 f"the {name} of {step.name} was {value!r:.80} and, on other data, {other!r:.80}; "
@@ -486,21 +498,18 @@ class _Graph:
             self.path = f"/{step.path}" if step.path else ""
             if len(step.inputs) != len(twin.inputs) or len(step.outputs) != len(twin.outputs):
                 step.fail(f"{step.name} takes or gives more tensors on other data")
-            if step.module is None and step.name not in _PRIMITIVES:
-                layers, functions = supported()
+            if step.name not in _RULES:
+                layers, functions = map(", ".join, supported())
                 step.fail(
                     f"the primitive {step.name!r} has no translation; supported are the layers "
-                    f"{', '.join(layers)}, and all that consists of the primitives "
-                    f"{', '.join(functions)}",
+                    f"{layers}, and all that consists of the primitives {functions}",
                     _MISSING,
                 )
             dtype = _common_dtype(step)
             pairs = zip(step.inputs, twin.inputs, strict=True)
-            names = [self.value(step, x, y, dtype) for x, y in pairs]
-            rule = _PRIMITIVES[step.name] if step.module is None else _LAYERS[step.name]
-            made = rule(self, step, *names)
-            made = made if isinstance(made, list) else [made]
-            for row in zip(made, step.outputs, twin.outputs, strict=True):
+            made = _RULES[step.name](self, step, *(self.value(step, x, y, dtype) for x, y in pairs))
+            names = made if isinstance(made, list) else [made]
+            for row in zip(names, step.outputs, twin.outputs, strict=True):
                 self.bind(*row)
 
     def publish(self, results: list[Any]) -> None:
@@ -530,13 +539,13 @@ def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
         return len(a) == len(b) and all(map(_equal, a, b))
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return np.array_equal(a, b)
+        return np.asarray(a).dtype == np.asarray(b).dtype and np.array_equal(a, b)
     return type(a) is type(b) and bool(a == b or a != a)
 
 
 def _common_dtype(step: _Step) -> Any:
     """The dtype that ONNX, which converts nothing, wants of all inputs; None where they differ."""
-    if step.module is not None or step.name in ("where", "astype"):
+    if step.name in _LAYERS or step.name in ("where", "astype"):
         return None
     if step.outputs[0].dtype != bool:
         return step.outputs[0].dtype
@@ -587,12 +596,20 @@ def _getitem(graph: _Graph, step: _Step, x: str) -> Any:
     if arrays:
         d, array = arrays[0], np.asarray(index[arrays[0]])
         others = index[:d] + index[d + 1 :]
-        if array.dtype.kind != "i" or not all(_equal(part, slice(None)) for part in others):
-            step.fail("of indices with arrays only integers are supported, in one axis", _MISSING)
-        indices = graph.known(step, index[d], other[d])
-        if indices is None:
+        name = graph.copied(array, np.asarray(other[d]))
+        usable = array.dtype.kind == "i" or (name and d == 0)
+        if not usable or not all(_equal(part, slice(None)) for part in others):
+            step.fail(
+                "of indices with arrays only integers are supported, in one axis, and masks that "
+                "an operation made, of the first axes",
+                _MISSING,
+            )
+        if array.dtype.kind == "b":
+            places = graph.node("Transpose", graph.node("NonZero", name), perm=(1, 0))
+            return graph.node("GatherND", x, places)
+        if name is None:
             graph.attribute(step, "index")
-        return graph.node("Gather", x, indices or array.astype(np.int64), axis=d)
+        return graph.node("Gather", x, name or array.astype(np.int64), axis=d)
     graph.attribute(step, "index")
     index = index if Ellipsis in index else (*index, Ellipsis)
     place = index.index(Ellipsis)
@@ -620,13 +637,41 @@ def _getitem(graph: _Graph, step: _Step, x: str) -> Any:
     return graph.node("Unsqueeze", x, np.array(new)) if new else x
 
 
-def _clip(graph: _Graph, step: _Step, x: str) -> Any:
-    return _clipped(graph, step, x, *(graph.attribute(step, name) for name in ("low", "high")))
+def _take_along_axis(graph: _Graph, step: _Step, x: str) -> Any:
+    first, second = (s.attributes["indices"].array for s in (step, step.twin))
+    indices = graph.copied(first, second) or graph.value(step, Tensor(first), Tensor(second))
+    return graph.node("GatherElements", x, indices, axis=graph.attribute(step, "axis"))
 
 
-def _clipped(graph: _Graph, step: _Step, x: str, *bounds: float) -> Any:
+def _pad(graph: _Graph, step: _Step, x: str) -> Any:
+    """With a constant; the other modes are indices."""
+
+    def widths(step: _Step) -> list[int]:
+        before = [part.start for part in step.attributes["index"][:-1]]
+        after = np.subtract(step.outputs[0].shape, step.inputs[0].shape) - before
+        return [*before, *after.tolist()]
+
+    added = np.ones(step.outputs[0].shape, bool)
+    added[step.attributes["index"]] = False
+    values = (step.outputs[0].numpy()[added], np.zeros(1, step.outputs[0].dtype))
+    value = np.concatenate(values)[0]
+    return graph.node("Pad", x, np.array(graph.both(step, "padding", widths)), np.array(value))
+
+
+def _remainder(graph: _Graph, step: _Step, x: str, y: str) -> Any:
+    """The sign is that of y, in ONNX only for integers; fmod=1 for floats gives that of x."""
+    if step.outputs[0].dtype.kind == "i":
+        return graph.node("Mod", x, y)
+    rest = graph.node("Mod", x, y, fmod=1)
+    signs = graph.node("Mul", graph.node("Sign", rest), y)
+    other = graph.node("Less", signs, np.zeros((), step.outputs[0].dtype))
+    return graph.node("Where", other, graph.node("Add", rest, y), rest)
+
+
+def _clip(graph: _Graph, step: _Step, x: str, *bounds: float) -> Any:
+    low, high = bounds or (graph.attribute(step, name) for name in ("low", "high"))
     dtype = step.outputs[0].dtype
-    return graph.node("Clip", x, *(np.array(bound, dtype) for bound in bounds))
+    return graph.node("Clip", x, np.array(low, dtype), np.array(high, dtype))
 
 
 def _lstm_cell(graph: _Graph, step: _Step, gates: str, cell: str) -> Any:
@@ -652,12 +697,14 @@ def _with_one(graph: _Graph, step: _Step, operator: str, x: str) -> Any:
     return graph.node(operator, x, np.ones((), step.outputs[0].dtype))
 
 
-def _simple(operator: str, **options: str) -> Callable[..., Any]:
-    """One node, with attributes of the primitive under ONNX's names."""
+def _simple(operator: str, _names: str = "", **constants: Any) -> Callable[..., Any]:
+    """One node with these attributes, and those of the step that `_names` lists, as name or, where
+    ONNX calls them otherwise, as onnx=name."""
+    pairs = [(name.split("=")[0], name.split("=")[-1]) for name in _names.split()]
 
     def apply(graph: _Graph, step: _Step, *x: str) -> Any:
-        values = {key: graph.attribute(step, name) for key, name in options.items()}
-        return graph.node(operator, *x, **values)
+        values = {key: graph.attribute(step, name) for key, name in pairs}
+        return graph.node(operator, *x, **constants, **values)
 
     return apply
 
@@ -665,23 +712,23 @@ def _simple(operator: str, **options: str) -> Callable[..., Any]:
 _PRIMITIVES: dict[str, Callable[..., Any]] = {
     **{
         name: _simple(name.capitalize())  # ONNX's own names
-        for name in "abs acos asin atan ceil cos cosh equal erf exp floor greater less log pow "  # noqa: SIM905
-        "reciprocal relu round sigmoid sign sin sinh softplus sqrt tan tanh where".split()
+        for name in "abs acos acosh add asin asinh atan atanh ceil cos cosh equal erf exp floor "  # noqa: SIM905
+        "greater less log pow reciprocal relu round sigmoid sign sin sinh softplus sqrt tan tanh "
+        "where".split()
     },
     **{name: _reduction(f"Reduce{name.capitalize()}") for name in ("max", "min", "prod", "sum")},
-    "add": _simple("Add"),
     "astype": lambda graph, step, x: graph.cast(x, step.outputs[0].dtype),
     "broadcast_to": _broadcast_to,
     "clip": _clip,
-    "concat": _simple("Concat", axis="axis"),
+    "concat": _simple("Concat", "axis"),
     "divide": _simple("Div"),
     "expm1": lambda graph, step, x: _with_one(graph, step, "Sub", graph.node("Exp", x)),
     "getitem": _getitem,
     "greater_equal": _simple("GreaterOrEqual"),
     "less_equal": _simple("LessOrEqual"),
-    "linear": lambda graph, step, *xs: graph.node("Gemm", *xs, transB=1),
+    "linear": _simple("Gemm", transB=1),
     "log1p": lambda graph, step, x: graph.node("Log", _with_one(graph, step, "Add", x)),
-    "log_softmax": _simple("LogSoftmax", axis="axis"),
+    "log_softmax": _simple("LogSoftmax", "axis"),
     "logsigmoid": _chain("Neg", "Softplus", "Neg"),
     "logsumexp": _reduction("ReduceLogSumExp"),
     "lstm_cell": _lstm_cell,
@@ -692,59 +739,64 @@ _PRIMITIVES: dict[str, Callable[..., Any]] = {
     "multiply": _simple("Mul"),
     "negative": _simple("Neg"),
     "not_equal": _chain("Equal", "Not"),
-    "permute_dims": _simple("Transpose", perm="axes"),
+    "pad": _pad,
+    "permute_dims": _simple("Transpose", "perm=axes"),
+    "remainder": _remainder,
     "reshape": _reshape,
     "rsqrt": _chain("Sqrt", "Reciprocal"),
     "square": lambda graph, step, x: graph.node("Mul", x, x),
     "subtract": _simple("Sub"),
+    "take_along_axis": _take_along_axis,
     "var": _var,
 }
 
 
 # --------------------------------------------------------------------------------------- the layers
 def _batch_norm(graph: _Graph, step: _Step, x: str) -> Any:
-    ones = np.ones(step.module.num_features, step.attributes["running_mean"].dtype)
-    weight = graph.own(step, "weight") or ones
-    bias = graph.own(step, "bias") or 0 * ones
-    statistics = (graph.own(step, "running_mean"), graph.own(step, "running_var"))
-    return graph.node("BatchNormalization", x, weight, bias, *statistics, epsilon=step.module.eps)
+    ones = np.ones_like(step.attributes["running_mean"].numpy())
+    weight, bias = graph.own(step, "weight") or ones, graph.own(step, "bias") or 0 * ones
+    operands = (x, weight, bias, graph.own(step, "running_mean"), graph.own(step, "running_var"))
+    return graph.node("BatchNormalization", *operands, epsilon=step.attributes["eps"])
 
 
 def _layer_norm(graph: _Graph, step: _Step, x: str) -> Any:
-    shape = step.module.normalized_shape
+    shape = np.zeros(step.attributes["normalized_shape"]).shape  # an int is a shape too
     weight = graph.own(step, "weight") or np.ones(shape, step.outputs[0].dtype)
-    bias = graph.own(step, "bias")
-    options = {"axis": -len(shape), "epsilon": step.module.eps}
-    return graph.node("LayerNormalization", x, weight, bias, **options)
+    options = {"axis": -len(shape), "epsilon": step.attributes["eps"]}
+    return graph.node("LayerNormalization", x, weight, graph.own(step, "bias"), **options)
+
+
+def _embedding(graph: _Graph, step: _Step, x: str) -> Any:
+    return graph.node("Gather", graph.own(step, "weight"), x, axis=0)
+
+
+_UNSUPPORTED = {"padding_mode": "zeros", "divisor_override": None, "return_indices": False}
 
 
 def _window(operator: str, rank: int, **options: str) -> Callable[..., Any]:
     """A convolution or pooling over `rank` dimensions; options: ONNX's names of more attributes."""
 
     def apply(graph: _Graph, step: _Step, x: str) -> Any:
-        layer = step.module
+        given = {name: value for name, value in step.attributes.items() if value is not None}
         if step.inputs[0].ndim != rank + 2:
             step.fail("an input without a batch axis is not supported", _MISSING)
-        for name, plain in (("padding_mode", "zeros"), ("divisor_override", None)):
-            if getattr(layer, name, plain) != plain:
-                step.fail(f"{name}={getattr(layer, name)!r} is not supported", _MISSING)
-
-        def sizes(name: str, default: Any) -> tuple[int, ...]:
-            value = getattr(layer, name, default)
-            value = default if value is None else value
-            return tuple(value) if isinstance(value, (tuple, list)) else (value,) * rank
-
-        kernel, dilation, padding = sizes("kernel_size", 1), sizes("dilation", 1), layer.padding
-        if isinstance(padding, str):
-            totals = np.multiply(dilation, np.subtract(kernel, 1)) * (padding == "same")
-            pads = (*(totals // 2), *(totals - totals // 2))
-        else:
-            pads = sizes("padding", 0) * 2
-        attributes = {key: getattr(layer, name) for key, name in options.items()}
-        attributes |= {"kernel_shape": kernel, "strides": sizes("stride", kernel), "pads": pads}
-        attributes |= {"dilations": dilation} if hasattr(layer, "dilation") else {}
-        ints: Any = {k: v if isinstance(v, tuple) else int(v) for k, v in attributes.items()}
-        return graph.node(operator, x, graph.own(step, "weight"), graph.own(step, "bias"), **ints)
+        for name, plain in _UNSUPPORTED.items():
+            if given.get(name, plain) != plain:
+                step.fail(f"{name}={given[name]!r} is not supported", _MISSING)
+        given |= {"kernel_size": given["weight"].shape[2:]} if "weight" in given else {}
+        given = {"stride": given["kernel_size"], "dilation": 1} | given
+        kernel, stride, dilation = (
+            per_axis(given[name], rank, name) for name in ("kernel_size", "stride", "dilation")
+        )
+        pads = zip(*padded(operator, given["padding"], kernel, stride, dilation), strict=True)
+        attributes: Any = {key: int(given[name]) for key, name in options.items()}
+        attributes |= {"kernel_shape": kernel, "strides": stride, "pads": sum(pads, ())}
+        if operator != "AveragePool":  # which has them since opset 19
+            attributes["dilations"] = dilation
+        if operator == "ConvTranspose":
+            attributes["output_padding"] = per_axis(given["output_padding"], rank, operator, 0)
+        weights = graph.own(step, "weight"), graph.own(step, "bias")
+        return graph.node(operator, x, *weights, **attributes)
 
     return apply
 
@@ -762,28 +814,25 @@ _GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 
 
 def _recurrent(graph: _Graph, step: _Step, x: str, *states: str) -> Any:
-    layer, kind = step.module, step.name
+    layer, kind = SimpleNamespace(**step.attributes), step.name
     if getattr(layer, "proj_size", 0):
         step.fail("proj_size is not supported", _MISSING)
     batched = step.inputs[0].ndim == 3
     suffixes = ("", "_reverse") if layer.bidirectional else ("",)
     options: dict[str, Any] = {"hidden_size": layer.hidden_size}
-    if layer.bidirectional:
-        options["direction"] = "bidirectional"
+    options["direction"] = "bidirectional" if layer.bidirectional else "forward"
     if kind == "GRU":
         options["linear_before_reset"] = 1
     if kind == "RNN":
         options["activations"] = [layer.nonlinearity.capitalize()] * len(suffixes)
 
-    def gates(names: list[str], k: int) -> np.ndarray:
+    def gates(k: int, *names: str) -> np.ndarray:
         """Weights, or the two biases, of all directions of layer k, in ONNX's order."""
         rows = []
         for suffix in suffixes:
-            blocks = []
-            for name in names:
-                parts = np.split(graph.own_array(step, f"{name}_l{k}{suffix}"), len(_GATES[kind]))
-                blocks += [parts[i] for i in _GATES[kind]]
-            rows.append(np.concatenate(blocks))
+            owned = [graph.own_array(step, f"{name}_l{k}{suffix}") for name in names]
+            blocks = [np.split(array, len(_GATES[kind])) for array in owned]
+            rows.append(np.concatenate([parts[i] for parts in blocks for i in _GATES[kind]]))
         return np.stack(rows)
 
     if not batched:
@@ -793,20 +842,17 @@ def _recurrent(graph: _Graph, step: _Step, x: str, *states: str) -> Any:
         x = graph.node("Transpose", x, perm=(1, 0, 2))
     finals: list[list[str]] = []
     for k in range(layer.num_layers):
-        bias = gates(["bias_ih", "bias_hh"], k) if layer.bias else ""
+        bias = gates(k, "bias_ih", "bias_hh") if layer.bias else ""
         rows = np.arange(k * len(suffixes), (k + 1) * len(suffixes))
         start = [graph.node("Gather", state, rows, axis=0) for state in states]
-        weights = (gates(["weight_ih"], k), gates(["weight_hh"], k), bias)
+        weights = (gates(k, "weight_ih"), gates(k, "weight_hh"), bias)
         x, *final = graph.node(
             kind, x, *weights, "", *start, outputs=3 if kind == "LSTM" else 2, **options
         )
         x = graph.node("Transpose", x, perm=(0, 2, 1, 3))  # time, batch, direction, hidden
         x = graph.node("Reshape", x, np.array([0, 0, -1]))
         finals.append(final)
-    last = [
-        graph.node("Concat", *names, axis=0) if len(names) > 1 else names[0]
-        for names in zip(*finals, strict=True)
-    ]
+    last = [graph.node("Concat", *names, axis=0) for names in zip(*finals, strict=True)]
     if not batched:
         x, *last = (graph.node("Squeeze", name, np.array([1])) for name in (x, *last))
     elif layer.batch_first:
@@ -824,20 +870,21 @@ _LAYERS: dict[str, Callable[..., Any]] = {
     "BatchNorm2d": _batch_norm,
     "Conv1d": _window("Conv", 1, group="groups"),
     "Conv2d": _window("Conv", 2, group="groups"),
-    "ConvTranspose1d": _window("ConvTranspose", 1, group="groups", output_padding="output_padding"),
-    "ConvTranspose2d": _window("ConvTranspose", 2, group="groups", output_padding="output_padding"),
-    "Embedding": lambda graph, step, x: graph.node("Gather", graph.own(step, "weight"), x, axis=0),
+    "ConvTranspose1d": _window("ConvTranspose", 1, group="groups"),
+    "ConvTranspose2d": _window("ConvTranspose", 2, group="groups"),
+    "Embedding": _embedding,
     "GRU": _recurrent,
-    "Hardsigmoid": lambda graph, step, x: graph.node("HardSigmoid", x, alpha=1 / 6),
-    "Hardswish": lambda graph, step, x: graph.node("HardSwish", x),
-    "Hardtanh": lambda graph, step, x: _clipped(
-        graph, step, x, step.module.min_val, step.module.max_val
+    "Hardsigmoid": _simple("HardSigmoid", alpha=1 / 6),
+    "Hardswish": _simple("HardSwish"),
+    "Hardtanh": lambda graph, step, x: _clip(
+        graph, step, x, step.attributes["min_val"], step.attributes["max_val"]
     ),
     "LSTM": _recurrent,
     "LayerNorm": _layer_norm,
     "MaxPool1d": _window("MaxPool", 1, ceil_mode="ceil_mode"),
     "MaxPool2d": _window("MaxPool", 2, ceil_mode="ceil_mode"),
     "RNN": _recurrent,
-    "ReLU6": lambda graph, step, x: _clipped(graph, step, x, 0, 6),
-    "Softmax": lambda graph, step, x: graph.node("Softmax", x, axis=step.module.dim),
+    "ReLU6": lambda graph, step, x: _clip(graph, step, x, 0, 6),
+    "Softmax": _simple("Softmax", "axis=dim"),
 }
+_RULES = _PRIMITIVES | _LAYERS

@@ -183,6 +183,46 @@ def test_pooling_functions_become_nodes_of_their_layers(name):
     assert nn.functional.max_pool2d is before
 
 
+FUNCTIONS = {
+    "conv1d": (lambda x: functional.conv1d(x[:, :, 0], mg.ones(4, 3, 3), padding="same"), "Conv"),
+    "conv2d": (
+        lambda x: functional.conv2d(x, mg.ones(4, 3, 3, 2), mg.ones(4), stride=(2, 1), padding=1),
+        "Conv",
+    ),
+    "conv_transpose2d": (
+        lambda x: functional.conv_transpose2d(x, mg.ones(3, 2, 3, 3), stride=2, output_padding=1),
+        "ConvTranspose",
+    ),
+    "computed weight": (lambda x: functional.conv2d(x, mg.tanh(x[:1, :, :3, :3])), "Conv"),
+    "layer_norm": (lambda x: functional.layer_norm(x, 7), "LayerNormalization"),
+    "relu6": (lambda x: functional.relu6(3.0 * x), "Clip"),
+    "pad": (lambda x: functional.pad(x, (1, 2, 0, 1), value=3.0), "Pad"),
+    "pad by nothing": (lambda x: mg.pad(x, 0), "Pad"),
+    "reflect": (lambda x: functional.pad(x, (1, 2, 0, 1), mode="reflect"), "Gather"),
+    "mask": (lambda x: x[x > 0.3], "GatherND"),
+    "mask of a sum": (lambda x: (2.0 * x)[x > 0.3].sum(), "GatherND"),
+    "mask of rows": (lambda x: x[x[:, 0, 0, 0] > -9.0].mean(), "GatherND"),
+    "remainder": (lambda x: mg.remainder(x, 0.7) + mg.remainder(x, -0.7) + 0.7 % x, "Mod"),
+    "take_along_axis": (
+        lambda x: mg.take_along_axis(x[0], mg.tensor([[[6, -1]] * 6] * 3), -1) + x.sum(),
+        "GatherElements",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_called_by_themselves(name):
+    function, operator = FUNCTIONS[name]
+    x = mg.randn(2, 3, 6, 7)
+    assert operator in operators(check(Function(function), x, mg.randn(5, 3, 6, 7)))
+
+
+def test_indices_that_are_an_input():
+    x, index = mg.randn(2, 3, 4), mg.randint(-3, 3, size=(2, 5, 4))
+    model = Function(lambda x, index: mg.take_along_axis(x * 2.0, index, 1))
+    check(model, (x, index), (x[:1], index[:1]))
+
+
 UNARY = "abs ceil cos erf exp expm1 floor negative relu sigmoid sign sin softplus square tanh "
 UNARY += "logsigmoid gelu silu tan sinh cosh atan round"
 POSITIVE = "log log1p sqrt rsqrt reciprocal asin acos"
@@ -195,7 +235,7 @@ def test_function_of_every_element(name):
     exported(Function(getattr(mg, name)), x.astype(mg.float64))  # onnxruntime has not all of them
 
 
-BINARY = "add subtract multiply divide pow maximum minimum less less_equal "
+BINARY = "add subtract multiply divide pow remainder maximum minimum less less_equal "
 BINARY += "greater greater_equal equal not_equal"
 
 
@@ -584,6 +624,11 @@ REFUSED = {
         Function(lambda x: mg.asarray(x.numpy() * 2.0)),
         ValueError,
         "operand of the output, of shape",
+    ),
+    "windows of two": (
+        Function(lambda x: functional.max_pool1d(x[:, None], 2, return_indices=True)[0]),
+        NotImplementedError,
+        "return_indices=True is not supported",
     ),
     "no output": (Function(lambda x: None), ValueError, "must return Tensors"),
 }

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from numpy.typing import DTypeLike
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from .tensor import Tensor
 from .types import Axis, Shape, TensorLike
 
-class Positions: ...
+class Positions:
+    @property
+    def array(self) -> NDArray[np.int64]: ...
 
 def negative(x: TensorLike) -> Tensor: ...
 def abs(x: TensorLike) -> Tensor: ...

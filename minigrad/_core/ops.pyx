@@ -1470,7 +1470,7 @@ def add_along_axis(x, indices, axis, shape):
 cdef class Positions:
     """Integer indices as a C-contiguous int64 array; of our own, which nobody else can write to, if a
     gradient rule will need it."""
-    cdef ndarray array
+    cdef readonly ndarray array
     cdef npy_intp length                    # of the axis that they were found to be in, once they were
 
     cdef void check(self, str name, int axis, npy_intp length) except *:
