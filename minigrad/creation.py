@@ -143,9 +143,8 @@ def full(
 def zeros(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
     """Zeros of `shape`, given as ints or one tuple; the default dtype.
 
-    >>> mg.zeros(2, 1)
-    tensor([[0.],
-            [0.]])
+    >>> mg.zeros(2)
+    tensor([0., 0.])
     """
     return full(_shape(shape), 0.0, dtype or get_default_dtype(), requires_grad)
 
@@ -165,13 +164,15 @@ def empty(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = F
     >>> mg.empty(2, 3).shape
     (2, 3)
     """
-    return Tensor(
-        np.empty(_shape(shape), dtype or get_default_dtype()), requires_grad=requires_grad
-    )
+    return Tensor(np.empty(_shape(shape), _float(dtype)), requires_grad=requires_grad)
 
 
 def _shape(shape: Any) -> Any:
     return shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+
+
+def _float(dtype: Any) -> Any:
+    return np.dtype(dtype or get_default_dtype())
 
 
 def zeros_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
@@ -247,10 +248,7 @@ def linspace(
     >>> mg.linspace(0, 1, 3)
     tensor([0. , 0.5, 1. ])
     """
-    return Tensor(
-        np.linspace(start, stop, num, dtype=dtype or get_default_dtype()),
-        requires_grad=requires_grad,
-    )
+    return Tensor(np.linspace(start, stop, num, dtype=_float(dtype)), requires_grad=requires_grad)
 
 
 def eye(
@@ -265,9 +263,7 @@ def eye(
     tensor([[1., 0.],
             [0., 1.]])
     """
-    return Tensor(
-        np.eye(n_rows, n_columns, dtype=dtype or get_default_dtype()), requires_grad=requires_grad
-    )
+    return Tensor(np.eye(n_rows, n_columns, dtype=_float(dtype)), requires_grad=requires_grad)
 
 
 def manual_seed(seed: int) -> np.random.Generator:
@@ -300,10 +296,8 @@ def rand(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = Fa
     >>> mg.rand(2, 3).shape
     (2, 3)
     """
-    float_type: Any = np.dtype(dtype or get_default_dtype())
-    return Tensor(
-        np.asarray(generator().random(_shape(shape), float_type)), requires_grad=requires_grad
-    )
+    drawn = generator().random(_shape(shape), _float(dtype))
+    return Tensor(np.asarray(drawn), requires_grad=requires_grad)
 
 
 def randn(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
@@ -312,11 +306,8 @@ def randn(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = F
     >>> mg.randn(2, 3).shape
     (2, 3)
     """
-    float_type: Any = np.dtype(dtype or get_default_dtype())
-    return Tensor(
-        np.asarray(generator().standard_normal(_shape(shape), float_type)),
-        requires_grad=requires_grad,
-    )
+    drawn = generator().standard_normal(_shape(shape), _float(dtype))
+    return Tensor(np.asarray(drawn), requires_grad=requires_grad)
 
 
 def randint(

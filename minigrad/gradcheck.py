@@ -54,8 +54,7 @@ def gradcheck(
 
     function: returns a Tensor or a tuple of them; must be deterministic and leave its inputs alone.
     inputs: a Tensor, or a sequence of Tensors (and anything else, which is passed on). Those that
-        require grad are checked; they must be float64, as in float32 the differences drown in
-        rounding.
+        require grad are checked, and must be float64: in float32 rounding drowns the differences.
     eps: the step. atol, rtol: analytic and numeric agree if |a - n| <= atol + rtol |n|.
     full: compare the whole Jacobian (outputs × inputs) instead of one random projection.
     seed: of the random cotangents and directions; the same call gives the same result, bit for bit.
@@ -109,16 +108,16 @@ def gradgradcheck(
     wanted = [x for x in arguments if _is_checked(x)]
     check = _Check("gradgradcheck", function, arguments, names, name, eps, atol, rtol)
     outputs = [y for y in check.call(True) if y.requires_grad]
+    shapes = [y.shape for y in outputs]
     if grad_outputs is None:
         random = np.random.default_rng(seed)
-        cotangents = tuple(
-            Tensor(_away_from_zero(random, y.shape), requires_grad=True) for y in outputs
-        )
+        draws = [_away_from_zero(random, shape) for shape in shapes]
+        cotangents = tuple(Tensor(draw, requires_grad=True) for draw in draws)
     else:
         cotangents = _as_tuple(grad_outputs)
-        if [u.shape for u in cotangents] != [y.shape for y in outputs]:
+        if [u.shape for u in cotangents] != shapes:
             raise ValueError(
-                f"gradgradcheck: outputs that require grad of shapes {[y.shape for y in outputs]}, "
+                f"gradgradcheck: outputs that require grad of shapes {shapes}, "
                 f"but grad_outputs of shapes {[u.shape for u in cotangents]}"
             )
 
@@ -130,10 +129,8 @@ def gradgradcheck(
             found = run_graph([y for y in made if y.requires_grad], given, wanted, True, True)
         finally:
             set_recording(previous)
-        return tuple(
-            Tensor(np.zeros(x.shape)) if g is None else g
-            for g, x in zip(found, wanted, strict=True)
-        )
+        pairs = zip(found, wanted, strict=True)
+        return tuple(Tensor(np.zeros(x.shape)) if g is None else g for g, x in pairs)
 
     names += [None] * (len(arguments) - len(names))
     names += [f"grad_output {k}" for k in range(len(cotangents))]
@@ -177,9 +174,8 @@ def _check_inputs(caller: str, inputs: tuple[Any, ...]) -> None:
                 f"{caller}: input {i} is {x.dtype}; finite differences need float64: "
                 "x.detach().astype(mg.float64).requires_grad_()"
             )
-        repeats = any(
-            step == 0 and n > 1 for n, step in zip(x.shape, x._array.strides, strict=True)
-        )
+        steps = zip(x.shape, x._array.strides, strict=True)
+        repeats = any(step == 0 and n > 1 for n, step in steps)
         if x.size and (repeats or not x._array.flags.writeable):
             raise ValueError(
                 f"{caller}: input {i} is read-only or broadcast memory, whose elements cannot be "
@@ -187,33 +183,11 @@ def _check_inputs(caller: str, inputs: tuple[Any, ...]) -> None:
             )
 
 
-# ---------------------------------------------------------------------------------------- the check
-@dataclass
-class _Probe:
-    """A direction in which one input is moved: flat indices and how far each of them goes."""
-
-    indices: np.ndarray
-    weights: np.ndarray
-
-    def halves(self) -> tuple[_Probe, _Probe]:
-        k = len(self.indices) // 2
-        first = _Probe(self.indices[:k], self.weights[:k])
-        return first, _Probe(self.indices[k:], self.weights[k:])
-
-
-def _probes(size: int, full: bool, random: np.random.Generator) -> list[_Probe]:
-    """Each element by itself, or random directions that together move every element once."""
-    if full or size <= MAX_ELEMENTWISE:
-        return [_Probe(np.array([i]), np.ones(1)) for i in range(size)]
-    weights = _away_from_zero(random, (size,))
-    parts = np.array_split(random.permutation(size), DIRECTIONS)
-    return [_Probe(part, weights[part]) for part in parts]
-
-
-def _index(flat: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+def _index(flat: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(k) for k in np.unravel_index(flat, shape))
 
 
+# ---------------------------------------------------------------------------------------- the check
 @dataclass
 class _Check:
     """A function, the inputs it is called with, and the tolerances."""
@@ -316,36 +290,6 @@ class _Check:
                 result[i][r] = g.numpy().ravel()
         return result
 
-    def at(self, x: Tensor, probe: _Probe, step: float) -> np.ndarray:
-        """The outputs with x moved by step along the probe."""
-        elements = x._array.flat
-        kept = elements[probe.indices]
-        try:
-            elements[probe.indices] = kept + step * probe.weights
-            return self.values()
-        finally:
-            elements[probe.indices] = kept
-
-    def slope(self, x: Tensor, probe: _Probe, ahead: float, back: float) -> np.ndarray:
-        """The projected slope between the points `ahead` and `back` along the probe."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            difference = self.at(x, probe, ahead) - self.at(x, probe, back)
-            return self.project(difference) / (ahead - back)
-
-    def central(self, x: Tensor, probe: _Probe, step: float) -> np.ndarray:
-        return self.slope(x, probe, step, -step)
-
-    def error_beyond(self, analytic: Any, numeric: Any, probe: _Probe) -> Any:
-        """|analytic - numeric| where it is beyond the tolerance, inf where it is NaN, else 0."""
-        with np.errstate(invalid="ignore"):
-            error = np.abs(analytic - numeric)
-            excused = np.isfinite(error) & (error <= self.tolerance(numeric, probe))
-            return np.where(excused, 0.0, np.where(np.isnan(error), np.inf, error))
-
-    def tolerance(self, numeric: Any, probe: _Probe) -> Any:
-        """Along n elements rtol shrinks, for beside n right ones a single wrong one weighs less."""
-        return self.atol + self.rtol / np.sqrt(len(probe.indices)) * np.abs(numeric)
-
     def run(self, full: bool, seed: int) -> list[str]:
         """The reports on the inputs whose gradient is wrong."""
         random = np.random.default_rng(seed)
@@ -353,73 +297,114 @@ class _Check:
         self.cotangents = None if full else _away_from_zero(random, (1, m))
         places = [i for i, x in enumerate(self.inputs) if _is_checked(x)]
         gradients = self.analytic([self.inputs[i] for i in places], m)
-        reports = []
-        for i, rows in zip(places, gradients, strict=True):
-            x = self.inputs[i]
-            probes = _probes(x.size, full, random)
-            if not probes or not rows.size:
-                continue
-            error = np.stack([self.probe_error(x, rows, p) for p in probes], axis=1)
-            if error.max() > 0:
-                reports.append(self._report(i, rows, probes, error))
-        return reports
+        moved = (_Moved(self, i, rows, random) for i, rows in zip(places, gradients, strict=True))
+        return [report for part in moved if (report := part.report())]
 
-    def probe_error(self, x: Tensor, rows: np.ndarray, probe: _Probe) -> Any:
-        analytic, numeric = rows[:, probe.indices] @ probe.weights, self.central(x, probe, self.eps)
-        return self.error_beyond(analytic, numeric, probe)
+
+class _Moved:
+    """An input that is moved along probes: flat indices of elements, each times its weight."""
+
+    def __init__(self, check: _Check, i: int, rows: np.ndarray, random: Any) -> None:
+        self.check, self.x, self.rows = check, check.inputs[i], rows
+        names = check.parameters[i : i + 1]
+        self.name = f"input {i}" + (f" ({names[0]})" if names and names[0] else "")
+        size = self.x.size
+        if check.cotangents is None or size <= MAX_ELEMENTWISE:
+            self.weights, self.probes = np.ones(size), list(np.arange(size)[:, None])
+        else:
+            self.weights = _away_from_zero(random, (size,))
+            self.probes = np.array_split(random.permutation(size), DIRECTIONS)
+
+    def at(self, probe: np.ndarray, step: float) -> np.ndarray:
+        """The outputs with the input moved by step along the probe."""
+        elements = self.x._array.flat
+        kept = elements[probe]
+        try:
+            elements[probe] = kept + step * self.weights[probe]
+            return self.check.values()
+        finally:
+            elements[probe] = kept
+
+    def slope(self, probe: np.ndarray, ahead: float, back: float) -> np.ndarray:
+        """The projected slope between the points `ahead` and `back` along the probe."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            difference = self.at(probe, ahead) - self.at(probe, back)
+            return self.check.project(difference) / (ahead - back)
+
+    def slopes(self, probe: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """By backward, and by a central difference."""
+        eps = self.check.eps
+        return self.rows[:, probe] @ self.weights[probe], self.slope(probe, eps, -eps)
+
+    def error(self, probe: np.ndarray) -> Any:
+        """|analytic - numeric| where it is beyond the tolerance, inf where it is NaN, else 0."""
+        analytic, numeric = self.slopes(probe)
+        with np.errstate(invalid="ignore"):
+            error = np.abs(analytic - numeric)
+            excused = np.isfinite(error) & (error <= self.tolerance(numeric, probe))
+            return np.where(excused, 0.0, np.where(np.isnan(error), np.inf, error))
+
+    def tolerance(self, numeric: Any, probe: np.ndarray) -> Any:
+        """Along n elements rtol shrinks, for beside n right ones a single wrong one weighs less."""
+        return self.check.atol + self.check.rtol / np.sqrt(len(probe)) * np.abs(numeric)
 
     # -------------------------------------------------------------------------------- the report
-    def _report(self, i: int, rows: np.ndarray, probes: list[_Probe], error: np.ndarray) -> str:
-        x = self.inputs[i]
-        r, p = np.unravel_index(int(np.argmax(error)), error.shape)
-        probe = self._narrow(x, rows, probes[p], int(r))
-        analytic = float(rows[r, probe.indices] @ probe.weights)
-        numeric = float(self.central(x, probe, self.eps)[r])
-        name = f" ({self.parameters[i]})" if i < len(self.parameters) and self.parameters[i] else ""
+    def report(self) -> str:
+        """What is wrong with the gradient of this input; nothing if it is right."""
+        if not self.rows.size:
+            return ""
+        error = np.stack([self.error(probe) for probe in self.probes], axis=1)
+        if not error.max() > 0:
+            return ""
+        r, p = (int(k) for k in np.unravel_index(np.argmax(error), error.shape))
+        probe = self._narrow(self.probes[p], r)
+        analytic, numeric = (float(slope[r]) for slope in self.slopes(probe))
         what = "entries of the Jacobian"
-        if self.cotangents is not None:
-            what = "elements" if len(probes) == x.size else f"directions through {x.size} elements"
+        if self.check.cotangents is not None:
+            single = len(self.probes) == self.x.size
+            what = "elements" if single else f"directions through {self.x.size} elements"
         difference = abs(analytic - numeric)
         relative = difference / abs(numeric) if numeric else np.inf
         return (
-            f"the gradient of input {i}{name} is wrong in "
+            f"the gradient of {self.name} is wrong in "
             f"{np.count_nonzero(error)} of {error.size} {what}\n"
-            f"  worst at {self._place(x, probe, int(r))}: analytic {analytic:.9g}, "
-            f"numeric {numeric:.9g}, "
+            f"  worst at {self._place(probe, r)}: analytic {analytic:.9g}, numeric {numeric:.9g}, "
             f"absolute error {difference:.3g}, relative error {relative:.3g}\n"
-            f"  likely cause: {self._diagnosis(x, probe, int(r), numeric)}"
+            f"  likely cause: {self._diagnosis(probe, r, numeric)}"
         )
 
-    def _narrow(self, x: Tensor, rows: np.ndarray, probe: _Probe, r: int) -> _Probe:
+    def _narrow(self, probe: np.ndarray, r: int) -> np.ndarray:
         """Halve a direction that disagrees as long as a half of it does."""
-        while len(probe.indices) > 1:
-            halves = probe.halves()
-            errors = [self.probe_error(x, rows, half)[r] for half in halves]
+        while len(probe) > 1:
+            halves = np.split(probe, [len(probe) // 2])
+            errors = [self.error(half)[r] for half in halves]
             if max(errors) == 0:
                 break
             probe = halves[int(errors[1] > errors[0])]
         return probe
 
-    def _place(self, x: Tensor, probe: _Probe, r: int) -> str:
-        if len(probe.indices) > 1:
-            return f"a direction through {len(probe.indices)} elements"
-        where = f"index {_index(int(probe.indices[0]), x.shape)}"
-        if self.cotangents is not None:
+    def _place(self, probe: np.ndarray, r: int) -> str:
+        if len(probe) > 1:
+            return f"a direction through {len(probe)} elements"
+        where = f"index {_index(int(probe[0]), self.x.shape)}"
+        if self.check.cotangents is not None:
             return f"{where} (of u·f with a random u; full=True gives single outputs)"
-        output = 0
-        while r >= math.prod(self.shapes[output]):
-            r -= math.prod(self.shapes[output])
-            output += 1
-        return f"{where}, for output {output} at index {_index(r, self.shapes[output])}"
+        shapes = self.check.shapes
+        bounds = np.cumsum([0, *map(math.prod, shapes)])
+        output = int(np.searchsorted(bounds, r, "right")) - 1
+        return f"{where}, for output {output} at index {_index(r - bounds[output], shapes[output])}"
 
-    def _diagnosis(self, x: Tensor, probe: _Probe, r: int, numeric: float) -> str:
+    def _diagnosis(self, probe: np.ndarray, r: int, numeric: float) -> str:
         """Rule, step size, or kink? See what becomes of the numeric value with other steps."""
-        eps, here = self.eps, self.values()
+        eps, here, cotangents = self.check.eps, self.check.values(), self.check.cotangents
         if not np.isfinite(numeric) or not np.all(np.isfinite(here)):
             return f"the function is not finite within eps = {eps:g} of this point; move the input"
-        wide, narrow = (float(self.central(x, probe, step)[r]) for step in (10 * eps, eps / 10))
-        ahead, back = (float(self.slope(x, probe, *s)[r]) for s in ((eps, 0.0), (0.0, -eps)))
-        weights = np.eye(1, here.size, r) if self.cotangents is None else np.abs(self.cotangents)
+
+        def slope(ahead: float, back: float) -> float:
+            return float(self.slope(probe, ahead * eps, back * eps)[r])
+
+        wide, narrow, ahead, back = slope(10, -10), slope(0.1, -0.1), slope(1, 0), slope(0, -1)
+        weights = np.eye(1, here.size, r) if cotangents is None else np.abs(cotangents)
         rounding = float(np.max(weights @ np.abs(here))) * np.finfo(np.float64).eps / eps
         tolerance = float(self.tolerance(numeric, probe))
         steps = (
@@ -431,9 +416,11 @@ class _Check:
                 f"the step size: at eps = {eps:g} rounding makes errors of {rounding:.2g}; {steps}"
             )
         jumps = np.allclose([10 * wide, narrow / 10], numeric, rtol=0.1, atol=0)
-        if (jumps and abs(numeric) > tolerance) or self._is_kink(
-            x, probe, r, abs(ahead - back), tolerance
-        ):
+        kink, gap = bool(jumps and abs(numeric) > tolerance), abs(ahead - back)
+        if not kink and gap > tolerance:  # a gap from curvature shrinks with eps
+            smaller = abs(slope(0.1, 0) - slope(0, -0.1))
+            kink = not smaller or not 3 < gap / smaller < 30
+        if kink:
             return (
                 f"a kink or jump of the function within eps = {eps:g}: the one-sided slopes are "
                 f"{ahead:.6g} and {back:.6g}; move the input away from it"
@@ -441,15 +428,6 @@ class _Check:
         if abs(wide - numeric) > tolerance or abs(narrow - numeric) > tolerance:
             return f"the step size: {steps}"
         return f"the gradient rule: the function is smooth here, the numeric value stable; {steps}"
-
-    def _is_kink(self, x: Tensor, probe: _Probe, r: int, gap: float, tolerance: float) -> bool:
-        """Is the gap between the one-sided slopes a kink? One from curvature shrinks with eps."""
-        if gap <= tolerance:
-            return False
-        step = self.eps / 10
-        ahead, back = (float(self.slope(x, probe, *s)[r]) for s in ((step, 0.0), (0.0, -step)))
-        ratio = gap / abs(ahead - back) if ahead != back else np.inf
-        return not 3 < ratio < 30
 
 
 def _verdict(check: _Check, full: bool, seed: int, raise_exception: bool) -> bool:
