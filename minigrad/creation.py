@@ -181,8 +181,7 @@ def zeros_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = 
     >>> mg.zeros_like(mg.ones(2))
     tensor([0., 0.])
     """
-    x = to_tensor(x, "zeros_like")
-    return full(x.shape, 0, dtype or x.dtype, requires_grad)
+    return full_like(to_tensor(x, "zeros_like"), 0, dtype, requires_grad)
 
 
 def ones_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
@@ -191,8 +190,7 @@ def ones_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = F
     >>> mg.ones_like(mg.zeros(2))
     tensor([1., 1.])
     """
-    x = to_tensor(x, "ones_like")
-    return full(x.shape, 1, dtype or x.dtype, requires_grad)
+    return full_like(to_tensor(x, "ones_like"), 1, dtype, requires_grad)
 
 
 def full_like(

@@ -20,7 +20,6 @@ import os
 import pickle
 import shutil
 import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,42 +40,18 @@ _EXPECTED = (
 
 PathOrFile = str | os.PathLike[str] | IO[bytes]
 
-# what zipfile, NumPy, json and pickle raise for bytes that are not what they claim to be
-_MALFORMED = (
-    ValueError,
-    LookupError,
-    AttributeError,
-    TypeError,
-    EOFError,
-    OSError,
-    RuntimeError,
-    MemoryError,
-    OverflowError,
-    AssertionError,
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-# The names that safetensors has for the dtypes; "<" as files are little-endian.
+# For each dtype in files, by safetensors' name: that of its bytes ("<" as files are little-endian),
+# and the class that stands for it in a .pt.
 _DTYPES = {
-    "F64": "<f8",
-    "F32": "<f4",
-    "F16": "<f2",
-    "BF16": "<u2",
-    "I64": "<i8",
-    "I32": "<i4",
-    "BOOL": "u1",
+    "F64": ("<f8", "DoubleStorage"),
+    "F32": ("<f4", "FloatStorage"),
+    "F16": ("<f2", "HalfStorage"),
+    "BF16": ("<u2", "BFloat16Storage"),
+    "I64": ("<i8", "LongStorage"),
+    "I32": ("<i4", "IntStorage"),
+    "BOOL": ("u1", "BoolStorage"),
 }
-# The classes that stand in a .pt for the dtypes of storages.
-_STORAGES = {
-    "DoubleStorage": "F64",
-    "FloatStorage": "F32",
-    "HalfStorage": "F16",
-    "BFloat16Storage": "BF16",
-    "LongStorage": "I64",
-    "IntStorage": "I32",
-    "BoolStorage": "BOOL",
-}
+_STORAGES = {storage: kind for kind, (_, storage) in _DTYPES.items()}
 
 
 class StateDict(dict[Any, Any]):
@@ -119,7 +94,8 @@ def save(state: Any, path: PathOrFile, metadata: Mapping[str, str] | None = None
     metadata = _checked_metadata(metadata, state)
     arrays: dict[str, np.ndarray] = {}
     document = {"version": _VERSION, "state": _encode(state, "", arrays)}
-    flat = _is_flat(state, arrays)
+    # Whether the names of the arrays say everything: they are the keys of one dict.
+    flat = isinstance(state, dict) and bool(state) and list(state) == list(arrays)
     if _suffix(path) == ".safetensors":
         structure = {} if flat else {_STRUCTURE: json.dumps(document)}
         content = _safetensors("save").numpy.save(arrays, metadata=metadata | structure)
@@ -154,11 +130,14 @@ def load(path: PathOrFile) -> Any:
     if isinstance(path, (str, os.PathLike)):
         with open(path, "rb") as file:
             return _load(file, os.fspath(path))
-    if not hasattr(path, "seek") or hasattr(path, "encoding"):
-        raise TypeError(
-            f"load: expected a path or a file opened in binary mode, got {type(path).__name__}"
-        )
+    _check_binary("load", path, "seek")
     return _load(path, str(getattr(path, "name", path)))
+
+
+def _check_binary(caller: str, file: Any, method: str) -> None:
+    if not hasattr(file, method) or hasattr(file, "encoding"):
+        kind = type(file).__name__
+        raise TypeError(f"{caller}: expected a path or a file opened in binary mode, got {kind}")
 
 
 @contextlib.contextmanager
@@ -172,11 +151,7 @@ def writing(caller: str, path: PathOrFile) -> Iterator[IO[bytes]]:
     4
     """
     if not isinstance(path, (str, os.PathLike)):
-        if not hasattr(path, "write") or hasattr(path, "encoding"):
-            raise TypeError(
-                f"{caller}: expected a path or a file opened in binary mode, got "
-                f"{type(path).__name__}"
-            )
+        _check_binary(caller, path, "write")
         yield path
         return
     target = Path(os.path.realpath(path))  # a link stays a link
@@ -246,7 +221,7 @@ def _load(file: IO[bytes], path: str) -> Any:
         file.seek(0)
         try:
             return _read_safetensors(library, file.read())
-        except (library.SafetensorError, *_MALFORMED) as error:
+        except Exception as error:
             raise ValueError(
                 f"load: {name} is truncated or no .safetensors ({error}); {_EXPECTED}"
             ) from error
@@ -263,13 +238,12 @@ def _load(file: IO[bytes], path: str) -> Any:
                 return _CheckpointReader(archive, pickles[0], limit).state()
             return _read_npz(archive)
     except zipfile.BadZipFile as error:
-        hint = ""
-        if head[:1] == b"\x80":
-            hint = "; a bare pickle, as torch.save wrote before version 1.6, is not read"
+        hint = "; a bare pickle, as torch.save wrote before version 1.6, is not read"
+        hint *= head[:1] == b"\x80"
         raise ValueError(
             f"load: {name} is truncated or no .npz at all ({error}){hint}; {_EXPECTED}"
         ) from error
-    except _MALFORMED as error:
+    except Exception as error:  # whatever zipfile, NumPy, json and pickle raise for bytes
         reason = str(error) or type(error).__name__
         raise ValueError(f"load: {name} cannot be loaded: {reason}; {_EXPECTED}") from error
 
@@ -278,12 +252,10 @@ def _read_npz(archive: zipfile.ZipFile) -> Any:
     names = archive.namelist()
     entries = [name for name in names if name != _STRUCTURE]
     foreign = [name for name in entries if not name.endswith(".npy")]
-    if foreign or not names:
-        raise ValueError(
-            f"the archive holds {foreign[0]!r}, which is no array"
-            if foreign
-            else "the archive is empty"
-        )
+    if foreign:
+        raise ValueError(f"the archive holds {foreign[0]!r}, which is no array")
+    if not names:
+        raise ValueError("the archive is empty")
     arrays = {name.removesuffix(".npy"): _read_array(archive, name) for name in entries}
     if _STRUCTURE not in names:
         return StateDict(arrays)
@@ -299,7 +271,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> Tensor:
         if array.dtype == np.float16:
             array = array.astype(np.float32)
         return Tensor(np.asarray(array, order="C"))
-    except _MALFORMED as error:  # MemoryError: a header that claims too much
+    except Exception as error:
         raise ValueError(f"entry {name!r}: {error}") from error
 
 
@@ -309,9 +281,9 @@ def _read_safetensors(library: Any, content: bytes) -> Any:
     arrays = {}
     for name, entry in entries:
         if entry["dtype"] not in _DTYPES:
+            known = ", ".join(_DTYPES)
             raise ValueError(
-                f"entry {name!r}: dtype {entry['dtype']} is not supported, only "
-                f"{', '.join(_DTYPES)}"
+                f"entry {name!r}: dtype {entry['dtype']} is not supported, only {known}"
             )
         array = _from_bytes(entry["data"], entry["dtype"]).reshape(entry["shape"])
         arrays[name] = Tensor(np.require(array, requirements="W"))
@@ -323,7 +295,7 @@ def _read_safetensors(library: Any, content: bytes) -> Any:
 
 def _from_bytes(data: bytes | bytearray, kind: str) -> np.ndarray:
     """The bytes as a 1-d array of a dtype that Tensors have, shared where that is possible."""
-    array: np.ndarray = np.frombuffer(data, _DTYPES[kind])
+    array: np.ndarray = np.frombuffer(data, _DTYPES[kind][0])
     if kind == "BF16":  # the upper half of a float32
         return (array.astype(np.uint32) << 16).view(np.float32)
     if kind == "BOOL":
@@ -377,10 +349,7 @@ class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can c
         if type(self.stack[-1]) is not OrderedDict:
             raise ValueError(f"its pickle sets attributes of {type(self.stack[-1]).__name__}")
 
-    dispatch: ClassVar[dict[int, Any]] = {
-        **pickle._Unpickler.dispatch,
-        pickle.BUILD[0]: load_build,
-    }
+    dispatch: ClassVar[dict[int, Any]] = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}
 
     def persistent_load(self, reference: Any) -> np.ndarray:
         """The storage of a reference ('storage', class, key, device, number of elements)."""
@@ -438,11 +407,8 @@ def _encode(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:
         for key in value:
             if isinstance(key, bool) or not isinstance(key, (str, int)):
                 raise TypeError(f"save: keys must be str or int, got {key!r}{_at(place)}")
-        return {
-            "dict": [
-                [key, _encode(item, _below(place, key), arrays)] for key, item in value.items()
-            ]
-        }
+        pairs = [[key, _encode(item, _below(place, key), arrays)] for key, item in value.items()]
+        return {"dict": pairs}
     raise TypeError(
         f"save: cannot store {type(value).__name__}{_at(place)}; expected Tensors, arrays, "
         "numbers, strings, None, and dicts, lists and tuples of them"
@@ -464,11 +430,6 @@ def _storable(value: Tensor | np.ndarray | np.generic, place: str) -> np.ndarray
         raise TypeError(f"save: cannot store the array{_at(place)}: {error}") from None
 
 
-def _is_flat(state: Any, arrays: dict[str, np.ndarray]) -> bool:
-    """Whether the names of the arrays say everything: they are the keys of one dict."""
-    return isinstance(state, dict) and bool(state) and list(state) == list(arrays)
-
-
 def _restored(
     text: bytes | str, arrays: dict[str, Tensor], metadata: dict[str, str] | None = None
 ) -> Any:
@@ -486,18 +447,18 @@ def _restored(
 
 
 def _decode(node: Any, arrays: dict[str, Tensor]) -> Any:
-    if isinstance(node, list):
-        return [_decode(item, arrays) for item in node]
-    if not isinstance(node, dict):
-        return node
     match node:
+        case list():
+            return [_decode(item, arrays) for item in node]
         case {"array": str(name)} if name in arrays:
             return arrays[name]
         case {"tuple": list(items)}:
             return tuple(_decode(item, arrays) for item in items)
         case {"dict": list(pairs)}:
             return {_key(pair): _decode(pair[1], arrays) for pair in pairs}
-    raise ValueError(f"{_STRUCTURE} refers to something that is not there: {node!s:.60}")
+        case dict():
+            raise ValueError(f"{_STRUCTURE} refers to something that is not there: {node!s:.60}")
+    return node
 
 
 def _key(pair: Any) -> str | int:
