@@ -54,9 +54,9 @@ class _Trace:
     ) -> None:
         if not callable(function):
             raise TypeError(f"{caller}: expected a function, got {type(function).__name__}")
-        self.caller, self.single = caller, not isinstance(argnums, tuple)
+        self.single = not isinstance(argnums, tuple)
         self.recording = is_grad_enabled()
-        since = count_nodes()
+        self.since = count_nodes()
         self.variables: list[Tensor] = []
         self.branches: list[tuple[int, Callable[[list[Any]], Any]]] = []
         called = list(arguments)
@@ -71,11 +71,11 @@ class _Trace:
             output = function(*called, **options)
         finally:
             set_recording(self.recording)
-        self.aux: Any = None
+        self.aux: list[Any] = []
         if has_aux:
             if not (isinstance(output, tuple) and len(output) == 2):
                 raise TypeError(f"{caller}: with has_aux=True the function returns (output, aux)")
-            output, self.aux = output
+            output, *self.aux = output
         self.outputs, self.rebuild = flatten(output)
         for y in self.outputs:
             if not isinstance(y, Tensor):
@@ -83,13 +83,16 @@ class _Trace:
                     f"{caller}: the function must return Tensors, got {type(y).__name__}; "
                     "leave out .item() and .numpy(), or return it as aux (has_aux=True)"
                 )
-        self.since = since
         self.shared = self._reaches_out(self.outputs)  # others hold parts of the graph
         self.create_graph = self.recording and self.shared
 
     def _reaches_out(self, tensors: list[Tensor]) -> bool:
         own = set(map(id, self.variables))
         return any(id(edge) not in own for edge in edges_below(tensors, self.since))
+
+    def results(self, output: Any, *others: Any) -> tuple[Any, ...]:
+        """The output, what was found of it, and aux if there is any, without our own graph."""
+        return (self.released(output), *others, *map(self.released, self.aux))
 
     def released(self, tree: Any) -> Any:
         """`tree` with the tensors detached that depend on nothing but our variables."""
@@ -105,9 +108,8 @@ class _Trace:
         """The gradients of all variables, zeros for those that the outputs do not depend on."""
         flowing = [(y, g) for y, g in zip(ys, cotangents, strict=True) if y.requires_grad]
         found = _gradients(flowing, self.variables, retain, create)
-        return [
-            zeros_like(x) if g is None else g for x, g in zip(self.variables, found, strict=True)
-        ]
+        pairs = zip(self.variables, found, strict=True)
+        return [zeros_like(x) if g is None else g for x, g in pairs]
 
     def as_arguments(self, values: list[Tensor]) -> Any:
         """One value for each variable in the structure of the arguments that were chosen."""
@@ -197,10 +199,9 @@ def _value_and_grad(
                 f"{caller}: the function must return one tensor of shape (), got {shapes}; reduce "
                 "it, for example with .sum(), or use mg.func.jacobian or mg.func.vjp"
             )
-        value = trace.released(trace.outputs[0])
-        aux = trace.released(trace.aux)
+        results = trace.results(trace.outputs[0])
         found = trace.pulled_back(trace.outputs, [None], trace.shared, trace.create_graph)
-        return ((value, aux) if has_aux else value), trace.as_arguments(found)
+        return results if has_aux else results[0], trace.as_arguments(found)
 
     return differentiated
 
@@ -253,11 +254,9 @@ def vjp(function: Callable[..., Any], *primals: Any, has_aux: bool = False) -> t
             trace.create_graph or any(g.requires_grad for g in given)
         )
         found = trace.pulled_back(trace.outputs, [*given], True, create_graph)
-        result: tuple[Any, ...] = trace.as_arguments(found)
-        return result
+        return tuple(trace.as_arguments(found))
 
-    output = trace.released(trace.rebuild(list(trace.outputs)))
-    return (output, pull_back, trace.released(trace.aux)) if has_aux else (output, pull_back)
+    return trace.results(trace.rebuild(trace.outputs), pull_back)
 
 
 # ------------------------------------------------------------------------------------- forward mode
@@ -289,8 +288,7 @@ def jvp(
     found = _gradients(linear, dummies, True, create_graph)
     pushed = {id(y): t for y, t in zip(flowing, found, strict=True) if t is not None}
     derivative = trace.rebuild([pushed.get(id(y), zeros_like(y)) for y in trace.outputs])
-    output = trace.released(trace.rebuild(list(trace.outputs)))
-    return (output, derivative, trace.released(trace.aux)) if has_aux else (output, derivative)
+    return trace.results(trace.rebuild(trace.outputs), derivative)
 
 
 def hvp(
@@ -305,8 +303,7 @@ def hvp(
     (tensor([ 6., 12.]),)
     """
     gradient = grad(function, argnums=tuple(range(len(primals))))
-    result: tuple[Any, ...] = vjp(gradient, *primals)[1](tuple(tangents))
-    return result
+    return tuple(vjp(gradient, *primals)[1](tuple(tangents)))
 
 
 # ---------------------------------------------------------------------------------------- Jacobians
@@ -333,7 +330,7 @@ def _jacobian(
     def jacobian_of(*arguments: Any, **options: Any) -> Any:
         trace = _Trace(caller, function, arguments, options, argnums, has_aux)
         matrices = trace.rebuild([trace.as_arguments(_rows(trace, y)) for y in trace.outputs])
-        return (matrices, trace.released(trace.aux)) if has_aux else matrices
+        return (matrices, trace.released(*trace.aux)) if has_aux else matrices
 
     return jacobian_of
 
@@ -398,11 +395,11 @@ def functional_call(
         raise TypeError(f"functional_call: expected a Module, got {type(module).__name__}")
     dicts: Any = parameters_and_buffers
     dicts = (dicts,) if isinstance(dicts, Mapping) else dicts
-    places: dict[str, tuple[Module, str]] = {}
+    places: dict[str, tuple[dict[str, Any], str]] = {}
     tied: dict[int, list[str]] = {}  # the names that share a tensor
     for path, owner in module.named_modules(remove_duplicate=False):
         for name, value in owner._own(PARAMETER, BUFFER, TRANSIENT):
-            places[_join(path, name)] = owner, name
+            places[_join(path, name)] = owner.__dict__, name
             tied.setdefault(id(value), []).append(_join(path, name))
     chosen: dict[str, Tensor] = {}
     for name, tensor in (item for given in dicts for item in given.items()):
@@ -415,24 +412,25 @@ def functional_call(
             raise TypeError(
                 f"functional_call: {name} must be a Tensor, got {type(tensor).__name__}"
             )
-        owner, attribute = places[name]
-        for same in tied[id(owner.__dict__[attribute])]:
+        members, attribute = places[name]
+        for same in tied[id(members[attribute])]:
             if chosen.setdefault(same, tensor) is not tensor:
                 raise ValueError(
                     f"functional_call: {name} is one parameter under several names, and two "
                     "different tensors were given for it; give one"
                 )
-    before = {name: places[name][0].__dict__[places[name][1]] for name in chosen}
+    slots = [places[name] for name in chosen]
+    before = [members[attribute] for members, attribute in slots]
     try:
-        for name, tensor in chosen.items():
-            places[name][0].__dict__[places[name][1]] = tensor
+        for (members, attribute), tensor in zip(slots, chosen.values(), strict=True):
+            members[attribute] = tensor
         result = module(*(args if isinstance(args, tuple) else (args,)), **(kwargs or {}))
         for given in dicts:
             for name, tensor in list(given.items()):
-                now = places[name][0].__dict__[places[name][1]]
-                if now is not tensor:
-                    given[name] = now
+                members, attribute = places[name]
+                if members[attribute] is not tensor:
+                    given[name] = members[attribute]
         return result
     finally:
-        for name, tensor in before.items():
-            places[name][0].__dict__[places[name][1]] = tensor
+        for (members, attribute), tensor in zip(slots, before, strict=True):
+            members[attribute] = tensor

@@ -10,7 +10,7 @@ operations with one output each, and second order follows as it does everywhere.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import Any
 
 import numpy as np
@@ -210,11 +210,10 @@ class Function:
         constant, ctx._constant = set(map(id, ctx._constant)), ()
         flowing = [y.dtype.kind == "f" and id(y) not in constant for y in outputs]
         if is_grad_enabled() and any(needs) and any(flowing):
-            ctx._link(arguments, [y for y, flows in zip(outputs, flowing, strict=True) if flows])
+            ctx._link(arguments, list(compress(outputs, flowing)))
             expected = [(x.shape, x.dtype) if isinstance(x, Tensor) else None for x in arguments]
-            zeros = [
-                None if flows else zeros_like(y) for y, flows in zip(outputs, flowing, strict=True)
-            ]
+            pairs = list(zip(outputs, flowing, strict=True))
+            zeros = [None if flows else zeros_like(y) for y, flows in pairs]
 
             def rule(call: _Joint, arrived: list[Tensor]) -> list[Tensor | None]:
                 rest = iter(arrived)
@@ -226,10 +225,11 @@ class Function:
                     ctx._call = None
                 return _checked(f"{cls.__name__}.backward", gradients, expected, cotangents)
 
-            made = [y for y, flows in zip(results, flowing, strict=True) if flows]
+            made = list(compress(results, flowing))
             attached = iter(_Joint(cls._ops, rule).attach(tensors, made))
             results = [
-                next(attached) if flows else y for y, flows in zip(results, flowing, strict=True)
+                next(attached) if zero is None else y
+                for y, zero in zip(results, zeros, strict=True)
             ]
         for y in results:
             announce(cls.__name__, tensors, {}, y)
