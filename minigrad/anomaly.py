@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import linecache
-import math
 import os
 import sys
 from contextlib import ContextDecorator
@@ -80,8 +79,8 @@ class detect_anomaly(ContextDecorator):  # noqa: N801 (used like a function, as 
         if output.dtype.kind != "f" or np.isfinite(output._array).all():
             return
         nan = np.isnan(output._array)
-        given_nan = any(_holds(math.isnan, np.isnan, x) for x in inputs)
-        given_inf = any(_holds(math.isinf, np.isinf, x) for x in inputs)
+        given_nan = any(_holds(np.isnan, x) for x in inputs)
+        given_inf = any(_holds(np.isinf, x) for x in inputs)
         if nan.any():
             what, count = "NaN", int(nan.sum())
             verb = "was given a" if given_nan else "made a"
@@ -98,10 +97,10 @@ class detect_anomaly(ContextDecorator):  # noqa: N801 (used like a function, as 
         )
 
 
-def _holds(test: Any, test_array: Any, value: Any) -> bool:
+def _holds(test: Any, value: Any) -> bool:
     if isinstance(value, Tensor):
-        return value.dtype.kind == "f" and bool(test_array(value._array).any())
-    return isinstance(value, float) and test(value)
+        return value.dtype.kind == "f" and bool(test(value._array).any())
+    return isinstance(value, float) and bool(test(value))
 
 
 def _place() -> _Place | None:
@@ -121,8 +120,6 @@ def _note(node: Node, place: _Place | None) -> None:
 
 
 def _history(node: Node | None, place: _Place | None) -> str:
-    if node is None:
-        return f"at {place}"
-    if place is None:
+    if node is not None and place is None:
         return "of an operation made before detect_anomaly() began; run forward inside it too"
-    return f"forward was at {place}"
+    return f"at {place}" if node is None else f"forward was at {place}"

@@ -105,7 +105,7 @@ def export(
             f"names than its inputs; got {len(outputs)} and {len(runs[1].outputs)} of them"
         )
     for other in (runs[2], runs[1]):  # the first graph only shows what depends on the data
-        graph = _Graph(onnx.helper, model, {*inputs, *outputs})
+        graph = _Graph(onnx, model, {*inputs, *outputs})
         if axis is not None:
             graph.batch = (inputs[0], axis, first[0].shape[axis], second[0].shape[axis])
         for name, *pair in zip(inputs, runs[0].inputs, other.inputs, strict=True):
@@ -183,18 +183,13 @@ def _other_data(inputs: list[Tensor], axis: int | None, decades: float) -> list[
 def _verify(file: Any, inputs: dict[str, Tensor], names: list[str], wanted: list[Tensor]) -> None:
     """Raise ValueError unless the graph gives what the model gave."""
     arrays = {name: np.asarray(x) for name, x in inputs.items()}
-    results: Any = None
-    for evaluate in (_run_reference, _run_onnxruntime):  # neither has all operators
+    try:
         with np.errstate(all="ignore"):
-            try:
-                results = evaluate(file, names, arrays)
-                break
-            except Exception as error:
-                reason = error
-    else:
+            results = _evaluate(file, names, arrays)
+    except Exception as error:
         raise ValueError(
-            f"onnx.export: the graph cannot be verified ({reason}); pass verify=False"
-        ) from reason
+            f"onnx.export: the graph cannot be verified ({error}); pass verify=False"
+        ) from error
     for name, result, want in zip(names, results, map(np.asarray, wanted), strict=True):
         tolerance = 1e-4 * np.abs(want[np.isfinite(want)]).max(initial=1)
         same = result.shape == want.shape
@@ -205,34 +200,18 @@ def _verify(file: Any, inputs: dict[str, Tensor], names: list[str], wanted: list
             )
 
 
-def _run_reference(file: Any, names: list[str], arrays: dict[str, np.ndarray]) -> Any:
+def _evaluate(file: Any, names: list[str], arrays: dict[str, np.ndarray]) -> Any:
+    """By ONNX's own evaluator or, where that lacks an operator, by onnxruntime."""
     from onnx.reference import ReferenceEvaluator
 
-    return ReferenceEvaluator(file).run(names, arrays)
-
-
-def _run_onnxruntime(file: Any, names: list[str], arrays: dict[str, np.ndarray]) -> Any:
-    runtime = import_module("onnxruntime")  # as a string, for it has no types
-    return runtime.InferenceSession(file.SerializeToString()).run(names, arrays)
+    try:
+        return ReferenceEvaluator(file).run(names, arrays)
+    except Exception:
+        runtime = import_module("onnxruntime")  # as a string, for it has no types
+        return runtime.InferenceSession(file.SerializeToString()).run(names, arrays)
 
 
 # --------------------------------------------------------------------------------------- the record
-@dataclass
-class _Step:
-    """A primitive, or a layer that ONNX knows: what went in and came out."""
-
-    path: str  # of the module that was running
-    kind: str  # its class
-    name: str  # of the primitive or the layer
-    inputs: list[Any]  # Tensors; of a primitive numbers too
-    attributes: dict[str, Any]  # of a layer, its members; of a function, its arguments
-    outputs: list[Tensor]
-    twin: Any = None  # the same step of the other run
-
-    def fail(self, message: str, error: type[Exception] = ValueError) -> NoReturn:
-        raise error(f"onnx.export: {self.path or 'the model'!r} ({self.kind}): {message}")
-
-
 class _Run:
     """One run of the model in evaluation mode: its steps and outputs; the model stays as it was."""
 
@@ -341,16 +320,16 @@ def _layer_name(module: Module) -> str | None:
 class _Graph:
     """Nodes and initializers as they come, and which tensors of the two runs have which name."""
 
-    def __init__(self, helper: Any, model: Module, taken: set[str]) -> None:
-        self.helper, self.taken, self.path = helper, taken, ""
+    def __init__(self, onnx: Any, model: Module, taken: set[str]) -> None:
+        self.onnx, self.taken, self.path = onnx, taken, ""
         self.nodes: list[Any] = []
         self.initializers: list[Any] = []
         self.batch = ("", 0, 0, 0)  # an input and its open axis, with the sizes in the two runs
-        self._names: dict[Any, str] = {}
+        self.names: dict[Any, str] = {}
         self._indices: dict[str, list[np.ndarray]] = {}
         self._constants: dict[Any, str] = {}
         owned = (*model.named_buffers(), *model.named_parameters())
-        self._owned = {_key(tensor): (name, tensor) for name, tensor in owned}
+        self.owned = {_key(tensor): (name, tensor) for name, tensor in owned}
 
     def unique(self, name: str) -> str:
         candidate, count = name, 0
@@ -367,18 +346,15 @@ class _Graph:
         given = [self.constant(x) if isinstance(x, np.ndarray) else x for x in inputs]
         while given and not given[-1]:
             given.pop()
-        self.nodes.append(self.helper.make_node(operator, given, made, name, **options))
+        self.nodes.append(self.onnx.helper.make_node(operator, given, made, name, **options))
         return made[0] if outputs == 1 else made
 
     def constant(self, array: np.ndarray, name: str | None = None) -> str:
-        data = np.asarray(array, array.dtype.newbyteorder("<"), order="C").tobytes()
-        content = (name, array.dtype, array.shape, data)
+        content = (name, array.dtype, array.shape, array.tobytes())
         if content not in self._constants:
             made = self._constants[content] = self.unique(name or f"{self.path}/constant")
-            dtype = self.helper.np_dtype_to_tensor_dtype(array.dtype)
-            self.initializers.append(
-                self.helper.make_tensor(made, dtype, array.shape, data, raw=True)
-            )
+            data = np.asarray(array, order="C")
+            self.initializers.append(self.onnx.numpy_helper.from_array(data, made))
         return self._constants[content]
 
     def info(self, name: str, first: Tensor, second: Tensor) -> Any:
@@ -387,12 +363,11 @@ class _Graph:
             n if n == m else "batch" if (n, m) == self.batch[2:] else None
             for n, m in zip(first.shape, second.shape, strict=True)
         ]
-        dtype = self.helper.np_dtype_to_tensor_dtype(first.dtype)
-        return self.helper.make_tensor_value_info(name, dtype, shape)
+        dtype = self.onnx.helper.np_dtype_to_tensor_dtype(first.dtype)
+        return self.onnx.helper.make_tensor_value_info(name, dtype, shape)
 
-    # ------------------------------------------------------------------------------------- values
     def bind(self, name: str, first: Tensor, second: Tensor) -> None:
-        self._names[0, _key(first)] = self._names[1, _key(second)] = name
+        self.names[0, _key(first)] = self.names[1, _key(second)] = name
         if first.dtype.kind in "bi":
             self._indices[name] = [first.numpy(), second.numpy()]
 
@@ -401,93 +376,6 @@ class _Graph:
         pairs = self._indices.items()
         return next((name for name, pair in pairs if _equal(pair, [first, second])), None)
 
-    def known(self, step: _Step, first: Any, second: Any) -> str | None:
-        """The name of what both runs computed, or None."""
-        name = self._names.get((0, _key(first)))
-        if name != self._names.get((1, _key(second))):
-            step.fail(f"{step.name} got other operands on other data")
-        return name
-
-    def value(self, step: _Step, first: Any, second: Any, dtype: Any = None) -> str:
-        """The name of a Tensor or number: computed, a parameter, or else a constant."""
-        if not isinstance(first, Tensor):
-            if not _equal(first, second):
-                step.fail(f"a number that enters {step.name} depends on the data")
-            return self.constant(np.asarray(first, dtype))
-        name = self.known(step, first, second)
-        if name is None:
-            key = _key(first)
-            if key in self._owned and key == _key(second):
-                name = self.constant(self._owned[key][1].numpy(), self._owned[key][0])
-            else:
-                name = self._fixed(step, first.numpy(), second.numpy())
-            self.bind(name, first, second)
-        return name if dtype is None or first.dtype == dtype else self.cast(name, dtype)
-
-    def _fixed(self, step: _Step, first: np.ndarray, second: np.ndarray) -> str:
-        """An array that no recorded operation made: it must not depend on the data, and on the
-        batch only with its shape."""
-        if np.array_equal(first, second, equal_nan=first.dtype.kind == "f"):
-            return self.constant(first)
-        values = np.unique(np.concatenate([first.reshape(-1), second.reshape(-1)]))
-        # Zeros of the batch's shape are a state to start from; a mask is made of the data.
-        if first.ndim == second.ndim and len(values) == 1 and values.dtype.kind != "b":
-            shape = self.sizes(step, first.shape, second.shape)
-            return str(self.node("Expand", values, shape))
-        step.fail(
-            f"an operand of {step.name}, of shape {first.shape}, depends on the data but was made "
-            "by no operation that the engine reports (NumPy code, argmax, logical_and, an index)"
-        )
-
-    def own(self, step: _Step, member: str) -> str:
-        """The name of a layer's parameter or buffer, "" for None."""
-        first, second = step.attributes.get(member), step.twin.attributes.get(member)
-        return "" if first is None else self.value(step, first, second)
-
-    def own_array(self, step: _Step, member: str) -> np.ndarray:
-        """A layer's parameter, to be rearranged; it must not be the result of an operation."""
-        parameter: Tensor = step.attributes[member]
-        if (0, _key(parameter)) in self._names and _key(parameter) not in self._owned:
-            step.fail(f"{member} is computed, not a parameter", _MISSING)
-        return parameter.numpy()
-
-    def attribute(self, step: _Step, name: str) -> Any:
-        return self.both(step, name, lambda step: step.attributes[name])
-
-    def both(self, step: _Step, name: str, of: Callable[[_Step], Any]) -> Any:
-        """What holds of a step in both runs."""
-        value, other = of(step), of(step.twin)
-        if not _equal(value, other):
-            step.fail(
-                f"the {name} of {step.name} was {value!r:.80} and, on other data, {other!r:.80}; "
-                "it cannot depend on them"
-            )
-        return value
-
-    def cast(self, name: str, dtype: Any) -> str:
-        to = self.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        return str(self.node("Cast", name, to=to))
-
-    def sizes(self, step: _Step, first: Any, second: Any, infer: bool = False) -> Any:
-        """A shape for Reshape (`infer`: one size may be -1) or Expand, that follows the batch."""
-        if len(first) != len(second):
-            step.fail(f"{step.name} gives the rank {len(first)}, on other data {len(second)}")
-        varying = [d for d in range(len(first)) if first[d] != second[d]]
-        if not varying or (infer and len(varying) == 1 and 0 not in first):
-            return np.array([-1 if d in varying else n for d, n in enumerate(first)], np.int64)
-        pieces = []
-        for n, m in zip(first, second, strict=True):
-            if n == m:
-                pieces.append(self.constant(np.array([n], np.int64)))
-                continue
-            source, axis, old, new = self.batch
-            if not old or n % old or n // old * new != m:
-                step.fail(f"a size in {step.name} is {n}, on other data {m}")
-            size = self.node("Shape", source, start=axis, end=axis + 1)
-            pieces.append(self.node("Mul", size, np.array([n // old], np.int64)))
-        return self.node("Concat", *pieces, axis=0)
-
-    # ------------------------------------------------------------------------------------- steps
     def translate(self, first: list[_Step], second: list[_Step]) -> None:
         for step, twin in zip_longest(first, second):
             if step is None or twin is None or (step.path, step.name) != (twin.path, twin.name):
@@ -505,9 +393,9 @@ class _Graph:
                     f"{layers}, and all that consists of the primitives {functions}",
                     _MISSING,
                 )
-            dtype = _common_dtype(step)
+            step.graph, dtype = self, _common_dtype(step)
             pairs = zip(step.inputs, twin.inputs, strict=True)
-            made = _RULES[step.name](self, step, *(self.value(step, x, y, dtype) for x, y in pairs))
+            made = _RULES[step.name](step, *(step.value(x, y, dtype) for x, y in pairs))
             names = made if isinstance(made, list) else [made]
             for row in zip(names, step.outputs, twin.outputs, strict=True):
                 self.bind(*row)
@@ -515,16 +403,118 @@ class _Graph:
     def publish(self, results: list[Any]) -> None:
         """Give the values of the model's outputs the names that these have."""
         self.path = ""
-        step = _Step("", "the model", "the output", [], {}, [])
+        step = _Step("", "the model", "the output", [], {}, [], None, self)
         renamed: dict[str, str] = {}
         for name, *pair in results:
-            value = self.value(step, *pair)
+            value = step.value(*pair)
             if value in renamed or not any(value in node.output for node in self.nodes):
                 value = self.node("Identity", value)
             renamed[value] = name
         for node in self.nodes:
             for names in (node.input, node.output):
                 names[:] = [renamed.get(name, name) for name in names]
+
+
+@dataclass
+class _Step:
+    """A primitive, or a layer that ONNX knows: what went in and came out."""
+
+    path: str  # of the module that was running
+    kind: str  # its class
+    name: str  # of the primitive or the layer
+    inputs: list[Any]  # Tensors; of a primitive numbers too
+    attributes: dict[str, Any]  # of a layer, its members; of a function, its arguments
+    outputs: list[Tensor]
+    twin: Any = None  # the same step of the other run
+    graph: Any = None  # that it becomes a part of
+
+    def fail(self, message: str, error: type[Exception] = ValueError) -> NoReturn:
+        raise error(f"onnx.export: {self.path or 'the model'!r} ({self.kind}): {message}")
+
+    def node(self, operator: str, *inputs: Any, **options: Any) -> Any:
+        return self.graph.node(operator, *inputs, **options)
+
+    def value(self, first: Any, second: Any, dtype: Any = None) -> str:
+        """The name of a Tensor or number: computed, a parameter, or else a constant."""
+        graph, keys = self.graph, (_key(first), _key(second))
+        if not isinstance(first, Tensor):
+            if not _equal(first, second):
+                self.fail(f"a number that enters {self.name} depends on the data")
+            return str(graph.constant(np.asarray(first, dtype)))
+        name, other = (graph.names.get(pair) for pair in enumerate(keys))
+        if name != other:
+            self.fail(f"{self.name} got other operands on other data")
+        if name is None:
+            if keys[0] in graph.owned and keys[0] == keys[1]:
+                owned, parameter = graph.owned[keys[0]]
+                name = graph.constant(parameter.numpy(), owned)
+            else:
+                name = self._fixed(first.numpy(), second.numpy())
+            graph.bind(name, first, second)
+        return name if dtype is None or first.dtype == dtype else self.cast(name, dtype)
+
+    def _fixed(self, first: np.ndarray, second: np.ndarray) -> str:
+        """An array that no recorded operation made: it must not depend on the data, and on the
+        batch only with its shape."""
+        if np.array_equal(first, second, equal_nan=first.dtype.kind == "f"):
+            return str(self.graph.constant(first))
+        values = np.unique(np.concatenate([first.reshape(-1), second.reshape(-1)]))
+        # Zeros of the batch's shape are a state to start from; a mask is made of the data.
+        if first.ndim == second.ndim and len(values) == 1 and values.dtype.kind != "b":
+            shape = self.sizes(first.shape, second.shape)
+            return str(self.node("Expand", values, shape))
+        self.fail(
+            f"an operand of {self.name}, of shape {first.shape}, depends on the data but was made "
+            "by no operation that the engine reports (NumPy code, argmax, logical_and, an index)"
+        )
+
+    def own(self, member: str) -> str:
+        """The name of a layer's parameter or buffer, "" for None."""
+        first, second = self.attributes.get(member), self.twin.attributes.get(member)
+        return "" if first is None else self.value(first, second)
+
+    def own_array(self, member: str) -> np.ndarray:
+        """A layer's parameter, to be rearranged; it must not be the result of an operation."""
+        parameter: Tensor = self.attributes[member]
+        if (0, _key(parameter)) in self.graph.names and _key(parameter) not in self.graph.owned:
+            self.fail(f"{member} is computed, not a parameter", _MISSING)
+        return parameter.numpy()
+
+    def attribute(self, name: str) -> Any:
+        return self.both(name, lambda step: step.attributes[name])
+
+    def both(self, name: str, of: Callable[[_Step], Any]) -> Any:
+        """What holds of a step in both runs."""
+        value, other = of(self), of(self.twin)
+        if not _equal(value, other):
+            self.fail(
+                f"the {name} of {self.name} was {value!r:.80} and, on other data, {other!r:.80}; "
+                "it cannot depend on them"
+            )
+        return value
+
+    def cast(self, name: str, dtype: Any) -> str:
+        to = self.graph.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return str(self.node("Cast", name, to=to))
+
+    def sizes(self, first: Any, second: Any, infer: bool = False) -> Any:
+        """A shape for Reshape (`infer`: one size may be -1) or Expand, that follows the batch."""
+        if len(first) != len(second):
+            self.fail(f"{self.name} gives the rank {len(first)}, on other data {len(second)}")
+        varying = [d for d in range(len(first)) if first[d] != second[d]]
+        if not varying or (infer and len(varying) == 1 and 0 not in first):
+            return np.array([-1 if d in varying else n for d, n in enumerate(first)], np.int64)
+        pieces = []
+        for n, m in zip(first, second, strict=True):
+            if n == m:
+                pieces.append(self.graph.constant(np.array([n], np.int64)))
+                continue
+            source, axis, old, new = self.graph.batch
+            if not old or n % old or n // old * new != m:
+                self.fail(f"a size in {self.name} is {n}, on other data {m}")
+            size = self.node("Shape", source, start=axis, end=axis + 1)
+            pieces.append(self.node("Mul", size, np.array([n // old], np.int64)))
+        return self.node("Concat", *pieces, axis=0)
 
 
 def _key(value: Any) -> Any:
@@ -554,10 +544,10 @@ def _common_dtype(step: _Step) -> Any:
 
 # ----------------------------------------------------------------------------------- the primitives
 def _reduction(operator: str) -> Callable[..., Any]:
-    def apply(graph: _Graph, step: _Step, x: str, keepdims: bool | None = None) -> Any:
-        keep = graph.attribute(step, "keepdims") if keepdims is None else keepdims
-        axes = np.array(graph.attribute(step, "axis"), np.int64)
-        return graph.node(operator, x, axes, keepdims=int(keep), noop_with_empty_axes=1)
+    def apply(step: _Step, x: str, keepdims: bool | None = None) -> Any:
+        keep = step.attribute("keepdims") if keepdims is None else keepdims
+        axes = np.array(step.attribute("axis"), np.int64)
+        return step.node(operator, x, axes, keepdims=int(keep), noop_with_empty_axes=1)
 
     return apply
 
@@ -565,38 +555,34 @@ def _reduction(operator: str) -> Callable[..., Any]:
 _mean = _reduction("ReduceMean")
 
 
-def _var(graph: _Graph, step: _Step, x: str) -> Any:
-    distance = graph.node("Sub", x, _mean(graph, step, x, True))
-    var = _mean(graph, step, graph.node("Mul", distance, distance))
-    if correction := graph.attribute(step, "correction"):
+def _var(step: _Step, x: str) -> Any:
+    distance = step.node("Sub", x, _mean(step, x, True))
+    var = _mean(step, step.node("Mul", distance, distance))
+    if correction := step.attribute("correction"):
         count, other = (s.inputs[0].size / max(s.outputs[0].size, 1) for s in (step, step.twin))
         if count != other:
             step.fail("var with a correction, over the batch, depends on the size of the batch")
         factor = count / (count - correction) if count > correction else np.nan
-        var = graph.node("Mul", var, np.array(factor, step.outputs[0].dtype))
+        var = step.node("Mul", var, np.array(factor, step.outputs[0].dtype))
     return var
 
 
-def _reshape(graph: _Graph, step: _Step, x: str) -> Any:
-    target = (step.outputs[0].shape, step.twin.outputs[0].shape)
-    return graph.node("Reshape", x, graph.sizes(step, *target, infer=True), allowzero=1)
+def _to_shape(operator: str, infer: bool, **options: int) -> Callable[..., Any]:
+    def apply(step: _Step, x: str) -> Any:
+        sizes = step.sizes(step.outputs[0].shape, step.twin.outputs[0].shape, infer)
+        return step.node(operator, x, sizes, **options)
+
+    return apply
 
 
-def _broadcast_to(graph: _Graph, step: _Step, x: str) -> Any:
-    target = (step.outputs[0].shape, step.twin.outputs[0].shape)
-    return graph.node("Expand", x, graph.sizes(step, *target))
-
-
-def _getitem(graph: _Graph, step: _Step, x: str) -> Any:
-    index, other = (
-        i if isinstance(i, tuple) else (i,)
-        for i in (step.attributes["index"], step.twin.attributes["index"])
-    )
+def _getitem(step: _Step, x: str) -> Any:
+    given = (s.attributes["index"] for s in (step, step.twin))
+    index, other = (i if isinstance(i, tuple) else (i,) for i in given)
     arrays = [d for d, part in enumerate(index) if isinstance(part, (np.ndarray, list))]
     if arrays:
         d, array = arrays[0], np.asarray(index[arrays[0]])
         others = index[:d] + index[d + 1 :]
-        name = graph.copied(array, np.asarray(other[d]))
+        name = step.graph.copied(array, np.asarray(other[d]))
         usable = array.dtype.kind == "i" or (name and d == 0)
         if not usable or not all(_equal(part, slice(None)) for part in others):
             step.fail(
@@ -605,12 +591,12 @@ def _getitem(graph: _Graph, step: _Step, x: str) -> Any:
                 _MISSING,
             )
         if array.dtype.kind == "b":
-            places = graph.node("Transpose", graph.node("NonZero", name), perm=(1, 0))
-            return graph.node("GatherND", x, places)
+            places = step.node("Transpose", step.node("NonZero", name), perm=(1, 0))
+            return step.node("GatherND", x, places)
         if name is None:
-            graph.attribute(step, "index")
-        return graph.node("Gather", x, name or array.astype(np.int64), axis=d)
-    graph.attribute(step, "index")
+            step.attribute("index")
+        return step.node("Gather", x, name or array.astype(np.int64), axis=d)
+    step.attribute("index")
     index = index if Ellipsis in index else (*index, Ellipsis)
     place = index.index(Ellipsis)
     missing = step.inputs[0].ndim + 1 - sum(part is not None for part in index)
@@ -631,19 +617,19 @@ def _getitem(graph: _Graph, step: _Step, x: str) -> Any:
         axis += part is not None
         position += part is None or isinstance(part, slice)
     if slices:
-        x = graph.node("Slice", x, *np.array(slices, np.int64).T)
+        x = step.node("Slice", x, *np.array(slices, np.int64).T)
     if dropped:
-        x = graph.node("Squeeze", x, np.array(dropped))
-    return graph.node("Unsqueeze", x, np.array(new)) if new else x
+        x = step.node("Squeeze", x, np.array(dropped))
+    return step.node("Unsqueeze", x, np.array(new)) if new else x
 
 
-def _take_along_axis(graph: _Graph, step: _Step, x: str) -> Any:
+def _take_along_axis(step: _Step, x: str) -> Any:
     first, second = (s.attributes["indices"].array for s in (step, step.twin))
-    indices = graph.copied(first, second) or graph.value(step, Tensor(first), Tensor(second))
-    return graph.node("GatherElements", x, indices, axis=graph.attribute(step, "axis"))
+    indices = step.graph.copied(first, second) or step.value(Tensor(first), Tensor(second))
+    return step.node("GatherElements", x, indices, axis=step.attribute("axis"))
 
 
-def _pad(graph: _Graph, step: _Step, x: str) -> Any:
+def _pad(step: _Step, x: str) -> Any:
     """With a constant; the other modes are indices."""
 
     def widths(step: _Step) -> list[int]:
@@ -651,60 +637,59 @@ def _pad(graph: _Graph, step: _Step, x: str) -> Any:
         after = np.subtract(step.outputs[0].shape, step.inputs[0].shape) - before
         return [*before, *after.tolist()]
 
-    added = np.ones(step.outputs[0].shape, bool)
+    y, added = step.outputs[0].numpy(), np.ones(step.outputs[0].shape, bool)
     added[step.attributes["index"]] = False
-    values = (step.outputs[0].numpy()[added], np.zeros(1, step.outputs[0].dtype))
-    value = np.concatenate(values)[0]
-    return graph.node("Pad", x, np.array(graph.both(step, "padding", widths)), np.array(value))
+    value = np.array(np.append(y[added], 0)[0], y.dtype)
+    return step.node("Pad", x, np.array(step.both("padding", widths)), value)
 
 
-def _remainder(graph: _Graph, step: _Step, x: str, y: str) -> Any:
+def _remainder(step: _Step, x: str, y: str) -> Any:
     """The sign is that of y, in ONNX only for integers; fmod=1 for floats gives that of x."""
     if step.outputs[0].dtype.kind == "i":
-        return graph.node("Mod", x, y)
-    rest = graph.node("Mod", x, y, fmod=1)
-    signs = graph.node("Mul", graph.node("Sign", rest), y)
-    other = graph.node("Less", signs, np.zeros((), step.outputs[0].dtype))
-    return graph.node("Where", other, graph.node("Add", rest, y), rest)
+        return step.node("Mod", x, y)
+    rest = step.node("Mod", x, y, fmod=1)
+    signs = step.node("Mul", step.node("Sign", rest), y)
+    other = step.node("Less", signs, np.zeros((), step.outputs[0].dtype))
+    return step.node("Where", other, step.node("Add", rest, y), rest)
 
 
-def _clip(graph: _Graph, step: _Step, x: str, *bounds: float) -> Any:
-    low, high = bounds or (graph.attribute(step, name) for name in ("low", "high"))
+def _clip(step: _Step, x: str, *bounds: float) -> Any:
+    low, high = bounds or (step.attribute(name) for name in ("low", "high"))
     dtype = step.outputs[0].dtype
-    return graph.node("Clip", x, np.array(low, dtype), np.array(high, dtype))
+    return step.node("Clip", x, np.array(low, dtype), np.array(high, dtype))
 
 
-def _lstm_cell(graph: _Graph, step: _Step, gates: str, cell: str) -> Any:
-    blocks = graph.node("Split", gates, axis=0, num_outputs=4, outputs=4)
-    i, f, o = (graph.node("Sigmoid", blocks[k]) for k in (0, 1, 3))
-    new = graph.node("Mul", i, graph.node("Tanh", blocks[2]))
-    new = graph.node("Add", graph.node("Mul", f, cell), new)
-    return graph.node("Concat", new, graph.node("Mul", o, graph.node("Tanh", new)), axis=0)
+def _lstm_cell(step: _Step, gates: str, cell: str) -> Any:
+    blocks = step.node("Split", gates, axis=0, num_outputs=4, outputs=4)
+    i, f, o = (step.node("Sigmoid", blocks[k]) for k in (0, 1, 3))
+    new = step.node("Mul", i, step.node("Tanh", blocks[2]))
+    new = step.node("Add", step.node("Mul", f, cell), new)
+    return step.node("Concat", new, step.node("Mul", o, step.node("Tanh", new)), axis=0)
 
 
 def _chain(*operators: str) -> Callable[..., Any]:
     """The operators one after the other."""
 
-    def apply(graph: _Graph, step: _Step, *x: Any) -> Any:
+    def apply(step: _Step, *x: Any) -> Any:
         for operator in operators:
-            x = (graph.node(operator, *x),)
+            x = (step.node(operator, *x),)
         return x[0]
 
     return apply
 
 
-def _with_one(graph: _Graph, step: _Step, operator: str, x: str) -> Any:
-    return graph.node(operator, x, np.ones((), step.outputs[0].dtype))
+def _with_one(step: _Step, operator: str, x: str) -> Any:
+    return step.node(operator, x, np.ones((), step.outputs[0].dtype))
 
 
-def _simple(operator: str, _names: str = "", **constants: Any) -> Callable[..., Any]:
-    """One node with these attributes, and those of the step that `_names` lists, as name or, where
+def _simple(operator: str, names: str = "", /, **constants: Any) -> Callable[..., Any]:
+    """One node with these attributes, and those of the step that `names` lists, as name or, where
     ONNX calls them otherwise, as onnx=name."""
-    pairs = [(name.split("=")[0], name.split("=")[-1]) for name in _names.split()]
+    pairs = [(name.split("=")[0], name.split("=")[-1]) for name in names.split()]
 
-    def apply(graph: _Graph, step: _Step, *x: str) -> Any:
-        values = {key: graph.attribute(step, name) for key, name in pairs}
-        return graph.node(operator, *x, **constants, **values)
+    def apply(step: _Step, *x: str) -> Any:
+        values = {key: step.attribute(name) for key, name in pairs}
+        return step.node(operator, *x, **constants, **values)
 
     return apply
 
@@ -717,17 +702,17 @@ _PRIMITIVES: dict[str, Callable[..., Any]] = {
         "where".split()
     },
     **{name: _reduction(f"Reduce{name.capitalize()}") for name in ("max", "min", "prod", "sum")},
-    "astype": lambda graph, step, x: graph.cast(x, step.outputs[0].dtype),
-    "broadcast_to": _broadcast_to,
+    "astype": lambda step, x: step.cast(x, step.outputs[0].dtype),
+    "broadcast_to": _to_shape("Expand", False),
     "clip": _clip,
     "concat": _simple("Concat", "axis"),
     "divide": _simple("Div"),
-    "expm1": lambda graph, step, x: _with_one(graph, step, "Sub", graph.node("Exp", x)),
+    "expm1": lambda step, x: _with_one(step, "Sub", step.node("Exp", x)),
     "getitem": _getitem,
     "greater_equal": _simple("GreaterOrEqual"),
     "less_equal": _simple("LessOrEqual"),
     "linear": _simple("Gemm", transB=1),
-    "log1p": lambda graph, step, x: graph.node("Log", _with_one(graph, step, "Add", x)),
+    "log1p": lambda step, x: step.node("Log", _with_one(step, "Add", x)),
     "log_softmax": _simple("LogSoftmax", "axis"),
     "logsigmoid": _chain("Neg", "Softplus", "Neg"),
     "logsumexp": _reduction("ReduceLogSumExp"),
@@ -742,9 +727,9 @@ _PRIMITIVES: dict[str, Callable[..., Any]] = {
     "pad": _pad,
     "permute_dims": _simple("Transpose", "perm=axes"),
     "remainder": _remainder,
-    "reshape": _reshape,
+    "reshape": _to_shape("Reshape", True, allowzero=1),
     "rsqrt": _chain("Sqrt", "Reciprocal"),
-    "square": lambda graph, step, x: graph.node("Mul", x, x),
+    "square": lambda step, x: step.node("Mul", x, x),
     "subtract": _simple("Sub"),
     "take_along_axis": _take_along_axis,
     "var": _var,
@@ -752,22 +737,22 @@ _PRIMITIVES: dict[str, Callable[..., Any]] = {
 
 
 # --------------------------------------------------------------------------------------- the layers
-def _batch_norm(graph: _Graph, step: _Step, x: str) -> Any:
+def _batch_norm(step: _Step, x: str) -> Any:
     ones = np.ones_like(step.attributes["running_mean"].numpy())
-    weight, bias = graph.own(step, "weight") or ones, graph.own(step, "bias") or 0 * ones
-    operands = (x, weight, bias, graph.own(step, "running_mean"), graph.own(step, "running_var"))
-    return graph.node("BatchNormalization", *operands, epsilon=step.attributes["eps"])
+    weight, bias = step.own("weight") or ones, step.own("bias") or 0 * ones
+    operands = (x, weight, bias, step.own("running_mean"), step.own("running_var"))
+    return step.node("BatchNormalization", *operands, epsilon=step.attributes["eps"])
 
 
-def _layer_norm(graph: _Graph, step: _Step, x: str) -> Any:
+def _layer_norm(step: _Step, x: str) -> Any:
     shape = np.zeros(step.attributes["normalized_shape"]).shape  # an int is a shape too
-    weight = graph.own(step, "weight") or np.ones(shape, step.outputs[0].dtype)
+    weight = step.own("weight") or np.ones(shape, step.outputs[0].dtype)
     options = {"axis": -len(shape), "epsilon": step.attributes["eps"]}
-    return graph.node("LayerNormalization", x, weight, graph.own(step, "bias"), **options)
+    return step.node("LayerNormalization", x, weight, step.own("bias"), **options)
 
 
-def _embedding(graph: _Graph, step: _Step, x: str) -> Any:
-    return graph.node("Gather", graph.own(step, "weight"), x, axis=0)
+def _embedding(step: _Step, x: str) -> Any:
+    return step.node("Gather", step.own("weight"), x, axis=0)
 
 
 _UNSUPPORTED = {"padding_mode": "zeros", "divisor_override": None, "return_indices": False}
@@ -776,7 +761,7 @@ _UNSUPPORTED = {"padding_mode": "zeros", "divisor_override": None, "return_indic
 def _window(operator: str, rank: int, **options: str) -> Callable[..., Any]:
     """A convolution or pooling over `rank` dimensions; options: ONNX's names of more attributes."""
 
-    def apply(graph: _Graph, step: _Step, x: str) -> Any:
+    def apply(step: _Step, x: str) -> Any:
         given = {name: value for name, value in step.attributes.items() if value is not None}
         if step.inputs[0].ndim != rank + 2:
             step.fail("an input without a batch axis is not supported", _MISSING)
@@ -795,31 +780,31 @@ def _window(operator: str, rank: int, **options: str) -> Callable[..., Any]:
             attributes["dilations"] = dilation
         if operator == "ConvTranspose":
             attributes["output_padding"] = per_axis(given["output_padding"], rank, operator, 0)
-        weights = graph.own(step, "weight"), graph.own(step, "bias")
-        return graph.node(operator, x, *weights, **attributes)
+        weights = step.own("weight"), step.own("bias")
+        return step.node(operator, x, *weights, **attributes)
 
     return apply
 
 
-def _adaptive_pool(graph: _Graph, step: _Step, x: str) -> Any:
+def _adaptive_pool(step: _Step, x: str) -> Any:
     given, made = (tensors[0].shape[2:] for tensors in (step.inputs, step.outputs))
     if any(n % m for n, m in zip(given, made, strict=True)):
         step.fail(f"pooling {given} to {made}, in windows of different sizes", _MISSING)
     kernel = [n // m for n, m in zip(given, made, strict=True)]
-    return graph.node("AveragePool", x, kernel_shape=kernel, strides=kernel)
+    return step.node("AveragePool", x, kernel_shape=kernel, strides=kernel)
 
 
 # ONNX's order of the gates in PyTorch's: LSTM i, o, f, c of i, f, g, o; GRU z, r, h of r, z, n.
 _GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 
 
-def _recurrent(graph: _Graph, step: _Step, x: str, *states: str) -> Any:
-    layer, kind = SimpleNamespace(**step.attributes), step.name
+def _recurrent(step: _Step, x: str, *initial: str) -> Any:
+    layer, kind, states = SimpleNamespace(**step.attributes), step.name, list(initial)
     if getattr(layer, "proj_size", 0):
         step.fail("proj_size is not supported", _MISSING)
     batched = step.inputs[0].ndim == 3
     suffixes = ("", "_reverse") if layer.bidirectional else ("",)
-    options: dict[str, Any] = {"hidden_size": layer.hidden_size}
+    options: dict[str, Any] = {"hidden_size": layer.hidden_size, "outputs": len(step.outputs)}
     options["direction"] = "bidirectional" if layer.bidirectional else "forward"
     if kind == "GRU":
         options["linear_before_reset"] = 1
@@ -830,33 +815,30 @@ def _recurrent(graph: _Graph, step: _Step, x: str, *states: str) -> Any:
         """Weights, or the two biases, of all directions of layer k, in ONNX's order."""
         rows = []
         for suffix in suffixes:
-            owned = [graph.own_array(step, f"{name}_l{k}{suffix}") for name in names]
+            owned = [step.own_array(f"{name}_l{k}{suffix}") for name in names]
             blocks = [np.split(array, len(_GATES[kind])) for array in owned]
             rows.append(np.concatenate([parts[i] for parts in blocks for i in _GATES[kind]]))
         return np.stack(rows)
 
     if not batched:
-        states = tuple(graph.node("Unsqueeze", name, np.array([1])) for name in states)
-        x = graph.node("Unsqueeze", x, np.array([1]))
+        x, *states = (step.node("Unsqueeze", name, np.array([1])) for name in (x, *states))
     elif layer.batch_first:
-        x = graph.node("Transpose", x, perm=(1, 0, 2))
+        x = step.node("Transpose", x, perm=(1, 0, 2))
     finals: list[list[str]] = []
     for k in range(layer.num_layers):
         bias = gates(k, "bias_ih", "bias_hh") if layer.bias else ""
         rows = np.arange(k * len(suffixes), (k + 1) * len(suffixes))
-        start = [graph.node("Gather", state, rows, axis=0) for state in states]
+        start = [step.node("Gather", state, rows, axis=0) for state in states]
         weights = (gates(k, "weight_ih"), gates(k, "weight_hh"), bias)
-        x, *final = graph.node(
-            kind, x, *weights, "", *start, outputs=3 if kind == "LSTM" else 2, **options
-        )
-        x = graph.node("Transpose", x, perm=(0, 2, 1, 3))  # time, batch, direction, hidden
-        x = graph.node("Reshape", x, np.array([0, 0, -1]))
+        x, *final = step.node(kind, x, *weights, "", *start, **options)
+        x = step.node("Transpose", x, perm=(0, 2, 1, 3))  # time, batch, direction, hidden
+        x = step.node("Reshape", x, np.array([0, 0, -1]))
         finals.append(final)
-    last = [graph.node("Concat", *names, axis=0) for names in zip(*finals, strict=True)]
+    last = [step.node("Concat", *names, axis=0) for names in zip(*finals, strict=True)]
     if not batched:
-        x, *last = (graph.node("Squeeze", name, np.array([1])) for name in (x, *last))
+        x, *last = (step.node("Squeeze", name, np.array([1])) for name in (x, *last))
     elif layer.batch_first:
-        x = graph.node("Transpose", x, perm=(1, 0, 2))
+        x = step.node("Transpose", x, perm=(1, 0, 2))
     return [x, *last]
 
 
@@ -876,15 +858,15 @@ _LAYERS: dict[str, Callable[..., Any]] = {
     "GRU": _recurrent,
     "Hardsigmoid": _simple("HardSigmoid", alpha=1 / 6),
     "Hardswish": _simple("HardSwish"),
-    "Hardtanh": lambda graph, step, x: _clip(
-        graph, step, x, step.attributes["min_val"], step.attributes["max_val"]
+    "Hardtanh": lambda step, x: _clip(
+        step, x, step.attributes["min_val"], step.attributes["max_val"]
     ),
     "LSTM": _recurrent,
     "LayerNorm": _layer_norm,
     "MaxPool1d": _window("MaxPool", 1, ceil_mode="ceil_mode"),
     "MaxPool2d": _window("MaxPool", 2, ceil_mode="ceil_mode"),
     "RNN": _recurrent,
-    "ReLU6": lambda graph, step, x: _clip(graph, step, x, 0, 6),
+    "ReLU6": lambda step, x: _clip(step, x, 0, 6),
     "Softmax": _simple("Softmax", "axis=dim"),
 }
 _RULES = _PRIMITIVES | _LAYERS

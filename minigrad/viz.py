@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from threading import get_ident
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ import numpy as np
 from ._core.tensor import Node, Tensor, observe, run_graph
 from .autograd import no_grad
 from .nn.module import Module, Parameter, positive
+from .tree import flatten
 
 __all__ = ["Graph", "Row", "Summary", "graph", "record", "summary"]
 
@@ -285,13 +287,10 @@ def _cluster(path: str, boxes: Mapping[Any, list[str]], kinds: Mapping[str, str]
 
 def _common(paths: list[str | None]) -> str | None:
     """The innermost module that all of these lie in."""
-    common = paths[0]
-    for path in dict.fromkeys(paths):
-        if path is None or common is None:
-            return None
-        while common and not f"{path}.".startswith(f"{common}."):
-            common = common.rpartition(".")[0]
-    return common
+    if None in paths:
+        return None
+    names = zip(*(path.split(".") for path in set(paths) if path is not None), strict=False)
+    return ".".join(name for name, *others in takewhile(lambda row: len({*row}) == 1, names))
 
 
 def _collect(output: Tensor) -> dict[Node, list[Node | Tensor]]:
@@ -481,7 +480,5 @@ def summary(model: Module, *inputs: Any) -> Summary:
 
 def _shapes(output: Any) -> str:
     """The shapes of an output that may be a Tensor, or a tuple, list or dict of them."""
-    values = list(output.values()) if isinstance(output, dict) else output
-    if isinstance(values, (tuple, list)):
-        return ", ".join(map(_shapes, values))
-    return str(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    leaves = [None] if output is None else flatten(output)[0]
+    return ", ".join(str(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in leaves)

@@ -135,25 +135,19 @@ class MultiheadAttention(Module):
                 key_padding_mask = expand_dims(key_padding_mask, 0)
         elif not self.batch_first:
             inputs = [permute_dims(x, (1, 0, 2)) for x in inputs]
-        (batch, length, e), added = inputs[0].shape, 0
+        batch, length, e = inputs[0].shape
 
         q, k, v = self._project(inputs, itself)
-        if self.bias_k is not None:
-            k, v = (
-                concat([x, broadcast_to(bias, (batch, 1, e))], axis=1)
-                for x, bias in ((k, self.bias_k), (v, self.bias_v))
-            )
-            added += 1
+        added = [(self.bias_k, self.bias_v)] if self.bias_k is not None else []
         if self.add_zero_attn:
-            nothing = zeros(batch, 1, e, dtype=k.dtype)
-            k, v = concat([k, nothing], axis=1), concat([v, nothing], axis=1)
-            added += 1
-        mask = self._mask(attn_mask, key_padding_mask, batch, length, k.shape[1], added, is_causal)
-        heads = [
-            permute_dims(reshape(x, (batch, -1, self.num_heads, e // self.num_heads)), (0, 2, 1, 3))
-            for x in (q, k, v)
-        ]
-        q, k, v = heads
+            added.append((zeros(1, 1, e, dtype=k.dtype),) * 2)
+        for more in added:
+            more_k, more_v = (broadcast_to(x, (batch, 1, e)) for x in more)
+            k, v = concat([k, more_k], axis=1), concat([v, more_v], axis=1)
+        full = (batch, self.num_heads, length, k.shape[1] - len(added))
+        mask = self._mask(attn_mask, key_padding_mask, full, len(added), is_causal)
+        shape = (batch, -1, self.num_heads, e // self.num_heads)
+        q, k, v = (permute_dims(reshape(x, shape), (0, 2, 1, 3)) for x in (q, k, v))
         y, weights = functional.attention(q, k, v, mask, self.dropout if self.training else 0.0)
         y = self.out_proj(reshape(permute_dims(y, (0, 2, 1, 3)), (batch, length, e)))
         if not batched:
@@ -187,30 +181,21 @@ class MultiheadAttention(Module):
         bias = self.in_proj_bias
         if self._joint and itself:
             return list(split(linear(inputs[0], self.in_proj_weight, bias), self.embed_dim, axis=2))
-        weights = (
-            split(self.in_proj_weight, self.embed_dim)
-            if self._joint
-            else [getattr(self, f"{which}_proj_weight") for which in "qkv"]
-        )
+        weights = [getattr(self, f"{which}_proj_weight") for which in "qkv"]
+        if self._joint:
+            weights = list(split(self.in_proj_weight, self.embed_dim))
         biases = [None] * 3 if bias is None else split(bias, self.embed_dim)
         return [linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
 
     def _mask(
-        self,
-        attn_mask: Tensor | None,
-        padding: Tensor | None,
-        batch: int,
-        length: int,
-        keys: int,
-        added: int,
-        is_causal: bool,
+        self, attn_mask: Any, padding: Any, full: tuple[int, ...], added: int, is_causal: bool
     ) -> Tensor | None:
         """Both masks as one for `functional.attention`: bools that say where to look, or floats.
-        The last `added` keys, of bias_k and add_zero_attn, are there for everybody."""
-        source, heads = keys - added, self.num_heads
+        `full` is the shape without the last `added` keys, of bias_k and add_zero_attn, which are
+        there for everybody."""
+        batch, heads, length, source = full
         if is_causal and attn_mask is None:
             attn_mask = Tensor(~np.tri(length, source, dtype=bool))
-        full = (batch, heads, length, source)
         allowed: dict[str, dict[Any, tuple[int, ...]]] = {
             "attn_mask": {full[2:]: (1, 1, *full[2:]), (batch * heads, *full[2:]): full},
             "key_padding_mask": {(batch, source): (batch, 1, 1, source)},
@@ -225,16 +210,17 @@ class MultiheadAttention(Module):
                     f"MultiheadAttention: {name} must be of bools or floats and of shape "
                     f"{' or '.join(map(str, shapes))}, got {mask.dtype} {mask.shape}"
                 )
-            shape = shapes[mask.shape]
-            mask = reshape(mask, shape)
+            mask = reshape(mask, shapes[mask.shape])
             if added:
-                mask = concat([mask, zeros(*shape[:-1], added, dtype=mask.dtype)], axis=3)
+                mask = concat([mask, zeros(*mask.shape[:-1], added, dtype=mask.dtype)], axis=3)
             masks.append(mask)
-        if all(mask.dtype.kind == "b" for mask in masks):
-            hidden: Any = masks[0] if len(masks) == 1 else masks and masks[0] | masks[1]
-            return ~hidden if masks else None
-        first, *rest = (_as_floats(mask) for mask in masks)
-        return first + rest[0] if rest else first
+        if not masks:
+            return None
+        bools = all(mask.dtype.kind == "b" for mask in masks)
+        first, *rest = masks if bools else map(_as_floats, masks)
+        if rest:
+            first = first | rest[0] if bools else first + rest[0]
+        return ~first if bools else first
 
     def extra_repr(self) -> str:
         """The sizes."""
@@ -304,9 +290,8 @@ class TransformerEncoderLayer(Module):
         x: Tensor = to_tensor(src, "TransformerEncoderLayer")
 
         def attend(x: Tensor) -> Any:
-            y, _ = self.self_attn(
-                x, x, x, src_key_padding_mask, False, src_mask, is_causal=is_causal
-            )
+            options = (src_key_padding_mask, False, src_mask, True, is_causal)
+            y, _ = self.self_attn(x, x, x, *options)
             return self.dropout1(y)
 
         def feed(x: Tensor) -> Any:
