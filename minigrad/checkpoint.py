@@ -90,7 +90,8 @@ class _Run:
         self.function, self.args, self.kwargs = function, args, kwargs
         self.generator = creation.generator()
         self.random_state = self.generator.bit_generator.state
-        # what the first run wrote to, with what was there before
+        # what the first run wrote to, with what was there before; weakly: what the function made
+        # for itself is gone after it, and need not be put back
         self.written: list[tuple[weakref.ref[Tensor], np.ndarray]] = []
         self.inputs: list[Node | Tensor] = []
 
@@ -108,7 +109,6 @@ class _Run:
             result = self.function(*self.args, **self.kwargs)
         finally:
             observe_writes(outer)
-        # weakly: what the function made for itself is gone, and need not be put back
         self.written = [(weakref.ref(tensor), values) for tensor, values in before.values()]
         return result
 

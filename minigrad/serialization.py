@@ -96,16 +96,20 @@ def save(state: Any, path: PathOrFile, metadata: Mapping[str, str] | None = None
     document = {"version": _VERSION, "state": _encode(state, "", arrays)}
     # Whether the names of the arrays say everything: they are the keys of one dict.
     flat = isinstance(state, dict) and bool(state) and list(state) == list(arrays)
-    if _suffix(path) == ".safetensors":
+    name = path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "")
+    if isinstance(name, (str, os.PathLike)) and Path(name).suffix.lower() == ".safetensors":
         structure = {} if flat else {_STRUCTURE: json.dumps(document)}
         content = _safetensors("save").numpy.save(arrays, metadata=metadata | structure)
         with writing("save", path) as file:
             file.write(content)
         return
-    if metadata:
-        document["metadata"] = metadata
-    with writing("save", path) as file:
-        _write_npz(file, None if flat and not metadata else json.dumps(document), arrays)
+    with writing("save", path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for entry, array in arrays.items():
+            with archive.open(f"{entry}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, array, allow_pickle=False)
+        if metadata or not flat:
+            also = {"metadata": metadata} if metadata else {}
+            archive.writestr(_STRUCTURE, json.dumps(document | also))
 
 
 def load(path: PathOrFile) -> Any:
@@ -175,11 +179,6 @@ def writing(caller: str, path: PathOrFile) -> Iterator[IO[bytes]]:
 
 
 # ------------------------------------------------------------------------------------ the formats
-def _suffix(path: PathOrFile) -> str:
-    name = path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "")
-    return Path(name).suffix.lower() if isinstance(name, (str, os.PathLike)) else ""
-
-
 def _checked_metadata(metadata: Any, state: Any) -> dict[str, str]:
     if not isinstance(metadata, Mapping) or not all(
         isinstance(text, str) for pair in metadata.items() for text in pair
@@ -201,15 +200,6 @@ def _safetensors(caller: str) -> Any:
             "pip install minigrad-cython[safetensors]"
         ) from error
     return safetensors
-
-
-def _write_npz(file: IO[bytes], structure: str | None, arrays: dict[str, np.ndarray]) -> None:
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                np.lib.format.write_array(entry, array, allow_pickle=False)
-        if structure is not None:
-            archive.writestr(_STRUCTURE, structure)
 
 
 def _load(file: IO[bytes], path: str) -> Any:

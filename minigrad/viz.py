@@ -229,10 +229,10 @@ def graph(
     norms = _norms(output, list(below), list(leaves.values())) if gradients else {}
     # A leaf that nothing but one fold uses is folded too.
     folds = {f"n{i}": len(part) for i, part in enumerate(parts) if len(part) > 1}
+    pairs = [(x, node) for node, inputs in below.items() for x in inputs]
     users: dict[int, set[str]] = {key: set() for key in leaves}
-    for node, inputs in below.items():
-        for x in inputs:
-            users.get(id(x), set()).add(drawn[id(node)])
+    for x, node in pairs:
+        users.get(id(x), set()).add(drawn[id(node)])
     inside = {key: min(by) for key, by in users.items() if len(by) == 1 and by <= folds.keys()}
     shown = [leaf for key, leaf in leaves.items() if key not in inside]
     drawn |= inside | {id(leaf): f"leaf{i}" for i, leaf in enumerate(shown)}
@@ -261,7 +261,7 @@ def graph(
         style = PARAMETER if parameter else LEAF
         boxes[owner if owner in boxes else None].append(box(leaf, kind, leaf.shape, style))
 
-    edges = [(drawn[id(x)], drawn[id(node)]) for node, inputs in below.items() for x in inputs]
+    edges = [(drawn[id(x)], drawn[id(node)]) for x, node in pairs]
     single = [edge for edge in edges if folds.keys().isdisjoint(edge)]  # x * x has two arrows
     folded = {edge: None for edge in edges if not folds.keys().isdisjoint(edge)}
     arrows = [f"{a} -> {b};" for a, b in (*single, *folded) if a != b]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -117,17 +118,15 @@ def vector_to_parameters(vec: Tensor, parameters: Tensor | Iterable[Tensor]) -> 
     listed = _listed(parameters, "vector_to_parameters")
     if not isinstance(vec, Tensor):
         raise TypeError(f"vector_to_parameters: expected a Tensor, got {type(vec).__name__}")
-    total = sum(parameter.size for parameter in listed)
-    if vec.shape != (total,):
+    bounds = np.cumsum([0, *(parameter.size for parameter in listed)]).tolist()
+    if vec.shape != (bounds[-1],):
         raise ValueError(
-            f"vector_to_parameters: expected a vector of {total} elements, got shape {vec.shape}"
+            f"vector_to_parameters: expected a vector of {bounds[-1]} elements, got shape "
+            f"{vec.shape}"
         )
-    start = 0
     with no_grad():
-        for parameter in listed:
-            piece = vec.detach()[start : start + parameter.size]
-            parameter.copy_(reshape(piece, parameter.shape))
-            start += parameter.size
+        for parameter, (start, stop) in zip(listed, pairwise(bounds), strict=True):
+            parameter.copy_(reshape(vec.detach()[start:stop], parameter.shape))
 
 
 # --------------------------------------------------------------------------- weight normalisation
@@ -143,9 +142,9 @@ class _WeightNorm:
         setattr(module, self.name, weight)
 
     def weight(self, module: Module) -> Tensor:
-        g: Tensor = getattr(module, f"{self.name}_g")
-        v: Tensor = getattr(module, f"{self.name}_v")
-        return v * (g / self.norm(v))
+        g, v = (getattr(module, f"{self.name}_{part}") for part in "gv")
+        weight: Tensor = v * (g / self.norm(v))
+        return weight
 
     def norm(self, v: Tensor) -> Tensor:
         if self.dim is None:
@@ -207,6 +206,9 @@ def remove_weight_norm(module: Module, name: str = "weight") -> Module:
 
 
 # --------------------------------------------------------------------------- folding of BatchNorm
+_FUSIBLE = (Linear, Conv1d, Conv2d)  # linear in the weight, whose axis 0 are the outputs
+
+
 def fuse_batchnorm(module: Module, norm: Module | None = None) -> Module:
     """Fold BatchNorms into the Linear or convolution before them, for faster evaluation.
 
@@ -236,7 +238,9 @@ def fuse_batchnorm(module: Module, norm: Module | None = None) -> Module:
         if not isinstance(parent, Sequential):
             continue
         for i in range(len(parent) - 1):
-            if _can_fuse(parent[i]) and isinstance(parent[i + 1], (BatchNorm1d, BatchNorm2d)):
+            if type(parent[i]) in _FUSIBLE and isinstance(
+                parent[i + 1], (BatchNorm1d, BatchNorm2d)
+            ):
                 parent[i], parent[i + 1] = _fused(parent[i], parent[i + 1]), Identity()
                 count += 1
     if count == 0:
@@ -247,13 +251,8 @@ def fuse_batchnorm(module: Module, norm: Module | None = None) -> Module:
     return model
 
 
-def _can_fuse(layer: Module) -> bool:
-    """Whether the output is linear in the weight, whose axis 0 are the outputs."""
-    return type(layer) in (Linear, Conv1d, Conv2d)
-
-
 def _fused(layer: Any, norm: Any) -> Module:
-    if not (_can_fuse(layer) and isinstance(norm, (BatchNorm1d, BatchNorm2d))):
+    if not (type(layer) in _FUSIBLE and isinstance(norm, (BatchNorm1d, BatchNorm2d))):
         raise ValueError(
             "fuse_batchnorm: expected a Linear, Conv1d or Conv2d and a BatchNorm, got "
             f"{type(layer).__name__} and {type(norm).__name__}"
