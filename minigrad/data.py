@@ -177,10 +177,8 @@ class DataLoader:
         n = len(self.dataset)
         if not self.shuffle:
             return np.arange(n)
-        source = (
-            generator() if self.seed is None else np.random.default_rng((self.seed, self.epoch))
-        )
-        return source.permutation(n)
+        seeded = None if self.seed is None else np.random.default_rng((self.seed, self.epoch))
+        return (seeded or generator()).permutation(n)
 
     def _batch(self, indices: np.ndarray) -> Any:
         if self.collate_fn is None and getattr(self.dataset, "takes_index_arrays", False):

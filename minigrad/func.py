@@ -250,9 +250,8 @@ def vjp(function: Callable[..., Any], *primals: Any, has_aux: bool = False) -> t
 
     def pull_back(cotangents: Any) -> tuple[Any, ...]:
         given = _cotangents("vjp", cotangents, trace.outputs, trace.rebuild)
-        create_graph = is_grad_enabled() and (
-            trace.create_graph or any(g.requires_grad for g in given)
-        )
+        connected = trace.create_graph or any(g.requires_grad for g in given)
+        create_graph = connected and is_grad_enabled()
         found = trace.pulled_back(trace.outputs, [*given], True, create_graph)
         return tuple(trace.as_arguments(found))
 

@@ -275,9 +275,7 @@ class _Check:
         for r in range(count if connected else 0):
             row = np.eye(1, m, r)[0] if self.cotangents is None else self.cotangents[r]
             parts = np.split(row, bounds[1:-1])
-            given: list[Tensor | None] = [
-                Tensor(parts[k].reshape(outputs[k].shape)) for k in connected
-            ]
+            given: list[Any] = [Tensor(parts[k].reshape(outputs[k].shape)) for k in connected]
             found = run_graph([outputs[k] for k in connected], given, wanted, True, False)
             for i, (x, g) in enumerate(zip(wanted, found, strict=True)):
                 if g is None:

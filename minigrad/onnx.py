@@ -1,12 +1,12 @@
 """Nets as ONNX files, which onnxruntime and other engines run.
 
 The model runs on the example and on random data with another batch size, while the engine reports
-its primitives. A layer that ONNX knows (`_LAYERS`) becomes one node or a few, and what it computes
-inside is passed over; elsewhere each primitive becomes what `_PRIMITIVES` says. Where the runs
-differ it is either a size that grows with the batch, or something that a graph cannot hold and that
-would be wrong for other data: a number taken out of a tensor, a mask that NumPy made, a branch. One
-run is on wild data, of many magnitudes, to bring these out. At last ONNX's own evaluator must give
-what the model gave.
+its primitives. A layer that ONNX knows (`_LAYERS`), or the function in nn.functional that has its
+name, becomes one node or a few, and what it computes inside is passed over; elsewhere each
+primitive becomes what `_PRIMITIVES` says. Where the runs differ it is either a size that grows with
+the batch, or something that a graph cannot hold and that would be wrong for other data: a number
+taken out of a tensor, a mask that NumPy made, a branch. One run is on wild data, of many
+magnitudes, to bring these out. At last ONNX's own evaluator must give what the model gave.
 """
 
 from __future__ import annotations
@@ -113,17 +113,13 @@ def export(
         graph.translate(runs[0].steps, other.steps)
     results = list(zip(outputs, runs[0].outputs, runs[1].outputs, strict=True))
     graph.publish(results)
-    versions = [onnx.helper.make_opsetid("", opset)]
+    given = [graph.info(*row) for row in zip(inputs, first, second, strict=True)]
+    made = [graph.info(*row) for row in results]
+    kind, opsets = type(model).__name__, [onnx.helper.make_opsetid("", opset)]
     file = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            graph.nodes,
-            type(model).__name__,
-            [graph.info(*row) for row in zip(inputs, first, second, strict=True)],
-            [graph.info(*row) for row in results],
-            graph.initializers,
-        ),
-        opset_imports=versions,
-        ir_version=onnx.helper.find_min_ir_version_for(versions),
+        onnx.helper.make_graph(graph.nodes, kind, given, made, graph.initializers),
+        opset_imports=opsets,
+        ir_version=onnx.helper.find_min_ir_version_for(opsets),
         producer_name="minigrad",
     )
     onnx.checker.check_model(file, full_check=True)
@@ -135,8 +131,8 @@ def export(
 
 
 def supported() -> tuple[list[str], list[str]]:
-    """The layers that become nodes of their own, and the primitives of which all else (Linear, the
-    activations, a net's own functions) may consist.
+    """The layers that become nodes of their own, as do the functions of their names if called as
+    `nn.functional.<name>`, and the primitives of which all else (Linear, ...) may consist.
 
     >>> layers, functions = mg.onnx.supported()
     >>> "BatchNorm2d" in layers, "linear" in functions

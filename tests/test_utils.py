@@ -202,6 +202,9 @@ def test_fuse_errors():
         utils.fuse_batchnorm(net[2], net[1])
     with pytest.raises(ValueError, match="got Linear and LayerNorm"):
         utils.fuse_batchnorm(net[0], nn.LayerNorm(4))
+    with pytest.raises(ValueError, match="got Conv2d and InstanceNorm2d"):
+        tracked = nn.InstanceNorm2d(4, track_running_stats=True).eval()
+        utils.fuse_batchnorm(nn.Conv2d(3, 4, 3), tracked)
     with pytest.raises(ValueError, match="the weight is normalised; use remove_weight_norm"):
         utils.fuse_batchnorm(utils.weight_norm(nn.Linear(3, 4)), net[1])
     with pytest.raises(ValueError, match="no Sequential in the model has a BatchNorm after"):

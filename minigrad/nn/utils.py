@@ -207,6 +207,7 @@ def remove_weight_norm(module: Module, name: str = "weight") -> Module:
 
 # --------------------------------------------------------------------------- folding of BatchNorm
 _FUSIBLE = (Linear, Conv1d, Conv2d)  # linear in the weight, whose axis 0 are the outputs
+_NORMS = (BatchNorm1d, BatchNorm2d)
 
 
 def fuse_batchnorm(module: Module, norm: Module | None = None) -> Module:
@@ -238,9 +239,7 @@ def fuse_batchnorm(module: Module, norm: Module | None = None) -> Module:
         if not isinstance(parent, Sequential):
             continue
         for i in range(len(parent) - 1):
-            if type(parent[i]) in _FUSIBLE and isinstance(
-                parent[i + 1], (BatchNorm1d, BatchNorm2d)
-            ):
+            if type(parent[i]) in _FUSIBLE and isinstance(parent[i + 1], _NORMS):
                 parent[i], parent[i + 1] = _fused(parent[i], parent[i + 1]), Identity()
                 count += 1
     if count == 0:
@@ -252,7 +251,7 @@ def fuse_batchnorm(module: Module, norm: Module | None = None) -> Module:
 
 
 def _fused(layer: Any, norm: Any) -> Module:
-    if not (type(layer) in _FUSIBLE and isinstance(norm, (BatchNorm1d, BatchNorm2d))):
+    if not (type(layer) in _FUSIBLE and isinstance(norm, _NORMS)):
         raise ValueError(
             "fuse_batchnorm: expected a Linear, Conv1d or Conv2d and a BatchNorm, got "
             f"{type(layer).__name__} and {type(norm).__name__}"
