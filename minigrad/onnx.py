@@ -322,7 +322,7 @@ class _Graph:
         self.initializers: list[Any] = []
         self.batch = ("", 0, 0, 0)  # an input and its open axis, with the sizes in the two runs
         self.names: dict[Any, str] = {}
-        self._indices: dict[str, list[np.ndarray]] = {}
+        self.indices: dict[str, list[np.ndarray]] = {}
         self._constants: dict[Any, str] = {}
         owned = (*model.named_buffers(), *model.named_parameters())
         self.owned = {_key(tensor): (name, tensor) for name, tensor in owned}
@@ -365,12 +365,7 @@ class _Graph:
     def bind(self, name: str, first: Tensor, second: Tensor) -> None:
         self.names[0, _key(first)] = self.names[1, _key(second)] = name
         if first.dtype.kind in "bi":
-            self._indices[name] = [first.numpy(), second.numpy()]
-
-    def copied(self, first: np.ndarray, second: np.ndarray) -> str | None:
-        """The name of an index or mask of which these, that an operation keeps, are copies."""
-        pairs = self._indices.items()
-        return next((name for name, pair in pairs if _equal(pair, [first, second])), None)
+            self.indices[name] = [first.numpy(), second.numpy()]
 
     def translate(self, first: list[_Step], second: list[_Step]) -> None:
         for step, twin in zip_longest(first, second):
@@ -448,6 +443,21 @@ class _Step:
                 name = self._fixed(first.numpy(), second.numpy())
             graph.bind(name, first, second)
         return name if dtype is None or first.dtype == dtype else self.cast(name, dtype)
+
+    def index(self, first: np.ndarray, second: np.ndarray) -> str | None:
+        """The name of an index or mask that was computed, which may have been copied since; None
+        for what is no Tensor."""
+        names = {self.graph.names.get(key) for key in enumerate((_key(first), _key(second)))}
+        if len(names) == 1 and None not in names:
+            return str(names.pop())
+        pairs = self.graph.indices.items()
+        name = next((name for name, pair in pairs if _equal(pair, [first, second])), None)
+        if name is not None and first.dtype.kind == "i" and _equal(first, second):
+            self.fail(
+                f"the index of {self.name} was {first!r:.80} on other data too; give an example in "
+                f"which {name!r}, which is equal to it, has several values"
+            )
+        return name
 
     def _fixed(self, first: np.ndarray, second: np.ndarray) -> str:
         """An array that no recorded operation made: it must not depend on the data, and on the
@@ -578,7 +588,7 @@ def _getitem(step: _Step, x: str) -> Any:
     if arrays:
         d, array = arrays[0], np.asarray(index[arrays[0]])
         others = index[:d] + index[d + 1 :]
-        name = step.graph.copied(array, np.asarray(other[d]))
+        name = step.index(array, np.asarray(other[d]))
         usable = array.dtype.kind == "i" or (name and d == 0)
         if not usable or not all(_equal(part, slice(None)) for part in others):
             step.fail(
@@ -621,7 +631,7 @@ def _getitem(step: _Step, x: str) -> Any:
 
 def _take_along_axis(step: _Step, x: str) -> Any:
     first, second = (s.attributes["indices"].array for s in (step, step.twin))
-    indices = step.graph.copied(first, second) or step.value(Tensor(first), Tensor(second))
+    indices = step.index(first, second) or step.value(Tensor(first), Tensor(second))
     return step.node("GatherElements", x, indices, axis=step.attribute("axis"))
 
 

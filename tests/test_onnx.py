@@ -221,6 +221,12 @@ def test_indices_that_are_an_input():
     x, index = mg.randn(2, 3, 4), mg.randint(-3, 3, size=(2, 5, 4))
     model = Function(lambda x, index: mg.take_along_axis(x * 2.0, index, 1))
     check(model, (x, index), (x[:1], index[:1]))
+    model = Function(lambda x, index: (x * 2.0)[:, index])
+    check(model, (x, mg.tensor([0, 2])), (-x, mg.tensor([1, 1])), dynamic_batch=False)
+    with pytest.raises(ValueError, match=r"the index of getitem .*in which 'input_1'.* several"):
+        exported(model, (x, mg.tensor([1, 1])), dynamic_batch=False)
+    frozen = Function(lambda index: x[:, index])
+    check(frozen, mg.tensor([1, 1]), mg.tensor([0, 2]), dynamic_batch=False)
 
 
 UNARY = "abs ceil cos erf exp expm1 floor negative relu sigmoid sign sin softplus square tanh "
