@@ -76,7 +76,8 @@ class _Call:
         rows = (*parts, self.statistics[0].detach())
         mean, var, centre = (functional._per_channel(row, x.ndim) for row in rows)
         with no_grad():
-            return mean + 2.0 * var * (x - centre)
+            cotangent: Tensor = mean + 2.0 * var * (x - centre)
+            return cotangent
 
     def move_running_statistics(self) -> None:
         """As one forward of the full batch does."""

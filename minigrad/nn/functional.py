@@ -122,8 +122,9 @@ def batch_norm(
                 f"{shape[1]} channels"
             )
     axes = (0,) if ndim == 2 else (0, *range(2, ndim))
-    weight = 1.0 if weight is None else _per_channel(weight, ndim)
-    bias = 0.0 if bias is None else _per_channel(bias, ndim)
+    weight, bias = _or_neutral(weight, bias)
+    if ndim > 2:
+        weight, bias = _per_channel(weight, ndim), _per_channel(bias, ndim)
 
     if training or running_mean is None or running_var is None:
         count = x.size // max(shape[1], 1)
@@ -132,7 +133,7 @@ def batch_norm(
                 "batch_norm: the statistics of a batch need more than one value per channel, "
                 f"got shape {shape}; use a larger batch, or eval()"
             )
-        y, mean, var = _normalise(x, weight, bias, axes, eps)
+        y, mean, var = normalise(x, weight, bias, axes, eps)
     else:
         mean, var = _per_channel(running_mean, ndim), _per_channel(running_var, ndim)
         y = (x - mean) * (weight / sqrt(var + eps)) + bias
@@ -146,10 +147,18 @@ def batch_norm(
 
 
 @fused
-def _normalise(
+def normalise(
     x: Tensor, weight: Tensor | float, bias: Tensor | float, axes: tuple[int, ...], eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The formula, with the statistics of x over the axes, which are returned too."""
+    """x with mean 0 and variance 1 over the axes, times weight, plus bias; and mean and variance.
+
+    The formula of all layers that normalise by the statistics of their input. Weight and bias
+    broadcast against x.
+
+    >>> y, mean, var = mg.nn.functional.normalise(mg.tensor([1.0, 3.0]), 2.0, 1.0, (0,), 0.0)
+    >>> y.tolist(), mean.tolist(), var.tolist()
+    ([-1.0, 3.0], [2.0], [1.0])
+    """
     mean = x.mean(axes, keepdims=True)
     centred = x - mean
     var = centred.var(axes, keepdims=True)
@@ -157,9 +166,16 @@ def _normalise(
     return y, mean, var
 
 
-def _per_channel(parameter: Any, ndim: int) -> Tensor:
-    """(C,) in the shape that broadcasts against (N, C, ...)."""
-    return parameter if ndim == 2 else reshape(parameter, (-1, *(1,) * (ndim - 2)))
+def _or_neutral(weight: Any, bias: Any) -> tuple[Any, Any]:
+    """Both, and 1 and 0 where there is none."""
+    return 1.0 if weight is None else weight, 0.0 if bias is None else bias
+
+
+def _per_channel(parameter: Any, ndim: int) -> Any:
+    """(C,) in the shape that broadcasts against (N, C, ...); a number as it is."""
+    if ndim == 2 or not isinstance(parameter, Tensor):
+        return parameter
+    return reshape(parameter, (-1, *(1,) * (ndim - 2)))
 
 
 def standardise(
@@ -227,8 +243,7 @@ def layer_norm(
     """
     x = to_tensor(x, "layer_norm")
     axes = _trailing(x, normalized_shape, "layer_norm", weight=weight, bias=bias)
-    mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
-    return standardise(x, mean, var, eps, weight, bias)
+    return normalise(x, *_or_neutral(weight, bias), axes, eps)[0]
 
 
 def rms_norm(
@@ -278,8 +293,7 @@ def group_norm(
     columns = _columns("group_norm", x, (num_groups, members, *around), weight=weight, bias=bias)
     rows = reshape(x, (batch, num_groups, members, *x.shape[2:]))
     axes = tuple(range(2, rows.ndim))
-    mean, var = rows.mean(axes, keepdims=True), rows.var(axes, keepdims=True)
-    return reshape(standardise(rows, mean, var, eps, *columns), x.shape)
+    return reshape(normalise(rows, *_or_neutral(*columns), axes, eps)[0], x.shape)
 
 
 def instance_norm(
@@ -328,8 +342,7 @@ def instance_norm(
             "instance_norm: the statistics of a sample need more than one element per channel, got "
             f"an input of shape {x.shape}; use a larger input, or running statistics"
         )
-    mean, var = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
-    y = standardise(x, mean, var, eps, weight, bias)
+    y, mean, var = normalise(x, *_or_neutral(weight, bias), axes, eps)
     if running_mean is not None and running_var is not None and x.size:
         every = (0, *axes)
         move_average(running_mean, mean.mean(every), 1.0 - momentum, momentum)
