@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .optimizer import Optimizer
+from .optimizer import Optimizer, options
 
 
 class Adagrad(Optimizer):
@@ -41,15 +41,7 @@ class Adagrad(Optimizer):
         maximize: bool = False,
         **unknown: Any,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "lr_decay": lr_decay,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "initial_accumulator_value": initial_accumulator_value,
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults, unknown)
+        super().__init__(params, options(locals()), unknown)
 
     def state_names(self, group: dict[str, Any]) -> tuple[str | None, ...]:
         """The step and the sum of squares."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .optimizer import Optimizer
+from .optimizer import Optimizer, options
 
 
 class Adam(Optimizer):
@@ -44,15 +44,8 @@ class Adam(Optimizer):
         decoupled_weight_decay: bool = False,
         **unknown: Any,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "amsgrad": amsgrad,
-            "maximize": maximize,
-        }
-        if decoupled_weight_decay:
+        defaults = options(locals())
+        if defaults.pop("decoupled_weight_decay"):  # which checkpoints without it need not have
             defaults["decoupled_weight_decay"] = True
         super().__init__(params, defaults, unknown)
 
@@ -131,16 +124,7 @@ class NAdam(Optimizer):
         maximize: bool = False,
         **unknown: Any,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "momentum_decay": momentum_decay,
-            "decoupled_weight_decay": decoupled_weight_decay,
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults, unknown)
+        super().__init__(params, options(locals()), unknown)
 
     def state_names(self, group: dict[str, Any]) -> tuple[str | None, ...]:
         """The step, the product of the momenta, and the two moments."""

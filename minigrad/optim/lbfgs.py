@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .._core.tensor import Tensor
 from ..autograd import enable_grad
-from .optimizer import Optimizer, check_count
+from .optimizer import Optimizer, check_count, options
 
 Vector = NDArray[Any]
 Pair = tuple[Vector, Vector, float]  # a step s, the change y of the gradient along it, and 1 / y·s
@@ -68,16 +68,7 @@ class LBFGS(Optimizer):
     ) -> None:
         if max_eval is None:
             max_eval = check_count("LBFGS", "max_iter", max_iter) * 5 // 4
-        defaults = {
-            "lr": lr,
-            "max_iter": max_iter,
-            "max_eval": max_eval,
-            "tolerance_grad": tolerance_grad,
-            "tolerance_change": tolerance_change,
-            "history_size": history_size,
-            "line_search_fn": line_search_fn,
-        }
-        super().__init__(params, defaults, unknown)
+        super().__init__(params, options(locals()), unknown)
 
     def check_options(self, group: dict[str, Any]) -> None:
         """Raise if an option in `group` is out of its range."""
@@ -249,21 +240,18 @@ class LBFGS(Optimizer):
         loaded = super()._loaded_state(index, saved, parameter, group)
         size = sum(p.size for p in group["params"])
         dtype = np.result_type(*(p.dtype for p in group["params"]))
-        for name in VECTORS:
-            value = loaded.get(name)
-            if value is None:
-                continue
-            for vector in value if isinstance(value, list) else [value]:
-                if np.shape(vector) != (size,) or np.asarray(vector).dtype.kind != "f":
-                    raise self._misfit(
-                        f"{name} has a vector of shape {np.shape(vector)}, "
-                        f"the parameters {size} elements"
-                    )
-            loaded[name] = (
-                [vector.astype(dtype) for vector in value]
-                if isinstance(value, list)
-                else value.astype(dtype)
-            )
+
+        def fitted(name: str, value: Any) -> Any:
+            if isinstance(value, list):
+                return [fitted(name, vector) for vector in value]
+            if np.shape(value) != (size,) or np.asarray(value).dtype.kind != "f":
+                raise self._misfit(
+                    f"{name} has a vector of shape {np.shape(value)}, "
+                    f"the parameters {size} elements"
+                )
+            return value.astype(dtype)
+
+        loaded |= {n: fitted(n, loaded[n]) for n in VECTORS if loaded.get(n) is not None}
         lengths = {name: len(loaded.get(name, ())) for name in ("old_dirs", "old_stps", "ro")}
         if len(set(lengths.values())) > 1:
             raise self._misfit(f"the histories differ in length: {lengths}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .optimizer import Optimizer
+from .optimizer import Optimizer, options
 
 
 class Lion(Optimizer):
@@ -40,8 +40,7 @@ class Lion(Optimizer):
         maximize: bool = False,
         **unknown: Any,
     ) -> None:
-        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "maximize": maximize}
-        super().__init__(params, defaults, unknown)
+        super().__init__(params, options(locals()), unknown)
 
     def state_names(self, group: dict[str, Any]) -> tuple[str | None, ...]:
         """The momentum."""

@@ -325,6 +325,12 @@ def _copied(value: Any) -> Any:
     return np.array(np.asarray(value)) if hasattr(value, "__array__") else copy.deepcopy(value)
 
 
+def options(arguments: dict[str, Any]) -> dict[str, Any]:
+    """What the constructor of an optimiser, which passes its `locals()`, was given as options."""
+    others = ("self", "params", "unknown", "__class__")
+    return {name: value for name, value in arguments.items() if name not in others}
+
+
 def refuse_unknown(owner: str, options: Iterable[str], known: Iterable[str]) -> None:
     """Raise TypeError for options that are not known, and say which are."""
     known = list(known)

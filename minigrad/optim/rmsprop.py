@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .optimizer import Optimizer
+from .optimizer import Optimizer, options
 
 
 class RMSprop(Optimizer):
@@ -45,16 +45,7 @@ class RMSprop(Optimizer):
         maximize: bool = False,
         **unknown: Any,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "alpha": alpha,
-            "eps": eps,
-            "centered": centered,
-            "weight_decay": weight_decay,
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults, unknown)
+        super().__init__(params, options(locals()), unknown)
 
     def state_names(self, group: dict[str, Any]) -> tuple[str | None, ...]:
         """The step, the mean square, the velocity with momentum, and the mean if centered."""

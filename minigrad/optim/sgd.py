@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
-from .optimizer import Optimizer
+from .optimizer import Optimizer, options
 
 
 class SGD(Optimizer):
@@ -43,15 +43,7 @@ class SGD(Optimizer):
         maximize: bool = False,
         **unknown: Any,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults, unknown)
+        super().__init__(params, options(locals()), unknown)
 
     def check_options(self, group: dict[str, Any]) -> None:
         """Raise if an option in `group` is out of its range."""
