@@ -11,6 +11,8 @@ Design note
 3. The rate stands in the optimiser's groups (`lr`), where users and other schedulers see it, and
    the rate at the start beside it (`initial_lr`), where checkpoints keep it.
 4. A call out of order (`scheduler.step()` before `optimizer.step()`) is not warned about.
+5. Every constructor raises TypeError for an argument that is no number, int or optimiser where its
+   docstring asks for one, ValueError for one that is out of the range that stands there.
 
 >>> x = mg.ones(1, requires_grad=True)
 >>> optimizer = mg.optim.SGD([x], lr=1.0)
@@ -60,14 +62,12 @@ class LRScheduler:
     last_epoch: of a run that is resumed, after `optimizer.load_state_dict`; -1 starts a new one.
     Attributes: `last_epoch` counts the steps from 0; `base_lrs` are the initial rates.
 
-    Raises TypeError for what is no optimiser or no int, ValueError for last_epoch below -1,
-    KeyError for last_epoch from 0 on if a group has no `initial_lr`.
+    Raises KeyError for last_epoch from 0 on if a group has no `initial_lr`.
 
     >>> class Halving(mg.optim.lr_scheduler.LRScheduler):
     ...     def multiplier(self, epoch):
     ...         return 0.5**epoch
-    >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
-    >>> scheduler = Halving(optimizer)
+    >>> scheduler = Halving(mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0))
     >>> scheduler.step()
     >>> scheduler.get_last_lr()
     [0.5]
@@ -122,8 +122,7 @@ class LRScheduler:
         """Go on to the next epoch; call it after `optimizer.step()`.
 
         >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=0.5)
-        >>> scheduler = mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
-        >>> scheduler.step()
+        >>> mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5).step()
         >>> optimizer.param_groups[0]["lr"]
         0.25
         """
@@ -175,11 +174,7 @@ class LRScheduler:
         >>> mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5).state_dict()
         {'gamma': 0.5, 'base_lrs': [0.5], 'last_epoch': 0, '_last_lr': [0.5]}
         """
-        return {
-            name: [_state_of(item) for item in value] if isinstance(value, list) else value
-            for name, value in vars(self).items()
-            if name != "optimizer"
-        }
+        return {name: _state_of(v) for name, v in vars(self).items() if name != "optimizer"}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over what `state_dict()` of such a scheduler gave.
@@ -194,11 +189,11 @@ class LRScheduler:
         """
         self._check_state(state_dict)
         for name in self.state_dict():
-            value, mine = copy.deepcopy(state_dict[name]), getattr(self, name)
-            if name not in ("lr_lambdas", "_schedulers"):
+            value = copy.deepcopy(state_dict[name])
+            if name not in _LISTS:
                 setattr(self, name, value)
                 continue
-            for item, saved in zip(mine, value, strict=True):
+            for item, saved in zip(getattr(self, name), value, strict=True):
                 if isinstance(item, LRScheduler):
                     item.load_state_dict(saved)
                 elif saved is not None:
@@ -214,13 +209,16 @@ class LRScheduler:
                 f"{name}: the state lacks {', '.join(missing)}; was it another scheduler's? "
                 "Nothing was loaded"
             )
-        for key in {"lr_lambdas", "_schedulers"} & set(state):
-            mine = getattr(self, key)
-            if len(mine) != len(state[key]):
-                raise ValueError(f"{name}: {key} has {len(state[key])} entries, not {len(mine)}")
-            for item, saved in zip(mine, state[key], strict=True):
+        for key in _LISTS & set(vars(self)):
+            mine, saved = getattr(self, key), state[key]
+            if len(mine) != len(saved):
+                raise ValueError(f"{name}: {key} has {len(saved)} entries, not {len(mine)}")
+            for item, part in zip(mine, saved, strict=True):
                 if isinstance(item, LRScheduler):
-                    item._check_state(saved)
+                    item._check_state(part)
+
+
+_LISTS = {"lr_lambdas", "_schedulers"}  # whose elements have states of their own
 
 
 def _checked(scheduler: Any, optimizer: Any) -> Optimizer:
@@ -232,14 +230,16 @@ def _checked(scheduler: Any, optimizer: Any) -> Optimizer:
     return optimizer
 
 
-def _state_of(item: Any) -> Any:
-    """What a checkpoint keeps of an element of a list: of objects that are called their attributes,
-    of functions nothing."""
-    if isinstance(item, LRScheduler):
-        return item.state_dict()
-    if isinstance(item, FunctionType):
+def _state_of(value: Any) -> Any:
+    """What a checkpoint keeps of an attribute: of objects that are called their attributes, of
+    functions nothing."""
+    if isinstance(value, list):
+        return [_state_of(item) for item in value]
+    if isinstance(value, LRScheduler):
+        return value.state_dict()
+    if isinstance(value, FunctionType):
         return None
-    return dict(vars(item)) if callable(item) and hasattr(item, "__dict__") else item
+    return dict(vars(value)) if callable(value) and hasattr(value, "__dict__") else value
 
 
 def _per_group(owner: str, label: str, value: Any, optimizer: Optimizer) -> list[Any]:
@@ -273,7 +273,6 @@ class LambdaLR(LRScheduler):
 
     lr_lambda: a function of the epoch, or a list of them, one for each parameter group. Functions
         are not in the state_dict; of other callables the attributes are.
-    Raises TypeError for what cannot be called, ValueError for a list of another length.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> scheduler = mg.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 / (1 + epoch))
@@ -307,15 +306,12 @@ class LambdaLR(LRScheduler):
 
 
 class StepLR(LRScheduler):
-    """lr is multiplied by gamma every step_size epochs.
-
-    Raises TypeError or ValueError unless step_size is a positive int and gamma not negative.
+    """lr is multiplied by gamma, which is not negative, every step_size epochs, a positive int.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
-    >>> scheduler = mg.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.25)
-    >>> scheduler.step()
-    >>> scheduler.get_last_lr()
-    [0.25]
+    >>> scheduler = mg.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.25)
+    >>> [scheduler.multiplier(epoch) for epoch in range(5)]
+    [1.0, 1.0, 0.25, 0.25, 0.0625]
     """
 
     _moves_on_resuming = True
@@ -333,16 +329,13 @@ class StepLR(LRScheduler):
 
 
 class MultiStepLR(LRScheduler):
-    """lr is multiplied by gamma at each of the milestones, epochs in increasing order.
-
-    Raises ValueError for milestones that are negative or not in order and a negative gamma,
-    TypeError for milestones that are no ints.
+    """lr is multiplied by gamma, which is not negative, at each of the milestones, which are ints
+    from 0 on in increasing order.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
-    >>> scheduler = mg.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[1, 5], gamma=0.5)
-    >>> scheduler.step()
-    >>> scheduler.get_last_lr()
-    [0.5]
+    >>> scheduler = mg.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[1, 3], gamma=0.5)
+    >>> [scheduler.multiplier(epoch) for epoch in range(4)]
+    [1.0, 0.5, 0.5, 0.25]
     """
 
     _moves_on_resuming = True
@@ -365,10 +358,8 @@ class MultiStepLR(LRScheduler):
 
 
 class ConstantLR(LRScheduler):
-    """lr is multiplied by `factor` until total_iters epochs have passed.
-
-    Raises ValueError for a factor outside [0, 1], TypeError or ValueError unless total_iters is
-    an int from 0 on.
+    """lr is multiplied by `factor`, in [0, 1], until total_iters epochs, an int from 0 on, have
+    passed.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> mg.optim.lr_scheduler.ConstantLR(optimizer, factor=0.5).get_last_lr()
@@ -394,16 +385,13 @@ class ConstantLR(LRScheduler):
 
 
 class LinearLR(LRScheduler):
-    """lr is multiplied by a factor that goes in equal steps from start_factor to end_factor.
-
-    Raises ValueError for start_factor outside (0, 1] and end_factor outside [0, 1], TypeError or
-    ValueError unless total_iters is a positive int.
+    """lr is multiplied by a factor that goes in total_iters equal steps, a positive int, from
+    start_factor, in (0, 1], to end_factor, in [0, 1].
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> scheduler = mg.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.5, total_iters=2)
-    >>> scheduler.step()
-    >>> scheduler.get_last_lr()
-    [0.75]
+    >>> [scheduler.multiplier(epoch) for epoch in range(4)]
+    [0.5, 0.75, 1.0, 1.0]
     """
 
     def __init__(
@@ -428,15 +416,12 @@ class LinearLR(LRScheduler):
 
 
 class ExponentialLR(LRScheduler):
-    """lr is multiplied by gamma every epoch.
-
-    Raises ValueError for a negative gamma.
+    """lr is multiplied by gamma, which is not negative, every epoch.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> scheduler = mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
-    >>> scheduler.step()
-    >>> scheduler.get_last_lr()
-    [0.5]
+    >>> [scheduler.multiplier(epoch) for epoch in range(4)]
+    [1.0, 0.5, 0.25, 0.125]
     """
 
     def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
@@ -449,15 +434,13 @@ class ExponentialLR(LRScheduler):
 
 
 class PolynomialLR(LRScheduler):
-    """lr falls to 0 in total_iters epochs as (1 - epoch / total_iters) to the given power.
-
-    Raises TypeError or ValueError unless total_iters is a positive int and power not negative.
+    """lr falls to 0 in total_iters epochs, a positive int, as (1 - epoch / total_iters) to the
+    given power, which is not negative.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> scheduler = mg.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=2, power=2.0)
-    >>> scheduler.step()
-    >>> scheduler.get_last_lr()
-    [0.25]
+    >>> [scheduler.multiplier(epoch) for epoch in range(4)]
+    [1.0, 0.25, 0.0, 0.0]
     """
 
     def __init__(
@@ -476,13 +459,12 @@ class CosineAnnealingLR(LRScheduler):
     """lr = eta_min + (initial lr - eta_min) (1 + cos(π epoch / T_max)) / 2.
 
     This is equation 5 of Loshchilov & Hutter 2017, without restarts: after T_max epochs lr rises.
-    Raises TypeError or ValueError unless T_max is a positive int and eta_min not negative.
+    T_max is a positive int, eta_min is not negative.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> scheduler = mg.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2)
-    >>> scheduler.step()
-    >>> scheduler.get_last_lr()
-    [0.5]
+    >>> [scheduler.multiplier(epoch) for epoch in range(5)]
+    [1.0, 0.5, 0.0, 0.5, 1.0]
     """
 
     def __init__(
@@ -501,8 +483,8 @@ class CosineAnnealingWarmRestarts(LRScheduler):
     """Cosine annealing that starts anew after T_0 epochs, then T_0 T_mult, then T_0 T_mult², ...
     (SGDR, Loshchilov & Hutter 2017, equation 5).
 
-    `T_cur` is the number of epochs since the last restart, `T_i` the number between two.
-    Raises TypeError or ValueError unless T_0 and T_mult are positive ints and eta_min not negative.
+    T_0 and T_mult are positive ints, eta_min is not negative. Attributes: `T_cur`, the number of
+    epochs since the last restart, and `T_i`, the number between two.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> scheduler = mg.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=2)
@@ -533,9 +515,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         return [low + (base - low) * new for base in self.base_lrs]
 
     def step(self, epoch: float | None = None) -> None:
-        """Go on to the next epoch, or to any, with a fraction for the part of it that is done.
-
-        Raises TypeError for what is no number, ValueError for a negative epoch.
+        """Go on to the next epoch, or to any from 0 on, with a fraction for the part that is done.
 
         >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
         >>> scheduler = mg.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=2)
@@ -574,8 +554,8 @@ class OneCycleLR(LRScheduler):
     cycle_momentum: the momentum, or beta1, goes the other way, from max_momentum to base_momentum
         and back.
     max_lr, base_momentum and max_momentum may be lists with a value for each parameter group.
-    Raises ValueError for options out of range, an optimiser without momentum or betas if
-    cycle_momentum, and a step beyond the total, TypeError for numbers of steps that are no ints.
+    Raises ValueError for an optimiser without momentum or betas if cycle_momentum, and for a step
+    beyond the total.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=0.1, momentum=0.9)
     >>> scheduler = mg.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=10)
@@ -646,35 +626,33 @@ class OneCycleLR(LRScheduler):
             raise ValueError(
                 f"OneCycleLR: step {self.last_epoch} is beyond the {self.total_steps} of the cycle"
             )
-        done, lr_ends, momentum_ends = self._phase()
-        groups = self.optimizer.param_groups
+        groups, (done, *ends) = self.optimizer.param_groups, self._phase()
+        lrs, momenta = zip(*ends, strict=True)
         if self.cycle_momentum:
             for group in groups:
-                momentum = self._between(group, momentum_ends, done)
+                momentum = self._between(group, momenta, done)
                 if "betas" in group:
                     group["betas"] = (momentum, *group["betas"][1:])
                 else:
                     group["momentum"] = momentum
-        return [self._between(group, lr_ends, done) for group in groups]
+        return [self._between(group, lrs, done) for group in groups]
 
     def _phase(self) -> tuple[float, tuple[str, str], tuple[str, str]]:
-        """How much of the present phase is done, and between which values rate and momentum go."""
-        rise, last = self.pct_start * self.total_steps - 1, self.total_steps - 1
-        up, down = ("initial_lr", "max_lr"), ("max_lr", "min_lr")
-        fall, climb = ("max_momentum", "base_momentum"), ("base_momentum", "max_momentum")
-        phases = [(rise, up, fall), (last, down, climb)]
-        if self.three_phase:
-            phases[1:] = [
-                (2 * rise, up[::-1], climb),
-                (last, ("initial_lr", "min_lr"), ("max_momentum", "max_momentum")),
-            ]
-        ends = [end for end, _, _ in phases]
-        number = min(bisect_left(ends, self.last_epoch), len(ends) - 1)
-        begin = ends[number - 1] if number else 0.0
-        length = ends[number] - begin
-        return (self.last_epoch - begin) / length if length else 1.0, *phases[number][1:]
+        """How much of the present phase is done, and the rate and momentum at its two ends."""
+        rise = self.pct_start * self.total_steps - 1
+        knots = [
+            (0.0, ("initial_lr", "max_momentum")),
+            (rise, ("max_lr", "base_momentum")),
+            (2 * rise, ("initial_lr", "max_momentum")),
+            (self.total_steps - 1, ("min_lr", "max_momentum")),
+        ]
+        if not self.three_phase:
+            del knots[2]
+        number = bisect_left([end for end, _ in knots[1:-1]], self.last_epoch)
+        (begin, start), (end, stop) = knots[number : number + 2]
+        return (self.last_epoch - begin) / (end - begin) if end != begin else 1.0, start, stop
 
-    def _between(self, group: dict[str, Any], names: tuple[str, str], done: float) -> float:
+    def _between(self, group: dict[str, Any], names: tuple[str, ...], done: float) -> float:
         start, end = (float(group[name]) for name in names)
         if self.anneal_strategy == "cos":
             done = (1 - math.cos(math.pi * done)) / 2
@@ -685,9 +663,8 @@ class OneCycleLR(LRScheduler):
 class SequentialLR(LRScheduler):
     """One scheduler after the other: schedulers[i] begins, at its epoch 0, at milestones[i - 1].
 
-    Raises TypeError for what is no scheduler or optimiser, ValueError for no schedulers,
-    schedulers of another optimiser, ReduceLROnPlateau (whose step needs a metric), and milestones
-    that are not in order or not one fewer than the schedulers.
+    Raises ValueError for no schedulers, schedulers of another optimiser, ReduceLROnPlateau (whose
+    step needs a metric), and milestones that are not in order or not one fewer than the schedulers.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> warm_up = mg.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.5, total_iters=2)
@@ -762,8 +739,6 @@ class ReduceLROnPlateau(LRScheduler):
     cooldown: epochs after a reduction in which none is counted as bad. min_lr: a bound for lr, or a
     list of them for the groups. eps: a smaller reduction than that is not made.
     A NaN is never better. Attributes: `best`, `num_bad_epochs`, `cooldown_counter`.
-
-    Raises TypeError for what is no optimiser or no number, ValueError for options out of range.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> scheduler = mg.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=1)
