@@ -30,18 +30,13 @@ def _checked(name: str, x: Tensor, axes: int) -> Tensor:
     return x
 
 
-def _find_windows(
-    name: str,
-    size: int,
-    kernel: int,
-    stride: int,
-    padding: int,
-    dilation: int,
-    ceil_mode: bool,
-    inside: bool,
+@lru_cache(1024)
+def _windows(
+    name: str, size: int, window: tuple[int, ...], ceil_mode: bool, inside: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where the windows along an axis of `size` elements start and stop: at the edges with the
     padding that they hold or, inside, without it. With ceil_mode a last one may reach beyond it."""
+    kernel, stride, padding, dilation = window
     span = dilation * (kernel - 1) + 1
     if 2 * padding > span:
         raise ValueError(
@@ -63,36 +58,26 @@ def _find_windows(
     return starts, stops
 
 
-_windows = lru_cache(1024)(_find_windows)
-
-
-def _options(
-    name: str,
-    axes: int,
-    kernel_size: Shape,
-    stride: Shape | None,
-    padding: Shape,
-    dilation: Shape = 1,
-) -> tuple[tuple[int, ...], ...]:
-    """Kernel size, stride (by default the kernel size), padding and dilation of each axis."""
+def _each_axis(
+    name: str, axes: int, kernel_size: Shape, stride: Any, padding: Shape, dilation: Shape = 1
+) -> list[tuple[int, ...]]:
+    """Kernel size, stride (by default the kernel size), padding and dilation for every axis."""
     kernel = per_axis(kernel_size, axes, f"{name}: kernel_size")
-    return (
-        kernel,
-        kernel if stride is None else per_axis(stride, axes, f"{name}: stride"),
-        per_axis(padding, axes, f"{name}: padding", 0),
-        per_axis(dilation, axes, f"{name}: dilation"),
-    )
+    strides = kernel if stride is None else per_axis(stride, axes, f"{name}: stride")
+    paddings = per_axis(padding, axes, f"{name}: padding", 0)
+    dilations = per_axis(dilation, axes, f"{name}: dilation")
+    return list(zip(kernel, strides, paddings, dilations, strict=True))
 
 
 # --------------------------------------------------------------------------------------- maximum
-def _max_pool(axes: int, x: Tensor, *options: Any, ceil_mode: bool, indices: bool) -> Any:
+def _max_pool(axes: int, x: Tensor, ceil_mode: bool, indices: bool, *shapes: Any) -> Any:
     name = f"max_pool{axes}d"
     x = _checked(name, x, axes)
-    sides: Sides = []
-    kernel, stride, padding, dilation = _options(name, axes, *options)
-    for size, k, s, p, d in zip(x.shape[-axes:], kernel, stride, padding, dilation, strict=True):
-        sides.append(_windows(name, size, k, s, p, d, bool(ceil_mode), True))
+    windows = _each_axis(name, axes, *shapes)
+    pairs = zip(x.shape[-axes:], windows, strict=True)
+    sides = [_windows(name, size, window, bool(ceil_mode), True) for size, window in pairs]
     starts, stops = zip(*sides, strict=True)
+    dilation = tuple(window[3] for window in windows)
     return window_max(x, starts, stops, dilation, indices)
 
 
@@ -110,8 +95,7 @@ def max_pool1d(
     >>> mg.nn.functional.max_pool1d(mg.tensor([[1.0, 3.0, 2.0, 0.0]]), 2)
     tensor([[3., 2.]])
     """
-    options = (kernel_size, stride, padding, dilation)
-    return _max_pool(1, x, *options, ceil_mode=ceil_mode, indices=return_indices)
+    return _max_pool(1, x, ceil_mode, return_indices, kernel_size, stride, padding, dilation)
 
 
 def max_pool2d(
@@ -134,30 +118,29 @@ def max_pool2d(
     >>> mg.nn.functional.max_pool2d(mg.tensor([[[1.0, 3.0], [2.0, 0.0]]]), 2, return_indices=True)
     (tensor([[[3.]]]), tensor([[[1]]]))
     """
-    options = (kernel_size, stride, padding, dilation)
-    return _max_pool(2, x, *options, ceil_mode=ceil_mode, indices=return_indices)
+    return _max_pool(2, x, ceil_mode, return_indices, kernel_size, stride, padding, dilation)
 
 
 # ------------------------------------------------------------------------------------------ mean
 def _avg_pool(
-    axes: int, x: Tensor, *options: Any, ceil_mode: bool, include: bool, divisor: int | None = None
+    axes: int, x: Tensor, ceil_mode: bool, include: bool, divisor: int | None, *shapes: Any
 ) -> Tensor:
     name = f"avg_pool{axes}d"
     x = _checked(name, x, axes)
-    kernel, stride, padding, _ = _options(name, axes, *options)
+    windows = _each_axis(name, axes, *shapes)
     widths, counts = [(0, 0)] * (x.ndim - axes), np.ones(())
-    for size, k, s, p in zip(x.shape[-axes:], kernel, stride, padding, strict=True):
-        starts, stops = _windows(name, size, k, s, p, 1, bool(ceil_mode), False)
-        widths.append((p, max(int(stops[-1]) - size, 0)))
-        if include:
-            lengths = np.minimum(stops, size + p) - starts
-        else:
-            lengths = np.minimum(stops, size) - np.maximum(starts, 0)
+    for size, window in zip(x.shape[-axes:], windows, strict=True):
+        starts, stops = _windows(name, size, window, bool(ceil_mode), False)
+        padding = window[2]
+        widths.append((padding, max(int(stops[-1]) - size, 0)))
+        counted = padding if include else 0
+        lengths = np.minimum(stops, size + counted) - np.maximum(starts, -counted)
         counts = counts[..., None] * lengths
     if divisor is not None:
         counts = np.array(positive(divisor, f"{name}: divisor_override"))
     if any(map(any, widths)):
         x = pad(x, tuple(widths))
+    kernel, stride, *_ = zip(*windows, strict=True)
     total = unfold(x, kernel, stride).sum(axis=tuple(range(-axes, 0)))
     if counts.min() == counts.max():
         return total / float(counts.flat[0])
@@ -177,8 +160,7 @@ def avg_pool1d(
     >>> mg.nn.functional.avg_pool1d(mg.tensor([[1.0, 3.0, 2.0, 0.0]]), 2)
     tensor([[2., 1.]])
     """
-    options = (kernel_size, stride, padding)
-    return _avg_pool(1, x, *options, ceil_mode=ceil_mode, include=count_include_pad)
+    return _avg_pool(1, x, ceil_mode, count_include_pad, None, kernel_size, stride, padding)
 
 
 def avg_pool2d(
@@ -198,10 +180,8 @@ def avg_pool2d(
     >>> mg.nn.functional.avg_pool2d(mg.tensor([[[1.0, 3.0], [2.0, 0.0]]]), 2)
     tensor([[[1.5]]])
     """
-    options, divisor = (kernel_size, stride, padding), divisor_override
-    return _avg_pool(
-        2, x, *options, ceil_mode=ceil_mode, include=count_include_pad, divisor=divisor
-    )
+    shapes = kernel_size, stride, padding
+    return _avg_pool(2, x, ceil_mode, count_include_pad, divisor_override, *shapes)
 
 
 # -------------------------------------------------------------------------------------- adaptive
@@ -209,9 +189,9 @@ def _adaptive(name: str, x: Tensor, axes: int, output_size: Output) -> tuple[Ten
     """Windows that divide each axis as evenly as can be; they overlap where it does not divide."""
     x = _checked(name, x, axes)
     sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * axes
-    sides = []
     if len(sizes) != axes:
         raise ValueError(f"{name}: output_size must have {axes} sizes, got {output_size!r}")
+    sides = []
     for size, given in zip(x.shape[-axes:], sizes, strict=True):
         n = size if given is None else positive(given, f"{name}: output_size")
         places = np.arange(n)
@@ -221,9 +201,8 @@ def _adaptive(name: str, x: Tensor, axes: int, output_size: Output) -> tuple[Ten
 
 def _adaptive_avg_pool(axes: int, x: Tensor, output_size: Output) -> Tensor:
     x, sides = _adaptive(f"adaptive_avg_pool{axes}d", x, axes, output_size)
-    if all(
-        size % len(starts) == 0 for size, (starts, _) in zip(x.shape[-axes:], sides, strict=True)
-    ):
+    pairs = zip(x.shape[-axes:], sides, strict=True)
+    if all(size % len(starts) == 0 for size, (starts, _) in pairs):
         kernel = tuple(int(stops[0]) for _, stops in sides)
         return unfold(x, kernel, kernel).mean(axis=tuple(range(-axes, 0)))
     for axis, (starts, stops) in enumerate(sides, x.ndim - axes):
@@ -293,12 +272,11 @@ def interpolate(
         sizes = per_axis(size, axes, "interpolate: size")
         places = [np.arange(n) * old // n for n, old in zip(sizes, x.shape[2:], strict=True)]
     else:
-        factors = (
-            scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * axes
-        )
-        if len(factors) != axes or not all(
-            number(factor, "interpolate: scale_factor") > 0 for factor in factors
-        ):
+        factors: Any = scale_factor
+        if not isinstance(factors, (tuple, list)):
+            factors = (scale_factor,) * axes
+        positives = all(number(factor, "interpolate: scale_factor") > 0 for factor in factors)
+        if len(factors) != axes or not positives:
             raise ValueError(
                 f"interpolate: scale_factor must be positive, one for each of {axes} axes, got "
                 f"{scale_factor!r}"
@@ -307,7 +285,7 @@ def interpolate(
             np.minimum(np.floor(np.arange(int(old * f)) / f).astype(np.int64), old - 1)
             for old, f in zip(x.shape[2:], factors, strict=True)
         ]
-        if any(len(place) == 0 for place in places):
+        if 0 in map(len, places):
             raise ValueError(
                 f"interpolate: scale_factor={scale_factor} leaves nothing of {x.shape}"
             )
@@ -319,10 +297,14 @@ def interpolate(
 
 # ---------------------------------------------------------------------------------------- layers
 class _Pool(Module):
-    """Options that are kept as they were given; `forward` passes them on in this order."""
+    """Options that are kept as they were given."""
 
     _axes: ClassVar[int]
-    _options: ClassVar[tuple[str, ...]]
+    _options: ClassVar[tuple[str, ...]]  # in the order in which they are shown
+    kernel_size: Shape
+    stride: Shape
+    padding: Shape
+    ceil_mode: bool
 
     def _keep(self, given: dict[str, Any]) -> None:
         Module.__init__(self)
@@ -330,18 +312,18 @@ class _Pool(Module):
             given["stride"] = given["kernel_size"]
         for name in self._options:
             setattr(self, name, given[name])
-        shapes = (given[name] for name in self._options[:4] if name != "ceil_mode")
-        _options(type(self).__name__, self._axes, *shapes)
-
-    def _given(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self._options}
+        shapes = ("kernel_size", "stride", "padding", "dilation")
+        named = {name: given[name] for name in shapes if name in given}
+        _each_axis(type(self).__name__, self._axes, **named)
 
     def extra_repr(self) -> str:
         """The options."""
-        return ", ".join(f"{name}={value}" for name, value in self._given().items())
+        return ", ".join(f"{name}={getattr(self, name)}" for name in self._options)
 
 
 class _MaxPool(_Pool):
+    dilation: Shape
+    return_indices: bool
     _options = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
 
     def __init__(
@@ -357,7 +339,8 @@ class _MaxPool(_Pool):
 
     def forward(self, x: Tensor) -> Any:
         """The maxima, and their positions if they are wanted."""
-        return (max_pool1d if self._axes == 1 else max_pool2d)(x, **self._given())
+        shapes = self.kernel_size, self.stride, self.padding, self.dilation
+        return _max_pool(self._axes, x, self.ceil_mode, self.return_indices, *shapes)
 
 
 class MaxPool1d(_MaxPool):
@@ -380,7 +363,17 @@ class MaxPool2d(_MaxPool):
     _axes = 2
 
 
-class AvgPool1d(_Pool):
+class _AvgPool(_Pool):
+    count_include_pad: bool
+    divisor_override: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The means."""
+        shapes, divisor = (self.kernel_size, self.stride, self.padding), self.divisor_override
+        return _avg_pool(self._axes, x, self.ceil_mode, self.count_include_pad, divisor, *shapes)
+
+
+class AvgPool1d(_AvgPool):
     """Means of windows of (N, C, L) or (C, L); see `functional.avg_pool2d`.
 
     >>> mg.nn.AvgPool1d(2)(mg.tensor([[1.0, 3.0, 2.0, 0.0]]))
@@ -400,12 +393,8 @@ class AvgPool1d(_Pool):
     ) -> None:
         self._keep(locals())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The means."""
-        return avg_pool1d(x, **self._given())
 
-
-class AvgPool2d(_Pool):
+class AvgPool2d(_AvgPool):
     """Means of windows of (N, C, H, W) or (C, H, W); see `functional.avg_pool2d`.
 
     >>> mg.nn.AvgPool2d(2)(mg.ones(2, 3, 8, 8)).shape
@@ -426,10 +415,6 @@ class AvgPool2d(_Pool):
     ) -> None:
         self._keep(locals())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The means."""
-        return avg_pool2d(x, **self._given())
-
 
 class _AdaptivePool(Module):
     def __init__(self, output_size: Output) -> None:
@@ -441,19 +426,25 @@ class _AdaptivePool(Module):
         return f"output_size={self.output_size}"
 
 
-class AdaptiveAvgPool1d(_AdaptivePool):
+class _AdaptiveAvgPool(_AdaptivePool):
+    _axes: ClassVar[int]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The means."""
+        return _adaptive_avg_pool(self._axes, x, self.output_size)
+
+
+class AdaptiveAvgPool1d(_AdaptiveAvgPool):
     """(N, C, L) or (C, L) as output_size means; see `functional.adaptive_avg_pool2d`.
 
     >>> mg.nn.AdaptiveAvgPool1d(1)(mg.tensor([[1.0, 3.0]]))
     tensor([[2.]])
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The means."""
-        return adaptive_avg_pool1d(x, self.output_size)
+    _axes = 1
 
 
-class AdaptiveAvgPool2d(_AdaptivePool):
+class AdaptiveAvgPool2d(_AdaptiveAvgPool):
     """(N, C, H, W) or (C, H, W) as means over windows that divide it into output_size; see
     `functional.adaptive_avg_pool2d`. AdaptiveAvgPool2d(1) is the mean of each channel.
 
@@ -461,9 +452,7 @@ class AdaptiveAvgPool2d(_AdaptivePool):
     (2, 3, 1, 1)
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The means."""
-        return adaptive_avg_pool2d(x, self.output_size)
+    _axes = 2
 
 
 class AdaptiveMaxPool2d(_AdaptivePool):
