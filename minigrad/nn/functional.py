@@ -322,15 +322,13 @@ def instance_norm(
     x = to_tensor(x, "instance_norm")
     if x.ndim < 3:
         raise ValueError(f"instance_norm: expected a tensor of shape (N, C, L, ...), got {x.shape}")
-    mean, var, weight, bias = _columns(
-        "instance_norm",
-        x,
-        (-1, *(1,) * (x.ndim - 2)),
-        running_mean=running_mean,
-        running_var=running_var,
-        weight=weight,
-        bias=bias,
-    )
+    given = {
+        "running_mean": running_mean,
+        "running_var": running_var,
+        "weight": weight,
+        "bias": bias,
+    }
+    mean, var, weight, bias = _columns("instance_norm", x, (-1, *(1,) * (x.ndim - 2)), **given)
     if not use_input_stats:
         if mean is None or var is None:
             raise ValueError("instance_norm: use_input_stats=False needs running statistics")
@@ -387,13 +385,13 @@ def _dropped(x: Tensor, shape: tuple[int, ...], p: float, training: bool, name: 
     return x * Tensor(np.multiply(kept, 0.0 if p == 1 else 1 / (1 - p), dtype=x.dtype))
 
 
-def check_probability(p: float) -> None:
+def check_probability(p: float, name: str = "dropout: the probability p") -> None:
     """Raise ValueError unless 0 <= p <= 1, TypeError for what is not a number.
 
     >>> mg.nn.functional.check_probability(0.5)
     """
-    if not 0 <= number(p, "dropout: the probability p") <= 1:
-        raise ValueError(f"dropout: the probability p must be between 0 and 1, got {p}")
+    if not 0 <= number(p, name) <= 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {p}")
 
 
 def embedding(
@@ -591,17 +589,6 @@ def check_sign(value: float, name: str, zero: bool = True) -> None:
     """
     if not (number(value, name) > 0 or (zero and value == 0)):
         raise ValueError(f"{name} must {'not be negative' if zero else 'be positive'}, got {value}")
-
-
-def check_smoothing(label_smoothing: float) -> None:
-    """Raise ValueError unless 0 <= label_smoothing <= 1, TypeError for what is not a number.
-
-    >>> mg.nn.functional.check_smoothing(0.1)
-    """
-    if not 0 <= number(label_smoothing, "cross_entropy: label_smoothing") <= 1:
-        raise ValueError(
-            f"cross_entropy: label_smoothing must be between 0 and 1, got {label_smoothing}"
-        )
 
 
 def _reduce(loss: Tensor, reduction: str, name: str) -> Tensor:
@@ -822,7 +809,7 @@ def nll_loss(
     """
     x, target = to_tensor(x, "nll_loss"), to_tensor(target, "nll_loss")
     rows, batch_shape = _class_rows(x, "nll_loss")
-    return _index_loss("nll_loss", rows, batch_shape, target, weight, ignore_index, reduction, 0.0)
+    return _index_loss("nll_loss", rows, batch_shape, target, weight, reduction, ignore_index)
 
 
 def cross_entropy(
@@ -849,22 +836,19 @@ def cross_entropy(
     """
     x, target = to_tensor(x, "cross_entropy"), to_tensor(target, "cross_entropy")
     if label_smoothing or type(label_smoothing) is not float:
-        check_smoothing(label_smoothing)
+        check_probability(label_smoothing, "cross_entropy: label_smoothing")
     rows, batch_shape = _class_rows(x, "cross_entropy")
     log_p = ops.log_softmax(rows, axis=1)
     if target.dtype.kind == "f" and target.shape == x.shape:
         q, _ = _class_rows(target, "cross_entropy")
-        return _probability_loss(log_p, batch_shape, q, weight, reduction, label_smoothing)
-    return _index_loss(
-        "cross_entropy",
-        log_p,
-        batch_shape,
-        target,
-        weight,
-        ignore_index,
-        reduction,
-        label_smoothing,
-    )
+        if label_smoothing:
+            q = q * (1.0 - label_smoothing) + label_smoothing / log_p.shape[1]
+        if weight is not None:
+            q = q * _class_weight(weight, log_p)
+        loss = -(log_p * q).sum(axis=1)
+        return _reduce(reshape(loss, batch_shape), reduction, "cross_entropy")
+    options = weight, reduction, ignore_index, label_smoothing
+    return _index_loss("cross_entropy", log_p, batch_shape, target, *options)
 
 
 def _class_rows(x: Tensor, name: str) -> tuple[Tensor, tuple[int, ...]]:
@@ -895,9 +879,9 @@ def _index_loss(
     batch_shape: tuple[int, ...],
     target: Tensor,
     weight: Tensor | None,
-    ignore_index: int,
     reduction: str,
-    label_smoothing: float,
+    ignore_index: int,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """The loss of the rows log_p (n, C) that are not ignored. Elements are picked rather than
     multiplied by a mask, since a class that is masked out with -inf would give -inf * 0."""
@@ -935,19 +919,3 @@ def _index_loss(
     if reduction == "none":
         return reshape(loss if count == rows else put(loss, kept, (rows,)), batch_shape)
     return loss.sum() / total if reduction == "mean" else loss.sum()
-
-
-def _probability_loss(
-    log_p: Tensor,
-    batch_shape: tuple[int, ...],
-    q: Tensor,
-    weight: Tensor | None,
-    reduction: str,
-    label_smoothing: float,
-) -> Tensor:
-    if label_smoothing:
-        q = q * (1.0 - label_smoothing) + label_smoothing / log_p.shape[1]
-    if weight is not None:
-        q = q * _class_weight(weight, log_p)
-    loss = -(log_p * q).sum(axis=1)
-    return _reduce(reshape(loss, batch_shape), reduction, "cross_entropy")
