@@ -144,6 +144,12 @@ def _convolve(
     return y if batched.ndim == to_tensor(x, name).ndim else reshape(y, y.shape[1:])
 
 
+def _spread(places: Sequence[int], *options: tuple[int, ...]) -> tuple[int, ...]:
+    """How far windows at so many places reach; options: kernel size, stride, dilation."""
+    sizes = zip(places, *options, strict=True)
+    return tuple((n - 1) * stride + dilation * (k - 1) + 1 for n, k, stride, dilation in sizes)
+
+
 def _convolve_transposed(
     name: str, x: Tensor, weight: Tensor, bias: Tensor | None, options: tuple[Any, ...]
 ) -> Tensor:
@@ -159,10 +165,7 @@ def _convolve_transposed(
             f"{name}: output_padding {output_padding} must be smaller than either stride {stride} "
             f"or dilation {dilation}"
         )
-    full = tuple(
-        (n - 1) * s + d * (k - 1) + 1
-        for n, s, d, k in zip(places, stride, dilation, kernel, strict=True)
-    )
+    full = _spread(places, kernel, stride, dilation)
     crop = tuple((-p, extra - p) for p, extra in zip(padding, output_padding, strict=True))
     if min(places) < 1 or any(n + sum(pair) < 1 for n, pair in zip(full, crop, strict=True)):
         raise ValueError(
@@ -326,9 +329,8 @@ class _Conv(Module):
         self.stride = per_axis(stride, axes, f"{name}: stride")
         self.dilation = per_axis(dilation, axes, f"{name}: dilation")
         self._pairs = _padding(name, padding, self.kernel_size, self.stride, self.dilation)
-        self.padding = (
-            padding if isinstance(padding, str) else tuple(before for before, _ in self._pairs)
-        )
+        before = tuple(pair[0] for pair in self._pairs)
+        self.padding = padding if isinstance(padding, str) else before
         modes = ("zeros",) if self._transposed else ("zeros", "reflect", "replicate", "circular")
         if padding_mode not in modes:
             raise ValueError(
@@ -337,11 +339,10 @@ class _Conv(Module):
         self.padding_mode = padding_mode
         first, second = out_channels, in_channels
         if self._transposed:
-            first, second = in_channels, out_channels
+            first, second = second, first
         self.weight = Parameter(empty(first, second // groups, *self.kernel_size, dtype=dtype))
-        self.register_parameter(
-            "bias", Parameter(empty(out_channels, dtype=dtype)) if bias else None
-        )
+        start = Parameter(empty(out_channels, dtype=dtype)) if bias else None
+        self.register_parameter("bias", start)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -401,13 +402,12 @@ class _ConvTranspose(_Conv):
         padding_mode: str = "zeros",
         dtype: Any = None,
     ) -> None:
+        name = type(self).__name__
         if isinstance(padding, str):
-            raise TypeError(f"{type(self).__name__}: padding must be ints, got {padding!r}")
+            raise TypeError(f"{name}: padding must be ints, got {padding!r}")
         options = (stride, padding, dilation, groups, bias, padding_mode, dtype)
         super().__init__(in_channels, out_channels, kernel_size, *options)
-        self.output_padding = per_axis(
-            output_padding, self._axes, f"{type(self).__name__}: output_padding", 0
-        )
+        self.output_padding = per_axis(output_padding, self._axes, f"{name}: output_padding", 0)
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """(N, C, ...) -> (N, out_channels, ...), or both without N; output_size, the sizes behind
@@ -417,15 +417,8 @@ class _ConvTranspose(_Conv):
         if output_size is not None:
             axes = self._axes
             wanted = per_axis(tuple(output_size)[-axes:], axes, f"{name}: output_size")
-            options = zip(
-                x.shape[-self._axes :],
-                self.stride,
-                padding,
-                self.dilation,
-                self.kernel_size,
-                strict=True,
-            )
-            least = [(n - 1) * s - 2 * p + d * (k - 1) + 1 for n, s, p, d, k in options]
+            full = _spread(x.shape[-axes:], self.kernel_size, self.stride, self.dilation)
+            least = [size - 2 * p for size, p in zip(full, padding, strict=True)]
             extra = tuple(w - n for w, n in zip(wanted, least, strict=True))
             if any(not 0 <= e < s for e, s in zip(extra, self.stride, strict=True)):
                 raise ValueError(

@@ -14,8 +14,7 @@ class Adagrad(Optimizer):
     s = initial_accumulator_value + the sum of g² over all steps, where g is the gradient (its
     negative to maximize) + weight_decay p, and lr_t = lr / (1 + (t - 1) lr_decay).
 
-    Raises ValueError for a negative lr, lr_decay, weight_decay, initial_accumulator_value or eps,
-    TypeError for unknown options.
+    Errors: see `Optimizer`.
     State: `step` (t), `sum` (s), made at the first step that has a gradient.
 
     >>> x = mg.tensor([1.0, -1.0], requires_grad=True)

@@ -16,8 +16,7 @@ class Adam(Optimizer):
     weight_decay: is added to the gradient times p (L2 regularisation).
     decoupled_weight_decay: p shrinks by the factor 1 - lr weight_decay instead, as in AdamW.
     amsgrad: divide by the largest v so far (Reddi et al. 2018, algorithm 2, with bias correction).
-    Raises ValueError for a negative lr, eps or weight_decay and betas outside [0, 1), TypeError for
-    unknown options.
+    Errors: see `Optimizer`.
     State: `step` (t), `exp_avg` (m), `exp_avg_sq` (v), and with amsgrad `max_exp_avg_sq`.
 
     >>> x = mg.tensor([1.0, -1.0], requires_grad=True)
@@ -94,10 +93,7 @@ class NAdam(Optimizer):
     p -= lr ((1 - mu_t) g / (1 - M_t) + mu_t+1 m / (1 - M_t+1)) / (sqrt(v / (1 - beta2^t)) + eps),
     m and v being Adam's running means of the gradient g and of its square.
 
-    weight_decay: is added to the gradient times p; with decoupled_weight_decay p shrinks by the
-    factor 1 - lr weight_decay instead.
-    Raises ValueError for a negative lr, eps, weight_decay or momentum_decay and betas outside
-    [0, 1), TypeError for unknown options.
+    weight_decay, decoupled_weight_decay: as of Adam. Errors: see `Optimizer`.
     State: `step` (t), `mu_product` (M), `exp_avg` (m), `exp_avg_sq` (v).
 
     >>> x = mg.tensor([1.0, -1.0], requires_grad=True)

@@ -35,8 +35,8 @@ class LBFGS(Optimizer):
 
     A parameter without a gradient counts as one with gradient 0. A loss or slope that is not finite
     counts as infinite, so that the line search turns back from it.
-    Raises ValueError for options out of range and more than one parameter group, TypeError for
-    unknown options. If the closure raises, parameters and state are as they were before the step.
+    Raises ValueError for more than one parameter group; for other errors see `Optimizer`. If the
+    closure raises, parameters and state are as they were before the step.
     State, kept for the first parameter: `func_evals`, `n_iter`, `d`, `t`, `old_dirs` (changes of
     the gradient), `old_stps` (steps), `ro`, `H_diag`, `prev_flat_grad`, `prev_loss`.
 

@@ -15,9 +15,7 @@ class Lion(Optimizer):
     to maximize). All elements move by lr, so it wants a 3 to 10 times smaller lr than Adam, and a
     larger weight_decay (section 5 of the paper). Names and defaults are those of the authors' code.
 
-    Raises ValueError for a negative lr or weight_decay and betas outside [0, 1), TypeError for
-    unknown options.
-    State: `exp_avg` (m).
+    Errors: see `Optimizer`. State: `exp_avg` (m).
 
     >>> x = mg.tensor([1.0, -3.0], requires_grad=True)
     >>> optimizer = mg.optim.Lion([x], lr=0.25)

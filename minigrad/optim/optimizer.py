@@ -39,7 +39,8 @@ class Optimizer:
 
     Raises TypeError for what is not an iterable of Tensors or dicts, for Tensors of integers or
     bools and for unknown options, ValueError for no parameters at all, a tensor that is no leaf, or
-    one that stands there twice.
+    one that stands there twice, and for options out of range: of those in `ranges` betas must lie
+    in [0, 1), and the others must not be negative.
 
     To write an optimiser, give the rule for one parameter:
 
@@ -73,7 +74,7 @@ class Optimizer:
 
     # ------------------------------------------------------------------ what a subclass gives
     rule: str = ""  # the name of one of the compiled rules
-    ranges: tuple[str, ...] = ()  # the options that must not be negative; betas, in [0, 1)
+    ranges: tuple[str, ...] = ()  # the options that must not be negative; or betas
 
     def update_rule(self, group: dict[str, Any]) -> Rule:
         """A function (parameter, gradient, state) that updates one parameter of the group in place.

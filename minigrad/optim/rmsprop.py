@@ -17,8 +17,7 @@ class RMSprop(Optimizer):
     centered: divide by the running standard deviation, sqrt(v - m²) with m the running mean of g,
         instead (Graves 2013, equations 38 to 45).
     momentum: step along u = momentum u + g / (sqrt(v) + eps) instead: p -= lr u.
-    Raises ValueError for a negative lr, eps, weight_decay, momentum or alpha, TypeError for unknown
-    options.
+    Errors: see `Optimizer`.
     State: `step`, `square_avg` (v), with momentum `momentum_buffer` (u), centered `grad_avg` (m).
 
     >>> x = mg.tensor([1.0, -1.0], requires_grad=True)

@@ -14,8 +14,7 @@ class SGD(Optimizer):
 
     At the first step v = g; g is the gradient (its negative to maximize) + weight_decay p.
     nesterov: step along g + momentum v instead (Sutskever et al. 2013, section 2, in the form of
-        PyTorch); needs a momentum and no dampening.
-    Raises ValueError for a negative lr, momentum or weight_decay, TypeError for unknown options.
+        PyTorch); needs a momentum and no dampening, or ValueError. Other errors: see `Optimizer`.
     State: `momentum_buffer`, where there is momentum.
 
     >>> x = mg.tensor([1.0], requires_grad=True)
