@@ -113,6 +113,9 @@ def test_restarts_take_fractions_of_an_epoch():
         assert scheduler.last_epoch == int(epoch)
     with pytest.raises(ValueError, match="Invalid epoch: -1"):
         scheduler.step(-1)
+    steady = CosineAnnealingWarmRestarts(optimizer, 3)
+    steady.step(3e15 + 1.5)  # at once, not a restart at a time
+    assert (steady.T_cur, steady.T_i) == (1.5, 3)
 
 
 @pytest.mark.parametrize("strategy", ["cos", "linear"])

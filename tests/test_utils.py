@@ -267,6 +267,13 @@ def test_initialisation_errors_and_edges():
         init.trunc_normal_(mg.empty(3), std=0.0)
     with pytest.raises(ValueError, match=r"the bounds must be in order, got a=2.0 and b=-2.0"):
         init.trunc_normal_(mg.empty(3), a=2.0, b=-2.0)
+    for mean in (math.nan, math.inf, -math.inf):  # no proposal would ever be accepted
+        with pytest.raises(ValueError, match="mean and std must be finite"):
+            init.trunc_normal_(mg.empty(3), mean=mean)
+    with pytest.raises(ValueError, match="mean and std must be finite"):
+        init.trunc_normal_(mg.empty(3), std=math.inf)
+    with pytest.raises(ValueError, match="too far from mean"):
+        init.trunc_normal_(mg.empty(3), mean=1e308, std=1e-308)
     assert init.trunc_normal_(mg.empty(0)).shape == (0,)
     assert init.orthogonal_(mg.empty(0, 3)).shape == (0, 3)
 

@@ -119,7 +119,7 @@ def trunc_normal_(
     """Normal with the given mean and standard deviation (before truncation), within [a, b].
 
     Exact, by rejection (Robert 1995), for bounds far out in a tail too. Raises ValueError unless
-    std > 0 and a < b.
+    std > 0 and a < b, mean and std are finite, and [a, b] is within reach of both.
 
     >>> w = mg.nn.init.trunc_normal_(mg.empty(100), std=0.02, a=-0.04, b=0.04)
     >>> bool((w.abs() <= 0.04).all())
@@ -127,9 +127,13 @@ def trunc_normal_(
     """
     if not std > 0:
         raise ValueError(f"trunc_normal_: std must be positive, got {std}")
+    if not math.isfinite(mean + std):
+        raise ValueError(f"trunc_normal_: mean and std must be finite, got {mean} and {std}")
     if not a < b:
         raise ValueError(f"trunc_normal_: the bounds must be in order, got a={a} and b={b}")
     low, high = (a - mean) / std, (b - mean) / std
+    if low == high and math.isinf(low):
+        raise ValueError(f"trunc_normal_: [{a}, {b}] is too far from mean {mean} for std {std}")
     flipped = low + high < 0  # then the other tail is the nearer one
     values = _truncated(*((-high, -low) if flipped else (low, high)), tensor.size)
     values = mean + std * (-values if flipped else values)

@@ -528,6 +528,8 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         else:
             check_range("CosineAnnealingWarmRestarts", "epoch", epoch)
             position, length = epoch, self.T_0
+        if self.T_mult == 1:
+            position %= length
         while position >= length:
             position -= length
             length *= self.T_mult
