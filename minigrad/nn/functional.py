@@ -837,7 +837,7 @@ def cross_entropy(
     x, target = to_tensor(x, "cross_entropy"), to_tensor(target, "cross_entropy")
     if label_smoothing or type(label_smoothing) is not float:
         check_probability(label_smoothing, "cross_entropy: label_smoothing")
-    rows, batch_shape = _class_rows(x, "cross_entropy")
+    rows, places = _class_rows(x, "cross_entropy")
     log_p = ops.log_softmax(rows, axis=1)
     if target.dtype.kind == "f" and target.shape == x.shape:
         q, _ = _class_rows(target, "cross_entropy")
@@ -846,9 +846,10 @@ def cross_entropy(
         if weight is not None:
             q = q * _class_weight(weight, log_p)
         loss = -(log_p * q).sum(axis=1)
-        return _reduce(reshape(loss, batch_shape), reduction, "cross_entropy")
-    options = weight, reduction, ignore_index, label_smoothing
-    return _index_loss("cross_entropy", log_p, batch_shape, target, *options)
+        return _reduce(reshape(loss, places), reduction, "cross_entropy")
+    return _index_loss(
+        "cross_entropy", log_p, places, target, weight, reduction, ignore_index, label_smoothing
+    )
 
 
 def _class_rows(x: Tensor, name: str) -> tuple[Tensor, tuple[int, ...]]:

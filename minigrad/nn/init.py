@@ -42,21 +42,18 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     return _GAINS[nonlinearity]
 
 
-def _fans(tensor: Tensor, name: str) -> tuple[int, int]:
+def _fan(tensor: Tensor, name: str, *modes: str) -> int:
+    """fan_in or fan_out of a tensor, or the sum of both modes."""
     shape = tensor.shape
     if len(shape) < 2:
         raise ValueError(
             f"{name}: fan in and fan out need two or more dimensions, got shape {shape}"
         )
-    receptive = math.prod(shape[2:])
-    return shape[1] * receptive, shape[0] * receptive
-
-
-def _fan(tensor: Tensor, mode: str, name: str) -> int:
-    fans = dict(zip(("fan_in", "fan_out"), _fans(tensor, name), strict=True))
-    if mode not in fans:
-        raise ValueError(f"{name}: mode must be 'fan_in' or 'fan_out', got {mode!r}")
-    return fans[mode]
+    sizes = {"fan_in": shape[1], "fan_out": shape[0]}
+    for mode in modes:
+        if mode not in sizes:
+            raise ValueError(f"{name}: mode must be 'fan_in' or 'fan_out', got {mode!r}")
+    return sum(sizes[mode] for mode in modes) * math.prod(shape[2:])
 
 
 def _write(tensor: Tensor, values: np.ndarray | float) -> Tensor:
@@ -207,7 +204,7 @@ def kaiming_uniform_(
     >>> bool((w.abs() <= 1).all())
     True
     """
-    fan = _fan(tensor, mode, "kaiming_uniform_")
+    fan = _fan(tensor, "kaiming_uniform_", mode)
     bound = calculate_gain(nonlinearity, a) * math.sqrt(3 / fan)
     return uniform_(tensor, -bound, bound)
 
@@ -215,13 +212,12 @@ def kaiming_uniform_(
 def kaiming_normal_(
     tensor: Tensor, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu"
 ) -> Tensor:
-    """Normal with mean 0 and standard deviation gain / sqrt(fan) (He et al. 2015, equations 10 and
-    14).
+    """Normal with mean 0 and standard deviation gain / sqrt(fan); see `kaiming_uniform_`.
 
     >>> mg.nn.init.kaiming_normal_(mg.empty(8, 6)).shape
     (8, 6)
     """
-    fan = _fan(tensor, mode, "kaiming_normal_")
+    fan = _fan(tensor, "kaiming_normal_", mode)
     return normal_(tensor, 0.0, calculate_gain(nonlinearity, a) / math.sqrt(fan))
 
 
@@ -232,15 +228,15 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     >>> bool((w.abs() <= 1).all())
     True
     """
-    bound = gain * math.sqrt(6 / sum(_fans(tensor, "xavier_uniform_")))
+    bound = gain * math.sqrt(6 / _fan(tensor, "xavier_uniform_", "fan_in", "fan_out"))
     return uniform_(tensor, -bound, bound)
 
 
 def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
-    """Normal with mean 0 and standard deviation gain sqrt(2 / (fan_in + fan_out)) (Glorot & Bengio
-    2010, eq. 12).
+    """Normal with mean 0 and standard deviation gain sqrt(2 / (fan_in + fan_out)) (equation 12).
 
     >>> mg.nn.init.xavier_normal_(mg.empty(3, 3)).shape
     (3, 3)
     """
-    return normal_(tensor, 0.0, gain * math.sqrt(2 / sum(_fans(tensor, "xavier_normal_"))))
+    std = gain * math.sqrt(2 / _fan(tensor, "xavier_normal_", "fan_in", "fan_out"))
+    return normal_(tensor, 0.0, std)

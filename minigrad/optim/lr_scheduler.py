@@ -110,22 +110,11 @@ class LRScheduler:
         return [low + (lr - low) * (new / old) for lr in rates]
 
     def get_last_lr(self) -> list[float]:
-        """The rates that the last step set, one for each group.
-
-        >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=0.5)
-        >>> mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.9).get_last_lr()
-        [0.5]
-        """
+        """The rates that the last step set, one for each group; see the example of the class."""
         return self._last_lr
 
     def step(self) -> None:
-        """Go on to the next epoch; call it after `optimizer.step()`.
-
-        >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=0.5)
-        >>> mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5).step()
-        >>> optimizer.param_groups[0]["lr"]
-        0.25
-        """
+        """Go on to the next epoch; call it after `optimizer.step()`. The module has an example."""
         self._go_to(self.last_epoch + 1, self.get_lr)
 
     def _go_to(self, epoch: int, rates: Callable[[], list[float]]) -> None:
@@ -358,8 +347,7 @@ class MultiStepLR(LRScheduler):
 
 
 class ConstantLR(LRScheduler):
-    """lr is multiplied by `factor`, in [0, 1], until total_iters epochs, an int from 0 on, have
-    passed.
+    """lr is multiplied by `factor`, in [0, 1], for the first total_iters epochs, an int from 0 on.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> mg.optim.lr_scheduler.ConstantLR(optimizer, factor=0.5).get_last_lr()
@@ -764,12 +752,10 @@ class ReduceLROnPlateau(LRScheduler):
     ) -> None:
         owner = "ReduceLROnPlateau"
         self.optimizer = _checked(self, optimizer)
-        for name, value, known in (
-            ("mode", mode, ("min", "max")),
-            ("threshold_mode", threshold_mode, ("rel", "abs")),
-        ):
-            if value not in known:
-                raise ValueError(f"{owner}: {name} must be {' or '.join(known)}, got {value!r}")
+        if mode not in ("min", "max"):
+            raise ValueError(f"{owner}: mode must be min or max, got {mode!r}")
+        if threshold_mode not in ("rel", "abs"):
+            raise ValueError(f"{owner}: threshold_mode must be rel or abs, got {threshold_mode!r}")
         self.mode, self.threshold_mode = mode, threshold_mode
         self.factor = check_range(owner, "factor", factor, upper=1)
         self.threshold = check_range(owner, "threshold", threshold)
@@ -792,10 +778,9 @@ class ReduceLROnPlateau(LRScheduler):
                 f"ReduceLROnPlateau: the metric must be a number, got {type(metrics).__name__}"
             ) from None
         self.last_epoch += 1
+        self.num_bad_epochs += 1
         if self._is_better(current):
             self.best, self.num_bad_epochs = current, 0
-        else:
-            self.num_bad_epochs += 1
         if self.cooldown_counter > 0:
             self.cooldown_counter -= 1
             self.num_bad_epochs = 0
