@@ -27,8 +27,7 @@ class Parameter(Tensor):
     """A Tensor that a Module registers when it is assigned to one: what an optimiser is to change.
 
     data: a Tensor, array or nested list of floats; float32 or float64. Memory is shared where it
-    can be. Every operation on a Parameter gives a plain Tensor. Raises RuntimeError for integers
-    with requires_grad=True.
+    can be. Operations on it give plain Tensors. RuntimeError for integers that require grad.
 
     >>> mg.nn.Parameter([1.0, 2.0])
     Parameter containing:
@@ -56,8 +55,7 @@ class LoadResult(NamedTuple):
 
 
 class Module:
-    """The base of every layer and net: assign Parameters and Modules in `__init__`, compute in
-    `forward`.
+    """The base of layers and nets: assign Parameters and Modules in `__init__`, write `forward`.
 
     >>> class Net(mg.nn.Module):
     ...     def __init__(self):
@@ -192,8 +190,7 @@ class Module:
         self._register_new(name, parameter, PARAMETER, Parameter)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Make `tensor` a member that is state but no parameter; it is in `state_dict` if
-        persistent.
+        """Make `tensor` a member that is no parameter; it is in `state_dict` if persistent.
 
         >>> module = mg.nn.Module()
         >>> module.register_buffer("steps", mg.tensor(0))
@@ -213,8 +210,7 @@ class Module:
         self._register_new(name, module, MODULE, Module)
 
     def _own(self, *kinds: str) -> list[tuple[str, Any]]:
-        """The members of these kinds that are not None, kind by kind in the order they were
-        registered."""
+        """The members of these kinds that are not None, kind by kind, as they were registered."""
         values = self.__dict__
         return [
             (name, values[name])
@@ -320,8 +316,7 @@ class Module:
 
     # -------------------------------------------------------------------------------- modes
     def train(self: Self, mode: bool = True) -> Self:
-        """Set training mode here and in all submodules that are not frozen: batch statistics,
-        dropout. Returns self.
+        """Training mode (batch statistics, dropout) here and below, but where frozen. Returns self.
 
         >>> mg.nn.Dropout().train(False).training
         False
@@ -333,8 +328,7 @@ class Module:
         return self
 
     def eval(self: Self) -> Self:
-        """Set evaluation mode here and in all submodules: running statistics, no dropout. Returns
-        self.
+        """Set evaluation mode (running statistics, no dropout) here and below. Returns self.
 
         >>> mg.nn.Dropout().eval()(mg.ones(3))
         tensor([1., 1., 1.])
@@ -413,8 +407,7 @@ class Module:
                     parameter.grad = parameter.grad.detach().zero_()
 
     def apply(self: Self, function: Callable[[Module], Any]) -> Self:
-        """Call `function` on every submodule and then on this module, for example to initialise.
-        Returns self.
+        """Call `function` on every submodule, then on this module, to initialise. Returns self.
 
         >>> net = mg.nn.Sequential(mg.nn.ReLU()).apply(lambda module: print(type(module).__name__))
         ReLU
@@ -426,10 +419,8 @@ class Module:
         return self
 
     def to(self: Self, dtype: Any) -> Self:
-        """Convert floating parameters, gradients and buffers to float32 or float64, in place.
-        Returns self.
-
-        The Parameters stay the same objects, so an optimiser that holds them goes on working.
+        """Convert floating parameters, gradients and buffers to float32 or float64, in place: an
+        optimiser that holds the Parameters goes on working. Returns self.
 
         >>> mg.nn.Linear(2, 1).to(mg.float64).weight.dtype
         dtype('float64')
@@ -473,8 +464,7 @@ class Module:
         return {name: tensor.detach() for name, tensor in named}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadResult:
-        """Copy Tensors or arrays, PyTorch's too, by name into the parameters and persistent
-        buffers.
+        """Copy Tensors or arrays, PyTorch's too, by name into parameters and persistent buffers.
 
         Values may have another precision, but neither another shape nor another kind of dtype. With
         strict=False missing and unexpected keys are returned instead of raised. Raises one
@@ -688,10 +678,8 @@ def _module(value: Any, name: str) -> Module:
 
 
 class Sequential(_Container):
-    """Modules applied one after the other; given as arguments or as one OrderedDict with their
-    names.
-
-    A slice is a Sequential of the same modules.
+    """Modules applied one after the other, given as arguments or as one OrderedDict with names. A
+    slice is a Sequential of the same modules.
 
     >>> net = mg.nn.Sequential(mg.nn.Linear(4, 8), mg.nn.ReLU(), mg.nn.Linear(8, 2))
     >>> net(mg.ones(3, 4)).shape

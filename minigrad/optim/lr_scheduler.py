@@ -220,8 +220,7 @@ def _checked(scheduler: Any, optimizer: Any) -> Optimizer:
 
 
 def _state_of(value: Any) -> Any:
-    """What a checkpoint keeps of an attribute: of objects that are called their attributes, of
-    functions nothing."""
+    """What a checkpoint keeps of an attribute: of callables their attributes, of functions none."""
     if isinstance(value, list):
         return [_state_of(item) for item in value]
     if isinstance(value, LRScheduler):
