@@ -591,6 +591,14 @@ def check_sign(value: float, name: str, zero: bool = True) -> None:
         raise ValueError(f"{name} must {'not be negative' if zero else 'be positive'}, got {value}")
 
 
+def check_smoothing(label_smoothing: float) -> None:
+    """`check_probability` of a label_smoothing.
+
+    >>> mg.nn.functional.check_smoothing(0.1)
+    """
+    check_probability(label_smoothing, "cross_entropy: label_smoothing")
+
+
 def _reduce(loss: Tensor, reduction: str, name: str) -> Tensor:
     check_reduction(reduction, name)
     if reduction == "none":
@@ -836,7 +844,7 @@ def cross_entropy(
     """
     x, target = to_tensor(x, "cross_entropy"), to_tensor(target, "cross_entropy")
     if label_smoothing or type(label_smoothing) is not float:
-        check_probability(label_smoothing, "cross_entropy: label_smoothing")
+        check_smoothing(label_smoothing)
     rows, places = _class_rows(x, "cross_entropy")
     log_p = ops.log_softmax(rows, axis=1)
     if target.dtype.kind == "f" and target.shape == x.shape:

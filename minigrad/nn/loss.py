@@ -228,7 +228,7 @@ class CrossEntropyLoss(_Loss):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(reduction, weight)
-        functional.check_probability(label_smoothing, "cross_entropy: label_smoothing")
+        functional.check_smoothing(label_smoothing)
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
 

@@ -30,8 +30,7 @@ def _checked(name: str, x: Tensor, axes: int) -> Tensor:
     return x
 
 
-@lru_cache(1024)
-def _windows(
+def _find_windows(
     name: str, size: int, window: tuple[int, ...], ceil_mode: bool, inside: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where the windows along an axis of `size` elements start and stop: at the edges with the
@@ -56,6 +55,9 @@ def _windows(
     if inside:
         return np.where(starts < 0, starts % dilation, starts), np.minimum(stops, size)
     return starts, stops
+
+
+_windows = lru_cache(1024)(_find_windows)
 
 
 def _each_axis(

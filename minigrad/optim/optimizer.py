@@ -327,7 +327,7 @@ def _copied(value: Any) -> Any:
 
 
 def options(arguments: dict[str, Any]) -> dict[str, Any]:
-    """What the constructor of an optimiser, which passes its `locals()`, was given as options."""
+    """The options that a constructor was given, from its `locals()` before it makes others."""
     others = ("self", "params", "unknown", "__class__")
     return {name: value for name, value in arguments.items() if name not in others}
 
@@ -365,16 +365,13 @@ def check_count(owner: str, label: str, value: Any, least: int = 1) -> int:
 def check_ranges(owner: str, group: dict[str, Any], names: Iterable[str]) -> None:
     """`check_range` for options of a group; `betas` is a pair of numbers in [0, 1)."""
     for name in names:
-        if name == "betas":
-            _check_betas(owner, group["betas"])
-        else:
-            check_range(owner, LABELS.get(name, f"{name} value"), group[name])
-
-
-def _check_betas(owner: str, betas: Any) -> None:
-    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
-        raise TypeError(
-            f"{owner}: betas must be a pair of numbers such as (0.9, 0.999), got {betas!r}"
-        )
-    for index, beta in enumerate(betas):
-        check_range(owner, f"beta parameter at index {index}", beta, upper=1)
+        value = group[name]
+        if name != "betas":
+            check_range(owner, LABELS.get(name, f"{name} value"), value)
+            continue
+        if not isinstance(value, (tuple, list)) or len(value) != 2:
+            raise TypeError(
+                f"{owner}: betas must be a pair of numbers such as (0.9, 0.999), got {value!r}"
+            )
+        for index, beta in enumerate(value):
+            check_range(owner, f"beta parameter at index {index}", beta, upper=1)
