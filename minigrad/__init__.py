@@ -98,6 +98,7 @@ from ._core.ops import (
     sign as sign,
     sin as sin,
     sinh as sinh,
+    softmax_cross_entropy as softmax_cross_entropy,
     softplus as softplus,
     sort as sort,
     sqrt as sqrt,

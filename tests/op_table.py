@@ -304,6 +304,10 @@ def np_lstm_scale(gates, cell):
     return np.tile(np.abs(cell) + 1.0, (2, *[1] * (cell.ndim - 1)))
 
 
+def np_softmax_cross_entropy(x, labels):
+    return -np_log_softmax(x)[np.arange(len(labels)), labels]
+
+
 def np_variance(x, axis=None, keepdims=False, correction=0):
     return np.var(x, axis=axis, keepdims=keepdims, ddof=correction)
 
@@ -1380,6 +1384,38 @@ TABLE = (
         ulps=4,
         scale=np_lstm_scale,
         floating=True,
+    ),
+    Row(
+        "softmax_cross_entropy",
+        mg.softmax_cross_entropy,
+        np_softmax_cross_entropy,
+        floating=True,
+        cases=(
+            (((3, 4),), {"labels": np.array([0, 3, 1])}),
+            (((2, 1),), {"labels": np.array([0, 0])}),
+            (((40, 2),), {"labels": np.arange(40) % 2}),
+            (((3, 17),), {"labels": np.array([16, 0, 8], np.int32)}),
+            (((2, 600),), {"labels": np.array([599, 7])}),
+            (((0, 3),), {"labels": np.array([], np.int64)}),
+        ),
+        ulps=2,
+        scale=lambda x, **options: np.float64(8),
+        specials=(
+            Special(
+                "does not overflow",
+                ([[1000.0, 0.0], [1000.0, 0.0]],),
+                [0.0, 1000.0],
+                ([[0.0, 0.0], [1.0, -1.0]],),
+                options=(("labels", np.array([0, 1])),),
+            ),
+            Special(
+                "a class of -inf counts nothing",
+                ([[-INF, 1.0, 1.0]],),
+                [math.log(2)],
+                ([[0.0, 0.5, -0.5]],),
+                options=(("labels", np.array([2])),),
+            ),
+        ),
     ),
 )
 ROWS = {row.name: row for row in TABLE}

@@ -16,10 +16,10 @@ Design note
    logsumexp, log_softmax, erf, sigmoid). Everything else is composed, in functions.py.
 """
 cimport numpy as cnp
-from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_DATA, PyArray_DIMS,
+from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArray_DATA, PyArray_DIMS,
                     PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
-from . cimport loops
+from . cimport loops, loss
 from .kernels cimport (
     ABS, ADD, CLIP, DIVIDE, EQUAL, ERF, EXP, EXPM1, GATE, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, LOG,
     LOG1P, LOGSIGMOID, LOGSUM, MAX, MAXIMUM, MEAN, MIN, MINIMUM, MULTIPLY, NEGATIVE, NO_KERNEL,
@@ -33,6 +33,7 @@ import math
 
 import numpy as np
 
+from .loops import count_classes
 from .tensor import attach_methods, plain_index, register
 
 cnp.import_array()
@@ -1994,6 +1995,50 @@ cdef object lstm_slope(Tensor g, Tensor gates, Tensor cell, Tensor kept, bint of
         return down * f
     return concat([down * m * (i * (1.0 - i)), down * cell * (f * (1.0 - f)), down * i * (1.0 - m * m),
                    g[n:] * t * (o * (1.0 - o))])
+
+
+cdef Op SOFTMAX_CROSS_ENTROPY_ = register(
+    "softmax_cross_entropy", NO_KERNEL, None,
+    (lambda g, x, labels, kept: slope_of_cross_entropy(g, x, labels, kept),), inputs=("x",),
+    attributes=("labels", "kept"))
+def softmax_cross_entropy(x, labels):
+    """-log(softmax(x)) at the label of each row: x (n, C), labels (n,) of integers from 0 to C - 1, to (n,).
+    A primitive of its own, since training steps of small nets spent a fifth of their time on the four that
+    it replaces. Raises IndexError for a label that is no class, TypeError for labels of floats.
+
+    >>> mg.softmax_cross_entropy(mg.zeros(2, 4), mg.tensor([0, 3]))
+    tensor([1.3862944, 1.3862944])
+    """
+    cdef Tensor rows = to_tensor(x, "softmax_cross_entropy")
+    cdef ndarray numbers = to_tensor(labels, "softmax_cross_entropy").array
+    cdef npy_intp sizes[2]
+    if (PyArray_NDIM(rows.array) != 2 or PyArray_NDIM(numbers) != 1
+            or PyArray_DIMS(rows.array)[0] != PyArray_DIMS(numbers)[0]):
+        raise ValueError("softmax_cross_entropy: expected x of shape (n, C) and labels of shape (n,), got "
+                         f"{rows.shape} and {shape_of(numbers)}")
+    if PyArray_TYPE(numbers) != NPY_INT64 and PyArray_TYPE(numbers) != NPY_INT32:
+        raise TypeError(f"softmax_cross_entropy: expected labels of integers, got {numbers.dtype}")
+    if PyArray_TYPE(rows.array) != NPY_FLOAT and PyArray_TYPE(rows.array) != NPY_DOUBLE:
+        rows = astype(rows, np.float32 if PyArray_TYPE(rows.array) == NPY_BOOL else np.float64)
+    # A copy of the labels, which nobody writes to before backward.
+    numbers = loops.copied(numbers) if PyArray_TYPE(numbers) == NPY_INT64 else numbers.astype(np.int64)
+    count_classes("softmax_cross_entropy", numbers, PyArray_DIMS(rows.array)[1], NO_LABEL)
+    sizes[0], sizes[1] = 2, PyArray_DIMS(numbers)[0]
+    cdef ndarray kept = loops.empty(2, sizes, NPY_DOUBLE)
+    out = loss.cross_entropy(contiguous(rows.array), numbers, kept)
+    return record(SOFTMAX_CROSS_ENTROPY_, out, rows, None, None, (numbers, kept))
+
+
+cdef long long NO_LABEL = -(<long long> 1 << 62)
+
+
+cdef object slope_of_cross_entropy(Tensor g, Tensor x, ndarray labels, ndarray kept):
+    """The rule of `softmax_cross_entropy`; where nobody records it, in one pass."""
+    if not recording():
+        return wrap(loss.slopes(contiguous(x.array), labels, kept, contiguous(g.array)))
+    hot = np.zeros(x.shape, x.dtype)
+    hot[np.arange(len(labels)), labels] = 1
+    return (exp(log_softmax(x, 1)) - wrap(hot)) * reshape(g, (-1, 1))
 
 
 def zeros_like(x, dtype=None):

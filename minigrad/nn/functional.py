@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -817,7 +817,13 @@ def nll_loss(
     """
     x, target = to_tensor(x, "nll_loss"), to_tensor(target, "nll_loss")
     rows, batch_shape = _class_rows(x, "nll_loss")
-    return _index_loss("nll_loss", rows, batch_shape, target, weight, reduction, ignore_index)
+
+    def losses(log_p: Tensor, labels: np.ndarray) -> Tensor:
+        return -reshape(take_along_axis(log_p, labels.reshape(-1, 1)), (-1,))
+
+    return _index_loss(
+        "nll_loss", losses, rows, batch_shape, target, weight, reduction, ignore_index
+    )
 
 
 def cross_entropy(
@@ -846,18 +852,17 @@ def cross_entropy(
     if label_smoothing or type(label_smoothing) is not float:
         check_smoothing(label_smoothing)
     rows, places = _class_rows(x, "cross_entropy")
-    log_p = ops.log_softmax(rows, axis=1)
     if target.dtype.kind == "f" and target.shape == x.shape:
+        log_p = ops.log_softmax(rows, axis=1)
         q, _ = _class_rows(target, "cross_entropy")
         if label_smoothing:
             q = q * (1.0 - label_smoothing) + label_smoothing / log_p.shape[1]
         if weight is not None:
-            q = q * _class_weight(weight, log_p)
+            q = q * _class_weight(weight, log_p.dtype, log_p.shape[1])
         loss = -(log_p * q).sum(axis=1)
         return _reduce(reshape(loss, places), reduction, "cross_entropy")
-    return _index_loss(
-        "cross_entropy", log_p, places, target, weight, reduction, ignore_index, label_smoothing
-    )
+    options = target, weight, reduction, ignore_index, label_smoothing
+    return _index_loss("cross_entropy", ops.softmax_cross_entropy, rows, places, *options)
 
 
 def _class_rows(x: Tensor, name: str) -> tuple[Tensor, tuple[int, ...]]:
@@ -873,18 +878,19 @@ def _class_rows(x: Tensor, name: str) -> tuple[Tensor, tuple[int, ...]]:
     return reshape(x, (-1, x.shape[-1]) if x.size else (0, x.shape[-1])), x.shape[:-1]
 
 
-def _class_weight(weight: Tensor, log_p: Tensor) -> Tensor:
+def _class_weight(weight: Tensor, dtype: Any, classes: int) -> Tensor:
     weight = to_tensor(weight, "cross_entropy")
-    if weight.shape != log_p.shape[1:]:
+    if weight.shape != (classes,):
         raise ValueError(
-            f"cross_entropy: expected one weight per class, {log_p.shape[1:]}, got {weight.shape}"
+            f"cross_entropy: expected one weight per class, {(classes,)}, got {weight.shape}"
         )
-    return weight.detach().astype(log_p.dtype)
+    return weight.detach().astype(dtype)
 
 
 def _index_loss(
     name: str,
-    log_p: Tensor,
+    losses: Callable[[Tensor, np.ndarray], Tensor],
+    rows: Tensor,
     batch_shape: tuple[int, ...],
     target: Tensor,
     weight: Tensor | None,
@@ -892,8 +898,9 @@ def _index_loss(
     ignore_index: int,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """The loss of the rows log_p (n, C) that are not ignored. Elements are picked rather than
-    multiplied by a mask, since a class that is masked out with -inf would give -inf * 0."""
+    """The loss of the rows (n, C) that are not ignored, where `losses` takes rows and their labels.
+    Elements are picked rather than multiplied by a mask, since a class that is masked out with -inf
+    would give -inf * 0."""
     check_reduction(reduction, name)
     if target.dtype.kind != "i":
         raise TypeError(
@@ -902,29 +909,26 @@ def _index_loss(
         )
     if target.shape != batch_shape:
         raise ValueError(f"{name}: expected a target of shape {batch_shape}, got {target.shape}")
-    labels = target.astype(np.int64)._array.reshape(-1, 1)
-    rows, classes = log_p.shape
-    count = count_classes(name, labels, classes, ignore_index)
+    labels = target.astype(np.int64)._array.reshape(-1)
+    count = count_classes(name, labels, rows.shape[1], ignore_index)
     kept: Any = slice(None)
-    if count == rows:
-        picked = take_along_axis(log_p, labels)
-    else:
-        kept = (labels[:, 0] != ignore_index).nonzero()[0]
+    if count != len(labels):
+        kept = (labels != ignore_index).nonzero()[0]
         labels = labels[kept]
-        picked = take_along_axis(log_p[kept], labels)
+    loss = losses(rows if count == rows.shape[0] else rows[kept], labels)
     if weight is None and not label_smoothing and reduction != "none":
-        return picked.sum() / (-count if reduction == "mean" else -1)
-    loss = -reshape(picked, (-1,))
+        return loss.mean() if reduction == "mean" else loss.sum()
     total: Tensor | float = float(count)
-    spread = log_p
     if weight is not None:
-        weight = _class_weight(weight, log_p)
-        counted = getitem(weight, labels[:, 0])
-        loss, total, spread = loss * counted, counted.sum(), log_p * weight
+        weight = _class_weight(weight, loss.dtype, rows.shape[1])
+        counted = getitem(weight, labels)
+        loss, total = loss * counted, counted.sum()
     if label_smoothing:
-        smoothed = spread.sum(axis=1)[kept]
-        loss = loss * (1.0 - label_smoothing) - smoothed * (label_smoothing / classes)
+        log_p = ops.log_softmax(rows, axis=1)
+        smoothed = (log_p if weight is None else log_p * weight).sum(axis=1)[kept]
+        loss = loss * (1.0 - label_smoothing) - smoothed * (label_smoothing / rows.shape[1])
 
     if reduction == "none":
-        return reshape(loss if count == rows else put(loss, kept, (rows,)), batch_shape)
+        whole = loss if count == rows.shape[0] else put(loss, kept, rows.shape[:1])
+        return reshape(whole, batch_shape)
     return loss.sum() / total if reduction == "mean" else loss.sum()

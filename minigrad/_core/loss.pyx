@@ -1,0 +1,125 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""The cross-entropy of softmax, forward and backward in one pass each.
+
+Design note
+-----------
+1. This file knows rows of numbers and their labels. It must not know the graph: the primitive has its
+   entry in ops.pyx, whose rule, in Tensor operations, says what the backward here computes.
+2. log(sum(exp(x))) is taken about the largest element of a row. That and the logarithm of the sum are kept
+   apart: beside a large x their sum would lose the digits of the logarithm.
+3. Rows are done in blocks that fit the first cache, because exp wants long loops and a row of ten classes
+   is a short one. As four primitives (log_softmax, take_along_axis, sum, divide) the loss of 100 x 2 and
+   its gradient took 9 us, half of it in making Nodes and views.
+"""
+from cpython.ref cimport PyObject
+from cython cimport floating
+from numpy cimport (NPY_DOUBLE, PyArray_DATA, PyArray_DIMS, PyArray_TYPE, ndarray, npy_intp)
+
+from .kernels cimport EXP, LOG, MAX, SUM, TILE, call_kernel, reduce_row
+from .loops cimport empty, recycle
+
+cdef enum:
+    SHORT_ROW = 16              # classes; a call of the kernel for longer rows would cost more
+    ROWS = 256                  # of a block, at most
+
+
+cdef inline void largest_of(floating* x, Py_ssize_t rows, Py_ssize_t n, double* largest) noexcept nogil:
+    """The maximum of each row; a NaN wins."""
+    cdef Py_ssize_t r, c
+    cdef floating best
+    for r in range(rows):
+        if n > SHORT_ROW:
+            largest[r] = x[r * n]
+            reduce_row(MAX, floating is double, x + r * n, n, 0, &largest[r])
+            continue
+        best = x[r * n]
+        for c in range(1, n):
+            if x[r * n + c] > best or x[r * n + c] != x[r * n + c]: best = x[r * n + c]
+        largest[r] = best
+
+
+cdef inline void sums_of(floating* x, Py_ssize_t rows, Py_ssize_t n, double* total) noexcept nogil:
+    cdef Py_ssize_t r, c
+    for r in range(rows):
+        total[r] = 0
+        if n > SHORT_ROW:
+            reduce_row(SUM, floating is double, x + r * n, n, 0, &total[r])
+            continue
+        for c in range(n): total[r] += x[r * n + c]
+
+
+cdef void losses_of(floating* x, long long* labels, Py_ssize_t rows, Py_ssize_t n, floating* work,
+                    double* kept, floating* out) noexcept nogil:
+    cdef double total[ROWS]
+    cdef double* largest
+    cdef double* logarithm
+    cdef Py_ssize_t start, r, c, count, block = max(1, min(<Py_ssize_t> ROWS, TILE // n))
+    cdef void* source
+    for start from 0 <= start < rows by block:
+        count = min(block, rows - start)
+        largest, logarithm = kept + start, kept + rows + start
+        largest_of(x, count, n, largest)
+        for r in range(count):
+            for c in range(n): work[r * n + c] = x[r * n + c] - <floating> largest[r]
+        for r in range(count): out[r] = -work[r * n + labels[r]]
+        source = work
+        call_kernel(EXP, floating is double, &source, work + block * n, count * n)
+        sums_of(work + block * n, count, n, total)
+        source = total
+        call_kernel(LOG, True, &source, logarithm, count)
+        for r in range(count): out[r] = <floating> logarithm[r] + out[r]
+        x, labels, out = x + count * n, labels + count, out + count
+
+
+cdef void slopes_of(floating* x, long long* labels, double* kept, floating* g, Py_ssize_t rows, Py_ssize_t n,
+                    floating* work, floating* out) noexcept nogil:
+    cdef Py_ssize_t start, r, c, count, block = max(1, min(<Py_ssize_t> ROWS, TILE // n))
+    cdef floating largest, logarithm
+    cdef void* source
+    for start from 0 <= start < rows by block:
+        count = min(block, rows - start)
+        for r in range(count):
+            largest, logarithm = <floating> kept[start + r], <floating> kept[rows + start + r]
+            for c in range(n): work[r * n + c] = x[r * n + c] - largest - logarithm
+        source = work
+        call_kernel(EXP, floating is double, &source, out, count * n)
+        for r in range(count):
+            out[r * n + labels[r]] -= 1
+            for c in range(n): out[r * n + c] *= g[r]
+        x, labels, g, out = x + count * n, labels + count, g + count, out + count * n
+
+
+cdef ndarray work_for(ndarray x, int copies):
+    """Room for a block of rows, so many times."""
+    cdef npy_intp n = PyArray_DIMS(x)[1], size = copies * max(n, <npy_intp> TILE)
+    return empty(1, &size, PyArray_TYPE(x))
+
+
+cdef ndarray cross_entropy(ndarray x, ndarray labels, ndarray kept):
+    """-log(softmax(x)) at the label of each row of x (n, C); writes (2, n) doubles for `slopes`. All are
+    C-contiguous, labels int64 and in range."""
+    cdef npy_intp rows = PyArray_DIMS(x)[0], n = PyArray_DIMS(x)[1]
+    cdef ndarray out = empty(1, &rows, PyArray_TYPE(x)), work = work_for(x, 2)
+    if rows and PyArray_TYPE(x) == NPY_DOUBLE:
+        losses_of(<double*> PyArray_DATA(x), <long long*> PyArray_DATA(labels), rows, n,
+                  <double*> PyArray_DATA(work), <double*> PyArray_DATA(kept), <double*> PyArray_DATA(out))
+    elif rows:
+        losses_of(<float*> PyArray_DATA(x), <long long*> PyArray_DATA(labels), rows, n,
+                  <float*> PyArray_DATA(work), <double*> PyArray_DATA(kept), <float*> PyArray_DATA(out))
+    recycle(<PyObject*> work)
+    return out
+
+
+cdef ndarray slopes(ndarray x, ndarray labels, ndarray kept, ndarray g):
+    """The cotangent of x from that of the losses, (n,): (softmax(x) - one_hot(labels)) g."""
+    cdef npy_intp rows = PyArray_DIMS(x)[0], n = PyArray_DIMS(x)[1]
+    cdef ndarray out = empty(2, PyArray_DIMS(x), PyArray_TYPE(x)), work = work_for(x, 1)
+    if rows and PyArray_TYPE(x) == NPY_DOUBLE:
+        slopes_of(<double*> PyArray_DATA(x), <long long*> PyArray_DATA(labels), <double*> PyArray_DATA(kept),
+                  <double*> PyArray_DATA(g), rows, n, <double*> PyArray_DATA(work),
+                  <double*> PyArray_DATA(out))
+    elif rows:
+        slopes_of(<float*> PyArray_DATA(x), <long long*> PyArray_DATA(labels), <double*> PyArray_DATA(kept),
+                  <float*> PyArray_DATA(g), rows, n, <float*> PyArray_DATA(work), <float*> PyArray_DATA(out))
+    recycle(<PyObject*> work)
+    return out
