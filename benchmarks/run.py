@@ -27,7 +27,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "groups",
         nargs="*",
-        help="steps, recurrent, batchnorm, kernels, process; all of them by default",
+        help="steps, recurrent, batchnorm, kernels, products, process; all of them by default; "
+        "or functions, which takes a minute: every function that NumPy has as well",
     )
     parser.add_argument("--match", default="", help="only rows whose name contains this text")
     parser.add_argument("--rounds", type=int, default=15, help="rounds per row (default 15)")
@@ -220,7 +221,7 @@ def save(results: dict, path: Path, draw) -> None:
 
 def run(options: argparse.Namespace) -> dict:
     """Measure the rows asked for, print them as they come, and return what goes into the file."""
-    from contenders import WORK, present
+    from contenders import ON_REQUEST, WORK, present
 
     if unknown := set(options.groups) - set(WORK):
         raise SystemExit(
@@ -229,13 +230,13 @@ def run(options: argparse.Namespace) -> dict:
     found = machine.describe()
     print(machine.summary(found), end="\n\n")
     rows = []
-    for group in options.groups or WORK:
+    for group in options.groups or [group for group in WORK if group not in ON_REQUEST]:
         for work in WORK[group]:
             if options.match not in work.name:
                 continue
             functions = {name: make() for name, make in present(work).items()}
             if work.unit == "us":
-                samples = measure(functions, options.rounds, options.seconds)
+                samples = measure(functions, options.rounds, min(options.seconds, work.seconds))
             else:
                 samples = ask(functions, min(options.rounds, 5))
             rows.append(make_row(group, work, samples))
