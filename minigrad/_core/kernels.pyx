@@ -18,6 +18,7 @@ from libc.string cimport memcpy
 
 cdef extern from "clones.h" nogil:
     ctypedef void cloned "MG_CLONED void"
+    ctypedef void inlined "MG_INLINED void"
 
 cdef extern from "vecmath.h":
     pass
@@ -34,10 +35,22 @@ cdef extern from * nogil:
     #define mg_sigmoid(x) MG_BOTH(mg_sigmoid, x)
     #define mg_softplus(x) MG_BOTH(mg_softplus, x)
     #define mg_erf(x) MG_BOTH(mg_erf, x)
-    /* The larger or smaller; a NaN wins, and stays. (`|`, since `||` would be a branch. As macros of C they
-       vectorise in loops where Cython's branches did not.) */
-    #define mg_larger(a, x) (((x) > (a)) | ((x) != (x)) ? (x) : (a))
-    #define mg_smaller(a, x) (((x) < (a)) | ((x) != (x)) ? (x) : (a))
+    /* The larger or smaller; a NaN wins, and stays. (`best` is one instruction, in which a NaN in a stays; so
+       they vectorise, where Cython's branches did not. Of four at once, NaN is looked for in one go: compilers
+       made a tangle of the conditions of two of the others.) */
+    #define MG_EXTREMUM(name, type, beats) \\
+        static inline type name(type a, type x) { type best = x beats a ? x : a; return x != x ? x : best; } \\
+        static inline type name##_of(type a, type x, type y, type z, type w) { \\
+            type p = x beats y ? x : y, q = z beats w ? z : w, r = p beats q ? p : q, best = r beats a ? r : a; \\
+            return isunordered(x, y) | isunordered(z, w) ? (type) NAN : best; }
+    MG_EXTREMUM(mg_larger_f32, float, >)
+    MG_EXTREMUM(mg_larger_f64, double, >)
+    MG_EXTREMUM(mg_smaller_f32, float, <)
+    MG_EXTREMUM(mg_smaller_f64, double, <)
+    #define mg_larger(a, x) _Generic((x), float: mg_larger_f32, double: mg_larger_f64)(a, x)
+    #define mg_smaller(a, x) _Generic((x), float: mg_smaller_f32, double: mg_smaller_f64)(a, x)
+    #define mg_largest(a, ...) _Generic((a), float: mg_larger_f32_of, double: mg_larger_f64_of)(a, __VA_ARGS__)
+    #define mg_smallest(a, ...) _Generic((a), float: mg_smaller_f32_of, double: mg_smaller_f64_of)(a, __VA_ARGS__)
     #define mg_sqrt(x) _Generic((x), float: sqrtf, double: sqrt)(x)
     #define mg_abs(x) _Generic((x), float: fabsf, double: fabs)(x)
     """
@@ -53,6 +66,8 @@ cdef extern from * nogil:
     double mg_abs(double)
     double mg_larger(double, double)
     double mg_smaller(double, double)
+    double mg_largest(double, double, double, double, double)
+    double mg_smallest(double, double, double, double, double)
 
 ctypedef fused item_t:                      # what `pack` moves: any element of 1, 4 or 8 bytes
     unsigned char
@@ -470,7 +485,12 @@ cdef void lstm_backward(floating* g, floating* c, floating* kept, Py_ssize_t n, 
 
 # -------------------------------------------------------------------------------------- reductions
 cdef enum:
-    LANES = 16              # independent accumulators, so that an addition need not wait for the last
+    LANES = 256             # bytes of independent accumulators, so that none waits for the last addition
+    MOST_LANES = 64         # that these are: floats
+
+ctypedef fused lane_t:      # what a reduction accumulates in: double, or the precision of x
+    float
+    double
 
 
 cdef double reduction_start(int opcode) noexcept nogil:
@@ -484,133 +504,136 @@ cdef double reduction_start(int opcode) noexcept nogil:
     return 0
 
 
-cdef inline double combine(int opcode, double a, double x) noexcept nogil:
+cdef inline lane_t combine(int opcode, lane_t a, lane_t x) noexcept nogil:
     if opcode == PROD:
         return a * x
-    if opcode == MAX or opcode == MIN:
-        return extremum(opcode, a, x)
+    if opcode == MAX:
+        return <lane_t> mg_larger(a, x)
+    if opcode == MIN:
+        return <lane_t> mg_smaller(a, x)
     return a + x
 
 
-cdef inline floating extremum(int opcode, floating a, floating x) noexcept nogil:
-    return <floating> mg_larger(a, x) if opcode == MAX else <floating> mg_smaller(a, x)
+cdef inline lane_t combine_four(int opcode, lane_t a, lane_t x, lane_t y, lane_t z, lane_t w) noexcept nogil:
+    if opcode == MAX:
+        return <lane_t> mg_largest(a, x, y, z, w)
+    if opcode == MIN:
+        return <lane_t> mg_smallest(a, x, y, z, w)
+    return combine(opcode, a, combine(opcode, combine(opcode, x, y), combine(opcode, z, w)))
 
 
-cdef inline double prepare(int opcode, floating x, double centre) noexcept nogil:
+cdef inline lane_t prepare(int opcode, floating x, lane_t centre) noexcept nogil:
     """What a reduction accumulates for the element x."""
     if opcode == DIFFERENCE:
-        return x - centre
+        return <lane_t> x - centre
     if opcode == DEVIATION:
-        return (x - centre) * (x - centre)
-    return x
+        return (<lane_t> x - centre) * (<lane_t> x - centre)
+    if opcode == SQUARES:
+        return <lane_t> x * <lane_t> x
+    return <lane_t> x
 
 
-cdef inline void row_lanes(int opcode, floating* x, Py_ssize_t n, double centre,
-                           double* accumulator) noexcept nogil:
-    cdef double lane[LANES]
-    cdef Py_ssize_t i, k, whole = n - n % LANES
-    for k in range(LANES): lane[k] = reduction_start(opcode)
-    i = 0
-    while i < whole:
-        for k in range(LANES): lane[k] = combine(opcode, lane[k], prepare(opcode, x[i + k], centre))
-        i += LANES
-    for i in range(whole, n):
-        lane[i - whole] = combine(opcode, lane[i - whole], prepare(opcode, x[i], centre))
-    k = LANES // 2
-    while k > 0:                            # a tree, which rounds less than a chain
-        for i in range(k): lane[i] = combine(opcode, lane[i], lane[i + k])
-        k //= 2
-    accumulator[0] = combine(opcode, accumulator[0], lane[0])
+cdef inline inlined fold_rows(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
+                           double* centre, lane_t* lane, double* accumulator) noexcept nogil:
+    cdef lane_t rest[MOST_LANES]
+    cdef Py_ssize_t i, k, r, lanes = LANES // sizeof(lane_t), whole = n - n % lanes
+    cdef lane_t c, start = <lane_t> reduction_start(opcode)
+    for r in range(rows):
+        c = <lane_t> centre[r]
+        for k in range(lanes): lane[k] = start
+        i = 0
+        while i < whole:
+            for k in range(lanes): lane[k] = combine(opcode, lane[k], prepare(opcode, x[i + k], c))
+            i += lanes
+        if whole < n:                       # (in lanes of their own: a variable index keeps them in memory)
+            for k in range(lanes): rest[k] = start
+            for k in range(n - whole): rest[k] = prepare(opcode, x[whole + k], c)
+            for k in range(lanes): lane[k] = combine(opcode, lane[k], rest[k])
+        for k in range(lanes // 2): lane[k] = combine(opcode, lane[k], lane[k + lanes // 2])    # a tree, which
+        for k in range(lanes // 4): lane[k] = combine(opcode, lane[k], lane[k + lanes // 4])    # rounds less
+        for k in range(lanes // 8): lane[k] = combine(opcode, lane[k], lane[k + lanes // 8])    # than a chain
+        if lanes == 64:
+            for k in range(4): lane[k] = combine(opcode, lane[k], lane[k + 4])
+        accumulator[r] = combine(opcode, accumulator[r], <double> combine(
+            opcode, combine(opcode, lane[0], lane[2]), combine(opcode, lane[1], lane[3])))
+        x = <floating*> (<char*> x + row_stride)
 
 
-cdef inline void row_extremum(int opcode, floating* x, Py_ssize_t n, double* accumulator) noexcept nogil:
-    """As `row_lanes`, in the precision of x: picking an element rounds nothing."""
-    cdef floating lane[4 * LANES]
-    cdef Py_ssize_t i = 0, k, whole = n - n % (4 * LANES)
-    for k in range(4 * LANES): lane[k] = <floating> reduction_start(opcode)
-    while i < whole:
-        for k in range(4 * LANES): lane[k] = extremum(opcode, lane[k], x[i + k])
-        i += 4 * LANES
-    for i in range(whole, n): lane[i - whole] = extremum(opcode, lane[i - whole], x[i])
-    k = 2 * LANES
-    while k > 0:
-        for i in range(k): lane[i] = extremum(opcode, lane[i], lane[i + k])
-        k //= 2
-    accumulator[0] = combine(opcode, accumulator[0], lane[0])
+cdef cloned row_kernel(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
+                       double* centre, double* accumulator) noexcept nogil:
+    cdef double wide[MOST_LANES]
+    cdef floating alike[MOST_LANES]     # picking an element rounds nothing
+    if opcode == SUM: fold_rows(SUM, x, row_stride, rows, n, centre, wide, accumulator)
+    elif opcode == PROD: fold_rows(PROD, x, row_stride, rows, n, centre, wide, accumulator)
+    elif opcode == MAX: fold_rows(MAX, x, row_stride, rows, n, centre, alike, accumulator)
+    elif opcode == MIN: fold_rows(MIN, x, row_stride, rows, n, centre, alike, accumulator)
+    elif opcode == DIFFERENCE: fold_rows(DIFFERENCE, x, row_stride, rows, n, centre, wide, accumulator)
+    elif opcode == DEVIATION: fold_rows(DEVIATION, x, row_stride, rows, n, centre, wide, accumulator)
+    elif opcode == SQUARES: fold_rows(SQUARES, x, row_stride, rows, n, centre, alike, accumulator)
 
 
-cdef cloned row(int opcode, floating* x, Py_ssize_t n, double centre, double* accumulator) noexcept nogil:
-    if opcode == SUM: row_lanes(SUM, x, n, centre, accumulator)
-    elif opcode == PROD: row_lanes(PROD, x, n, centre, accumulator)
-    elif opcode == MAX: row_extremum(MAX, x, n, accumulator)
-    elif opcode == MIN: row_extremum(MIN, x, n, accumulator)
-    elif opcode == DIFFERENCE: row_lanes(DIFFERENCE, x, n, centre, accumulator)
-    elif opcode == DEVIATION: row_lanes(DEVIATION, x, n, centre, accumulator)
-
-
-cdef inline void column_lanes(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
-                              double* centre, double* accumulator) noexcept nogil:
+cdef inline inlined fold_columns(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
+                              double* centre, lane_t* accumulator) noexcept nogil:
     cdef Py_ssize_t i, r = 0
     cdef floating* x1
     cdef floating* x2
     cdef floating* x3
-    cdef double c
+    cdef lane_t c
     while r + 4 <= rows:                    # four rows at once: a quarter of the traffic to the accumulators
         x1 = <floating*> (<char*> x + row_stride)
         x2 = <floating*> (<char*> x1 + row_stride)
         x3 = <floating*> (<char*> x2 + row_stride)
         for i in range(n):                  # as a tree: a chain would wait for each addition
-            c = centre[i]
-            accumulator[i] = combine(opcode, accumulator[i], combine(
-                opcode, combine(opcode, prepare(opcode, x[i], c), prepare(opcode, x1[i], c)),
-                combine(opcode, prepare(opcode, x2[i], c), prepare(opcode, x3[i], c))))
+            c = <lane_t> centre[i]
+            accumulator[i] = combine_four(
+                opcode, accumulator[i], prepare(opcode, x[i], c), prepare(opcode, x1[i], c),
+                prepare(opcode, x2[i], c), prepare(opcode, x3[i], c))
         x = <floating*> (<char*> x3 + row_stride)
         r += 4
     while r < rows:
         for i in range(n):
-            accumulator[i] = combine(opcode, accumulator[i], prepare(opcode, x[i], centre[i]))
+            accumulator[i] = combine(opcode, accumulator[i], prepare(opcode, x[i], <lane_t> centre[i]))
         x = <floating*> (<char*> x + row_stride)
         r += 1
 
 
-cdef inline void column_extremum(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows,
-                                 Py_ssize_t n, double* accumulator) noexcept nogil:
-    """As `column_lanes`, in the precision of x; n is at most COLUMNS. (Four rows at once gained nothing.)"""
+cdef inline inlined column_extremum(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows,
+                                 Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
+    """In the precision of x; n is at most COLUMNS."""
     cdef floating best[COLUMNS]
-    cdef Py_ssize_t i, _
+    cdef Py_ssize_t i
     for i in range(n): best[i] = <floating> accumulator[i]
-    for _ in range(rows):
-        for i in range(n): best[i] = extremum(opcode, best[i], x[i])
-        x = <floating*> (<char*> x + row_stride)
+    fold_columns(opcode, x, row_stride, rows, n, centre, <floating*> best)
     for i in range(n): accumulator[i] = best[i]
 
 
-cdef cloned columns(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
-                    double* centre, double* accumulator) noexcept nogil:
-    if opcode == SUM: column_lanes(SUM, x, row_stride, rows, n, centre, accumulator)
-    elif opcode == PROD: column_lanes(PROD, x, row_stride, rows, n, centre, accumulator)
-    elif opcode == MAX: column_extremum(MAX, x, row_stride, rows, n, accumulator)
-    elif opcode == MIN: column_extremum(MIN, x, row_stride, rows, n, accumulator)
-    elif opcode == DIFFERENCE: column_lanes(DIFFERENCE, x, row_stride, rows, n, centre, accumulator)
-    elif opcode == DEVIATION: column_lanes(DEVIATION, x, row_stride, rows, n, centre, accumulator)
+cdef cloned column_kernel(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
+                          double* centre, double* accumulator) noexcept nogil:
+    if opcode == SUM: fold_columns(SUM, x, row_stride, rows, n, centre, accumulator)
+    elif opcode == PROD: fold_columns(PROD, x, row_stride, rows, n, centre, accumulator)
+    elif opcode == MAX: column_extremum(MAX, x, row_stride, rows, n, centre, accumulator)
+    elif opcode == MIN: column_extremum(MIN, x, row_stride, rows, n, centre, accumulator)
+    elif opcode == DIFFERENCE: fold_columns(DIFFERENCE, x, row_stride, rows, n, centre, accumulator)
+    elif opcode == DEVIATION: fold_columns(DEVIATION, x, row_stride, rows, n, centre, accumulator)
+    elif opcode == SQUARES: fold_columns(SQUARES, x, row_stride, rows, n, centre, accumulator)
 
 
-cdef void reduce_row(int opcode, bint is_double, void* x, Py_ssize_t n, double centre,
-                     double* accumulator) noexcept nogil:
-    """Fold n contiguous elements into one accumulator."""
+cdef void reduce_rows(int opcode, bint is_double, void* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
+                      double* centre, double* accumulator) noexcept nogil:
+    """Fold rows of n contiguous elements, `row_stride` bytes apart, each into an accumulator of its own."""
     if is_double:
-        row(opcode, <double*> x, n, centre, accumulator)
+        row_kernel(opcode, <double*> x, row_stride, rows, n, centre, accumulator)
     else:
-        row(opcode, <float*> x, n, centre, accumulator)
+        row_kernel(opcode, <float*> x, row_stride, rows, n, centre, accumulator)
 
 
 cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t row_stride, Py_ssize_t rows,
                          Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
     """Fold rows of n contiguous elements, `row_stride` bytes apart, into n accumulators, one a column."""
     if is_double:
-        columns(opcode, <double*> x, row_stride, rows, n, centre, accumulator)
+        column_kernel(opcode, <double*> x, row_stride, rows, n, centre, accumulator)
     else:
-        columns(opcode, <float*> x, row_stride, rows, n, centre, accumulator)
+        column_kernel(opcode, <float*> x, row_stride, rows, n, centre, accumulator)
 
 
 # ------------------------------------------------------------------- accumulation, running averages

@@ -34,7 +34,7 @@ from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray
 from .kernels cimport (
     COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, SUBTRACT, SUM, TILE, VAR,
     accumulate, add_along, add_block, blend_into, call_kernel, copy_block, first_maxima, lstm_backward,
-    lstm_forward, pack, reduce_columns, reduce_row, reduction_start, scan, take_along)
+    lstm_forward, pack, reduce_columns, reduce_rows, reduction_start, scan, take_along)
 
 import os
 
@@ -94,6 +94,7 @@ cdef enum:
     SHORT_ROW = 16              # a row reduction over fewer elements costs more to start than to do
     PACKED_BYTES = 1 << 19      # of the blocks that `packed_matmul` packs
     BLOCK = 1024                # elements that a row reduction sums before it compensates
+    ROWS = 4096                 # elements of the rows that it sums side by side
 
 
 # -------------------------------------------------------------------------------------- allocation
@@ -375,8 +376,10 @@ cdef void run_rows(int opcode, bint is_double, Operand* operands, int count, cha
 cdef struct Plan:               # a reduction whose dimensions were sorted by stride and merged
     bint is_double
     bint row_wise               # the fastest dimension is reduced
-    npy_intp width              # its length
+    npy_intp width              # its length then
     npy_intp stride             # and stride
+    npy_intp places             # results that are computed side by side: of rows, or of columns
+    npy_intp place_stride
     npy_intp out_stride
     int kept                    # the other dimensions
     npy_intp kept_shape[MAXDIMS]
@@ -395,7 +398,7 @@ cdef void make_plan(Plan* plan, ndarray x, unsigned long long axes, npy_intp ite
     cdef npy_intp out_strides[MAXDIMS]
     cdef bint reduced[MAXDIMS]
     cdef npy_intp size, stride, out_stride, step = itemsize
-    cdef int ndim = 0, d, e, inner
+    cdef int ndim = 0, d, e, inner, beside
     plan.count = 1
     plan.kept = plan.reduced = 0
     for d in reversed(range(PyArray_NDIM(x))):              # drop sizes of 1, insert by stride
@@ -437,9 +440,17 @@ cdef void make_plan(Plan* plan, ndarray x, unsigned long long axes, npy_intp ite
                 inner = d
                 break
     plan.row_wise = reduced[inner]
-    plan.width, plan.stride, plan.out_stride = shape[inner], strides[inner], out_strides[inner]
+    plan.width, plan.stride = shape[inner], strides[inner]
+    beside = inner
+    if plan.row_wise:
+        beside = 1                              # the fastest that is kept, since neighbours have merged
+        while beside < ndim and reduced[beside]:
+            beside += 1
+    plan.places, plan.place_stride, plan.out_stride = 1, 0, 0
+    if beside < ndim:
+        plan.places, plan.place_stride, plan.out_stride = shape[beside], strides[beside], out_strides[beside]
     for d in reversed(range(ndim)):
-        if d == inner:
+        if d == inner or d == beside:
             continue
         if reduced[d]:
             plan.reduced_shape[plan.reduced] = shape[d]
@@ -532,24 +543,26 @@ cdef ndarray log_softmax(ndarray x, unsigned long long axes):
 
 
 cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil:
-    """Walk the kept positions; at each, fold one value or many columns."""
+    """Walk the kept positions; at each, fold what lies side by side: as many columns as accumulators stay in
+    the L1 cache, or as many rows as their elements do, since a variance reads them twice."""
     cdef npy_intp index[MAXDIMS]
     cdef double accumulator[COLUMNS]
-    cdef npy_intp c, w, widest = COLUMNS if plan.stride == (8 if plan.is_double else 4) else TILE
+    cdef npy_intp c, w, widest
+    cdef bint contiguous = plan.stride == (8 if plan.is_double else 4)
     cdef int d
+    if plan.row_wise:
+        widest = max(1, min(<npy_intp> TILE, (ROWS if contiguous else TILE) // max(plan.width, 1)))
+    else:
+        widest = COLUMNS if contiguous else TILE
     for d in range(plan.kept):
         index[d] = 0
     while True:
-        if plan.row_wise:
-            reduce_position(opcode, plan, x, 1, accumulator)
-            store(plan, accumulator, 1, out)
-        else:
-            c = -widest
-            while c + widest < plan.width:
-                c += widest
-                w = min(widest, plan.width - c)
-                reduce_position(opcode, plan, x + c * plan.stride, w, accumulator)
-                store(plan, accumulator, w, out + c * plan.out_stride)
+        c = -widest
+        while c + widest < plan.places:
+            c += widest
+            w = min(widest, plan.places - c)
+            reduce_position(opcode, plan, x + c * plan.place_stride, w, accumulator)
+            store(plan, accumulator, w, out + c * plan.out_stride)
         d = plan.kept - 1
         while d >= 0:
             index[d] += 1
@@ -574,7 +587,7 @@ cdef void store(Plan* plan, double* accumulator, npy_intp w, char* out) noexcept
 
 
 cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* accumulator) noexcept nogil:
-    """The reduction at one kept position (w columns of it): one fold, or two about a centre."""
+    """The reduction at one kept position (w places of it): one fold, or two about a centre."""
     cdef double centre[COLUMNS]
     cdef void* source
     cdef npy_intp i
@@ -610,25 +623,27 @@ cdef inline void first_elements(Plan* plan, char* x, npy_intp w, double* centre)
     cdef npy_intp i
     for i in range(w):
         if plan.count > 0:
-            centre[i] = (<double*> (x + i * plan.stride))[0]
+            centre[i] = (<double*> (x + i * plan.place_stride))[0]
 
 
 cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
                double* accumulator) noexcept nogil:
     """Fold all reduced positions below x into w accumulators."""
     cdef char tile[TILE * 8]
+    cdef double compensation[TILE]
     cdef npy_intp index[MAXDIMS]
-    cdef double compensation = 0, start
+    cdef double start = reduction_start(opcode)
     cdef int itemsize = 8 if plan.is_double else 4
     cdef bint contiguous = (plan.stride == itemsize or (plan.row_wise and plan.width == 1)
                             or (not plan.row_wise and w == 1))
     cdef int outer = plan.reduced, d
     cdef npy_intp rows = 1, row_stride = 0, height, r, i
-    start = reduction_start(opcode)
     for i in range(w): accumulator[i] = start
     if plan.count == 0:
         return
-    if outer > 0 and not plan.row_wise:     # the columns' kernel walks one dimension by itself
+    if plan.row_wise:
+        for i in range(w): compensation[i] = 0
+    elif outer > 0:                         # the columns' kernel walks one dimension by itself
         outer -= 1
         rows = plan.reduced_shape[outer]
         row_stride = plan.reduced_strides[outer]
@@ -636,7 +651,7 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
         index[d] = 0
     while True:
         if plan.row_wise:
-            fold_row(opcode, plan, x, centre[0], contiguous, tile, accumulator, &compensation)
+            fold_rows(opcode, plan, x, w, centre, contiguous, tile, accumulator, compensation)
         elif contiguous:
             reduce_columns(opcode, plan.is_double, x, row_stride, rows, w, centre, accumulator)
         else:
@@ -657,35 +672,39 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
             d -= 1
         if d < 0:
             break
-    if compensation == compensation and fabs(compensation) < INFINITY:
-        accumulator[0] += compensation
+    for i in range(w if plan.row_wise else 0):
+        if fabs(compensation[i]) < INFINITY:        # and is no NaN
+            accumulator[i] += compensation[i]
 
 
-cdef inline void fold_row(int opcode, Plan* plan, char* x, double centre, bint contiguous, char* tile,
-                          double* accumulator, double* compensation) noexcept nogil:
+cdef inline void fold_rows(int opcode, Plan* plan, char* x, npy_intp w, double* centre, bint contiguous,
+                           char* tile, double* accumulator, double* compensation) noexcept nogil:
+    cdef double part[TILE]
     cdef bint exact = opcode == PROD or opcode == MAX or opcode == MIN      # nothing to compensate
-    cdef npy_intp block = (plan.width if exact else BLOCK) if contiguous else TILE, i = 0, w
+    cdef npy_intp block = (plan.width if exact else BLOCK) if contiguous else TILE, i = 0, k, n
+    cdef npy_intp row_stride = plan.place_stride
     cdef int itemsize = 8 if plan.is_double else 4
-    cdef double part, total
+    cdef double total, larger, smaller
     cdef char* source
     while i < plan.width:
-        w = min(block, plan.width - i)
+        n = min(block, plan.width - i)
         source = x + i * plan.stride
         if not contiguous:
-            pack(source, 0, plan.stride, 1, w, itemsize, tile)
+            pack(source, plan.place_stride, plan.stride, w, n, itemsize, tile)
             source = tile
-        i += w
+            row_stride = n * itemsize
+        i += n
         if exact:
-            reduce_row(opcode, plan.is_double, source, w, centre, accumulator)
-        else:
-            part = 0
-            reduce_row(opcode, plan.is_double, source, w, centre, &part)
-            total = accumulator[0] + part   # Neumaier: keep what the addition rounds off
-            if fabs(accumulator[0]) >= fabs(part):
-                compensation[0] += (accumulator[0] - total) + part
-            else:
-                compensation[0] += (part - total) + accumulator[0]
-            accumulator[0] = total
+            reduce_rows(opcode, plan.is_double, source, row_stride, w, n, centre, accumulator)
+            continue
+        for k in range(w): part[k] = 0
+        reduce_rows(opcode, plan.is_double, source, row_stride, w, n, centre, part)
+        for k in range(w):                  # Neumaier: keep what the addition rounds off
+            total = accumulator[k] + part[k]
+            larger = accumulator[k] if fabs(accumulator[k]) >= fabs(part[k]) else part[k]
+            smaller = part[k] if fabs(accumulator[k]) >= fabs(part[k]) else accumulator[k]
+            compensation[k] += (larger - total) + smaller
+            accumulator[k] = total
 
 
 # --------------------------------------------------------------------- from strides to other strides
