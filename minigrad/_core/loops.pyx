@@ -102,6 +102,7 @@ cdef struct Bin:                # arrays of one dtype and shape that nobody uses
     int typenum
     int ndim
     npy_intp shape[BIN_DIMS]
+    int wanted                  # how many `empty` had to make: more would be kept for nothing
     int count
     PyObject* arrays[BIN_SIZE]
 
@@ -135,6 +136,17 @@ cdef void empty_bin(Bin* bin):
         Py_DECREF(<object> bin.arrays[bin.count])
 
 
+cdef inline void ask_for(Bin* bin, int ndim, npy_intp* shape, int typenum):
+    """The bin shall keep one more array of that shape."""
+    cdef int i
+    if not belongs(bin, ndim, shape, typenum):
+        empty_bin(bin)
+        bin.typenum, bin.ndim, bin.wanted = typenum, ndim, 0
+        for i in range(ndim):
+            bin.shape[i] = shape[i]
+    bin.wanted = min(bin.wanted + 1, <int> BIN_SIZE)
+
+
 cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
     """A C-contiguous array with undefined contents, from its bin or new; every caller writes all of it."""
     global binned_bytes
@@ -156,6 +168,10 @@ cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
                 wanted.ptr, wanted.len = shape, ndim
                 PyArray_Resize(array, &wanted, 0, cnp.NPY_CORDER)       # the memory stays: the size is equal
             return array
+        if by_size:
+            ask_for(bin, 1, &size, typenum)
+        else:
+            ask_for(bin, ndim, shape, typenum)
     return cnp.PyArray_SimpleNew(ndim, shape, typenum)
 
 
@@ -182,8 +198,9 @@ cdef ndarray zeros(int ndim, npy_intp* shape, int typenum):
 
 
 cdef void recycle(PyObject* array) noexcept:
-    """Called when a Tensor lets go of its array: keep it for `empty`, if nobody else can see it. Of a view,
-    keep the array that owns the memory, if only the view holds it."""
+    """Called when a Tensor lets go of its array: keep it for `empty`, if nobody else can see it and one like it
+    was asked for (else NumPy, which made it, gets its memory back). Of a view, keep the array that owns the
+    memory, if only the view holds it."""
     global binned_bytes
     cdef ndarray a
     cdef Bin* bin
@@ -208,12 +225,7 @@ cdef void recycle(PyObject* array) noexcept:
         for i in range(BINS):
             empty_bin(&bins[i])
     bin = bin_of(ndim, shape, PyArray_TYPE(a))
-    if not belongs(bin, ndim, shape, PyArray_TYPE(a)):
-        empty_bin(bin)
-        bin.typenum, bin.ndim = PyArray_TYPE(a), ndim
-        for i in range(ndim):
-            bin.shape[i] = shape[i]
-    if bin.count < BIN_SIZE:
+    if belongs(bin, ndim, shape, PyArray_TYPE(a)) and bin.count < bin.wanted:
         Py_INCREF(a)
         bin.arrays[bin.count] = array
         bin.count += 1
