@@ -499,18 +499,18 @@ IN_NUMPY: dict[str, Callable] = {
 
 
 @lru_cache(8)
-def operand(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    return OPERANDS[name](shape)
+def operand(name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The same memory for both contenders."""
+    array = OPERANDS[name](shape)
+    return array.astype(dtype) if array.dtype.kind == "f" else array
 
 
-def function_operands(given, dtype: str, shape: tuple[int, ...], use: Callable):
+def function_operands(given, dtype: str, shape: tuple[int, ...], use: Callable = lambda a: a):
     """Names of OPERANDS become arrays, floats of that dtype, as `use` takes them; the rest stays."""
     if isinstance(given, (list, tuple)):
         return type(given)(function_operands(part, dtype, shape, use) for part in given)
-    if not isinstance(given, str) or given not in OPERANDS:
-        return given
-    array = operand(given, shape)
-    return use(array.astype(dtype) if array.dtype.kind == "f" else array)
+    named = isinstance(given, str) and given in OPERANDS
+    return use(operand(given, dtype, shape)) if named else given
 
 
 def function_minigrad(name: str, dtype: str, shape: tuple[int, ...], given: tuple, axis: dict):
@@ -521,7 +521,7 @@ def function_minigrad(name: str, dtype: str, shape: tuple[int, ...], given: tupl
 
 
 def function_numpy(name: str, dtype: str, shape: tuple[int, ...], given: tuple, axis: dict):
-    operands = function_operands(given, dtype, shape, lambda array: array)
+    operands = function_operands(given, dtype, shape)
     function = IN_NUMPY.get(name) or getattr(np, name)
     return lambda: function(*operands, **axis)
 

@@ -25,6 +25,9 @@ cdef enum:
 ctypedef unsigned char mask_t
 
 cdef void call_kernel(int opcode, bint is_double, void** operands, void* out, Py_ssize_t n) noexcept nogil
+cdef bint takes_numbers(int opcode, int numbers) noexcept nogil
+cdef void call_with_numbers(int opcode, bint is_double, void** operands, void* out, Py_ssize_t n,
+                            int numbers) noexcept nogil
 cdef void pack(char* source, Py_ssize_t row_stride, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t n,
                int itemsize, char* tile) noexcept nogil
 cdef void copy_block(char* x, Py_ssize_t x_row, Py_ssize_t x_stride, char* o, Py_ssize_t o_row,

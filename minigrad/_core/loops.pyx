@@ -33,8 +33,9 @@ from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray
 
 from .kernels cimport (
     COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, SUBTRACT, SUM, TILE, VAR,
-    accumulate, add_along, add_block, blend_into, call_kernel, copy_block, first_maxima, lstm_backward,
-    lstm_forward, pack, reduce_columns, reduce_rows, reduction_start, scan, take_along)
+    accumulate, add_along, add_block, blend_into, call_kernel, call_with_numbers, copy_block, first_maxima,
+    lstm_backward, lstm_forward, pack, reduce_columns, reduce_rows, reduction_start, scan, take_along,
+    takes_numbers)
 
 import os
 
@@ -346,16 +347,20 @@ cdef void run_rows(int opcode, bint is_double, Operand* operands, int count, cha
     cdef void* pointers[MAXOPERANDS]
     cdef npy_intp group = 1, width = n, r, c, height, w
     cdef bint all_direct = True, whole_direct = True
-    cdef int k
+    cdef int k, numbers = 0
+    for k in range(count):
+        if stride[k] == 0 and rows * n > 1 and (rows == 1 or row_stride[k] == 0):
+            numbers |= 1 << k
     for k in range(count):
         held[k] = False
         direct[k] = stride[k] == operands[k].itemsize or n == 1
         all_direct &= direct[k]
-        whole_direct &= direct[k] and (rows == 1 or row_stride[k] == n * operands[k].itemsize)
-    if whole_direct:
-        width = n = n * rows
-        rows = 1
-    elif n <= TILE // 2:
+        whole_direct &= ((numbers & (1 << k)) != 0
+                         or (direct[k] and (rows == 1 or row_stride[k] == n * operands[k].itemsize)))
+    if whole_direct and takes_numbers(opcode, numbers):
+        call_with_numbers(opcode, is_double, <void**> data, out, n * rows, numbers)
+        return
+    if n <= TILE // 2:
         group = TILE // n
         for k in range(count):
             direct[k] = direct[k] and row_stride[k] == n * operands[k].itemsize
