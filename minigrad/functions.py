@@ -31,8 +31,8 @@ from ._core.ops import (
     reshape,
     sigmoid,
     sizes_of,
-    square,
     sum,
+    sum_product,
     take_along_axis,
     var,
     where,
@@ -142,7 +142,9 @@ def norm(
         return sum(abs(x), axis=axis, keepdims=keepdims)
     if not ord > 0:
         raise ValueError(f"norm: ord must be positive or inf, got {ord}")
-    powers = square(x) if ord == 2 else (pow if ord > 2 else _power)(abs(x), ord)
+    if ord == 2:
+        return _power(sum_product(x, x, axis, keepdims), 0.5)
+    powers = (pow if ord > 2 else _power)(abs(x), ord)
     return _power(sum(powers, axis=axis, keepdims=keepdims), 1.0 / ord)
 
 

@@ -567,32 +567,34 @@ cdef inline lane_t combine_four(int opcode, lane_t a, lane_t x, lane_t y, lane_t
     return combine(opcode, a, combine(opcode, combine(opcode, x, y), combine(opcode, z, w)))
 
 
-cdef inline lane_t prepare(int opcode, floating x, lane_t centre) noexcept nogil:
-    """What a reduction accumulates for the element x."""
+cdef inline lane_t prepare(int opcode, floating x, floating y, lane_t centre) noexcept nogil:
+    """What a reduction accumulates for the element x (and y, for a sum of products)."""
     if opcode == DIFFERENCE:
         return <lane_t> x - centre
     if opcode == DEVIATION:
         return (<lane_t> x - centre) * (<lane_t> x - centre)
-    if opcode == SQUARES:
-        return <lane_t> x * <lane_t> x
+    if opcode == PRODUCTS:
+        return <lane_t> x * <lane_t> y
     return <lane_t> x
 
 
-cdef inline inlined fold_rows(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
-                           double* centre, lane_t* lane, double* accumulator) noexcept nogil:
+cdef inline inlined fold_rows(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows,
+                              Py_ssize_t n, double* centre, lane_t* lane, double* accumulator) noexcept nogil:
     cdef lane_t rest[MOST_LANES]
     cdef Py_ssize_t i, k, r, lanes = LANES // sizeof(lane_t), whole = n - n % lanes
     cdef lane_t c, start = <lane_t> reduction_start(opcode)
+    cdef floating* y
     for r in range(rows):
+        y = <floating*> (<char*> x + other)
         c = <lane_t> centre[r]
         for k in range(lanes): lane[k] = start
         i = 0
         while i < whole:
-            for k in range(lanes): lane[k] = combine(opcode, lane[k], prepare(opcode, x[i + k], c))
+            for k in range(lanes): lane[k] = combine(opcode, lane[k], prepare(opcode, x[i + k], y[i + k], c))
             i += lanes
         if whole < n:                       # (in lanes of their own: a variable index keeps them in memory)
             for k in range(lanes): rest[k] = start
-            for k in range(n - whole): rest[k] = prepare(opcode, x[whole + k], c)
+            for k in range(n - whole): rest[k] = prepare(opcode, x[whole + k], y[whole + k], c)
             for k in range(lanes): lane[k] = combine(opcode, lane[k], rest[k])
         for k in range(lanes // 2): lane[k] = combine(opcode, lane[k], lane[k + lanes // 2])    # a tree, which
         for k in range(lanes // 4): lane[k] = combine(opcode, lane[k], lane[k + lanes // 4])    # rounds less
@@ -604,81 +606,89 @@ cdef inline inlined fold_rows(int opcode, floating* x, Py_ssize_t row_stride, Py
         x = <floating*> (<char*> x + row_stride)
 
 
-cdef cloned row_kernel(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
+cdef cloned row_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
                        double* centre, double* accumulator) noexcept nogil:
     cdef double wide[MOST_LANES]
     cdef floating alike[MOST_LANES]     # picking an element rounds nothing
-    if opcode == SUM: fold_rows(SUM, x, row_stride, rows, n, centre, wide, accumulator)
-    elif opcode == PROD: fold_rows(PROD, x, row_stride, rows, n, centre, wide, accumulator)
-    elif opcode == MAX: fold_rows(MAX, x, row_stride, rows, n, centre, alike, accumulator)
-    elif opcode == MIN: fold_rows(MIN, x, row_stride, rows, n, centre, alike, accumulator)
-    elif opcode == DIFFERENCE: fold_rows(DIFFERENCE, x, row_stride, rows, n, centre, wide, accumulator)
-    elif opcode == DEVIATION: fold_rows(DEVIATION, x, row_stride, rows, n, centre, wide, accumulator)
-    elif opcode == SQUARES: fold_rows(SQUARES, x, row_stride, rows, n, centre, alike, accumulator)
+    if opcode == SUM: fold_rows(SUM, x, other, row_stride, rows, n, centre, wide, accumulator)
+    elif opcode == PROD: fold_rows(PROD, x, other, row_stride, rows, n, centre, wide, accumulator)
+    elif opcode == MAX: fold_rows(MAX, x, other, row_stride, rows, n, centre, alike, accumulator)
+    elif opcode == MIN: fold_rows(MIN, x, other, row_stride, rows, n, centre, alike, accumulator)
+    elif opcode == DIFFERENCE: fold_rows(DIFFERENCE, x, other, row_stride, rows, n, centre, wide, accumulator)
+    elif opcode == DEVIATION: fold_rows(DEVIATION, x, other, row_stride, rows, n, centre, wide, accumulator)
+    elif opcode == PRODUCTS: fold_rows(PRODUCTS, x, other, row_stride, rows, n, centre, alike, accumulator)
 
 
-cdef inline inlined fold_columns(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
+cdef inline inlined fold_columns(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
                               double* centre, lane_t* accumulator) noexcept nogil:
     cdef Py_ssize_t i, r = 0
     cdef floating* x1
     cdef floating* x2
     cdef floating* x3
+    cdef floating* y
+    cdef floating* y1
+    cdef floating* y2
+    cdef floating* y3
     cdef lane_t c
     while r + 4 <= rows:                    # four rows at once: a quarter of the traffic to the accumulators
         x1 = <floating*> (<char*> x + row_stride)
         x2 = <floating*> (<char*> x1 + row_stride)
         x3 = <floating*> (<char*> x2 + row_stride)
+        y, y1 = <floating*> (<char*> x + other), <floating*> (<char*> x1 + other)
+        y2, y3 = <floating*> (<char*> x2 + other), <floating*> (<char*> x3 + other)
         for i in range(n):                  # as a tree: a chain would wait for each addition
             c = <lane_t> centre[i]
             accumulator[i] = combine_four(
-                opcode, accumulator[i], prepare(opcode, x[i], c), prepare(opcode, x1[i], c),
-                prepare(opcode, x2[i], c), prepare(opcode, x3[i], c))
+                opcode, accumulator[i], prepare(opcode, x[i], y[i], c), prepare(opcode, x1[i], y1[i], c),
+                prepare(opcode, x2[i], y2[i], c), prepare(opcode, x3[i], y3[i], c))
         x = <floating*> (<char*> x3 + row_stride)
         r += 4
     while r < rows:
+        y = <floating*> (<char*> x + other)
         for i in range(n):
-            accumulator[i] = combine(opcode, accumulator[i], prepare(opcode, x[i], <lane_t> centre[i]))
+            accumulator[i] = combine(opcode, accumulator[i], prepare(opcode, x[i], y[i], <lane_t> centre[i]))
         x = <floating*> (<char*> x + row_stride)
         r += 1
 
 
-cdef inline inlined column_extremum(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows,
+cdef inline inlined column_extremum(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows,
                                  Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
     """In the precision of x; n is at most COLUMNS."""
     cdef floating best[COLUMNS]
     cdef Py_ssize_t i
     for i in range(n): best[i] = <floating> accumulator[i]
-    fold_columns(opcode, x, row_stride, rows, n, centre, <floating*> best)
+    fold_columns(opcode, x, other, row_stride, rows, n, centre, <floating*> best)
     for i in range(n): accumulator[i] = best[i]
 
 
-cdef cloned column_kernel(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
+cdef cloned column_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
                           double* centre, double* accumulator) noexcept nogil:
-    if opcode == SUM: fold_columns(SUM, x, row_stride, rows, n, centre, accumulator)
-    elif opcode == PROD: fold_columns(PROD, x, row_stride, rows, n, centre, accumulator)
-    elif opcode == MAX: column_extremum(MAX, x, row_stride, rows, n, centre, accumulator)
-    elif opcode == MIN: column_extremum(MIN, x, row_stride, rows, n, centre, accumulator)
-    elif opcode == DIFFERENCE: fold_columns(DIFFERENCE, x, row_stride, rows, n, centre, accumulator)
-    elif opcode == DEVIATION: fold_columns(DEVIATION, x, row_stride, rows, n, centre, accumulator)
-    elif opcode == SQUARES: fold_columns(SQUARES, x, row_stride, rows, n, centre, accumulator)
+    if opcode == SUM: fold_columns(SUM, x, other, row_stride, rows, n, centre, accumulator)
+    elif opcode == PROD: fold_columns(PROD, x, other, row_stride, rows, n, centre, accumulator)
+    elif opcode == MAX: column_extremum(MAX, x, other, row_stride, rows, n, centre, accumulator)
+    elif opcode == MIN: column_extremum(MIN, x, other, row_stride, rows, n, centre, accumulator)
+    elif opcode == DIFFERENCE: fold_columns(DIFFERENCE, x, other, row_stride, rows, n, centre, accumulator)
+    elif opcode == DEVIATION: fold_columns(DEVIATION, x, other, row_stride, rows, n, centre, accumulator)
+    elif opcode == PRODUCTS: fold_columns(PRODUCTS, x, other, row_stride, rows, n, centre, accumulator)
 
 
-cdef void reduce_rows(int opcode, bint is_double, void* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
+cdef void reduce_rows(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
                       double* centre, double* accumulator) noexcept nogil:
-    """Fold rows of n contiguous elements, `row_stride` bytes apart, each into an accumulator of its own."""
+    """Fold rows of n contiguous elements, `row_stride` bytes apart, each into an accumulator of its own.
+    PRODUCTS sums x times what stands `other` bytes behind it."""
     if is_double:
-        row_kernel(opcode, <double*> x, row_stride, rows, n, centre, accumulator)
+        row_kernel(opcode, <double*> x, other, row_stride, rows, n, centre, accumulator)
     else:
-        row_kernel(opcode, <float*> x, row_stride, rows, n, centre, accumulator)
+        row_kernel(opcode, <float*> x, other, row_stride, rows, n, centre, accumulator)
 
 
-cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t row_stride, Py_ssize_t rows,
+cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows,
                          Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
     """Fold rows of n contiguous elements, `row_stride` bytes apart, into n accumulators, one a column."""
     if is_double:
-        column_kernel(opcode, <double*> x, row_stride, rows, n, centre, accumulator)
+        column_kernel(opcode, <double*> x, other, row_stride, rows, n, centre, accumulator)
     else:
-        column_kernel(opcode, <float*> x, row_stride, rows, n, centre, accumulator)
+        column_kernel(opcode, <float*> x, other, row_stride, rows, n, centre, accumulator)
 
 
 # ------------------------------------------------------------------- accumulation, running averages

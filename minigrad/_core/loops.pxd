@@ -20,6 +20,7 @@ cdef void transfer(ndarray source, ndarray target, bint add)
 cdef tuple first_maxima_of(str name, ndarray x, list bounds, npy_intp row_step, npy_intp column_step)
 cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Operand* operands, int count)
 cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdims, double correction)
+cdef ndarray sum_product(ndarray x, ndarray y, unsigned long long axes, bint keepdims)
 cdef ndarray logsumexp(ndarray x, unsigned long long axes, bint keepdims)
 cdef ndarray log_softmax(ndarray x, unsigned long long axes)
 cdef void view_array(Operand* operand, ndarray array) noexcept

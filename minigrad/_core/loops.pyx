@@ -32,7 +32,7 @@ from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
-    COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, SUBTRACT, SUM, TILE, VAR,
+    COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, PRODUCTS, SUBTRACT, SUM, TILE, VAR,
     accumulate, add_along, add_block, blend_into, call_kernel, call_with_numbers, copy_block, first_maxima,
     lstm_backward, lstm_forward, pack, reduce_columns, reduce_rows, reduction_start, scan, take_along,
     takes_numbers)
@@ -392,6 +392,7 @@ cdef void run_rows(int opcode, bint is_double, Operand* operands, int count, cha
 # -------------------------------------------------------------------------------------- reductions
 cdef struct Plan:               # a reduction whose dimensions were sorted by stride and merged
     bint is_double
+    npy_intp other              # bytes from an element to that of the other array, for a sum of products
     bint row_wise               # the fastest dimension is reduced
     npy_intp width              # its length then
     npy_intp stride             # and stride
@@ -482,6 +483,21 @@ cdef void make_plan(Plan* plan, ndarray x, unsigned long long axes, npy_intp ite
 
 cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdims, double correction):
     """Reduce the axes whose bits are set in `axes`. The caller has checked them."""
+    return reduce_beside(opcode, x, x, axes, keepdims, correction)
+
+
+cdef ndarray sum_product(ndarray x, ndarray y, unsigned long long axes, bint keepdims):
+    """The sum of x * y over the axes, for two arrays of one shape and dtype."""
+    cdef int d
+    for d in range(PyArray_NDIM(x)):
+        if PyArray_STRIDES(x)[d] != PyArray_STRIDES(y)[d]:
+            x, y = contiguous(x), contiguous(y)
+    return reduce_beside(PRODUCTS, x, y, axes, keepdims, 0)
+
+
+cdef ndarray reduce_beside(int opcode, ndarray x, ndarray y, unsigned long long axes, bint keepdims,
+                           double correction):
+    """`reduce`, for an opcode that reads two arrays with the same strides."""
     cdef npy_intp shape[MAXDIMS]
     cdef int d, ndim = 0
     cdef Plan plan
@@ -500,6 +516,7 @@ cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdim
     make_plan(&plan, x, axes, PyArray_ITEMSIZE(x))
     plan.is_double = PyArray_TYPE(x) == NPY_DOUBLE
     plan.correction = correction
+    plan.other = <char*> PyArray_DATA(y) - <char*> PyArray_DATA(x)
     if PyArray_SIZE(x) > RELEASE_GIL:
         thread = PyEval_SaveThread()
     run_plan(opcode, &plan, <char*> PyArray_DATA(x), <char*> PyArray_DATA(out))
@@ -643,10 +660,21 @@ cdef inline void first_elements(Plan* plan, char* x, npy_intp w, double* centre)
             centre[i] = (<double*> (x + i * plan.place_stride))[0]
 
 
+cdef inline npy_intp pack_both(Plan* plan, char* x, npy_intp row_stride, npy_intp stride, npy_intp rows,
+                               npy_intp n, char* tile) noexcept nogil:
+    """Pack x into the tile and, behind it, the other array; returns the bytes between them."""
+    cdef int itemsize = 8 if plan.is_double else 4
+    pack(x, row_stride, stride, rows, n, itemsize, tile)
+    if plan.other == 0:
+        return 0
+    pack(x + plan.other, row_stride, stride, rows, n, itemsize, tile + TILE * 8)
+    return TILE * 8
+
+
 cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
                double* accumulator) noexcept nogil:
     """Fold all reduced positions below x into w accumulators."""
-    cdef char tile[TILE * 8]
+    cdef char tile[2 * TILE * 8]
     cdef double compensation[TILE]
     cdef npy_intp index[MAXDIMS]
     cdef double start = reduction_start(opcode)
@@ -654,7 +682,7 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
     cdef bint contiguous = (plan.stride == itemsize or (plan.row_wise and plan.width == 1)
                             or (not plan.row_wise and w == 1))
     cdef int outer = plan.reduced, d
-    cdef npy_intp rows = 1, row_stride = 0, height, r, i
+    cdef npy_intp rows = 1, row_stride = 0, other, height, r, i
     for i in range(w): accumulator[i] = start
     if plan.count == 0:
         return
@@ -670,13 +698,13 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
         if plan.row_wise:
             fold_rows(opcode, plan, x, w, centre, contiguous, tile, accumulator, compensation)
         elif contiguous:
-            reduce_columns(opcode, plan.is_double, x, row_stride, rows, w, centre, accumulator)
+            reduce_columns(opcode, plan.is_double, x, plan.other, row_stride, rows, w, centre, accumulator)
         else:
             r = 0
             while r < rows:
                 height = min(TILE // w, rows - r)
-                pack(x + r * row_stride, row_stride, plan.stride, height, w, itemsize, tile)
-                reduce_columns(opcode, plan.is_double, tile, w * itemsize, height, w, centre, accumulator)
+                other = pack_both(plan, x + r * row_stride, row_stride, plan.stride, height, w, tile)
+                reduce_columns(opcode, plan.is_double, tile, other, w * itemsize, height, w, centre, accumulator)
                 r += height
         d = outer - 1
         while d >= 0:
@@ -699,23 +727,22 @@ cdef inline void fold_rows(int opcode, Plan* plan, char* x, npy_intp w, double* 
     cdef double part[TILE]
     cdef bint exact = opcode == PROD or opcode == MAX or opcode == MIN      # nothing to compensate
     cdef npy_intp block = (plan.width if exact else BLOCK) if contiguous else TILE, i = 0, k, n
-    cdef npy_intp row_stride = plan.place_stride
-    cdef int itemsize = 8 if plan.is_double else 4
+    cdef npy_intp row_stride = plan.place_stride, other = plan.other
     cdef double total, larger, smaller
     cdef char* source
     while i < plan.width:
         n = min(block, plan.width - i)
         source = x + i * plan.stride
         if not contiguous:
-            pack(source, plan.place_stride, plan.stride, w, n, itemsize, tile)
+            other = pack_both(plan, source, plan.place_stride, plan.stride, w, n, tile)
             source = tile
-            row_stride = n * itemsize
+            row_stride = n * (8 if plan.is_double else 4)
         i += n
         if exact:
-            reduce_rows(opcode, plan.is_double, source, row_stride, w, n, centre, accumulator)
+            reduce_rows(opcode, plan.is_double, source, other, row_stride, w, n, centre, accumulator)
             continue
         for k in range(w): part[k] = 0
-        reduce_rows(opcode, plan.is_double, source, row_stride, w, n, centre, part)
+        reduce_rows(opcode, plan.is_double, source, other, row_stride, w, n, centre, part)
         for k in range(w):                  # Neumaier: keep what the addition rounds off
             total = accumulator[k] + part[k]
             larger = accumulator[k] if fabs(accumulator[k]) >= fabs(part[k]) else part[k]
