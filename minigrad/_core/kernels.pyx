@@ -532,6 +532,7 @@ cdef void lstm_backward(floating* g, floating* c, floating* kept, Py_ssize_t n, 
 cdef enum:
     LANES = 256             # bytes of independent accumulators, so that none waits for the last addition
     MOST_LANES = 64         # that these are: floats
+    GROUP = 16              # rows whose lanes are folded together
 
 ctypedef fused lane_t:      # what a reduction accumulates in: double, or the precision of x
     float
@@ -578,32 +579,50 @@ cdef inline lane_t prepare(int opcode, floating x, floating y, lane_t centre) no
     return <lane_t> x
 
 
+cdef inline inlined halve(int opcode, lane_t* a, Py_ssize_t rows, Py_ssize_t h, lane_t* b) noexcept nogil:
+    """Rows of 2 h lanes to rows of h."""
+    cdef Py_ssize_t r, k
+    for r in range(rows):
+        for k in range(h): b[r * h + k] = combine(opcode, a[2 * r * h + k], a[2 * r * h + h + k])
+
+
 cdef inline inlined fold_rows(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows,
                               Py_ssize_t n, double* centre, lane_t* lane, double* accumulator) noexcept nogil:
+    """The lanes of a row are folded as a tree, which rounds less than a chain; its lower levels for many rows
+    together, in memory: of one row in registers, compilers made scalar code."""
     cdef lane_t rest[MOST_LANES]
-    cdef Py_ssize_t i, k, r, lanes = LANES // sizeof(lane_t), whole = n - n % lanes
+    cdef lane_t a[GROUP * MOST_LANES]
+    cdef lane_t b[GROUP * MOST_LANES]
+    cdef Py_ssize_t i, k, r, height, lanes = LANES // sizeof(lane_t), whole = n - n % lanes
     cdef lane_t c, start = <lane_t> reduction_start(opcode)
     cdef floating* y
-    for r in range(rows):
-        y = <floating*> (<char*> x + other)
-        c = <lane_t> centre[r]
-        for k in range(lanes): lane[k] = start
-        i = 0
-        while i < whole:
-            for k in range(lanes): lane[k] = combine(opcode, lane[k], prepare(opcode, x[i + k], y[i + k], c))
-            i += lanes
-        if whole < n:                       # (in lanes of their own: a variable index keeps them in memory)
-            for k in range(lanes): rest[k] = start
-            for k in range(n - whole): rest[k] = prepare(opcode, x[whole + k], y[whole + k], c)
-            for k in range(lanes): lane[k] = combine(opcode, lane[k], rest[k])
-        for k in range(lanes // 2): lane[k] = combine(opcode, lane[k], lane[k + lanes // 2])    # a tree, which
-        for k in range(lanes // 4): lane[k] = combine(opcode, lane[k], lane[k + lanes // 4])    # rounds less
-        for k in range(lanes // 8): lane[k] = combine(opcode, lane[k], lane[k + lanes // 8])    # than a chain
-        if lanes == 64:
-            for k in range(4): lane[k] = combine(opcode, lane[k], lane[k + 4])
-        accumulator[r] = combine(opcode, accumulator[r], <double> combine(
-            opcode, combine(opcode, lane[0], lane[2]), combine(opcode, lane[1], lane[3])))
-        x = <floating*> (<char*> x + row_stride)
+    while rows > 0:
+        height = min(rows, <Py_ssize_t> GROUP)
+        for r in range(height):
+            y = <floating*> (<char*> x + other)
+            c = <lane_t> centre[r]
+            for k in range(lanes): lane[k] = start
+            i = 0
+            while i < whole:
+                for k in range(lanes): lane[k] = combine(opcode, lane[k], prepare(opcode, x[i + k], y[i + k], c))
+                i += lanes
+            if whole < n:                   # (in lanes of their own: a variable index keeps them in memory)
+                for k in range(lanes): rest[k] = start
+                for k in range(n - whole): rest[k] = prepare(opcode, x[whole + k], y[whole + k], c)
+                for k in range(lanes): lane[k] = combine(opcode, lane[k], rest[k])
+            for k in range(lanes // 2): lane[k] = combine(opcode, lane[k], lane[k + lanes // 2])
+            for k in range(lanes // 4): a[r * (lanes // 4) + k] = combine(opcode, lane[k], lane[k + lanes // 4])
+            x = <floating*> (<char*> x + row_stride)
+        halve(opcode, a, height, lanes // 8, b)
+        halve(opcode, b, height, lanes // 16, a)
+        halve(opcode, a, height, lanes // 32, b)
+        if lanes > 32:
+            halve(opcode, b, height, lanes // 64, a)
+            for r in range(height): b[r] = a[r]
+        for r in range(height): accumulator[r] = combine(opcode, accumulator[r], <double> b[r])
+        rows -= height
+        centre += height
+        accumulator += height
 
 
 cdef cloned row_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,

@@ -95,6 +95,7 @@ cdef enum:
     SHORT_ROW = 16              # a row reduction over fewer elements costs more to start than to do
     PACKED_BYTES = 1 << 19      # of the blocks that `packed_matmul` packs
     BLOCK = 1024                # elements that a row reduction sums before it compensates
+    BLOCKS = 16                 # of one row that it hands to the kernel together
     ROWS = 4096                 # elements of the rows that it sums side by side
 
 
@@ -616,6 +617,8 @@ cdef void store(Plan* plan, double* accumulator, npy_intp w, char* out) noexcept
     cdef npy_intp i
     if plan.is_double:
         for i in range(w): (<double*> (out + i * plan.out_stride))[0] = accumulator[i]
+    elif plan.out_stride == sizeof(float):
+        for i in range(w): (<float*> out)[i] = <float> accumulator[i]
     else:
         for i in range(w): (<float*> (out + i * plan.out_stride))[0] = <float> accumulator[i]
 
@@ -717,38 +720,54 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
             d -= 1
         if d < 0:
             break
-    for i in range(w if plan.row_wise else 0):
-        if fabs(compensation[i]) < INFINITY:        # and is no NaN
-            accumulator[i] += compensation[i]
+    for i in range(w if plan.row_wise else 0):      # unless it is infinite or NaN
+        accumulator[i] += compensation[i] if fabs(compensation[i]) < INFINITY else 0
 
 
 cdef inline void fold_rows(int opcode, Plan* plan, char* x, npy_intp w, double* centre, bint contiguous,
                            char* tile, double* accumulator, double* compensation) noexcept nogil:
+    """Fold w rows into as many accumulators, block by block; of one long row several blocks at a time, as if
+    they were rows."""
     cdef double part[TILE]
-    cdef bint exact = opcode == PROD or opcode == MAX or opcode == MIN      # nothing to compensate
-    cdef npy_intp block = (plan.width if exact else BLOCK) if contiguous else TILE, i = 0, k, n
+    cdef double centres[TILE]
+    cdef bint exact = (opcode == PROD or opcode == MAX or opcode == MIN     # nothing to compensate, or little
+                       or (plan.count <= BLOCK and contiguous))
+    cdef npy_intp block = (plan.width if exact else BLOCK) if contiguous else TILE, i = 0, k, n, count
     cdef npy_intp row_stride = plan.place_stride, other = plan.other
+    cdef int itemsize = 8 if plan.is_double else 4
     cdef double total, larger, smaller
+    cdef double* to
+    cdef double* about
     cdef char* source
     while i < plan.width:
         n = min(block, plan.width - i)
         source = x + i * plan.stride
+        count = w
         if not contiguous:
             other = pack_both(plan, source, plan.place_stride, plan.stride, w, n, tile)
             source = tile
-            row_stride = n * (8 if plan.is_double else 4)
-        i += n
+            row_stride = n * itemsize
+        elif w == 1 and n == block:
+            count = min(<npy_intp> BLOCKS, (plan.width - i) // block)
+            row_stride = block * itemsize
         if exact:
+            i += n
             reduce_rows(opcode, plan.is_double, source, other, row_stride, w, n, centre, accumulator)
             continue
-        for k in range(w): part[k] = 0
-        reduce_rows(opcode, plan.is_double, source, other, row_stride, w, n, centre, part)
-        for k in range(w):                  # Neumaier: keep what the addition rounds off
-            total = accumulator[k] + part[k]
-            larger = accumulator[k] if fabs(accumulator[k]) >= fabs(part[k]) else part[k]
-            smaller = part[k] if fabs(accumulator[k]) >= fabs(part[k]) else accumulator[k]
-            compensation[k] += (larger - total) + smaller
-            accumulator[k] = total
+        for k in range(count): part[k] = 0
+        about = centre
+        if count > w:
+            for k in range(count): centres[k] = centre[0]
+            about = centres
+        i += n * (count // w)
+        reduce_rows(opcode, plan.is_double, source, other, row_stride, count, n, about, part)
+        for k in range(count):              # Neumaier: keep what the addition rounds off
+            to = accumulator + (k if w > 1 else 0)
+            total = to[0] + part[k]
+            larger = to[0] if fabs(to[0]) >= fabs(part[k]) else part[k]
+            smaller = part[k] if fabs(to[0]) >= fabs(part[k]) else to[0]
+            compensation[k if w > 1 else 0] += (larger - total) + smaller
+            to[0] = total
 
 
 # --------------------------------------------------------------------- from strides to other strides
