@@ -63,6 +63,8 @@ def vecdot(x: Tensor, y: TensorLike, axis: int = -1) -> Tensor:
             f"vecdot: {x.shape} and {y.shape} along axis {axis}: expected a negative axis, of the "
             "same size in both"
         )
+    if x.shape == y.shape:
+        return sum_product(x, y, along)
     labels = [tuple(range(-t.ndim, 0)) for t in (x, y)]
     kept = tuple(label for label in (labels[0] if x.ndim > y.ndim else labels[1]) if label != along)
     return _sum_of_products("vecdot", [x, y], labels, kept)

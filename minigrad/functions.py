@@ -31,6 +31,7 @@ from ._core.ops import (
     reshape,
     sigmoid,
     sizes_of,
+    sqrt,
     sum,
     sum_product,
     take_along_axis,
@@ -151,6 +152,8 @@ def norm(
 def _power(x: Tensor, exponent: float) -> Tensor:
     """x ** exponent for x >= 0 and a positive exponent, with the slope 0 at x = 0. The slope of
     `pow` is inf there if the exponent is below 1, and the chain rule would make inf * 0 = NaN."""
+    if not x.requires_grad:
+        return sqrt(x) if exponent == 0.5 else pow(x, exponent)
     zero = x == 0.0
     return where(zero, 0.0, pow(where(zero, 1.0, x), exponent))
 

@@ -587,9 +587,10 @@ cdef inline inlined halve(int opcode, lane_t* a, Py_ssize_t rows, Py_ssize_t h, 
 
 
 cdef inline inlined fold_rows(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows,
-                              Py_ssize_t n, double* centre, lane_t* lane, double* accumulator) noexcept nogil:
+                              Py_ssize_t n, double* centre, lane_t* kind, double* accumulator) noexcept nogil:
     """The lanes of a row are folded as a tree, which rounds less than a chain; its lower levels for many rows
     together, in memory: of one row in registers, compilers made scalar code."""
+    cdef lane_t lane[MOST_LANES]
     cdef lane_t rest[MOST_LANES]
     cdef lane_t a[GROUP * MOST_LANES]
     cdef lane_t b[GROUP * MOST_LANES]
@@ -627,8 +628,8 @@ cdef inline inlined fold_rows(int opcode, floating* x, Py_ssize_t other, Py_ssiz
 
 cdef cloned row_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
                        double* centre, double* accumulator) noexcept nogil:
-    cdef double wide[MOST_LANES]
-    cdef floating alike[MOST_LANES]     # picking an element rounds nothing
+    cdef double* wide = NULL                # of which only the type counts
+    cdef floating* alike = NULL             # picking an element rounds nothing
     if opcode == SUM: fold_rows(SUM, x, other, row_stride, rows, n, centre, wide, accumulator)
     elif opcode == PROD: fold_rows(PROD, x, other, row_stride, rows, n, centre, wide, accumulator)
     elif opcode == MAX: fold_rows(MAX, x, other, row_stride, rows, n, centre, alike, accumulator)

@@ -96,7 +96,7 @@ cdef enum:
     PACKED_BYTES = 1 << 19      # of the blocks that `packed_matmul` packs
     BLOCK = 1024                # elements that a row reduction sums before it compensates
     BLOCKS = 16                 # of one row that it hands to the kernel together
-    ROWS = 4096                 # elements of the rows that it sums side by side
+    ROWS = 4096                 # elements of the rows that it sums side by side, if it reads them twice
 
 
 # -------------------------------------------------------------------------------------- allocation
@@ -579,14 +579,15 @@ cdef ndarray log_softmax(ndarray x, unsigned long long axes):
 
 cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil:
     """Walk the kept positions; at each, fold what lies side by side: as many columns as accumulators stay in
-    the L1 cache, or as many rows as their elements do, since a variance reads them twice."""
+    the L1 cache, or as many rows as their elements do when they are read twice."""
     cdef npy_intp index[MAXDIMS]
     cdef double accumulator[COLUMNS]
     cdef npy_intp c, w, widest
     cdef bint contiguous = plan.stride == (8 if plan.is_double else 4)
     cdef int d
     if plan.row_wise:
-        widest = max(1, min(<npy_intp> TILE, (ROWS if contiguous else TILE) // max(plan.width, 1)))
+        widest = (ROWS if opcode == VAR else 8 * ROWS) if contiguous else TILE
+        widest = max(1, min(<npy_intp> TILE, widest // max(plan.width, 1)))
     else:
         widest = COLUMNS if contiguous else TILE
     for d in range(plan.kept):
