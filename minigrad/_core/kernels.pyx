@@ -31,6 +31,9 @@ cdef extern from * nogil:
     #define mg_expm1(x) MG_BOTH(mg_expm1, x)
     #define mg_log(x) MG_BOTH(mg_log, x)
     #define mg_log1p(x) MG_BOTH(mg_log1p, x)
+    #define mg_log_usual(x) MG_BOTH(mg_log_usual, x)
+    #define mg_log1p_usual(x) MG_BOTH(mg_log1p_usual, x)
+    #define mg_usual(x, n, added) _Generic((x), float*: mg_usual_f32, double*: mg_usual_f64)(x, n, added)
     #define mg_tanh(x) MG_BOTH(mg_tanh, x)
     #define mg_sigmoid(x) MG_BOTH(mg_sigmoid, x)
     #define mg_softplus(x) MG_BOTH(mg_softplus, x)
@@ -58,6 +61,9 @@ cdef extern from * nogil:
     double mg_expm1(double)
     double mg_log(double)
     double mg_log1p(double)
+    double mg_log_usual(double)
+    double mg_log1p_usual(double)
+    bint mg_usual(void*, Py_ssize_t, double)
     double mg_tanh(double)
     double mg_sigmoid(double)
     double mg_softplus(double)
@@ -77,7 +83,7 @@ ctypedef fused item_t:                      # what `pack` moves: any element of 
 
 # ------------------------------------------------------------------------------------------- unary
 cdef cloned unary(int opcode, floating* x, floating* o, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, w
     if opcode == NEGATIVE:
         for i in range(n): o[i] = -x[i]
     elif opcode == ABS:
@@ -99,9 +105,21 @@ cdef cloned unary(int opcode, floating* x, floating* o, Py_ssize_t n) noexcept n
     elif opcode == EXPM1:
         for i in range(n): o[i] = mg_expm1(x[i])
     elif opcode == LOG:
-        for i in range(n): o[i] = mg_log(x[i])
+        while n > 0:                        # tile by tile, as mostly no number there is special
+            w = min(n, <Py_ssize_t> TILE)
+            if mg_usual(x, w, 0):
+                for i in range(w): o[i] = mg_log_usual(x[i])
+            else:
+                for i in range(w): o[i] = mg_log(x[i])
+            x, o, n = x + w, o + w, n - w
     elif opcode == LOG1P:
-        for i in range(n): o[i] = mg_log1p(x[i])
+        while n > 0:
+            w = min(n, <Py_ssize_t> TILE)
+            if mg_usual(x, w, 1):
+                for i in range(w): o[i] = mg_log1p_usual(x[i])
+            else:
+                for i in range(w): o[i] = mg_log1p(x[i])
+            x, o, n = x + w, o + w, n - w
     elif opcode == TANH:
         for i in range(n): o[i] = mg_tanh(x[i])
     elif opcode == SIGMOID:

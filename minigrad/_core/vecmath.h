@@ -35,6 +35,7 @@
 #define MINIGRAD_VECMATH_H
 
 #include <math.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -117,6 +118,25 @@ MG_INLINE float mg_log_sum_f32(float k, float f)
     return k * 0.693145751953125f + (f + (f * f * (tail - 0.5f) + k * 1.42860682e-6f));
 }
 
+/* Whether all numbers, with 1 added for log1p, are positive, normal and far from overflow: then the
+ * functions that follow will do, and a quarter of the work is saved. */
+MG_INLINE int mg_usual_f32(const float *x, ptrdiff_t n, float added)
+{
+    uint32_t worst = 0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        uint32_t above = mg_bits_f32(x[i] + added) - 0x00800000u;
+        worst = above > worst ? above : worst;
+    }
+    return worst < 0x7e800000u;
+}
+
+MG_INLINE float mg_log_usual_f32(float x)
+{
+    uint32_t bits = mg_bits_f32(x), field = (bits + 0x00400000u) & 0xff800000u;
+    float f = mg_from_bits_f32(bits - field + 0x3f800000u) - 1.0f;
+    return mg_log_sum_f32(mg_exponent_f32(field) - 127.0f, f);
+}
+
 /* x = 2^k m with 3/4 <= m < 3/2: half a unit of the exponent field, added, carries m >= 3/2 into
  * the next exponent.  Subnormal x is first lifted to a normal number, times 2^23. */
 MG_INLINE float mg_log_f32(float x)
@@ -139,6 +159,15 @@ MG_INLINE float mg_log1p_finite_f32(float x)
     float f = mg_from_bits_f32(bits - field + 0x3f800000u) - 1.0f;
     f += u > 1e30f ? 0.0f : lost * inverse; /* where 2^-k is out of range, nothing is lost */
     return mg_log_sum_f32(mg_exponent_f32(field) - 127.0f, f);
+}
+
+MG_INLINE float mg_log1p_usual_f32(float x)
+{
+    float u = 1.0f + x, lost = x - (u - 1.0f);
+    uint32_t bits = mg_bits_f32(u), field = (bits + 0x00400000u) & 0xff800000u;
+    float f = mg_from_bits_f32(bits - field + 0x3f800000u) - 1.0f;
+    f += lost * mg_from_bits_f32(0x7f000000u - field);
+    return copysignf(mg_log_sum_f32(mg_exponent_f32(field) - 127.0f, f), x);
 }
 
 MG_INLINE float mg_log1p_f32(float x)
@@ -236,22 +265,36 @@ MG_INLINE double mg_expm1_f64(double x)
 
 MG_INLINE double mg_log_sum_f64(double k, double f)
 {
-    double tail = f * (
-        0.33333333333333748 + f * (-0.2500000000001058 + f * (0.19999999999850201 + f * (
-        -0.16666666663799568 + f * (0.14285714299935132 + f * (-0.12500000290667584 + f * (
-        0.11111110772686703 + f * (-0.099999855421057979 + f * (0.090908930195589877 + f * (
-        -0.083337043987386658 + f * (0.076933872394568753 + f * (-0.071385820231032987 + f * (
-        0.066433608691751703 + f * (-0.062498527621054623 + f * (0.060830466634235122 + f * (
-        -0.059680862512791075 + f * (0.050695312760243257 + f * (
-        -0.029388513133430674 + f * 0.0080907824151797564))))))))))))))))));
-    return k * 0.6931471805598903 + (f + (f * f * (tail - 0.5) + k * 5.497923018708371e-14));
+    double s = f / (2.0 + f), z = s * s, half = 0.5 * f * f;
+    double rest = z * (
+        0.66666666666667351 + z * (0.399999999994128 + z * (0.28571428742887739 + z * (
+        0.22222198513841523 + z * (0.18183567807371803 + z * (
+        0.1531395177464954 + z * 0.14797031199281249))))));
+    return k * 0.6931471805598903 + (f - (half - (s * (half + rest) + k * 5.497923018708371e-14)));
+}
+
+MG_INLINE int mg_usual_f64(const double *x, ptrdiff_t n, double added)
+{
+    uint64_t worst = 0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        uint64_t above = mg_bits_f64(x[i] + added) - 0x0010000000000000u;
+        worst = above > worst ? above : worst;
+    }
+    return worst < 0x7fd0000000000000u;
+}
+
+MG_INLINE double mg_log_usual_f64(double x)
+{
+    uint64_t bits = mg_bits_f64(x), field = (bits + 0x00095f619980c433u) & 0xfff0000000000000u;
+    double f = mg_from_bits_f64(bits - field + 0x3ff0000000000000u) - 1.0;
+    return mg_log_sum_f64(mg_exponent_f64(field) - 1023.0, f);
 }
 
 MG_INLINE double mg_log_f64(double x)
 {
     uint64_t lift = 0x3ff0000000000000u + (x < 2.2250738585072014e-308) * ((uint64_t)52 << 52);
     uint64_t bits = mg_bits_f64(x * mg_from_bits_f64(lift));
-    uint64_t field = (bits + 0x0008000000000000u) & 0xfff0000000000000u;
+    uint64_t field = (bits + 0x00095f619980c433u) & 0xfff0000000000000u;
     double k = mg_exponent_f64(field) - mg_exponent_f64(lift);
     double y = mg_log_sum_f64(k, mg_from_bits_f64(bits - field + 0x3ff0000000000000u) - 1.0);
     double special = x < 0.0 ? (double)NAN : (x == 0.0 ? -(double)INFINITY : x);
@@ -261,11 +304,20 @@ MG_INLINE double mg_log_f64(double x)
 MG_INLINE double mg_log1p_finite_f64(double x)
 {
     double u = 1.0 + x, lost = x - (u - 1.0);
-    uint64_t bits = mg_bits_f64(u), field = (bits + 0x0008000000000000u) & 0xfff0000000000000u;
+    uint64_t bits = mg_bits_f64(u), field = (bits + 0x00095f619980c433u) & 0xfff0000000000000u;
     double inverse = mg_from_bits_f64(0x7fe0000000000000u - field);
     double f = mg_from_bits_f64(bits - field + 0x3ff0000000000000u) - 1.0;
     f += u > 1e300 ? 0.0 : lost * inverse;
     return mg_log_sum_f64(mg_exponent_f64(field) - 1023.0, f);
+}
+
+MG_INLINE double mg_log1p_usual_f64(double x)
+{
+    double u = 1.0 + x, lost = x - (u - 1.0);
+    uint64_t bits = mg_bits_f64(u), field = (bits + 0x00095f619980c433u) & 0xfff0000000000000u;
+    double f = mg_from_bits_f64(bits - field + 0x3ff0000000000000u) - 1.0;
+    f += lost * mg_from_bits_f64(0x7fe0000000000000u - field);
+    return copysign(mg_log_sum_f64(mg_exponent_f64(field) - 1023.0, f), x);
 }
 
 MG_INLINE double mg_log1p_f64(double x)
