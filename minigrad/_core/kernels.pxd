@@ -37,6 +37,7 @@ cdef void add_block(bint is_double, char* x, Py_ssize_t x_row, Py_ssize_t x_stri
 cdef void first_maxima(bint is_double, void* x, Py_ssize_t planes, Py_ssize_t height, Py_ssize_t width,
                        long long** bounds, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t row_step,
                        Py_ssize_t column_step, void* o, long long* index) noexcept nogil
+cdef bint all_within(long long* index, Py_ssize_t n, long long length) noexcept nogil
 cdef void take_along(char* x, long long* index, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t picks,
                      Py_ssize_t inner, int itemsize, char* o) noexcept nogil
 cdef void add_along(floating* x, long long* index, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t picks,

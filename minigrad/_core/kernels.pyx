@@ -421,9 +421,30 @@ cdef void first_maxima(bint is_double, void* x, Py_ssize_t planes, Py_ssize_t he
 
 
 # -------------------------------------------------------------------------------- indexing along an axis
+cdef cloned furthest(long long* index, Py_ssize_t n, long long length, unsigned long long* result) noexcept nogil:
+    """The largest index + length as an unsigned number: each is at least -length and below length where
+    this is below 2 * length."""
+    cdef unsigned long long place, most = 0
+    cdef Py_ssize_t i
+    for i in range(n):
+        place = <unsigned long long> index[i] + <unsigned long long> length
+        most = place if place > most else most
+    result[0] = most
+
+
+cdef bint all_within(long long* index, Py_ssize_t n, long long length) noexcept nogil:
+    """Whether every index is an index, perhaps a negative one, of an axis of that length."""
+    cdef unsigned long long most
+    furthest(index, n, length, &most)
+    return n == 0 or most < 2 * <unsigned long long> length
+
+
 cdef inline void take_items(item_t* x, long long* index, Py_ssize_t length, Py_ssize_t picks,
                             Py_ssize_t inner, item_t* o) noexcept nogil:
     cdef Py_ssize_t p, i
+    if inner == 1:
+        for p in range(picks): o[p] = x[index[p] + (length if index[p] < 0 else 0)]
+        return
     for p in range(picks):
         for i in range(inner):
             o[p * inner + i] = x[(index[p * inner + i]
@@ -452,7 +473,9 @@ cdef void add_along(floating* x, long long* index, Py_ssize_t outer, Py_ssize_t 
     cdef Py_ssize_t _, p, i
     cdef long long k
     for _ in range(outer):
-        for p in range(picks):
+        if inner == 1:
+            for p in range(picks): o[index[p] + (length if index[p] < 0 else 0)] += x[p]
+        for p in range(picks if inner > 1 else 0):
             for i in range(inner):
                 k = index[p * inner + i]
                 o[(k + (length if k < 0 else 0)) * inner + i] += x[p * inner + i]
@@ -675,6 +698,9 @@ cdef inline inlined fold_columns(int opcode, floating* x, Py_ssize_t other, Py_s
         y, y1 = <floating*> (<char*> x + other), <floating*> (<char*> x1 + other)
         y2, y3 = <floating*> (<char*> x2 + other), <floating*> (<char*> x3 + other)
         for i in range(n):                  # as a tree: a chain would wait for each addition
+            if opcode == PRODUCTS:          # in the precision of x, of which two conversions would be slow
+                accumulator[i] += <lane_t> ((x[i] * y[i] + x1[i] * y1[i]) + (x2[i] * y2[i] + x3[i] * y3[i]))
+                continue
             c = <lane_t> centre[i]
             accumulator[i] = combine_four(
                 opcode, accumulator[i], prepare(opcode, x[i], y[i], c), prepare(opcode, x1[i], y1[i], c),

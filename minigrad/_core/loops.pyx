@@ -33,9 +33,9 @@ from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray
 
 from .kernels cimport (
     COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, PRODUCTS, SUBTRACT, SUM, TILE, VAR,
-    accumulate, add_along, add_block, blend_into, call_kernel, call_with_numbers, copy_block, first_maxima,
-    lstm_backward, lstm_forward, pack, reduce_columns, reduce_rows, reduction_start, scan, take_along,
-    takes_numbers)
+    accumulate, add_along, add_block, all_within, blend_into, call_kernel, call_with_numbers, copy_block,
+    first_maxima, lstm_backward, lstm_forward, pack, reduce_columns, reduce_rows, reduction_start, scan,
+    take_along, takes_numbers)
 
 import os
 
@@ -945,9 +945,7 @@ cdef void split_at(npy_intp* shape, int ndim, int axis, npy_intp* outer, npy_int
 cdef void check_positions(str name, ndarray index, int axis, npy_intp length) except *:
     cdef long long* positions = <long long*> PyArray_DATA(index)
     cdef npy_intp i
-    cdef bint wrong = False
-    for i in range(PyArray_SIZE(index)): wrong |= (positions[i] < -length) | (positions[i] >= length)
-    if not wrong:
+    if all_within(positions, PyArray_SIZE(index), length):
         return
     for i in range(PyArray_SIZE(index)):
         if not -length <= positions[i] < length:

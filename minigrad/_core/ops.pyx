@@ -1729,8 +1729,12 @@ def pad(x, pad_width, mode="constant", value=0):
         sizes[d] = PyArray_DIMS(tensor.array)[d] + before + after
         index.append(slice(before, before + PyArray_DIMS(tensor.array)[d]))
     out = loops.empty(ndim, sizes, PyArray_TYPE(tensor.array))
-    out.fill(value)
     inner = tuple(index) + (Ellipsis,)
+    for d in range(ndim):                   # what is padded along d lies between what is along the axes before
+        before, after = widths[d]
+        part = out[inner[:d]]
+        part[(slice(None),) * d + (slice(before),)] = value
+        part[(slice(None),) * d + (slice(sizes[d] - after, None),)] = value
     loops.transfer(tensor.array, out[inner], False)
     return record(PAD_, out, tensor, None, None, (inner,))
 
