@@ -8,7 +8,6 @@ cross-entropy, backward, Adam.
 
 from __future__ import annotations
 
-import math
 import os
 import subprocess
 import sys
@@ -441,7 +440,7 @@ def product_numpy(rows: int, inner: int, columns: int, layout: str) -> Callable:
     return lambda: np.dot(x, y, out)
 
 
-# ------------------------------------------------------------------ every function beside NumPy's own
+# ---------------------------------------------------------------- every function beside NumPy's own
 MILLION, SQUARE, CUBE = (1048576,), (1024, 1024), (64, 256, 64)
 OPERANDS: dict[str, Callable] = {
     "x": lambda shape: random(*shape),
@@ -506,7 +505,7 @@ def operand(name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def function_operands(given, dtype: str, shape: tuple[int, ...], use: Callable = lambda a: a):
-    """Names of OPERANDS become arrays, floats of that dtype, as `use` takes them; the rest stays."""
+    """Names of OPERANDS become arrays, floats of that dtype, as `use` takes them."""
     if isinstance(given, (list, tuple)):
         return type(given)(function_operands(part, dtype, shape, use) for part in given)
     named = isinstance(given, str) and given in OPERANDS
@@ -617,7 +616,7 @@ class Work:
     targets: dict[str, float] = field(default_factory=dict)
     unit: str = "us"
     at_most: float | None = None
-    seconds: float = math.inf  # of one measurement, where less than what is asked for will do
+    brief: bool = False  # one of very many: half the rounds, in 1/25 of the time
 
 
 def mlp_work(sizes: tuple[int, ...], batch: int, targets: dict[str, float]) -> Work:
@@ -673,37 +672,54 @@ def product_work(rows: int, inner: int, columns: int, layout: str) -> Work:
 
 
 def function_work(name: str, shape: tuple[int, ...], *given, axis="none", said: str = "") -> list:
-    """A row for each dtype: of the function on operands of the shape, along an axis if it has one."""
+    """A row for each dtype: the function on operands of the shape, along an axis if any."""
     works, options = [], {} if axis == "none" else {"axis": axis}
     for dtype in ("float32", "float64"):
-        label = f"{name}{said} of {dtype} {shape}" + "".join(f", axis {axis}" for axis in options.values())
+        label = f"{name}{said} of {dtype} {shape}" + "".join(
+            f", axis {axis}" for axis in options.values()
+        )
         contenders = {
             "minigrad": lambda d=dtype: function_minigrad(name, d, shape, given, options),
             "numpy": lambda d=dtype: function_numpy(name, d, shape, given, options),
         }
-        works.append(Work(label, contenders, {"numpy": 1.0}, seconds=0.002))
+        works.append(Work(label, contenders, {"numpy": 1.0}, brief=True))
     return works
+
+
+# Names by the operand they are defined for.
+UNARY = {
+    "x": "negative abs sign square reciprocal relu exp exp2 expm1 sin cos tan atan sinh cosh tanh "
+    "asinh sigmoid silu softplus logsigmoid floor ceil trunc round isnan isinf isfinite "
+    "logical_not clone flatten all any count_nonzero argmax argmin nonzero",
+    "positive": "sqrt rsqrt log log2 log10 log1p",
+    "unit": "asin acos atanh",
+    "above 1": "acosh",
+}
+BINARY = (
+    "add subtract multiply divide maximum minimum gate less less_equal greater greater_equal equal "
+    "not_equal floor_divide remainder atan2 hypot logical_and logical_or logical_xor isclose "
+    "allclose"
+)
+REDUCED = "sum prod mean var std max min norm"
+ALONG = (
+    f"{REDUCED} all any count_nonzero logsumexp softmax log_softmax argmax argmin cumulative_sum "
+    "cumulative_prod flip unstack"
+)
+SUBSCRIPTS = "ij,ij->j ij,ij->i ij,ij-> ij->ji ij->j ij,j->i ij,i->j ij,j->ij"
 
 
 def every_function() -> list[Work]:
     """Each function that NumPy has, too, on 2^20 elements, along each axis if it takes one."""
     rows = []
-    for operand, names in {
-        "x": "negative abs sign square reciprocal relu exp exp2 expm1 sin cos tan atan sinh cosh tanh asinh "
-        "sigmoid silu softplus logsigmoid floor ceil trunc round isnan isinf isfinite logical_not "
-        "clone flatten all any count_nonzero argmax argmin nonzero",
-        "positive": "sqrt rsqrt log log2 log10 log1p",
-        "unit": "asin acos atanh",
-        "above 1": "acosh",
-    }.items():
+    for operand, names in UNARY.items():
         for name in names.split():
             rows += function_work(name, MILLION, operand)
-    for name in (
-        "add subtract multiply divide maximum minimum gate less less_equal greater greater_equal equal "
-        "not_equal floor_divide remainder atan2 hypot logical_and logical_or logical_xor isclose "
-        "allclose"
-    ).split():
+    for name in BINARY.split():
         rows += function_work(name, MILLION, "x", "y")
+    for axis in (0, 1):
+        rows += function_work("sort", SQUARE, "x", axis=axis)
+        rows += function_work("argsort", SQUARE, "x", axis=axis)
+        rows += function_work("scatter_add", SQUARE, "x", axis, "index", "y", said=f" along {axis}")
     for said, other in {" a row": "row", " a column": "column", " a number": 0.5}.items():
         rows += function_work("add", SQUARE, "x", other, said=said)
         rows += function_work("less", SQUARE, "x", other, said=said)
@@ -711,14 +727,11 @@ def every_function() -> list[Work]:
     rows += function_work("pow", MILLION, "x", 2, said=" 2")
     rows += function_work("where", MILLION, "mask", "x", "y")
     rows += function_work("clip", MILLION, "x", -0.5, 0.5)
-    for name in "sum prod mean var std max min norm".split():
+    for name in REDUCED.split():
         rows += function_work(name, MILLION, "x")
     for shape in (SQUARE, CUBE):
         for axis in range(len(shape)):
-            for name in (
-                "sum prod mean var std max min all any count_nonzero norm logsumexp softmax "
-                "log_softmax argmax argmin cumulative_sum cumulative_prod sort argsort flip unstack"
-            ).split():
+            for name in ALONG.split():
                 rows += function_work(name, shape, "x", axis=axis)
             rows += function_work("take_along_axis", shape, "x", "index", axis=axis)
             rows += function_work("take", shape, "x", "picks", axis=axis)
@@ -728,13 +741,10 @@ def every_function() -> list[Work]:
             rows += function_work("roll", shape, "x", 3, axis=axis)
             rows += function_work("expand_dims", shape, "x", axis=axis)
             rows += function_work("vecdot", shape, "x", "y", axis=axis - len(shape))
-            rows += function_work("scatter_add", shape, "x", axis, "index", "y", said=f" along {axis}")
         for axes in [(0, 1)] if shape == SQUARE else [(0, 1), (0, 2), (1, 2)]:
-            for name in "sum prod mean var std max min norm".split():
+            for name in REDUCED.split():
                 rows += function_work(name, shape, "x", axis=axes)
     rows += function_work("take_along_axis", MILLION, "x", "index", axis=0)
-    rows += function_work("sort", MILLION, "x", axis=0)
-    rows += function_work("argsort", MILLION, "x", axis=0)
     rows += function_work("cumulative_sum", MILLION, "x", axis=0)
     rows += function_work("put", MILLION, "x", "index", MILLION)
     rows += function_work("put", SQUARE, "x", "picks", SQUARE)
@@ -758,7 +768,7 @@ def every_function() -> list[Work]:
     rows += function_work("matrix_transpose", SQUARE, "x")
     rows += function_work("squeeze", (1, *SQUARE), "x")
     rows += function_work("split", SQUARE, "x", 512)
-    for subscripts in ("ij,ij->j", "ij,ij->i", "ij,ij->", "ij->ji", "ij->j", "ij,j->i", "ij,i->j", "ij,j->ij"):
+    for subscripts in SUBSCRIPTS.split():
         other = ["y"] if subscripts.startswith("ij,ij") else ["row"] if "," in subscripts else []
         rows += function_work("einsum", SQUARE, subscripts, "x", *other, said=f" {subscripts}")
     return rows
