@@ -14,7 +14,16 @@ from itertools import combinations
 
 import numpy as np
 
-from ._core.ops import diagonal, matmul, one_axis, permute_dims, reduced_axes, reshape, sum, sum_product
+from ._core.ops import (
+    diagonal,
+    matmul,
+    one_axis,
+    permute_dims,
+    reduced_axes,
+    reshape,
+    sum,
+    sum_product,
+)
 from ._core.tensor import Tensor, attach_methods, to_tensor
 from ._core.types import TensorLike
 

@@ -697,6 +697,9 @@ _PRIMITIVES: dict[str, Callable[..., Any]] = {
     "rsqrt": _chain("Sqrt", "Reciprocal"),
     "square": lambda graph, step, x: graph.node("Mul", x, x),
     "subtract": _simple("Sub"),
+    "sum_product": lambda graph, step, x, y: _reduction("ReduceSum")(
+        graph, step, graph.node("Mul", x, y)
+    ),
     "var": _var,
 }
 

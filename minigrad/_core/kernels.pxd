@@ -47,10 +47,10 @@ cdef void scan(floating* factor, floating* x, Py_ssize_t outer, Py_ssize_t lengt
 cdef void lstm_forward(floating* z, floating* c, Py_ssize_t n, floating* kept, floating* out) noexcept nogil
 cdef void lstm_backward(floating* g, floating* c, floating* kept, Py_ssize_t n, bint of_gates,
                         floating* out) noexcept nogil
-cdef void reduce_rows(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows,
-                      Py_ssize_t n, double* centre, double* accumulator) noexcept nogil
-cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows,
-                         Py_ssize_t n, double* centre, double* accumulator) noexcept nogil
+cdef void reduce_rows(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride,
+                      Py_ssize_t rows, Py_ssize_t n, double* centre, double* accumulator) noexcept nogil
+cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride,
+                         Py_ssize_t rows, Py_ssize_t n, double* centre, double* accumulator) noexcept nogil
 cdef double reduction_start(int opcode) noexcept nogil
 cdef void accumulate(bint is_double, void* x, void* out, Py_ssize_t rows, Py_ssize_t n) noexcept nogil
 cdef void blend_into(floating* x, floating* out, Py_ssize_t n, double keep, double gain) noexcept nogil

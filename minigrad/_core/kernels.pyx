@@ -9,7 +9,8 @@ Design note
    once, not once per layout, and so that a later fusion can call the same kernels tile by tile.
 3. A kernel is a fused function over float and double. `MG_CLONED` (clones.h) has gcc build it for
    AVX-512, AVX2 and baseline x86-64 and pick at load time; the loops vectorise by themselves.
-4. Reductions accumulate in double, whatever the input. Eight or more lanes keep the adders busy.
+4. Reductions accumulate in double, whatever the input; extrema and sums of products in the precision of
+   the input, of which the latter are summed 1024 at a time. 256 bytes of lanes keep the adders busy.
 5. `noexcept nogil` on all: no kernel can fail, and none needs the interpreter.
 """
 from cython cimport floating
@@ -39,12 +40,13 @@ cdef extern from * nogil:
     #define mg_softplus(x) MG_BOTH(mg_softplus, x)
     #define mg_erf(x) MG_BOTH(mg_erf, x)
     /* The larger or smaller; a NaN wins, and stays. (`best` is one instruction, in which a NaN in a stays; so
-       they vectorise, where Cython's branches did not. Of four at once, NaN is looked for in one go: compilers
+       they vectorise, where Cython's branches did not. Of four at once NaN is looked for in one go: compilers
        made a tangle of the conditions of two of the others.) */
     #define MG_EXTREMUM(name, type, beats) \\
-        static inline type name(type a, type x) { type best = x beats a ? x : a; return x != x ? x : best; } \\
+        static inline type name(type a, type x) { type best = x beats a ? x : a; return x != x ? x : best; }\\
         static inline type name##_of(type a, type x, type y, type z, type w) { \\
-            type p = x beats y ? x : y, q = z beats w ? z : w, r = p beats q ? p : q, best = r beats a ? r : a; \\
+            type p = x beats y ? x : y, q = z beats w ? z : w, r = p beats q ? p : q; \\
+            type best = r beats a ? r : a; \\
             return isunordered(x, y) | isunordered(z, w) ? (type) NAN : best; }
     MG_EXTREMUM(mg_larger_f32, float, >)
     MG_EXTREMUM(mg_larger_f64, double, >)
@@ -52,8 +54,10 @@ cdef extern from * nogil:
     MG_EXTREMUM(mg_smaller_f64, double, <)
     #define mg_larger(a, x) _Generic((x), float: mg_larger_f32, double: mg_larger_f64)(a, x)
     #define mg_smaller(a, x) _Generic((x), float: mg_smaller_f32, double: mg_smaller_f64)(a, x)
-    #define mg_largest(a, ...) _Generic((a), float: mg_larger_f32_of, double: mg_larger_f64_of)(a, __VA_ARGS__)
-    #define mg_smallest(a, ...) _Generic((a), float: mg_smaller_f32_of, double: mg_smaller_f64_of)(a, __VA_ARGS__)
+    #define mg_largest(a, ...) _Generic((a), float: mg_larger_f32_of, double: mg_larger_f64_of)(a, \\
+        __VA_ARGS__)
+    #define mg_smallest(a, ...) _Generic((a), float: mg_smaller_f32_of, double: mg_smaller_f64_of)(a, \\
+        __VA_ARGS__)
     #define mg_sqrt(x) _Generic((x), float: sqrtf, double: sqrt)(x)
     #define mg_abs(x) _Generic((x), float: fabsf, double: fabs)(x)
     """
@@ -134,9 +138,10 @@ cdef cloned unary(int opcode, floating* x, floating* o, Py_ssize_t n) noexcept n
 
 # ------------------------------------------------------------------------------------------ binary
 # A number among the operands is read with a step of 0, which is a constant where these are inlined.
-cdef inline inlined binary_loop(int opcode, floating* x, floating* y, floating* o, Py_ssize_t n, Py_ssize_t dx,
-                                Py_ssize_t dy) noexcept nogil:
+cdef inline inlined binary_loop(int opcode, floating* x, floating* y, floating* o, Py_ssize_t n,
+                                Py_ssize_t dx, Py_ssize_t dy) noexcept nogil:
     cdef Py_ssize_t i
+    cdef floating left, right
     if opcode == ADD:
         for i in range(n): o[i] = x[i * dx] + y[i * dy]
     elif opcode == SUBTRACT:
@@ -146,14 +151,19 @@ cdef inline inlined binary_loop(int opcode, floating* x, floating* y, floating* 
     elif opcode == DIVIDE:
         for i in range(n): o[i] = x[i * dx] / y[i * dy]
     elif opcode == MAXIMUM:                 # a NaN on either side wins (`|`, since `or` would be a branch)
-        for i in range(n): o[i] = x[i * dx] if (x[i * dx] > y[i * dy]) | (x[i * dx] != x[i * dx]) else y[i * dy]
+        for i in range(n):
+            left, right = x[i * dx], y[i * dy]
+            o[i] = left if (left > right) | (left != left) else right
     elif opcode == MINIMUM:
-        for i in range(n): o[i] = x[i * dx] if (x[i * dx] < y[i * dy]) | (x[i * dx] != x[i * dx]) else y[i * dy]
+        for i in range(n):
+            left, right = x[i * dx], y[i * dy]
+            o[i] = left if (left < right) | (left != left) else right
     elif opcode == GATE:
         for i in range(n): o[i] = 0 if y[i * dy] <= 0 else x[i * dx]
 
 
-cdef cloned binary(int opcode, floating* x, floating* y, floating* o, Py_ssize_t n, int numbers) noexcept nogil:
+cdef cloned binary(int opcode, floating* x, floating* y, floating* o, Py_ssize_t n,
+                   int numbers) noexcept nogil:
     if numbers == 0: binary_loop(opcode, x, y, o, n, 1, 1)
     elif numbers == 1: binary_loop(opcode, x, y, o, n, 0, 1)
     else: binary_loop(opcode, x, y, o, n, 1, 0)
@@ -176,7 +186,8 @@ cdef inline inlined compare_loop(int opcode, floating* x, floating* y, mask_t* o
         for i in range(n): o[i] = x[i * dx] != y[i * dy]
 
 
-cdef cloned compare(int opcode, floating* x, floating* y, mask_t* o, Py_ssize_t n, int numbers) noexcept nogil:
+cdef cloned compare(int opcode, floating* x, floating* y, mask_t* o, Py_ssize_t n,
+                    int numbers) noexcept nogil:
     if numbers == 0: compare_loop(opcode, x, y, o, n, 1, 1)
     elif numbers == 1: compare_loop(opcode, x, y, o, n, 0, 1)
     else: compare_loop(opcode, x, y, o, n, 1, 0)
@@ -229,13 +240,15 @@ cdef bint takes_numbers(int opcode, int numbers) noexcept nogil:
     """Whether `call_with_numbers` knows this set of operands to be numbers: bit k stands for operand k."""
     if ADD <= opcode < WHERE:
         return numbers < 3
-    return numbers == 0 or (numbers == 6 if opcode == CLIP else opcode == WHERE and (numbers == 2 or numbers == 4))
+    if opcode == WHERE:
+        return numbers == 0 or numbers == 2 or numbers == 4
+    return numbers == 0 or (opcode == CLIP and numbers == 6)
 
 
 cdef void call_with_numbers(int opcode, bint is_double, void** operands, void* out, Py_ssize_t n,
                             int numbers) noexcept nogil:
-    """As `call_kernel`, but an operand whose bit is set is one number. (A tile full of it, which is read again
-    and again beside the others, took a fifth longer.)"""
+    """As `call_kernel`, but an operand whose bit is set is one number. (A tile full of it, which is read
+    again and again beside the others, took a fifth longer.)"""
     if is_double:
         dispatch(opcode, operands, out, n, <double*> NULL, numbers)
     else:
@@ -421,7 +434,8 @@ cdef void first_maxima(bint is_double, void* x, Py_ssize_t planes, Py_ssize_t he
 
 
 # -------------------------------------------------------------------------------- indexing along an axis
-cdef cloned furthest(long long* index, Py_ssize_t n, long long length, unsigned long long* result) noexcept nogil:
+cdef cloned furthest(long long* index, Py_ssize_t n, long long length,
+                     unsigned long long* result) noexcept nogil:
     """The largest index + length as an unsigned number: each is at least -length and below length where
     this is below 2 * length."""
     cdef unsigned long long place, most = 0
@@ -627,8 +641,9 @@ cdef inline inlined halve(int opcode, lane_t* a, Py_ssize_t rows, Py_ssize_t h, 
         for k in range(h): b[r * h + k] = combine(opcode, a[2 * r * h + k], a[2 * r * h + h + k])
 
 
-cdef inline inlined fold_rows(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows,
-                              Py_ssize_t n, double* centre, lane_t* kind, double* accumulator) noexcept nogil:
+cdef inline inlined fold_rows(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride,
+                              Py_ssize_t rows, Py_ssize_t n, double* centre, lane_t* kind,
+                              double* accumulator) noexcept nogil:
     """The lanes of a row are folded as a tree, which rounds less than a chain; its lower levels for many rows
     together, in memory: of one row in registers, compilers made scalar code."""
     cdef lane_t lane[MOST_LANES]
@@ -646,14 +661,16 @@ cdef inline inlined fold_rows(int opcode, floating* x, Py_ssize_t other, Py_ssiz
             for k in range(lanes): lane[k] = start
             i = 0
             while i < whole:
-                for k in range(lanes): lane[k] = combine(opcode, lane[k], prepare(opcode, x[i + k], y[i + k], c))
+                for k in range(lanes):
+                    lane[k] = combine(opcode, lane[k], prepare(opcode, x[i + k], y[i + k], c))
                 i += lanes
             if whole < n:                   # (in lanes of their own: a variable index keeps them in memory)
                 for k in range(lanes): rest[k] = start
                 for k in range(n - whole): rest[k] = prepare(opcode, x[whole + k], y[whole + k], c)
                 for k in range(lanes): lane[k] = combine(opcode, lane[k], rest[k])
             for k in range(lanes // 2): lane[k] = combine(opcode, lane[k], lane[k + lanes // 2])
-            for k in range(lanes // 4): a[r * (lanes // 4) + k] = combine(opcode, lane[k], lane[k + lanes // 4])
+            for k in range(lanes // 4):
+                a[r * (lanes // 4) + k] = combine(opcode, lane[k], lane[k + lanes // 4])
             x = <floating*> (<char*> x + row_stride)
         halve(opcode, a, height, lanes // 8, b)
         halve(opcode, b, height, lanes // 16, a)
@@ -667,8 +684,8 @@ cdef inline inlined fold_rows(int opcode, floating* x, Py_ssize_t other, Py_ssiz
         accumulator += height
 
 
-cdef cloned row_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
-                       double* centre, double* accumulator) noexcept nogil:
+cdef cloned row_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows,
+                       Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
     cdef double* wide = NULL                # of which only the type counts
     cdef floating* alike = NULL             # picking an element rounds nothing
     if opcode == SUM: fold_rows(SUM, x, other, row_stride, rows, n, centre, wide, accumulator)
@@ -680,8 +697,9 @@ cdef cloned row_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row
     elif opcode == PRODUCTS: fold_rows(PRODUCTS, x, other, row_stride, rows, n, centre, alike, accumulator)
 
 
-cdef inline inlined fold_columns(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
-                              double* centre, lane_t* accumulator) noexcept nogil:
+cdef inline inlined fold_columns(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride,
+                                 Py_ssize_t rows, Py_ssize_t n, double* centre,
+                                 lane_t* accumulator) noexcept nogil:
     cdef Py_ssize_t i, r = 0
     cdef floating* x1
     cdef floating* x2
@@ -715,8 +733,9 @@ cdef inline inlined fold_columns(int opcode, floating* x, Py_ssize_t other, Py_s
         r += 1
 
 
-cdef inline inlined column_extremum(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows,
-                                 Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
+cdef inline inlined column_extremum(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride,
+                                    Py_ssize_t rows, Py_ssize_t n, double* centre,
+                                    double* accumulator) noexcept nogil:
     """In the precision of x; n is at most COLUMNS."""
     cdef floating best[COLUMNS]
     cdef Py_ssize_t i
@@ -725,8 +744,8 @@ cdef inline inlined column_extremum(int opcode, floating* x, Py_ssize_t other, P
     for i in range(n): accumulator[i] = best[i]
 
 
-cdef cloned column_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
-                          double* centre, double* accumulator) noexcept nogil:
+cdef cloned column_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows,
+                          Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
     if opcode == SUM: fold_columns(SUM, x, other, row_stride, rows, n, centre, accumulator)
     elif opcode == PROD: fold_columns(PROD, x, other, row_stride, rows, n, centre, accumulator)
     elif opcode == MAX: column_extremum(MAX, x, other, row_stride, rows, n, centre, accumulator)
@@ -736,8 +755,8 @@ cdef cloned column_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t 
     elif opcode == PRODUCTS: fold_columns(PRODUCTS, x, other, row_stride, rows, n, centre, accumulator)
 
 
-cdef void reduce_rows(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
-                      double* centre, double* accumulator) noexcept nogil:
+cdef void reduce_rows(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride,
+                      Py_ssize_t rows, Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
     """Fold rows of n contiguous elements, `row_stride` bytes apart, each into an accumulator of its own.
     PRODUCTS sums x times what stands `other` bytes behind it."""
     if is_double:
@@ -746,8 +765,8 @@ cdef void reduce_rows(int opcode, bint is_double, void* x, Py_ssize_t other, Py_
         row_kernel(opcode, <float*> x, other, row_stride, rows, n, centre, accumulator)
 
 
-cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows,
-                         Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
+cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride,
+                         Py_ssize_t rows, Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
     """Fold rows of n contiguous elements, `row_stride` bytes apart, into n accumulators, one a column."""
     if is_double:
         column_kernel(opcode, <double*> x, other, row_stride, rows, n, centre, accumulator)

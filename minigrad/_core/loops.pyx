@@ -14,8 +14,8 @@ Design note
    most calls end as one loop. What is left is walked in blocks of rows, and an operand that is not
    contiguous there is packed into a tile in the L1 cache, once if it repeats (a bias row, a scalar).
 4. *Reductions*: dimensions are sorted by stride, so that memory is read in order whichever axes are
-   reduced. If the fastest dimension is reduced, rows are folded into one accumulator; if it is kept,
-   up to 1024 columns are folded side by side. Accumulators are double; sums of blocks are compensated
+   reduced. If the fastest dimension is reduced, rows are folded side by side, each into an accumulator of
+   its own; if it is kept, up to 1024 columns are. Accumulators are double; sums of blocks are compensated
    (Neumaier 1974), so that 10^7 float64 elements lose no more than a few ulp either.
 5. In float64 the mean is taken about the first element, and the variance about the mean (two passes): a
    constant gives exactly itself and exactly 0, and a large mean does not cancel the variance.
@@ -32,8 +32,8 @@ from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
-    COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, PRODUCTS, SUBTRACT, SUM, TILE, VAR,
-    accumulate, add_along, add_block, all_within, blend_into, call_kernel, call_with_numbers, copy_block,
+    COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, PRODUCTS, SUBTRACT, SUM, TILE,
+    VAR, accumulate, add_along, add_block, all_within, blend_into, call_kernel, call_with_numbers, copy_block,
     first_maxima, lstm_backward, lstm_forward, pack, reduce_columns, reduce_rows, reduction_start, scan,
     take_along, takes_numbers)
 
@@ -200,9 +200,9 @@ cdef ndarray zeros(int ndim, npy_intp* shape, int typenum):
 
 
 cdef void recycle(PyObject* array) noexcept:
-    """Called when a Tensor lets go of its array: keep it for `empty`, if nobody else can see it and one like it
-    was asked for (else NumPy, which made it, gets its memory back). Of a view, keep the array that owns the
-    memory, if only the view holds it."""
+    """Called when a Tensor lets go of its array: keep it for `empty`, if nobody else can see it and one like
+    it was asked for (else NumPy, which made it, gets its memory back). Of a view, keep the array that owns
+    the memory, if only the view holds it."""
     global binned_bytes
     cdef ndarray a
     cdef Bin* bin
@@ -708,7 +708,8 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
             while r < rows:
                 height = min(TILE // w, rows - r)
                 other = pack_both(plan, x + r * row_stride, row_stride, plan.stride, height, w, tile)
-                reduce_columns(opcode, plan.is_double, tile, other, w * itemsize, height, w, centre, accumulator)
+                reduce_columns(opcode, plan.is_double, tile, other, w * itemsize, height, w, centre,
+                               accumulator)
                 r += height
         d = outer - 1
         while d >= 0:

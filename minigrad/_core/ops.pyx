@@ -1730,7 +1730,7 @@ def pad(x, pad_width, mode="constant", value=0):
         index.append(slice(before, before + PyArray_DIMS(tensor.array)[d]))
     out = loops.empty(ndim, sizes, PyArray_TYPE(tensor.array))
     inner = tuple(index) + (Ellipsis,)
-    for d in range(ndim):                   # what is padded along d lies between what is along the axes before
+    for d in range(ndim):                   # along d, between what was padded along the axes before it
         before, after = widths[d]
         part = out[inner[:d]]
         part[(slice(None),) * d + (slice(before),)] = value
