@@ -3,8 +3,8 @@
 Every row is timed in one process, pinned to one processor, one thread each, the contenders in turn
 (A B C A B C ...), after a warm-up; the table gives the median of the rounds, the quartiles, and the
 ratio of minigrad's median to each peer's beside the ratio to reach. Ratios, not seconds, are what
-holds on another machine. A slow row never makes the exit status other than 0. The group `functions`,
-every function beside NumPy's own, takes a minute and is measured only when it is named.
+holds on another machine. A slow row never makes the exit status other than 0. The group
+`functions`, every function beside NumPy's own, takes a minute: it is measured only if named.
 """
 
 from __future__ import annotations
