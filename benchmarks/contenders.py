@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -439,6 +440,91 @@ def product_numpy(rows: int, inner: int, columns: int, layout: str) -> Callable:
     return lambda: np.dot(x, y, out)
 
 
+# ---------------------------------------------------------------- every function beside NumPy's own
+MILLION, SQUARE, CUBE = (1048576,), (1024, 1024), (64, 256, 64)
+OPERANDS: dict[str, Callable] = {
+    "x": lambda shape: random(*shape),
+    "y": lambda shape: random(*shape, seed=1),
+    "row": lambda shape: random(shape[-1], seed=1),
+    "column": lambda shape: random(*shape[:-1], 1, seed=1),
+    "positive": lambda shape: np.abs(random(*shape)) + 0.1,
+    "unit": lambda shape: np.tanh(random(*shape)) * 0.999,
+    "above 1": lambda shape: np.abs(random(*shape)) + 1.1,
+    "mask": lambda shape: random(*shape, seed=2) > 0,
+    "index": lambda shape: np.random.default_rng(3).integers(0, min(shape), shape),
+    "picks": lambda shape: np.random.default_rng(3).integers(0, shape[0], shape[0]),
+}
+
+
+def scatter_numpy(x: np.ndarray, axis: int, index: np.ndarray, source: np.ndarray) -> np.ndarray:
+    out, places = x.copy(), list(np.ogrid[tuple(map(slice, index.shape))])
+    places[axis] = index
+    np.add.at(out, tuple(places), source)
+    return out
+
+
+def put_numpy(x: np.ndarray, index, shape: tuple[int, ...]) -> np.ndarray:
+    out = np.zeros(shape, x.dtype)
+    np.add.at(out, index, x)
+    return out
+
+
+def exponentials(x: np.ndarray, axis: int) -> np.ndarray:
+    return np.exp(x - x.max(axis, keepdims=True))
+
+
+# Where NumPy's function has another name or none: what its user writes instead.
+IN_NUMPY: dict[str, Callable] = {
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "relu": lambda x: np.maximum(x, 0),
+    "gate": lambda x, y: np.where(y <= 0, 0, x),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "softplus": lambda x: np.logaddexp(0, x),
+    "logsigmoid": lambda x: -np.logaddexp(0, -x),
+    "norm": np.linalg.norm,
+    "logsumexp": lambda x, axis: np.log(exponentials(x, axis).sum(axis)) + x.max(axis),
+    "softmax": lambda x, axis: (e := exponentials(x, axis)) / e.sum(axis, keepdims=True),
+    "log_softmax": lambda x, axis: (
+        (z := x - x.max(axis, keepdims=True)) - np.log(np.exp(z).sum(axis, keepdims=True))
+    ),
+    "clone": np.copy,
+    "flatten": np.ravel,
+    "split": lambda x, size: np.split(x, len(x) // size),
+    "getitem": lambda x, index: x[index],
+    "put": put_numpy,
+    "scatter_add": scatter_numpy,
+}
+
+
+@lru_cache(8)
+def operand(name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The same memory for both contenders."""
+    array = OPERANDS[name](shape)
+    return array.astype(dtype) if array.dtype.kind == "f" else array
+
+
+def function_operands(given, dtype: str, shape: tuple[int, ...], use: Callable = lambda a: a):
+    """Names of OPERANDS become arrays, floats of that dtype, as `use` takes them."""
+    if isinstance(given, (list, tuple)):
+        return type(given)(function_operands(part, dtype, shape, use) for part in given)
+    named = isinstance(given, str) and given in OPERANDS
+    return use(operand(given, dtype, shape)) if named else given
+
+
+def function_minigrad(name: str, dtype: str, shape: tuple[int, ...], given: tuple, axis: dict):
+    import minigrad as mg
+
+    operands, function = function_operands(given, dtype, shape, mg.asarray), getattr(mg, name)
+    return lambda: function(*operands, **axis)
+
+
+def function_numpy(name: str, dtype: str, shape: tuple[int, ...], given: tuple, axis: dict):
+    operands = function_operands(given, dtype, shape)
+    function = IN_NUMPY.get(name) or getattr(np, name)
+    return lambda: function(*operands, **axis)
+
+
 # ------------------------------------------------------------------------ processes of their own
 LARGEST = (1024, 2048, 2048, 10), 512
 LARGEST_CNN = (1, 16, 32), 28, 64
@@ -530,6 +616,7 @@ class Work:
     targets: dict[str, float] = field(default_factory=dict)
     unit: str = "us"
     at_most: float | None = None
+    brief: bool = False  # one of very many: half the rounds, in 1/25 of the time
 
 
 def mlp_work(sizes: tuple[int, ...], batch: int, targets: dict[str, float]) -> Work:
@@ -582,6 +669,109 @@ def product_work(rows: int, inner: int, columns: int, layout: str) -> Work:
     }
     name = f"{rows}x{inner} @ {inner}x{columns}, {layout}"
     return Work(name, contenders, {"numpy": 1.0})
+
+
+def function_work(name: str, shape: tuple[int, ...], *given, axis="none", said: str = "") -> list:
+    """A row for each dtype: the function on operands of the shape, along an axis if any."""
+    works, options = [], {} if axis == "none" else {"axis": axis}
+    for dtype in ("float32", "float64"):
+        label = f"{name}{said} of {dtype} {shape}" + "".join(
+            f", axis {axis}" for axis in options.values()
+        )
+        contenders = {
+            "minigrad": lambda d=dtype: function_minigrad(name, d, shape, given, options),
+            "numpy": lambda d=dtype: function_numpy(name, d, shape, given, options),
+        }
+        works.append(Work(label, contenders, {"numpy": 1.0}, brief=True))
+    return works
+
+
+# Names by the operand they are defined for.
+UNARY = {
+    "x": "negative abs sign square reciprocal relu exp exp2 expm1 sin cos tan atan sinh cosh tanh "
+    "asinh sigmoid silu softplus logsigmoid floor ceil trunc round isnan isinf isfinite "
+    "logical_not clone flatten all any count_nonzero argmax argmin nonzero",
+    "positive": "sqrt rsqrt log log2 log10 log1p",
+    "unit": "asin acos atanh",
+    "above 1": "acosh",
+}
+BINARY = (
+    "add subtract multiply divide maximum minimum gate less less_equal greater greater_equal equal "
+    "not_equal floor_divide remainder atan2 hypot logical_and logical_or logical_xor isclose "
+    "allclose"
+)
+REDUCED = "sum prod mean var std max min norm"
+ALONG = (
+    f"{REDUCED} all any count_nonzero logsumexp softmax log_softmax argmax argmin cumulative_sum "
+    "cumulative_prod flip unstack"
+)
+SUBSCRIPTS = "ij,ij->j ij,ij->i ij,ij-> ij->ji ij->j ij,j->i ij,i->j ij,j->ij"
+
+
+def every_function() -> list[Work]:
+    """Each function that NumPy has, too, on 2^20 elements, along each axis if it takes one."""
+    rows = []
+    for operand, names in UNARY.items():
+        for name in names.split():
+            rows += function_work(name, MILLION, operand)
+    for name in BINARY.split():
+        rows += function_work(name, MILLION, "x", "y")
+    for axis in (0, 1):
+        rows += function_work("sort", SQUARE, "x", axis=axis)
+        rows += function_work("argsort", SQUARE, "x", axis=axis)
+        rows += function_work("scatter_add", SQUARE, "x", axis, "index", "y", said=f" along {axis}")
+    for said, other in {" a row": "row", " a column": "column", " a number": 0.5}.items():
+        rows += function_work("add", SQUARE, "x", other, said=said)
+        rows += function_work("less", SQUARE, "x", other, said=said)
+    rows += function_work("pow", MILLION, "positive", "y")
+    rows += function_work("pow", MILLION, "x", 2, said=" 2")
+    rows += function_work("where", MILLION, "mask", "x", "y")
+    rows += function_work("clip", MILLION, "x", -0.5, 0.5)
+    for name in REDUCED.split():
+        rows += function_work(name, MILLION, "x")
+    for shape in (SQUARE, CUBE):
+        for axis in range(len(shape)):
+            for name in ALONG.split():
+                rows += function_work(name, shape, "x", axis=axis)
+            rows += function_work("take_along_axis", shape, "x", "index", axis=axis)
+            rows += function_work("take", shape, "x", "picks", axis=axis)
+            rows += function_work("concat", shape, ["x", "y"], axis=axis)
+            rows += function_work("stack", shape, ["x", "y"], axis=axis)
+            rows += function_work("repeat", shape, "x", 2, axis=axis)
+            rows += function_work("roll", shape, "x", 3, axis=axis)
+            rows += function_work("expand_dims", shape, "x", axis=axis)
+            rows += function_work("vecdot", shape, "x", "y", axis=axis - len(shape))
+        for axes in [(0, 1)] if shape == SQUARE else [(0, 1), (0, 2), (1, 2)]:
+            for name in REDUCED.split():
+                rows += function_work(name, shape, "x", axis=axes)
+    rows += function_work("take_along_axis", MILLION, "x", "index", axis=0)
+    rows += function_work("cumulative_sum", MILLION, "x", axis=0)
+    rows += function_work("put", MILLION, "x", "index", MILLION)
+    rows += function_work("put", SQUARE, "x", "picks", SQUARE)
+    rows += function_work("getitem", MILLION, "x", "index", said=" with integers")
+    rows += function_work("getitem", SQUARE, "x", "picks", said=" with integers")
+    rows += function_work("getitem", SQUARE, "x", "mask", said=" with a mask")
+    rows += function_work("getitem", SQUARE, "x", (slice(1, -1), slice(1, -1)), said=" with slices")
+    rows += function_work("pad", SQUARE, "x", 1)
+    rows += function_work("tile", SQUARE, "x", (2, 1))
+    rows += function_work("tril", SQUARE, "x")
+    rows += function_work("triu", SQUARE, "x")
+    rows += function_work("diagonal", SQUARE, "x")
+    rows += function_work("trace", SQUARE, "x")
+    rows += function_work("outer", (1024,), "x", "y")
+    rows += function_work("broadcast_to", (1024,), "x", SQUARE)
+    rows += function_work("meshgrid", (1024,), "x", "y")
+    rows += function_work("reshape", SQUARE, "x", CUBE)
+    rows += function_work("permute_dims", CUBE, "x", (2, 0, 1))
+    rows += function_work("swapaxes", CUBE, "x", 0, 2)
+    rows += function_work("moveaxis", CUBE, "x", 0, 2)
+    rows += function_work("matrix_transpose", SQUARE, "x")
+    rows += function_work("squeeze", (1, *SQUARE), "x")
+    rows += function_work("split", SQUARE, "x", 512)
+    for subscripts in SUBSCRIPTS.split():
+        other = ["y"] if subscripts.startswith("ij,ij") else ["row"] if "," in subscripts else []
+        rows += function_work("einsum", SQUARE, subscripts, "x", *other, said=f" {subscripts}")
+    return rows
 
 
 STEPS = [
@@ -659,7 +849,9 @@ WORK = {
     "kernels": KERNELS,
     "products": PRODUCTS,
     "process": PROCESS,
+    "functions": every_function(),
 }
+ON_REQUEST = {"functions"}  # a minute for some 600 rows: only when it is named
 
 
 def present(work: Work) -> dict[str, Callable[[], Callable]]:

@@ -11,7 +11,8 @@ grid points; the points then move to the extremes of its error, until they stay 
 The error is weighted, so that what is minimised is the error of the finished function:
 
     exp    e^z = 1 + z + z^2 P(z)                   relative, |z| <= ln(2)/2
-    log    log(1+f) = f - f^2/2 + f^3 P(f)          relative, -1/4 <= f <= 1/2
+    log    log(1+f) = f - f^2/2 + f^3 P(f)          relative, -1/4 <= f <= 1/2        (float32)
+    artanh log(1+f) = 2 s + s^3 P(s^2), s = f/(2+f)  relative, sqrt(1/2) <= 1+f <= sqrt(2) (float64)
     erf    erf(x) = x + x P(x^2)                    relative, |x| <= 1
     erfc   erf(x) = 1 - exp(-x P(x))                absolute, 1 <= x <= where erf rounds to 1
 
@@ -81,6 +82,14 @@ def problems():
         lambda f: mpf(1) / 3 - f / 4 + f * f / 5, lambda f: (mp.log1p(f) - f + f * f / 2) / f**3
     )
     log_weight = near_zero(lambda f: f * f, lambda f: f**3 / mp.log1p(f))
+    artanh_rest = near_zero(
+        lambda z: mpf(2) / 3 + 2 * z / 5 + 2 * z * z / 7,
+        lambda z: 2 * (mp.atanh(mp.sqrt(z)) - mp.sqrt(z)) / mp.sqrt(z) ** 3,
+    )
+    artanh_weight = near_zero(
+        lambda z: z / 2, lambda z: mp.sqrt(z) ** 3 / (2 * mp.atanh(mp.sqrt(z)))
+    )
+    artanh_end = (mp.sqrt(2) - 1) ** 4 * mpf("1.001")  # of s^2
     erf_slope = 2 / mp.sqrt(mp.pi)
     erf_rest = near_zero(
         lambda s: erf_slope * (1 - s / 3) - 1, lambda s: mp.erf(mp.sqrt(s)) / mp.sqrt(s) - 1
@@ -93,12 +102,13 @@ def problems():
     def erfc_weight(x):
         return x * mp.erfc(x)
 
-    for name, exp_degree, log_degree, cut, erf_degree, end, erfc_degree in (
-        ("f32", 4, 7, 1, 6, 4, 5),
-        ("f64", 9, 18, 1, 11, 6, 17),
+    yield "log_f32", "f", log_rest, log_weight, -mpf(1) / 4, mpf(1) / 2, 7
+    yield "log_f64", "z", artanh_rest, artanh_weight, mpf(0), artanh_end, 6
+    for name, exp_degree, cut, erf_degree, end, erfc_degree in (
+        ("f32", 4, 1, 6, 4, 5),
+        ("f64", 9, 1, 11, 6, 17),
     ):
         yield f"exp_{name}", "z", exp_rest, lambda r: r * r, -half_log2, half_log2, exp_degree
-        yield f"log_{name}", "f", log_rest, log_weight, -mpf(1) / 4, mpf(1) / 2, log_degree
         yield f"erf_{name}", "s", erf_rest, erf_weight, mpf(0), mpf(cut), erf_degree
         yield f"erfc_{name}", "a", erfc_exponent, erfc_weight, mpf(cut), mpf(end), erfc_degree
 

@@ -3,7 +3,8 @@
 Every row is timed in one process, pinned to one processor, one thread each, the contenders in turn
 (A B C A B C ...), after a warm-up; the table gives the median of the rounds, the quartiles, and the
 ratio of minigrad's median to each peer's beside the ratio to reach. Ratios, not seconds, are what
-holds on another machine. A slow row never makes the exit status other than 0.
+holds on another machine. A slow row never makes the exit status other than 0. The group
+`functions`, every function beside NumPy's own, takes a minute: it is measured only if named.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "groups",
         nargs="*",
-        help="steps, recurrent, batchnorm, kernels, process; all of them by default",
+        help="steps, recurrent, batchnorm, kernels, products, process; all of them by default; "
+        "or functions, which takes a minute: every function that NumPy has as well",
     )
     parser.add_argument("--match", default="", help="only rows whose name contains this text")
     parser.add_argument("--rounds", type=int, default=15, help="rounds per row (default 15)")
@@ -57,7 +59,7 @@ def calls_in(function, seconds: float) -> int:
     start = time.perf_counter()
     for _ in range(3):
         function()
-        if time.perf_counter() - start > 1:  # warm by now, or too long to be asked three times
+        if time.perf_counter() - start > 20 * seconds:  # warm by now, or too long to go on
             break
     count = 1
     while True:
@@ -220,7 +222,7 @@ def save(results: dict, path: Path, draw) -> None:
 
 def run(options: argparse.Namespace) -> dict:
     """Measure the rows asked for, print them as they come, and return what goes into the file."""
-    from contenders import WORK, present
+    from contenders import ON_REQUEST, WORK, present
 
     if unknown := set(options.groups) - set(WORK):
         raise SystemExit(
@@ -229,13 +231,16 @@ def run(options: argparse.Namespace) -> dict:
     found = machine.describe()
     print(machine.summary(found), end="\n\n")
     rows = []
-    for group in options.groups or WORK:
+    for group in options.groups or [group for group in WORK if group not in ON_REQUEST]:
         for work in WORK[group]:
             if options.match not in work.name:
                 continue
             functions = {name: make() for name, make in present(work).items()}
             if work.unit == "us":
-                samples = measure(functions, options.rounds, options.seconds)
+                rounds, seconds = options.rounds, options.seconds
+                if work.brief:
+                    rounds, seconds = (rounds + 1) // 2, seconds / 25
+                samples = measure(functions, rounds, seconds)
             else:
                 samples = ask(functions, min(options.rounds, 5))
             rows.append(make_row(group, work, samples))

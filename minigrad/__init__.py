@@ -105,6 +105,7 @@ from ._core.ops import (
     square as square,
     subtract as subtract,
     sum as sum,
+    sum_product as sum_product,
     take as take,
     take_along_axis as take_along_axis,
     tan as tan,

@@ -14,7 +14,16 @@ from itertools import combinations
 
 import numpy as np
 
-from ._core.ops import diagonal, matmul, one_axis, permute_dims, reduced_axes, reshape, sum
+from ._core.ops import (
+    diagonal,
+    matmul,
+    one_axis,
+    permute_dims,
+    reduced_axes,
+    reshape,
+    sum,
+    sum_product,
+)
 from ._core.tensor import Tensor, attach_methods, to_tensor
 from ._core.types import TensorLike
 
@@ -63,6 +72,8 @@ def vecdot(x: Tensor, y: TensorLike, axis: int = -1) -> Tensor:
             f"vecdot: {x.shape} and {y.shape} along axis {axis}: expected a negative axis, of the "
             "same size in both"
         )
+    if x.shape == y.shape:
+        return sum_product(x, y, along)
     labels = [tuple(range(-t.ndim, 0)) for t in (x, y)]
     kept = tuple(label for label in (labels[0] if x.ndim > y.ndim else labels[1]) if label != along)
     return _sum_of_products("vecdot", [x, y], labels, kept)
@@ -232,21 +243,32 @@ def _pair(first: Term, second: Term, needed: set[int], sizes: dict[int, int]) ->
     rows = tuple(label for label in first[1] if label not in shared)
     columns = tuple(label for label in second[1] if label not in shared)
 
+    labels = batch + rows + columns
+    if labels == batch or not inner:  # aligned with the larger one, whose order in memory stays
+        large, small = (first, second) if len(first[1]) >= len(second[1]) else (second, first)
+        labels = large[1] + tuple(label for label in small[1] if label not in large[1])
+        x, y = (_spread(term, labels) for term in (large, small))
+        if not inner:
+            return x * y, labels
+        summed = tuple(d for d, label in enumerate(labels) if label in inner)
+        return sum_product(x, y, summed), tuple(label for label in labels if label in batch)
+
     def grouped(term: Term, *groups: Labels) -> Tensor:
         tensor, labels = term
         groups = (*((label,) for label in batch), *groups)
         ordered = permute_dims(tensor, tuple(labels.index(n) for group in groups for n in group))
         return reshape(ordered, tuple(math.prod(sizes[n] for n in group) for group in groups))
 
-    labels = batch + rows + columns
-    if not inner:
-        product = grouped(first, rows, ()) * grouped(second, (), columns)
-    elif labels == batch and first[1][-1] in batch:  # dot products of what lies far apart in memory
-        aligned = permute_dims(second[0], tuple(second[1].index(n) for n in first[1]))
-        return _summed((first[0] * aligned, first[1]), needed)
-    else:
-        product = matmul(grouped(first, rows, inner), grouped(second, inner, columns))
+    product = matmul(grouped(first, rows, inner), grouped(second, inner, columns))
     return reshape(product, tuple(sizes[label] for label in labels)), labels
+
+
+def _spread(term: Term, labels: Labels) -> Tensor:
+    """The tensor with its dimensions in this order, and dimensions of size 1 for other labels."""
+    tensor, own = term
+    ordered = permute_dims(tensor, tuple(own.index(label) for label in labels if label in own))
+    sizes = iter(ordered.shape)
+    return reshape(ordered, tuple(next(sizes) if label in own else 1 for label in labels))
 
 
 attach_methods({"trace": trace, "outer": outer})

@@ -31,8 +31,9 @@ from ._core.ops import (
     reshape,
     sigmoid,
     sizes_of,
-    square,
+    sqrt,
     sum,
+    sum_product,
     take_along_axis,
     var,
     where,
@@ -142,13 +143,17 @@ def norm(
         return sum(abs(x), axis=axis, keepdims=keepdims)
     if not ord > 0:
         raise ValueError(f"norm: ord must be positive or inf, got {ord}")
-    powers = square(x) if ord == 2 else (pow if ord > 2 else _power)(abs(x), ord)
+    if ord == 2:
+        return _power(sum_product(x, x, axis, keepdims), 0.5)
+    powers = (pow if ord > 2 else _power)(abs(x), ord)
     return _power(sum(powers, axis=axis, keepdims=keepdims), 1.0 / ord)
 
 
 def _power(x: Tensor, exponent: float) -> Tensor:
     """x ** exponent for x >= 0 and a positive exponent, with the slope 0 at x = 0. The slope of
     `pow` is inf there if the exponent is below 1, and the chain rule would make inf * 0 = NaN."""
+    if not x.requires_grad:
+        return sqrt(x) if exponent == 0.5 else pow(x, exponent)
     zero = x == 0.0
     return where(zero, 0.0, pow(where(zero, 1.0, x), exponent))
 

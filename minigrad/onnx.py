@@ -738,6 +738,7 @@ _PRIMITIVES: dict[str, Callable[..., Any]] = {
     "square": lambda step, x: step.node("Mul", x, x),
     "subtract": _simple("Sub"),
     "take_along_axis": _take_along_axis,
+    "sum_product": lambda step, x, y: _reduction("ReduceSum")(step, step.node("Mul", x, y)),
     "var": _var,
 }
 

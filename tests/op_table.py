@@ -192,6 +192,10 @@ def np_logsumexp(x, axis=None, keepdims=False):
     return np.asarray(x)
 
 
+def np_sum_product(x, y, axis=None, keepdims=False):
+    return np.sum(x * y, axis=axis, keepdims=keepdims)
+
+
 def np_put(x, index, shape):
     out = np.zeros(shape, x.dtype)
     np.add.at(out, index, x)
@@ -1022,6 +1026,20 @@ TABLE = (
             Special("of nothing is 0", (np.zeros(0),), 0.0, (np.zeros(0),)),
             Special("inf - inf is NaN", ([INF, -INF],), NAN, ([1.0, 1.0],)),
             Special("infinity stays", ([INF, 1.0],), INF),
+        ),
+    ),
+    Row(
+        "sum_product",
+        mg.sum_product,
+        np_sum_product,
+        (real, real),
+        tuple((shapes * 2, options) for shapes, options in REDUCED + OF_NOTHING),
+        (0, 1),
+        ulps=4,
+        scale=absolute(np_sum_product),
+        specials=(
+            Special("NaN stays", ([NAN, 1.0], [0.0, 1.0]), NAN),
+            Special("inf - inf is NaN", ([INF, 1.0], [1.0, -INF]), NAN),
         ),
     ),
     reduction(

@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
@@ -82,6 +83,15 @@ def test_the_small_rows_run(bench):
         row.contenders["minigrad"]()()
         if "numpy" in row.contenders:
             row.contenders["numpy"]()()
+
+
+def test_functions_are_measured_on_request_and_agree_with_numpy(bench):
+    table = bench.contenders
+    assert set(table.ON_REQUEST) <= set(table.WORK)
+    for name in ("softplus", "logsumexp", "vecdot", "scatter_add along 1", "einsum ij,j->ij"):
+        row = next(work for work in table.WORK["functions"] if work.name.startswith(name))
+        ours, theirs = (row.contenders[who]()() for who in ("minigrad", "numpy"))
+        np.testing.assert_allclose(ours.numpy(), theirs, 1e-4, 1e-3)
 
 
 def test_processes_of_their_own(bench):

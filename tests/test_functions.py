@@ -732,3 +732,50 @@ def test_each_resumption_of_a_generator_runs_in_the_mode(name):
             running.throw(ZeroDivisionError())
         assert mg.is_grad_enabled() is not mode and list(generator(0)) == []
     assert mg.is_grad_enabled()
+
+
+# ------------------------------------------------------- reductions over rows that lie side by side
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 15, 17, 31, 33, 63, 64, 65, 130, 1023, 1025, 5000, 40_000])
+def test_rows_of_every_length(dtype, n):
+    x = np.random.default_rng(n).standard_normal((3, 37 if n < 2000 else 2, n)).astype(dtype)
+    for axis in (2, (0, 2)):
+        exact, size = x.astype(np.longdouble), np.abs(x).sum(axis) * np.finfo(dtype).eps
+        total = mg.sum(mg.asarray(x), axis=axis).numpy()
+        assert (np.abs(total - exact.sum(axis)) <= size + 1e-300).all()
+        product = mg.sum_product(mg.asarray(x), mg.asarray(x[::-1].copy()), axis=axis).numpy()
+        bound = (x * x).sum(axis).max() * np.finfo(dtype).eps * 8
+        assert (np.abs(product - (exact * exact[::-1]).sum(axis)) <= bound).all()
+        np.testing.assert_allclose(mg.var(mg.asarray(x), axis=axis).numpy(), exact.var(axis), 1e-5)
+        np.testing.assert_array_equal(mg.max(mg.asarray(x), axis=axis).numpy(), x.max(axis))
+        np.testing.assert_array_equal(
+            mg.min(mg.asarray(x[..., ::-1]), axis=axis).numpy(), x.min(axis)
+        )
+    x[1, 1, n // 2] = np.nan
+    for reduction in (mg.max, mg.min):
+        for axis in (0, 2, (0, 2), None):
+            found = reduction(mg.asarray(x), axis=axis).numpy()
+            np.testing.assert_array_equal(np.isnan(found), np.isnan(x).any(axis))
+
+
+def test_a_nan_stays_in_any_row_of_a_column():
+    for k in range(9):
+        x = np.arange(27, dtype=np.float32).reshape(9, 3)
+        x[k, 1] = np.nan
+        for reduction, expected in ((mg.max, x[-1]), (mg.min, x[0])):
+            found = reduction(mg.asarray(x), axis=0).numpy()
+            np.testing.assert_array_equal(found[[0, 2]], expected[[0, 2]])
+            assert np.isnan(found[1])
+
+
+def test_logarithms_of_tiles_with_special_numbers():
+    usual = np.random.default_rng(0).uniform(0.1, 9.0, 1500)
+    for dtype in (np.float32, np.float64):
+        x = usual.astype(dtype)
+        special = [0.0, -1.0, np.inf, np.nan, -0.0, np.finfo(dtype).smallest_subnormal]
+        x[700 : 700 + len(special)] = special
+        with np.errstate(all="ignore"):
+            np.testing.assert_allclose(mg.log(mg.asarray(x)).numpy(), np.log(x), 4e-7)
+            found = mg.log1p(mg.asarray(x)).numpy()
+            np.testing.assert_allclose(found, np.log1p(x), 4e-7)
+        assert np.signbit(found[704])

@@ -9,4 +9,11 @@
 #define MG_CLONED
 #endif
 
+/* What a clone calls must become part of it: a function of its own is built for baseline x86-64 alone. */
+#if defined(__GNUC__)
+#define MG_INLINED __attribute__((always_inline))
+#else
+#define MG_INLINED
+#endif
+
 #endif

@@ -13,7 +13,7 @@ cdef enum Opcode:
     WHERE, CLIP
     # reductions in one pass; passes about a centre; reductions that `loops` makes of such passes
     SUM, PROD, MAX, MIN
-    DIFFERENCE, DEVIATION
+    DIFFERENCE, DEVIATION, PRODUCTS
     MEAN, VAR, LOGSUM
     # no kernel: NumPy computes
     NO_KERNEL
@@ -25,6 +25,9 @@ cdef enum:
 ctypedef unsigned char mask_t
 
 cdef void call_kernel(int opcode, bint is_double, void** operands, void* out, Py_ssize_t n) noexcept nogil
+cdef bint takes_numbers(int opcode, int numbers) noexcept nogil
+cdef void call_with_numbers(int opcode, bint is_double, void** operands, void* out, Py_ssize_t n,
+                            int numbers) noexcept nogil
 cdef void pack(char* source, Py_ssize_t row_stride, Py_ssize_t stride, Py_ssize_t rows, Py_ssize_t n,
                int itemsize, char* tile) noexcept nogil
 cdef void copy_block(char* x, Py_ssize_t x_row, Py_ssize_t x_stride, char* o, Py_ssize_t o_row,
@@ -34,6 +37,7 @@ cdef void add_block(bint is_double, char* x, Py_ssize_t x_row, Py_ssize_t x_stri
 cdef void first_maxima(bint is_double, void* x, Py_ssize_t planes, Py_ssize_t height, Py_ssize_t width,
                        long long** bounds, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t row_step,
                        Py_ssize_t column_step, void* o, long long* index) noexcept nogil
+cdef bint all_within(long long* index, Py_ssize_t n, long long length) noexcept nogil
 cdef void take_along(char* x, long long* index, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t picks,
                      Py_ssize_t inner, int itemsize, char* o) noexcept nogil
 cdef void add_along(floating* x, long long* index, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t picks,
@@ -43,10 +47,10 @@ cdef void scan(floating* factor, floating* x, Py_ssize_t outer, Py_ssize_t lengt
 cdef void lstm_forward(floating* z, floating* c, Py_ssize_t n, floating* kept, floating* out) noexcept nogil
 cdef void lstm_backward(floating* g, floating* c, floating* kept, Py_ssize_t n, bint of_gates,
                         floating* out) noexcept nogil
-cdef void reduce_row(int opcode, bint is_double, void* x, Py_ssize_t n, double centre,
-                     double* accumulator) noexcept nogil
-cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t row_stride, Py_ssize_t rows,
-                         Py_ssize_t n, double* centre, double* accumulator) noexcept nogil
+cdef void reduce_rows(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride,
+                      Py_ssize_t rows, Py_ssize_t n, double* centre, double* accumulator) noexcept nogil
+cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride,
+                         Py_ssize_t rows, Py_ssize_t n, double* centre, double* accumulator) noexcept nogil
 cdef double reduction_start(int opcode) noexcept nogil
 cdef void accumulate(bint is_double, void* x, void* out, Py_ssize_t rows, Py_ssize_t n) noexcept nogil
 cdef void blend_into(floating* x, floating* out, Py_ssize_t n, double keep, double gain) noexcept nogil

@@ -9,7 +9,8 @@ Design note
    once, not once per layout, and so that a later fusion can call the same kernels tile by tile.
 3. A kernel is a fused function over float and double. `MG_CLONED` (clones.h) has gcc build it for
    AVX-512, AVX2 and baseline x86-64 and pick at load time; the loops vectorise by themselves.
-4. Reductions accumulate in double, whatever the input. Eight or more lanes keep the adders busy.
+4. Reductions accumulate in double, whatever the input; extrema and sums of products in the precision of
+   the input, of which the latter are summed 1024 at a time. 256 bytes of lanes keep the adders busy.
 5. `noexcept nogil` on all: no kernel can fail, and none needs the interpreter.
 """
 from cython cimport floating
@@ -18,6 +19,7 @@ from libc.string cimport memcpy
 
 cdef extern from "clones.h" nogil:
     ctypedef void cloned "MG_CLONED void"
+    ctypedef void inlined "MG_INLINED void"
 
 cdef extern from "vecmath.h":
     pass
@@ -30,14 +32,32 @@ cdef extern from * nogil:
     #define mg_expm1(x) MG_BOTH(mg_expm1, x)
     #define mg_log(x) MG_BOTH(mg_log, x)
     #define mg_log1p(x) MG_BOTH(mg_log1p, x)
+    #define mg_log_usual(x) MG_BOTH(mg_log_usual, x)
+    #define mg_log1p_usual(x) MG_BOTH(mg_log1p_usual, x)
+    #define mg_usual(x, n, added) _Generic((x), float*: mg_usual_f32, double*: mg_usual_f64)(x, n, added)
     #define mg_tanh(x) MG_BOTH(mg_tanh, x)
     #define mg_sigmoid(x) MG_BOTH(mg_sigmoid, x)
     #define mg_softplus(x) MG_BOTH(mg_softplus, x)
     #define mg_erf(x) MG_BOTH(mg_erf, x)
-    /* The larger or smaller; a NaN wins, and stays. (`|`, since `||` would be a branch. As macros of C they
-       vectorise in loops where Cython's branches did not.) */
-    #define mg_larger(a, x) (((x) > (a)) | ((x) != (x)) ? (x) : (a))
-    #define mg_smaller(a, x) (((x) < (a)) | ((x) != (x)) ? (x) : (a))
+    /* The larger or smaller; a NaN wins, and stays. (`best` is one instruction, in which a NaN in a stays; so
+       they vectorise, where Cython's branches did not. Of four at once NaN is looked for in one go: compilers
+       made a tangle of the conditions of two of the others.) */
+    #define MG_EXTREMUM(name, type, beats) \\
+        static inline type name(type a, type x) { type best = x beats a ? x : a; return x != x ? x : best; }\\
+        static inline type name##_of(type a, type x, type y, type z, type w) { \\
+            type p = x beats y ? x : y, q = z beats w ? z : w, r = p beats q ? p : q; \\
+            type best = r beats a ? r : a; \\
+            return isunordered(x, y) | isunordered(z, w) ? (type) NAN : best; }
+    MG_EXTREMUM(mg_larger_f32, float, >)
+    MG_EXTREMUM(mg_larger_f64, double, >)
+    MG_EXTREMUM(mg_smaller_f32, float, <)
+    MG_EXTREMUM(mg_smaller_f64, double, <)
+    #define mg_larger(a, x) _Generic((x), float: mg_larger_f32, double: mg_larger_f64)(a, x)
+    #define mg_smaller(a, x) _Generic((x), float: mg_smaller_f32, double: mg_smaller_f64)(a, x)
+    #define mg_largest(a, ...) _Generic((a), float: mg_larger_f32_of, double: mg_larger_f64_of)(a, \\
+        __VA_ARGS__)
+    #define mg_smallest(a, ...) _Generic((a), float: mg_smaller_f32_of, double: mg_smaller_f64_of)(a, \\
+        __VA_ARGS__)
     #define mg_sqrt(x) _Generic((x), float: sqrtf, double: sqrt)(x)
     #define mg_abs(x) _Generic((x), float: fabsf, double: fabs)(x)
     """
@@ -45,6 +65,9 @@ cdef extern from * nogil:
     double mg_expm1(double)
     double mg_log(double)
     double mg_log1p(double)
+    double mg_log_usual(double)
+    double mg_log1p_usual(double)
+    bint mg_usual(void*, Py_ssize_t, double)
     double mg_tanh(double)
     double mg_sigmoid(double)
     double mg_softplus(double)
@@ -53,6 +76,8 @@ cdef extern from * nogil:
     double mg_abs(double)
     double mg_larger(double, double)
     double mg_smaller(double, double)
+    double mg_largest(double, double, double, double, double)
+    double mg_smallest(double, double, double, double, double)
 
 ctypedef fused item_t:                      # what `pack` moves: any element of 1, 4 or 8 bytes
     unsigned char
@@ -62,7 +87,7 @@ ctypedef fused item_t:                      # what `pack` moves: any element of 
 
 # ------------------------------------------------------------------------------------------- unary
 cdef cloned unary(int opcode, floating* x, floating* o, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, w
     if opcode == NEGATIVE:
         for i in range(n): o[i] = -x[i]
     elif opcode == ABS:
@@ -84,9 +109,21 @@ cdef cloned unary(int opcode, floating* x, floating* o, Py_ssize_t n) noexcept n
     elif opcode == EXPM1:
         for i in range(n): o[i] = mg_expm1(x[i])
     elif opcode == LOG:
-        for i in range(n): o[i] = mg_log(x[i])
+        while n > 0:                        # tile by tile, as mostly no number there is special
+            w = min(n, <Py_ssize_t> TILE)
+            if mg_usual(x, w, 0):
+                for i in range(w): o[i] = mg_log_usual(x[i])
+            else:
+                for i in range(w): o[i] = mg_log(x[i])
+            x, o, n = x + w, o + w, n - w
     elif opcode == LOG1P:
-        for i in range(n): o[i] = mg_log1p(x[i])
+        while n > 0:
+            w = min(n, <Py_ssize_t> TILE)
+            if mg_usual(x, w, 1):
+                for i in range(w): o[i] = mg_log1p_usual(x[i])
+            else:
+                for i in range(w): o[i] = mg_log1p(x[i])
+            x, o, n = x + w, o + w, n - w
     elif opcode == TANH:
         for i in range(n): o[i] = mg_tanh(x[i])
     elif opcode == SIGMOID:
@@ -100,73 +137,127 @@ cdef cloned unary(int opcode, floating* x, floating* o, Py_ssize_t n) noexcept n
 
 
 # ------------------------------------------------------------------------------------------ binary
-cdef cloned binary(int opcode, floating* x, floating* y, floating* o, Py_ssize_t n) noexcept nogil:
+# A number among the operands is read with a step of 0, which is a constant where these are inlined.
+cdef inline inlined binary_loop(int opcode, floating* x, floating* y, floating* o, Py_ssize_t n,
+                                Py_ssize_t dx, Py_ssize_t dy) noexcept nogil:
     cdef Py_ssize_t i
+    cdef floating left, right
     if opcode == ADD:
-        for i in range(n): o[i] = x[i] + y[i]
+        for i in range(n): o[i] = x[i * dx] + y[i * dy]
     elif opcode == SUBTRACT:
-        for i in range(n): o[i] = x[i] - y[i]
+        for i in range(n): o[i] = x[i * dx] - y[i * dy]
     elif opcode == MULTIPLY:
-        for i in range(n): o[i] = x[i] * y[i]
+        for i in range(n): o[i] = x[i * dx] * y[i * dy]
     elif opcode == DIVIDE:
-        for i in range(n): o[i] = x[i] / y[i]
+        for i in range(n): o[i] = x[i * dx] / y[i * dy]
     elif opcode == MAXIMUM:                 # a NaN on either side wins (`|`, since `or` would be a branch)
-        for i in range(n): o[i] = x[i] if (x[i] > y[i]) | (x[i] != x[i]) else y[i]
+        for i in range(n):
+            left, right = x[i * dx], y[i * dy]
+            o[i] = left if (left > right) | (left != left) else right
     elif opcode == MINIMUM:
-        for i in range(n): o[i] = x[i] if (x[i] < y[i]) | (x[i] != x[i]) else y[i]
+        for i in range(n):
+            left, right = x[i * dx], y[i * dy]
+            o[i] = left if (left < right) | (left != left) else right
     elif opcode == GATE:
-        for i in range(n): o[i] = 0 if y[i] <= 0 else x[i]
+        for i in range(n): o[i] = 0 if y[i * dy] <= 0 else x[i * dx]
 
 
-cdef cloned compare(int opcode, floating* x, floating* y, mask_t* o, Py_ssize_t n) noexcept nogil:
+cdef cloned binary(int opcode, floating* x, floating* y, floating* o, Py_ssize_t n,
+                   int numbers) noexcept nogil:
+    if numbers == 0: binary_loop(opcode, x, y, o, n, 1, 1)
+    elif numbers == 1: binary_loop(opcode, x, y, o, n, 0, 1)
+    else: binary_loop(opcode, x, y, o, n, 1, 0)
+
+
+cdef inline inlined compare_loop(int opcode, floating* x, floating* y, mask_t* o, Py_ssize_t n, Py_ssize_t dx,
+                                 Py_ssize_t dy) noexcept nogil:
     cdef Py_ssize_t i
     if opcode == LESS:
-        for i in range(n): o[i] = x[i] < y[i]
+        for i in range(n): o[i] = x[i * dx] < y[i * dy]
     elif opcode == LESS_EQUAL:
-        for i in range(n): o[i] = x[i] <= y[i]
+        for i in range(n): o[i] = x[i * dx] <= y[i * dy]
     elif opcode == GREATER:
-        for i in range(n): o[i] = x[i] > y[i]
+        for i in range(n): o[i] = x[i * dx] > y[i * dy]
     elif opcode == GREATER_EQUAL:
-        for i in range(n): o[i] = x[i] >= y[i]
+        for i in range(n): o[i] = x[i * dx] >= y[i * dy]
     elif opcode == EQUAL:
-        for i in range(n): o[i] = x[i] == y[i]
+        for i in range(n): o[i] = x[i * dx] == y[i * dy]
     elif opcode == NOT_EQUAL:
-        for i in range(n): o[i] = x[i] != y[i]
+        for i in range(n): o[i] = x[i * dx] != y[i * dy]
+
+
+cdef cloned compare(int opcode, floating* x, floating* y, mask_t* o, Py_ssize_t n,
+                    int numbers) noexcept nogil:
+    if numbers == 0: compare_loop(opcode, x, y, o, n, 1, 1)
+    elif numbers == 1: compare_loop(opcode, x, y, o, n, 0, 1)
+    else: compare_loop(opcode, x, y, o, n, 1, 0)
 
 
 # ----------------------------------------------------------------------------------------- ternary
-cdef cloned where(mask_t* condition, floating* x, floating* y, floating* o, Py_ssize_t n) noexcept nogil:
+cdef inline inlined where_loop(mask_t* condition, floating* x, floating* y, floating* o, Py_ssize_t n,
+                               Py_ssize_t dx, Py_ssize_t dy) noexcept nogil:
     cdef Py_ssize_t i
-    for i in range(n): o[i] = x[i] if condition[i] else y[i]
+    for i in range(n): o[i] = x[i * dx] if condition[i] else y[i * dy]
 
 
-cdef cloned clip(floating* x, floating* low, floating* high, floating* o, Py_ssize_t n) noexcept nogil:
+cdef cloned where(mask_t* condition, floating* x, floating* y, floating* o, Py_ssize_t n,
+                  int numbers) noexcept nogil:
+    if numbers == 0: where_loop(condition, x, y, o, n, 1, 1)
+    elif numbers == 2: where_loop(condition, x, y, o, n, 0, 1)
+    else: where_loop(condition, x, y, o, n, 1, 0)
+
+
+cdef inline inlined clip_loop(floating* x, floating* low, floating* high, floating* o, Py_ssize_t n,
+                              Py_ssize_t step) noexcept nogil:
     cdef Py_ssize_t i
     cdef floating value
     for i in range(n):                      # minimum(maximum(x, low), high); a NaN stays NaN
-        value = low[i] if x[i] < low[i] else x[i]
-        o[i] = high[i] if value > high[i] else value
+        value = low[i * step] if x[i] < low[i * step] else x[i]
+        o[i] = high[i * step] if value > high[i * step] else value
 
 
-cdef inline void dispatch(int opcode, void** p, void* out, Py_ssize_t n, floating* precision) noexcept nogil:
+cdef cloned clip(floating* x, floating* low, floating* high, floating* o, Py_ssize_t n,
+                 int numbers) noexcept nogil:
+    if numbers == 0: clip_loop(x, low, high, o, n, 1)
+    else: clip_loop(x, low, high, o, n, 0)
+
+
+cdef inline void dispatch(int opcode, void** p, void* out, Py_ssize_t n, floating* precision,
+                          int numbers) noexcept nogil:
     if opcode < ADD:
         unary(opcode, <floating*> p[0], <floating*> out, n)
     elif opcode < LESS:
-        binary(opcode, <floating*> p[0], <floating*> p[1], <floating*> out, n)
+        binary(opcode, <floating*> p[0], <floating*> p[1], <floating*> out, n, numbers)
     elif opcode < WHERE:
-        compare(opcode, <floating*> p[0], <floating*> p[1], <mask_t*> out, n)
+        compare(opcode, <floating*> p[0], <floating*> p[1], <mask_t*> out, n, numbers)
     elif opcode == WHERE:
-        where(<mask_t*> p[0], <floating*> p[1], <floating*> p[2], <floating*> out, n)
+        where(<mask_t*> p[0], <floating*> p[1], <floating*> p[2], <floating*> out, n, numbers)
     else:
-        clip(<floating*> p[0], <floating*> p[1], <floating*> p[2], <floating*> out, n)
+        clip(<floating*> p[0], <floating*> p[1], <floating*> p[2], <floating*> out, n, numbers)
+
+
+cdef bint takes_numbers(int opcode, int numbers) noexcept nogil:
+    """Whether `call_with_numbers` knows this set of operands to be numbers: bit k stands for operand k."""
+    if ADD <= opcode < WHERE:
+        return numbers < 3
+    if opcode == WHERE:
+        return numbers == 0 or numbers == 2 or numbers == 4
+    return numbers == 0 or (opcode == CLIP and numbers == 6)
+
+
+cdef void call_with_numbers(int opcode, bint is_double, void** operands, void* out, Py_ssize_t n,
+                            int numbers) noexcept nogil:
+    """As `call_kernel`, but an operand whose bit is set is one number. (A tile full of it, which is read
+    again and again beside the others, took a fifth longer.)"""
+    if is_double:
+        dispatch(opcode, operands, out, n, <double*> NULL, numbers)
+    else:
+        dispatch(opcode, operands, out, n, <float*> NULL, numbers)
 
 
 cdef void call_kernel(int opcode, bint is_double, void** operands, void* out, Py_ssize_t n) noexcept nogil:
     """Run the elementwise kernel of `opcode` over n contiguous elements of each operand."""
-    if is_double:
-        dispatch(opcode, operands, out, n, <double*> NULL)
-    else:
-        dispatch(opcode, operands, out, n, <float*> NULL)
+    call_with_numbers(opcode, is_double, operands, out, n, 0)
 
 
 # ----------------------------------------------------------------------------------------- packing
@@ -343,9 +434,31 @@ cdef void first_maxima(bint is_double, void* x, Py_ssize_t planes, Py_ssize_t he
 
 
 # -------------------------------------------------------------------------------- indexing along an axis
+cdef cloned furthest(long long* index, Py_ssize_t n, long long length,
+                     unsigned long long* result) noexcept nogil:
+    """The largest index + length as an unsigned number: each is at least -length and below length where
+    this is below 2 * length."""
+    cdef unsigned long long place, most = 0
+    cdef Py_ssize_t i
+    for i in range(n):
+        place = <unsigned long long> index[i] + <unsigned long long> length
+        most = place if place > most else most
+    result[0] = most
+
+
+cdef bint all_within(long long* index, Py_ssize_t n, long long length) noexcept nogil:
+    """Whether every index is an index, perhaps a negative one, of an axis of that length."""
+    cdef unsigned long long most
+    furthest(index, n, length, &most)
+    return n == 0 or most < 2 * <unsigned long long> length
+
+
 cdef inline void take_items(item_t* x, long long* index, Py_ssize_t length, Py_ssize_t picks,
                             Py_ssize_t inner, item_t* o) noexcept nogil:
     cdef Py_ssize_t p, i
+    if inner == 1:
+        for p in range(picks): o[p] = x[index[p] + (length if index[p] < 0 else 0)]
+        return
     for p in range(picks):
         for i in range(inner):
             o[p * inner + i] = x[(index[p * inner + i]
@@ -374,7 +487,9 @@ cdef void add_along(floating* x, long long* index, Py_ssize_t outer, Py_ssize_t 
     cdef Py_ssize_t _, p, i
     cdef long long k
     for _ in range(outer):
-        for p in range(picks):
+        if inner == 1:
+            for p in range(picks): o[index[p] + (length if index[p] < 0 else 0)] += x[p]
+        for p in range(picks if inner > 1 else 0):
             for i in range(inner):
                 k = index[p * inner + i]
                 o[(k + (length if k < 0 else 0)) * inner + i] += x[p * inner + i]
@@ -470,7 +585,13 @@ cdef void lstm_backward(floating* g, floating* c, floating* kept, Py_ssize_t n, 
 
 # -------------------------------------------------------------------------------------- reductions
 cdef enum:
-    LANES = 16              # independent accumulators, so that an addition need not wait for the last
+    LANES = 256             # bytes of independent accumulators, so that none waits for the last addition
+    MOST_LANES = 64         # that these are: floats
+    GROUP = 16              # rows whose lanes are folded together
+
+ctypedef fused lane_t:      # what a reduction accumulates in: double, or the precision of x
+    float
+    double
 
 
 cdef double reduction_start(int opcode) noexcept nogil:
@@ -484,133 +605,173 @@ cdef double reduction_start(int opcode) noexcept nogil:
     return 0
 
 
-cdef inline double combine(int opcode, double a, double x) noexcept nogil:
+cdef inline lane_t combine(int opcode, lane_t a, lane_t x) noexcept nogil:
     if opcode == PROD:
         return a * x
-    if opcode == MAX or opcode == MIN:
-        return extremum(opcode, a, x)
+    if opcode == MAX:
+        return <lane_t> mg_larger(a, x)
+    if opcode == MIN:
+        return <lane_t> mg_smaller(a, x)
     return a + x
 
 
-cdef inline floating extremum(int opcode, floating a, floating x) noexcept nogil:
-    return <floating> mg_larger(a, x) if opcode == MAX else <floating> mg_smaller(a, x)
+cdef inline lane_t combine_four(int opcode, lane_t a, lane_t x, lane_t y, lane_t z, lane_t w) noexcept nogil:
+    if opcode == MAX:
+        return <lane_t> mg_largest(a, x, y, z, w)
+    if opcode == MIN:
+        return <lane_t> mg_smallest(a, x, y, z, w)
+    return combine(opcode, a, combine(opcode, combine(opcode, x, y), combine(opcode, z, w)))
 
 
-cdef inline double prepare(int opcode, floating x, double centre) noexcept nogil:
-    """What a reduction accumulates for the element x."""
+cdef inline lane_t prepare(int opcode, floating x, floating y, lane_t centre) noexcept nogil:
+    """What a reduction accumulates for the element x (and y, for a sum of products)."""
     if opcode == DIFFERENCE:
-        return x - centre
+        return <lane_t> x - centre
     if opcode == DEVIATION:
-        return (x - centre) * (x - centre)
-    return x
+        return (<lane_t> x - centre) * (<lane_t> x - centre)
+    if opcode == PRODUCTS:
+        return <lane_t> x * <lane_t> y
+    return <lane_t> x
 
 
-cdef inline void row_lanes(int opcode, floating* x, Py_ssize_t n, double centre,
-                           double* accumulator) noexcept nogil:
-    cdef double lane[LANES]
-    cdef Py_ssize_t i, k, whole = n - n % LANES
-    for k in range(LANES): lane[k] = reduction_start(opcode)
-    i = 0
-    while i < whole:
-        for k in range(LANES): lane[k] = combine(opcode, lane[k], prepare(opcode, x[i + k], centre))
-        i += LANES
-    for i in range(whole, n):
-        lane[i - whole] = combine(opcode, lane[i - whole], prepare(opcode, x[i], centre))
-    k = LANES // 2
-    while k > 0:                            # a tree, which rounds less than a chain
-        for i in range(k): lane[i] = combine(opcode, lane[i], lane[i + k])
-        k //= 2
-    accumulator[0] = combine(opcode, accumulator[0], lane[0])
+cdef inline inlined halve(int opcode, lane_t* a, Py_ssize_t rows, Py_ssize_t h, lane_t* b) noexcept nogil:
+    """Rows of 2 h lanes to rows of h."""
+    cdef Py_ssize_t r, k
+    for r in range(rows):
+        for k in range(h): b[r * h + k] = combine(opcode, a[2 * r * h + k], a[2 * r * h + h + k])
 
 
-cdef inline void row_extremum(int opcode, floating* x, Py_ssize_t n, double* accumulator) noexcept nogil:
-    """As `row_lanes`, in the precision of x: picking an element rounds nothing."""
-    cdef floating lane[4 * LANES]
-    cdef Py_ssize_t i = 0, k, whole = n - n % (4 * LANES)
-    for k in range(4 * LANES): lane[k] = <floating> reduction_start(opcode)
-    while i < whole:
-        for k in range(4 * LANES): lane[k] = extremum(opcode, lane[k], x[i + k])
-        i += 4 * LANES
-    for i in range(whole, n): lane[i - whole] = extremum(opcode, lane[i - whole], x[i])
-    k = 2 * LANES
-    while k > 0:
-        for i in range(k): lane[i] = extremum(opcode, lane[i], lane[i + k])
-        k //= 2
-    accumulator[0] = combine(opcode, accumulator[0], lane[0])
+cdef inline inlined fold_rows(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride,
+                              Py_ssize_t rows, Py_ssize_t n, double* centre, lane_t* kind,
+                              double* accumulator) noexcept nogil:
+    """The lanes of a row are folded as a tree, which rounds less than a chain; its lower levels for many rows
+    together, in memory: of one row in registers, compilers made scalar code."""
+    cdef lane_t lane[MOST_LANES]
+    cdef lane_t rest[MOST_LANES]
+    cdef lane_t a[GROUP * MOST_LANES]
+    cdef lane_t b[GROUP * MOST_LANES]
+    cdef Py_ssize_t i, k, r, height, lanes = LANES // sizeof(lane_t), whole = n - n % lanes
+    cdef lane_t c, start = <lane_t> reduction_start(opcode)
+    cdef floating* y
+    while rows > 0:
+        height = min(rows, <Py_ssize_t> GROUP)
+        for r in range(height):
+            y = <floating*> (<char*> x + other)
+            c = <lane_t> centre[r]
+            for k in range(lanes): lane[k] = start
+            i = 0
+            while i < whole:
+                for k in range(lanes):
+                    lane[k] = combine(opcode, lane[k], prepare(opcode, x[i + k], y[i + k], c))
+                i += lanes
+            if whole < n:                   # (in lanes of their own: a variable index keeps them in memory)
+                for k in range(lanes): rest[k] = start
+                for k in range(n - whole): rest[k] = prepare(opcode, x[whole + k], y[whole + k], c)
+                for k in range(lanes): lane[k] = combine(opcode, lane[k], rest[k])
+            for k in range(lanes // 2): lane[k] = combine(opcode, lane[k], lane[k + lanes // 2])
+            for k in range(lanes // 4):
+                a[r * (lanes // 4) + k] = combine(opcode, lane[k], lane[k + lanes // 4])
+            x = <floating*> (<char*> x + row_stride)
+        halve(opcode, a, height, lanes // 8, b)
+        halve(opcode, b, height, lanes // 16, a)
+        halve(opcode, a, height, lanes // 32, b)
+        if lanes > 32:
+            halve(opcode, b, height, lanes // 64, a)
+            for r in range(height): b[r] = a[r]
+        for r in range(height): accumulator[r] = combine(opcode, accumulator[r], <double> b[r])
+        rows -= height
+        centre += height
+        accumulator += height
 
 
-cdef cloned row(int opcode, floating* x, Py_ssize_t n, double centre, double* accumulator) noexcept nogil:
-    if opcode == SUM: row_lanes(SUM, x, n, centre, accumulator)
-    elif opcode == PROD: row_lanes(PROD, x, n, centre, accumulator)
-    elif opcode == MAX: row_extremum(MAX, x, n, accumulator)
-    elif opcode == MIN: row_extremum(MIN, x, n, accumulator)
-    elif opcode == DIFFERENCE: row_lanes(DIFFERENCE, x, n, centre, accumulator)
-    elif opcode == DEVIATION: row_lanes(DEVIATION, x, n, centre, accumulator)
+cdef cloned row_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows,
+                       Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
+    cdef double* wide = NULL                # of which only the type counts
+    cdef floating* alike = NULL             # picking an element rounds nothing
+    if opcode == SUM: fold_rows(SUM, x, other, row_stride, rows, n, centre, wide, accumulator)
+    elif opcode == PROD: fold_rows(PROD, x, other, row_stride, rows, n, centre, wide, accumulator)
+    elif opcode == MAX: fold_rows(MAX, x, other, row_stride, rows, n, centre, alike, accumulator)
+    elif opcode == MIN: fold_rows(MIN, x, other, row_stride, rows, n, centre, alike, accumulator)
+    elif opcode == DIFFERENCE: fold_rows(DIFFERENCE, x, other, row_stride, rows, n, centre, wide, accumulator)
+    elif opcode == DEVIATION: fold_rows(DEVIATION, x, other, row_stride, rows, n, centre, wide, accumulator)
+    elif opcode == PRODUCTS: fold_rows(PRODUCTS, x, other, row_stride, rows, n, centre, alike, accumulator)
 
 
-cdef inline void column_lanes(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
-                              double* centre, double* accumulator) noexcept nogil:
+cdef inline inlined fold_columns(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride,
+                                 Py_ssize_t rows, Py_ssize_t n, double* centre,
+                                 lane_t* accumulator) noexcept nogil:
     cdef Py_ssize_t i, r = 0
     cdef floating* x1
     cdef floating* x2
     cdef floating* x3
-    cdef double c
+    cdef floating* y
+    cdef floating* y1
+    cdef floating* y2
+    cdef floating* y3
+    cdef lane_t c
     while r + 4 <= rows:                    # four rows at once: a quarter of the traffic to the accumulators
         x1 = <floating*> (<char*> x + row_stride)
         x2 = <floating*> (<char*> x1 + row_stride)
         x3 = <floating*> (<char*> x2 + row_stride)
+        y, y1 = <floating*> (<char*> x + other), <floating*> (<char*> x1 + other)
+        y2, y3 = <floating*> (<char*> x2 + other), <floating*> (<char*> x3 + other)
         for i in range(n):                  # as a tree: a chain would wait for each addition
-            c = centre[i]
-            accumulator[i] = combine(opcode, accumulator[i], combine(
-                opcode, combine(opcode, prepare(opcode, x[i], c), prepare(opcode, x1[i], c)),
-                combine(opcode, prepare(opcode, x2[i], c), prepare(opcode, x3[i], c))))
+            if opcode == PRODUCTS:          # in the precision of x, of which two conversions would be slow
+                accumulator[i] += <lane_t> ((x[i] * y[i] + x1[i] * y1[i]) + (x2[i] * y2[i] + x3[i] * y3[i]))
+                continue
+            c = <lane_t> centre[i]
+            accumulator[i] = combine_four(
+                opcode, accumulator[i], prepare(opcode, x[i], y[i], c), prepare(opcode, x1[i], y1[i], c),
+                prepare(opcode, x2[i], y2[i], c), prepare(opcode, x3[i], y3[i], c))
         x = <floating*> (<char*> x3 + row_stride)
         r += 4
     while r < rows:
+        y = <floating*> (<char*> x + other)
         for i in range(n):
-            accumulator[i] = combine(opcode, accumulator[i], prepare(opcode, x[i], centre[i]))
+            accumulator[i] = combine(opcode, accumulator[i], prepare(opcode, x[i], y[i], <lane_t> centre[i]))
         x = <floating*> (<char*> x + row_stride)
         r += 1
 
 
-cdef inline void column_extremum(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows,
-                                 Py_ssize_t n, double* accumulator) noexcept nogil:
-    """As `column_lanes`, in the precision of x; n is at most COLUMNS. (Four rows at once gained nothing.)"""
+cdef inline inlined column_extremum(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride,
+                                    Py_ssize_t rows, Py_ssize_t n, double* centre,
+                                    double* accumulator) noexcept nogil:
+    """In the precision of x; n is at most COLUMNS."""
     cdef floating best[COLUMNS]
-    cdef Py_ssize_t i, _
+    cdef Py_ssize_t i
     for i in range(n): best[i] = <floating> accumulator[i]
-    for _ in range(rows):
-        for i in range(n): best[i] = extremum(opcode, best[i], x[i])
-        x = <floating*> (<char*> x + row_stride)
+    fold_columns(opcode, x, other, row_stride, rows, n, centre, <floating*> best)
     for i in range(n): accumulator[i] = best[i]
 
 
-cdef cloned columns(int opcode, floating* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n,
-                    double* centre, double* accumulator) noexcept nogil:
-    if opcode == SUM: column_lanes(SUM, x, row_stride, rows, n, centre, accumulator)
-    elif opcode == PROD: column_lanes(PROD, x, row_stride, rows, n, centre, accumulator)
-    elif opcode == MAX: column_extremum(MAX, x, row_stride, rows, n, accumulator)
-    elif opcode == MIN: column_extremum(MIN, x, row_stride, rows, n, accumulator)
-    elif opcode == DIFFERENCE: column_lanes(DIFFERENCE, x, row_stride, rows, n, centre, accumulator)
-    elif opcode == DEVIATION: column_lanes(DEVIATION, x, row_stride, rows, n, centre, accumulator)
+cdef cloned column_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows,
+                          Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
+    if opcode == SUM: fold_columns(SUM, x, other, row_stride, rows, n, centre, accumulator)
+    elif opcode == PROD: fold_columns(PROD, x, other, row_stride, rows, n, centre, accumulator)
+    elif opcode == MAX: column_extremum(MAX, x, other, row_stride, rows, n, centre, accumulator)
+    elif opcode == MIN: column_extremum(MIN, x, other, row_stride, rows, n, centre, accumulator)
+    elif opcode == DIFFERENCE: fold_columns(DIFFERENCE, x, other, row_stride, rows, n, centre, accumulator)
+    elif opcode == DEVIATION: fold_columns(DEVIATION, x, other, row_stride, rows, n, centre, accumulator)
+    elif opcode == PRODUCTS: fold_columns(PRODUCTS, x, other, row_stride, rows, n, centre, accumulator)
 
 
-cdef void reduce_row(int opcode, bint is_double, void* x, Py_ssize_t n, double centre,
-                     double* accumulator) noexcept nogil:
-    """Fold n contiguous elements into one accumulator."""
+cdef void reduce_rows(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride,
+                      Py_ssize_t rows, Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
+    """Fold rows of n contiguous elements, `row_stride` bytes apart, each into an accumulator of its own.
+    PRODUCTS sums x times what stands `other` bytes behind it."""
     if is_double:
-        row(opcode, <double*> x, n, centre, accumulator)
+        row_kernel(opcode, <double*> x, other, row_stride, rows, n, centre, accumulator)
     else:
-        row(opcode, <float*> x, n, centre, accumulator)
+        row_kernel(opcode, <float*> x, other, row_stride, rows, n, centre, accumulator)
 
 
-cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t row_stride, Py_ssize_t rows,
-                         Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
+cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride,
+                         Py_ssize_t rows, Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
     """Fold rows of n contiguous elements, `row_stride` bytes apart, into n accumulators, one a column."""
     if is_double:
-        columns(opcode, <double*> x, row_stride, rows, n, centre, accumulator)
+        column_kernel(opcode, <double*> x, other, row_stride, rows, n, centre, accumulator)
     else:
-        columns(opcode, <float*> x, row_stride, rows, n, centre, accumulator)
+        column_kernel(opcode, <float*> x, other, row_stride, rows, n, centre, accumulator)
 
 
 # ------------------------------------------------------------------- accumulation, running averages

@@ -20,9 +20,12 @@ cdef struct Block:              # the loop that is left once dimensions were mer
 
 cdef struct Plan:               # a reduction whose dimensions were sorted by stride and merged
     bint is_double
+    npy_intp other              # bytes from an element to that of the other array, for a sum of products
     bint row_wise               # the fastest dimension is reduced
-    npy_intp width              # its length
+    npy_intp width              # its length then
     npy_intp stride             # and stride
+    npy_intp places             # results that are computed side by side: of rows, or of columns
+    npy_intp place_stride
     npy_intp out_stride
     int kept                    # the other dimensions
     npy_intp kept_shape[MAXDIMS]
@@ -51,6 +54,7 @@ cdef void transfer(ndarray source, ndarray target, bint add)
 cdef tuple first_maxima_of(str name, ndarray x, list bounds, npy_intp row_step, npy_intp column_step)
 cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Operand* operands, int count)
 cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdims, double correction)
+cdef ndarray sum_product(ndarray x, ndarray y, unsigned long long axes, bint keepdims)
 cdef ndarray logsumexp(ndarray x, unsigned long long axes, bint keepdims)
 cdef ndarray log_softmax(ndarray x, unsigned long long axes)
 cdef void view_array(Operand* operand, ndarray array) noexcept

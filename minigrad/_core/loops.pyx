@@ -14,8 +14,8 @@ Design note
    most calls end as one loop. What is left is walked in blocks of rows, and an operand that is not
    contiguous there is packed into a tile in the L1 cache, once if it repeats (a bias row, a scalar).
 4. *Reductions*: dimensions are sorted by stride, so that memory is read in order whichever axes are
-   reduced. If the fastest dimension is reduced, rows are folded into one accumulator; if it is kept,
-   up to 1024 columns are folded side by side. Accumulators are double; sums of blocks are compensated
+   reduced. If the fastest dimension is reduced, rows are folded side by side, each into an accumulator of
+   its own; if it is kept, up to 1024 columns are. Accumulators are double; sums of blocks are compensated
    (Neumaier 1974), so that 10^7 float64 elements lose no more than a few ulp either.
 5. In float64 the mean is taken about the first element, and the variance about the mean (two passes): a
    constant gives exactly itself and exactly 0, and a large mean does not cancel the variance.
@@ -32,9 +32,10 @@ from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
-    COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, SUBTRACT, SUM, TILE, VAR,
-    accumulate, add_along, add_block, blend_into, call_kernel, copy_block, first_maxima, lstm_backward,
-    lstm_forward, pack, reduce_columns, reduce_row, reduction_start, scan, take_along)
+    COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, PRODUCTS, SUBTRACT, SUM, TILE,
+    VAR, accumulate, add_along, add_block, all_within, blend_into, call_kernel, call_with_numbers, copy_block,
+    first_maxima, lstm_backward, lstm_forward, pack, reduce_columns, reduce_rows, reduction_start, scan,
+    take_along, takes_numbers)
 
 import os
 
@@ -92,6 +93,8 @@ cdef enum:
     SHORT_ROW = 16              # a row reduction over fewer elements costs more to start than to do
     PACKED_BYTES = 1 << 19      # of the blocks that `packed_matmul` packs
     BLOCK = 1024                # elements that a row reduction sums before it compensates
+    BLOCKS = 16                 # of one row that it hands to the kernel together
+    ROWS = 4096                 # elements of the rows that it sums side by side, if it reads them twice
 
 
 # -------------------------------------------------------------------------------------- allocation
@@ -99,6 +102,7 @@ cdef struct Bin:                # arrays of one dtype and shape that nobody uses
     int typenum
     int ndim
     npy_intp shape[BIN_DIMS]
+    int wanted                  # how many `empty` had to make: more would be kept for nothing
     int count
     PyObject* arrays[BIN_SIZE]
 
@@ -132,6 +136,17 @@ cdef void empty_bin(Bin* bin):
         Py_DECREF(<object> bin.arrays[bin.count])
 
 
+cdef inline void ask_for(Bin* bin, int ndim, npy_intp* shape, int typenum):
+    """The bin shall keep one more array of that shape."""
+    cdef int i
+    if not belongs(bin, ndim, shape, typenum):
+        empty_bin(bin)
+        bin.typenum, bin.ndim, bin.wanted = typenum, ndim, 0
+        for i in range(ndim):
+            bin.shape[i] = shape[i]
+    bin.wanted = min(bin.wanted + 1, <int> BIN_SIZE)
+
+
 cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
     """A C-contiguous array with undefined contents, from its bin or new; every caller writes all of it."""
     global binned_bytes
@@ -153,6 +168,10 @@ cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
                 wanted.ptr, wanted.len = shape, ndim
                 PyArray_Resize(array, &wanted, 0, cnp.NPY_CORDER)       # the memory stays: the size is equal
             return array
+        if by_size:
+            ask_for(bin, 1, &size, typenum)
+        else:
+            ask_for(bin, ndim, shape, typenum)
     return cnp.PyArray_SimpleNew(ndim, shape, typenum)
 
 
@@ -179,8 +198,9 @@ cdef ndarray zeros(int ndim, npy_intp* shape, int typenum):
 
 
 cdef void recycle(PyObject* array) noexcept:
-    """Called when a Tensor lets go of its array: keep it for `empty`, if nobody else can see it. Of a view,
-    keep the array that owns the memory, if only the view holds it."""
+    """Called when a Tensor lets go of its array: keep it for `empty`, if nobody else can see it and one like
+    it was asked for (else NumPy, which made it, gets its memory back). Of a view, keep the array that owns
+    the memory, if only the view holds it."""
     global binned_bytes
     cdef ndarray a
     cdef Bin* bin
@@ -205,12 +225,7 @@ cdef void recycle(PyObject* array) noexcept:
         for i in range(BINS):
             empty_bin(&bins[i])
     bin = bin_of(ndim, shape, PyArray_TYPE(a))
-    if not belongs(bin, ndim, shape, PyArray_TYPE(a)):
-        empty_bin(bin)
-        bin.typenum, bin.ndim = PyArray_TYPE(a), ndim
-        for i in range(ndim):
-            bin.shape[i] = shape[i]
-    if bin.count < BIN_SIZE:
+    if belongs(bin, ndim, shape, PyArray_TYPE(a)) and bin.count < bin.wanted:
         Py_INCREF(a)
         bin.arrays[bin.count] = array
         bin.count += 1
@@ -334,16 +349,20 @@ cdef void run_rows(int opcode, bint is_double, Operand* operands, int count, cha
     cdef void* pointers[MAXOPERANDS]
     cdef npy_intp group = 1, width = n, r, c, height, w
     cdef bint all_direct = True, whole_direct = True
-    cdef int k
+    cdef int k, numbers = 0
+    for k in range(count):
+        if stride[k] == 0 and rows * n > 1 and (rows == 1 or row_stride[k] == 0):
+            numbers |= 1 << k
     for k in range(count):
         held[k] = False
         direct[k] = stride[k] == operands[k].itemsize or n == 1
         all_direct &= direct[k]
-        whole_direct &= direct[k] and (rows == 1 or row_stride[k] == n * operands[k].itemsize)
-    if whole_direct:
-        width = n = n * rows
-        rows = 1
-    elif n <= TILE // 2:
+        whole_direct &= ((numbers & (1 << k)) != 0
+                         or (direct[k] and (rows == 1 or row_stride[k] == n * operands[k].itemsize)))
+    if whole_direct and takes_numbers(opcode, numbers):
+        call_with_numbers(opcode, is_double, <void**> data, out, n * rows, numbers)
+        return
+    if n <= TILE // 2:
         group = TILE // n
         for k in range(count):
             direct[k] = direct[k] and row_stride[k] == n * operands[k].itemsize
@@ -380,7 +399,7 @@ cdef void make_plan(Plan* plan, Operand* x, unsigned long long axes, double corr
     cdef npy_intp out_strides[MAXDIMS]
     cdef bint reduced[MAXDIMS]
     cdef npy_intp size, stride, out_stride, step = x.itemsize
-    cdef int ndim = 0, d, e, inner
+    cdef int ndim = 0, d, e, inner, beside
     plan.count = 1
     plan.kept = plan.reduced = 0
     plan.is_double, plan.correction = x.itemsize == 8, correction
@@ -423,9 +442,17 @@ cdef void make_plan(Plan* plan, Operand* x, unsigned long long axes, double corr
                 inner = d
                 break
     plan.row_wise = reduced[inner]
-    plan.width, plan.stride, plan.out_stride = shape[inner], strides[inner], out_strides[inner]
+    plan.width, plan.stride = shape[inner], strides[inner]
+    beside = inner
+    if plan.row_wise:
+        beside = 1                              # the fastest that is kept, since neighbours have merged
+        while beside < ndim and reduced[beside]:
+            beside += 1
+    plan.places, plan.place_stride, plan.out_stride = 1, 0, 0
+    if beside < ndim:
+        plan.places, plan.place_stride, plan.out_stride = shape[beside], strides[beside], out_strides[beside]
     for d in reversed(range(ndim)):
-        if d == inner:
+        if d == inner or d == beside:
             continue
         if reduced[d]:
             plan.reduced_shape[plan.reduced] = shape[d]
@@ -440,6 +467,21 @@ cdef void make_plan(Plan* plan, Operand* x, unsigned long long axes, double corr
 
 cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdims, double correction):
     """Reduce the axes whose bits are set in `axes`. The caller has checked them."""
+    return reduce_beside(opcode, x, x, axes, keepdims, correction)
+
+
+cdef ndarray sum_product(ndarray x, ndarray y, unsigned long long axes, bint keepdims):
+    """The sum of x * y over the axes, for two arrays of one shape and dtype."""
+    cdef int d
+    for d in range(PyArray_NDIM(x)):
+        if PyArray_STRIDES(x)[d] != PyArray_STRIDES(y)[d]:
+            x, y = contiguous(x), contiguous(y)
+    return reduce_beside(PRODUCTS, x, y, axes, keepdims, 0)
+
+
+cdef ndarray reduce_beside(int opcode, ndarray x, ndarray y, unsigned long long axes, bint keepdims,
+                           double correction):
+    """`reduce`, for an opcode that reads two arrays with the same strides."""
     cdef npy_intp shape[MAXDIMS]
     cdef int d, ndim = 0
     cdef Plan plan
@@ -458,6 +500,7 @@ cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdim
         return out
     view_array(&operand, x)
     make_plan(&plan, &operand, axes, correction)
+    plan.other = <char*> PyArray_DATA(y) - <char*> PyArray_DATA(x)
     if PyArray_SIZE(x) > RELEASE_GIL:
         thread = PyEval_SaveThread()
     run_plan(opcode, &plan, <char*> PyArray_DATA(x), <char*> PyArray_DATA(out))
@@ -518,24 +561,27 @@ cdef ndarray log_softmax(ndarray x, unsigned long long axes):
 
 
 cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil:
-    """Walk the kept positions; at each, fold one value or many columns."""
+    """Walk the kept positions; at each, fold what lies side by side: as many columns as accumulators stay in
+    the L1 cache, or as many rows as their elements do when they are read twice."""
     cdef npy_intp index[MAXDIMS]
     cdef double accumulator[COLUMNS]
-    cdef npy_intp c, w, widest = COLUMNS if plan.stride == (8 if plan.is_double else 4) else TILE
+    cdef npy_intp c, w, widest
+    cdef bint contiguous = plan.stride == (8 if plan.is_double else 4)
     cdef int d
+    if plan.row_wise:
+        widest = (ROWS if opcode == VAR else 8 * ROWS) if contiguous else TILE
+        widest = max(1, min(<npy_intp> TILE, widest // max(plan.width, 1)))
+    else:
+        widest = COLUMNS if contiguous else TILE
     for d in range(plan.kept):
         index[d] = 0
     while True:
-        if plan.row_wise:
-            reduce_position(opcode, plan, x, 1, accumulator)
-            store(plan, accumulator, 1, out)
-        else:
-            c = -widest
-            while c + widest < plan.width:
-                c += widest
-                w = min(widest, plan.width - c)
-                reduce_position(opcode, plan, x + c * plan.stride, w, accumulator)
-                store(plan, accumulator, w, out + c * plan.out_stride)
+        c = -widest
+        while c + widest < plan.places:
+            c += widest
+            w = min(widest, plan.places - c)
+            reduce_position(opcode, plan, x + c * plan.place_stride, w, accumulator)
+            store(plan, accumulator, w, out + c * plan.out_stride)
         d = plan.kept - 1
         while d >= 0:
             index[d] += 1
@@ -555,12 +601,14 @@ cdef void store(Plan* plan, double* accumulator, npy_intp w, char* out) noexcept
     cdef npy_intp i
     if plan.is_double:
         for i in range(w): (<double*> (out + i * plan.out_stride))[0] = accumulator[i]
+    elif plan.out_stride == sizeof(float):
+        for i in range(w): (<float*> out)[i] = <float> accumulator[i]
     else:
         for i in range(w): (<float*> (out + i * plan.out_stride))[0] = <float> accumulator[i]
 
 
 cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* accumulator) noexcept nogil:
-    """The reduction at one kept position (w columns of it): one fold, or two about a centre."""
+    """The reduction at one kept position (w places of it): one fold, or two about a centre."""
     cdef double centre[COLUMNS]
     cdef void* source
     cdef npy_intp i
@@ -596,25 +644,38 @@ cdef inline void first_elements(Plan* plan, char* x, npy_intp w, double* centre)
     cdef npy_intp i
     for i in range(w):
         if plan.count > 0:
-            centre[i] = (<double*> (x + i * plan.stride))[0]
+            centre[i] = (<double*> (x + i * plan.place_stride))[0]
+
+
+cdef inline npy_intp pack_both(Plan* plan, char* x, npy_intp row_stride, npy_intp stride, npy_intp rows,
+                               npy_intp n, char* tile) noexcept nogil:
+    """Pack x into the tile and, behind it, the other array; returns the bytes between them."""
+    cdef int itemsize = 8 if plan.is_double else 4
+    pack(x, row_stride, stride, rows, n, itemsize, tile)
+    if plan.other == 0:
+        return 0
+    pack(x + plan.other, row_stride, stride, rows, n, itemsize, tile + TILE * 8)
+    return TILE * 8
 
 
 cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
                double* accumulator) noexcept nogil:
     """Fold all reduced positions below x into w accumulators."""
-    cdef char tile[TILE * 8]
+    cdef char tile[2 * TILE * 8]
+    cdef double compensation[TILE]
     cdef npy_intp index[MAXDIMS]
-    cdef double compensation = 0, start
+    cdef double start = reduction_start(opcode)
     cdef int itemsize = 8 if plan.is_double else 4
     cdef bint contiguous = (plan.stride == itemsize or (plan.row_wise and plan.width == 1)
                             or (not plan.row_wise and w == 1))
     cdef int outer = plan.reduced, d
-    cdef npy_intp rows = 1, row_stride = 0, height, r, i
-    start = reduction_start(opcode)
+    cdef npy_intp rows = 1, row_stride = 0, other, height, r, i
     for i in range(w): accumulator[i] = start
     if plan.count == 0:
         return
-    if outer > 0 and not plan.row_wise:     # the columns' kernel walks one dimension by itself
+    if plan.row_wise:
+        for i in range(w): compensation[i] = 0
+    elif outer > 0:                         # the columns' kernel walks one dimension by itself
         outer -= 1
         rows = plan.reduced_shape[outer]
         row_stride = plan.reduced_strides[outer]
@@ -622,15 +683,16 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
         index[d] = 0
     while True:
         if plan.row_wise:
-            fold_row(opcode, plan, x, centre[0], contiguous, tile, accumulator, &compensation)
+            fold_rows(opcode, plan, x, w, centre, contiguous, tile, accumulator, compensation)
         elif contiguous:
-            reduce_columns(opcode, plan.is_double, x, row_stride, rows, w, centre, accumulator)
+            reduce_columns(opcode, plan.is_double, x, plan.other, row_stride, rows, w, centre, accumulator)
         else:
             r = 0
             while r < rows:
                 height = min(TILE // w, rows - r)
-                pack(x + r * row_stride, row_stride, plan.stride, height, w, itemsize, tile)
-                reduce_columns(opcode, plan.is_double, tile, w * itemsize, height, w, centre, accumulator)
+                other = pack_both(plan, x + r * row_stride, row_stride, plan.stride, height, w, tile)
+                reduce_columns(opcode, plan.is_double, tile, other, w * itemsize, height, w, centre,
+                               accumulator)
                 r += height
         d = outer - 1
         while d >= 0:
@@ -643,35 +705,54 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
             d -= 1
         if d < 0:
             break
-    if compensation == compensation and fabs(compensation) < INFINITY:
-        accumulator[0] += compensation
+    for i in range(w if plan.row_wise else 0):      # unless it is infinite or NaN
+        accumulator[i] += compensation[i] if fabs(compensation[i]) < INFINITY else 0
 
 
-cdef inline void fold_row(int opcode, Plan* plan, char* x, double centre, bint contiguous, char* tile,
-                          double* accumulator, double* compensation) noexcept nogil:
-    cdef bint exact = opcode == PROD or opcode == MAX or opcode == MIN      # nothing to compensate
-    cdef npy_intp block = (plan.width if exact else BLOCK) if contiguous else TILE, i = 0, w
+cdef inline void fold_rows(int opcode, Plan* plan, char* x, npy_intp w, double* centre, bint contiguous,
+                           char* tile, double* accumulator, double* compensation) noexcept nogil:
+    """Fold w rows into as many accumulators, block by block; of one long row several blocks at a time, as if
+    they were rows."""
+    cdef double part[TILE]
+    cdef double centres[TILE]
+    cdef bint exact = (opcode == PROD or opcode == MAX or opcode == MIN     # nothing to compensate, or little
+                       or (plan.count <= BLOCK and contiguous))
+    cdef npy_intp block = (plan.width if exact else BLOCK) if contiguous else TILE, i = 0, k, n, count
+    cdef npy_intp row_stride = plan.place_stride, other = plan.other
     cdef int itemsize = 8 if plan.is_double else 4
-    cdef double part, total
+    cdef double total, larger, smaller
+    cdef double* to
+    cdef double* about
     cdef char* source
     while i < plan.width:
-        w = min(block, plan.width - i)
+        n = min(block, plan.width - i)
         source = x + i * plan.stride
+        count = w
         if not contiguous:
-            pack(source, 0, plan.stride, 1, w, itemsize, tile)
+            other = pack_both(plan, source, plan.place_stride, plan.stride, w, n, tile)
             source = tile
-        i += w
+            row_stride = n * itemsize
+        elif w == 1 and n == block:
+            count = min(<npy_intp> BLOCKS, (plan.width - i) // block)
+            row_stride = block * itemsize
         if exact:
-            reduce_row(opcode, plan.is_double, source, w, centre, accumulator)
-        else:
-            part = 0
-            reduce_row(opcode, plan.is_double, source, w, centre, &part)
-            total = accumulator[0] + part   # Neumaier: keep what the addition rounds off
-            if fabs(accumulator[0]) >= fabs(part):
-                compensation[0] += (accumulator[0] - total) + part
-            else:
-                compensation[0] += (part - total) + accumulator[0]
-            accumulator[0] = total
+            i += n
+            reduce_rows(opcode, plan.is_double, source, other, row_stride, w, n, centre, accumulator)
+            continue
+        for k in range(count): part[k] = 0
+        about = centre
+        if count > w:
+            for k in range(count): centres[k] = centre[0]
+            about = centres
+        i += n * (count // w)
+        reduce_rows(opcode, plan.is_double, source, other, row_stride, count, n, about, part)
+        for k in range(count):              # Neumaier: keep what the addition rounds off
+            to = accumulator + (k if w > 1 else 0)
+            total = to[0] + part[k]
+            larger = to[0] if fabs(to[0]) >= fabs(part[k]) else part[k]
+            smaller = part[k] if fabs(to[0]) >= fabs(part[k]) else to[0]
+            compensation[k if w > 1 else 0] += (larger - total) + smaller
+            to[0] = total
 
 
 # --------------------------------------------------------------------- from strides to other strides
@@ -848,9 +929,7 @@ cdef void split_at(npy_intp* shape, int ndim, int axis, npy_intp* outer, npy_int
 cdef void check_positions(str name, ndarray index, int axis, npy_intp length) except *:
     cdef long long* positions = <long long*> PyArray_DATA(index)
     cdef npy_intp i
-    cdef bint wrong = False
-    for i in range(PyArray_SIZE(index)): wrong |= (positions[i] < -length) | (positions[i] >= length)
-    if not wrong:
+    if all_within(positions, PyArray_SIZE(index), length):
         return
     for i in range(PyArray_SIZE(index)):
         if not -length <= positions[i] < length:

@@ -15,7 +15,7 @@ from cpython.ref cimport PyObject
 from cython cimport floating
 from numpy cimport (NPY_DOUBLE, PyArray_DATA, PyArray_DIMS, PyArray_TYPE, ndarray, npy_intp)
 
-from .kernels cimport EXP, LOG, MAX, SUM, TILE, call_kernel, reduce_row
+from .kernels cimport EXP, LOG, MAX, SUM, TILE, call_kernel, reduce_rows
 from .loops cimport empty, recycle
 
 cdef enum:
@@ -28,24 +28,21 @@ cdef inline void largest_of(floating* x, Py_ssize_t rows, Py_ssize_t n, double* 
     cdef Py_ssize_t r, c
     cdef floating best
     for r in range(rows):
-        if n > SHORT_ROW:
-            largest[r] = x[r * n]
-            reduce_row(MAX, floating is double, x + r * n, n, 0, &largest[r])
-            continue
         best = x[r * n]
-        for c in range(1, n):
+        for c in range(1, n if n <= SHORT_ROW else 0):
             if x[r * n + c] > best or x[r * n + c] != x[r * n + c]: best = x[r * n + c]
         largest[r] = best
+    if n > SHORT_ROW:
+        reduce_rows(MAX, floating is double, x, 0, n * sizeof(floating), rows, n, largest, largest)
 
 
 cdef inline void sums_of(floating* x, Py_ssize_t rows, Py_ssize_t n, double* total) noexcept nogil:
     cdef Py_ssize_t r, c
     for r in range(rows):
         total[r] = 0
-        if n > SHORT_ROW:
-            reduce_row(SUM, floating is double, x + r * n, n, 0, &total[r])
-            continue
-        for c in range(n): total[r] += x[r * n + c]
+        for c in range(n if n <= SHORT_ROW else 0): total[r] += x[r * n + c]
+    if n > SHORT_ROW:
+        reduce_rows(SUM, floating is double, x, 0, n * sizeof(floating), rows, n, total, total)
 
 
 cdef void losses_of(floating* x, long long* labels, Py_ssize_t rows, Py_ssize_t n, floating* work,
