@@ -113,7 +113,7 @@ cdef inline Bin* bin_of(int ndim, npy_intp* shape, int typenum):
     cdef int d
     for d in range(ndim):
         key = key * 1000003 + <unsigned long long> shape[d]
-    return &bins[(key ^ (key >> 17)) % BINS]
+    return &bins[(key * 0x9E3779B97F4A7C15ULL) >> 56]   # Fibonacci hashing; BINS is 2^8
 
 
 cdef inline bint belongs(Bin* bin, int ndim, npy_intp* shape, int typenum):
