@@ -33,8 +33,8 @@ from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray
 
 from .kernels cimport (
     COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, SUBTRACT, SUM, TILE, VAR,
-    accumulate, add_along, add_block, blend_into, call_kernel, copy_block, first_maxima, lstm_backward,
-    lstm_forward, pack, reduce_columns, reduce_row, reduction_start, scan, take_along)
+    accumulate, add_along, add_block, blend_into, call_kernel, copy_block, first_maxima, pack,
+    reduce_columns, reduce_row, reduction_start, scan, take_along)
 
 import os
 
@@ -67,8 +67,10 @@ cdef extern from "matmul.h" nogil:
         float* data
         npy_intp row, column
     bint takes "mg_takes"(npy_intp rows, npy_intp inner, npy_intp columns)
-    bint own_matmul "mg_matmul"(Matrix a, Matrix b, float* bias, float* out, npy_intp rows, npy_intp inner,
-                                npy_intp columns)
+    int LANES "MG_LANES"
+    void pack_panels "mg_pack_panels"(Matrix b, npy_intp inner, npy_intp columns, float* panels)
+    bint own_matmul "mg_matmul"(Matrix a, Matrix b, float* panels, Matrix start, float* out, npy_intp rows,
+                                npy_intp inner, npy_intp columns)
 
 cdef extern from *:
     """
@@ -1028,7 +1030,7 @@ def threads_of_blas():
 cdef bint blas_alone = threads_of_blas() == 1   # else larger products are left to its threads
 
 
-cdef inline Matrix matrix(ndarray x):
+cdef inline Matrix matrix(ndarray x) noexcept:
     cdef Matrix view
     view.data = <float*> PyArray_DATA(x)
     view.row = PyArray_STRIDES(x)[0] // 4
@@ -1036,12 +1038,17 @@ cdef inline Matrix matrix(ndarray x):
     return view
 
 
+cdef inline bint is_own(int typenum, npy_intp rows, npy_intp inner, npy_intp columns):
+    """Whether matmul.h multiplies matrices of these sizes; the rest is left to NumPy's BLAS."""
+    return (typenum == NPY_FLOAT and (blas_alone or rows * inner * columns <= SHARED_WORK)
+            and takes(rows, inner, columns))
+
+
 cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
     """x @ y (+ bias for each row) for arrays of two or more dimensions, float32 or float64. The caller has
-    checked the shapes; bias is C-contiguous, and x and y are 2-D then. What matmul.h does not take is left to
-    NumPy's BLAS: `PyArray_MatrixProduct2` took 0.4 us where np.matmul took 1.2."""
+    checked the shapes; bias is C-contiguous, and x and y are 2-D then."""
     cdef npy_intp shape[MAXDIMS]
-    cdef npy_intp size, inner = PyArray_DIMS(y)[PyArray_NDIM(y) - 2]
+    cdef npy_intp size
     cdef int n = PyArray_NDIM(x), m = PyArray_NDIM(y), ndim = max(n, m), d
     for d in range(ndim - 2):                   # broadcast; sizes that do not fit NumPy will name
         shape[d] = PyArray_DIMS(x)[d - ndim + n] if d >= ndim - n else 1
@@ -1052,27 +1059,49 @@ cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
     out = empty(ndim, shape, PyArray_TYPE(x))
     if ndim > 2:
         return np.matmul(x, y, out)
-    cdef npy_intp work = shape[0] * inner * shape[1]
-    cdef Matrix left, right
-    cdef float* start = NULL
+    multiply(x, y, None, bias, out)
+    return out
+
+
+cdef void multiply(ndarray x, ndarray y, ndarray panels, ndarray start, ndarray out) except *:
+    """out = start + x @ y for matrices. out is C-contiguous; so is start, which has the shape of out, or of a
+    row, or is `out` itself, or None. panels: what `panels_of` made of y, or None."""
+    cdef npy_intp rows = PyArray_DIMS(out)[0], columns = PyArray_DIMS(out)[1], inner = PyArray_DIMS(y)[0]
+    cdef Matrix left = matrix(x), right = matrix(y), first
     cdef bint done
+    cdef float* packed
     cdef PyThreadState* thread = NULL
-    if (PyArray_TYPE(x) == NPY_FLOAT and (work <= SHARED_WORK or blas_alone)
-            and takes(shape[0], inner, shape[1])):
-        left, right = matrix(x), matrix(y)
-        if bias is not None:
-            start = <float*> PyArray_DATA(bias)
-        if work > SHARED_WORK:
+    if panels is not None or is_own(PyArray_TYPE(x), rows, inner, columns):
+        first.data, first.row, first.column = NULL, 0, 1
+        if start is not None:
+            first.data = <float*> PyArray_DATA(start)
+            first.row = columns if PyArray_NDIM(start) == 2 else 0
+        if rows * inner * columns > SHARED_WORK:
             thread = PyEval_SaveThread()
-        done = own_matmul(left, right, start, <float*> PyArray_DATA(out), shape[0], inner, shape[1])
+        packed = NULL if panels is None else <float*> PyArray_DATA(panels)
+        done = own_matmul(left, right, packed, first, <float*> PyArray_DATA(out), rows, inner, columns)
         if thread != NULL:
             PyEval_RestoreThread(thread)
         if done:
-            return out
-    PyArray_MatrixProduct2(x, y, out)
-    if bias is not None:
-        add_in_place(out, bias)
-    return out
+            return
+    if start is out:
+        add_in_place(out, matmul(x, y))
+        return
+    PyArray_MatrixProduct2(x, y, out)           # in 0.4 us, where np.matmul took 1.2
+    if start is not None:
+        add_in_place(out, start)
+
+
+cdef ndarray panels_of(ndarray y, npy_intp rows):
+    """The matrix y packed for `multiply`, whose x will have so many rows: for the many products of a weight in
+    one call, that last no longer than the call. None where BLAS multiplies."""
+    cdef npy_intp inner = PyArray_DIMS(y)[0], columns = PyArray_DIMS(y)[1]
+    cdef npy_intp size = inner * ((columns + LANES - 1) // LANES * LANES)
+    if not is_own(PyArray_TYPE(y), rows, inner, columns):
+        return None
+    panels = empty(1, &size, NPY_FLOAT)
+    pack_panels(matrix(y), inner, columns, <float*> PyArray_DATA(panels))
+    return panels
 
 
 cdef npy_intp block_of(ndarray y):
@@ -1145,41 +1174,6 @@ cdef void add_in_place(ndarray target, ndarray addend) noexcept:
     cdef npy_intp n = PyArray_SIZE(addend)
     accumulate(PyArray_TYPE(target) == NPY_DOUBLE, PyArray_DATA(addend), PyArray_DATA(target),
                PyArray_SIZE(target) // max(n, 1), n)
-
-
-# ---------------------------------------------------------------------------------------- LSTM cell
-cdef ndarray blocks(ndarray c, int count):
-    """An array like c, `count` times as long in the first dimension."""
-    cdef npy_intp shape[MAXDIMS]
-    cdef int d
-    for d in range(PyArray_NDIM(c)): shape[d] = PyArray_DIMS(c)[d]
-    shape[0] *= count
-    return empty(PyArray_NDIM(c), shape, PyArray_TYPE(c))
-
-
-cdef ndarray lstm_cell(ndarray z, ndarray c, ndarray kept):
-    """The next cell and h as two blocks, from four blocks of gates and the cell, all C-contiguous. Writes
-    five blocks to `kept`, for `lstm_slopes`."""
-    cdef ndarray out = blocks(c, 2)
-    if PyArray_TYPE(c) == NPY_DOUBLE:
-        lstm_forward(<double*> PyArray_DATA(z), <double*> PyArray_DATA(c), PyArray_SIZE(c),
-                     <double*> PyArray_DATA(kept), <double*> PyArray_DATA(out))
-    else:
-        lstm_forward(<float*> PyArray_DATA(z), <float*> PyArray_DATA(c), PyArray_SIZE(c),
-                     <float*> PyArray_DATA(kept), <float*> PyArray_DATA(out))
-    return out
-
-
-cdef ndarray lstm_slopes(ndarray g, ndarray c, ndarray kept, bint of_gates):
-    """The cotangent of the gates, or of the cell, from that of the output of `lstm_cell`."""
-    cdef ndarray out = blocks(c, 4 if of_gates else 1)
-    if PyArray_TYPE(c) == NPY_DOUBLE:
-        lstm_backward(<double*> PyArray_DATA(g), <double*> PyArray_DATA(c), <double*> PyArray_DATA(kept),
-                      PyArray_SIZE(c), of_gates, <double*> PyArray_DATA(out))
-    else:
-        lstm_backward(<float*> PyArray_DATA(g), <float*> PyArray_DATA(c), <float*> PyArray_DATA(kept),
-                      PyArray_SIZE(c), of_gates, <float*> PyArray_DATA(out))
-    return out
 
 
 # ----------------------------------------------------------- running averages, optimiser steps
