@@ -31,7 +31,7 @@ cdef void* vector(ndarray a, ndarray like, bint writable, str what) except? NULL
 cdef void blend(ndarray average, ndarray batch, double keep, double gain) except *
 cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=*)
 cdef void multiply(ndarray x, ndarray y, ndarray panels, ndarray start, ndarray out) except *
-cdef ndarray panels_of(ndarray y, npy_intp rows)
+cdef ndarray panels_of(ndarray y, npy_intp rows, npy_intp uses)
 cdef ndarray packed_matmul(ndarray x, ndarray y, tuple shape, ndarray bias)
 cdef ndarray packed_outer(ndarray x, ndarray y, tuple shape)
 cdef ndarray joined(list arrays, int axis, npy_intp length)

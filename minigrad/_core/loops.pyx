@@ -67,6 +67,7 @@ cdef extern from "matmul.h" nogil:
         float* data
         npy_intp row, column
     bint takes "mg_takes"(npy_intp rows, npy_intp inner, npy_intp columns)
+    bint takes_panels "mg_takes_panels"(npy_intp inner, npy_intp columns)
     int LANES "MG_LANES"
     void pack_panels "mg_pack_panels"(Matrix b, npy_intp inner, npy_intp columns, float* panels)
     bint own_matmul "mg_matmul"(Matrix a, Matrix b, float* panels, Matrix start, float* out, npy_intp rows,
@@ -1016,7 +1017,8 @@ def count_classes(str name, ndarray labels not None, long long classes, long lon
 
 # --------------------------------------------------------------------------------------- matrices
 cdef enum:
-    SHARED_WORK = 262144        # multiply-adds above which OpenBLAS divides a product among its threads
+    SHARED_WORK = 1 << 18       # multiply-adds above which OpenBLAS divides a product among its threads
+    SHARED_PACKED = 1 << 22     # and above which that gains more than to have packed once
 
 
 def threads_of_blas():
@@ -1036,12 +1038,6 @@ cdef inline Matrix matrix(ndarray x) noexcept:
     view.row = PyArray_STRIDES(x)[0] // 4
     view.column = PyArray_STRIDES(x)[1] // 4
     return view
-
-
-cdef inline bint is_own(int typenum, npy_intp rows, npy_intp inner, npy_intp columns):
-    """Whether matmul.h multiplies matrices of these sizes; the rest is left to NumPy's BLAS."""
-    return (typenum == NPY_FLOAT and (blas_alone or rows * inner * columns <= SHARED_WORK)
-            and takes(rows, inner, columns))
 
 
 cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
@@ -1071,7 +1067,8 @@ cdef void multiply(ndarray x, ndarray y, ndarray panels, ndarray start, ndarray 
     cdef bint done
     cdef float* packed
     cdef PyThreadState* thread = NULL
-    if panels is not None or is_own(PyArray_TYPE(x), rows, inner, columns):
+    if panels is not None or (PyArray_TYPE(x) == NPY_FLOAT and takes(rows, inner, columns)
+                              and (blas_alone or rows * inner * columns <= SHARED_WORK)):
         first.data, first.row, first.column = NULL, 0, 1
         if start is not None:
             first.data = <float*> PyArray_DATA(start)
@@ -1092,12 +1089,13 @@ cdef void multiply(ndarray x, ndarray y, ndarray panels, ndarray start, ndarray 
         add_in_place(out, start)
 
 
-cdef ndarray panels_of(ndarray y, npy_intp rows):
-    """The matrix y packed for `multiply`, whose x will have so many rows: for the many products of a weight in
-    one call, that last no longer than the call. None where BLAS multiplies."""
+cdef ndarray panels_of(ndarray y, npy_intp rows, npy_intp uses):
+    """The matrix y packed for `multiply`, where one call has so many products of so many rows with it: the
+    panels must not outlive that call, as nothing tells them of a write to y. None where they gain nothing."""
     cdef npy_intp inner = PyArray_DIMS(y)[0], columns = PyArray_DIMS(y)[1]
     cdef npy_intp size = inner * ((columns + LANES - 1) // LANES * LANES)
-    if not is_own(PyArray_TYPE(y), rows, inner, columns):
+    if (uses < 2 or PyArray_TYPE(y) != NPY_FLOAT or not takes_panels(inner, columns)
+            or not (blas_alone or rows * size <= SHARED_PACKED)):
         return None
     panels = empty(1, &size, NPY_FLOAT)
     pack_panels(matrix(y), inner, columns, <float*> PyArray_DATA(panels))

@@ -90,6 +90,13 @@ static inline int mg_takes(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns)
     return rows >= 12 && inner >= 12 && rows * inner <= MG_CACHED && inner * columns <= MG_CACHED;
 }
 
+/* Whether a b that many products share is worth packing: any number of rows, and any number of columns, as
+ * a product reads the panels one after the other. */
+static inline int mg_takes_panels(ptrdiff_t inner, ptrdiff_t columns)
+{
+    return columns >= MG_LANES - 4 && inner <= MG_INNER;
+}
+
 /* Copy `width` columns of b to a panel that is `wide` (a constant) columns wide, the rest zeros. */
 static inline __attribute__((always_inline)) void mg_pack(
         mg_matrix b, ptrdiff_t inner, ptrdiff_t width, const ptrdiff_t wide, float* panel)
@@ -162,6 +169,7 @@ MG_CLONED static int mg_matmul(mg_matrix a, mg_matrix b, const float* panels, mg
 }
 #else
 static inline int mg_takes(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns) { return 0; }
+static inline int mg_takes_panels(ptrdiff_t inner, ptrdiff_t columns) { return 0; }
 static void mg_pack_panels(mg_matrix b, ptrdiff_t inner, ptrdiff_t columns, float* panels) {}
 static int mg_matmul(mg_matrix a, mg_matrix b, const float* panels, mg_matrix start, float* out,
                      ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns) { return 0; }

@@ -1984,7 +1984,8 @@ def lstm_cell(gates, cell):
 cdef object lstm_slope(Tensor g, Tensor gates, Tensor cell, Tensor kept, bint of_gates):
     """The rule of `lstm_cell` for either input; where nobody records it, in one pass."""
     if not recording():
-        return wrap(recurrent.cell_backward(contiguous(g.array), contiguous(cell.array), kept.array, of_gates))
+        return wrap(recurrent.cell_backward(contiguous(g.array), contiguous(cell.array), kept.array,
+                                            of_gates))
     n = cell.shape[0]
     z_i, z_f, z_g, z_o = [gates[k * n:(k + 1) * n] for k in range(4)]
     i, f, m, o = sigmoid(z_i), sigmoid(z_f), tanh(z_g), sigmoid(z_o)

@@ -178,7 +178,7 @@ def lstm_forward(Tensor x not None, Tensor h not None, Tensor c not None, Tensor
     cdef npy_intp n = PyArray_DIMS(weight_hh.array)[1], places = steps if keep else 1
     cdef ndarray inputs = contiguous(x.array), before = contiguous(h.array), cell, after
     cdef ndarray w_ih = weight_ih.array.T, w_hh = weight_hh.array.T
-    cdef ndarray panels_ih = panels_of(w_ih, rows), panels_hh = panels_of(w_hh, rows)
+    cdef ndarray panels_ih = panels_of(w_ih, rows, steps), panels_hh = panels_of(w_hh, rows, steps)
     cdef ndarray start = None if bias is None else contiguous(bias.array)
     cdef ndarray y = make(typenum, steps, rows, n), last = make(typenum, rows, n)
     cdef ndarray kept = make(typenum, places, rows, 5 * n), cells = make(typenum, places + 1, rows, n)
@@ -209,8 +209,8 @@ def lstm_backward(Tensor g not None, Tensor g_last not None, Tensor x not None, 
     cdef npy_intp chunk = max(1, min(steps, CHUNK // max(rows, 1)))
     cdef ndarray inputs = contiguous(x.array), g_y = contiguous(g.array)
     cdef ndarray w_ih = weight_ih.array, w_hh = weight_hh.array
-    cdef ndarray panels_ih = panels_of(w_ih, chunk * rows) if of_x else None
-    cdef ndarray panels_hh = panels_of(w_hh, rows)
+    cdef ndarray panels_ih = panels_of(w_ih, chunk * rows, steps // chunk) if of_x else None
+    cdef ndarray panels_hh = panels_of(w_hh, rows, steps)
     cdef ndarray g_x = make(typenum, steps, rows, PyArray_DIMS(x.array)[2]) if of_x else None
     cdef ndarray g_ih = zeros(2, PyArray_DIMS(w_ih), typenum), g_hh = zeros(2, PyArray_DIMS(w_hh), typenum)
     cdef ndarray g_bias = zeros(1, PyArray_DIMS(w_ih), typenum)

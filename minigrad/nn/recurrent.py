@@ -1,9 +1,9 @@
 """RNN, LSTM, GRU, their cells, and the batch-normalised LSTM.
 
-An LSTM layer is one `Function` over all steps, on the loops of `_core/recurrent.pyx`: 6.4 ms where
-a composition of steps took 8.8 (128 hidden units, 32 steps of batch 32, forward and backward).
+An LSTM layer is one `Function` over all steps, on the loops of `_core/recurrent.pyx`: 7.0 ms where
+a composition of steps took 8.6 (64 to 128 units, 32 steps of batch 32, forward and backward).
 
-All else is composed of steps. There a state is a matrix of columns, (hidden_size, N): the gates
+All else is composed of steps. In these a state is a matrix of columns, (hidden_size, N): the gates
 then lie one after the other in memory, as blocks of rows of (4 hidden_size, N). A step is one
 product, of [W_ih b W_hh] and [x; 1; h], of which the weight is not packed (56 us where
 `h @ weight.T` took 91); backward the engine takes the products of many steps for the weights
@@ -39,7 +39,7 @@ from .._core.recurrent import lstm_backward, lstm_forward
 from .._core.tensor import Tensor, is_grad_enabled, run_graph, to_tensor
 from ..creation import empty, full, ones, zeros
 from ..function import Function
-from ..functions import expand_dims, split, stack, unstack
+from ..functions import expand_dims, flip, split, stack, unstack
 from . import functional, init
 from .module import Module, ModuleList, Parameter, flag, number, positive
 
@@ -189,17 +189,19 @@ class _Sequence(_Kind):
     """Layers and directions around a step."""
 
     def _over_time(self, x: Tensor, state: State, suffix: str) -> tuple[Tensor, State]:
-        """One layer in one direction: x (T, N, features) and a state of (N, size) to the outputs
-        (T, N, size) and the last state, step by step."""
-        length, batch, _ = x.shape
+        """One layer in one direction, step by step: x (T, features, N) and a state of (N, size) to
+        the outputs (T, size, N) and the last state; (T, N, features), (T, N, size) if _has_rows."""
         matrices = self._matrices(suffix)
-        one = [ones(1, batch, dtype=x.dtype)] if self.bias else []
+        one = [ones(1, x.shape[2], dtype=x.dtype)] if self.bias else []
         state, outputs = tuple(h.T for h in state), []
-        for columns in unstack(permute_dims(x, (0, 2, 1))):
+        for columns in unstack(x):
             state = self._step([columns, *one], state, matrices)
             outputs.append(state[0])
-        y = reshape(concat(outputs, axis=1), (-1, length, batch))
-        return permute_dims(y, (1, 2, 0)), tuple(h.T for h in state)
+        return stack(outputs), tuple(h.T for h in state)
+
+    def _has_rows(self) -> bool:
+        """Whether `_over_time` takes and gives a row for each sequence, not a column."""
+        return False
 
     def __init__(
         self,
@@ -251,26 +253,31 @@ class _Sequence(_Kind):
         x = given if given.ndim == 3 else expand_dims(given, 0 if self.batch_first else 1)
         x = permute_dims(x, (1, 0, 2)) if self.batch_first else x
         length, batch, _ = x.shape
+        rows = self._has_rows()
         if length == 0:
             raise ValueError(f"{type(self).__name__}: the sequence has no steps, got {given.shape}")
         count = self.num_layers * (1 + self.bidirectional)
         leading = (count, batch) if given.ndim == 3 else (count,)
-        initial = [reshape(h, (count, batch, -1)) for h in self._given_state(hx, leading, x)]
+        initial = [
+            reshape(h, (count, batch, h.shape[-1])) for h in self._given_state(hx, leading, x)
+        ]
 
         last: list[State] = []
+        x = x if rows else permute_dims(x, (0, 2, 1))
         for layer in range(self.num_layers):
             if layer and self.training and self.dropout:
                 x = functional.dropout(x, self.dropout)
             ways = []
             for suffix in self._suffixes(layer):
-                order = slice(None, None, -1 if suffix.endswith("reverse") else 1)
+                backwards = suffix.endswith("reverse")
                 state = tuple(h[len(last)] for h in initial)
-                y, state = self._over_time(x[order], state, suffix)
-                ways.append(y[order])
+                y, state = self._over_time(flip(x, 0) if backwards else x, state, suffix)
+                ways.append(flip(y, 0) if backwards else y)
                 last.append(state)
-            x = concat(ways, axis=2) if len(ways) > 1 else ways[0]
+            x = concat(ways, axis=2 if rows else 1) if len(ways) > 1 else ways[0]
 
-        y = permute_dims(x, (1, 0, 2)) if self.batch_first else x
+        y = x if rows else permute_dims(x, (0, 2, 1))
+        y = permute_dims(y, (1, 0, 2)) if self.batch_first else y
         final = [stack([state[k] for state in last]) for k in range(self._states)]
         if given.ndim == 2:
             y, final = reshape(y, (length, -1)), [reshape(h, (count, -1)) for h in final]
@@ -358,53 +365,58 @@ class LSTM(_LSTMKind, _Sequence):
     """
 
     def _over_time(self, x: Tensor, state: State, suffix: str) -> tuple[Tensor, State]:
-        if self.proj_size:
+        if not self._has_rows():
             return super()._over_time(x, state, suffix)
         weight_ih, weight_hh, bias_ih, bias_hh = self._weights(suffix)
-        arguments = [x, *state, weight_ih, weight_hh, *([bias_ih + bias_hh] if self.bias else [])]
-        dtype = np.result_type(*[t.dtype for t in arguments])
-        arguments = [t if t.dtype == dtype else astype(t, dtype) for t in arguments]
-        y, c = _LSTMSequence.apply(*arguments)
+        tensors = [x, *state, weight_ih, weight_hh, *([bias_ih + bias_hh] if self.bias else [])]
+        dtype = np.result_type(*[t.dtype for t in tensors])
+        tensors = [t if t.dtype == dtype else astype(t, dtype) for t in tensors]
+        y, c = _LSTMSequence.apply(is_grad_enabled(), *tensors)
         return y, (y[-1], c)
+
+    def _has_rows(self) -> bool:
+        return not self.proj_size
 
 
 class _LSTMSequence(Function):
-    """x (T, N, features), h and c (N, size), the weights, and perhaps a bias, to y and the last c.
-
-    Where nobody records its gradient that is one call, like the function itself; else it is that
-    of the steps, composed anew.
-    """
+    """x (T, N, features), h and c (N, size), the weights, and perhaps a bias, to all h and the last
+    c; `keep`, for a gradient. Where nobody records the gradient, it is one call too; else it is
+    that of the same steps in primitives."""
 
     @staticmethod
-    def forward(ctx: Any, *arguments: Tensor) -> tuple[Tensor, Tensor]:
-        *rest, bias = arguments if len(arguments) == 6 else (*arguments, None)
-        y, c, *ctx.kept = lstm_forward(*rest, bias, any(ctx.needs_input_grad))
-        ctx.save_for_backward(y, *arguments)
-        return y, c
+    def forward(ctx: Any, keep: bool, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        x, h, c, weight_ih, weight_hh, *bias = tensors
+        y, last, *ctx.kept = lstm_forward(
+            x, h, c, weight_ih, weight_hh, bias[0] if bias else None, keep
+        )
+        ctx.save_for_backward(y, *tensors)
+        return y, last
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor, g_c: Tensor) -> tuple[Tensor | None, ...]:
-        y, *arguments = ctx.saved_tensors
-        needs = ctx.needs_input_grad
+    def backward(ctx: Any, g: Tensor, g_last: Tensor) -> list[Tensor | None]:
+        needs = ctx.needs_input_grad[1:]
+        y, *tensors = ctx.saved_tensors
         if is_grad_enabled():
-            # `[...]`, since one tensor may be given twice
-            arguments = [x[...] if needed else x for x, needed in zip(arguments, needs, strict=True)]
-            outputs = _LSTMSequence.composed(*arguments)
-            inputs = [x for x, needed in zip(arguments, needs, strict=True) if needed]
-            gradients = iter(run_graph(list(outputs), [g, g_c], inputs, True, True, True))
-            return tuple(next(gradients) if needed else None for needed in needs)
-        x, h, _, w_ih, w_hh = arguments[:5]
-        gradients = lstm_backward(g, g_c, x, h, w_ih, w_hh, y, *ctx.kept, needs[0], any(needs[5:]))
-        return gradients[: len(arguments)]
+            tensors = [t[...] for t in tensors]  # one of them may be given twice
+            wanted = [t for t, needed in zip(tensors, needs, strict=True) if needed]
+            outputs = list(_LSTMSequence.composed(*tensors))
+            found = iter(run_graph(outputs, [g, g_last], wanted, True, True, True))
+            return [None, *(next(found) if needed else None for needed in needs)]
+        x, h, _, weight_ih, weight_hh = tensors[:5]
+        kept, cells = ctx.kept
+        gradients = lstm_backward(
+            g, g_last, x, h, weight_ih, weight_hh, y, kept, cells, needs[0], any(needs[5:])
+        )
+        return [None, *gradients[: len(needs)]]
 
     @staticmethod
     def composed(
-        x: Tensor, h: Tensor, c: Tensor, w_ih: Tensor, w_hh: Tensor, *bias: Tensor
+        x: Tensor, h: Tensor, c: Tensor, weight_ih: Tensor, weight_hh: Tensor, *bias: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The same values from primitives."""
+        """The same values, step by step."""
         size, outputs = c.shape[1], []
         for step in unstack(x):
-            gates = linear(step, w_ih, *bias) + linear(h, w_hh)
+            gates = linear(step, weight_ih, *bias) + linear(h, weight_hh)
             both = lstm_cell(gates.T, c.T).T
             c, h = both[:, :size], both[:, size:]
             outputs.append(h)
