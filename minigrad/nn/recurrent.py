@@ -371,14 +371,14 @@ class LSTM(_LSTMKind, _Sequence):
         tensors = [x, *state, weight_ih, weight_hh, *([bias_ih + bias_hh] if self.bias else [])]
         dtype = np.result_type(*[t.dtype for t in tensors])
         tensors = [t if t.dtype == dtype else astype(t, dtype) for t in tensors]
-        y, c = _LSTMSequence.apply(is_grad_enabled(), *tensors)
+        y, c = LSTMSequence.apply(is_grad_enabled(), *tensors)
         return y, (y[-1], c)
 
     def _has_rows(self) -> bool:
         return not self.proj_size
 
 
-class _LSTMSequence(Function):
+class LSTMSequence(Function):
     """x (T, N, features), h and c (N, size), the weights, and perhaps a bias, to all h and the last
     c; `keep`, for a gradient. Where nobody records the gradient, it is one call too; else it is
     that of the same steps in primitives."""
@@ -399,7 +399,7 @@ class _LSTMSequence(Function):
         if is_grad_enabled():
             tensors = [t[...] for t in tensors]  # one of them may be given twice
             wanted = [t for t, needed in zip(tensors, needs, strict=True) if needed]
-            outputs = list(_LSTMSequence.composed(*tensors))
+            outputs = list(LSTMSequence.composed(*tensors))
             found = iter(run_graph(outputs, [g, g_last], wanted, True, True, True))
             return [None, *(next(found) if needed else None for needed in needs)]
         x, h, _, weight_ih, weight_hh = tensors[:5]
