@@ -293,6 +293,20 @@ def test_passes_over_one_graph_and_hooks():
     assert x.grad is None and layer(x)[0].requires_grad
 
 
+def test_weights_of_other_shapes_are_refused():
+    """The loops trust their sizes; a Parameter may be replaced, and functional_call takes any."""
+    layer, x = nn.LSTM(3, 4), mg.randn(5, 2, 3)
+    for name, parameter in layer.state_dict().items():
+        for shape in [(*parameter.shape[:-1], parameter.shape[-1] - 1), (1, *parameter.shape)]:
+            with pytest.raises(ValueError, match=r"differ|expected|broadcast|cannot take"):
+                mg.func.functional_call(layer, {name: mg.ones(*shape)}, (x,))
+    layer.weight_hh_l0 = nn.Parameter(mg.ones(16, 5))
+    with pytest.raises(
+        ValueError, match=r"LSTM: .* shapes .*\(16, 5\), \(16,\): expected \(T, N, i\)"
+    ):
+        layer(x)
+
+
 def test_nothing_is_kept_where_nothing_is_recorded():
     layer, x = nn.LSTM(3, 4), mg.randn(5, 2, 3)
     y, (_, c) = layer(x)

@@ -167,6 +167,18 @@ cdef ndarray rows_of(ndarray sequence, npy_intp start, npy_intp stop):
     return sequence[start:stop].reshape((stop - start) * shape[1], shape[2])
 
 
+cdef void check_operands(list tensors) except *:
+    shapes, dtypes = [t.shape for t in tensors], {t.dtype for t in tensors}
+    x, h = shapes[:2]
+    if len(x) == 3 and x[0] > 0 and len(h) == 2 and len(dtypes) == 1 and dtypes.pop().kind == "f":
+        n = h[1]
+        expected = [x, (x[1], n), (x[1], n), (4 * n, x[2]), (4 * n, n), (4 * n,)]
+        if shapes == expected[:len(shapes)]:
+            return
+    raise ValueError(f"LSTM: x, h, c, weight_ih, weight_hh and bias of shapes {', '.join(map(str, shapes))}: "
+                     "expected (T, N, i), (N, n), (N, n), (4 n, i), (4 n, n), (4 n,), of one floating dtype")
+
+
 def lstm_forward(Tensor x not None, Tensor h not None, Tensor c not None, Tensor weight_ih not None,
                  Tensor weight_hh not None, Tensor bias, bint keep):
     """A layer over x (T, N, input_size), T > 0, from the state h and c, (N, n), with the weights
@@ -174,6 +186,7 @@ def lstm_forward(Tensor x not None, Tensor h not None, Tensor c not None, Tensor
     (T, N, n), the last cell, and what `lstm_backward` needs, if `keep`: the activations (T, N, 5 n), and the
     cells with which the steps began (T, N, n)."""
     cdef int typenum = PyArray_TYPE(x.array)
+    check_operands([x, h, c, weight_ih, weight_hh] + ([] if bias is None else [bias]))
     cdef npy_intp steps = PyArray_DIMS(x.array)[0], rows = PyArray_DIMS(x.array)[1], t
     cdef npy_intp n = PyArray_DIMS(weight_hh.array)[1], places = steps if keep else 1
     cdef ndarray inputs = contiguous(x.array), before = contiguous(h.array), cell, after
@@ -202,7 +215,8 @@ def lstm_backward(Tensor g not None, Tensor g_last not None, Tensor x not None, 
                   Tensor weight_ih not None, Tensor weight_hh not None, Tensor y not None,
                   Tensor kept not None, Tensor cells not None, bint of_x, bint of_bias):
     """The gradients of x, h, c, weight_ih, weight_hh and the bias (None for x and the bias unless asked for),
-    from the cotangents of the outputs y and of the last cell, and what `lstm_forward` kept."""
+    from the cotangents of the outputs y and of the last cell, of their shapes and dtype, and from what
+    `lstm_forward` got and kept."""
     cdef int typenum = PyArray_TYPE(x.array)
     cdef npy_intp steps = PyArray_DIMS(x.array)[0], rows = PyArray_DIMS(x.array)[1], t, start, stop = steps
     cdef npy_intp n = PyArray_DIMS(weight_hh.array)[1], first

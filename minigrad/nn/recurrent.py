@@ -380,11 +380,12 @@ class LSTM(_LSTMKind, _Sequence):
 
 class LSTMSequence(Function):
     """x (T, N, features), h and c (N, size), the weights, and perhaps a bias, to all h and the last
-    c; `keep`, for a gradient. Where nobody records the gradient, it is one call too; else it is
-    that of the same steps in primitives."""
+    c; `keep` what a gradient needs. Where nobody records it, the gradient is one call too; else it
+    is that of the same steps in primitives."""
 
     @staticmethod
     def forward(ctx: Any, keep: bool, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """In one call."""
         x, h, c, weight_ih, weight_hh, *bias = tensors
         y, last, *ctx.kept = lstm_forward(
             x, h, c, weight_ih, weight_hh, bias[0] if bias else None, keep
@@ -394,6 +395,7 @@ class LSTMSequence(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, g_last: Tensor) -> list[Tensor | None]:
+        """In one call, or recorded."""
         needs = ctx.needs_input_grad[1:]
         y, *tensors = ctx.saved_tensors
         if is_grad_enabled():
