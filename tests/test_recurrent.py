@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -131,16 +134,191 @@ def test_gradients_of_cells(kind):
     assert gradgradcheck(function, (tensor(2, 2), *state, *cell.parameters()))
 
 
-def test_recorded_and_unrecorded_gradients_are_the_same():
-    """Recorded, the rule of lstm_cell is a composition, and products and parts are taken singly."""
-    layer = nn.LSTM(3, 4, num_layers=2, bidirectional=True).double()
-    x, d = tensor(40, 2, 3), mg.tensor(RANDOM.normal(size=(40, 2, 8)))
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: nn.LSTM(3, 4, num_layers=2, bidirectional=True),
+        lambda: nn.LSTM(3, 4, proj_size=2),
+        lambda: nn.GRU(3, 4, num_layers=2, bidirectional=True),
+    ],
+    ids=["LSTM", "LSTM with proj_size", "GRU"],
+)
+def test_recorded_and_unrecorded_gradients_are_the_same(build):
+    """Recorded, a layer is a composition of steps, lstm_cell is one of elementwise operations, and
+    products and parts are taken singly."""
+    layer = build().double()
+    x, d = (
+        tensor(40, 20, 3),
+        mg.tensor(RANDOM.normal(size=(40, 20, layer(mg.ones(1, 3))[0].shape[1]))),
+    )
     inputs = [x, *layer.parameters()]
     plain = mg.autograd.grad(layer(x)[0], inputs, d)
     recorded = mg.autograd.grad(layer(x)[0], inputs, d, create_graph=True)
     for one, other in zip(plain, recorded, strict=True):
         assert other.requires_grad and not one.requires_grad
         np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-10, atol=1e-13)
+
+
+# ------------------------------------------------------------------------ an LSTM layer as one call
+SIZES = [  # steps, batch, features, hidden: tails of tiles, of panels, of the chunks of backward
+    (1, 1, 1, 1),
+    (3, 1, 5, 16),
+    (7, 3, 2, 4),
+    (20, 33, 7, 9),
+    (9, 40, 64, 20),
+    (2, 300, 3, 12),
+    (5, 13, 33, 130),
+    (4, 0, 3, 2),
+]
+
+
+def results(layer, x, state, cotangents):
+    """Outputs, and gradients of the input, the state and the parameters."""
+    inputs = [mg.tensor(a, layer.weight_ih_l0.dtype, requires_grad=True) for a in (x, *state)]
+    y, last = layer(inputs[0], tuple(inputs[1:]))
+    outputs, given = [y, *last], [mg.tensor(g, y.dtype) for g in cotangents]
+    gradients = mg.autograd.grad(outputs, [*inputs, *layer.parameters()], given)
+    return [t.numpy() for t in (*outputs, *gradients)]
+
+
+def check_single_precision(sizes=SIZES):
+    """float32, for which weights are packed, beside float64, which gradcheck looks at."""
+    random = np.random.default_rng(2)
+    for steps, batch, features, hidden in sizes:
+        layer = nn.LSTM(features, hidden)
+        x, state = random.normal(size=(steps, batch, features)), (1, batch, hidden)
+        states, cotangents = (
+            [random.normal(size=shape) for shape in shapes]
+            for shapes in ([state, state], [(steps, batch, hidden), state, state])
+        )
+        single = results(layer, x, states, cotangents)
+        for one, exact in zip(single, results(layer.double(), x, states, cotangents), strict=True):
+            assert one.dtype == np.float32 and one.shape == exact.shape
+            scale = np.abs(exact).max(initial=1.0)
+            np.testing.assert_allclose(one, exact, rtol=0, atol=3e-6 * scale)
+
+
+def test_single_precision_where_blas_shares_its_work():
+    check_single_precision()
+
+
+def test_single_precision_where_blas_has_one_thread():
+    environment = {
+        **os.environ,
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    program = "import test_recurrent as t; t.check_single_precision([*t.SIZES, (5, 64, 128, 300)])"
+    here = os.path.dirname(__file__)
+    subprocess.run([sys.executable, "-c", program], env=environment, cwd=here, check=True)
+
+
+def test_a_write_to_a_weight_is_seen_by_the_next_call():
+    """Panels of a packed weight must not outlive the call that packed it."""
+    layer, x = nn.LSTM(16, 32), mg.randn(6, 16, 16)
+
+    def fresh():
+        copy = nn.LSTM(16, 32)
+        copy.load_state_dict(layer.state_dict())
+        return copy(x)[0].numpy()
+
+    optimizer = mg.optim.SGD(layer.parameters(), lr=0.5)
+    values = [layer(x)[0].numpy()]
+    for write in (
+        lambda: layer.weight_hh_l0.copy_(layer.weight_hh_l0.numpy() * 2),
+        lambda: layer.weight_ih_l0.fill_(0.1),
+        lambda: nn.init.orthogonal_(layer.weight_hh_l0),
+        optimizer.step,
+        lambda: layer.weight_hh_l0._array.__setitem__((0, 0), 5.0),  # unknown to every version
+    ):
+        layer.zero_grad()
+        (layer(x)[0] ** 2).sum().backward()
+        with mg.no_grad():
+            write()
+        values.append(layer(x)[0].numpy())
+        np.testing.assert_array_equal(values[-1], fresh())
+        assert not np.array_equal(values[-1], values[-2])
+
+
+@pytest.mark.parametrize("written", ["x", "h", "weight_ih_l0", "weight_hh_l0", "y"])
+def test_a_write_before_backward_is_noticed(written):
+    layer, x, state = nn.LSTM(3, 4), mg.randn(5, 2, 3), (mg.zeros(1, 2, 4), mg.zeros(1, 2, 4))
+    y, _ = layer(x, state)
+    target = {"x": x, "h": state[0], "y": y}
+    with mg.no_grad():
+        (target[written] if written in target else getattr(layer, written)).fill_(0.5)
+    with pytest.raises(RuntimeError, match="written to in place since"):
+        y.sum().backward()
+    assert all(p.grad is None for p in layer.parameters())
+
+
+def test_one_tensor_given_twice_and_parts_of_one_another():
+    """h is c, and both are made from x: every way to x counts, once."""
+    layer, x, d = nn.LSTM(4, 4).double(), tensor(6, 3, 4), mg.tensor(RANDOM.normal(size=(6, 3, 4)))
+    cell = nn.LSTMCell(4, 4).double()
+    cell.load_state_dict({k.removesuffix("_l0"): v for k, v in layer.state_dict().items()})
+    start = x[:1] * 2.0
+    expected, state = [], (start[0], start[0])
+    for step_ in x:
+        state = cell(step_, state)
+        expected.append(state[0])
+    (exact,) = mg.autograd.grad(mg.stack(expected), x, d, retain_graph=True)
+    for create_graph in (False, True):
+        y, _ = layer(x, (start, start))
+        (found,) = mg.autograd.grad(y, x, d, retain_graph=True, create_graph=create_graph)
+        np.testing.assert_allclose(found.numpy(), exact.numpy(), rtol=1e-10, atol=1e-13)
+
+
+def test_third_order():
+    layer, x = nn.LSTM(2, 2).double(), tensor(3, 1, 2)
+
+    def slope(x):
+        y, (_, c) = layer(x)
+        return mg.autograd.grad((y * y).sum() + (c * c).sum(), x, create_graph=True)[0]
+
+    assert gradgradcheck(slope, (x,))
+
+
+def test_passes_over_one_graph_and_hooks():
+    layer, x, seen = nn.LSTM(3, 4), mg.randn(5, 2, 3), []
+    y, (h, c) = layer(x)
+    y.register_hook(lambda g: g * 2.0)
+    layer.weight_hh_l0.register_hook(lambda g: seen.append(g.numpy(copy=True)))
+    for output in (y.sum(), h.sum(), c.sum()):  # outputs that receive nothing count as zero
+        output.backward(retain_graph=True)
+    y, (h, c) = layer(x)
+    (y.sum() * 2.0 + h.sum() * 2.0 + c.sum()).backward()  # h is a part of y
+    assert len(seen) == 4
+    np.testing.assert_allclose(sum(seen[:3]), seen[3], rtol=1e-4, atol=1e-6)
+    assert x.grad is None and layer(x)[0].requires_grad
+
+
+def test_weights_of_other_shapes_are_refused():
+    """The loops trust their sizes; a Parameter may be replaced, and functional_call takes any."""
+    layer, x = nn.LSTM(3, 4), mg.randn(5, 2, 3)
+    for name, parameter in layer.state_dict().items():
+        for shape in [(*parameter.shape[:-1], parameter.shape[-1] - 1), (1, *parameter.shape)]:
+            with pytest.raises(ValueError, match=r"differ|expected|broadcast|cannot take"):
+                mg.func.functional_call(layer, {name: mg.ones(*shape)}, (x,))
+    layer.weight_hh_l0 = nn.Parameter(mg.ones(16, 5))
+    with pytest.raises(
+        ValueError, match=r"LSTM: .* shapes .*\(16, 5\), \(16,\): expected \(T, N, i\)"
+    ):
+        layer(x)
+
+
+def test_nothing_is_kept_where_nothing_is_recorded():
+    layer, x = nn.LSTM(3, 4), mg.randn(5, 2, 3)
+    y, (_, c) = layer(x)
+    with mg.no_grad():
+        other, (_, d) = layer(x)
+    np.testing.assert_array_equal(y.numpy(), other.numpy())
+    np.testing.assert_array_equal(c.numpy(), d.numpy())
+    assert y.grad_fn is not None and other.grad_fn is None
+    x = x.astype(mg.float64)  # another dtype than the weights'
+    assert layer(x)[0].dtype == mg.float64
+    layer(x)[0].sum().backward()
+    assert layer.weight_ih_l0.grad.dtype == mg.float32
 
 
 # ------------------------------------------------------------------------- the engine behind them
@@ -443,5 +621,7 @@ def test_a_recurrent_net_learns_to_remember(build):
         optimizer.zero_grad()
         loss = nn.BCEWithLogitsLoss()(head(net(mg.tensor(x))[0][-1]), target)
         loss.backward()
+        # without which the path of the Elman net hangs on the last bit of a gradient
+        nn.utils.clip_grad_norm_(net.parameters(), 0.5)
         optimizer.step()
     assert loss.item() < 0.25

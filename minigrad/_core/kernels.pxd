@@ -44,9 +44,6 @@ cdef void add_along(floating* x, long long* index, Py_ssize_t outer, Py_ssize_t 
                     Py_ssize_t inner, floating* o) noexcept nogil
 cdef void scan(floating* factor, floating* x, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t inner,
                floating* o) noexcept nogil
-cdef void lstm_forward(floating* z, floating* c, Py_ssize_t n, floating* kept, floating* out) noexcept nogil
-cdef void lstm_backward(floating* g, floating* c, floating* kept, Py_ssize_t n, bint of_gates,
-                        floating* out) noexcept nogil
 cdef void reduce_rows(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride,
                       Py_ssize_t rows, Py_ssize_t n, double* centre, double* accumulator) noexcept nogil
 cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride,

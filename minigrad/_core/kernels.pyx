@@ -533,56 +533,6 @@ cdef void scan(floating* factor, floating* x, Py_ssize_t outer, Py_ssize_t lengt
                          inner, min(<Py_ssize_t> TILE, inner - i), o + start)
 
 
-# ---------------------------------------------------------------------------------------- LSTM cell
-cdef cloned lstm_tile(floating* z, floating* c, Py_ssize_t n, Py_ssize_t w, floating* kept,
-                      floating* out) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(w): kept[k] = mg_sigmoid(z[k])
-    for k in range(w): kept[n + k] = mg_sigmoid(z[n + k])
-    for k in range(w): kept[2 * n + k] = mg_tanh(z[2 * n + k])
-    for k in range(w): kept[3 * n + k] = mg_sigmoid(z[3 * n + k])
-    for k in range(w): out[k] = kept[n + k] * c[k] + kept[k] * kept[2 * n + k]
-    for k in range(w): kept[4 * n + k] = mg_tanh(out[k])
-    for k in range(w): out[n + k] = kept[3 * n + k] * kept[4 * n + k]
-
-
-cdef void lstm_forward(floating* z, floating* c, Py_ssize_t n, floating* kept, floating* out) noexcept nogil:
-    """z: the gates i, f, g, o before their activation, n each; c: the cell. out: the next cell and h.
-    kept: i, f, g, o and tanh(cell), for `lstm_backward`."""
-    cdef Py_ssize_t k = 0
-    while k < n:                            # tile by tile, since each loop reads what the one before wrote
-        lstm_tile(z + k, c + k, n, min(n - k, <Py_ssize_t> TILE), kept + k, out + k)
-        k += TILE
-
-
-cdef cloned lstm_slopes(floating* g, floating* c, floating* kept, Py_ssize_t n, Py_ssize_t w, bint of_gates,
-                        floating* out) noexcept nogil:
-    cdef floating down[TILE]                # the cotangent of the next cell, by both ways
-    cdef floating* i = kept
-    cdef floating* f = kept + n
-    cdef floating* m = kept + 2 * n
-    cdef floating* o = kept + 3 * n
-    cdef floating* t = kept + 4 * n
-    cdef Py_ssize_t k
-    for k in range(w): down[k] = g[k] + g[n + k] * o[k] * (1 - t[k] * t[k])
-    if of_gates:
-        for k in range(w): out[k] = down[k] * m[k] * (i[k] * (1 - i[k]))
-        for k in range(w): out[n + k] = down[k] * c[k] * (f[k] * (1 - f[k]))
-        for k in range(w): out[2 * n + k] = down[k] * i[k] * (1 - m[k] * m[k])
-        for k in range(w): out[3 * n + k] = g[n + k] * t[k] * (o[k] * (1 - o[k]))
-    else:
-        for k in range(w): out[k] = down[k] * f[k]
-
-
-cdef void lstm_backward(floating* g, floating* c, floating* kept, Py_ssize_t n, bint of_gates,
-                        floating* out) noexcept nogil:
-    """From the cotangents of the next cell and h to those of the gates (4 n) or of the cell (n)."""
-    cdef Py_ssize_t k = 0
-    while k < n:
-        lstm_slopes(g + k, c + k, kept + k, n, min(n - k, <Py_ssize_t> TILE), of_gates, out + k)
-        k += TILE
-
-
 # -------------------------------------------------------------------------------------- reductions
 cdef enum:
     LANES = 256             # bytes of independent accumulators, so that none waits for the last addition

@@ -65,12 +65,11 @@ cdef ndarray cumulate(ndarray factor, ndarray x, int axis)
 cdef void* vector(ndarray a, ndarray like, bint writable, str what) except? NULL
 cdef void blend(ndarray average, ndarray batch, double keep, double gain) except *
 cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=*)
+cdef void multiply(ndarray x, ndarray y, ndarray panels, ndarray start, ndarray out) except *
+cdef ndarray panels_of(ndarray y, npy_intp rows, npy_intp uses)
 cdef ndarray packed_matmul(ndarray x, ndarray y, tuple shape, ndarray bias)
 cdef ndarray packed_outer(ndarray x, ndarray y, tuple shape)
-cdef ndarray blocks(ndarray c, int count)
 cdef ndarray joined(list arrays, int axis, npy_intp length)
-cdef ndarray lstm_cell(ndarray z, ndarray c, ndarray kept)
-cdef ndarray lstm_slopes(ndarray g, ndarray c, ndarray kept, bint of_gates)
 cdef ndarray take_slices(str name, ndarray x, ndarray index, int axis)
 cdef void add_slices(str name, ndarray x, ndarray index, int axis, ndarray out) except *
 cdef void add_in_place(ndarray target, ndarray addend) noexcept

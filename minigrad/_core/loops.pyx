@@ -34,8 +34,7 @@ from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray
 from .kernels cimport (
     COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, PRODUCTS, SUBTRACT, SUM, TILE,
     VAR, accumulate, add_along, add_block, all_within, blend_into, call_kernel, call_with_numbers, copy_block,
-    first_maxima, lstm_backward, lstm_forward, pack, reduce_columns, reduce_rows, reduction_start, scan,
-    take_along, takes_numbers)
+    first_maxima, pack, reduce_columns, reduce_rows, reduction_start, scan, take_along, takes_numbers)
 
 import os
 
@@ -68,8 +67,11 @@ cdef extern from "matmul.h" nogil:
         float* data
         npy_intp row, column
     bint takes "mg_takes"(npy_intp rows, npy_intp inner, npy_intp columns)
-    bint own_matmul "mg_matmul"(Matrix a, Matrix b, float* bias, float* out, npy_intp rows, npy_intp inner,
-                                npy_intp columns)
+    bint takes_panels "mg_takes_panels"(npy_intp inner, npy_intp columns)
+    int LANES "MG_LANES"
+    void pack_panels "mg_pack_panels"(Matrix b, npy_intp inner, npy_intp columns, float* panels)
+    bint own_matmul "mg_matmul"(Matrix a, Matrix b, float* panels, Matrix start, float* out, npy_intp rows,
+                                npy_intp inner, npy_intp columns)
 
 cdef extern from *:
     """
@@ -115,7 +117,7 @@ cdef inline Bin* bin_of(int ndim, npy_intp* shape, int typenum):
     cdef int d
     for d in range(ndim):
         key = key * 1000003 + <unsigned long long> shape[d]
-    return &bins[(key ^ (key >> 17)) % BINS]
+    return &bins[(key * 0x9E3779B97F4A7C15ULL) >> 56]   # Fibonacci hashing; BINS is 2^8
 
 
 cdef inline bint belongs(Bin* bin, int ndim, npy_intp* shape, int typenum):
@@ -1079,7 +1081,8 @@ def count_classes(str name, ndarray labels not None, long long classes, long lon
 
 # --------------------------------------------------------------------------------------- matrices
 cdef enum:
-    SHARED_WORK = 262144        # multiply-adds above which OpenBLAS divides a product among its threads
+    SHARED_WORK = 1 << 18       # multiply-adds above which OpenBLAS divides a product among its threads
+    SHARED_PACKED = 1 << 22     # and above which that gains more than to have packed once
 
 
 def threads_of_blas():
@@ -1093,7 +1096,7 @@ def threads_of_blas():
 cdef bint blas_alone = threads_of_blas() == 1   # else larger products are left to its threads
 
 
-cdef inline Matrix matrix(ndarray x):
+cdef inline Matrix matrix(ndarray x) noexcept:
     cdef Matrix view
     view.data = <float*> PyArray_DATA(x)
     view.row = PyArray_STRIDES(x)[0] // 4
@@ -1103,10 +1106,9 @@ cdef inline Matrix matrix(ndarray x):
 
 cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
     """x @ y (+ bias for each row) for arrays of two or more dimensions, float32 or float64. The caller has
-    checked the shapes; bias is C-contiguous, and x and y are 2-D then. What matmul.h does not take is left to
-    NumPy's BLAS: `PyArray_MatrixProduct2` took 0.4 us where np.matmul took 1.2."""
+    checked the shapes; bias is C-contiguous, and x and y are 2-D then."""
     cdef npy_intp shape[MAXDIMS]
-    cdef npy_intp size, inner = PyArray_DIMS(y)[PyArray_NDIM(y) - 2]
+    cdef npy_intp size
     cdef int n = PyArray_NDIM(x), m = PyArray_NDIM(y), ndim = max(n, m), d
     for d in range(ndim - 2):                   # broadcast; sizes that do not fit NumPy will name
         shape[d] = PyArray_DIMS(x)[d - ndim + n] if d >= ndim - n else 1
@@ -1117,27 +1119,51 @@ cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
     out = empty(ndim, shape, PyArray_TYPE(x))
     if ndim > 2:
         return np.matmul(x, y, out)
-    cdef npy_intp work = shape[0] * inner * shape[1]
-    cdef Matrix left, right
-    cdef float* start = NULL
+    multiply(x, y, None, bias, out)
+    return out
+
+
+cdef void multiply(ndarray x, ndarray y, ndarray panels, ndarray start, ndarray out) except *:
+    """out = start + x @ y for matrices. out is C-contiguous; so is start, which has the shape of out, or of a
+    row, or is `out` itself, or None. panels: what `panels_of` made of y, or None."""
+    cdef npy_intp rows = PyArray_DIMS(out)[0], columns = PyArray_DIMS(out)[1], inner = PyArray_DIMS(y)[0]
+    cdef Matrix left = matrix(x), right = matrix(y), first
     cdef bint done
+    cdef float* packed
     cdef PyThreadState* thread = NULL
-    if (PyArray_TYPE(x) == NPY_FLOAT and (work <= SHARED_WORK or blas_alone)
-            and takes(shape[0], inner, shape[1])):
-        left, right = matrix(x), matrix(y)
-        if bias is not None:
-            start = <float*> PyArray_DATA(bias)
-        if work > SHARED_WORK:
+    if panels is not None or (PyArray_TYPE(x) == NPY_FLOAT and takes(rows, inner, columns)
+                              and (blas_alone or rows * inner * columns <= SHARED_WORK)):
+        first.data, first.row, first.column = NULL, 0, 1
+        if start is not None:
+            first.data = <float*> PyArray_DATA(start)
+            first.row = columns if PyArray_NDIM(start) == 2 else 0
+        if rows * inner * columns > SHARED_WORK:
             thread = PyEval_SaveThread()
-        done = own_matmul(left, right, start, <float*> PyArray_DATA(out), shape[0], inner, shape[1])
+        packed = NULL if panels is None else <float*> PyArray_DATA(panels)
+        done = own_matmul(left, right, packed, first, <float*> PyArray_DATA(out), rows, inner, columns)
         if thread != NULL:
             PyEval_RestoreThread(thread)
         if done:
-            return out
-    PyArray_MatrixProduct2(x, y, out)
-    if bias is not None:
-        add_in_place(out, bias)
-    return out
+            return
+    if start is out:
+        add_in_place(out, matmul(x, y))
+        return
+    PyArray_MatrixProduct2(x, y, out)           # in 0.4 us, where np.matmul took 1.2
+    if start is not None:
+        add_in_place(out, start)
+
+
+cdef ndarray panels_of(ndarray y, npy_intp rows, npy_intp uses):
+    """The matrix y packed for `multiply`, where one call has so many products of so many rows with it: the
+    panels must not outlive that call, as nothing tells them of a write to y. None where they gain nothing."""
+    cdef npy_intp inner = PyArray_DIMS(y)[0], columns = PyArray_DIMS(y)[1]
+    cdef npy_intp size = inner * ((columns + LANES - 1) // LANES * LANES)
+    if (uses < 2 or PyArray_TYPE(y) != NPY_FLOAT or not takes_panels(inner, columns)
+            or not (blas_alone or rows * size <= SHARED_PACKED)):
+        return None
+    panels = empty(1, &size, NPY_FLOAT)
+    pack_panels(matrix(y), inner, columns, <float*> PyArray_DATA(panels))
+    return panels
 
 
 cdef npy_intp block_of(ndarray y):
@@ -1210,41 +1236,6 @@ cdef void add_in_place(ndarray target, ndarray addend) noexcept:
     cdef npy_intp n = PyArray_SIZE(addend)
     accumulate(PyArray_TYPE(target) == NPY_DOUBLE, PyArray_DATA(addend), PyArray_DATA(target),
                PyArray_SIZE(target) // max(n, 1), n)
-
-
-# ---------------------------------------------------------------------------------------- LSTM cell
-cdef ndarray blocks(ndarray c, int count):
-    """An array like c, `count` times as long in the first dimension."""
-    cdef npy_intp shape[MAXDIMS]
-    cdef int d
-    for d in range(PyArray_NDIM(c)): shape[d] = PyArray_DIMS(c)[d]
-    shape[0] *= count
-    return empty(PyArray_NDIM(c), shape, PyArray_TYPE(c))
-
-
-cdef ndarray lstm_cell(ndarray z, ndarray c, ndarray kept):
-    """The next cell and h as two blocks, from four blocks of gates and the cell, all C-contiguous. Writes
-    five blocks to `kept`, for `lstm_slopes`."""
-    cdef ndarray out = blocks(c, 2)
-    if PyArray_TYPE(c) == NPY_DOUBLE:
-        lstm_forward(<double*> PyArray_DATA(z), <double*> PyArray_DATA(c), PyArray_SIZE(c),
-                     <double*> PyArray_DATA(kept), <double*> PyArray_DATA(out))
-    else:
-        lstm_forward(<float*> PyArray_DATA(z), <float*> PyArray_DATA(c), PyArray_SIZE(c),
-                     <float*> PyArray_DATA(kept), <float*> PyArray_DATA(out))
-    return out
-
-
-cdef ndarray lstm_slopes(ndarray g, ndarray c, ndarray kept, bint of_gates):
-    """The cotangent of the gates, or of the cell, from that of the output of `lstm_cell`."""
-    cdef ndarray out = blocks(c, 4 if of_gates else 1)
-    if PyArray_TYPE(c) == NPY_DOUBLE:
-        lstm_backward(<double*> PyArray_DATA(g), <double*> PyArray_DATA(c), <double*> PyArray_DATA(kept),
-                      PyArray_SIZE(c), of_gates, <double*> PyArray_DATA(out))
-    else:
-        lstm_backward(<float*> PyArray_DATA(g), <float*> PyArray_DATA(c), <float*> PyArray_DATA(kept),
-                      PyArray_SIZE(c), of_gates, <float*> PyArray_DATA(out))
-    return out
 
 
 # ----------------------------------------------------------- running averages, optimiser steps

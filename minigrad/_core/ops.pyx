@@ -19,7 +19,7 @@ cimport numpy as cnp
 from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArray_DATA, PyArray_DIMS,
                     PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
-from . cimport loops, loss
+from . cimport loops, loss, recurrent
 from .kernels cimport (
     ABS, ADD, CLIP, DIVIDE, EQUAL, ERF, EXP, EXPM1, GATE, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, LOG,
     LOG1P, LOGSIGMOID, LOGSUM, MAX, MAXIMUM, MEAN, MIN, MINIMUM, MULTIPLY, NEGATIVE, NO_KERNEL,
@@ -2007,15 +2007,16 @@ def lstm_cell(gates, cell):
         if dtype.kind != "f":
             dtype = np.float32 if dtype.kind == "b" else np.float64
         z, c = astype(z, dtype), astype(c, dtype)
-    cdef Tensor kept = wrap(loops.blocks(c.array, 5))
-    out = loops.lstm_cell(contiguous(z.array), contiguous(c.array), kept.array)
+    cdef Tensor kept = wrap(recurrent.blocks(c.array, 5))
+    out = recurrent.cell_forward(contiguous(z.array), contiguous(c.array), kept.array)
     return record(LSTM_CELL_, out, z, c, None, (kept,))
 
 
 cdef object lstm_slope(Tensor g, Tensor gates, Tensor cell, Tensor kept, bint of_gates):
     """The rule of `lstm_cell` for either input; where nobody records it, in one pass."""
     if not recording():
-        return wrap(loops.lstm_slopes(contiguous(g.array), contiguous(cell.array), kept.array, of_gates))
+        return wrap(recurrent.cell_backward(contiguous(g.array), contiguous(cell.array), kept.array,
+                                            of_gates))
     n = cell.shape[0]
     z_i, z_f, z_g, z_o = [gates[k * n:(k + 1) * n] for k in range(4)]
     i, f, m, o = sigmoid(z_i), sigmoid(z_f), tanh(z_g), sigmoid(z_o)

@@ -1,11 +1,14 @@
 """RNN, LSTM, GRU, their cells, and the batch-normalised LSTM.
 
-Inside, a state is a matrix of columns, (hidden_size, N): the gates of an LSTM then lie one after
-the other in memory, as blocks of rows of (4 hidden_size, N), and BLAS multiplied `weight @ h` in
-two thirds of the time of `h @ weight.T` (45 against 71 us for 128 hidden units and a batch of 32).
-A step is one product, of [W_ih b W_hh] and [x; 1; h]; backward the engine takes the products of all
-steps for the weights together. (To project the inputs of all steps before the loop came out slower:
-it saves no arithmetic, and costs passes over the gates of all steps.)
+An LSTM layer is one `Function` over all steps, on the loops of `_core/recurrent.pyx`: 7.0 ms where
+a composition of steps took 8.6 (64 to 128 units, 32 steps of batch 32, forward and backward).
+
+All else is composed of steps. In these a state is a matrix of columns, (hidden_size, N): the gates
+then lie one after the other in memory, as blocks of rows of (4 hidden_size, N). A step is one
+product, of [W_ih b W_hh] and [x; 1; h], of which the weight is not packed (56 us where
+`h @ weight.T` took 91); backward the engine takes the products of many steps for the weights
+together. (To project the inputs of all steps before the loop came out slower: it saves no
+arithmetic, and costs passes over the gates of all steps.)
 
 Sequences of different lengths are padded at the end. A step does not look ahead, so the output at
 `lengths - 1` is the last of each sequence (`y[lengths - 1, mg.arange(N)]`), and a loss masks the
@@ -21,6 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .._core.ops import (
+    astype,
     concat,
     linear,
     lstm_cell,
@@ -31,9 +35,11 @@ from .._core.ops import (
     sigmoid,
     tanh,
 )
-from .._core.tensor import Tensor, to_tensor
+from .._core.recurrent import lstm_backward, lstm_forward
+from .._core.tensor import Tensor, is_grad_enabled, run_graph, to_tensor
 from ..creation import empty, full, ones, zeros
-from ..functions import expand_dims, split, stack, unstack
+from ..function import Function
+from ..functions import expand_dims, flip, split, stack, unstack
 from . import functional, init
 from .module import Module, ModuleList, Parameter, flag, number, positive
 
@@ -182,6 +188,21 @@ class _GRUKind(_Kind):
 class _Sequence(_Kind):
     """Layers and directions around a step."""
 
+    def _over_time(self, x: Tensor, state: State, suffix: str) -> tuple[Tensor, State]:
+        """One layer in one direction, step by step: x (T, features, N) and a state of (N, size) to
+        the outputs (T, size, N) and the last state; (T, N, features), (T, N, size) if _has_rows."""
+        matrices = self._matrices(suffix)
+        one = [ones(1, x.shape[2], dtype=x.dtype)] if self.bias else []
+        state, outputs = tuple(h.T for h in state), []
+        for columns in unstack(x):
+            state = self._step([columns, *one], state, matrices)
+            outputs.append(state[0])
+        return stack(outputs), tuple(h.T for h in state)
+
+    def _has_rows(self) -> bool:
+        """Whether `_over_time` takes and gives a row for each sequence, not a column."""
+        return False
+
     def __init__(
         self,
         input_size: int,
@@ -230,38 +251,34 @@ class _Sequence(_Kind):
         """The outputs of the last layer at all steps, and the last state of every layer."""
         given = self._input(x, {2: "(T, input_size)", 3: self._layout()})
         x = given if given.ndim == 3 else expand_dims(given, 0 if self.batch_first else 1)
-        columns = permute_dims(x, (1, 2, 0) if self.batch_first else (0, 2, 1))
-        length, _, batch = columns.shape
+        x = permute_dims(x, (1, 0, 2)) if self.batch_first else x
+        length, batch, _ = x.shape
+        rows = self._has_rows()
         if length == 0:
             raise ValueError(f"{type(self).__name__}: the sequence has no steps, got {given.shape}")
         count = self.num_layers * (1 + self.bidirectional)
         leading = (count, batch) if given.ndim == 3 else (count,)
         initial = [
-            permute_dims(reshape(h, (count, batch, -1)), (0, 2, 1))
-            for h in self._given_state(hx, leading, x)
+            reshape(h, (count, batch, h.shape[-1])) for h in self._given_state(hx, leading, x)
         ]
-        one = [ones(1, batch, dtype=x.dtype)] if self.bias else []
 
-        steps = list(unstack(columns))
         last: list[State] = []
+        x = x if rows else permute_dims(x, (0, 2, 1))
         for layer in range(self.num_layers):
             if layer and self.training and self.dropout:
-                steps = [functional.dropout(x, self.dropout) for x in steps]
+                x = functional.dropout(x, self.dropout)
             ways = []
             for suffix in self._suffixes(layer):
-                state, matrices = tuple(h[len(last)] for h in initial), self._matrices(suffix)
-                order = slice(None, None, -1 if suffix.endswith("reverse") else 1)
-                outputs = []
-                for x in steps[order]:
-                    state = self._step([x, *one], state, matrices)
-                    outputs.append(state[0])
-                ways.append(outputs[order])
+                backwards = suffix.endswith("reverse")
+                state = tuple(h[len(last)] for h in initial)
+                y, state = self._over_time(flip(x, 0) if backwards else x, state, suffix)
+                ways.append(flip(y, 0) if backwards else y)
                 last.append(state)
-            steps = [concat(both) for both in zip(*ways, strict=True)] if len(ways) > 1 else ways[0]
+            x = concat(ways, axis=2 if rows else 1) if len(ways) > 1 else ways[0]
 
-        y = reshape(concat(steps, axis=1), (-1, length, batch))
-        y = permute_dims(y, (2, 1, 0) if self.batch_first else (1, 2, 0))
-        final = [stack([state[k].T for state in last]) for k in range(self._states)]
+        y = x if rows else permute_dims(x, (0, 2, 1))
+        y = permute_dims(y, (1, 0, 2)) if self.batch_first else y
+        final = [stack([state[k] for state in last]) for k in range(self._states)]
         if given.ndim == 2:
             y, final = reshape(y, (length, -1)), [reshape(h, (count, -1)) for h in final]
         return y, tuple(final) if self._states == 2 else final[0]
@@ -346,6 +363,66 @@ class LSTM(_LSTMKind, _Sequence):
     >>> y.shape, h.shape, c.shape
     ((2, 5, 8), (2, 2, 4), (2, 2, 4))
     """
+
+    def _over_time(self, x: Tensor, state: State, suffix: str) -> tuple[Tensor, State]:
+        if not self._has_rows():
+            return super()._over_time(x, state, suffix)
+        weight_ih, weight_hh, bias_ih, bias_hh = self._weights(suffix)
+        tensors = [x, *state, weight_ih, weight_hh, *([bias_ih + bias_hh] if self.bias else [])]
+        dtype = np.result_type(*[t.dtype for t in tensors])
+        tensors = [t if t.dtype == dtype else astype(t, dtype) for t in tensors]
+        y, c = LSTMSequence.apply(is_grad_enabled(), *tensors)
+        return y, (y[-1], c)
+
+    def _has_rows(self) -> bool:
+        return not self.proj_size
+
+
+class LSTMSequence(Function):
+    """x (T, N, features), h and c (N, size), the weights, and perhaps a bias, to all h and the last
+    c; `keep` what a gradient needs. Where nobody records it, the gradient is one call too; else it
+    is that of the same steps in primitives."""
+
+    @staticmethod
+    def forward(ctx: Any, keep: bool, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        """In one call."""
+        x, h, c, weight_ih, weight_hh, *bias = tensors
+        y, last, *ctx.kept = lstm_forward(
+            x, h, c, weight_ih, weight_hh, bias[0] if bias else None, keep
+        )
+        ctx.save_for_backward(y, *tensors)
+        return y, last
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, g_last: Tensor) -> list[Tensor | None]:
+        """In one call, or recorded."""
+        needs = ctx.needs_input_grad[1:]
+        y, *tensors = ctx.saved_tensors
+        if is_grad_enabled():
+            tensors = [t[...] for t in tensors]  # one of them may be given twice
+            wanted = [t for t, needed in zip(tensors, needs, strict=True) if needed]
+            outputs = list(LSTMSequence.composed(*tensors))
+            found = iter(run_graph(outputs, [g, g_last], wanted, True, True, True))
+            return [None, *(next(found) if needed else None for needed in needs)]
+        x, h, _, weight_ih, weight_hh = tensors[:5]
+        kept, cells = ctx.kept
+        gradients = lstm_backward(
+            g, g_last, x, h, weight_ih, weight_hh, y, kept, cells, needs[0], any(needs[5:])
+        )
+        return [None, *gradients[: len(needs)]]
+
+    @staticmethod
+    def composed(
+        x: Tensor, h: Tensor, c: Tensor, weight_ih: Tensor, weight_hh: Tensor, *bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same values, step by step."""
+        size, outputs = c.shape[1], []
+        for step in unstack(x):
+            gates = linear(step, weight_ih, *bias) + linear(h, weight_hh)
+            both = lstm_cell(gates.T, c.T).T
+            c, h = both[:, :size], both[:, size:]
+            outputs.append(h)
+        return stack(outputs), c
 
 
 class GRU(_GRUKind, _Sequence):

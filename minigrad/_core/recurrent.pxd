@@ -1,0 +1,6 @@
+# The elementwise part of an LSTM step. recurrent.pyx opens with the Design note.
+from numpy cimport ndarray
+
+cdef ndarray blocks(ndarray c, int count)
+cdef ndarray cell_forward(ndarray z, ndarray c, ndarray kept)
+cdef ndarray cell_backward(ndarray g, ndarray c, ndarray kept, bint of_gates)

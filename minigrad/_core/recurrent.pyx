@@ -1,0 +1,262 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Long short-term memory: the elementwise part of a step, and whole sequences.
+
+Design note
+-----------
+1. This file knows the arithmetic of an LSTM (Hochreiter & Schmidhuber 1997, with the forget gate of Gers
+   et al. 2000). It must not know parameters, layers and directions, nor the graph: `lstm_cell` has its
+   entry in ops.pyx, and a sequence is one `Function` in nn/recurrent.py.
+2. One pass forward and one backward do all that is elementwise in a step. The gates i, f, g, o are blocks,
+   of the whole tensor (`lstm_cell`) or of each row (a sequence). A composition took 13 passes and 25.
+3. A sequence is one call because what stands between its products is short: with 128 units and a batch of
+   32 a step is 55 us of multiply-adds, and beside these Nodes, Python and copies of slices took a third
+   of the time. The weights are packed once for all steps. The panels live no longer than the call, so a
+   write to a weight cannot make them stale.
+4. Backward takes the steps of CHUNK rows together for the gradients of the weights and the input: products
+   as large as BLAS wants them, while what they read is in the cache.
+"""
+cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.ref cimport PyObject
+from cython cimport floating
+from numpy cimport (NPY_DOUBLE, PyArray_DATA, PyArray_DIMS, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE,
+                    PyArray_TYPE, ndarray, npy_intp)
+
+from .kernels cimport SUM, TILE
+from .loops cimport add_in_place, contiguous, copied, empty, multiply, panels_of, recycle, reduce, zeros
+from .tensor cimport Tensor, wrap
+
+cnp.import_array()
+
+cdef extern from "clones.h" nogil:
+    ctypedef void cloned "MG_CLONED void"
+
+cdef extern from "vecmath.h":
+    pass
+
+cdef extern from * nogil:
+    """
+    #define mg_tanh(x) _Generic((x), float: mg_tanh_f32, double: mg_tanh_f64)(x)
+    #define mg_sigmoid(x) _Generic((x), float: mg_sigmoid_f32, double: mg_sigmoid_f64)(x)
+    """
+    double mg_tanh(double)
+    double mg_sigmoid(double)
+
+cdef enum:
+    MAXDIMS = 64                # NumPy's own limit
+    CHUNK = 256                 # rows of the products that take several steps together
+
+
+# ------------------------------------------------------------------------------------------ kernels
+cdef cloned tile_forward(floating* z, floating* c, Py_ssize_t n, Py_ssize_t w, floating* kept,
+                         floating* cell, floating* h) noexcept nogil:
+    cdef Py_ssize_t k
+    for k in range(w): kept[k] = mg_sigmoid(z[k])
+    for k in range(w): kept[n + k] = mg_sigmoid(z[n + k])
+    for k in range(w): kept[2 * n + k] = mg_tanh(z[2 * n + k])
+    for k in range(w): kept[3 * n + k] = mg_sigmoid(z[3 * n + k])
+    for k in range(w): cell[k] = kept[n + k] * c[k] + kept[k] * kept[2 * n + k]
+    for k in range(w): kept[4 * n + k] = mg_tanh(cell[k])
+    for k in range(w): h[k] = kept[3 * n + k] * kept[4 * n + k]
+
+
+cdef void forward(floating* z, floating* c, Py_ssize_t rows, Py_ssize_t n, floating* kept,
+                  floating* cell, floating* h) noexcept nogil:
+    """For each row, z: the gates i, f, g, o before their activation, n each; c: the cell. Writes the next
+    cell and h, and to `kept` i, f, g, o and tanh(cell), for `backward`."""
+    cdef Py_ssize_t r, k
+    for r in range(rows):
+        for k from 0 <= k < n by TILE:      # since each loop reads what the one before wrote
+            tile_forward(z + 4 * r * n + k, c + r * n + k, n, min(n - k, <Py_ssize_t> TILE),
+                         kept + 5 * r * n + k, cell + r * n + k, h + r * n + k)
+
+
+cdef cloned tile_backward(floating* g_cell, floating* g_h, floating* c, floating* kept, Py_ssize_t n,
+                          Py_ssize_t w, floating* z, floating* cell) noexcept nogil:
+    cdef floating down[TILE]                # the cotangent of the next cell, by both ways
+    cdef floating* i = kept
+    cdef floating* f = kept + n
+    cdef floating* m = kept + 2 * n
+    cdef floating* o = kept + 3 * n
+    cdef floating* t = kept + 4 * n
+    cdef Py_ssize_t k
+    for k in range(w): down[k] = g_cell[k] + g_h[k] * o[k] * (1 - t[k] * t[k])
+    if z != NULL:
+        for k in range(w): z[k] = down[k] * m[k] * (i[k] * (1 - i[k]))
+        for k in range(w): z[n + k] = down[k] * c[k] * (f[k] * (1 - f[k]))
+        for k in range(w): z[2 * n + k] = down[k] * i[k] * (1 - m[k] * m[k])
+        for k in range(w): z[3 * n + k] = g_h[k] * t[k] * (o[k] * (1 - o[k]))
+    if cell != NULL:
+        for k in range(w): cell[k] = down[k] * f[k]
+
+
+cdef void backward(floating* g_cell, floating* g_h, floating* c, floating* kept, Py_ssize_t rows,
+                   Py_ssize_t n, floating* z, floating* cell) noexcept nogil:
+    """From the cotangents of the next cell and h to those of the gates, z, and of the cell; either may be
+    NULL."""
+    cdef Py_ssize_t r, k
+    for r in range(rows):
+        for k from 0 <= k < n by TILE:
+            tile_backward(g_cell + r * n + k, g_h + r * n + k, c + r * n + k, kept + 5 * r * n + k, n,
+                          min(n - k, <Py_ssize_t> TILE), NULL if z == NULL else z + 4 * r * n + k,
+                          NULL if cell == NULL else cell + r * n + k)
+
+
+# ----------------------------------------------------------------------------------------- one step
+cdef void step(ndarray z, ndarray c, npy_intp rows, npy_intp n, ndarray kept, ndarray cell, void* h) noexcept:
+    """`forward` in the precision of the arrays, all C-contiguous."""
+    if PyArray_TYPE(c) == NPY_DOUBLE:
+        forward(<double*> PyArray_DATA(z), <double*> PyArray_DATA(c), rows, n, <double*> PyArray_DATA(kept),
+                <double*> PyArray_DATA(cell), <double*> h)
+    else:
+        forward(<float*> PyArray_DATA(z), <float*> PyArray_DATA(c), rows, n, <float*> PyArray_DATA(kept),
+                <float*> PyArray_DATA(cell), <float*> h)
+
+
+cdef void step_back(ndarray g_cell, void* g_h, ndarray c, npy_intp rows, npy_intp n, ndarray kept, void* z,
+                    void* cell) noexcept:
+    """`backward` in the precision of the arrays, all C-contiguous."""
+    if PyArray_TYPE(c) == NPY_DOUBLE:
+        backward(<double*> PyArray_DATA(g_cell), <double*> g_h, <double*> PyArray_DATA(c),
+                 <double*> PyArray_DATA(kept), rows, n, <double*> z, <double*> cell)
+    else:
+        backward(<float*> PyArray_DATA(g_cell), <float*> g_h, <float*> PyArray_DATA(c),
+                 <float*> PyArray_DATA(kept), rows, n, <float*> z, <float*> cell)
+
+
+cdef ndarray blocks(ndarray c, int count):
+    """An array like c, `count` times as long in the first dimension."""
+    cdef npy_intp shape[MAXDIMS]
+    cdef int d
+    for d in range(PyArray_NDIM(c)): shape[d] = PyArray_DIMS(c)[d]
+    shape[0] *= count
+    return empty(PyArray_NDIM(c), shape, PyArray_TYPE(c))
+
+
+cdef ndarray cell_forward(ndarray z, ndarray c, ndarray kept):
+    """The next cell and h as two blocks, from four blocks of gates and the cell, all C-contiguous. Writes
+    five blocks to `kept`, for `cell_backward`."""
+    cdef ndarray out = blocks(c, 2)
+    step(z, c, 1, PyArray_SIZE(c), kept, out, <char*> PyArray_DATA(out) + PyArray_NBYTES(c))
+    return out
+
+
+cdef ndarray cell_backward(ndarray g, ndarray c, ndarray kept, bint of_gates):
+    """The cotangent of the gates, or of the cell, from that of the output of `cell_forward`."""
+    cdef ndarray out = blocks(c, 4 if of_gates else 1)
+    step_back(g, <char*> PyArray_DATA(g) + PyArray_NBYTES(c), c, 1, PyArray_SIZE(c), kept,
+              PyArray_DATA(out) if of_gates else NULL, NULL if of_gates else PyArray_DATA(out))
+    return out
+
+
+# --------------------------------------------------------------------------------------- a sequence
+cdef ndarray make(int typenum, npy_intp a, npy_intp b, npy_intp c=-1):
+    """Of shape (a, b) or (a, b, c), with undefined contents."""
+    cdef npy_intp[3] shape = [a, b, c]
+    return empty(2 if c < 0 else 3, shape, typenum)
+
+
+cdef void let_go(ndarray scratch) noexcept:
+    if scratch is not None:
+        recycle(<PyObject*> scratch)
+
+
+cdef ndarray rows_of(ndarray sequence, npy_intp start, npy_intp stop):
+    """Steps of a contiguous (T, N, size) as a matrix of ((stop - start) N, size); a view."""
+    cdef npy_intp* shape = PyArray_DIMS(sequence)
+    return sequence[start:stop].reshape((stop - start) * shape[1], shape[2])
+
+
+cdef void check_operands(list tensors) except *:
+    shapes, dtypes = [t.shape for t in tensors], {t.dtype for t in tensors}
+    x, h = shapes[:2]
+    if len(x) == 3 and x[0] > 0 and len(h) == 2 and len(dtypes) == 1 and dtypes.pop().kind == "f":
+        n = h[1]
+        expected = [x, (x[1], n), (x[1], n), (4 * n, x[2]), (4 * n, n), (4 * n,)]
+        if shapes == expected[:len(shapes)]:
+            return
+    raise ValueError(f"LSTM: x, h, c, weight_ih, weight_hh and bias of shapes {', '.join(map(str, shapes))}: "
+                     "expected (T, N, i), (N, n), (N, n), (4 n, i), (4 n, n), (4 n,), of one floating dtype")
+
+
+def lstm_forward(Tensor x not None, Tensor h not None, Tensor c not None, Tensor weight_ih not None,
+                 Tensor weight_hh not None, Tensor bias, bint keep):
+    """A layer over x (T, N, input_size), T > 0, from the state h and c, (N, n), with the weights
+    (4 n, input_size) and (4 n, n) and a bias (4 n,) or None, all of one floating dtype. Returns the outputs
+    (T, N, n), the last cell, and what `lstm_backward` needs, if `keep`: the activations (T, N, 5 n), and the
+    cells with which the steps began (T, N, n)."""
+    cdef int typenum = PyArray_TYPE(x.array)
+    check_operands([x, h, c, weight_ih, weight_hh] + ([] if bias is None else [bias]))
+    cdef npy_intp steps = PyArray_DIMS(x.array)[0], rows = PyArray_DIMS(x.array)[1], t
+    cdef npy_intp n = PyArray_DIMS(weight_hh.array)[1], places = steps if keep else 1
+    cdef ndarray inputs = contiguous(x.array), before = contiguous(h.array), cell, after
+    cdef ndarray w_ih = weight_ih.array.T, w_hh = weight_hh.array.T
+    cdef ndarray panels_ih = panels_of(w_ih, rows, steps), panels_hh = panels_of(w_hh, rows, steps)
+    cdef ndarray start = None if bias is None else contiguous(bias.array)
+    cdef ndarray y = make(typenum, steps, rows, n), last = make(typenum, rows, n)
+    cdef ndarray kept = make(typenum, places, rows, 5 * n), cells = make(typenum, places + 1, rows, n)
+    cdef ndarray z = make(typenum, rows, 4 * n)
+    cells[0] = c.array
+    for t in range(steps):
+        PyErr_CheckSignals()
+        cell = cells[t % (places + 1)]
+        after = last if t + 1 == steps else cells[(t + 1) % (places + 1)]
+        multiply(inputs[t], w_ih, panels_ih, start, z)
+        multiply(before, w_hh, panels_hh, z, z)
+        before = y[t]
+        step(z, cell, rows, n, kept[t % places], after, PyArray_DATA(before))
+    let_go(z)
+    let_go(panels_ih)
+    let_go(panels_hh)
+    return wrap(y), wrap(last), wrap(kept), wrap(cells)
+
+
+def lstm_backward(Tensor g not None, Tensor g_last not None, Tensor x not None, Tensor h not None,
+                  Tensor weight_ih not None, Tensor weight_hh not None, Tensor y not None,
+                  Tensor kept not None, Tensor cells not None, bint of_x, bint of_bias):
+    """The gradients of x, h, c, weight_ih, weight_hh and the bias (None for x and the bias unless asked for),
+    from the cotangents of the outputs y and of the last cell, of their shapes and dtype, and from what
+    `lstm_forward` got and kept."""
+    cdef int typenum = PyArray_TYPE(x.array)
+    cdef npy_intp steps = PyArray_DIMS(x.array)[0], rows = PyArray_DIMS(x.array)[1], t, start, stop = steps
+    cdef npy_intp n = PyArray_DIMS(weight_hh.array)[1], first
+    cdef npy_intp chunk = max(1, min(steps, CHUNK // max(rows, 1)))
+    cdef ndarray inputs = contiguous(x.array), g_y = contiguous(g.array)
+    cdef ndarray w_ih = weight_ih.array, w_hh = weight_hh.array
+    cdef ndarray panels_ih = panels_of(w_ih, chunk * rows, steps // chunk) if of_x else None
+    cdef ndarray panels_hh = panels_of(w_hh, rows, steps)
+    cdef ndarray g_x = make(typenum, steps, rows, PyArray_DIMS(x.array)[2]) if of_x else None
+    cdef ndarray g_ih = zeros(2, PyArray_DIMS(w_ih), typenum), g_hh = zeros(2, PyArray_DIMS(w_hh), typenum)
+    cdef ndarray g_bias = zeros(1, PyArray_DIMS(w_ih), typenum)
+    cdef ndarray g_zs = make(typenum, chunk, rows, 4 * n), g_z
+    cdef ndarray g_h = g_y[steps - 1], g_before = make(typenum, rows, n)
+    cdef ndarray g_c = copied(g_last.array), spare = make(typenum, rows, n)
+    while stop > 0:
+        start = max(0, stop - chunk)
+        for t in range(stop - 1, start - 1, -1):
+            PyErr_CheckSignals()
+            g_z = g_zs[t - start]
+            step_back(g_c, PyArray_DATA(g_h), cells.array[t], rows, n, kept.array[t], PyArray_DATA(g_z),
+                      PyArray_DATA(spare))
+            g_c, spare = spare, g_c
+            multiply(g_z, w_hh, panels_hh, g_y[t - 1] if t else None, g_before)
+            g_h = g_before
+        g_z = rows_of(g_zs, 0, stop - start)
+        if of_x:
+            multiply(g_z, w_ih, panels_ih, None, rows_of(g_x, start, stop))
+        if of_bias:
+            add_in_place(g_bias, reduce(SUM, g_z, 1, False, 0))
+        multiply(g_z.T, rows_of(inputs, start, stop), None, g_ih, g_ih)
+        first = max(start, 1)               # step 0 began with h, the others with an output
+        if stop > first:
+            multiply(g_z[(first - start) * rows:].T, rows_of(y.array, first - 1, stop - 1), None, g_hh, g_hh)
+        if start == 0:
+            multiply(g_z[:rows].T, contiguous(h.array), None, g_hh, g_hh)
+        stop = start
+    g_z = None
+    let_go(g_zs)
+    let_go(spare)
+    let_go(panels_ih)
+    let_go(panels_hh)
+    return (wrap(g_x) if of_x else None, wrap(g_h), wrap(g_c), wrap(g_ih), wrap(g_hh),
+            wrap(g_bias) if of_bias else None)
