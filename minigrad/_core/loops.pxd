@@ -1,6 +1,6 @@
 # Arrays to loops. loops.pyx opens with the Design note.
 from cpython.ref cimport PyObject
-from numpy cimport ndarray, npy_intp
+from numpy cimport PyArray_DIMS, PyArray_NDIM, ndarray, npy_intp
 
 cdef struct Operand:            # what an elementwise loop reads: an array, or one scalar with ndim 0
     char* data
@@ -43,6 +43,14 @@ cdef void run_blocks(int opcode, bint is_double, Operand* operands, int count, B
                      Py_ssize_t out_itemsize) noexcept nogil
 cdef void make_plan(Plan* plan, Operand* x, unsigned long long axes, double correction) noexcept nogil
 cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil
+cdef inline npy_intp elements(ndarray array) noexcept:
+    """As PyArray_SIZE, which is a call into NumPy: 3 ns, six times for each small operation."""
+    cdef npy_intp size = 1
+    cdef int d
+    for d in range(PyArray_NDIM(array)):
+        size *= PyArray_DIMS(array)[d]
+    return size
+
 cdef void recycle(PyObject* array) noexcept
 cdef ndarray copied(ndarray array)
 cdef ndarray zeros_of(tuple shape, int typenum)

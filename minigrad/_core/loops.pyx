@@ -28,7 +28,7 @@ from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from libc.math cimport INFINITY, fabs, isfinite
 from libc.string cimport memcmp, memcpy, memset
 from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_CheckExact, PyArray_DATA,
-                    PyArray_DIMS, PyArray_FLAGS, PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE,
+                    PyArray_DIMS, PyArray_FLAGS, PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM,
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
@@ -155,8 +155,12 @@ cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
     cdef Bin* bin
     cdef ndarray array
     cdef PyArray_Dims wanted
-    cdef npy_intp size = cnp.PyArray_MultiplyList(shape, ndim)
-    cdef bint by_size = size >= BY_SIZE
+    cdef npy_intp size = 1
+    cdef bint by_size
+    cdef int d
+    for d in range(ndim):
+        size *= shape[d]
+    by_size = size >= BY_SIZE
     if ndim <= BIN_DIMS or by_size:
         bin = bin_of(1, &size, typenum) if by_size else bin_of(ndim, shape, typenum)
         if bin.count and (belongs(bin, 1, &size, typenum) if by_size
@@ -164,7 +168,7 @@ cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
             bin.count -= 1
             array = <ndarray> bin.arrays[bin.count]
             Py_DECREF(array)                # the bin's reference; the variable has its own
-            binned_bytes -= PyArray_NBYTES(array)
+            binned_bytes -= size * PyArray_ITEMSIZE(array)
             if by_size and (PyArray_NDIM(array) != ndim
                             or memcmp(PyArray_DIMS(array), shape, ndim * sizeof(npy_intp)) != 0):
                 wanted.ptr, wanted.len = shape, ndim
@@ -207,23 +211,24 @@ cdef void recycle(PyObject* array) noexcept:
     cdef ndarray a
     cdef Bin* bin
     cdef int i, ndim
-    cdef npy_intp size
+    cdef npy_intp size, nbytes
     cdef npy_intp* shape
     while (Py_REFCNT(array) == 1 and not PyArray_FLAGS(<ndarray> array) & NPY_ARRAY_OWNDATA
            and base_of(array) != NULL and PyArray_CheckExact(<object> base_of(array))):
         array = base_of(array)
     ndim = PyArray_NDIM(<ndarray> array)
-    size = PyArray_SIZE(<ndarray> array)
+    size = elements(<ndarray> array)
+    nbytes = size * PyArray_ITEMSIZE(<ndarray> array)
     if size >= BY_SIZE:
         ndim, shape = 1, &size
     else:
         shape = PyArray_DIMS(<ndarray> array)
     if (Py_REFCNT(array) != 1 or ndim > BIN_DIMS or not PyArray_CheckExact(<object> array)
             or PyArray_FLAGS(<ndarray> array) & OWN_AND_PLAIN != OWN_AND_PLAIN
-            or PyArray_NBYTES(<ndarray> array) > BIN_BYTES // 4 or weakly_referenced(array)):
+            or nbytes > BIN_BYTES // 4 or weakly_referenced(array)):
         return
     a = <ndarray> array
-    if binned_bytes + PyArray_NBYTES(a) > BIN_BYTES:
+    if binned_bytes + nbytes > BIN_BYTES:
         for i in range(BINS):
             empty_bin(&bins[i])
     bin = bin_of(ndim, shape, PyArray_TYPE(a))
@@ -231,7 +236,7 @@ cdef void recycle(PyObject* array) noexcept:
         Py_INCREF(a)
         bin.arrays[bin.count] = array
         bin.count += 1
-        binned_bytes += PyArray_NBYTES(a)
+        binned_bytes += nbytes
 
 
 # ------------------------------------------------------------------------------------- elementwise
@@ -498,12 +503,12 @@ cdef ndarray reduce_beside(int opcode, ndarray x, ndarray y, unsigned long long 
             shape[ndim] = PyArray_DIMS(x)[d]
             ndim += 1
     out = empty(ndim, shape, PyArray_TYPE(x))
-    if PyArray_SIZE(out) == 0:
+    if elements(out) == 0:
         return out
     view_array(&operand, x)
     make_plan(&plan, &operand, axes, correction)
     plan.other = <char*> PyArray_DATA(y) - <char*> PyArray_DATA(x)
-    if PyArray_SIZE(x) > RELEASE_GIL:
+    if elements(x) > RELEASE_GIL:
         thread = PyEval_SaveThread()
     run_plan(opcode, &plan, <char*> PyArray_DATA(x), <char*> PyArray_DATA(out))
     if thread != NULL:
@@ -540,7 +545,7 @@ cdef ndarray logsumexp(ndarray x, unsigned long long axes, bint keepdims):
     """log(sum(exp(x - max))) + max; without an infinite max, which would leave inf - inf."""
     cdef ndarray largest = reduce(MAX, x, axes, True, 0), shifted, total
     cdef npy_intp i
-    for i in range(PyArray_SIZE(largest)):
+    for i in range(elements(largest)):
         if PyArray_TYPE(x) == NPY_DOUBLE:
             if not isfinite((<double*> PyArray_DATA(largest))[i]): (<double*> PyArray_DATA(largest))[i] = 0
         elif not isfinite((<float*> PyArray_DATA(largest))[i]): (<float*> PyArray_DATA(largest))[i] = 0
@@ -770,7 +775,7 @@ cdef void transfer(ndarray source, ndarray target, bint add):
     cdef npy_intp size, x_stride, o_stride
     cdef int ndim = 0, d, e, itemsize = PyArray_ITEMSIZE(source)
     cdef PyThreadState* thread = NULL
-    if PyArray_SIZE(source) == 0:
+    if elements(source) == 0:
         return
     for d in range(PyArray_NDIM(source)):       # drop sizes of 1, insert by stride, the largest first
         size = PyArray_DIMS(source)[d]
@@ -795,7 +800,7 @@ cdef void transfer(ndarray source, ndarray target, bint add):
     while ndim < 2:                             # the kernels take rows
         shape[ndim] = 1; x_strides[ndim] = o_strides[ndim] = itemsize
         ndim += 1
-    if PyArray_SIZE(source) > RELEASE_GIL:
+    if elements(source) > RELEASE_GIL:
         thread = PyEval_SaveThread()
     walk(add, PyArray_TYPE(source) == NPY_DOUBLE, itemsize, ndim, shape, <char*> PyArray_DATA(source),
          x_strides, <char*> PyArray_DATA(target), o_strides)
@@ -866,7 +871,7 @@ cdef bint is_viewable(ndarray x, tuple shape) except -1:
             product = 1
             while product < run and i < n:
                 size = shape[i]
-                product *= PyArray_SIZE(x) // known if size < 0 else size
+                product *= elements(x) // known if size < 0 else size
                 i += 1
             if product != run:
                 return False
@@ -882,9 +887,9 @@ cdef void check_windows(str name, ndarray start, ndarray stop, npy_intp size) ex
     cdef long long* first = <long long*> PyArray_DATA(start)
     cdef long long* end = <long long*> PyArray_DATA(stop)
     cdef npy_intp i
-    if PyArray_NDIM(start) != 1 or PyArray_NDIM(stop) != 1 or PyArray_SIZE(start) != PyArray_SIZE(stop):
+    if PyArray_NDIM(start) != 1 or PyArray_NDIM(stop) != 1 or elements(start) != elements(stop):
         raise ValueError(f"{name}: starts and stops must be rows of the same length, got {start} and {stop}")
-    for i in range(PyArray_SIZE(start)):
+    for i in range(elements(start)):
         if not 0 <= first[i] < end[i] <= size:
             raise ValueError(f"{name}: a window from {first[i]} to {end[i]} is empty or leaves its axis of "
                              f"{size}")
@@ -903,11 +908,11 @@ cdef tuple first_maxima_of(str name, ndarray x, list bounds, npy_intp row_step, 
         planes *= shape[d]
     for d in range(2):
         check_windows(name, bounds[2 * d], bounds[2 * d + 1], PyArray_DIMS(x)[ndim - 2 + d])
-        shape[ndim - 2 + d] = PyArray_SIZE(<ndarray> bounds[2 * d])
+        shape[ndim - 2 + d] = elements(<ndarray> bounds[2 * d])
         pointers[2 * d] = <long long*> PyArray_DATA(<ndarray> bounds[2 * d])
         pointers[2 * d + 1] = <long long*> PyArray_DATA(<ndarray> bounds[2 * d + 1])
     cdef ndarray index = empty(ndim, shape, NPY_INT64), out = empty(ndim, shape, PyArray_TYPE(x))
-    if PyArray_SIZE(x) > RELEASE_GIL:
+    if elements(x) > RELEASE_GIL:
         thread = PyEval_SaveThread()
     first_maxima(PyArray_TYPE(x) == NPY_DOUBLE, PyArray_DATA(x), planes, PyArray_DIMS(x)[ndim - 2],
                  PyArray_DIMS(x)[ndim - 1], pointers, shape[ndim - 2], shape[ndim - 1], row_step, column_step,
@@ -931,9 +936,9 @@ cdef void split_at(npy_intp* shape, int ndim, int axis, npy_intp* outer, npy_int
 cdef void check_positions(str name, ndarray index, int axis, npy_intp length) except *:
     cdef long long* positions = <long long*> PyArray_DATA(index)
     cdef npy_intp i
-    if all_within(positions, PyArray_SIZE(index), length):
+    if all_within(positions, elements(index), length):
         return
-    for i in range(PyArray_SIZE(index)):
+    for i in range(elements(index)):
         if not -length <= positions[i] < length:
             raise IndexError(f"{name}: index {positions[i]} is out of bounds for axis {axis} "
                              f"with size {length}")
@@ -986,7 +991,7 @@ cdef ndarray cumulate(ndarray factor, ndarray x, int axis):
 cdef ndarray take_slices(str name, ndarray x, ndarray index, int axis):
     """x[..., index, ...] for an int64 `index` at an axis, both C-contiguous."""
     cdef npy_intp shape[MAXDIMS]
-    cdef npy_intp outer, inner, length = PyArray_DIMS(x)[axis], picks = PyArray_SIZE(index), _, p
+    cdef npy_intp outer, inner, length = PyArray_DIMS(x)[axis], picks = elements(index), _, p
     cdef int ndim = PyArray_NDIM(x) - 1 + PyArray_NDIM(index), d, k = PyArray_NDIM(index)
     cdef long long* positions = <long long*> PyArray_DATA(index)
     cdef char* source = <char*> PyArray_DATA(x)
@@ -1014,7 +1019,7 @@ cdef ndarray take_slices(str name, ndarray x, ndarray index, int axis):
 
 cdef void add_slices(str name, ndarray x, ndarray index, int axis, ndarray out) except *:
     """out[..., index, ...] += x for an int64 `index` at an axis; all C-contiguous, x and out of one dtype."""
-    cdef npy_intp outer, inner, length = PyArray_DIMS(out)[axis], picks = PyArray_SIZE(index), _, p
+    cdef npy_intp outer, inner, length = PyArray_DIMS(out)[axis], picks = elements(index), _, p
     cdef bint is_double = PyArray_TYPE(x) == NPY_DOUBLE
     cdef long long* positions = <long long*> PyArray_DATA(index)
     cdef char* source = <char*> PyArray_DATA(x)
@@ -1066,9 +1071,9 @@ def count_classes(str name, ndarray labels not None, long long classes, long lon
     """How many of the int64 class indices differ from `ignored`. IndexError if one of them is no class."""
     cdef npy_intp i, count = 0
     cdef long long label
-    if PyArray_TYPE(labels) != NPY_INT64 or PyArray_SIZE(labels) != PyArray_DIMS(labels)[0]:
+    if PyArray_TYPE(labels) != NPY_INT64 or elements(labels) != PyArray_DIMS(labels)[0]:
         raise TypeError(f"{name}: expected one int64 class index for each row, got {labels.dtype}")
-    for i in range(PyArray_SIZE(labels)):
+    for i in range(elements(labels)):
         label = (<long long*> (<char*> PyArray_DATA(labels) + i * PyArray_STRIDES(labels)[0]))[0]
         if label == ignored:
             continue
@@ -1233,9 +1238,9 @@ cdef ndarray packed_outer(ndarray x, ndarray y, tuple shape):
 cdef void add_in_place(ndarray target, ndarray addend) noexcept:
     """target += addend, both C-contiguous and of one dtype; the addend has the shape of the target, or of
     each of its rows."""
-    cdef npy_intp n = PyArray_SIZE(addend)
+    cdef npy_intp n = elements(addend)
     accumulate(PyArray_TYPE(target) == NPY_DOUBLE, PyArray_DATA(addend), PyArray_DATA(target),
-               PyArray_SIZE(target) // max(n, 1), n)
+               elements(target) // max(n, 1), n)
 
 
 # ----------------------------------------------------------- running averages, optimiser steps
@@ -1243,7 +1248,7 @@ cdef void* vector(ndarray a, ndarray like, bint writable, str what) except? NULL
     """The memory of `a`, after a check that one flat loop may run over it beside `like`."""
     if a is None:
         return NULL
-    if (PyArray_TYPE(a) != PyArray_TYPE(like) or PyArray_SIZE(a) != PyArray_SIZE(like)
+    if (PyArray_TYPE(a) != PyArray_TYPE(like) or elements(a) != elements(like)
             or not cnp.PyArray_IS_C_CONTIGUOUS(a) or (writable and not cnp.PyArray_ISWRITEABLE(a))):
         raise ValueError(f"update: {what} must be a {'writable ' if writable else ''}C-contiguous "
                          f"{like.dtype} array of {like.size} elements, got {a.dtype} {(<object> a).shape}")
@@ -1257,6 +1262,6 @@ cdef void blend(ndarray average, ndarray batch, double keep, double gain) except
     cdef void* a = vector(average, average, True, "the running average")
     cdef void* b = vector(batch, average, False, "the batch's value")
     if PyArray_TYPE(average) == NPY_DOUBLE:
-        blend_into(<double*> b, <double*> a, PyArray_SIZE(average), keep, gain)
+        blend_into(<double*> b, <double*> a, elements(average), keep, gain)
     else:
-        blend_into(<float*> b, <float*> a, PyArray_SIZE(average), keep, gain)
+        blend_into(<float*> b, <float*> a, elements(average), keep, gain)

@@ -39,14 +39,14 @@ from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdlib cimport qsort
 from libc.string cimport memcmp, memmove
 from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArray_DATA, PyArray_DIMS,
-                    PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE,
+                    PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM,
                     PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
     ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
     NOT_EQUAL, SUBTRACT, call_kernel)
 from .loops cimport (
-    Operand, add_in_place, blend, copied, elementwise, empty, recycle, view_array, zeros_of)
+    Operand, add_in_place, blend, copied, elements, elementwise, empty, recycle, view_array, zeros_of)
 
 import weakref
 from time import perf_counter_ns
@@ -493,10 +493,10 @@ cdef object unary(Op op, object x):
         if op.fallback is None:
             return unary(op, cast(tensor, np.float32 if typenum == NPY_BOOL else np.float64))
         return record(op, call_numpy(op, tensor.array, None), tensor)
-    if plain(tensor.array) and PyArray_SIZE(tensor.array) < 32768:
+    if plain(tensor.array) and elements(tensor.array) < 32768:
         out = empty(PyArray_NDIM(tensor.array), PyArray_DIMS(tensor.array), typenum)
         data = PyArray_DATA(tensor.array)
-        call_kernel(op.opcode, typenum == NPY_DOUBLE, &data, PyArray_DATA(out), PyArray_SIZE(out))
+        call_kernel(op.opcode, typenum == NPY_DOUBLE, &data, PyArray_DATA(out), elements(out))
     else:
         view_array(&operand, tensor.array)
         out = elementwise(op.name, op.opcode, typenum == NPY_DOUBLE, typenum, &operand, 1)
@@ -548,10 +548,10 @@ cdef object binary(Op op, object left, object right):
                     or op.opcode == NO_KERNEL):
                 return promote(op, left, right)
             out_typenum = NPY_BOOL if op.opcode >= LESS else typenum
-            if plain(x) and plain(y) and same_shape(x, y) and PyArray_SIZE(x) < 32768:
+            if plain(x) and plain(y) and same_shape(x, y) and elements(x) < 32768:
                 out = empty(PyArray_NDIM(x), PyArray_DIMS(x), out_typenum)
                 pointers[0], pointers[1] = PyArray_DATA(x), PyArray_DATA(y)
-                call_kernel(op.opcode, typenum == NPY_DOUBLE, pointers, PyArray_DATA(out), PyArray_SIZE(x))
+                call_kernel(op.opcode, typenum == NPY_DOUBLE, pointers, PyArray_DATA(out), elements(x))
                 return record(op, out, left, right)
             view_array(&operands[0], x)
             view_array(&operands[1], y)
@@ -1034,7 +1034,7 @@ cdef Tensor first_cotangent(Tensor root, object gradient, str caller):
     """The cotangent that a pass starts with: the one given, or 1 for a scalar."""
     cdef ndarray ones
     if gradient is None:
-        if PyArray_SIZE(root.array) != 1:
+        if elements(root.array) != 1:
             raise RuntimeError(f"{caller}: the output has shape {shape_of(root.array)}; a gradient is "
                                "implied for one element only: reduce it (x.sum()) or give the cotangent, "
                                "of its shape")
@@ -1424,7 +1424,7 @@ cdef class Tensor:
     @property
     def size(self):
         """The number of elements, an int."""
-        return PyArray_SIZE(self.array)
+        return elements(self.array)
 
     @property
     def dtype(self):
@@ -1533,7 +1533,7 @@ cdef class Tensor:
 
     def item(self):
         """Its only element as a Python number. Raises ValueError unless size is 1."""
-        if PyArray_SIZE(self.array) != 1:
+        if elements(self.array) != 1:
             raise ValueError(f"item: expected one element, the tensor has shape {self.shape}")
         return self.array.item()
 
@@ -1548,13 +1548,13 @@ cdef class Tensor:
         return int(self.item())
 
     def __index__(self):
-        if self.array.dtype.kind not in "ib" or PyArray_SIZE(self.array) != 1:
+        if self.array.dtype.kind not in "ib" or elements(self.array) != 1:
             raise TypeError("only an integer tensor of one element is an index, "
                             f"not {self.dtype} {self.shape}")
         return int(self.array.item())
 
     def __bool__(self):
-        if PyArray_SIZE(self.array) != 1:
+        if elements(self.array) != 1:
             raise ValueError(f"the truth value of a tensor of shape {self.shape} is ambiguous; "
                              "use .any() or .all()")
         return bool(self.array.item())
@@ -1576,7 +1576,7 @@ cdef class Tensor:
         return <Py_hash_t> (<size_t> <void*> self >> 4)
 
     def __format__(self, specification):
-        value = self.item() if PyArray_SIZE(self.array) == 1 and specification else str(self)
+        value = self.item() if elements(self.array) == 1 and specification else str(self)
         return format(value, specification)
 
     # ------------------------------------------------------------------ the graph

@@ -38,6 +38,7 @@ cdef extern from * nogil:
 cdef enum:
     MAX_ARRAYS = 3
     MAX_SCALARS = 2
+    CORRECTIONS = MAX_SCALARS   # where 1 - beta ** step stands behind the numbers of state, for both betas
     MAX_OPTIONS = 8
     RELEASE_GIL = 1 << 15       # elements above which a loop lets other threads run
 
@@ -60,7 +61,7 @@ cdef dict RULES = {
 
 # ------------------------------------------------------------------------------------------- rules
 # p parameter, d gradient, state arrays by the names of the papers, o options, t numbers of state (the
-# first is the step, from 1), fresh: the last array of state was zeros before this step
+# first is the step, from 1) and the CORRECTIONS, fresh: the last array of state was zeros before this step
 
 cdef cloned sgd(floating* p, floating* d, floating* velocity, Py_ssize_t n, double* o,
                 bint fresh) noexcept nogil:
@@ -83,7 +84,7 @@ cdef cloned adam(floating* p, floating* d, floating* first, floating* second, fl
     cdef double lr = o[0]
     cdef floating gain1 = 1 - o[1], beta2 = o[2], gain2 = 1 - o[2], eps = o[3], sign = -1 if o[5] else 1
     cdef floating l2 = 0 if decoupled else o[4], decay = 1 - lr * o[4] if decoupled else 1
-    cdef floating step_size = lr / (1 - pow(o[1], t[0])), root = 1 / sqrt(1 - pow(o[2], t[0]))
+    cdef floating step_size = lr / t[CORRECTIONS], root = 1 / sqrt(t[CORRECTIONS + 1])
     cdef floating g, m, v, u
     cdef Py_ssize_t i
     if largest == NULL:
@@ -113,7 +114,7 @@ cdef cloned nadam(floating* p, floating* d, floating* first, floating* second, P
     cdef double mu_next = o[1] * (1 - 0.5 * pow(0.96, (t[0] + 1) * o[7]))
     cdef floating gain1 = 1 - o[1], beta2 = o[2], gain2 = 1 - o[2], eps = o[3], sign = -1 if o[5] else 1
     cdef floating l2 = 0 if o[6] else o[4], decay = 1 - lr * o[4] if o[6] else 1
-    cdef floating root = 1 / sqrt(1 - pow(o[2], t[0])), along_g, along_m, g, m, v
+    cdef floating root = 1 / sqrt(t[CORRECTIONS + 1]), along_g, along_m, g, m, v
     cdef Py_ssize_t i
     t[1] *= mu                              # the product of all mu so far
     along_g = lr * (1 - mu) / (1 - t[1])
@@ -220,6 +221,8 @@ cdef class Update:
     cdef tuple names
     cdef bint stateful
     cdef double options[MAX_OPTIONS]
+    cdef double step            # for which the corrections were computed: most parameters share it
+    cdef double corrections[2]
 
     def __init__(self, str rule not None, tuple names not None, dict group not None):
         cdef tuple options
@@ -258,7 +261,7 @@ cdef class Job:                 # one parameter in one step
     cdef Update update
     cdef list owned             # holds the arrays of state
     cdef void* data[MAX_ARRAYS]
-    cdef double scalars[MAX_SCALARS]
+    cdef double scalars[MAX_SCALARS + 2]
     cdef bint fresh             # an array of state is new
 
 
@@ -291,8 +294,16 @@ cdef void prepare(Job job) except *:
 
 cdef void run(Job job) noexcept:
     cdef Py_ssize_t n = PyArray_SIZE(job.array)
-    if job.update.scalars:
+    cdef Update update = job.update
+    cdef int k
+    if update.scalars:
         job.scalars[0] += 1
+    if update.rule == ADAM or update.rule == ADAMW or update.rule == NADAM:
+        for k in range(2):
+            if update.step != job.scalars[0]:
+                update.corrections[k] = 1 - pow(update.options[1 + k], job.scalars[0])
+            job.scalars[CORRECTIONS + k] = update.corrections[k]
+        update.step = job.scalars[0]
     if n > RELEASE_GIL:
         with nogil:
             run_rule(job, n)
