@@ -842,3 +842,49 @@ def test_mixed_second_derivative_of_a_power_at_zero():
     x, y = leaf(2.0), leaf(0.0)
     (slope,) = mg.autograd.grad((x**y).sum(), x, create_graph=True)
     assert numbers(mg.autograd.grad(slope.sum(), y)[0]) == [0.5]
+
+
+@pytest.mark.parametrize("dtype", [mg.float32, mg.float64])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((300, 200), (200,)),
+        ((300, 200), (300, 1)),
+        ((300, 200), (1, 1)),
+        ((3, 100, 200), (100, 1)),
+        ((3, 100, 200), (3, 1, 200)),
+        ((200, 3, 100), ()),
+        ((300, 1), (1, 200)),
+    ],
+)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_large_products_are_summed_as_they_are_computed(shapes, dtype, transposed):
+    """The gradient of what a product repeats, with and without the product in memory."""
+    random = np.random.default_rng(0)
+    x, y = (mg.tensor(random.standard_normal(s), dtype=dtype, requires_grad=True) for s in shapes)
+    g = mg.tensor(random.standard_normal(np.broadcast_shapes(*shapes)), dtype=dtype)
+    if transposed:
+        axes = tuple(reversed(range(g.ndim)))
+        x, g = mg.permute_dims(x.detach(), axes).requires_grad_(), mg.permute_dims(g, axes)
+        y = mg.reshape(y.detach(), (1,) * (g.ndim - y.ndim) + y.shape)
+        y = mg.permute_dims(y, axes).requires_grad_()
+    for left, right in ((x, y), (y, x)):
+        direct = mg.autograd.grad(left * right, (x, y), g)
+        recorded = mg.autograd.grad(left * right, (x, y), g, create_graph=True)
+        for got, want in zip(direct, recorded, strict=True):
+            assert got.shape == want.shape and got.dtype == want.dtype
+            scale = float(np.abs(want.numpy()).max())
+            atol = (2e-7 if dtype == mg.float32 else 1e-15) * 30 * scale
+            np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("axis", [0, 1, (0, 2), None])
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_the_variance_has_one_gradient_recorded_or_not(axis, keepdims):
+    x = mg.tensor(np.random.default_rng(0).standard_normal((4, 5, 6)), requires_grad=True)
+    for z in (x, mg.permute_dims(x, (2, 0, 1)), mg.flip(x, 1)):
+        v = mg.var(z, axis, correction=1, keepdims=keepdims)
+        g = mg.tensor(np.random.default_rng(1).standard_normal(v.shape))
+        direct = mg.autograd.grad(v, x, g, retain_graph=True)[0]
+        recorded = mg.autograd.grad(v, x, g, create_graph=True)[0]
+        np.testing.assert_array_equal(direct.numpy(), recorded.detach().numpy())

@@ -10,7 +10,7 @@ cdef enum Opcode:
     # comparisons: floating in, bool out
     LESS, LESS_EQUAL, GREATER, GREATER_EQUAL, EQUAL, NOT_EQUAL
     # ternary
-    WHERE, CLIP
+    WHERE, CLIP, SCALED_DIFFERENCE
     # reductions in one pass; passes about a centre; reductions that `loops` makes of such passes
     SUM, PROD, MAX, MIN
     DIFFERENCE, DEVIATION, PRODUCTS

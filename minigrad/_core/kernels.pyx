@@ -222,6 +222,12 @@ cdef cloned clip(floating* x, floating* low, floating* high, floating* o, Py_ssi
     else: clip_loop(x, low, high, o, n, 0)
 
 
+cdef cloned scaled_difference(floating* x, floating* y, floating* z, floating* o,
+                              Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n): o[i] = (x[i] - y[i]) * z[i]
+
+
 cdef inline void dispatch(int opcode, void** p, void* out, Py_ssize_t n, floating* precision,
                           int numbers) noexcept nogil:
     if opcode < ADD:
@@ -232,6 +238,8 @@ cdef inline void dispatch(int opcode, void** p, void* out, Py_ssize_t n, floatin
         compare(opcode, <floating*> p[0], <floating*> p[1], <mask_t*> out, n, numbers)
     elif opcode == WHERE:
         where(<mask_t*> p[0], <floating*> p[1], <floating*> p[2], <floating*> out, n, numbers)
+    elif opcode == SCALED_DIFFERENCE:
+        scaled_difference(<floating*> p[0], <floating*> p[1], <floating*> p[2], <floating*> out, n)
     else:
         clip(<floating*> p[0], <floating*> p[1], <floating*> p[2], <floating*> out, n, numbers)
 

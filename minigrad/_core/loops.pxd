@@ -21,6 +21,7 @@ cdef struct Block:              # the loop that is left once dimensions were mer
 cdef struct Plan:               # a reduction whose dimensions were sorted by stride and merged
     bint is_double
     npy_intp other              # bytes from an element to that of the other array, for a sum of products
+    npy_intp centres            # bytes from a variance to where its mean goes, 0 for nowhere
     bint row_wise               # the fastest dimension is reduced
     npy_intp width              # its length then
     npy_intp stride             # and stride
@@ -62,6 +63,8 @@ cdef void transfer(ndarray source, ndarray target, bint add)
 cdef tuple first_maxima_of(str name, ndarray x, list bounds, npy_intp row_step, npy_intp column_step)
 cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Operand* operands, int count)
 cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdims, double correction)
+cdef ndarray variance(ndarray x, ndarray means, unsigned long long axes, bint keepdims, double correction)
+cdef ndarray scaled_difference(ndarray x, ndarray y, ndarray z)
 cdef ndarray sum_product(ndarray x, ndarray y, unsigned long long axes, bint keepdims)
 cdef ndarray logsumexp(ndarray x, unsigned long long axes, bint keepdims)
 cdef ndarray log_softmax(ndarray x, unsigned long long axes)

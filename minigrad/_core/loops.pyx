@@ -32,9 +32,10 @@ from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
-    COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, PRODUCTS, SUBTRACT, SUM, TILE,
-    VAR, accumulate, add_along, add_block, all_within, blend_into, call_kernel, call_with_numbers, copy_block,
-    first_maxima, pack, reduce_columns, reduce_rows, reduction_start, scan, take_along, takes_numbers)
+    COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, PRODUCTS, SCALED_DIFFERENCE,
+    SUBTRACT, SUM, TILE, VAR, accumulate, add_along, add_block, all_within, blend_into, call_kernel,
+    call_with_numbers, copy_block, first_maxima, pack, reduce_columns, reduce_rows, reduction_start, scan,
+    take_along, takes_numbers)
 
 import os
 
@@ -409,6 +410,7 @@ cdef void make_plan(Plan* plan, Operand* x, unsigned long long axes, double corr
     cdef int ndim = 0, d, e, inner, beside
     plan.count = 1
     plan.kept = plan.reduced = 0
+    plan.other = plan.centres = 0
     plan.is_double, plan.correction = x.itemsize == 8, correction
     for d in reversed(range(x.ndim)):                       # drop sizes of 1, insert by stride
         size = x.shape[d]
@@ -474,7 +476,12 @@ cdef void make_plan(Plan* plan, Operand* x, unsigned long long axes, double corr
 
 cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdims, double correction):
     """Reduce the axes whose bits are set in `axes`. The caller has checked them."""
-    return reduce_beside(opcode, x, x, axes, keepdims, correction)
+    return reduce_beside(opcode, x, x, None, axes, keepdims, correction)
+
+
+cdef ndarray variance(ndarray x, ndarray means, unsigned long long axes, bint keepdims, double correction):
+    """The variance; writes the means to an array of the shape that it has with keepdims."""
+    return reduce_beside(VAR, x, x, means, axes, keepdims, correction)
 
 
 cdef ndarray sum_product(ndarray x, ndarray y, unsigned long long axes, bint keepdims):
@@ -483,12 +490,12 @@ cdef ndarray sum_product(ndarray x, ndarray y, unsigned long long axes, bint kee
     for d in range(PyArray_NDIM(x)):
         if PyArray_STRIDES(x)[d] != PyArray_STRIDES(y)[d]:
             x, y = contiguous(x), contiguous(y)
-    return reduce_beside(PRODUCTS, x, y, axes, keepdims, 0)
+    return reduce_beside(PRODUCTS, x, y, None, axes, keepdims, 0)
 
 
-cdef ndarray reduce_beside(int opcode, ndarray x, ndarray y, unsigned long long axes, bint keepdims,
-                           double correction):
-    """`reduce`, for an opcode that reads two arrays with the same strides."""
+cdef ndarray reduce_beside(int opcode, ndarray x, ndarray y, ndarray centres, unsigned long long axes,
+                           bint keepdims, double correction):
+    """`reduce`, for an opcode that reads two arrays with the same strides, or gives its centres as well."""
     cdef npy_intp shape[MAXDIMS]
     cdef int d, ndim = 0
     cdef Plan plan
@@ -508,6 +515,8 @@ cdef ndarray reduce_beside(int opcode, ndarray x, ndarray y, unsigned long long 
     view_array(&operand, x)
     make_plan(&plan, &operand, axes, correction)
     plan.other = <char*> PyArray_DATA(y) - <char*> PyArray_DATA(x)
+    if centres is not None:
+        plan.centres = <char*> PyArray_DATA(centres) - <char*> PyArray_DATA(out)
     if elements(x) > RELEASE_GIL:
         thread = PyEval_SaveThread()
     run_plan(opcode, &plan, <char*> PyArray_DATA(x), <char*> PyArray_DATA(out))
@@ -522,6 +531,16 @@ cdef void view_array(Operand* operand, ndarray array) noexcept:
     operand.strides = PyArray_STRIDES(array)
     operand.ndim = PyArray_NDIM(array)
     operand.itemsize = PyArray_ITEMSIZE(array)
+
+
+cdef ndarray scaled_difference(ndarray x, ndarray y, ndarray z):
+    """(x - y) * z in one pass, broadcast; of one dtype."""
+    cdef Operand operands[3]
+    view_array(&operands[0], x)
+    view_array(&operands[1], y)
+    view_array(&operands[2], z)
+    return elementwise("scaled_difference", SCALED_DIFFERENCE, PyArray_TYPE(x) == NPY_DOUBLE, PyArray_TYPE(x),
+                       operands, 3)
 
 
 cdef ndarray difference(str name, ndarray x, ndarray y):
@@ -572,6 +591,7 @@ cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil:
     the L1 cache, or as many rows as their elements do when they are read twice."""
     cdef npy_intp index[MAXDIMS]
     cdef double accumulator[COLUMNS]
+    cdef double centre[COLUMNS]
     cdef npy_intp c, w, widest
     cdef bint contiguous = plan.stride == (8 if plan.is_double else 4)
     cdef int d
@@ -587,8 +607,10 @@ cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil:
         while c + widest < plan.places:
             c += widest
             w = min(widest, plan.places - c)
-            reduce_position(opcode, plan, x + c * plan.place_stride, w, accumulator)
+            reduce_position(opcode, plan, x + c * plan.place_stride, w, centre, accumulator)
             store(plan, accumulator, w, out + c * plan.out_stride)
+            if plan.centres:
+                store(plan, centre, w, out + c * plan.out_stride + plan.centres)
         d = plan.kept - 1
         while d >= 0:
             index[d] += 1
@@ -614,9 +636,9 @@ cdef void store(Plan* plan, double* accumulator, npy_intp w, char* out) noexcept
         for i in range(w): (<float*> (out + i * plan.out_stride))[0] = <float> accumulator[i]
 
 
-cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* accumulator) noexcept nogil:
+cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
+                          double* accumulator) noexcept nogil:
     """The reduction at one kept position (w places of it): one fold, or two about a centre."""
-    cdef double centre[COLUMNS]
     cdef void* source
     cdef npy_intp i
     cdef bint finite = True

@@ -10,7 +10,8 @@ Design note
    `shape` the first input's shape; `i` which input (variadic operations); or an attribute (`axis`).
 3. Rules never undo broadcasting: the engine sums a gradient to its input's shape.
    Beside its rules, which are enough, a primitive may have `add_part`, which adds the cotangent of a
-   pick into that of the whole in place, and `sums`, the sum of many gradients of a product at once.
+   pick into that of the whole in place; `sum_product`, a gradient that is summed as it is computed; and
+   `sums`, the sum of many gradients of a product at once.
 4. `None` as a rule: no gradient flows there (a mask, a comparison).
 5. Smooth functions whose composition has a kink or overflows are primitives (softplus, logsigmoid,
    logsumexp, log_softmax, erf, sigmoid). Everything else is composed, in functions.py.
@@ -37,6 +38,9 @@ from .loops import count_classes
 from .tensor import attach_methods, plain_index, register
 
 cnp.import_array()
+
+cdef enum:
+    LARGE = 1 << 15             # elements
 
 cdef double TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi), LN_2 = math.log(2), LN_10 = math.log(10)
 
@@ -796,7 +800,7 @@ cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
     cdef int ndim = PyArray_NDIM(tensor.array)
     cdef unsigned long long mask = 0
     cdef int typenum = PyArray_TYPE(tensor.array), d
-    cdef ndarray out
+    cdef ndarray out, means = None
     if axis is None:
         axes = ALL_AXES[ndim]
         mask = ~mask                        # bits beyond the last axis are not looked at
@@ -812,13 +816,25 @@ cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
     if typenum == NPY_FLOAT or typenum == NPY_DOUBLE:
         if op.opcode == LOGSUM:
             out = loops.logsumexp(tensor.array, mask, keepdims)
+        elif op.opcode == VAR and tensor.requires and recording():
+            means = means_of(tensor.array, axes)
+            out = loops.variance(tensor.array, means, mask, keepdims, correction)
         else:
             out = loops.reduce(op.opcode, tensor.array, mask, keepdims, correction)
     else:
         if op.opcode == LOGSUM or op.opcode == VAR or op.opcode == MEAN:
             return reduction(op, astype(tensor, np.float64), axis, keepdims, correction)
         out = checked(op.fallback(tensor.array, axis=axes, keepdims=keepdims))
-    return record(op, out, tensor, None, None, (axes, keepdims, correction))
+    return record(op, out, tensor, None, None, (axes, keepdims, correction, means))
+
+
+cdef ndarray means_of(ndarray x, tuple axes):
+    """Room for the means of x over the axes."""
+    cdef npy_intp shape[64]
+    cdef int d
+    for d in range(PyArray_NDIM(x)): shape[d] = PyArray_DIMS(x)[d]
+    for d in axes: shape[d] = 1
+    return loops.empty(PyArray_NDIM(x), shape, PyArray_TYPE(x))
 
 
 cdef list ALL_AXES = [tuple(range(n)) for n in range(65)]
@@ -845,10 +861,28 @@ cdef Tensor unbroadcast(Tensor g, unsigned long long repeated, int extra):
     cdef tuple shape = shape_of(g.array)
     cdef int d
     cdef tuple axes = tuple([d for d in range(len(shape)) if repeated >> d & 1])
-    cdef Tensor total = reduction(SUM_, g, axes, extra == 0)
+    return without_first(reduction(SUM_, g, axes, extra == 0), shape, axes, extra)
+
+
+cdef Tensor without_first(Tensor total, tuple shape, tuple axes, int extra):
+    """A sum over these axes of this shape in the shape of what was broadcast, which lacks the first axes."""
     if extra == 0 or len(axes) == extra:
         return total
     return reshape(total, tuple([1 if d in axes else shape[d] for d in range(extra, len(shape))]))
+
+
+cdef Tensor sum_of_products(Tensor g, Tensor factor, unsigned long long repeated, int extra):
+    """`unbroadcast(g * factor)` where the product is large enough to be worth not to be written to memory."""
+    cdef tuple shape = shape_of(g.array), axes
+    if (PyArray_SIZE(g.array) <= LARGE or PyArray_TYPE(g.array) != PyArray_TYPE(factor.array)
+            or shape != shape_of(factor.array)):
+        return None
+    axes = tuple([d for d in range(len(shape)) if repeated >> d & 1])
+    total = wrap(loops.sum_product(g.array, factor.array, repeated, extra == 0))
+    return without_first(total, shape, axes, extra)
+
+
+MULTIPLY_.sum_product = sum_of_products
 
 
 cdef object sum_to(Tensor g, tuple shape):
@@ -909,10 +943,9 @@ def mean(x, axis=None, keepdims=False):
     return reduction(MEAN_, x, axis, keepdims)
 
 
-cdef Op VAR_ = reduction_op("var", VAR, np.var,
-                            lambda g, x, axis, correction:
-                            expand(g * slope_of_var(x.shape, axis, correction), x.shape, axis)
-                            * (x - mean(x, axis, True)))
+cdef Op VAR_ = register("var", VAR, np.var,
+                        (lambda g, x, axis, correction, means: slope_of_var(g, x, axis, correction, means),),
+                        attributes=("axis", "keepdims", "correction", "means"))
 def var(x, axis=None, correction=0, keepdims=False):
     """The variance: the sum of (x - mean)² over (n - correction). correction=1 is the unbiased estimate.
 
@@ -922,11 +955,16 @@ def var(x, axis=None, correction=0, keepdims=False):
     return reduction(VAR_, x, axis, keepdims, correction)
 
 
-cdef double slope_of_var(tuple shape, tuple axis, double correction) except? -1:
-    cdef double count = elements(shape, axis)
-    if count == 0:
-        return 0                            # no element, so no gradient
-    return 2 / (count - correction) if count > correction else math.nan
+cdef object slope_of_var(Tensor g, Tensor x, tuple axis, double correction, ndarray means):
+    """The rule of `var`; where nobody records it, in one pass about the means of the forward."""
+    cdef double count = elements(x.shape, axis)
+    cdef double slope = 2 / (count - correction) if count > correction else math.nan if count else 0
+    g = g * slope
+    if recording() or means is None:
+        return expand(g, x.shape, axis) * (x - mean(x, axis, True))
+    if PyArray_NDIM(g.array) != PyArray_NDIM(means):
+        g = reshape(g, shape_of(means))
+    return wrap(loops.scaled_difference(x.array, means, g.array))
 
 
 cdef Op PROD_ = reduction_op("prod", PROD, np.prod,

@@ -978,6 +978,11 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
         if (op.sums is not None and not create_graph and i < 2 and op.sums[i] is not None
                 and walk.postpone(below, op, i, g, y if i == 0 else x)):
             continue
+        if op.sum_product != NULL and not create_graph and node.broadcast and node.repeated[i]:
+            result = op.sum_product(g, y if i == 0 else x, node.repeated[i], node.extra[i])
+            if result is not None:
+                deliver(walk, below, result, create_graph)
+                continue
         rule = 0 if op.variadic else i
         position = i
         # A rule of g alone (add, subtract) is linear and commutes with the sum, which leaves it less to do.
