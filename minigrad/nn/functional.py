@@ -112,18 +112,20 @@ def batch_norm(
     shape, ndim = x.shape, x.ndim
     if ndim < 2:
         raise ValueError(f"batch_norm: expected a tensor of shape (N, C, ...), got {shape}")
-    channels = shape[1:2]
-    parameter: Any
-    for index, parameter in enumerate((running_mean, running_var, weight, bias)):
-        if parameter is not None and parameter.shape != channels:
-            name = ("running_mean", "running_var", "weight", "bias")[index]
+    channels, axes = shape[1:2], (0,)
+    operands: tuple[Any, ...] = running_mean, running_var, weight, bias
+    for operand in operands:
+        if operand is not None and operand.shape != channels:
+            names = ("running_mean", "running_var", "weight", "bias")
+            name = next(n for n, other in zip(names, operands, strict=True) if other is operand)
             raise ValueError(
-                f"batch_norm: {name} has shape {parameter.shape}, but the input {shape} has "
+                f"batch_norm: {name} has shape {operand.shape}, but the input {shape} has "
                 f"{shape[1]} channels"
             )
-    axes = (0,) if ndim == 2 else (0, *range(2, ndim))
-    weight, bias = _or_neutral(weight, bias)
+    weight = 1.0 if weight is None else weight
+    bias = 0.0 if bias is None else bias
     if ndim > 2:
+        axes = (0, *range(2, ndim))
         weight, bias = _per_channel(weight, ndim), _per_channel(bias, ndim)
 
     if training or running_mean is None or running_var is None:
@@ -909,26 +911,29 @@ def _index_loss(
         )
     if target.shape != batch_shape:
         raise ValueError(f"{name}: expected a target of shape {batch_shape}, got {target.shape}")
-    labels = target.astype(np.int64)._array.reshape(-1)
-    count = count_classes(name, labels, rows.shape[1], ignore_index)
+    labels = target.astype(np.int64)._array
+    if len(batch_shape) != 1:
+        labels = labels.reshape(-1)
+    number, classes = rows.shape
+    count = count_classes(name, labels, classes, ignore_index)
     kept: Any = slice(None)
-    if count != len(labels):
+    chosen = rows
+    if count != number:
         kept = (labels != ignore_index).nonzero()[0]
-        labels = labels[kept]
-    loss = losses(rows if count == rows.shape[0] else rows[kept], labels)
+        labels, chosen = labels[kept], rows[kept]
+    loss = losses(chosen, labels)
     if weight is None and not label_smoothing and reduction != "none":
         return loss.mean() if reduction == "mean" else loss.sum()
     total: Tensor | float = float(count)
     if weight is not None:
-        weight = _class_weight(weight, loss.dtype, rows.shape[1])
+        weight = _class_weight(weight, loss.dtype, classes)
         counted = getitem(weight, labels)
         loss, total = loss * counted, counted.sum()
     if label_smoothing:
         log_p = ops.log_softmax(rows, axis=1)
         smoothed = (log_p if weight is None else log_p * weight).sum(axis=1)[kept]
-        loss = loss * (1.0 - label_smoothing) - smoothed * (label_smoothing / rows.shape[1])
+        loss = loss * (1.0 - label_smoothing) - smoothed * (label_smoothing / classes)
 
     if reduction == "none":
-        whole = loss if count == rows.shape[0] else put(loss, kept, rows.shape[:1])
-        return reshape(whole, batch_shape)
+        return reshape(loss if count == number else put(loss, kept, (number,)), batch_shape)
     return loss.sum() / total if reduction == "mean" else loss.sum()
