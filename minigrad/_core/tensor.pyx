@@ -1654,12 +1654,19 @@ cdef class Tensor:
 
     def fill_(self, value):
         """Set every element to a number; returns self."""
+        cdef npy_intp i
+        cdef long long number
         if (PyLong_CheckExact(value) and PyArray_TYPE(self.array) == NPY_INT64
                 and cnp.PyArray_ISWRITEABLE(self.array)):       # a counter, five times faster than below
-            self._may_write("fill_")
+            if self.requires:
+                self._may_write("fill_")
+            number = value
             if observers:
                 announce_write(self)
-            self.array.fill(value)
+            for i in range(elements(self.array) if plain(self.array) else 0):
+                (<long long*> PyArray_DATA(self.array))[i] = number
+            if not plain(self.array):
+                self.array.fill(value)
             count_write(self)
             return self
         return self.copy_(value)

@@ -108,7 +108,8 @@ def batch_norm(
     tensor([[-1.],
             [ 1.]])
     """
-    x = to_tensor(x, "batch_norm")
+    if not isinstance(x, Tensor):
+        x = to_tensor(x, "batch_norm")
     shape, ndim = x.shape, x.ndim
     if ndim < 2:
         raise ValueError(f"batch_norm: expected a tensor of shape (N, C, ...), got {shape}")

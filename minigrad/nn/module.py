@@ -74,6 +74,7 @@ class Module:
     _members: Mapping[str, str] = MappingProxyType({})
     _forward_hooks: tuple[Hook, ...] | list[Hook] = ()
     _forward_pre_hooks: tuple[Hook, ...] | list[Hook] = ()
+    _has_hooks: bool = False  # or has had some
     # buffers that a checkpoint may lack, because they came later than the checkpoint format
     _may_be_missing: tuple[str, ...] = ()
     # while frozen: the names of the own parameters that required grad before
@@ -91,7 +92,7 @@ class Module:
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """`forward`, and the hooks if there are any."""
-        if self._forward_hooks or self._forward_pre_hooks:
+        if self._has_hooks:
             return self._call_with_hooks(inputs, options)
         return self.forward(*inputs, **options) if options else self.forward(*inputs)
 
@@ -138,6 +139,7 @@ class Module:
             )
         hooks = self.__dict__.setdefault(which, [])
         hooks.append(hook)
+        self.__dict__["_has_hooks"] = True
         return RemovableHandle(hooks, hook)
 
     # ------------------------------------------------------------------------------ members
@@ -707,8 +709,8 @@ class Sequential(_Container):
         """The output of the last module."""
         members = self.__dict__
         for name, kind in self._members.items():
-            if kind == MODULE and members[name] is not None:
-                x = members[name](x)
+            if kind == MODULE and (member := members[name]) is not None:
+                x = member(x)
         return x
 
 

@@ -98,7 +98,8 @@ class _BatchNorm(Module):
         return y
 
     def _checked(self, x: Tensor) -> Tensor:
-        x = to_tensor(x, type(self).__name__)
+        if not isinstance(x, Tensor):
+            x = to_tensor(x, type(self).__name__)
         if x.ndim not in self._layouts:
             expected = " or ".join(self._layouts.values())
             raise ValueError(
