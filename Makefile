@@ -37,7 +37,7 @@ lint: .venv/has-dev .venv/compiled ## check style and types, and the stubs again
 	@echo '$(CYTHON_MADE)' | $(PY) -m mypy.stubtest minigrad --ignore-disjoint-bases \
 		--allowlist /dev/stdin --ignore-unused-allowlist
 
-bench: .venv-peers/has-peers .venv-peers/compiled ## compare the speed with PyTorch, JAX and autograd
+bench: .venv-peers/has-peers .venv-peers/compiled ## compare the speed with PyTorch, JAX and NumPy
 	@.venv-peers/bin/python -c 'import torch' || { echo 'minigrad: no PyTorch to compare with' >&2; exit 1; }
 	@.venv-peers/bin/python benchmarks/run.py $(ARGS)
 	@$(if $(ARGS),,.venv-peers/bin/python benchmarks/scaling.py)

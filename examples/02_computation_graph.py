@@ -26,9 +26,10 @@ first layer's bias is zero but for rounding: BatchNorm subtracts the mean, so wh
 is taken away again, and a bias before a BatchNorm is useless (Ioffe & Szegedy 2015, section
 3.2). Pictures of graphs find such things.
 
-`mg.viz.record` notes which module made which Node, for the frames. The picture needs Graphviz;
-where that is missing, DOT text is written, which https://dreampuf.github.io/GraphvizOnline
-shows.
+`mg.viz.record` notes which module made which Node, for the frames, and has BatchNorm run primitive
+by primitive; in a training loop its formula soon runs as one Node, `normalise`, whose gradient was
+traced from what you see here. The picture needs Graphviz; where that is missing, DOT text is
+written, which https://dreampuf.github.io/GraphvizOnline shows.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 A dimension carries a label; dimensions with the same label run together, and a label that the
 result lacks is summed over. Every pair of tensors becomes one (batched) matrix product, or an
-elementwise one where nothing is summed, so that the gradients derive from those of the primitives.
+elementwise one where nothing is summed, or a `sum_product` of two of one shape, so that the
+gradients derive from those of the primitives.
 """
 
 from __future__ import annotations

@@ -2,11 +2,12 @@
 
 Design note
 -----------
-1. `@fused` marks a function of Tensors that is composed from primitives, such as the formula of
-   BatchNorm. The function stays the definition. Fusion runs the primitives that it ran, in its order and
-   on the same kernels, so that not a bit of the result changes; it saves making a Tensor and a Node for
-   each of them, which for small arrays costs more than the arithmetic (a BatchNorm of 100 x 16 forward
-   and backward, 8.8 us instead of 13.2).
+1. This file knows primitives, by their opcodes and shapes, and the graph. It must not know any formula:
+   `@fused` stands where the formula does (nn/functional.py), on a function of Tensors that is composed
+   from primitives. The function stays the definition. Fusion runs the primitives that it ran, in its
+   order and on the same kernels, so that not a bit of the result changes; it saves making a Tensor and a
+   Node for each of them, which for small arrays costs more than the arithmetic (a BatchNorm of 100 x 16,
+   forward and backward: 8.8 us instead of 13.2).
 2. *Tracing.* The second call with inputs of the same shapes runs the function, and its backward with
    `create_graph`, and notes every primitive: so the gradient is a program too, and nobody wrote it. What
    is not made of elementwise kernels, reductions and broadcasting alone runs composed, as before. So
@@ -137,7 +138,7 @@ cdef class Trace:
         cdef list sources = []
         for v in operands:
             value = self.values[v]
-            sources.append(v if value.number is None else repr(value.number))
+            sources.append(v if value.number is None else repr(value.number))      # -0.0 is not 0.0 here
         key = opcode, tuple(sources), shape, axes, correction
         if key not in self.made:
             self.made[key] = self.add(Value(shape))
@@ -150,7 +151,7 @@ cdef class Trace:
             return value
         return self.step(MULTIPLY, (value, self.value_of(1.0)), shape)
 
-    cdef list results(self, list tensors, Py_ssize_t since):
+    cdef list results_of(self, list tensors, Py_ssize_t since):
         """The values of Tensors that a program returns, each made by a step of its own, after the first
         `since`."""
         cdef Tensor tensor
@@ -159,6 +160,7 @@ cdef class Trace:
         for tensor in tensors:
             shape = aligned(shape_of(tensor.array))
             value = self.whole(self.value_of(tensor), shape)
+            # An input that is handed through, or a value that comes twice, needs an array of its own.
             if value in results or value not in [step.out for step in self.steps[since:]]:
                 value = self.copy(value)
             results.append(value)
@@ -207,6 +209,13 @@ cdef class Trace:
 
 
 # ------------------------------------------------------------------------------------------- programs
+cdef void* allocate(size_t size) except NULL:
+    cdef void* memory = PyMem_Calloc(1, size)
+    if memory == NULL:
+        raise MemoryError
+    return memory
+
+
 cdef enum Home:                 # where a value stands while a program runs
     INPUT, NUMBER, BUFFER, KEPT, RESULT
 
@@ -301,7 +310,7 @@ cdef class Program:
         cdef Loop* loop
         cdef Step step
         cdef int k, d
-        self.loops = <Loop*> PyMem_Calloc(max(self.count, 1), sizeof(Loop))
+        self.loops = <Loop*> allocate(max(self.count, 1) * sizeof(Loop))
         for s, step in enumerate(steps):
             loop = self.loops + <int> s
             loop.opcode, loop.count, loop.out = step.opcode, len(step.operands), step.out
@@ -313,10 +322,10 @@ cdef class Program:
                 for d in range(RANK):
                     shape[k][d], strides[k][d] = sizes[d], prod(sizes[d + 1:]) * self.itemsize
             if step.reduces:
-                loop.plan = <Plan*> PyMem_Calloc(1, sizeof(Plan))
+                loop.plan = <Plan*> allocate(sizeof(Plan))
                 make_plan(loop.plan, operands + 1, step.axes, step.correction)
             else:
-                loop.block = <Block*> PyMem_Calloc(1, sizeof(Block))
+                loop.block = <Block*> allocate(sizeof(Block))
                 merge_dimensions(loop.block, RANK, shape[0], operands + 1, loop.count)
                 if len({(<Value> values[v]).shape for v in (step.out, *step.operands)}) == 1:
                     loop.flat = prod((<Value> values[step.out]).shape)
@@ -420,14 +429,14 @@ cdef class Variant:
                         or memcmp(PyArray_DIMS(array), form.shape, form.ndim * sizeof(npy_intp)) != 0):
                     return False
             elif value is not self.constants[i] and (type(value) is not type(self.constants[i])
-                                                     or value != self.constants[i]):
-                return False
+                                                     or repr(value) != repr(self.constants[i])):
+                return False                # (by their text, in which -0.0 is not 0.0, and NaN is NaN)
         return True
 
     cdef void compile(self, object function, tuple inputs) except *:
         """Run the function and its backward on these inputs, and make programs of what they do."""
         cdef Trace trace = Trace(self.typenum)
-        cdef Tensor leaf
+        cdef Tensor leaf, y, cotangent
         cdef list leaves = [], outputs, gradients = [], wanted, given, results, forward, kept = []
         for i, value in enumerate(inputs):
             if self.forms[i].is_tensor:
@@ -439,26 +448,25 @@ cdef class Variant:
             returned = function(*leaves)
             self.single = isinstance(returned, Tensor)
             outputs = [returned] if self.single else list(returned)
-            results = trace.results(outputs, 0)
-            forward, leaf = list(trace.steps), outputs[0]
-            if leaf.requires:
-                start = trace.take_input(np.ones_like(leaf.array), False)
+            results = trace.results_of(outputs, 0)
+            forward, y = list(trace.steps), outputs[0]
+            if y.requires:
+                cotangent = trace.take_input(np.ones_like(y.array), False)
                 wanted = [value for value in leaves
                           if isinstance(value, Tensor) and (<Tensor> value).requires]
-                gradients = run_graph([outputs[0]], [start], wanted, True, True)
+                gradients = run_graph([y], [cotangent], wanted, True, True)
         finally:
             observe(observer)
         if gradients:
             reached = {id(leaf) for leaf, gradient in zip(wanted, gradients) if gradient is not None}
             self.flows = [id(value) in reached for value in leaves if isinstance(value, Tensor)]
             gradients = [gradient for gradient in gradients if gradient is not None]
-            ends = trace.results(gradients, len(forward))
+            ends = trace.results_of(gradients, len(forward))
             steps = trace.leading_to(ends, len(forward))
             needed = {v for step in steps for v in (<Step> step).operands}
             kept = [(<Step> step).out for step in forward if (<Step> step).out in needed]
-            given_back = [*given, trace.known[id((<Tensor> start).array)]]
-            self.backward = Program(trace.values, steps, given_back, kept, ends, shapes_of(gradients),
-                                    self.typenum)
+            self.backward = Program(trace.values, steps, [*given, trace.value_of(cotangent)], kept, ends,
+                                    shapes_of(gradients), self.typenum)
             # What is returned as well may be written to, and is copied.
             trace.steps = forward
             kept = [trace.copy(v) if v in results else v for v in kept]
@@ -530,22 +538,14 @@ def differentiate(Tensor g, Fused owner, Variant variant, tuple inputs, ndarray 
     """The rule of every fused function: the gradients of its inputs, in a list."""
     cdef void* pointers[MAX_INPUTS + 1]
     cdef ndarray cotangent = contiguous(g.array)
-    cdef list gradients
-    cdef Py_ssize_t k = 0
     if count_writes(inputs) != writes:
         raise RuntimeError(f"{owner.op.name}: an input was written to in place since it was used, and its "
                            "gradient needs it; write to a copy, x.clone(), or after backward")
     if recording():
         return owner.differentiate_composed(g, inputs)
     pointers[take_pointers(inputs, pointers)] = PyArray_DATA(cotangent)
-    gradients = variant.backward.run(pointers, kept)
-    for flows in variant.flows:
-        if flows:
-            gradients[k] = wrap(gradients[k])
-        else:
-            gradients.insert(k, None)
-        k += 1
-    return gradients
+    gradients = iter(variant.backward.run(pointers, kept))
+    return [wrap(next(gradients)) if flows else None for flows in variant.flows]
 
 
 @cython.final
@@ -609,12 +609,18 @@ cdef class Fused:
         return [next(gradients) if (<Tensor> z).requires else None for z in tensors]
 
 
+cdef bint fusing = True          # off in tests alone
+
+
 def fused(function):
     """Have a function of Tensors, composed from primitives, run as one operation. A decorator.
 
-    Its inputs are positional: Tensors, and what is compared by ==. It must be made of Tensor operations
-    alone, and read no values (`item`, `numpy`). It returns a Tensor or a tuple of them, of which only the
-    first carries a gradient when it runs fused. The function itself stays as `__wrapped__`.
+    Its inputs are positional: Tensors, and what is told apart by its repr. It must be made of Tensor
+    operations alone, and read no values (`item`, `numpy`). It returns a Tensor or a tuple of them, of which
+    only the first may carry a gradient. The function itself stays as `__wrapped__`.
+
+    It runs fused from the second call with inputs of the same shapes, if these are at most 8, in C order, of
+    one floating dtype, each but once, of 1 to 32,768 elements in up to 6 dimensions; else it runs composed.
 
     >>> from minigrad._core.fusion import fused
     >>> @fused
@@ -629,9 +635,6 @@ def fused(function):
     def call(*inputs):
         return owner.call(inputs)
     return update_wrapper(call, function)
-
-
-cdef bint fusing = True
 
 
 def set_fusion(bint on):

@@ -14,9 +14,10 @@ Design note
    most calls end as one loop. What is left is walked in blocks of rows, and an operand that is not
    contiguous there is packed into a tile in the L1 cache, once if it repeats (a bias row, a scalar).
 4. *Reductions*: dimensions are sorted by stride, so that memory is read in order whichever axes are
-   reduced. If the fastest dimension is reduced, rows are folded side by side, each into an accumulator of
-   its own; if it is kept, up to 1024 columns are. Accumulators are double; sums of blocks are compensated
-   (Neumaier 1974), so that 10^7 float64 elements lose no more than a few ulp either.
+   reduced. If the fastest dimension is reduced, rows are folded side by side, each into an accumulator
+   of its own; if it is kept, up to 1024 columns are. Accumulators are double (but see kernels.pyx);
+   sums of blocks are compensated (Neumaier 1974), so that 10^7 float64 elements lose no more than a few
+   ulp either.
 5. In float64 the mean is taken about the first element, and the variance about the mean (two passes): a
    constant gives exactly itself and exactly 0, and a large mean does not cancel the variance.
 6. *Windows* are strides too. One walk over two sets of strides (`transfer`) copies what cannot be viewed
@@ -101,7 +102,7 @@ cdef enum:
 
 
 # -------------------------------------------------------------------------------------- allocation
-cdef struct Bin:                # arrays of one dtype and shape that nobody uses any more
+cdef struct Bin:                # arrays of one dtype and shape (the larger ones: size) that nobody uses
     int typenum
     int ndim
     npy_intp shape[BIN_DIMS]
@@ -205,9 +206,9 @@ cdef ndarray zeros(int ndim, npy_intp* shape, int typenum):
 
 
 cdef void recycle(PyObject* array) noexcept:
-    """Called when a Tensor lets go of its array: keep it for `empty`, if nobody else can see it and one like
-    it was asked for (else NumPy, which made it, gets its memory back). Of a view, keep the array that owns
-    the memory, if only the view holds it."""
+    """Called by a Tensor that lets go of its array, and by functions that are done with one: keep it for
+    `empty`, if nobody else can see it and one like it was asked for (else NumPy, which made it, gets its
+    memory back). Of a view, keep the array that owns the memory, if only the view holds it."""
     global binned_bytes
     cdef ndarray a
     cdef Bin* bin

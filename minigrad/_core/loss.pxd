@@ -2,4 +2,4 @@
 from numpy cimport ndarray
 
 cdef ndarray cross_entropy(ndarray x, ndarray labels, ndarray kept)
-cdef ndarray slopes(ndarray x, ndarray labels, ndarray kept, ndarray g)
+cdef ndarray cross_entropy_slopes(ndarray x, ndarray labels, ndarray kept, ndarray g)

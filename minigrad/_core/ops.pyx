@@ -7,14 +7,17 @@ Design note
    becomes g * out for the input. The function below it is what users call.
 2. A rule is written in Tensor operations, so its own gradient derives automatically. The names of its
    parameters are all that a Node keeps: `g` the cotangent; `out` the output; `x`, `y` the inputs;
-   `shape` the first input's shape; `i` which input (variadic operations); or an attribute (`axis`).
+   `shape` the first input's shape; `i` which input (variadic operations); or an attribute, given by the
+   caller (`axis`) or left by the forward (`kept`, `means`).
 3. Rules never undo broadcasting: the engine sums a gradient to its input's shape.
    Beside its rules, which are enough, a primitive may have `add_part`, which adds the cotangent of a
-   pick into that of the whole in place; `sum_product`, a gradient that is summed as it is computed; and
+   pick into that of the whole in place; `summed_gradient`, one that is summed as it is computed; and
    `sums`, the sum of many gradients of a product at once.
 4. `None` as a rule: no gradient flows there (a mask, a comparison).
 5. Smooth functions whose composition has a kink or overflows are primitives (softplus, logsigmoid,
-   logsumexp, log_softmax, erf, sigmoid). Everything else is composed, in functions.py.
+   logsumexp, log_softmax, erf, sigmoid). So are some whose composition takes too many passes (linear,
+   lstm_cell, sum_product, softmax_cross_entropy). Everything else is composed, in functions.py,
+   contraction.py and nn/.
 """
 cimport numpy as cnp
 from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArray_DATA, PyArray_DIMS,
@@ -40,7 +43,7 @@ from .tensor import attach_methods, plain_index, register
 cnp.import_array()
 
 cdef enum:
-    LARGE = 1 << 15             # elements
+    LARGE = 1 << 15             # elements of a product above which it is summed without being written
 
 cdef double TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi), LN_2 = math.log(2), LN_10 = math.log(10)
 
@@ -882,7 +885,7 @@ cdef Tensor sum_of_products(Tensor g, Tensor factor, unsigned long long repeated
     return without_first(total, shape, axes, extra)
 
 
-MULTIPLY_.sum_product = sum_of_products
+MULTIPLY_.summed_gradient = sum_of_products
 
 
 cdef object sum_to(Tensor g, tuple shape):
@@ -2072,30 +2075,31 @@ cdef Op SOFTMAX_CROSS_ENTROPY_ = register(
     attributes=("labels", "kept"))
 def softmax_cross_entropy(x, labels):
     """-log(softmax(x)) at the label of each row: x (n, C), labels (n,) of integers from 0 to C - 1, to (n,).
-    A primitive of its own, since training steps of small nets spent a fifth of their time on the four that
-    it replaces. Raises IndexError for a label that is no class, TypeError for labels of floats.
+    A primitive of its own, since training steps of small nets spent a fifth of their time on log_softmax,
+    the pick and what lay around them. Raises IndexError for a label that is no class, TypeError for labels
+    of floats.
 
     >>> mg.softmax_cross_entropy(mg.zeros(2, 4), mg.tensor([0, 3]))
     tensor([1.3862944, 1.3862944])
     """
     cdef Tensor rows = to_tensor(x, "softmax_cross_entropy")
-    cdef ndarray numbers = to_tensor(labels, "softmax_cross_entropy").array
+    cdef ndarray classes = to_tensor(labels, "softmax_cross_entropy").array
     cdef npy_intp sizes[2]
-    if (PyArray_NDIM(rows.array) != 2 or PyArray_NDIM(numbers) != 1
-            or PyArray_DIMS(rows.array)[0] != PyArray_DIMS(numbers)[0]):
+    if (PyArray_NDIM(rows.array) != 2 or PyArray_NDIM(classes) != 1
+            or PyArray_DIMS(rows.array)[0] != PyArray_DIMS(classes)[0]):
         raise ValueError("softmax_cross_entropy: expected x of shape (n, C) and labels of shape (n,), got "
-                         f"{rows.shape} and {shape_of(numbers)}")
-    if PyArray_TYPE(numbers) != NPY_INT64 and PyArray_TYPE(numbers) != NPY_INT32:
-        raise TypeError(f"softmax_cross_entropy: expected labels of integers, got {numbers.dtype}")
+                         f"{rows.shape} and {shape_of(classes)}")
+    if PyArray_TYPE(classes) != NPY_INT64 and PyArray_TYPE(classes) != NPY_INT32:
+        raise TypeError(f"softmax_cross_entropy: expected labels of integers, got {classes.dtype}")
     if PyArray_TYPE(rows.array) != NPY_FLOAT and PyArray_TYPE(rows.array) != NPY_DOUBLE:
         rows = astype(rows, np.float32 if PyArray_TYPE(rows.array) == NPY_BOOL else np.float64)
     # A copy of the labels, which nobody writes to before backward.
-    numbers = loops.copied(numbers) if PyArray_TYPE(numbers) == NPY_INT64 else numbers.astype(np.int64)
-    count_classes("softmax_cross_entropy", numbers, PyArray_DIMS(rows.array)[1], NO_LABEL)
-    sizes[0], sizes[1] = 2, PyArray_DIMS(numbers)[0]
+    classes = loops.copied(classes) if PyArray_TYPE(classes) == NPY_INT64 else classes.astype(np.int64)
+    count_classes("softmax_cross_entropy", classes, PyArray_DIMS(rows.array)[1], NO_LABEL)
+    sizes[0], sizes[1] = 2, PyArray_DIMS(classes)[0]
     cdef ndarray kept = loops.empty(2, sizes, NPY_DOUBLE)
-    out = loss.cross_entropy(contiguous(rows.array), numbers, kept)
-    return record(SOFTMAX_CROSS_ENTROPY_, out, rows, None, None, (numbers, kept))
+    out = loss.cross_entropy(contiguous(rows.array), classes, kept)
+    return record(SOFTMAX_CROSS_ENTROPY_, out, rows, None, None, (classes, kept))
 
 
 cdef long long NO_LABEL = -(<long long> 1 << 62)
@@ -2104,7 +2108,7 @@ cdef long long NO_LABEL = -(<long long> 1 << 62)
 cdef object slope_of_cross_entropy(Tensor g, Tensor x, ndarray labels, ndarray kept):
     """The rule of `softmax_cross_entropy`; where nobody records it, in one pass."""
     if not recording():
-        return wrap(loss.slopes(contiguous(x.array), labels, kept, contiguous(g.array)))
+        return wrap(loss.cross_entropy_slopes(contiguous(x.array), labels, kept, contiguous(g.array)))
     hot = np.zeros(x.shape, x.dtype)
     hot[np.arange(len(labels)), labels] = 1
     return (exp(log_softmax(x, 1)) - wrap(hot)) * reshape(g, (-1, 1))

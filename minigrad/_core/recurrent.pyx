@@ -4,8 +4,8 @@
 Design note
 -----------
 1. This file knows the arithmetic of an LSTM (Hochreiter & Schmidhuber 1997, with the forget gate of Gers
-   et al. 2000). It must not know parameters, layers and directions, nor the graph: `lstm_cell` has its
-   entry in ops.pyx, and a sequence is one `Function` in nn/recurrent.py.
+   et al. 2000). It must not know parameters, layers and directions, nor the graph (of a Tensor it reads
+   the array): `lstm_cell` has its entry in ops.pyx, and a sequence is one `Function` in nn/recurrent.py.
 2. One pass forward and one backward do all that is elementwise in a step. The gates i, f, g, o are blocks,
    of the whole tensor (`lstm_cell`) or of each row (a sequence). A composition took 13 passes and 25.
 3. A sequence is one call because what stands between its products is short: with 128 units and a batch of

@@ -14,7 +14,7 @@ cdef class Version:
 
 cdef class Tensor
 
-ctypedef Tensor (*sum_product_t)(Tensor g, Tensor factor, unsigned long long repeated, int extra)
+ctypedef Tensor (*summed_gradient_t)(Tensor g, Tensor factor, unsigned long long repeated, int extra)
 ctypedef void (*add_part_t)(ndarray whole, ndarray part, tuple attributes) except *
 
 cdef class Op:
@@ -29,7 +29,7 @@ cdef class Op:
     cdef int core_dims          # trailing dimensions that do not broadcast; NO_BROADCAST for all
     cdef bint names_shape
     cdef tuple sums             # of a product: for each input None, or the sum of many of its gradients
-    cdef sum_product_t sum_product  # of a product: its gradient, summed over repeated axes, or None
+    cdef summed_gradient_t summed_gradient  # of a product: its gradient, summed over repeated axes, or None
     cdef add_part_t add_part    # of a primitive that picks elements of its input: adds into such a pick
     cdef unsigned long long differentiable
     cdef unsigned char saves[MAX_INPUTS]

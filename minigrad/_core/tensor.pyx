@@ -14,15 +14,16 @@ Design note
 4. *Backward* collects the Nodes, sorts them by the number they got when they were made, newest first,
    and runs the rules. No recursion. Gradients wait in `cotangent`, and reach `.grad` only when the
    whole pass has succeeded, so that an exception leaves every `.grad` as it was.
-   Where nobody records the gradients, two kinds of sums over many uses of a tensor are made in one
-   place: the cotangents of its parts (`deliver_part`), and the products for a weight (`Walk.postpone`).
+   Where nobody records the gradients, three kinds of sums are made in one place: the cotangents of a
+   tensor's parts (`deliver_part`), the products for a weight (`Walk.postpone`), and those for what a
+   product repeats (`Op.summed_gradient`).
 5. Rules are Tensor expressions; with `create_graph` they are recorded like any other, and that is all
    there is to gradients of gradients. Broadcasting is undone here, once (`run_rules`), never in a rule.
 6. *Versions* are counted per storage and made only when needed: by a view, a saved output or a write.
    What was saved is compared when its rule runs.
 7. Nodes and Tensors come from freelists. A chain of a million Nodes is freed by CPython's trashcan
    without deep recursion (measured in tests/test_graph.py in a thread with a 512 KB stack).
-8. What is built on the graph from outside (Function, checkpoint, mg.func, detect_anomaly) needs four
+8. What is built on the graph from outside (Function, checkpoint, fusion, mg.func, detect_anomaly) needs four
    things of it: a *joint* op, whose one rule is called once and returns the gradients of all inputs; a
    pass that *stops at its inputs*, for a rule that differentiates a graph of its own; `edges_below`, where
    a part of the graph ends; and observers, one per thread, which cost nothing while there are none.
@@ -191,7 +192,7 @@ cdef class Node:
 
     @property
     def name(self):
-        """The name of the primitive."""
+        """The name of the primitive, or of the function (a Function, or one that is fused)."""
         return self.op.name
 
     @property
@@ -978,8 +979,8 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
         if (op.sums is not None and not create_graph and i < 2 and op.sums[i] is not None
                 and walk.postpone(below, op, i, g, y if i == 0 else x)):
             continue
-        if op.sum_product != NULL and not create_graph and node.broadcast and node.repeated[i]:
-            result = op.sum_product(g, y if i == 0 else x, node.repeated[i], node.extra[i])
+        if op.summed_gradient != NULL and not create_graph and node.broadcast and node.repeated[i]:
+            result = op.summed_gradient(g, y if i == 0 else x, node.repeated[i], node.extra[i])
             if result is not None:
                 deliver(walk, below, result, create_graph)
                 continue

@@ -1,4 +1,4 @@
-"""The formulas of layers and losses, composed from primitives, so that no gradient is written."""
+"""The formulas of layers and losses, composed from primitives; no gradient is written here."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def batch_norm(
         mean, var = _per_channel(running_mean, ndim), _per_channel(running_var, ndim)
         y = (x - mean) * (weight / sqrt(var + eps)) + bias
 
-    # After all that can fail; detached, so that the buffers hold no graph.
+    # After all that can fail. The statistics have no graph, so the buffers hold none.
     if training and running_mean is not None and running_var is not None:
         # (1 - m) old + m new: old + m (new - old) would lose a small variance beside the first 1.
         move_average(running_mean, mean, 1.0 - momentum, momentum)
@@ -156,7 +156,7 @@ def normalise(
     """x with mean 0 and variance 1 over the axes, times weight, plus bias; and mean and variance.
 
     The formula of all layers that normalise by the statistics of their input. Weight and bias
-    broadcast against x.
+    broadcast against x. Mean and variance are returned as values, without a graph.
 
     >>> y, mean, var = mg.nn.functional.normalise(mg.tensor([1.0, 3.0]), 2.0, 1.0, (0,), 0.0)
     >>> y.tolist(), mean.tolist(), var.tolist()
@@ -166,7 +166,7 @@ def normalise(
     centred = x - mean
     var = centred.var(axes, keepdims=True)
     y = centred * (weight / sqrt(var + eps)) + bias
-    return y, mean, var
+    return y, mean.detach(), var.detach()
 
 
 def _or_neutral(weight: Any, bias: Any) -> tuple[Any, Any]:
@@ -915,11 +915,11 @@ def _index_loss(
     labels = target.astype(np.int64)._array
     if len(batch_shape) != 1:
         labels = labels.reshape(-1)
-    number, classes = rows.shape
+    size, classes = rows.shape
     count = count_classes(name, labels, classes, ignore_index)
     kept: Any = slice(None)
     chosen = rows
-    if count != number:
+    if count != size:
         kept = (labels != ignore_index).nonzero()[0]
         labels, chosen = labels[kept], rows[kept]
     loss = losses(chosen, labels)
@@ -936,5 +936,5 @@ def _index_loss(
         loss = loss * (1.0 - label_smoothing) - smoothed * (label_smoothing / classes)
 
     if reduction == "none":
-        return reshape(loss if count == number else put(loss, kept, (number,)), batch_shape)
+        return reshape(loss if count == size else put(loss, kept, (size,)), batch_shape)
     return loss.sum() / total if reduction == "mean" else loss.sum()

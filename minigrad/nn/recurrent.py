@@ -1,7 +1,8 @@
 """RNN, LSTM, GRU, their cells, and the batch-normalised LSTM.
 
-An LSTM layer is one `Function` over all steps, on the loops of `_core/recurrent.pyx`: 7.0 ms where
-a composition of steps took 8.6 (64 to 128 units, 32 steps of batch 32, forward and backward).
+An LSTM layer without proj_size is one `Function` over all steps, on the loops of
+`_core/recurrent.pyx`: 7.0 ms where a composition of steps took 8.6 (64 to 128 units, 32 steps of
+batch 32, forward and backward).
 
 All else is composed of steps. In these a state is a matrix of columns, (hidden_size, N): the gates
 then lie one after the other in memory, as blocks of rows of (4 hidden_size, N). A step is one
