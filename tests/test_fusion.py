@@ -209,6 +209,37 @@ def test_an_input_that_was_written_to_raises():
     assert x.grad is None
 
 
+def test_a_write_to_what_the_gradient_does_not_need_does_no_harm():
+    quick, x, y = fused(lambda x, y: mg.exp(x) + y), leaf(3), leaf(3)
+    for _ in range(3):
+        out = quick(x, y)
+        with mg.no_grad():
+            x += 1.0
+            y += 1.0
+        expected = out.numpy(copy=True) - (y.numpy() - 1.0)
+        np.testing.assert_allclose(grad(out.sum(), x)[0].numpy(), expected, rtol=1e-5)
+    out = quick(x, y)
+    with mg.no_grad():
+        y += 1.0
+    with pytest.raises(RuntimeError, match="written to in place"):
+        grad(out.sum(), x, create_graph=True)  # which runs the function again
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("frozen", [0, 1])
+def test_an_input_that_is_frozen_after_the_forward_still_gets_its_gradient(frozen, create_graph):
+    quick, inputs = fused(softened), leaves(np.float64, (3,), (3,))
+    expected = grad(softened(*inputs).sum(), inputs)
+    for _ in range(3):
+        out = quick(*inputs).sum()
+        inputs[frozen].requires_grad_(False)
+        out.backward(create_graph=create_graph)
+        inputs[frozen].requires_grad_(True)
+        for x, want in zip(inputs, expected, strict=True):
+            np.testing.assert_allclose(x.grad.numpy(), want.numpy(), rtol=1e-13)
+            x.grad = None
+
+
 def test_a_graph_that_is_kept_runs_twice_and_one_that_is_freed_does_not():
     quick, x, y = fused(softened), leaf(3), leaf(3)
     for _ in range(3):

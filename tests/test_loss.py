@@ -369,3 +369,24 @@ def test_errors_of_the_new_losses():
     for loss in (nn.SmoothL1Loss(), nn.HuberLoss(), nn.KLDivLoss()):
         with pytest.warns(UserWarning, match=r"target has shape \(3,\), the input \(4, 3\)"):
             loss(x, mg.ones(3))
+
+
+@pytest.mark.parametrize("label", [3, -1, -(2**62), 2**62])
+def test_softmax_cross_entropy_refuses_labels_that_are_no_class(label):
+    with pytest.raises(IndexError, match="softmax_cross_entropy"):
+        mg.softmax_cross_entropy(mg.zeros(2, 3), mg.tensor([0, label]))
+
+
+def test_softmax_cross_entropy_refuses_other_shapes_and_dtypes():
+    with pytest.raises(ValueError, match=r"labels of shape \(n,\)"):
+        mg.softmax_cross_entropy(mg.zeros(2, 3), mg.tensor([0]))
+    with pytest.raises(TypeError, match="labels of integers"):
+        mg.softmax_cross_entropy(mg.zeros(2, 3), mg.tensor([0.0, 1.0]))
+
+
+def test_labels_may_be_written_to_after_the_forward():
+    x, labels = mg.zeros(2, 3, requires_grad=True), mg.tensor([0, 1])
+    loss = mg.softmax_cross_entropy(x, labels).sum()
+    labels.fill_(2)
+    loss.backward()
+    np.testing.assert_allclose(x.grad.numpy(), np.full((2, 3), 1 / 3) - np.eye(2, 3), rtol=1e-6)

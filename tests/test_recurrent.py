@@ -625,3 +625,16 @@ def test_a_recurrent_net_learns_to_remember(build):
         nn.utils.clip_grad_norm_(net.parameters(), 0.5)
         optimizer.step()
     assert loss.item() < 0.25
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+def test_a_weight_that_is_frozen_after_the_forward_still_gets_its_gradient(create_graph):
+    lstm, x = mg.nn.LSTM(2, 3), mg.randn(4, 2, 2)
+    gradients = []
+    for freeze in (False, True):
+        lstm.zero_grad()
+        loss = lstm(x)[0].square().sum()
+        lstm.weight_hh_l0.requires_grad_(not freeze)
+        loss.backward(create_graph=create_graph)
+        gradients.append(lstm.weight_hh_l0.grad.numpy(copy=True))
+    np.testing.assert_allclose(*gradients, rtol=1e-5)

@@ -41,6 +41,8 @@ from .tensor import make_op, observe, run_graph
 
 cnp.import_array()
 
+cdef unsigned long long ALL = ~<unsigned long long> 0      # inputs, as bits
+
 cdef enum:
     RANK = 6                    # dimensions that a value may have
     MAX_INPUTS = 8
@@ -394,6 +396,7 @@ cdef class Variant:
     cdef bint single            # the function returns a Tensor, not a tuple of them
     cdef Program forward, backward
     cdef list flows             # for each Tensor among the inputs, whether a gradient reaches it
+    cdef unsigned long long read        # the inputs that the backward reads, as bits
 
     def __cinit__(self, tuple inputs):
         cdef Form* form
@@ -465,6 +468,11 @@ cdef class Variant:
             steps = trace.leading_to(ends, len(forward))
             needed = {v for step in steps for v in (<Step> step).operands}
             kept = [(<Step> step).out for step in forward if (<Step> step).out in needed]
+            needed = needed.union(ends)
+            numbers = [i for i in range(self.count) if self.forms[i].is_tensor]
+            for v in given:
+                if v in needed:
+                    self.read |= <unsigned long long> 1 << <int> numbers[v]
             self.backward = Program(trace.values, steps, [*given, trace.value_of(cotangent)], kept, ends,
                                     shapes_of(gradients), self.typenum)
             # What is returned as well may be written to, and is copied.
@@ -515,11 +523,13 @@ cdef bint lie_apart(tuple inputs) except -1:
     return True
 
 
-cdef long long count_writes(tuple inputs) except -1:
-    """How often these were written to, all together: while that stays, none was written to."""
+cdef long long count_writes(tuple inputs, unsigned long long chosen) except -1:
+    """How often those whose bits are set were written to, all together: while that stays, none was."""
     cdef long long count = 0
-    for value in inputs:
-        if isinstance(value, Tensor) and (<Tensor> value).version is not None:
+    cdef int i
+    for i in range(<int> len(inputs)):
+        value = inputs[i]
+        if chosen >> i & 1 and isinstance(value, Tensor) and (<Tensor> value).version is not None:
             count += (<Tensor> value).version.value
     return count
 
@@ -534,15 +544,17 @@ cdef int take_pointers(tuple inputs, void** pointers) except -1:
     return count
 
 
-def differentiate(Tensor g, Fused owner, Variant variant, tuple inputs, ndarray kept, long long writes):
+def differentiate(Tensor g, Fused owner, Variant variant, tuple inputs, ndarray kept,
+                  long long writes, long long all_writes):
     """The rule of every fused function: the gradients of its inputs, in a list."""
     cdef void* pointers[MAX_INPUTS + 1]
     cdef ndarray cotangent = contiguous(g.array)
-    if count_writes(inputs) != writes:
+    cdef bint composed = recording()
+    if count_writes(inputs, ALL if composed else variant.read) != (all_writes if composed else writes):
         raise RuntimeError(f"{owner.op.name}: an input was written to in place since it was used, and its "
                            "gradient needs it; write to a copy, x.clone(), or after backward")
-    if recording():
-        return owner.differentiate_composed(g, inputs)
+    if composed:
+        return owner.differentiate_composed(variant, g, inputs)
     pointers[take_pointers(inputs, pointers)] = PyArray_DATA(cotangent)
     gradients = iter(variant.backward.run(pointers, kept))
     return [wrap(next(gradients)) if flows else None for flows in variant.flows]
@@ -558,7 +570,7 @@ cdef class Fused:
     def __cinit__(self, object function):
         self.function, self.variants = function, []
         self.op = make_op(function.__name__.strip("_"), rules=(differentiate,), joint=True,
-                          attributes=("owner", "variant", "inputs", "kept", "writes"))
+                          attributes=("owner", "variant", "inputs", "kept", "writes", "all_writes"))
 
     cdef object call(self, tuple inputs):
         cdef Variant variant
@@ -592,21 +604,36 @@ cdef class Fused:
             tensors = inputs if count == len(inputs) else tuple([z for z in inputs if isinstance(z, Tensor)])
             results[0] = record(self.op, results[0], tensors[0], tensors[1] if count > 1 else None,
                                 tensors[2:] if count > 2 else None,
-                                (self, variant, inputs, kept, count_writes(inputs)))
+                                (self, variant, inputs, kept, count_writes(inputs, variant.read),
+                                 count_writes(inputs, ALL)))
         if variant.single:
             return results[0]
         for k in range(1, len(results)):
             results[k] = wrap(results[k])
         return tuple(results)
 
-    cdef list differentiate_composed(self, Tensor g, tuple inputs):
-        """The gradients with a graph of their own: those of the function that is fused."""
-        cdef list tensors = [z for z in inputs if isinstance(z, Tensor)]
-        cdef list wanted = [z for z in tensors if (<Tensor> z).requires]
-        returned = self.function(*inputs)
-        y = returned if isinstance(returned, Tensor) else returned[0]
+    cdef list differentiate_composed(self, Variant variant, Tensor g, tuple inputs):
+        """The gradients with a graph of their own: those of the function that is fused. An input that was
+        frozen since the forward is represented by a leaf."""
+        cdef Tensor tensor
+        cdef list given = [], wanted = [], places = []
+        cdef int i
+        for i in range(variant.count):
+            given.append(inputs[i])
+            if not variant.forms[i].is_tensor:
+                continue
+            tensor = inputs[i]
+            if variant.forms[i].requires:
+                if not tensor.requires:
+                    tensor = wrap(tensor.array)
+                    tensor.requires = True
+                    given[i] = tensor
+                wanted.append(tensor)
+            places.append(variant.forms[i].requires)
+        returned = self.function(*given)
+        y = returned if variant.single else returned[0]
         gradients = iter(run_graph([y], [g], wanted, True, True, True))
-        return [next(gradients) if (<Tensor> z).requires else None for z in tensors]
+        return [next(gradients) if flows else None for flows in places]
 
 
 cdef bint fusing = True          # off in tests alone

@@ -2095,7 +2095,8 @@ def softmax_cross_entropy(x, labels):
         rows = astype(rows, np.float32 if PyArray_TYPE(rows.array) == NPY_BOOL else np.float64)
     # A copy of the labels, which nobody writes to before backward.
     classes = loops.copied(classes) if PyArray_TYPE(classes) == NPY_INT64 else classes.astype(np.int64)
-    count_classes("softmax_cross_entropy", classes, PyArray_DIMS(rows.array)[1], NO_LABEL)
+    if count_classes("softmax_cross_entropy", classes, PyArray_DIMS(rows.array)[1], NO_LABEL) != len(classes):
+        raise IndexError(f"softmax_cross_entropy: label {NO_LABEL} is out of range")
     sizes[0], sizes[1] = 2, PyArray_DIMS(classes)[0]
     cdef ndarray kept = loops.empty(2, sizes, NPY_DOUBLE)
     out = loss.cross_entropy(contiguous(rows.array), classes, kept)

@@ -400,7 +400,10 @@ class LSTMSequence(Function):
         needs = ctx.needs_input_grad[1:]
         y, *tensors = ctx.saved_tensors
         if is_grad_enabled():
-            tensors = [t[...] for t in tensors]  # one of them may be given twice
+            tensors = [  # one of them may be given twice, or frozen since
+                t.detach().requires_grad_() if needed and not t.requires_grad else t[...]
+                for t, needed in zip(tensors, needs, strict=True)
+            ]
             wanted = [t for t, needed in zip(tensors, needs, strict=True) if needed]
             outputs = list(LSTMSequence.composed(*tensors))
             found = iter(run_graph(outputs, [g, g_last], wanted, True, True, True))
