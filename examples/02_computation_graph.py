@@ -19,12 +19,12 @@ variables. No matrix d output / d input is ever formed; the rule of `multiply`, 
 g * y.
 
 The network below has two layers and a BatchNorm between them. Follow its input through the
-picture: it goes two ways, to the mean and to the subtraction, and the difference two ways again,
-to the variance and to the product; at each fork the gradients that come back are added. Nobody
-wrote a gradient for BatchNorm; this picture is it, read upwards. The norms in the boxes are those of d loss / d (that box). The one of the
-first layer's bias is zero but for rounding: BatchNorm subtracts the mean, so what a bias adds
-is taken away again, and a bias before a BatchNorm is useless (Ioffe & Szegedy 2015, section
-3.2). Pictures of graphs find such things.
+picture: it goes two ways, to the mean and to the subtraction, and the difference two ways
+again, to the variance and to the product; at each fork the gradients that come back are added.
+Nobody wrote a gradient for BatchNorm; this picture is it, read upwards. The norms in the boxes
+are those of d loss / d (that box). The one of the first layer's bias is zero but for rounding:
+BatchNorm subtracts the mean, so what a bias adds is taken away again, and a bias before a
+BatchNorm is useless (Ioffe & Szegedy 2015, section 3.2). Pictures of graphs find such things.
 
 `mg.viz.record` notes which module made which Node, for the frames, and has BatchNorm run primitive
 by primitive; in a training loop its formula soon runs as one Node, `normalise`, whose gradient was
