@@ -107,12 +107,14 @@ def test_gradients_of_both_orders(name):
 
 def test_other_numbers_shapes_and_dtypes_are_told_apart():
     quick = fused(of_numbers)
-    numbers = [(3, 1), (4, 1), (3.0, 1), (3, 2)]
+    numbers = [(3, 1), (4, 1), (3.0, 1), (3, 2), (3, 0.0), (3, -0.0), (3, np.nan)]
     inputs = [*leaves(np.float32, (3, 4), (4, 3), (12,)), leaf(3, 4, dtype=np.float64)]
     for x in (*inputs, inputs[0].detach()):
         for factor, power in numbers * 3:
             want = of_numbers(x, factor, power)
-            np.testing.assert_array_equal(quick(x, factor, power).numpy(), want.numpy())
+            got = quick(x, factor, power).numpy()
+            np.testing.assert_array_equal(got, want.numpy())
+            np.testing.assert_array_equal(np.signbit(got), np.signbit(want.numpy()))
 
 
 def test_inputs_that_want_no_gradient_get_none():
@@ -144,6 +146,8 @@ def test_an_input_that_the_result_does_not_need():
         lambda x: x * x.max(),  # its gradient compares
         lambda x: x[::2] * 1.0,
         lambda x: x * mg.tensor([2.0, 3.0, 4.0, 5.0]),
+        lambda x: x * mg.tensor([2.0, 3.0, 4.0, 5.0]).reshape(1, 4),
+        lambda x: x * mg.broadcast_to(mg.tensor(2.0), (4,)),
         lambda x: x.astype(mg.float64) * 2.0,
         lambda x: mg.where(x > 0, x, 0.0),
         lambda x: x.reshape(2, 2) * 2.0,
@@ -196,6 +200,28 @@ def test_what_is_returned_beside_the_result_may_be_written_to():
         mean.detach().fill_(9), var.detach().fill_(9)
     for got, want in zip(grad(y.square().sum(), inputs[:3]), expected, strict=True):
         np.testing.assert_array_equal(got.numpy(), want.numpy())
+
+
+def test_a_value_that_is_returned_and_that_the_gradient_needs_may_be_written_to():
+    def function(x):
+        power = mg.exp(x)
+        return power * x, power
+
+    quick, x = fused(function), leaf(5)
+    expected = grad(function(x)[0].sum(), x)[0].numpy()
+    for _ in range(3):
+        y, power = quick(x)
+        got = grad(y.sum(), x, retain_graph=True)[0].numpy()
+        np.testing.assert_array_equal(got, expected)
+    power.fill_(9)
+    np.testing.assert_array_equal(grad(y.sum(), x)[0].numpy(), expected)
+
+
+def test_what_differs_in_an_option_alone_is_not_done_once():
+    quick, x = fused(lambda x: x.var(correction=0) + 2 * x.var(correction=1)), leaf(5)
+    for _ in range(3):
+        got = quick(x).item()
+    assert got == (x.var(correction=0) + 2 * x.var(correction=1)).item()
 
 
 def test_an_input_that_was_written_to_raises():

@@ -390,3 +390,15 @@ def test_labels_may_be_written_to_after_the_forward():
     labels.fill_(2)
     loss.backward()
     np.testing.assert_allclose(x.grad.numpy(), np.full((2, 3), 1 / 3) - np.eye(2, 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [2, 40])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_nan_makes_the_loss_of_its_row_nan(classes, place):
+    values = np.zeros((3, classes))
+    values[1, place] = np.nan
+    x = mg.tensor(values, requires_grad=True)
+    loss = mg.softmax_cross_entropy(x, mg.tensor([0, 0, 1]))
+    loss.sum().backward()
+    assert np.isnan(loss.numpy()).tolist() == [False, True, False]
+    assert np.isnan(x.grad.numpy()).all(axis=1).tolist() == [False, True, False]

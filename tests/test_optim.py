@@ -207,6 +207,24 @@ def test_parameters_without_a_gradient_are_left_alone():
     assert set(map(id, optimizer.state)) == {id(params[1])} and frozen.tolist() == [1.0, 1.0]
 
 
+@pytest.mark.parametrize("kind", [Adam, AdamW, NAdam])
+def test_each_parameter_counts_its_own_steps(kind):
+    """Parameters that joined at different steps do what they do in an optimiser of their own."""
+    together, alone = parameters(), parameters()
+    optimizer, optimizers = kind(together, lr=0.1), [kind([p], lr=0.1) for p in alone]
+    for step in range(4):
+        give_gradients(together, step)
+        give_gradients(alone, step)
+        for late, (p, q) in enumerate(zip(together, alone, strict=True)):
+            if step < late:
+                p.grad = q.grad = None
+        optimizer.step()
+        for single in optimizers:
+            single.step()
+    for p, q in zip(together, alone, strict=True):
+        np.testing.assert_array_equal(p.numpy(), q.numpy())
+
+
 def test_a_generator_of_parameters_and_a_parameter_of_size_0():
     optimizer = Adam(p for p in [mg.zeros((0, 3), requires_grad=True)])
     optimizer.param_groups[0]["params"][0].grad = mg.zeros((0, 3))

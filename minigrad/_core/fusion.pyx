@@ -122,12 +122,16 @@ cdef class Trace:
         self.learn(leaf, self.add(Value(aligned(shape_of(array)))))
         return leaf
 
+    cdef int known_value(self, Tensor tensor) except -1:
+        value = self.known.get(id(tensor.array))
+        if value is None:
+            raise FusionError("an array that no primitive made")
+        return value
+
     cdef int value_of(self, object source) except -1:
         if not isinstance(source, Tensor):
             return self.add(Value((1,) * RANK, float(source)))
-        value = self.known.get(id((<Tensor> source).array))
-        if value is None:
-            raise FusionError("an array that no primitive made")
+        value = self.known_value(<Tensor> source)
         for size, logical in zip((<Value> self.values[value]).shape, aligned(source.shape)):
             if size != logical and size != 1:
                 raise FusionError("axes that move")
@@ -180,7 +184,7 @@ cdef class Trace:
         cdef unsigned long long axes = 0
         cdef int value
         if name == "reshape" and stripped(inputs[0].shape) == stripped(output.shape):
-            value = self.known.get(id((<Tensor> inputs[0]).array), -1)
+            value = self.known_value(inputs[0])     # which stays as it is, whatever its sizes of 1
         elif name == "broadcast_to":
             value = self.value_of(inputs[0])
         elif op is not None and op.opcode < LESS:
@@ -386,6 +390,13 @@ cdef inline bint wants_gradient(Tensor tensor):
     return tensor.requires and recording()
 
 
+cdef bint same(object a, object b) except -1:
+    """Whether a program made for one serves the other; -0.0 is not 0.0 here, and NaN is NaN."""
+    if type(a) is not type(b):
+        return False
+    return repr(a) == repr(b) if type(a) is float else a == b
+
+
 @cython.final
 cdef class Variant:
     """A function for inputs of one form, and its two programs once they are made."""
@@ -431,9 +442,8 @@ cdef class Variant:
                         or wants_gradient(<Tensor> value) != form.requires
                         or memcmp(PyArray_DIMS(array), form.shape, form.ndim * sizeof(npy_intp)) != 0):
                     return False
-            elif value is not self.constants[i] and (type(value) is not type(self.constants[i])
-                                                     or repr(value) != repr(self.constants[i])):
-                return False                # (by their text, in which -0.0 is not 0.0, and NaN is NaN)
+            elif value is not self.constants[i] and not same(value, self.constants[i]):
+                return False
         return True
 
     cdef void compile(self, object function, tuple inputs) except *:
@@ -569,7 +579,7 @@ cdef class Fused:
 
     def __cinit__(self, object function):
         self.function, self.variants = function, []
-        self.op = make_op(function.__name__.strip("_"), rules=(differentiate,), joint=True,
+        self.op = make_op(function.__name__, rules=(differentiate,), joint=True,
                           attributes=("owner", "variant", "inputs", "kept", "writes", "all_writes"))
 
     cdef object call(self, tuple inputs):
@@ -642,7 +652,7 @@ cdef bint fusing = True          # off in tests alone
 def fused(function):
     """Have a function of Tensors, composed from primitives, run as one operation. A decorator.
 
-    Its inputs are positional: Tensors, and what is told apart by its repr. It must be made of Tensor
+    Its inputs are positional: Tensors, and what is told apart by ==. It must be made of Tensor
     operations alone, and read no values (`item`, `numpy`). It returns a Tensor or a tuple of them, of which
     only the first may carry a gradient. The function itself stays as `__wrapped__`.
 

@@ -3,8 +3,9 @@
 
 Design note
 -----------
-1. This file knows rows of numbers and their labels. It must not know the graph: the primitive has its
-   entry in ops.pyx, whose rule, in Tensor operations, says what the backward here computes.
+1. This file knows rows of numbers and their labels. It must not know the graph: the primitive,
+   `softmax_cross_entropy`, has its entry in ops.pyx, whose rule, in Tensor operations, says what the
+   backward here computes.
 2. log(sum(exp(x))) is taken about the largest element of a row. That and the logarithm of the sum are kept
    apart, in `kept` (2, n): beside a large x their sum would lose the digits of the logarithm.
 3. Rows are done in blocks that fit the first cache, because exp wants long loops and a row of ten classes
@@ -24,13 +25,13 @@ cdef enum:
 
 
 cdef inline void largest_of(floating* x, Py_ssize_t rows, Py_ssize_t n, double* largest) noexcept nogil:
-    """The maximum of each row; a NaN wins."""
+    """The maximum of each row. (Whether it is a NaN does not matter: that makes the sum of the row NaN.)"""
     cdef Py_ssize_t r, c
     cdef floating best
     for r in range(rows):
         best = x[r * n]
         for c in range(1, n if n <= FEW_CLASSES else 0):
-            if x[r * n + c] > best or x[r * n + c] != x[r * n + c]: best = x[r * n + c]
+            if x[r * n + c] > best: best = x[r * n + c]
         largest[r] = best
     if n > FEW_CLASSES:
         reduce_rows(MAX, floating is double, x, 0, n * sizeof(floating), rows, n, largest, largest)

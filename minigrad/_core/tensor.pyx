@@ -1657,17 +1657,15 @@ cdef class Tensor:
         """Set every element to a number; returns self."""
         cdef npy_intp i
         cdef long long number
-        if (PyLong_CheckExact(value) and PyArray_TYPE(self.array) == NPY_INT64
+        if (PyLong_CheckExact(value) and PyArray_TYPE(self.array) == NPY_INT64 and plain(self.array)
                 and cnp.PyArray_ISWRITEABLE(self.array)):       # a counter, five times faster than below
             if self.requires:
                 self._may_write("fill_")
             number = value
             if observers:
                 announce_write(self)
-            for i in range(elements(self.array) if plain(self.array) else 0):
+            for i in range(elements(self.array)):
                 (<long long*> PyArray_DATA(self.array))[i] = number
-            if not plain(self.array):
-                self.array.fill(value)
             count_write(self)
             return self
         return self.copy_(value)
