@@ -300,6 +300,37 @@ def batchnorm_minigrad(shape: tuple[int, ...]) -> Callable:
     return run
 
 
+def unfused(run: Callable) -> Callable:
+    """The same with fusion switched off."""
+    from minigrad._core.fusion import set_fusion
+
+    def composed():
+        before = set_fusion(False)
+        run()
+        set_fusion(before)
+
+    return composed
+
+
+def cross_entropy_minigrad(composed: bool) -> Callable:
+    """The mean loss of 100 rows of 2, by the primitive or by the four that it replaces."""
+    import minigrad as mg
+
+    x, labels = mg.tensor(random(100, 2), requires_grad=True), mg.tensor(np.arange(100) % 2)
+
+    def run():
+        x.grad = None
+        if composed:
+            log_p = mg.log_softmax(x, 1)
+            loss = mg.take_along_axis(log_p, labels.reshape(-1, 1), 1).sum() / -100.0
+        else:
+            loss = mg.softmax_cross_entropy(x, labels).mean()
+        loss.backward()
+        return loss
+
+    return run
+
+
 def batchnorm_torch(shape: tuple[int, ...], composed: bool) -> Callable:
     import torch
 
@@ -796,6 +827,24 @@ RECURRENT = [
     )
 ]
 BATCHNORM = [batchnorm_work(shape) for shape in ((128, 256), (4096, 1024), (32, 64, 28, 28))]
+COMPOSED = [
+    Work(
+        "BatchNorm (100, 16), forward + backward",
+        {
+            "minigrad": lambda: batchnorm_minigrad((100, 16)),
+            "minigrad composed": lambda: unfused(batchnorm_minigrad((100, 16))),
+        },
+        {"minigrad composed": 1.0},
+    ),
+    Work(
+        "cross-entropy of (100, 2), forward + backward",
+        {
+            "minigrad": lambda: cross_entropy_minigrad(composed=False),
+            "minigrad composed": lambda: cross_entropy_minigrad(composed=True),
+        },
+        {"minigrad composed": 1.0},
+    ),
+]
 KERNELS = [
     kernel_work(name, (n,))
     for n in (4096, 1048576)
@@ -849,9 +898,11 @@ WORK = {
     "kernels": KERNELS,
     "products": PRODUCTS,
     "process": PROCESS,
+    "composed": COMPOSED,
     "functions": every_function(),
 }
-ON_REQUEST = {"functions"}  # a minute for some 600 rows: only when it is named
+# Only when they are named: minigrad against itself, and a minute for some 600 rows.
+ON_REQUEST = {"composed", "functions"}
 
 
 def present(work: Work) -> dict[str, Callable[[], Callable]]:

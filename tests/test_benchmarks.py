@@ -94,6 +94,13 @@ def test_functions_are_measured_on_request_and_agree_with_numpy(bench):
         np.testing.assert_allclose(ours.numpy(), theirs, 1e-4, 1e-3)
 
 
+def test_the_loss_and_its_composition_agree(bench):
+    norm, loss = bench.contenders.WORK["composed"]
+    norm.contenders["minigrad composed"]()()
+    ours, composed = (make()().item() for make in loss.contenders.values())
+    assert ours == pytest.approx(composed, rel=1e-6)
+
+
 def test_processes_of_their_own(bench):
     assert bench.contenders.in_process("import minigrad; print(1.5)") == 1.5
     assert 0 < bench.contenders.import_time("minigrad")() < 60_000
