@@ -61,7 +61,15 @@ cdef extern from * nogil:
         __VA_ARGS__)
     #define mg_sqrt(x) _Generic((x), float: sqrtf, double: sqrt)(x)
     #define mg_abs(x) _Generic((x), float: fabsf, double: fabs)(x)
+    double mg_one = 1;              /* which no compiler knows: see fold_four */
+    #ifdef __GNUC__
+    #define mg_straight_line() __asm__ volatile("")
+    #else
+    #define mg_straight_line()
+    #endif
     """
+    double mg_one
+    void mg_straight_line()
     double mg_exp(double)
     double mg_expm1(double)
     double mg_log(double)
@@ -656,33 +664,49 @@ cdef cloned row_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row
     elif opcode == PRODUCTS: fold_rows(PRODUCTS, x, other, row_stride, rows, n, centre, alike, accumulator)
 
 
+cdef inline inlined fold_four(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, double* centre,
+                              lane_t one, lane_t* accumulator, lane_t* out) noexcept nogil:
+    """One column of four rows, as a tree: a chain would wait for each addition. Sums multiply by one: a fused
+    multiply-add runs where conversions to double do not, and rounds as the addition does."""
+    cdef floating* x1 = <floating*> (<char*> x + row_stride)
+    cdef floating* x2 = <floating*> (<char*> x + 2 * row_stride)
+    cdef floating* x3 = <floating*> (<char*> x + 3 * row_stride)
+    cdef floating* y = <floating*> (<char*> x + other)
+    cdef floating* y1 = <floating*> (<char*> x1 + other)
+    cdef floating* y2 = <floating*> (<char*> x2 + other)
+    cdef floating* y3 = <floating*> (<char*> x3 + other)
+    cdef lane_t a = accumulator[0], c = <lane_t> centre[0]
+    if opcode == PRODUCTS:                  # in the precision of x, of which two conversions would be slow
+        out[0] = a + <lane_t> ((x[0] * y[0] + x1[0] * y1[0]) + (x2[0] * y2[0] + x3[0] * y3[0]))
+    elif opcode == SUM:
+        out[0] = a * one + ((x[0] * one + x1[0]) * one + (x2[0] * one + x3[0]))
+    else:
+        out[0] = combine_four(
+            opcode, a, prepare(opcode, x[0], y[0], c), prepare(opcode, x1[0], y1[0], c),
+            prepare(opcode, x2[0], y2[0], c), prepare(opcode, x3[0], y3[0], c))
+
+
 cdef inline inlined fold_columns(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride,
                                  Py_ssize_t rows, Py_ssize_t n, double* centre,
                                  lane_t* accumulator) noexcept nogil:
     cdef Py_ssize_t i, r = 0
-    cdef floating* x1
-    cdef floating* x2
-    cdef floating* x3
     cdef floating* y
-    cdef floating* y1
-    cdef floating* y2
-    cdef floating* y3
-    cdef lane_t c
+    cdef lane_t a0, a1, a2, a3, one = <lane_t> mg_one
     while r + 4 <= rows:                    # four rows at once: a quarter of the traffic to the accumulators
-        x1 = <floating*> (<char*> x + row_stride)
-        x2 = <floating*> (<char*> x1 + row_stride)
-        x3 = <floating*> (<char*> x2 + row_stride)
-        y, y1 = <floating*> (<char*> x + other), <floating*> (<char*> x1 + other)
-        y2, y3 = <floating*> (<char*> x2 + other), <floating*> (<char*> x3 + other)
-        for i in range(n):                  # as a tree: a chain would wait for each addition
-            if opcode == PRODUCTS:          # in the precision of x, of which two conversions would be slow
-                accumulator[i] += <lane_t> ((x[i] * y[i] + x1[i] * y1[i]) + (x2[i] * y2[i] + x3[i] * y3[i]))
-                continue
-            c = <lane_t> centre[i]
-            accumulator[i] = combine_four(
-                opcode, accumulator[i], prepare(opcode, x[i], y[i], c), prepare(opcode, x1[i], y1[i], c),
-                prepare(opcode, x2[i], y2[i], c), prepare(opcode, x3[i], y3[i], c))
-        x = <floating*> (<char*> x3 + row_stride)
+        i = 0
+        if lane_t is double and floating is float:
+            while i + 4 <= n:               # straight-line code converts in one go four floats of memory
+                fold_four(opcode, x + i, other, row_stride, centre + i, one, accumulator + i, &a0)
+                fold_four(opcode, x + i + 1, other, row_stride, centre + i + 1, one, accumulator + i + 1, &a1)
+                fold_four(opcode, x + i + 2, other, row_stride, centre + i + 2, one, accumulator + i + 2, &a2)
+                fold_four(opcode, x + i + 3, other, row_stride, centre + i + 3, one, accumulator + i + 3, &a3)
+                accumulator[i], accumulator[i + 1], accumulator[i + 2], accumulator[i + 3] = a0, a1, a2, a3
+                mg_straight_line()
+                i += 4
+        for i in range(i, n):
+            fold_four(opcode, x + i, other, row_stride, centre + i, one, accumulator + i, &a0)
+            accumulator[i] = a0
+        x = <floating*> (<char*> x + 4 * row_stride)
         r += 4
     while r < rows:
         y = <floating*> (<char*> x + other)
