@@ -75,8 +75,8 @@ def test_nan_and_inf_stay_in_their_row_and_column():
     a, b = np.ones((9, 5), np.float32), np.ones((5, 19), np.float32)
     a[2, 3], b[1, 7] = np.inf, np.nan
     with np.errstate(invalid="ignore"):
-        expected = a @ b
-    np.testing.assert_array_equal((mg.tensor(a) @ mg.tensor(b)).numpy(), expected)
+        expected, found = a @ b, mg.tensor(a) @ mg.tensor(b)
+    np.testing.assert_array_equal(found.numpy(), expected)
 
 
 LARGER = """
@@ -104,3 +104,25 @@ for rows, inner, columns in [
 def test_larger_products_where_blas_has_one_thread():
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", LARGER], env=environment, check=True)
+
+
+def run(kernel, *arguments):
+    environment = {**os.environ, "MINIGRAD_MATMUL": kernel}
+    return subprocess.run(
+        [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("kernel", ["avx2", "blas"])
+def test_this_file_with_the_other_kernels(kernel):
+    name = run(kernel, "-c", "from minigrad._core.loops import name_of_kernel as n; print(n())")
+    if "if the processor has it" in name.stderr:
+        pytest.skip(f"this processor has no {kernel}")
+    assert name.stdout == f"{kernel}\n", name.stderr
+    here = run(kernel, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "not kernel")
+    assert here.returncode == 0, here.stdout
+
+
+def test_an_unknown_kernel_is_refused():
+    result = run("mmx", "-c", "import minigrad")
+    assert "MINIGRAD_MATMUL is 'mmx': expected avx512 or avx2" in result.stderr

@@ -68,12 +68,15 @@ cdef extern from "matmul.h" nogil:
     ctypedef struct Matrix "mg_matrix":
         float* data
         npy_intp row, column
-    bint takes "mg_takes"(npy_intp rows, npy_intp inner, npy_intp columns)
-    bint takes_panels "mg_takes_panels"(npy_intp inner, npy_intp columns)
-    int LANES "MG_LANES"
-    void pack_panels "mg_pack_panels"(Matrix b, npy_intp inner, npy_intp columns, float* panels)
-    bint own_matmul "mg_matmul"(Matrix a, Matrix b, float* panels, Matrix start, float* out, npy_intp rows,
-                                npy_intp inner, npy_intp columns)
+    ctypedef struct MatmulKernel "mg_kernel":
+        const char* name
+        npy_intp lanes
+        void (*pack_panels)(Matrix b, npy_intp inner, npy_intp columns, float* panels)
+        bint (*matmul)(Matrix a, Matrix b, float* panels, Matrix start, float* out, npy_intp rows, npy_intp inner,
+                       npy_intp columns)
+    const MatmulKernel* find_kernel "mg_find_kernel"(const char* name)
+    bint takes "mg_takes"(const MatmulKernel* kernel, npy_intp rows, npy_intp inner, npy_intp columns)
+    bint takes_panels "mg_takes_panels"(const MatmulKernel* kernel, npy_intp inner, npy_intp columns)
 
 cdef extern from *:
     """
@@ -1122,6 +1125,21 @@ def threads_of_blas():
 
 
 cdef bint blas_alone = threads_of_blas() == 1   # else larger products are left to its threads
+cdef const MatmulKernel* matmul_kernel = choose_kernel(os.environ.get("MINIGRAD_MATMUL", ""))
+
+
+cdef const MatmulKernel* choose_kernel(str name) except NULL:
+    """The kernel of that name; for "" the best that the processor can run."""
+    cdef bytes ascii = name.encode()
+    found = find_kernel(ascii)
+    if found == NULL:
+        raise ValueError(f"MINIGRAD_MATMUL is {name!r}: expected avx512 or avx2, if the processor has it, or blas")
+    return found
+
+
+def name_of_kernel():
+    """The instruction set of the kernel of small matrix products; "blas" where there is none."""
+    return matmul_kernel.name.decode()
 
 
 cdef inline Matrix matrix(ndarray x) noexcept:
@@ -1159,7 +1177,7 @@ cdef void multiply(ndarray x, ndarray y, ndarray panels, ndarray start, ndarray 
     cdef bint done
     cdef float* packed
     cdef PyThreadState* thread = NULL
-    if panels is not None or (PyArray_TYPE(x) == NPY_FLOAT and takes(rows, inner, columns)
+    if panels is not None or (PyArray_TYPE(x) == NPY_FLOAT and takes(matmul_kernel, rows, inner, columns)
                               and (blas_alone or rows * inner * columns <= SHARED_WORK)):
         first.data, first.row, first.column = NULL, 0, 1
         if start is not None:
@@ -1168,7 +1186,7 @@ cdef void multiply(ndarray x, ndarray y, ndarray panels, ndarray start, ndarray 
         if rows * inner * columns > SHARED_WORK:
             thread = PyEval_SaveThread()
         packed = NULL if panels is None else <float*> PyArray_DATA(panels)
-        done = own_matmul(left, right, packed, first, <float*> PyArray_DATA(out), rows, inner, columns)
+        done = matmul_kernel.matmul(left, right, packed, first, <float*> PyArray_DATA(out), rows, inner, columns)
         if thread != NULL:
             PyEval_RestoreThread(thread)
         if done:
@@ -1185,12 +1203,12 @@ cdef ndarray panels_of(ndarray y, npy_intp rows, npy_intp uses):
     """The matrix y packed for `multiply`, where one call has so many products of so many rows with it: the
     panels must not outlive that call, as nothing tells them of a write to y. None where they gain nothing."""
     cdef npy_intp inner = PyArray_DIMS(y)[0], columns = PyArray_DIMS(y)[1]
-    cdef npy_intp size = inner * ((columns + LANES - 1) // LANES * LANES)
-    if (uses < 2 or PyArray_TYPE(y) != NPY_FLOAT or not takes_panels(inner, columns)
+    cdef npy_intp lanes = max(matmul_kernel.lanes, 1), size = inner * ((columns + lanes - 1) // lanes * lanes)
+    if (uses < 2 or PyArray_TYPE(y) != NPY_FLOAT or not takes_panels(matmul_kernel, inner, columns)
             or not (blas_alone or rows * size <= SHARED_PACKED)):
         return None
     panels = empty(1, &size, NPY_FLOAT)
-    pack_panels(matrix(y), inner, columns, <float*> PyArray_DATA(panels))
+    matmul_kernel.pack_panels(matrix(y), inner, columns, <float*> PyArray_DATA(panels))
     return panels
 
 
