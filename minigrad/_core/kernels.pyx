@@ -664,8 +664,8 @@ cdef cloned row_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row
     elif opcode == PRODUCTS: fold_rows(PRODUCTS, x, other, row_stride, rows, n, centre, alike, accumulator)
 
 
-cdef inline inlined fold_four(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, double* centre,
-                              lane_t one, lane_t* accumulator, lane_t* out) noexcept nogil:
+cdef inline inlined fold_four(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride,
+                              double* centre, lane_t one, lane_t* accumulator, lane_t* out) noexcept nogil:
     """One column of four rows, as a tree: a chain would wait for each addition. Sums multiply by one: a fused
     multiply-add runs where conversions to double do not, and rounds as the addition does."""
     cdef floating* x1 = <floating*> (<char*> x + row_stride)

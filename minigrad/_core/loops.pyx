@@ -72,8 +72,8 @@ cdef extern from "matmul.h" nogil:
         const char* name
         npy_intp lanes
         void (*pack_panels)(Matrix b, npy_intp inner, npy_intp columns, float* panels)
-        bint (*matmul)(Matrix a, Matrix b, float* panels, Matrix start, float* out, npy_intp rows, npy_intp inner,
-                       npy_intp columns)
+        bint (*matmul)(Matrix a, Matrix b, float* panels, Matrix start, float* out, npy_intp rows,
+                       npy_intp inner, npy_intp columns)
     const MatmulKernel* find_kernel "mg_find_kernel"(const char* name)
     bint takes "mg_takes"(const MatmulKernel* kernel, npy_intp rows, npy_intp inner, npy_intp columns)
     bint takes_panels "mg_takes_panels"(const MatmulKernel* kernel, npy_intp inner, npy_intp columns)
@@ -1133,7 +1133,8 @@ cdef const MatmulKernel* choose_kernel(str name) except NULL:
     cdef bytes ascii = name.encode()
     found = find_kernel(ascii)
     if found == NULL:
-        raise ValueError(f"MINIGRAD_MATMUL is {name!r}: expected avx512 or avx2, if the processor has it, or blas")
+        raise ValueError(f"MINIGRAD_MATMUL is {name!r}: expected avx512 or avx2, if the processor has it, or "
+                         "blas")
     return found
 
 
@@ -1186,7 +1187,8 @@ cdef void multiply(ndarray x, ndarray y, ndarray panels, ndarray start, ndarray 
         if rows * inner * columns > SHARED_WORK:
             thread = PyEval_SaveThread()
         packed = NULL if panels is None else <float*> PyArray_DATA(panels)
-        done = matmul_kernel.matmul(left, right, packed, first, <float*> PyArray_DATA(out), rows, inner, columns)
+        done = matmul_kernel.matmul(left, right, packed, first, <float*> PyArray_DATA(out), rows, inner,
+                                    columns)
         if thread != NULL:
             PyEval_RestoreThread(thread)
         if done:
