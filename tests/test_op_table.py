@@ -602,6 +602,27 @@ def test_var_does_not_cancel_far_from_zero(ten_million, mean):
     assert_close(mg.asarray(columns).var(axis=0), np.var(columns.astype(np.float64), axis=0), 1)
 
 
+@pytest.mark.parametrize("first", [1e4, -3e6, 1e30])
+def test_var_about_a_first_element_that_is_far_from_the_others(ten_million, first):
+    x = ten_million.copy()
+    x[:4] = first
+    exact = np.var(x.astype(np.float64))
+    assert_close(mg.asarray(x).var(), exact, 1)
+    columns = x.reshape(-1, 4)
+    exact = np.var(columns.astype(np.float64), axis=0)
+    assert_close(mg.asarray(columns).var(axis=0), exact, 1)
+    assert_close(mg.asarray(np.ascontiguousarray(columns.T)).var(axis=1), exact, 1)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 15, 16, 17, 31, 32, 33, 63, 100])
+def test_var_of_every_tail(n):
+    x = np.random.default_rng(n).normal(3, 2, (n, n + 3)).astype(np.float32)
+    for layout in (x, np.asfortranarray(x), x[::-1, ::-1], np.repeat(x, 2, 1)[:, ::2]):
+        for axis in (0, 1, None):
+            exact = np.var(layout.astype(np.float64), axis=axis)
+            assert_close(mg.asarray(layout).var(axis=axis), exact, 1)
+
+
 def test_float64_sums_are_compensated():
     x = np.array([1.0, 1e100, 1.0, -1e100] * 10**4)
     assert math.fsum(x) == 2e4

@@ -13,7 +13,7 @@ cdef enum Opcode:
     WHERE, CLIP, SCALED_DIFFERENCE
     # reductions in one pass; passes about a centre, or over two arrays; what `loops` makes of such passes
     SUM, PROD, MAX, MIN
-    DIFFERENCE, DEVIATION, PRODUCTS
+    DIFFERENCE, DEVIATION, PRODUCTS, MOMENTS
     MEAN, VAR, LOGSUM
     # no kernel: NumPy computes
     NO_KERNEL

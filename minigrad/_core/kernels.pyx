@@ -11,7 +11,11 @@ Design note
 3. A kernel is a fused function over float and double. `MG_CLONED` (clones.h) has gcc build it for
    AVX-512, AVX2 and baseline x86-64 and pick at load time; the loops vectorise by themselves.
 4. Reductions accumulate in double, whatever the input; extrema and sums of products in the precision of
-   the input, of which the latter are summed 1024 at a time. 256 bytes of lanes keep the adders busy.
+   the input, of which the latter are summed 1024 at a time. 256 bytes of lanes keep the adders busy. What
+   costs is the conversion to double: the variance of floats reads them once (`row_moments`), and columns are
+   folded by straight-line code (`fold_four`), from which gcc makes conversions straight from memory; from a
+   loop it made them of halves of vectors, a third slower. (Rows folded as columns: slower below 512
+   elements, a fifth faster above; not worth the two ways.)
 5. `noexcept nogil` on all: no kernel can fail, and none needs the interpreter.
 """
 from cython cimport floating
@@ -555,6 +559,7 @@ cdef enum:
     LANES = 256             # bytes of independent accumulators, so that none waits for the last addition
     MOST_LANES = 64         # that these are: floats
     GROUP = 16              # rows whose lanes are folded together
+    MOMENT_LANES = 16       # of sums, and as many of squares
 
 ctypedef fused lane_t:      # what a reduction accumulates in: double, or the precision of x
     float
@@ -651,6 +656,48 @@ cdef inline inlined fold_rows(int opcode, floating* x, Py_ssize_t other, Py_ssiz
         accumulator += height
 
 
+cdef cloned row_moments(float* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n, double* centre,
+                        double* accumulator) noexcept nogil:
+    """The sums of x - centre of each row, and behind them, COLUMNS further, the sums of its square."""
+    cdef double sums[MOMENT_LANES]
+    cdef double squares[MOMENT_LANES]
+    cdef double d[MOMENT_LANES]
+    cdef float rest[MOMENT_LANES]
+    cdef double a[2 * GROUP * MOMENT_LANES]
+    cdef double b[2 * GROUP * MOMENT_LANES]
+    cdef Py_ssize_t i, k, r, height, whole = n - n % MOMENT_LANES
+    cdef double c
+    cdef float* y
+    while rows > 0:
+        height = min(rows, <Py_ssize_t> GROUP)
+        for r in range(height):
+            c = centre[r]
+            for k in range(MOMENT_LANES): sums[k] = 0
+            for k in range(MOMENT_LANES): squares[k] = 0
+            for k in range(MOMENT_LANES): rest[k] = <float> c           # which adds nothing
+            for k in range(n - whole): rest[k] = x[whole + k]
+            i = 0
+            while i < n:
+                y = x + i if i < whole else rest
+                for k in range(MOMENT_LANES): d[k] = y[k] - c
+                for k in range(MOMENT_LANES): sums[k] += d[k]
+                for k in range(MOMENT_LANES): squares[k] += d[k] * d[k]
+                i += MOMENT_LANES
+            for k in range(MOMENT_LANES): a[2 * r * MOMENT_LANES + k] = sums[k]
+            for k in range(MOMENT_LANES): a[(2 * r + 1) * MOMENT_LANES + k] = squares[k]
+            x = <float*> (<char*> x + row_stride)
+        halve(SUM, a, 2 * height, 8, b)
+        halve(SUM, b, 2 * height, 4, a)
+        halve(SUM, a, 2 * height, 2, b)
+        halve(SUM, b, 2 * height, 1, a)
+        for r in range(height):
+            accumulator[r] += a[2 * r]
+            accumulator[COLUMNS + r] += a[2 * r + 1]
+        rows -= height
+        centre += height
+        accumulator += height
+
+
 cdef cloned row_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows,
                        Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
     cdef double* wide = NULL                # of which only the type counts
@@ -716,6 +763,47 @@ cdef inline inlined fold_columns(int opcode, floating* x, Py_ssize_t other, Py_s
         r += 1
 
 
+cdef inline inlined four_moments(float* x, Py_ssize_t row_stride, double c, double* sum,
+                                 double* square) noexcept nogil:
+    """Of one column of four rows."""
+    cdef double d = x[0] - c
+    cdef double d1 = (<float*> (<char*> x + row_stride))[0] - c
+    cdef double d2 = (<float*> (<char*> x + 2 * row_stride))[0] - c
+    cdef double d3 = (<float*> (<char*> x + 3 * row_stride))[0] - c
+    sum[0] = sum[0] + ((d + d1) + (d2 + d3))
+    square[0] = square[0] + ((d * d + d1 * d1) + (d2 * d2 + d3 * d3))
+
+
+cdef cloned column_moments(float* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n, double* centre,
+                           double* accumulator) noexcept nogil:
+    """As `row_moments`, of columns."""
+    cdef double* squares = accumulator + COLUMNS
+    cdef double s0, s1, s2, s3, q0, q1, q2, q3
+    cdef Py_ssize_t i, r = 0
+    while r + 4 <= rows:
+        i = 0
+        while i + 4 <= n:                   # straight-line code, as in fold_columns
+            s0, s1, s2, s3 = accumulator[i], accumulator[i + 1], accumulator[i + 2], accumulator[i + 3]
+            q0, q1, q2, q3 = squares[i], squares[i + 1], squares[i + 2], squares[i + 3]
+            four_moments(x + i, row_stride, centre[i], &s0, &q0)
+            four_moments(x + i + 1, row_stride, centre[i + 1], &s1, &q1)
+            four_moments(x + i + 2, row_stride, centre[i + 2], &s2, &q2)
+            four_moments(x + i + 3, row_stride, centre[i + 3], &s3, &q3)
+            accumulator[i], accumulator[i + 1], accumulator[i + 2], accumulator[i + 3] = s0, s1, s2, s3
+            squares[i], squares[i + 1], squares[i + 2], squares[i + 3] = q0, q1, q2, q3
+            mg_straight_line()
+            i += 4
+        for i in range(i, n): four_moments(x + i, row_stride, centre[i], accumulator + i, squares + i)
+        x = <float*> (<char*> x + 4 * row_stride)
+        r += 4
+    while r < rows:
+        for i in range(n):
+            accumulator[i] += x[i] - centre[i]
+            squares[i] += (x[i] - centre[i]) * (x[i] - centre[i])
+        x = <float*> (<char*> x + row_stride)
+        r += 1
+
+
 cdef inline inlined column_extremum(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride,
                                     Py_ssize_t rows, Py_ssize_t n, double* centre,
                                     double* accumulator) noexcept nogil:
@@ -741,8 +829,11 @@ cdef cloned column_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t 
 cdef void reduce_rows(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride,
                       Py_ssize_t rows, Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
     """Fold rows of n contiguous elements, `row_stride` bytes apart, each into an accumulator of its own.
-    PRODUCTS sums x times what stands `other` bytes behind it."""
-    if is_double:
+    PRODUCTS sums x times what stands `other` bytes behind it; MOMENTS, of floats alone, has two accumulators,
+    the second COLUMNS behind the first."""
+    if opcode == MOMENTS:
+        row_moments(<float*> x, row_stride, rows, n, centre, accumulator)
+    elif is_double:
         row_kernel(opcode, <double*> x, other, row_stride, rows, n, centre, accumulator)
     else:
         row_kernel(opcode, <float*> x, other, row_stride, rows, n, centre, accumulator)
@@ -751,7 +842,9 @@ cdef void reduce_rows(int opcode, bint is_double, void* x, Py_ssize_t other, Py_
 cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride,
                          Py_ssize_t rows, Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
     """Fold rows of n contiguous elements, `row_stride` bytes apart, into n accumulators, one a column."""
-    if is_double:
+    if opcode == MOMENTS:
+        column_moments(<float*> x, row_stride, rows, n, centre, accumulator)
+    elif is_double:
         column_kernel(opcode, <double*> x, other, row_stride, rows, n, centre, accumulator)
     else:
         column_kernel(opcode, <float*> x, other, row_stride, rows, n, centre, accumulator)

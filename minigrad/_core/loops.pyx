@@ -19,7 +19,8 @@ Design note
    sums of blocks are compensated (Neumaier 1974), so that 10^7 float64 elements lose no more than a few
    ulp either.
 5. In float64 the mean is taken about the first element, and the variance about the mean (two passes): a
-   constant gives exactly itself and exactly 0, and a large mean does not cancel the variance.
+   constant gives exactly itself and exactly 0, and a large mean does not cancel the variance. The variance
+   of float32 is taken in double about the first element, in one pass, with the same two properties.
 6. *Windows* are strides too. One walk over two sets of strides (`transfer`) copies what cannot be viewed
    (the columns of a convolution: 0.4 ms where NumPy took 1.0) and adds up what overlaps (its adjoint).
 7. Large loops release the GIL.
@@ -33,8 +34,8 @@ from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
-    COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, PROD, PRODUCTS, SCALED_DIFFERENCE,
-    SUBTRACT, SUM, TILE, VAR, accumulate, add_along, add_block, all_within, blend_into, call_kernel,
+    COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, MOMENTS, PROD, PRODUCTS,
+    SCALED_DIFFERENCE, SUBTRACT, SUM, TILE, VAR, accumulate, add_along, add_block, all_within, blend_into, call_kernel,
     call_with_numbers, copy_block, first_maxima, pack, reduce_columns, reduce_rows, reduction_start, scan,
     take_along, takes_numbers)
 
@@ -102,6 +103,7 @@ cdef enum:
     BLOCK = 1024                # elements that a row reduction sums before it compensates
     BLOCKS = 16                 # of one row that it hands to the kernel together
     ROWS = 4096                 # elements of the rows that it sums side by side, if it reads them twice
+    CANCELLED = 1000            # times a variance: the part of the sum of squares that cancels
 
 
 # -------------------------------------------------------------------------------------- allocation
@@ -594,7 +596,7 @@ cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil:
     """Walk the kept positions; at each, fold what lies side by side: as many columns as accumulators stay in
     the L1 cache, or as many rows as their elements do when they are read twice."""
     cdef npy_intp index[MAXDIMS]
-    cdef double accumulator[COLUMNS]
+    cdef double accumulator[2 * COLUMNS]
     cdef double centre[COLUMNS]
     cdef npy_intp c, w, widest
     cdef bint contiguous = plan.stride == (8 if plan.is_double else 4)
@@ -647,7 +649,9 @@ cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* c
     cdef npy_intp i
     cdef bint finite = True
     for i in range(w): centre[i] = 0
-    if opcode == MEAN or opcode == VAR:
+    if opcode == VAR and not plan.is_double:
+        variances(plan, x, w, centre, accumulator)
+    elif opcode == MEAN or opcode == VAR:
         if plan.is_double:
             first_elements(plan, x, w, centre)
             fold(DIFFERENCE, plan, x, w, centre, accumulator)
@@ -661,9 +665,7 @@ cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* c
             fold(SUM, plan, x, w, centre, accumulator)
             for i in range(w): accumulator[i] /= plan.count
         if opcode == VAR:
-            for i in range(w): centre[i] = accumulator[i]
-            fold(DEVIATION, plan, x, w, centre, accumulator)
-            for i in range(w): accumulator[i] /= max(plan.count - plan.correction, 0.0)
+            deviations(plan, x, w, centre, accumulator)
     elif opcode == LOGSUM:                  # in double: a sum just above 1 has a logarithm too
         fold(SUM, plan, x, w, centre, accumulator)
         for i in range(w): centre[i] = accumulator[i]
@@ -673,11 +675,39 @@ cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* c
         fold(opcode, plan, x, w, centre, accumulator)
 
 
+cdef void deviations(Plan* plan, char* x, npy_intp w, double* centre, double* accumulator) noexcept nogil:
+    """From the means in the accumulators to the variances; the means go to `centre`."""
+    cdef npy_intp i
+    for i in range(w): centre[i] = accumulator[i]
+    fold(DEVIATION, plan, x, w, centre, accumulator)
+    for i in range(w): accumulator[i] /= max(plan.count - plan.correction, 0.0)
+
+
+cdef void variances(Plan* plan, char* x, npy_intp w, double* centre, double* accumulator) noexcept nogil:
+    """Of floats, in one pass about the first element, in double: sum(d^2) - sum(d)^2 / n. That cancels only
+    where the first element is far from the others; then the deviations from the mean are added up."""
+    cdef double* squares = accumulator + COLUMNS
+    cdef double shift, divisor = max(plan.count - plan.correction, 0.0)
+    cdef bint cancels = False
+    cdef npy_intp i
+    first_elements(plan, x, w, centre)
+    fold(MOMENTS, plan, x, w, centre, accumulator)
+    for i in range(w):
+        shift = accumulator[i] / plan.count
+        squares[i] -= shift * accumulator[i]
+        cancels |= shift * accumulator[i] > CANCELLED * squares[i]
+        accumulator[i] = centre[i] = centre[i] + shift
+    if cancels:
+        deviations(plan, x, w, centre, accumulator)
+    else:
+        for i in range(w): accumulator[i] = squares[i] / divisor
+
+
 cdef inline void first_elements(Plan* plan, char* x, npy_intp w, double* centre) noexcept nogil:
     cdef npy_intp i
-    for i in range(w):
-        if plan.count > 0:
-            centre[i] = (<double*> (x + i * plan.place_stride))[0]
+    for i in range(w if plan.count > 0 else 0):
+        if plan.is_double: centre[i] = (<double*> (x + i * plan.place_stride))[0]
+        else: centre[i] = (<float*> (x + i * plan.place_stride))[0]
 
 
 cdef inline npy_intp pack_both(Plan* plan, char* x, npy_intp row_stride, npy_intp stride, npy_intp rows,
@@ -704,6 +734,8 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
     cdef int outer = plan.reduced, d
     cdef npy_intp rows = 1, row_stride = 0, other, height, r, i
     for i in range(w): accumulator[i] = start
+    if opcode == MOMENTS:
+        for i in range(w): accumulator[COLUMNS + i] = 0
     if plan.count == 0:
         return
     if plan.row_wise:
@@ -748,7 +780,7 @@ cdef inline void fold_rows(int opcode, Plan* plan, char* x, npy_intp w, double* 
     they were rows."""
     cdef double part[TILE]
     cdef double centres[TILE]
-    cdef bint exact = (opcode == PROD or opcode == MAX or opcode == MIN     # nothing to compensate, or little
+    cdef bint exact = (opcode in (PROD, MAX, MIN, MOMENTS)      # nothing to compensate, or little
                        or (plan.count <= BLOCK and contiguous))
     cdef npy_intp block = (plan.width if exact else BLOCK) if contiguous else TILE, i = 0, k, n, count
     cdef npy_intp row_stride = plan.place_stride, other = plan.other
