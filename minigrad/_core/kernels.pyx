@@ -763,14 +763,14 @@ cdef inline inlined fold_columns(int opcode, floating* x, Py_ssize_t other, Py_s
         r += 1
 
 
-cdef inline inlined four_moments(float* x, Py_ssize_t row_stride, double c, double* sum,
+cdef inline inlined four_moments(float* x, Py_ssize_t row_stride, double c, double one, double* sum,
                                  double* square) noexcept nogil:
     """Of one column of four rows."""
     cdef double d = x[0] - c
     cdef double d1 = (<float*> (<char*> x + row_stride))[0] - c
     cdef double d2 = (<float*> (<char*> x + 2 * row_stride))[0] - c
     cdef double d3 = (<float*> (<char*> x + 3 * row_stride))[0] - c
-    sum[0] = sum[0] + ((d + d1) + (d2 + d3))
+    sum[0] = sum[0] * one + ((d * one + d1) * one + (d2 * one + d3))
     square[0] = square[0] + ((d * d + d1 * d1) + (d2 * d2 + d3 * d3))
 
 
@@ -778,22 +778,22 @@ cdef cloned column_moments(float* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_
                            double* accumulator) noexcept nogil:
     """As `row_moments`, of columns."""
     cdef double* squares = accumulator + COLUMNS
-    cdef double s0, s1, s2, s3, q0, q1, q2, q3
+    cdef double s0, s1, s2, s3, q0, q1, q2, q3, one = mg_one
     cdef Py_ssize_t i, r = 0
     while r + 4 <= rows:
         i = 0
         while i + 4 <= n:                   # straight-line code, as in fold_columns
             s0, s1, s2, s3 = accumulator[i], accumulator[i + 1], accumulator[i + 2], accumulator[i + 3]
             q0, q1, q2, q3 = squares[i], squares[i + 1], squares[i + 2], squares[i + 3]
-            four_moments(x + i, row_stride, centre[i], &s0, &q0)
-            four_moments(x + i + 1, row_stride, centre[i + 1], &s1, &q1)
-            four_moments(x + i + 2, row_stride, centre[i + 2], &s2, &q2)
-            four_moments(x + i + 3, row_stride, centre[i + 3], &s3, &q3)
+            four_moments(x + i, row_stride, centre[i], one, &s0, &q0)
+            four_moments(x + i + 1, row_stride, centre[i + 1], one, &s1, &q1)
+            four_moments(x + i + 2, row_stride, centre[i + 2], one, &s2, &q2)
+            four_moments(x + i + 3, row_stride, centre[i + 3], one, &s3, &q3)
             accumulator[i], accumulator[i + 1], accumulator[i + 2], accumulator[i + 3] = s0, s1, s2, s3
             squares[i], squares[i + 1], squares[i + 2], squares[i + 3] = q0, q1, q2, q3
             mg_straight_line()
             i += 4
-        for i in range(i, n): four_moments(x + i, row_stride, centre[i], accumulator + i, squares + i)
+        for i in range(i, n): four_moments(x + i, row_stride, centre[i], one, accumulator + i, squares + i)
         x = <float*> (<char*> x + 4 * row_stride)
         r += 4
     while r < rows:
