@@ -35,9 +35,9 @@ from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray
 
 from .kernels cimport (
     COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, MOMENTS, PROD, PRODUCTS,
-    SCALED_DIFFERENCE, SUBTRACT, SUM, TILE, VAR, accumulate, add_along, add_block, all_within, blend_into, call_kernel,
-    call_with_numbers, copy_block, first_maxima, pack, reduce_columns, reduce_rows, reduction_start, scan,
-    take_along, takes_numbers)
+    SCALED_DIFFERENCE, SUBTRACT, SUM, TILE, VAR, accumulate, add_along, add_block, all_within, blend_into,
+    call_kernel, call_with_numbers, copy_block, first_maxima, pack, reduce_columns, reduce_rows,
+    reduction_start, scan, take_along, takes_numbers)
 
 import os
 
