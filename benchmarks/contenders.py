@@ -312,6 +312,26 @@ def unfused(run: Callable) -> Callable:
     return composed
 
 
+def on_two_threads(run: Callable) -> Callable:
+    """The same with a second thread for large loops, wherever the process may run."""
+    from minigrad._core.loops import set_threads
+
+    def shared():
+        threads, processors = set_threads(2), os.sched_getaffinity(0)
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+        run()
+        os.sched_setaffinity(0, processors)
+        set_threads(threads)
+
+    return shared
+
+
+def threads_work(name: str, make: Callable) -> Work:
+    """On two threads, beside one."""
+    contenders = {"minigrad": lambda: on_two_threads(make()), "minigrad on one thread": make}
+    return Work(f"{name}, two threads", contenders, {"minigrad on one thread": 1.0})
+
+
 def cross_entropy_minigrad(composed: bool) -> Callable:
     """The mean loss of 100 rows of 2, by the primitive or by the four that it replaces."""
     import minigrad as mg
@@ -845,6 +865,16 @@ COMPOSED = [
         {"minigrad composed": 1.0},
     ),
 ]
+LARGE = (4096, 1024)
+THREADS = [
+    threads_work(
+        f"x + y of {LARGE}",
+        lambda: function_minigrad("add", "float32", LARGE, ("x", "y"), {}),
+    ),
+    threads_work(f"exp of {LARGE}", lambda: kernel_minigrad("exp", LARGE, "elementwise")),
+    threads_work(f"sum of {LARGE}, axis 0", lambda: kernel_minigrad("sum", LARGE, 0)),
+    threads_work(f"BatchNorm {LARGE}, forward + backward", lambda: batchnorm_minigrad(LARGE)),
+]
 KERNELS = [
     kernel_work(name, (n,))
     for n in (4096, 1048576)
@@ -899,10 +929,11 @@ WORK = {
     "products": PRODUCTS,
     "process": PROCESS,
     "composed": COMPOSED,
+    "threads": THREADS,
     "functions": every_function(),
 }
 # Only when they are named: minigrad against itself, and a minute for some 600 rows.
-ON_REQUEST = {"composed", "functions"}
+ON_REQUEST = {"composed", "threads", "functions"}
 
 
 def present(work: Work) -> dict[str, Callable[[], Callable]]:

@@ -12,6 +12,8 @@ COLORS = {
     "jax": "tab:blue",
     "numpy": "tab:green",
     "matmuls": "tab:gray",
+    "minigrad composed": "tab:purple",
+    "minigrad on one thread": "tab:olive",
 }
 LABELS = {
     "torch": "PyTorch",
@@ -20,6 +22,8 @@ LABELS = {
     "jax": "JAX, jit",
     "numpy": "NumPy",
     "matmuls": "matrix products alone",
+    "minigrad composed": "minigrad, composed",
+    "minigrad on one thread": "minigrad, one thread",
 }
 
 

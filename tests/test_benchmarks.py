@@ -206,3 +206,15 @@ def test_wrong_arguments(bench, capsys, arguments, said):
     with pytest.raises(SystemExit) as stopped, contextlib.redirect_stdout(None):
         bench.run.main(arguments)
     assert said in f"{stopped.value}{capsys.readouterr().err}"
+
+
+def test_every_contender_has_a_colour_and_a_label(bench):
+    pytest.importorskip("matplotlib")
+    plots = bench.plots
+    names = {
+        name
+        for group in bench.contenders.WORK.values()
+        for work in group
+        for name in work.contenders
+    }
+    assert names <= set(plots.COLORS) and names - {"minigrad"} <= set(plots.LABELS)

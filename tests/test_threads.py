@@ -1,0 +1,174 @@
+"""Large loops on several threads: the same bits, whoever else computes, and after a fork."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad._core.loops import processors, set_threads
+
+RANDOM = np.random.default_rng(0)
+SHAPE = (130, 129, 66)  # 1.1 million elements, no multiples of anything
+X = RANDOM.standard_normal(SHAPE).astype(np.float32)
+Y = RANDOM.standard_normal(SHAPE).astype(np.float32)
+REDUCTIONS = ("sum", "prod", "mean", "var", "max", "min", "logsumexp")
+AXES = (0, 1, 2, (0, 1), (0, 2), (1, 2))
+
+
+def on_threads(count, function):
+    before = set_threads(count)
+    try:
+        return function()
+    finally:
+        set_threads(before)
+
+
+def assert_same_bits(function):
+    alone = on_threads(1, function)
+    for count in (2, 3, 64):
+        np.testing.assert_array_equal(on_threads(count, function), alone)
+
+
+def layouts(x):
+    return {
+        "contiguous": x,
+        "transposed": x.transpose(2, 0, 1),
+        "reversed": x[::-1, :, ::-1],
+        "flat": x.reshape(-1)[: -x.shape[-1] + 1],
+        "two rows": x.reshape(2, -1),
+        "float64": x.astype(np.float64),
+    }
+
+
+@pytest.mark.parametrize("layout", layouts(X))
+def test_elementwise_loops_give_the_same_bits(layout):
+    x, y = (mg.asarray(layouts(a)[layout]) for a in (X, Y))
+    row, column = y[:1], y[..., :1]
+    with mg.no_grad():
+        for function in (
+            lambda: x + y,
+            lambda: x * row,
+            lambda: x - column,
+            lambda: x / 3.0,
+            lambda: x < y,
+            lambda: mg.where(x < y, x, y),
+            lambda: mg.clip(x, -0.5, 0.5),
+            lambda: mg.exp(x),
+            lambda: mg.gelu(x),
+            lambda: mg.tanh(x),
+        ):
+            assert_same_bits(lambda function=function: function().numpy())
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "reversed", "float64"])
+def test_reductions_give_the_same_bits(layout, name):
+    x = mg.asarray(layouts(X)[layout])
+    for axis in (*AXES, None):
+        assert_same_bits(lambda axis=axis: getattr(mg, name)(x, axis=axis).numpy())
+
+
+def test_few_results():
+    for shape, axis in [
+        ((2, 600_000), 1),
+        ((600_000, 2), 0),
+        ((3, 2, 200_000), (0, 2)),
+        ((1, 1_100_000), 0),
+    ]:
+        x = mg.randn(*shape)
+        exact = x.numpy().astype(np.float64).sum(axis)
+        np.testing.assert_allclose(
+            on_threads(2, lambda x=x, axis=axis: x.sum(axis).numpy()), exact, 1e-5
+        )
+        assert_same_bits(lambda x=x, axis=axis: x.var(axis).numpy())
+
+
+def test_gradients_give_the_same_bits():
+    weight, bias = mg.randn(66), mg.randn(66)
+
+    def gradient():
+        x = mg.tensor(X.reshape(-1, 66), requires_grad=True)
+        y = mg.nn.functional.batch_norm(x, None, None, weight, bias, training=True)
+        mg.tanh(y).square().sum().backward()
+        return x.grad.numpy()
+
+    assert_same_bits(gradient)
+
+
+def test_loops_of_several_python_threads_at_once():
+    x = mg.asarray(X)
+    expected, wrong = on_threads(1, lambda: (mg.exp(x).numpy(), x.sum(0).numpy())), []
+
+    def work():
+        for _ in range(20):
+            found = mg.exp(x).numpy(), x.sum(0).numpy()
+            if not all(map(np.array_equal, found, expected)):
+                wrong.append(found)
+
+    def start():
+        workers = [threading.Thread(target=work, daemon=True) for _ in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join(60)
+            assert not worker.is_alive()
+
+    on_threads(3, start)
+    assert not wrong
+
+
+def run(code, **environment):
+    environment = {**os.environ, **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+FORK = """
+import os, minigrad as mg
+from minigrad._core.loops import set_threads
+set_threads(2)
+x = mg.ones((2000, 1000))
+assert (x + x).sum(0).sum().item() == 4e6
+child = os.fork()
+assert (x + x).sum(0).sum().item() == 4e6
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+else:
+    os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_both_sides_of_a_fork_compute():
+    result = run(FORK)
+    assert result.returncode == 0, result.stderr
+
+
+COUNT = """
+import os, minigrad as mg
+before = len(os.listdir("/proc/self/task"))
+x = mg.ones((1000, 1000)) + 1
+small = len(os.listdir("/proc/self/task"))
+x = mg.ones((2000, 1000)) + 1
+print(small - before, len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no /proc here")
+@pytest.mark.parametrize("asked", ["", "1", "2", "4"])
+def test_the_environment_says_how_many_and_none_start_early(asked):
+    result = run(COUNT, MINIGRAD_NUM_THREADS=asked)
+    expected = int(asked) if asked else min(2, processors())
+    assert result.stdout == f"0 {expected - 1}\n", result.stderr
