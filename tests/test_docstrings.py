@@ -19,7 +19,7 @@ import minigrad as mg
 from minigrad._core import ops
 from minigrad._core.tensor import Tensor, primitives
 
-CORE = ("ops", "tensor", "loops", "kernels", "updates")
+CORE = ("ops", "tensor", "loops", "reductions", "products", "kernels", "updates")
 COMPILED = tuple(f"minigrad._core.{name}" for name in CORE)
 FLOAT = re.compile(r"[-+]?\d+\.\d*(?:e[-+]?\d+)?")
 MODULES = [

@@ -81,7 +81,7 @@ def test_nan_and_inf_stay_in_their_row_and_column():
 
 LARGER = """
 import numpy as np, minigrad as mg
-from minigrad._core.loops import threads_of_blas
+from minigrad._core.products import threads_of_blas
 assert threads_of_blas() == 1
 random = np.random.default_rng(0)
 for rows, inner, columns in [
@@ -115,7 +115,7 @@ def run(kernel, *arguments):
 
 @pytest.mark.parametrize("kernel", ["avx2", "blas"])
 def test_this_file_with_the_other_kernels(kernel):
-    name = run(kernel, "-c", "from minigrad._core.loops import name_of_kernel as n; print(n())")
+    name = run(kernel, "-c", "from minigrad._core.products import name_of_kernel as n; print(n())")
     if "if the processor has it" in name.stderr:
         pytest.skip(f"this processor has no {kernel}")
     assert name.stdout == f"{kernel}\n", name.stderr

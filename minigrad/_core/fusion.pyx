@@ -28,8 +28,8 @@ from numpy cimport (NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_N
                     PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport LESS, MAX, MEAN, MIN, MULTIPLY, PROD, SUM, VAR, call_kernel
-from .loops cimport (
-    Block, Operand, Plan, contiguous, empty, make_plan, merge_dimensions, recycle, run_blocks, run_plan)
+from .loops cimport Block, Operand, contiguous, empty, merge_dimensions, recycle, run_blocks
+from .reductions cimport Plan, make_plan, run_plan
 from .tensor cimport Op, Tensor, observed, record, recording, registry, shape_of, wrap
 
 from functools import update_wrapper

@@ -13,38 +13,26 @@ Design note
 3. *Elementwise*: dimensions that lie behind one another in memory for every operand are merged first;
    most calls end as one loop. What is left is walked in blocks of rows, and an operand that is not
    contiguous there is packed into a tile in the L1 cache, once if it repeats (a bias row, a scalar).
-4. *Reductions*: dimensions are sorted by stride, so that memory is read in order whichever axes are
-   reduced. If the fastest dimension is reduced, rows are folded side by side, each into an accumulator
-   of its own; if it is kept, up to 1024 columns are. Accumulators are double (but see kernels.pyx);
-   sums of blocks are compensated (Neumaier 1974), so that 10^7 float64 elements lose no more than a few
-   ulp either.
-5. In float64 the mean is taken about the first element, and the variance about the mean (two passes): a
-   constant gives exactly itself and exactly 0, and a large mean does not cancel the variance. The variance
-   of float32 is taken in double about the first element, in one pass, with the same two properties.
-6. *Windows* are strides too. One walk over two sets of strides (`transfer`) copies what cannot be viewed
+4. *Windows* are strides too. One walk over two sets of strides (`transfer`) copies what cannot be viewed
    (the columns of a convolution: 0.4 ms where NumPy took 1.0) and adds up what overlaps (its adjoint).
-7. Large loops release the GIL. Elementwise loops and reductions to several results of more than a million
+5. Large loops release the GIL. Elementwise loops and reductions to several results of more than a million
    elements run on two threads (`threads.h`; MINIGRAD_NUM_THREADS says how many, 1 for none), in 0.55 to 0.9
    of the time; to wake a thread takes 45 us on the machine measured, so that less does not pay. Not one
    bit depends on their number. Sums to one number, windows, products and optimisers stay on one.
+6. Axes that are reduced are the matter of `reductions.pyx`, products that of `products.pyx`.
 """
 cimport numpy as cnp
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.math cimport INFINITY, fabs, isfinite
 from libc.string cimport memcmp, memcpy, memset
 from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray_CheckExact, PyArray_DATA,
                     PyArray_DIMS, PyArray_FLAGS, PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM,
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
-    COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, MOMENTS, PROD, PRODUCTS,
-    SCALED_DIFFERENCE, SUBTRACT, SUM, TILE, VAR, accumulate, add_along, add_block, all_within, blend_into,
-    call_kernel, call_with_numbers, copy_block, first_maxima, pack, reduce_columns, reduce_rows,
-    reduction_start, scan, take_along, takes_numbers)
+    SCALED_DIFFERENCE, SUBTRACT, TILE, accumulate, add_along, add_block, all_within, blend_into, call_kernel,
+    call_with_numbers, copy_block, first_maxima, pack, scan, take_along, takes_numbers)
 
 import os
-
-import numpy as np
 
 cnp.import_array()
 
@@ -65,28 +53,12 @@ cdef extern from "numpy/arrayobject.h":
     ctypedef struct PyArray_Dims:
         npy_intp* ptr
         int len
-    object PyArray_MatrixProduct2(object x, object y, ndarray out)
     object PyArray_Resize(ndarray array, PyArray_Dims* shape, int refcheck, cnp.NPY_ORDER order)
 
 cdef extern from "threads.h" nogil:
     int MOST_THREADS "MG_MOST_THREADS"
     int threads "mg_threads"
-    void in_parts "mg_in_parts"(void (*part)(void* job, npy_intp part, npy_intp parts) noexcept nogil,
-                                void* job)
-
-cdef extern from "matmul.h" nogil:
-    ctypedef struct Matrix "mg_matrix":
-        float* data
-        npy_intp row, column
-    ctypedef struct MatmulKernel "mg_kernel":
-        const char* name
-        npy_intp lanes
-        void (*pack_panels)(Matrix b, npy_intp inner, npy_intp columns, float* panels)
-        bint (*matmul)(Matrix a, Matrix b, float* panels, Matrix start, float* out, npy_intp rows,
-                       npy_intp inner, npy_intp columns)
-    const MatmulKernel* find_kernel "mg_find_kernel"(const char* name)
-    bint takes "mg_takes"(const MatmulKernel* kernel, npy_intp rows, npy_intp inner, npy_intp columns)
-    bint takes_panels "mg_takes_panels"(const MatmulKernel* kernel, npy_intp inner, npy_intp columns)
+    void in_parts "mg_in_parts"(Part part, void* job)
 
 cdef extern from *:
     """
@@ -107,13 +79,6 @@ cdef enum:
     BIN_BYTES = 1 << 28         # all bins together; beyond it they are emptied
     BY_SIZE = 1 << 14           # elements from which on arrays of one size share a bin, whatever their shape
     RELEASE_GIL = 1 << 15       # elements above which a loop lets other threads run
-    IN_PARTS = 1 << 20          # and above which it runs on two itself: to wake the other takes 45 us
-    SHORT_ROW = 16              # a row reduction over fewer elements costs more to start than to do
-    PACKED_BYTES = 1 << 19      # of the blocks that `packed_matmul` packs
-    BLOCK = 1024                # elements that a row reduction sums before it compensates
-    BLOCKS = 16                 # of one row that it hands to the kernel together
-    ROWS = 4096                 # elements of the rows that it sums side by side, if it reads them twice
-    CANCELLED = 1000            # times a variance: the part of the sum of squares that cancels
 
 
 # -------------------------------------------------------------------------------------- allocation
@@ -256,7 +221,68 @@ cdef void recycle(PyObject* array) noexcept:
         binned_bytes += nbytes
 
 
+# ----------------------------------------------------------------------------------------- threads
+def processors():
+    """How many this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def set_threads(int n):
+    """How many threads a large loop runs on; returns how many it was."""
+    global threads
+    before, threads = threads, min(max(n, 1), <int> MOST_THREADS)
+    return before
+
+
+set_threads(int(os.environ.get("MINIGRAD_NUM_THREADS") or min(2, processors())))
+
+
+cdef void share(npy_intp n, Part part, void* job) noexcept:
+    """part(job, 0, 1), which is a loop over n elements; or part(job, i, parts) for all i, if it is large."""
+    cdef PyThreadState* thread
+    if n <= RELEASE_GIL:
+        part(job, 0, 1)
+        return
+    thread = PyEval_SaveThread()
+    if n > IN_PARTS:
+        in_parts(part, job)
+    else:
+        part(job, 0, 1)
+    PyEval_RestoreThread(thread)
+
+
+cdef npy_intp start_of(npy_intp part, npy_intp parts, npy_intp n) noexcept nogil:
+    """Where the part of a range starts: at whole vectors, so that no bit of a result depends on the parts."""
+    cdef npy_intp step = 64 if n >= 1024 else (4 if n >= 8 else 1)
+    return n if part == parts else n * part // parts // step * step
+
+
 # ------------------------------------------------------------------------------------- elementwise
+cdef void view_array(Operand* operand, ndarray array) noexcept:
+    operand.data = <char*> PyArray_DATA(array)
+    operand.shape = PyArray_DIMS(array)
+    operand.strides = PyArray_STRIDES(array)
+    operand.ndim = PyArray_NDIM(array)
+    operand.itemsize = PyArray_ITEMSIZE(array)
+
+
+cdef ndarray scaled_difference(ndarray x, ndarray y, ndarray z):
+    """(x - y) * z in one pass, broadcast; of one dtype."""
+    cdef Operand operands[3]
+    view_array(&operands[0], x)
+    view_array(&operands[1], y)
+    view_array(&operands[2], z)
+    return elementwise("scaled_difference", SCALED_DIFFERENCE, PyArray_TYPE(x) == NPY_DOUBLE, PyArray_TYPE(x),
+                       operands, 3)
+
+
+cdef ndarray difference(str name, ndarray x, ndarray y):
+    cdef Operand operands[2]
+    view_array(&operands[0], x)
+    view_array(&operands[1], y)
+    return elementwise(name, SUBTRACT, PyArray_TYPE(x) == NPY_DOUBLE, PyArray_TYPE(x), operands, 2)
+
+
 cdef object broadcast_error(str name, Operand* operands, int count):
     shapes = [tuple([operands[k].shape[d] for d in range(operands[k].ndim)]) for k in range(count)]
     return ValueError(f"{name}: shapes {' and '.join(map(str, shapes))} do not broadcast: "
@@ -271,7 +297,6 @@ cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Oper
     cdef Block block
     cdef ElementwiseJob job
     cdef Operand* operand
-    cdef PyThreadState* thread = NULL
     for k in range(count):
         ndim = max(ndim, operands[k].ndim)
     for d in range(ndim):
@@ -290,16 +315,9 @@ cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Oper
     total = merge_dimensions(&block, ndim, shape, operands, count)
     if total == 0:
         return out
-    if total > RELEASE_GIL:
-        thread = PyEval_SaveThread()
     job = ElementwiseJob(opcode, count, is_double, operands, &block, <char*> PyArray_DATA(out),
                          PyArray_ITEMSIZE(out))
-    if total > IN_PARTS:
-        in_parts(elementwise_part, &job)
-    else:
-        elementwise_part(&job, 0, 1)
-    if thread != NULL:
-        PyEval_RestoreThread(thread)
+    share(total, elementwise_part, &job)
     return out
 
 
@@ -334,12 +352,6 @@ cdef void elementwise_part(void* data, npy_intp part, npy_intp parts) noexcept n
         step *= block.shape[d]
     run_blocks(job.opcode, job.is_double, operands, job.count, &block, job.out + begin * step,
                job.out_itemsize)
-
-
-cdef inline npy_intp start_of(npy_intp part, npy_intp parts, npy_intp n) noexcept nogil:
-    """Where the part of a range starts: at whole vectors, so that no bit of a result depends on the parts."""
-    cdef npy_intp step = 64 if n >= 1024 else (4 if n >= 8 else 1)
-    return n if part == parts else n * part // parts // step * step
 
 
 cdef npy_intp merge_dimensions(Block* block, int ndim, npy_intp* shape, Operand* operands,
@@ -458,458 +470,6 @@ cdef void run_rows(int opcode, bint is_double, Operand* operands, int count, cha
                     held[k] = ((row_stride[k] == 0 and (width == n or stride[k] == 0))
                                or (stride[k] == 0 and height == 1))
             call_kernel(opcode, is_double, pointers, out + (r * n + c) * out_itemsize, height * w)
-
-
-# -------------------------------------------------------------------------------------- reductions
-cdef void make_plan(Plan* plan, Operand* x, unsigned long long axes, double correction) noexcept nogil:
-    """How the axes whose bits are set are reduced: the dimensions sorted by stride, and merged."""
-    cdef npy_intp shape[MAXDIMS]
-    cdef npy_intp strides[MAXDIMS]
-    cdef npy_intp out_strides[MAXDIMS]
-    cdef bint reduced[MAXDIMS]
-    cdef npy_intp size, stride, out_stride, step = x.itemsize
-    cdef int ndim = 0, d, e, inner, beside
-    plan.count = 1
-    plan.kept = plan.reduced = 0
-    plan.other = plan.centres = 0
-    plan.is_double, plan.correction = x.itemsize == 8, correction
-    for d in reversed(range(x.ndim)):                       # drop sizes of 1, insert by stride
-        size = x.shape[d]
-        stride = x.strides[d]
-        out_stride = 0
-        if axes >> d & 1:
-            plan.count *= size
-        else:
-            out_stride = step
-            step *= size
-        if size == 1:
-            continue
-        e = ndim
-        while e > 0 and llabs(strides[e - 1]) > llabs(stride):
-            shape[e] = shape[e - 1]; strides[e] = strides[e - 1]
-            out_strides[e] = out_strides[e - 1]; reduced[e] = reduced[e - 1]
-            e -= 1
-        shape[e] = size; strides[e] = stride
-        out_strides[e] = out_stride; reduced[e] = axes >> d & 1
-        ndim += 1
-    e = 0                                                   # merge; dimension 0 is the fastest now
-    for d in range(1, ndim):
-        if (reduced[d] == reduced[e] and strides[d] == strides[e] * shape[e]
-                and out_strides[d] == out_strides[e] * shape[e]):
-            shape[e] *= shape[d]
-        else:
-            e += 1
-            shape[e] = shape[d]; strides[e] = strides[d]
-            out_strides[e] = out_strides[d]; reduced[e] = reduced[d]
-    if ndim == 0:
-        shape[0] = 1; strides[0] = out_strides[0] = x.itemsize; reduced[0] = True
-    else:
-        ndim = e + 1
-    inner = 0
-    if reduced[0] and shape[0] <= SHORT_ROW:    # a short row is folded as columns beside its neighbours
-        for d in range(1, ndim):
-            if not reduced[d] and shape[d] >= 8:
-                inner = d
-                break
-    plan.row_wise = reduced[inner]
-    plan.width, plan.stride = shape[inner], strides[inner]
-    beside = inner
-    if plan.row_wise:
-        beside = 1                              # the fastest that is kept, since neighbours have merged
-        while beside < ndim and reduced[beside]:
-            beside += 1
-    plan.places, plan.place_stride, plan.out_stride = 1, 0, 0
-    if beside < ndim:
-        plan.places, plan.place_stride, plan.out_stride = shape[beside], strides[beside], out_strides[beside]
-    for d in reversed(range(ndim)):
-        if d == inner or d == beside:
-            continue
-        if reduced[d]:
-            plan.reduced_shape[plan.reduced] = shape[d]
-            plan.reduced_strides[plan.reduced] = strides[d]
-            plan.reduced += 1
-        else:
-            plan.kept_shape[plan.kept] = shape[d]
-            plan.kept_strides[plan.kept] = strides[d]
-            plan.kept_out[plan.kept] = out_strides[d]
-            plan.kept += 1
-
-
-cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdims, double correction):
-    """Reduce the axes whose bits are set in `axes`. The caller has checked them."""
-    return reduce_beside(opcode, x, x, None, axes, keepdims, correction)
-
-
-cdef ndarray variance(ndarray x, ndarray means, unsigned long long axes, bint keepdims, double correction):
-    """The variance; writes the means to an array of the shape that it has with keepdims."""
-    return reduce_beside(VAR, x, x, means, axes, keepdims, correction)
-
-
-cdef ndarray sum_product(ndarray x, ndarray y, unsigned long long axes, bint keepdims):
-    """The sum of x * y over the axes, for two arrays of one shape and dtype."""
-    cdef int d
-    for d in range(PyArray_NDIM(x)):
-        if PyArray_STRIDES(x)[d] != PyArray_STRIDES(y)[d]:
-            x, y = contiguous(x), contiguous(y)
-    return reduce_beside(PRODUCTS, x, y, None, axes, keepdims, 0)
-
-
-cdef ndarray reduce_beside(int opcode, ndarray x, ndarray y, ndarray centres, unsigned long long axes,
-                           bint keepdims, double correction):
-    """`reduce`, for an opcode that reads two arrays with the same strides, or gives its centres as well."""
-    cdef npy_intp shape[MAXDIMS]
-    cdef int d, ndim = 0
-    cdef Plan plan
-    cdef Operand operand
-    cdef ReductionJob job
-    cdef PyThreadState* thread = NULL
-    for d in range(PyArray_NDIM(x)):
-        if axes >> d & 1:
-            if keepdims:
-                shape[ndim] = 1
-                ndim += 1
-        else:
-            shape[ndim] = PyArray_DIMS(x)[d]
-            ndim += 1
-    out = empty(ndim, shape, PyArray_TYPE(x))
-    if elements(out) == 0:
-        return out
-    view_array(&operand, x)
-    make_plan(&plan, &operand, axes, correction)
-    plan.other = <char*> PyArray_DATA(y) - <char*> PyArray_DATA(x)
-    if centres is not None:
-        plan.centres = <char*> PyArray_DATA(centres) - <char*> PyArray_DATA(out)
-    if elements(x) > RELEASE_GIL:
-        thread = PyEval_SaveThread()
-    job = ReductionJob(opcode, &plan, <char*> PyArray_DATA(x), <char*> PyArray_DATA(out))
-    if elements(x) > IN_PARTS and elements(out) > 1:
-        in_parts(reduction_part, &job)
-    else:
-        run_plan(opcode, &plan, job.x, job.out)
-    if thread != NULL:
-        PyEval_RestoreThread(thread)
-    return out
-
-
-cdef struct ReductionJob:
-    int opcode
-    Plan* plan
-    char* x
-    char* out
-
-
-cdef void reduction_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
-    """A range of the results: of those that are computed side by side, if there are many, else of the
-    outermost dimension that is kept."""
-    cdef ReductionJob* job = <ReductionJob*> data
-    cdef Plan plan = job.plan[0]
-    cdef npy_intp begin
-    cdef char* x = job.x
-    cdef char* out = job.out
-    if plan.kept == 0 or plan.places >= plan.kept_shape[0]:
-        begin = start_of(part, parts, plan.places)
-        plan.places = start_of(part + 1, parts, plan.places) - begin
-        x += begin * plan.place_stride
-        out += begin * plan.out_stride
-        if plan.places == 0:
-            return
-    else:
-        begin = start_of(part, parts, plan.kept_shape[0])
-        plan.kept_shape[0] = start_of(part + 1, parts, plan.kept_shape[0]) - begin
-        x += begin * plan.kept_strides[0]
-        out += begin * plan.kept_out[0]
-        if plan.kept_shape[0] == 0:
-            return
-    run_plan(job.opcode, &plan, x, out)
-
-
-cdef void view_array(Operand* operand, ndarray array) noexcept:
-    operand.data = <char*> PyArray_DATA(array)
-    operand.shape = PyArray_DIMS(array)
-    operand.strides = PyArray_STRIDES(array)
-    operand.ndim = PyArray_NDIM(array)
-    operand.itemsize = PyArray_ITEMSIZE(array)
-
-
-cdef ndarray scaled_difference(ndarray x, ndarray y, ndarray z):
-    """(x - y) * z in one pass, broadcast; of one dtype."""
-    cdef Operand operands[3]
-    view_array(&operands[0], x)
-    view_array(&operands[1], y)
-    view_array(&operands[2], z)
-    return elementwise("scaled_difference", SCALED_DIFFERENCE, PyArray_TYPE(x) == NPY_DOUBLE, PyArray_TYPE(x),
-                       operands, 3)
-
-
-cdef ndarray difference(str name, ndarray x, ndarray y):
-    cdef Operand operands[2]
-    view_array(&operands[0], x)
-    view_array(&operands[1], y)
-    return elementwise(name, SUBTRACT, PyArray_TYPE(x) == NPY_DOUBLE, PyArray_TYPE(x), operands, 2)
-
-
-cdef ndarray logsum_of_exp(str name, ndarray x, unsigned long long axes, bint keepdims):
-    """log(sum(exp(x))), for an x that does not overflow."""
-    cdef Operand operand
-    view_array(&operand, x)
-    exponentials = elementwise(name, EXP, PyArray_TYPE(x) == NPY_DOUBLE, PyArray_TYPE(x), &operand, 1)
-    total = reduce(LOGSUM, exponentials, axes, keepdims, 0)
-    recycle(<PyObject*> exponentials)
-    return total
-
-
-cdef ndarray logsumexp(ndarray x, unsigned long long axes, bint keepdims):
-    """log(sum(exp(x - max))) + max; without an infinite max, which would leave inf - inf."""
-    cdef ndarray largest = reduce(MAX, x, axes, True, 0), shifted, total
-    cdef npy_intp i
-    for i in range(elements(largest)):
-        if PyArray_TYPE(x) == NPY_DOUBLE:
-            if not isfinite((<double*> PyArray_DATA(largest))[i]): (<double*> PyArray_DATA(largest))[i] = 0
-        elif not isfinite((<float*> PyArray_DATA(largest))[i]): (<float*> PyArray_DATA(largest))[i] = 0
-    shifted = difference("logsumexp", x, largest)
-    total = logsum_of_exp("logsumexp", shifted, axes, keepdims)
-    add_in_place(total, largest)
-    recycle(<PyObject*> shifted)
-    return total
-
-
-cdef ndarray log_softmax(ndarray x, unsigned long long axes):
-    """(x - max) - log(sum(exp(x - max))): the sum's logarithm is small, and keeps its digits beside a
-    large x."""
-    cdef ndarray largest = reduce(MAX, x, axes, True, 0), shifted, total, out
-    shifted = difference("log_softmax", x, largest)
-    total = logsum_of_exp("log_softmax", shifted, axes, True)
-    out = difference("log_softmax", shifted, total)
-    recycle(<PyObject*> shifted)
-    return out
-
-
-cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil:
-    """Walk the kept positions; at each, fold what lies side by side: as many columns as accumulators stay in
-    the L1 cache, or as many rows as their elements do when they are read twice."""
-    cdef npy_intp index[MAXDIMS]
-    cdef double accumulator[2 * COLUMNS]
-    cdef double centre[COLUMNS]
-    cdef npy_intp c, w, widest
-    cdef bint contiguous = plan.stride == (8 if plan.is_double else 4)
-    cdef int d
-    if plan.row_wise:
-        widest = (ROWS if opcode == VAR else 8 * ROWS) if contiguous else TILE
-        widest = max(1, min(<npy_intp> TILE, widest // max(plan.width, 1)))
-    else:
-        widest = COLUMNS if contiguous else TILE
-    for d in range(plan.kept):
-        index[d] = 0
-    while True:
-        c = -widest
-        while c + widest < plan.places:
-            c += widest
-            w = min(widest, plan.places - c)
-            reduce_position(opcode, plan, x + c * plan.place_stride, w, centre, accumulator)
-            store(plan, accumulator, w, out + c * plan.out_stride)
-            if plan.centres:
-                store(plan, centre, w, out + c * plan.out_stride + plan.centres)
-        d = plan.kept - 1
-        while d >= 0:
-            index[d] += 1
-            x += plan.kept_strides[d]
-            out += plan.kept_out[d]
-            if index[d] < plan.kept_shape[d]:
-                break
-            x -= plan.kept_strides[d] * plan.kept_shape[d]
-            out -= plan.kept_out[d] * plan.kept_shape[d]
-            index[d] = 0
-            d -= 1
-        if d < 0:
-            return
-
-
-cdef void store(Plan* plan, double* accumulator, npy_intp w, char* out) noexcept nogil:
-    cdef npy_intp i
-    if plan.is_double:
-        for i in range(w): (<double*> (out + i * plan.out_stride))[0] = accumulator[i]
-    elif plan.out_stride == sizeof(float):
-        for i in range(w): (<float*> out)[i] = <float> accumulator[i]
-    else:
-        for i in range(w): (<float*> (out + i * plan.out_stride))[0] = <float> accumulator[i]
-
-
-cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
-                          double* accumulator) noexcept nogil:
-    """The reduction at one kept position (w places of it): one fold, or two about a centre."""
-    cdef void* source
-    cdef npy_intp i
-    cdef bint finite = True
-    for i in range(w): centre[i] = 0
-    if opcode == VAR and not plan.is_double:
-        variances(plan, x, w, centre, accumulator)
-    elif opcode == MEAN or opcode == VAR:
-        if plan.is_double:
-            first_elements(plan, x, w, centre)
-            fold(DIFFERENCE, plan, x, w, centre, accumulator)
-            for i in range(w):
-                accumulator[i] = centre[i] + accumulator[i] / plan.count
-                finite &= isfinite(accumulator[i])
-        else:                               # equal floats add up exactly in double, to 2^29 of them
-            fold(SUM, plan, x, w, centre, accumulator)
-            for i in range(w): accumulator[i] /= plan.count
-        if not finite:                      # inf - inf, or an overflow of the differences
-            fold(SUM, plan, x, w, centre, accumulator)
-            for i in range(w): accumulator[i] /= plan.count
-        if opcode == VAR:
-            deviations(plan, x, w, centre, accumulator)
-    elif opcode == LOGSUM:                  # in double: a sum just above 1 has a logarithm too
-        fold(SUM, plan, x, w, centre, accumulator)
-        for i in range(w): centre[i] = accumulator[i]
-        source = centre
-        call_kernel(LOG, True, &source, accumulator, w)
-    else:
-        fold(opcode, plan, x, w, centre, accumulator)
-
-
-cdef void deviations(Plan* plan, char* x, npy_intp w, double* centre, double* accumulator) noexcept nogil:
-    """From the means in the accumulators to the variances; the means go to `centre`."""
-    cdef npy_intp i
-    for i in range(w): centre[i] = accumulator[i]
-    fold(DEVIATION, plan, x, w, centre, accumulator)
-    for i in range(w): accumulator[i] /= max(plan.count - plan.correction, 0.0)
-
-
-cdef void variances(Plan* plan, char* x, npy_intp w, double* centre, double* accumulator) noexcept nogil:
-    """Of floats, in one pass about the first element, in double: sum(d^2) - sum(d)^2 / n. That cancels only
-    where the first element is far from the others; then the deviations from the mean are added up."""
-    cdef double* squares = accumulator + COLUMNS
-    cdef double shift, divisor = max(plan.count - plan.correction, 0.0)
-    cdef bint cancels = False
-    cdef npy_intp i
-    first_elements(plan, x, w, centre)
-    fold(MOMENTS, plan, x, w, centre, accumulator)
-    for i in range(w):
-        shift = accumulator[i] / plan.count
-        squares[i] -= shift * accumulator[i]
-        cancels |= shift * accumulator[i] > CANCELLED * squares[i]
-        accumulator[i] = centre[i] = centre[i] + shift
-    if cancels:
-        deviations(plan, x, w, centre, accumulator)
-    else:
-        for i in range(w): accumulator[i] = squares[i] / divisor
-
-
-cdef inline void first_elements(Plan* plan, char* x, npy_intp w, double* centre) noexcept nogil:
-    cdef npy_intp i
-    for i in range(w if plan.count > 0 else 0):
-        if plan.is_double: centre[i] = (<double*> (x + i * plan.place_stride))[0]
-        else: centre[i] = (<float*> (x + i * plan.place_stride))[0]
-
-
-cdef inline npy_intp pack_both(Plan* plan, char* x, npy_intp row_stride, npy_intp stride, npy_intp rows,
-                               npy_intp n, char* tile) noexcept nogil:
-    """Pack x into the tile and, behind it, the other array; returns the bytes between them."""
-    cdef int itemsize = 8 if plan.is_double else 4
-    pack(x, row_stride, stride, rows, n, itemsize, tile)
-    if plan.other == 0:
-        return 0
-    pack(x + plan.other, row_stride, stride, rows, n, itemsize, tile + TILE * 8)
-    return TILE * 8
-
-
-cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
-               double* accumulator) noexcept nogil:
-    """Fold all reduced positions below x into w accumulators."""
-    cdef char tile[2 * TILE * 8]
-    cdef double compensation[TILE]
-    cdef npy_intp index[MAXDIMS]
-    cdef double start = reduction_start(opcode)
-    cdef int itemsize = 8 if plan.is_double else 4
-    cdef bint contiguous = (plan.stride == itemsize or (plan.row_wise and plan.width == 1)
-                            or (not plan.row_wise and w == 1))
-    cdef int outer = plan.reduced, d
-    cdef npy_intp rows = 1, row_stride = 0, other, height, r, i
-    for i in range(w): accumulator[i] = start
-    if opcode == MOMENTS:
-        for i in range(w): accumulator[COLUMNS + i] = 0
-    if plan.count == 0:
-        return
-    if plan.row_wise:
-        for i in range(w): compensation[i] = 0
-    elif outer > 0:                         # the columns' kernel walks one dimension by itself
-        outer -= 1
-        rows = plan.reduced_shape[outer]
-        row_stride = plan.reduced_strides[outer]
-    for d in range(outer):
-        index[d] = 0
-    while True:
-        if plan.row_wise:
-            fold_rows(opcode, plan, x, w, centre, contiguous, tile, accumulator, compensation)
-        elif contiguous:
-            reduce_columns(opcode, plan.is_double, x, plan.other, row_stride, rows, w, centre, accumulator)
-        else:
-            r = 0
-            while r < rows:
-                height = min(TILE // w, rows - r)
-                other = pack_both(plan, x + r * row_stride, row_stride, plan.stride, height, w, tile)
-                reduce_columns(opcode, plan.is_double, tile, other, w * itemsize, height, w, centre,
-                               accumulator)
-                r += height
-        d = outer - 1
-        while d >= 0:
-            index[d] += 1
-            x += plan.reduced_strides[d]
-            if index[d] < plan.reduced_shape[d]:
-                break
-            x -= plan.reduced_strides[d] * plan.reduced_shape[d]
-            index[d] = 0
-            d -= 1
-        if d < 0:
-            break
-    for i in range(w if plan.row_wise else 0):      # unless it is infinite or NaN
-        accumulator[i] += compensation[i] if fabs(compensation[i]) < INFINITY else 0
-
-
-cdef inline void fold_rows(int opcode, Plan* plan, char* x, npy_intp w, double* centre, bint contiguous,
-                           char* tile, double* accumulator, double* compensation) noexcept nogil:
-    """Fold w rows into as many accumulators, block by block; of one long row several blocks at a time, as if
-    they were rows."""
-    cdef double part[TILE]
-    cdef double centres[TILE]
-    cdef bint exact = (opcode in (PROD, MAX, MIN, MOMENTS)      # nothing to compensate, or little
-                       or (plan.count <= BLOCK and contiguous))
-    cdef npy_intp block = (plan.width if exact else BLOCK) if contiguous else TILE, i = 0, k, n, count
-    cdef npy_intp row_stride = plan.place_stride, other = plan.other
-    cdef int itemsize = 8 if plan.is_double else 4
-    cdef double total, larger, smaller
-    cdef double* to
-    cdef double* about
-    cdef char* source
-    while i < plan.width:
-        n = min(block, plan.width - i)
-        source = x + i * plan.stride
-        count = w
-        if not contiguous:
-            other = pack_both(plan, source, plan.place_stride, plan.stride, w, n, tile)
-            source = tile
-            row_stride = n * itemsize
-        elif w == 1 and n == block:
-            count = min(<npy_intp> BLOCKS, (plan.width - i) // block)
-            row_stride = block * itemsize
-        if exact:
-            i += n
-            reduce_rows(opcode, plan.is_double, source, other, row_stride, w, n, centre, accumulator)
-            continue
-        for k in range(count): part[k] = 0
-        about = centre
-        if count > w:
-            for k in range(count): centres[k] = centre[0]
-            about = centres
-        i += n * (count // w)
-        reduce_rows(opcode, plan.is_double, source, other, row_stride, count, n, about, part)
-        for k in range(count):              # Neumaier: keep what the addition rounds off
-            to = accumulator + (k if w > 1 else 0)
-            total = to[0] + part[k]
-            larger = to[0] if fabs(to[0]) >= fabs(part[k]) else part[k]
-            smaller = part[k] if fabs(to[0]) >= fabs(part[k]) else to[0]
-            compensation[k if w > 1 else 0] += (larger - total) + smaller
-            to[0] = total
 
 
 # --------------------------------------------------------------------- from strides to other strides
@@ -1234,189 +794,7 @@ def count_classes(str name, ndarray labels not None, long long classes, long lon
     return count
 
 
-# --------------------------------------------------------------------------------------- matrices
-cdef enum:
-    SHARED_WORK = 1 << 18       # multiply-adds above which OpenBLAS divides a product among its threads
-    SHARED_PACKED = 1 << 22     # and above which that gains more than to have packed once
-
-
-def threads_of_blas():
-    """How many threads NumPy's OpenBLAS was given: by its variables, else one for each processor."""
-    for name in ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"):
-        if os.environ.get(name, "").isdigit() and int(os.environ[name]) > 0:
-            return int(os.environ[name])
-    return processors()
-
-
-def processors():
-    """How many this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-cdef bint blas_alone = threads_of_blas() == 1   # else larger products are left to its threads
-cdef const MatmulKernel* matmul_kernel = choose_kernel(os.environ.get("MINIGRAD_MATMUL", ""))
-
-
-cdef const MatmulKernel* choose_kernel(str name) except NULL:
-    """The kernel of that name; for "" the best that the processor can run."""
-    cdef bytes ascii = name.encode()
-    found = find_kernel(ascii)
-    if found == NULL:
-        raise ValueError(f"MINIGRAD_MATMUL is {name!r}: expected avx512 or avx2, if the processor has it, or "
-                         "blas")
-    return found
-
-
-def set_threads(int n):
-    """How many threads a large loop runs on; returns how many it was."""
-    global threads
-    before, threads = threads, min(max(n, 1), <int> MOST_THREADS)
-    return before
-
-
-set_threads(int(os.environ.get("MINIGRAD_NUM_THREADS") or min(2, processors())))
-
-
-def name_of_kernel():
-    """The instruction set of the kernel of small matrix products; "blas" where there is none."""
-    return matmul_kernel.name.decode()
-
-
-cdef inline Matrix matrix(ndarray x) noexcept:
-    cdef Matrix view
-    view.data = <float*> PyArray_DATA(x)
-    view.row = PyArray_STRIDES(x)[0] // 4
-    view.column = PyArray_STRIDES(x)[1] // 4
-    return view
-
-
-cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
-    """x @ y (+ bias for each row) for arrays of two or more dimensions, float32 or float64. The caller has
-    checked the shapes; bias is C-contiguous, and x and y are 2-D then."""
-    cdef npy_intp shape[MAXDIMS]
-    cdef npy_intp size
-    cdef int n = PyArray_NDIM(x), m = PyArray_NDIM(y), ndim = max(n, m), d
-    for d in range(ndim - 2):                   # broadcast; sizes that do not fit NumPy will name
-        shape[d] = PyArray_DIMS(x)[d - ndim + n] if d >= ndim - n else 1
-        size = PyArray_DIMS(y)[d - ndim + m] if d >= ndim - m else 1
-        shape[d] = size if shape[d] == 1 else shape[d]
-    shape[ndim - 2] = PyArray_DIMS(x)[n - 2]
-    shape[ndim - 1] = PyArray_DIMS(y)[m - 1]
-    out = empty(ndim, shape, PyArray_TYPE(x))
-    if ndim > 2:
-        return np.matmul(x, y, out)
-    multiply(x, y, None, bias, out)
-    return out
-
-
-cdef void multiply(ndarray x, ndarray y, ndarray panels, ndarray start, ndarray out) except *:
-    """out = start + x @ y for matrices. out is C-contiguous; so is start, which has the shape of out, or of a
-    row, or is `out` itself, or None. panels: what `panels_of` made of y, or None."""
-    cdef npy_intp rows = PyArray_DIMS(out)[0], columns = PyArray_DIMS(out)[1], inner = PyArray_DIMS(y)[0]
-    cdef Matrix left = matrix(x), right = matrix(y), first
-    cdef bint done
-    cdef float* packed
-    cdef PyThreadState* thread = NULL
-    if panels is not None or (PyArray_TYPE(x) == NPY_FLOAT and takes(matmul_kernel, rows, inner, columns)
-                              and (blas_alone or rows * inner * columns <= SHARED_WORK)):
-        first.data, first.row, first.column = NULL, 0, 1
-        if start is not None:
-            first.data = <float*> PyArray_DATA(start)
-            first.row = columns if PyArray_NDIM(start) == 2 else 0
-        if rows * inner * columns > SHARED_WORK:
-            thread = PyEval_SaveThread()
-        packed = NULL if panels is None else <float*> PyArray_DATA(panels)
-        done = matmul_kernel.matmul(left, right, packed, first, <float*> PyArray_DATA(out), rows, inner,
-                                    columns)
-        if thread != NULL:
-            PyEval_RestoreThread(thread)
-        if done:
-            return
-    if start is out:
-        add_in_place(out, matmul(x, y))
-        return
-    PyArray_MatrixProduct2(x, y, out)           # in 0.4 us, where np.matmul took 1.2
-    if start is not None:
-        add_in_place(out, start)
-
-
-cdef ndarray panels_of(ndarray y, npy_intp rows, npy_intp uses):
-    """The matrix y packed for `multiply`, where one call has so many products of so many rows with it: the
-    panels must not outlive that call, as nothing tells them of a write to y. None where they gain nothing."""
-    cdef npy_intp inner = PyArray_DIMS(y)[0], columns = PyArray_DIMS(y)[1]
-    cdef npy_intp lanes = max(matmul_kernel.lanes, 1), size = inner * ((columns + lanes - 1) // lanes * lanes)
-    if (uses < 2 or PyArray_TYPE(y) != NPY_FLOAT or not takes_panels(matmul_kernel, inner, columns)
-            or not (blas_alone or rows * size <= SHARED_PACKED)):
-        return None
-    panels = empty(1, &size, NPY_FLOAT)
-    matmul_kernel.pack_panels(matrix(y), inner, columns, <float*> PyArray_DATA(panels))
-    return panels
-
-
-cdef npy_intp block_of(ndarray y):
-    """How many elements of the first axis of y to pack at a time: as many as stay in the L2 cache."""
-    cdef npy_intp n = PyArray_DIMS(y)[0]
-    return max(1, min(n, PACKED_BYTES * n // max(1, PyArray_NBYTES(y))))
-
-
-cdef ndarray packed_block(ndarray y, npy_intp start, npy_intp stop, tuple shape, ndarray tile):
-    """y[start:stop] in C order, as if y had that shape: a view where it can be, else packed into the tile."""
-    cdef ndarray part = y[start:stop]
-    shape = (PyArray_DIMS(part)[0],) + shape[1:]
-    if is_viewable(part, shape):
-        return part.reshape(shape)
-    tile = tile[:PyArray_DIMS(part)[0]]
-    transfer(part, tile.reshape((<object> part).shape), False)
-    return tile
-
-
-cdef ndarray packed_matmul(ndarray x, ndarray y, tuple shape, ndarray bias):
-    """x @ y.reshape(shape) + bias, block by block of the first axis: what must be packed is read while it is
-    in the cache, and never lies in memory as a whole (for the columns of a convolution 1.45 ms, not 2.2)."""
-    cdef npy_intp sizes[MAXDIMS]
-    cdef npy_intp n = PyArray_DIMS(y)[0], block = block_of(y), i
-    cdef int ndim = len(shape), d
-    cdef ndarray out, tile, part
-    for d in range(ndim):
-        sizes[d] = shape[d]
-    sizes[0] = block
-    tile = empty(ndim, sizes, PyArray_TYPE(y))
-    sizes[0] = n
-    sizes[ndim - 2] = PyArray_DIMS(x)[PyArray_NDIM(x) - 2]
-    out = empty(ndim, sizes, PyArray_TYPE(y))
-    for i in range(0, n, block):
-        part = np.matmul(x, packed_block(y, i, min(n, i + block), shape, tile), out[i:i + block])
-        if bias is not None:
-            np.add(part, bias, part)
-    recycle(<PyObject*> tile)
-    return out
-
-
-cdef ndarray packed_outer(ndarray x, ndarray y, tuple shape):
-    """The sum of x[i] @ y.reshape(shape)[i].T over the first axis, block by block as `packed_matmul`.
-    (Computed as its transpose, for which BLAS took 1.5 ms where it took 2.1.)"""
-    cdef npy_intp sizes[MAXDIMS]
-    cdef npy_intp n = PyArray_DIMS(y)[0], block = block_of(y), i
-    cdef int ndim = len(shape), d
-    cdef ndarray tile, product, part, total = None
-    for d in range(ndim):
-        sizes[d] = shape[d]
-    sizes[0] = block
-    tile = empty(ndim, sizes, PyArray_TYPE(y))
-    for i in range(0, n, block):
-        product = matmul(packed_block(y, i, min(n, i + block), shape, tile),
-                         cnp.PyArray_SwapAxes(x[i:i + block], ndim - 2, ndim - 1))
-        part = reduce(SUM, product, 1, False, 0)
-        recycle(<PyObject*> product)
-        if total is None:
-            total = part
-        else:
-            add_in_place(total, part)
-            recycle(<PyObject*> part)
-    recycle(<PyObject*> tile)
-    return contiguous(cnp.PyArray_SwapAxes(total, ndim - 3, ndim - 2))
-
-
+# ----------------------------------------------------------- running averages, optimiser steps
 cdef void add_in_place(ndarray target, ndarray addend) noexcept:
     """target += addend, both C-contiguous and of one dtype; the addend has the shape of the target, or of
     each of its rows."""
@@ -1425,7 +803,6 @@ cdef void add_in_place(ndarray target, ndarray addend) noexcept:
                elements(target) // max(n, 1), n)
 
 
-# ----------------------------------------------------------- running averages, optimiser steps
 cdef void* vector(ndarray a, ndarray like, bint writable, str what) except? NULL:
     """The memory of `a`, after a check that one flat loop may run over it beside `like`."""
     if a is None:

@@ -23,7 +23,7 @@ cimport numpy as cnp
 from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArray_DATA, PyArray_DIMS,
                     PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
-from . cimport loops, loss, recurrent
+from . cimport loops, loss, products, recurrent, reductions
 from .kernels cimport (
     ABS, ADD, CLIP, DIVIDE, EQUAL, ERF, EXP, EXPM1, GATE, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, LOG,
     LOG1P, LOGSIGMOID, LOGSUM, MAX, MAXIMUM, MEAN, MIN, MINIMUM, MULTIPLY, NEGATIVE, NO_KERNEL,
@@ -818,12 +818,12 @@ cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
                                  f"and nothing has no {op.name}")
     if typenum == NPY_FLOAT or typenum == NPY_DOUBLE:
         if op.opcode == LOGSUM:
-            out = loops.logsumexp(tensor.array, mask, keepdims)
+            out = reductions.logsumexp(tensor.array, mask, keepdims)
         elif op.opcode == VAR and tensor.requires and recording():
             means = means_of(tensor.array, axes)
-            out = loops.variance(tensor.array, means, mask, keepdims, correction)
+            out = reductions.variance(tensor.array, means, mask, keepdims, correction)
         else:
-            out = loops.reduce(op.opcode, tensor.array, mask, keepdims, correction)
+            out = reductions.reduce(op.opcode, tensor.array, mask, keepdims, correction)
     else:
         if op.opcode == LOGSUM or op.opcode == VAR or op.opcode == MEAN:
             return reduction(op, astype(tensor, np.float64), axis, keepdims, correction)
@@ -881,7 +881,7 @@ cdef Tensor sum_of_products(Tensor g, Tensor factor, unsigned long long repeated
             or shape != shape_of(factor.array)):
         return None
     axes = tuple([d for d in range(len(shape)) if repeated >> d & 1])
-    total = wrap(loops.sum_product(g.array, factor.array, repeated, extra == 0))
+    total = wrap(reductions.sum_product(g.array, factor.array, repeated, extra == 0))
     return without_first(total, shape, axes, extra)
 
 
@@ -930,7 +930,7 @@ def sum_product(x, y, axis=None, keepdims=False):
     axes = reduced_axes("sum_product", axis, PyArray_NDIM(a.array))
     for d in axes:
         mask |= <unsigned long long> 1 << d
-    out = loops.sum_product(a.array, b.array, mask, keepdims)
+    out = reductions.sum_product(a.array, b.array, mask, keepdims)
     return record(SUM_PRODUCT_, out, a, b, None, (axes, bool(keepdims)))
 
 
@@ -1136,7 +1136,7 @@ def log_softmax(x, axis=-1):
     cdef unsigned long long mask = <unsigned long long> 1 << <int> axes[0]
     if PyArray_SIZE(tensor.array) == 0:
         return record(LOG_SOFTMAX_, tensor.array.copy(), tensor, None, None, axes)
-    return record(LOG_SOFTMAX_, loops.log_softmax(tensor.array, mask), tensor, None, None, axes)
+    return record(LOG_SOFTMAX_, reductions.log_softmax(tensor.array, mask), tensor, None, None, axes)
 
 
 cdef Tensor floating(x, str name):
@@ -1885,7 +1885,7 @@ def packed_matmul(x, y, shape, bias=None):
         product = matmul(a, reshape(b, matrices))
         return product if c is None else product + reshape(c, c.shape + (1,))
     column = None if c is None else c.array[..., None]
-    out = loops.packed_matmul(a.array, b.array, matrices, column)
+    out = products.packed_matmul(a.array, b.array, matrices, column)
     return record(PACKED_MATMUL_, out, a, b, None if c is None else (c,), (matrices, b.shape))
 
 
@@ -1907,7 +1907,7 @@ def packed_outer(x, y, shape):
                          "but one")
     if a.array.dtype.kind != "f" or PyArray_SIZE(b.array) == 0:
         return sum(matmul(a, matrix_transpose(reshape(b, matrices))), 0)
-    out = loops.packed_outer(a.array, b.array, matrices)
+    out = products.packed_outer(a.array, b.array, matrices)
     return record(PACKED_OUTER_, out, a, b, None, (matrices, b.shape))
 
 
@@ -1959,7 +1959,7 @@ def matmul(x, y):
     if a.array.dtype.kind != "f":
         return wrap(checked(np.matmul(a.array, b.array)))
     try:
-        out = loops.matmul(a.array, b.array)
+        out = products.matmul(a.array, b.array)
     except ValueError:
         raise ValueError(f"matmul: {a.shape} @ {b.shape}: the leading dimensions do not broadcast") from None
     return record(MATMUL_, out, a, b)
@@ -2021,8 +2021,8 @@ def linear(x, weight, bias=None):
         return reshape(linear(rows, w, b), a.shape[:-1] + w.shape[:1])
     if a.array.dtype.kind != "f":
         return matmul(a, matrix_transpose(w)) if b is None else matmul(a, matrix_transpose(w)) + b
-    out = loops.matmul(a.array, cnp.PyArray_SwapAxes(w.array, 0, 1),
-                       None if b is None else contiguous(b.array))
+    out = products.matmul(a.array, cnp.PyArray_SwapAxes(w.array, 0, 1),
+                          None if b is None else contiguous(b.array))
     return record(LINEAR_, out, a, w, None if b is None else (b,))
 
 

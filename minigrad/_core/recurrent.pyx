@@ -23,7 +23,9 @@ from numpy cimport (NPY_DOUBLE, PyArray_DATA, PyArray_DIMS, PyArray_NBYTES, PyAr
                     PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport SUM, TILE
-from .loops cimport add_in_place, contiguous, copied, empty, multiply, panels_of, recycle, reduce, zeros
+from .loops cimport add_in_place, contiguous, copied, empty, recycle, zeros
+from .products cimport multiply, panels_of
+from .reductions cimport reduce
 from .tensor cimport Tensor, wrap
 
 cnp.import_array()

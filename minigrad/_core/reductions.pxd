@@ -1,0 +1,32 @@
+# Reductions. reductions.pyx opens with the Design note.
+from numpy cimport ndarray, npy_intp
+
+from .loops cimport MAXDIMS, Operand
+
+cdef struct Plan:               # a reduction whose dimensions were sorted by stride and merged
+    bint is_double
+    npy_intp other              # bytes from an element to that of the other array, for a sum of products
+    npy_intp centres            # bytes from a variance to where its mean goes, 0 for nowhere
+    bint row_wise               # the fastest dimension is reduced
+    npy_intp width              # its length then
+    npy_intp stride             # and stride
+    npy_intp places             # results that are computed side by side: of rows, or of columns
+    npy_intp place_stride
+    npy_intp out_stride
+    int kept                    # the other dimensions
+    npy_intp kept_shape[MAXDIMS]
+    npy_intp kept_strides[MAXDIMS]
+    npy_intp kept_out[MAXDIMS]
+    int reduced
+    npy_intp reduced_shape[MAXDIMS]
+    npy_intp reduced_strides[MAXDIMS]
+    npy_intp count              # elements that fold into one
+    double correction
+
+cdef void make_plan(Plan* plan, Operand* x, unsigned long long axes, double correction) noexcept nogil
+cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil
+cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdims, double correction)
+cdef ndarray variance(ndarray x, ndarray means, unsigned long long axes, bint keepdims, double correction)
+cdef ndarray sum_product(ndarray x, ndarray y, unsigned long long axes, bint keepdims)
+cdef ndarray logsumexp(ndarray x, unsigned long long axes, bint keepdims)
+cdef ndarray log_softmax(ndarray x, unsigned long long axes)

@@ -1,0 +1,1 @@
+"""reductions.pyx is called from Cython only."""

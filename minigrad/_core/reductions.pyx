@@ -1,0 +1,458 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Reductions: from axes and strides to folds of rows or of columns.
+
+Design note
+-----------
+1. This file knows arrays and axes, as `loops.pyx` does, and no Tensor. The folds are kernels.
+2. Dimensions are sorted by stride, so that memory is read in order whichever axes are reduced. If the
+   fastest dimension is reduced, rows are folded side by side, each into an accumulator of its own; if it
+   is kept, up to 1024 columns are. Accumulators are double (but see kernels.pyx); sums of blocks are
+   compensated (Neumaier 1974), so that 10^7 float64 elements lose no more than a few ulp either.
+3. In float64 the mean is taken about the first element, and the variance about the mean (two passes): a
+   constant gives exactly itself and exactly 0, and a large mean does not cancel the variance. The variance
+   of float32 is taken in double about the first element, in one pass, with the same two properties.
+"""
+cimport numpy as cnp
+from cpython.ref cimport PyObject
+from libc.math cimport INFINITY, fabs, isfinite
+from numpy cimport (NPY_DOUBLE, PyArray_DATA, PyArray_DIMS, PyArray_NDIM, PyArray_STRIDES, PyArray_TYPE,
+                    ndarray, npy_intp)
+
+from .kernels cimport (
+    COLUMNS, DEVIATION, DIFFERENCE, EXP, LOG, LOGSUM, MAX, MEAN, MIN, MOMENTS, PROD, PRODUCTS, SUM, TILE, VAR,
+    call_kernel, pack, reduce_columns, reduce_rows, reduction_start)
+from . cimport loops
+from .loops cimport (
+    IN_PARTS, add_in_place, difference, elements, elementwise, empty, recycle, share, start_of, view_array)
+
+cnp.import_array()
+
+cdef extern from "<stdlib.h>" nogil:
+    long long llabs(long long)
+
+cdef enum:
+    SHORT_ROW = 16              # a row reduction over fewer elements costs more to start than to do
+    BLOCK = 1024                # elements that a row reduction sums before it compensates
+    BLOCKS = 16                 # of one row that it hands to the kernel together
+    ROWS = 4096                 # elements of the rows that it sums side by side, if it reads them twice
+    CANCELLED = 1000            # times a variance: the part of the sum of squares that cancels
+
+
+cdef void make_plan(Plan* plan, Operand* x, unsigned long long axes, double correction) noexcept nogil:
+    """How the axes whose bits are set are reduced: the dimensions sorted by stride, and merged."""
+    cdef npy_intp shape[MAXDIMS]
+    cdef npy_intp strides[MAXDIMS]
+    cdef npy_intp out_strides[MAXDIMS]
+    cdef bint reduced[MAXDIMS]
+    cdef npy_intp size, stride, out_stride, step = x.itemsize
+    cdef int ndim = 0, d, e, inner, beside
+    plan.count = 1
+    plan.kept = plan.reduced = 0
+    plan.other = plan.centres = 0
+    plan.is_double, plan.correction = x.itemsize == 8, correction
+    for d in reversed(range(x.ndim)):                       # drop sizes of 1, insert by stride
+        size = x.shape[d]
+        stride = x.strides[d]
+        out_stride = 0
+        if axes >> d & 1:
+            plan.count *= size
+        else:
+            out_stride = step
+            step *= size
+        if size == 1:
+            continue
+        e = ndim
+        while e > 0 and llabs(strides[e - 1]) > llabs(stride):
+            shape[e] = shape[e - 1]; strides[e] = strides[e - 1]
+            out_strides[e] = out_strides[e - 1]; reduced[e] = reduced[e - 1]
+            e -= 1
+        shape[e] = size; strides[e] = stride
+        out_strides[e] = out_stride; reduced[e] = axes >> d & 1
+        ndim += 1
+    e = 0                                                   # merge; dimension 0 is the fastest now
+    for d in range(1, ndim):
+        if (reduced[d] == reduced[e] and strides[d] == strides[e] * shape[e]
+                and out_strides[d] == out_strides[e] * shape[e]):
+            shape[e] *= shape[d]
+        else:
+            e += 1
+            shape[e] = shape[d]; strides[e] = strides[d]
+            out_strides[e] = out_strides[d]; reduced[e] = reduced[d]
+    if ndim == 0:
+        shape[0] = 1; strides[0] = out_strides[0] = x.itemsize; reduced[0] = True
+    else:
+        ndim = e + 1
+    inner = 0
+    if reduced[0] and shape[0] <= SHORT_ROW:    # a short row is folded as columns beside its neighbours
+        for d in range(1, ndim):
+            if not reduced[d] and shape[d] >= 8:
+                inner = d
+                break
+    plan.row_wise = reduced[inner]
+    plan.width, plan.stride = shape[inner], strides[inner]
+    beside = inner
+    if plan.row_wise:
+        beside = 1                              # the fastest that is kept, since neighbours have merged
+        while beside < ndim and reduced[beside]:
+            beside += 1
+    plan.places, plan.place_stride, plan.out_stride = 1, 0, 0
+    if beside < ndim:
+        plan.places, plan.place_stride, plan.out_stride = shape[beside], strides[beside], out_strides[beside]
+    for d in reversed(range(ndim)):
+        if d == inner or d == beside:
+            continue
+        if reduced[d]:
+            plan.reduced_shape[plan.reduced] = shape[d]
+            plan.reduced_strides[plan.reduced] = strides[d]
+            plan.reduced += 1
+        else:
+            plan.kept_shape[plan.kept] = shape[d]
+            plan.kept_strides[plan.kept] = strides[d]
+            plan.kept_out[plan.kept] = out_strides[d]
+            plan.kept += 1
+
+
+cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdims, double correction):
+    """Reduce the axes whose bits are set in `axes`. The caller has checked them."""
+    return reduce_beside(opcode, x, x, None, axes, keepdims, correction)
+
+
+cdef ndarray variance(ndarray x, ndarray means, unsigned long long axes, bint keepdims, double correction):
+    """The variance; writes the means to an array of the shape that it has with keepdims."""
+    return reduce_beside(VAR, x, x, means, axes, keepdims, correction)
+
+
+cdef ndarray sum_product(ndarray x, ndarray y, unsigned long long axes, bint keepdims):
+    """The sum of x * y over the axes, for two arrays of one shape and dtype."""
+    cdef int d
+    for d in range(PyArray_NDIM(x)):
+        if PyArray_STRIDES(x)[d] != PyArray_STRIDES(y)[d]:
+            x, y = loops.contiguous(x), loops.contiguous(y)
+    return reduce_beside(PRODUCTS, x, y, None, axes, keepdims, 0)
+
+
+cdef ndarray reduce_beside(int opcode, ndarray x, ndarray y, ndarray centres, unsigned long long axes,
+                           bint keepdims, double correction):
+    """`reduce`, for an opcode that reads two arrays with the same strides, or gives its centres as well."""
+    cdef npy_intp shape[MAXDIMS]
+    cdef int d, ndim = 0
+    cdef Plan plan
+    cdef Operand operand
+    cdef ReductionJob job
+    for d in range(PyArray_NDIM(x)):
+        if axes >> d & 1:
+            if keepdims:
+                shape[ndim] = 1
+                ndim += 1
+        else:
+            shape[ndim] = PyArray_DIMS(x)[d]
+            ndim += 1
+    out = empty(ndim, shape, PyArray_TYPE(x))
+    if elements(out) == 0:
+        return out
+    view_array(&operand, x)
+    make_plan(&plan, &operand, axes, correction)
+    plan.other = <char*> PyArray_DATA(y) - <char*> PyArray_DATA(x)
+    if centres is not None:
+        plan.centres = <char*> PyArray_DATA(centres) - <char*> PyArray_DATA(out)
+    job = ReductionJob(opcode, &plan, <char*> PyArray_DATA(x), <char*> PyArray_DATA(out))
+    share(elements(x) if elements(out) > 1 else min(elements(x), <npy_intp> IN_PARTS), reduction_part, &job)
+    return out
+
+
+cdef struct ReductionJob:
+    int opcode
+    Plan* plan
+    char* x
+    char* out
+
+
+cdef void reduction_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
+    """A range of the results: of those that are computed side by side, if there are many, else of the
+    outermost dimension that is kept."""
+    cdef ReductionJob* job = <ReductionJob*> data
+    cdef Plan plan = job.plan[0]
+    cdef npy_intp begin
+    cdef char* x = job.x
+    cdef char* out = job.out
+    if parts == 1:
+        pass
+    elif plan.kept == 0 or plan.places >= plan.kept_shape[0]:
+        begin = start_of(part, parts, plan.places)
+        plan.places = start_of(part + 1, parts, plan.places) - begin
+        x += begin * plan.place_stride
+        out += begin * plan.out_stride
+        if plan.places == 0:
+            return
+    else:
+        begin = start_of(part, parts, plan.kept_shape[0])
+        plan.kept_shape[0] = start_of(part + 1, parts, plan.kept_shape[0]) - begin
+        x += begin * plan.kept_strides[0]
+        out += begin * plan.kept_out[0]
+        if plan.kept_shape[0] == 0:
+            return
+    run_plan(job.opcode, &plan, x, out)
+
+
+cdef ndarray logsum_of_exp(str name, ndarray x, unsigned long long axes, bint keepdims):
+    """log(sum(exp(x))), for an x that does not overflow."""
+    cdef Operand operand
+    view_array(&operand, x)
+    exponentials = elementwise(name, EXP, PyArray_TYPE(x) == NPY_DOUBLE, PyArray_TYPE(x), &operand, 1)
+    total = reduce(LOGSUM, exponentials, axes, keepdims, 0)
+    recycle(<PyObject*> exponentials)
+    return total
+
+
+cdef ndarray logsumexp(ndarray x, unsigned long long axes, bint keepdims):
+    """log(sum(exp(x - max))) + max; without an infinite max, which would leave inf - inf."""
+    cdef ndarray largest = reduce(MAX, x, axes, True, 0), shifted, total
+    cdef npy_intp i
+    for i in range(elements(largest)):
+        if PyArray_TYPE(x) == NPY_DOUBLE:
+            if not isfinite((<double*> PyArray_DATA(largest))[i]): (<double*> PyArray_DATA(largest))[i] = 0
+        elif not isfinite((<float*> PyArray_DATA(largest))[i]): (<float*> PyArray_DATA(largest))[i] = 0
+    shifted = difference("logsumexp", x, largest)
+    total = logsum_of_exp("logsumexp", shifted, axes, keepdims)
+    add_in_place(total, largest)
+    recycle(<PyObject*> shifted)
+    return total
+
+
+cdef ndarray log_softmax(ndarray x, unsigned long long axes):
+    """(x - max) - log(sum(exp(x - max))): the sum's logarithm is small, and keeps its digits beside a
+    large x."""
+    cdef ndarray largest = reduce(MAX, x, axes, True, 0), shifted, total, out
+    shifted = difference("log_softmax", x, largest)
+    total = logsum_of_exp("log_softmax", shifted, axes, True)
+    out = difference("log_softmax", shifted, total)
+    recycle(<PyObject*> shifted)
+    return out
+
+
+cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil:
+    """Walk the kept positions; at each, fold what lies side by side: as many columns as accumulators stay in
+    the L1 cache, or as many rows as their elements do when they are read twice."""
+    cdef npy_intp index[MAXDIMS]
+    cdef double accumulator[2 * COLUMNS]
+    cdef double centre[COLUMNS]
+    cdef npy_intp c, w, widest
+    cdef bint contiguous = plan.stride == (8 if plan.is_double else 4)
+    cdef int d
+    if plan.row_wise:
+        widest = (ROWS if opcode == VAR else 8 * ROWS) if contiguous else TILE
+        widest = max(1, min(<npy_intp> TILE, widest // max(plan.width, 1)))
+    else:
+        widest = COLUMNS if contiguous else TILE
+    for d in range(plan.kept):
+        index[d] = 0
+    while True:
+        c = -widest
+        while c + widest < plan.places:
+            c += widest
+            w = min(widest, plan.places - c)
+            reduce_position(opcode, plan, x + c * plan.place_stride, w, centre, accumulator)
+            store(plan, accumulator, w, out + c * plan.out_stride)
+            if plan.centres:
+                store(plan, centre, w, out + c * plan.out_stride + plan.centres)
+        d = plan.kept - 1
+        while d >= 0:
+            index[d] += 1
+            x += plan.kept_strides[d]
+            out += plan.kept_out[d]
+            if index[d] < plan.kept_shape[d]:
+                break
+            x -= plan.kept_strides[d] * plan.kept_shape[d]
+            out -= plan.kept_out[d] * plan.kept_shape[d]
+            index[d] = 0
+            d -= 1
+        if d < 0:
+            return
+
+
+cdef void store(Plan* plan, double* accumulator, npy_intp w, char* out) noexcept nogil:
+    cdef npy_intp i
+    if plan.is_double:
+        for i in range(w): (<double*> (out + i * plan.out_stride))[0] = accumulator[i]
+    elif plan.out_stride == sizeof(float):
+        for i in range(w): (<float*> out)[i] = <float> accumulator[i]
+    else:
+        for i in range(w): (<float*> (out + i * plan.out_stride))[0] = <float> accumulator[i]
+
+
+cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
+                          double* accumulator) noexcept nogil:
+    """The reduction at one kept position (w places of it): one fold, or two about a centre."""
+    cdef void* source
+    cdef npy_intp i
+    cdef bint finite = True
+    for i in range(w): centre[i] = 0
+    if opcode == VAR and not plan.is_double:
+        variances(plan, x, w, centre, accumulator)
+    elif opcode == MEAN or opcode == VAR:
+        if plan.is_double:
+            first_elements(plan, x, w, centre)
+            fold(DIFFERENCE, plan, x, w, centre, accumulator)
+            for i in range(w):
+                accumulator[i] = centre[i] + accumulator[i] / plan.count
+                finite &= isfinite(accumulator[i])
+        else:                               # equal floats add up exactly in double, to 2^29 of them
+            fold(SUM, plan, x, w, centre, accumulator)
+            for i in range(w): accumulator[i] /= plan.count
+        if not finite:                      # inf - inf, or an overflow of the differences
+            fold(SUM, plan, x, w, centre, accumulator)
+            for i in range(w): accumulator[i] /= plan.count
+        if opcode == VAR:
+            deviations(plan, x, w, centre, accumulator)
+    elif opcode == LOGSUM:                  # in double: a sum just above 1 has a logarithm too
+        fold(SUM, plan, x, w, centre, accumulator)
+        for i in range(w): centre[i] = accumulator[i]
+        source = centre
+        call_kernel(LOG, True, &source, accumulator, w)
+    else:
+        fold(opcode, plan, x, w, centre, accumulator)
+
+
+cdef void deviations(Plan* plan, char* x, npy_intp w, double* centre, double* accumulator) noexcept nogil:
+    """From the means in the accumulators to the variances; the means go to `centre`."""
+    cdef npy_intp i
+    for i in range(w): centre[i] = accumulator[i]
+    fold(DEVIATION, plan, x, w, centre, accumulator)
+    for i in range(w): accumulator[i] /= max(plan.count - plan.correction, 0.0)
+
+
+cdef void variances(Plan* plan, char* x, npy_intp w, double* centre, double* accumulator) noexcept nogil:
+    """Of floats, in one pass about the first element, in double: sum(d^2) - sum(d)^2 / n. That cancels only
+    where the first element is far from the others; then the deviations from the mean are added up."""
+    cdef double* squares = accumulator + COLUMNS
+    cdef double shift, divisor = max(plan.count - plan.correction, 0.0)
+    cdef bint cancels = False
+    cdef npy_intp i
+    first_elements(plan, x, w, centre)
+    fold(MOMENTS, plan, x, w, centre, accumulator)
+    for i in range(w):
+        shift = accumulator[i] / plan.count
+        squares[i] -= shift * accumulator[i]
+        cancels |= shift * accumulator[i] > CANCELLED * squares[i]
+        accumulator[i] = centre[i] = centre[i] + shift
+    if cancels:
+        deviations(plan, x, w, centre, accumulator)
+    else:
+        for i in range(w): accumulator[i] = squares[i] / divisor
+
+
+cdef inline void first_elements(Plan* plan, char* x, npy_intp w, double* centre) noexcept nogil:
+    cdef npy_intp i
+    for i in range(w if plan.count > 0 else 0):
+        if plan.is_double: centre[i] = (<double*> (x + i * plan.place_stride))[0]
+        else: centre[i] = (<float*> (x + i * plan.place_stride))[0]
+
+
+cdef inline npy_intp pack_both(Plan* plan, char* x, npy_intp row_stride, npy_intp stride, npy_intp rows,
+                               npy_intp n, char* tile) noexcept nogil:
+    """Pack x into the tile and, behind it, the other array; returns the bytes between them."""
+    cdef int itemsize = 8 if plan.is_double else 4
+    pack(x, row_stride, stride, rows, n, itemsize, tile)
+    if plan.other == 0:
+        return 0
+    pack(x + plan.other, row_stride, stride, rows, n, itemsize, tile + TILE * 8)
+    return TILE * 8
+
+
+cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
+               double* accumulator) noexcept nogil:
+    """Fold all reduced positions below x into w accumulators."""
+    cdef char tile[2 * TILE * 8]
+    cdef double compensation[TILE]
+    cdef npy_intp index[MAXDIMS]
+    cdef double start = reduction_start(opcode)
+    cdef int itemsize = 8 if plan.is_double else 4
+    cdef bint contiguous = (plan.stride == itemsize or (plan.row_wise and plan.width == 1)
+                            or (not plan.row_wise and w == 1))
+    cdef int outer = plan.reduced, d
+    cdef npy_intp rows = 1, row_stride = 0, other, height, r, i
+    for i in range(w): accumulator[i] = start
+    if opcode == MOMENTS:
+        for i in range(w): accumulator[COLUMNS + i] = 0
+    if plan.count == 0:
+        return
+    if plan.row_wise:
+        for i in range(w): compensation[i] = 0
+    elif outer > 0:                         # the columns' kernel walks one dimension by itself
+        outer -= 1
+        rows = plan.reduced_shape[outer]
+        row_stride = plan.reduced_strides[outer]
+    for d in range(outer):
+        index[d] = 0
+    while True:
+        if plan.row_wise:
+            fold_rows(opcode, plan, x, w, centre, contiguous, tile, accumulator, compensation)
+        elif contiguous:
+            reduce_columns(opcode, plan.is_double, x, plan.other, row_stride, rows, w, centre, accumulator)
+        else:
+            r = 0
+            while r < rows:
+                height = min(TILE // w, rows - r)
+                other = pack_both(plan, x + r * row_stride, row_stride, plan.stride, height, w, tile)
+                reduce_columns(opcode, plan.is_double, tile, other, w * itemsize, height, w, centre,
+                               accumulator)
+                r += height
+        d = outer - 1
+        while d >= 0:
+            index[d] += 1
+            x += plan.reduced_strides[d]
+            if index[d] < plan.reduced_shape[d]:
+                break
+            x -= plan.reduced_strides[d] * plan.reduced_shape[d]
+            index[d] = 0
+            d -= 1
+        if d < 0:
+            break
+    for i in range(w if plan.row_wise else 0):      # unless it is infinite or NaN
+        accumulator[i] += compensation[i] if fabs(compensation[i]) < INFINITY else 0
+
+
+cdef inline void fold_rows(int opcode, Plan* plan, char* x, npy_intp w, double* centre, bint contiguous,
+                           char* tile, double* accumulator, double* compensation) noexcept nogil:
+    """Fold w rows into as many accumulators, block by block; of one long row several blocks at a time, as if
+    they were rows."""
+    cdef double part[TILE]
+    cdef double centres[TILE]
+    cdef bint exact = (opcode in (PROD, MAX, MIN, MOMENTS)      # nothing to compensate, or little
+                       or (plan.count <= BLOCK and contiguous))
+    cdef npy_intp block = (plan.width if exact else BLOCK) if contiguous else TILE, i = 0, k, n, count
+    cdef npy_intp row_stride = plan.place_stride, other = plan.other
+    cdef int itemsize = 8 if plan.is_double else 4
+    cdef double total, larger, smaller
+    cdef double* to
+    cdef double* about
+    cdef char* source
+    while i < plan.width:
+        n = min(block, plan.width - i)
+        source = x + i * plan.stride
+        count = w
+        if not contiguous:
+            other = pack_both(plan, source, plan.place_stride, plan.stride, w, n, tile)
+            source = tile
+            row_stride = n * itemsize
+        elif w == 1 and n == block:
+            count = min(<npy_intp> BLOCKS, (plan.width - i) // block)
+            row_stride = block * itemsize
+        if exact:
+            i += n
+            reduce_rows(opcode, plan.is_double, source, other, row_stride, w, n, centre, accumulator)
+            continue
+        for k in range(count): part[k] = 0
+        about = centre
+        if count > w:
+            for k in range(count): centres[k] = centre[0]
+            about = centres
+        i += n * (count // w)
+        reduce_rows(opcode, plan.is_double, source, other, row_stride, count, n, about, part)
+        for k in range(count):              # Neumaier: keep what the addition rounds off
+            to = accumulator + (k if w > 1 else 0)
+            total = to[0] + part[k]
+            larger = to[0] if fabs(to[0]) >= fabs(part[k]) else part[k]
+            smaller = part[k] if fabs(to[0]) >= fabs(part[k]) else to[0]
+            compensation[k if w > 1 else 0] += (larger - total) + smaller
+            to[0] = total
