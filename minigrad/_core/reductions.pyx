@@ -171,27 +171,26 @@ cdef void reduction_part(void* data, npy_intp part, npy_intp parts) noexcept nog
     """A range of the results: of those that are computed side by side, if there are many, else of the
     outermost dimension that is kept."""
     cdef ReductionJob* job = <ReductionJob*> data
-    cdef Plan plan = job.plan[0]
+    cdef Plan plan
     cdef npy_intp begin
     cdef char* x = job.x
     cdef char* out = job.out
     if parts == 1:
-        pass
-    elif plan.kept == 0 or plan.places >= plan.kept_shape[0]:
+        run_plan(job.opcode, job.plan, x, out)
+        return
+    plan = job.plan[0]
+    if plan.kept == 0 or plan.places >= plan.kept_shape[0]:
         begin = start_of(part, parts, plan.places)
         plan.places = start_of(part + 1, parts, plan.places) - begin
         x += begin * plan.place_stride
         out += begin * plan.out_stride
-        if plan.places == 0:
-            return
     else:
         begin = start_of(part, parts, plan.kept_shape[0])
         plan.kept_shape[0] = start_of(part + 1, parts, plan.kept_shape[0]) - begin
         x += begin * plan.kept_strides[0]
         out += begin * plan.kept_out[0]
-        if plan.kept_shape[0] == 0:
-            return
-    run_plan(job.opcode, &plan, x, out)
+    if plan.places > 0 and (plan.kept == 0 or plan.kept_shape[0] > 0):
+        run_plan(job.opcode, &plan, x, out)
 
 
 cdef ndarray logsum_of_exp(str name, ndarray x, unsigned long long axes, bint keepdims):
