@@ -90,6 +90,25 @@ def test_values_and_gradients_are_those_of_the_function(name, dtype):
             np.testing.assert_array_equal(value, want)
 
 
+@pytest.mark.parametrize("rows", [3, 9, 30])
+def test_the_gradient_of_a_variance_is_about_the_mean_of_its_forward(rows):
+    """That of what is centred is tiny, and where x is its own mean, the gradient is nothing else."""
+
+    def spread(x):
+        return (x - x.mean(0, keepdims=True)).var(0)
+
+    others = (10 * random.standard_normal((rows - 1, 1000))).astype(np.float32)
+    mean = others.astype(np.float64).mean(0, keepdims=True).astype(np.float32)
+    x = mg.tensor(np.concatenate([others, mean]), requires_grad=True)
+    quick = fused(spread)
+    _, expected = run(spread, [x], mg.ones(1000))
+    for _ in range(3):
+        op, values = run(quick, [x], mg.ones(1000))
+        for value, want in zip(values, expected, strict=True):
+            np.testing.assert_array_equal(value, want)
+    assert op == "spread"
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_gradients_of_both_orders(name):
     function, make = FUNCTIONS[name]

@@ -69,8 +69,8 @@ cdef class Value:
 
 @cython.final
 cdef class Step:
-    """One primitive: from the values numbered `operands` to the value `out`."""
-    cdef int opcode, out
+    """One primitive: from the values numbered `operands` to the value `out`; of a variance, to `means` too."""
+    cdef int opcode, out, means
     cdef tuple operands
     cdef bint reduces
     cdef unsigned long long axes
@@ -79,7 +79,7 @@ cdef class Step:
     def __cinit__(self, int opcode, tuple operands, int out, bint reduces=False, unsigned long long axes=0,
                   double correction=0):
         self.opcode, self.operands, self.out = opcode, operands, out
-        self.reduces, self.axes, self.correction = reduces, axes, correction
+        self.reduces, self.axes, self.correction, self.means = reduces, axes, correction, -1
 
 
 cdef tuple aligned(tuple shape):
@@ -151,6 +151,16 @@ cdef class Trace:
             self.steps.append(Step(opcode, operands, self.made[key], reduces, axes, correction))
         return self.made[key]
 
+    cdef void know_means(self) except *:
+        """From now on the mean of what there is a variance of is what that was taken about, bit for bit: so
+        does its rule, where nothing is recorded."""
+        cdef Step step
+        for key, value in list(self.made.items()):
+            if key[0] == VAR:
+                step = next(step for step in self.steps if (<Step> step).out == value)
+                step.means = self.add(Value((<Value> self.values[value]).shape))
+                self.made[(MEAN, *key[1:4], 0.0)] = step.means
+
     cdef int whole(self, int value, tuple shape) except -1:
         """The value itself, or its repetition in this shape."""
         if (<Value> self.values[value]).shape == shape:
@@ -208,7 +218,7 @@ cdef class Trace:
         cdef set wanted = set(results)
         cdef list steps = []
         for step in reversed(self.steps[since:]):
-            if step.out in wanted:
+            if step.out in wanted or step.means in wanted:
                 wanted.update(step.operands)
                 steps.append(step)
         return steps[::-1]
@@ -238,6 +248,7 @@ cdef struct Place:
 
 cdef struct Loop:               # a step, laid out
     int opcode, count, out
+    int means                   # of a variance, -1 where nobody asks for them
     int operand[2]
     npy_intp flat               # elements, if all operands have the shape of the output
     Block* block                # of an elementwise step
@@ -320,6 +331,7 @@ cdef class Program:
         for s, step in enumerate(steps):
             loop = self.loops + <int> s
             loop.opcode, loop.count, loop.out = step.opcode, len(step.operands), step.out
+            loop.means = step.means if step.means >= 0 and self.places[step.means].home == KEPT else -1
             for k, v in enumerate((step.out, *step.operands)):
                 if k > 0: loop.operand[k - 1] = v
                 sizes = (<Value> values[v]).shape
@@ -374,6 +386,8 @@ cdef void run_loops(Loop* loops, int count, int itemsize, char** at) noexcept no
         operands[k].itemsize = itemsize
     while loops < end:
         if loops.plan != NULL:
+            if loops.means >= 0:
+                loops.plan.centres = at[loops.means] - at[loops.out]
             run_plan(loops.opcode, loops.plan, at[loops.operand[0]], at[loops.out])
         elif loops.flat:
             for k in range(loops.count): pointers[k] = at[loops.operand[k]]
@@ -464,6 +478,7 @@ cdef class Variant:
             results = trace.results_of(outputs, 0)
             forward, y = list(trace.steps), outputs[0]
             if y.requires:
+                trace.know_means()
                 cotangent = trace.take_input(np.ones_like(y.array), False)
                 wanted = [value for value in leaves
                           if isinstance(value, Tensor) and (<Tensor> value).requires]
@@ -477,7 +492,7 @@ cdef class Variant:
             ends = trace.results_of(gradients, len(forward))
             steps = trace.leading_to(ends, len(forward))
             needed = {v for step in steps for v in (<Step> step).operands}
-            kept = [(<Step> step).out for step in forward if (<Step> step).out in needed]
+            kept = [v for step in forward for v in ((<Step> step).out, (<Step> step).means) if v in needed]
             needed = needed.union(ends)
             numbers = [i for i in range(self.count) if self.forms[i].is_tensor]
             for v in given:
