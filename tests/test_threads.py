@@ -172,3 +172,9 @@ def test_the_environment_says_how_many_and_none_start_early(asked):
     result = run(COUNT, MINIGRAD_NUM_THREADS=asked)
     expected = int(asked) if asked else min(2, processors())
     assert result.stdout == f"0 {expected - 1}\n", result.stderr
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "many"])
+def test_a_number_that_is_none_is_refused(asked):
+    result = run("import minigrad", MINIGRAD_NUM_THREADS=asked)
+    assert f"MINIGRAD_NUM_THREADS is {asked!r}: expected a number of threads" in result.stderr

@@ -234,7 +234,15 @@ def set_threads(int n):
     return before
 
 
-set_threads(int(os.environ.get("MINIGRAD_NUM_THREADS") or min(2, processors())))
+cdef void read_environment() except *:
+    asked = os.environ.get("MINIGRAD_NUM_THREADS") or str(min(2, processors()))
+    if not asked.isdigit() or int(asked) < 1:
+        raise ValueError(f"MINIGRAD_NUM_THREADS is {asked!r}: expected a number of threads, 1 for no other than "
+                         "the one that calls")
+    set_threads(int(asked))
+
+
+read_environment()
 
 
 cdef void share(npy_intp n, Part part, void* job) noexcept:
