@@ -237,8 +237,8 @@ def set_threads(int n):
 cdef void read_environment() except *:
     asked = os.environ.get("MINIGRAD_NUM_THREADS") or str(min(2, processors()))
     if not asked.isdigit() or int(asked) < 1:
-        raise ValueError(f"MINIGRAD_NUM_THREADS is {asked!r}: expected a number of threads, 1 for no other than "
-                         "the one that calls")
+        raise ValueError(f"MINIGRAD_NUM_THREADS is {asked!r}: expected a number of threads, 1 for no other "
+                         "than the one that calls")
     set_threads(int(asked))
 
 
