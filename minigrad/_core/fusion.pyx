@@ -69,7 +69,7 @@ cdef class Value:
 
 @cython.final
 cdef class Step:
-    """One primitive: from the values numbered `operands` to the value `out`; of a variance, to `means` too."""
+    """One primitive: from the values numbered `operands` to the value `out`; a variance has `means` too."""
     cdef int opcode, out, means
     cdef tuple operands
     cdef bint reduces
