@@ -92,7 +92,7 @@ def test_values_and_gradients_are_those_of_the_function(name, dtype):
 
 @pytest.mark.parametrize("rows", [3, 9, 30])
 def test_the_gradient_of_a_variance_is_about_the_mean_of_its_forward(rows):
-    """That of what is centred is tiny, and where x is its own mean, the gradient is nothing else."""
+    """That of what is centred is tiny; where x is its own mean, the gradient is nothing else."""
 
     def spread(x):
         return (x - x.mean(0, keepdims=True)).var(0)
