@@ -38,6 +38,7 @@ class BuildExt(build_ext):
         for ext, c_file in zip(self.extensions, c_files, strict=True):
             ext.sources, ext.include_dirs = c_file.sources, [numpy.get_include()]
             ext.define_macros, ext.extra_compile_args = MACROS, FLAGS.split() * (os.name != "nt")
+            ext.extra_link_args = ["-pthread"] * (os.name != "nt")
         super().build_extensions()
         built.write_text(now)  # as no time stamp tells of other flags
 

@@ -65,7 +65,7 @@ cdef extern from * nogil:
         __VA_ARGS__)
     #define mg_sqrt(x) _Generic((x), float: sqrtf, double: sqrt)(x)
     #define mg_abs(x) _Generic((x), float: fabsf, double: fabs)(x)
-    double mg_one = 1;              /* which no compiler knows: see fold_four */
+    double mg_one = 1;              /* not static, so that no compiler knows it: see fold_four */
     #ifdef __GNUC__
     #define mg_straight_line() __asm__ volatile("")
     #else
@@ -124,18 +124,16 @@ cdef cloned unary(int opcode, floating* x, floating* o, Py_ssize_t n) noexcept n
     elif opcode == LOG:
         while n > 0:                        # tile by tile, as mostly no number there is special
             w = min(n, <Py_ssize_t> TILE)
-            if mg_usual(x, w, 0):
-                for i in range(w): o[i] = mg_log_usual(x[i])
-            else:
-                for i in range(w): o[i] = mg_log(x[i])
+            for i in range(w): o[i] = mg_log_usual(x[i])
+            if not mg_usual(x, w, 0):       # (the others keep their bits, whoever stands beside them)
+                for i in range(w): o[i] = o[i] if mg_usual(x + i, 1, 0) else <floating> mg_log(x[i])
             x, o, n = x + w, o + w, n - w
     elif opcode == LOG1P:
         while n > 0:
             w = min(n, <Py_ssize_t> TILE)
-            if mg_usual(x, w, 1):
-                for i in range(w): o[i] = mg_log1p_usual(x[i])
-            else:
-                for i in range(w): o[i] = mg_log1p(x[i])
+            for i in range(w): o[i] = mg_log1p_usual(x[i])
+            if not mg_usual(x, w, 1):
+                for i in range(w): o[i] = o[i] if mg_usual(x + i, 1, 1) else <floating> mg_log1p(x[i])
             x, o, n = x + w, o + w, n - w
     elif opcode == TANH:
         for i in range(n): o[i] = mg_tanh(x[i])
@@ -663,8 +661,8 @@ cdef cloned row_moments(float* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssi
     cdef double squares[MOMENT_LANES]
     cdef double d[MOMENT_LANES]
     cdef float rest[MOMENT_LANES]
-    cdef double a[2 * GROUP * MOMENT_LANES]
-    cdef double b[2 * GROUP * MOMENT_LANES]
+    cdef double a[2 * GROUP * MOMENT_LANES]         # for each row its sums and then its squares, which are
+    cdef double b[2 * GROUP * MOMENT_LANES]         # halved from one to the other
     cdef Py_ssize_t i, k, r, height, whole = n - n % MOMENT_LANES
     cdef double c
     cdef float* y
@@ -714,7 +712,8 @@ cdef cloned row_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row
 cdef inline inlined fold_four(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride,
                               double* centre, lane_t one, lane_t* accumulator, lane_t* out) noexcept nogil:
     """One column of four rows, as a tree: a chain would wait for each addition. Sums multiply by one: a fused
-    multiply-add runs where conversions to double do not, and rounds as the addition does."""
+    multiply-add runs where conversions to double do not, and rounds as the addition does. (Without such an
+    instruction a multiplication is lost.)"""
     cdef floating* x1 = <floating*> (<char*> x + row_stride)
     cdef floating* x2 = <floating*> (<char*> x + 2 * row_stride)
     cdef floating* x3 = <floating*> (<char*> x + 3 * row_stride)

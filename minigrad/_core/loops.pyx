@@ -16,9 +16,10 @@ Design note
 4. *Windows* are strides too. One walk over two sets of strides (`transfer`) copies what cannot be viewed
    (the columns of a convolution: 0.4 ms where NumPy took 1.0) and adds up what overlaps (its adjoint).
 5. Large loops release the GIL. Elementwise loops and reductions to several results of more than a million
-   elements run on two threads (`threads.h`; MINIGRAD_NUM_THREADS says how many, 1 for none), in 0.55 to 0.9
-   of the time; to wake a thread takes 45 us on the machine measured, so that less does not pay. Not one
-   bit depends on their number. Sums to one number, windows, products and optimisers stay on one.
+   elements run on two threads (`threads.h`; MINIGRAD_NUM_THREADS asks for another number, 1 for none), in
+   0.55 to 0.9 of the time; to wake a thread takes 45 us on the machine measured, so that less does not pay.
+   Not one bit depends on their number, so no result may depend on which others stand beside it. Sums to one
+   number, windows, products and optimisers stay on one thread.
 6. Axes that are reduced are the matter of `reductions.pyx`, products that of `products.pyx`.
 """
 cimport numpy as cnp
@@ -236,9 +237,9 @@ def set_threads(int n):
 
 cdef void read_environment() except *:
     asked = os.environ.get("MINIGRAD_NUM_THREADS") or str(min(2, processors()))
-    if not asked.isdigit() or int(asked) < 1:
-        raise ValueError(f"MINIGRAD_NUM_THREADS is {asked!r}: expected a number of threads, 1 for no other "
-                         "than the one that calls")
+    if not asked.isdecimal() or not 1 <= int(asked) <= MOST_THREADS:
+        raise ValueError(f"MINIGRAD_NUM_THREADS is {asked!r}: expected a number of threads from 1, no other "
+                         f"than the one that calls, to {MOST_THREADS}")
     set_threads(int(asked))
 
 
@@ -260,7 +261,8 @@ cdef void share(npy_intp n, Part part, void* job) noexcept:
 
 
 cdef npy_intp start_of(npy_intp part, npy_intp parts, npy_intp n) noexcept nogil:
-    """Where the part of a range starts: at whole vectors, so that no bit of a result depends on the parts."""
+    """Where the part of a range starts: a long one at whole vectors, any but the shortest at whole fours, as
+    columns are folded four at a time."""
     cdef npy_intp step = 64 if n >= 1024 else (4 if n >= 8 else 1)
     return n if part == parts else n * part // parts // step * step
 

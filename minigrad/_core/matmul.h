@@ -7,7 +7,7 @@
  * Measured against np.dot with OpenBLAS 0.3.31, AVX-512, ratio of times (benchmarks/run.py products):
  * 100x16 @ 16x16 0.75, 32x64 @ 64x64 1.0, the same with b transposed 0.6; 512x193 @ 193x32 0.8,
  * 193x512 @ 512x32 with a transposed 0.77, 128x784 @ 784x256 with b transposed 0.8. Beyond the second
- * cache BLAS is as fast or faster, and for fewer than 12 rows or columns. Both come to 57e9
+ * cache BLAS is as fast or faster, and for fewer than 12 rows or columns. Both come to 55e9 of the 58e9
  * multiply-adds a second there, what the processor's one unit for 512 bits can do. The width of a panel
  * is a constant where it is packed: as a variable it took a quarter longer. 32x128 @ 128x512 with b
  * transposed took 64 us, with panels packed before 42; for 4 rows 29 and 7 us. */

@@ -70,8 +70,8 @@ cdef const MatmulKernel* matmul_kernel = choose_kernel(os.environ.get("MINIGRAD_
 
 cdef const MatmulKernel* choose_kernel(str name) except NULL:
     """The kernel of that name; for "" the best that the processor can run."""
-    cdef bytes ascii = name.encode()
-    found = find_kernel(ascii)
+    cdef bytes encoded = os.fsencode(name)
+    found = find_kernel(encoded)
     if found == NULL:
         raise ValueError(f"MINIGRAD_MATMUL is {name!r}: expected avx512 or avx2, if the processor has it, or "
                          "blas")

@@ -34,8 +34,9 @@ cdef enum:
     SHORT_ROW = 16              # a row reduction over fewer elements costs more to start than to do
     BLOCK = 1024                # elements that a row reduction sums before it compensates
     BLOCKS = 16                 # of one row that it hands to the kernel together
+    FEW_COLUMNS = 32            # that are not worth a thread of their own
     ROWS = 4096                 # elements of the rows that it sums side by side, if it reads them twice
-    CANCELLED = 1000            # times a variance: the part of the sum of squares that cancels
+    CANCELLED = 30              # times a variance that may cancel: its first element is 5.5 deviations off
 
 
 cdef void make_plan(Plan* plan, Operand* x, unsigned long long axes, double correction) noexcept nogil:
@@ -156,7 +157,7 @@ cdef ndarray reduce_beside(int opcode, ndarray x, ndarray y, ndarray centres, un
     if centres is not None:
         plan.centres = <char*> PyArray_DATA(centres) - <char*> PyArray_DATA(out)
     job = ReductionJob(opcode, &plan, <char*> PyArray_DATA(x), <char*> PyArray_DATA(out))
-    share(elements(x) if elements(out) > 1 else min(elements(x), <npy_intp> IN_PARTS), reduction_part, &job)
+    share(elements(x) if parts_of(&plan) > 1 else min(elements(x), <npy_intp> IN_PARTS), reduction_part, &job)
     return out
 
 
@@ -167,9 +168,14 @@ cdef struct ReductionJob:
     char* out
 
 
+cdef inline npy_intp parts_of(Plan* plan) noexcept nogil:
+    """How many parts the results that are computed side by side make: few columns are slower than many."""
+    cdef npy_intp beside = plan.places if plan.row_wise else plan.places // FEW_COLUMNS
+    return max(beside, plan.kept_shape[0] if plan.kept else 1)
+
+
 cdef void reduction_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
-    """A range of the results: of those that are computed side by side, if there are many, else of the
-    outermost dimension that is kept."""
+    """A range of the results: of the outermost dimension that is kept, or of those computed side by side."""
     cdef ReductionJob* job = <ReductionJob*> data
     cdef Plan plan
     cdef npy_intp begin
@@ -179,7 +185,7 @@ cdef void reduction_part(void* data, npy_intp part, npy_intp parts) noexcept nog
         run_plan(job.opcode, job.plan, x, out)
         return
     plan = job.plan[0]
-    if plan.kept == 0 or plan.places >= plan.kept_shape[0]:
+    if plan.kept == 0 or parts_of(&plan) > plan.kept_shape[0]:
         begin = start_of(part, parts, plan.places)
         plan.places = start_of(part + 1, parts, plan.places) - begin
         x += begin * plan.place_stride
@@ -242,7 +248,7 @@ cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil:
         widest = (ROWS if opcode == VAR else 8 * ROWS) if contiguous else TILE
         widest = max(1, min(<npy_intp> TILE, widest // max(plan.width, 1)))
     else:
-        widest = COLUMNS if contiguous else TILE
+        widest = COLUMNS if contiguous else TILE // 4
     for d in range(plan.kept):
         index[d] = 0
     while True:
@@ -321,23 +327,28 @@ cdef void deviations(Plan* plan, char* x, npy_intp w, double* centre, double* ac
 
 
 cdef void variances(Plan* plan, char* x, npy_intp w, double* centre, double* accumulator) noexcept nogil:
-    """Of floats, in one pass about the first element, in double: sum(d^2) - sum(d)^2 / n. That cancels only
-    where the first element is far from the others; then the deviations from the mean are added up."""
+    """Of floats, in one pass about the first element, in double: sum(d^2) - sum(d)^2 / n. Where the second is
+    many times the variance, for the first element is far from the others, the deviations from the mean are
+    added up."""
     cdef double* squares = accumulator + COLUMNS
-    cdef double shift, divisor = max(plan.count - plan.correction, 0.0)
-    cdef bint cancels = False
-    cdef npy_intp i
+    cdef double shift
+    cdef npy_intp i, cancelled = 0
     first_elements(plan, x, w, centre)
     fold(MOMENTS, plan, x, w, centre, accumulator)
     for i in range(w):
         shift = accumulator[i] / plan.count
         squares[i] -= shift * accumulator[i]
-        cancels |= shift * accumulator[i] > CANCELLED * squares[i]
-        accumulator[i] = centre[i] = centre[i] + shift
-    if cancels:
+        if shift * accumulator[i] > CANCELLED * squares[i]:
+            squares[i] = -1
+            cancelled += 1
+        else:
+            squares[i] /= max(plan.count - plan.correction, 0.0)
+        accumulator[i] = centre[i] + shift
+    if cancelled:
         deviations(plan, x, w, centre, accumulator)
-    else:
-        for i in range(w): accumulator[i] = squares[i] / divisor
+    for i in range(w):                      # each result by itself: it does not matter who stands beside it
+        if not cancelled: centre[i] = accumulator[i]
+        if squares[i] != -1: accumulator[i] = squares[i]
 
 
 cdef inline void first_elements(Plan* plan, char* x, npy_intp w, double* centre) noexcept nogil:
@@ -391,7 +402,7 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
         else:
             r = 0
             while r < rows:
-                height = min(TILE // w, rows - r)
+                height = min(TILE // w // 4 * 4, rows - r)      # whole fours of rows, whatever w is
                 other = pack_both(plan, x + r * row_stride, row_stride, plan.stride, height, w, tile)
                 reduce_columns(opcode, plan.is_double, tile, other, w * itemsize, height, w, centre,
                                accumulator)
@@ -417,7 +428,7 @@ cdef inline void fold_rows(int opcode, Plan* plan, char* x, npy_intp w, double* 
     they were rows."""
     cdef double part[TILE]
     cdef double centres[TILE]
-    cdef bint exact = (opcode in (PROD, MAX, MIN, MOMENTS)      # nothing to compensate, or little
+    cdef bint exact = (opcode in (PROD, MAX, MIN, MOMENTS)      # no sum, or one with room to spare
                        or (plan.count <= BLOCK and contiguous))
     cdef npy_intp block = (plan.width if exact else BLOCK) if contiguous else TILE, i = 0, k, n, count
     cdef npy_intp row_stride = plan.place_stride, other = plan.other

@@ -23,24 +23,28 @@ static struct {
     pthread_mutex_t taken;  /* while a loop has the threads */
     pthread_mutex_t lock;   /* of all below */
     pthread_cond_t start, done;
-    int workers, left;      /* how many there are, and how many have not finished */
+    int workers, left;      /* how many there are, and how many parts are not finished */
     unsigned long loops;    /* so far */
+    unsigned long seen[MG_MOST_THREADS];    /* by each worker */
     mg_part part;
     void* job;
     ptrdiff_t parts;
 } mg_pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER,
-             PTHREAD_COND_INITIALIZER, 0, 0, 0, NULL, NULL, 0};
+             PTHREAD_COND_INITIALIZER, 0, 0, 0, {0}, NULL, NULL, 0};
 
 static void* mg_worker(void* number)
 {
-    ptrdiff_t mine = (ptrdiff_t) number;
-    unsigned long seen = 0;
+    const ptrdiff_t mine = (ptrdiff_t) number;
     pthread_mutex_lock(&mg_pool.lock);
     for (;;) {
-        while (mg_pool.loops == seen) pthread_cond_wait(&mg_pool.start, &mg_pool.lock);
-        seen = mg_pool.loops;
+        while (mg_pool.loops == mg_pool.seen[mine]) pthread_cond_wait(&mg_pool.start, &mg_pool.lock);
+        mg_pool.seen[mine] = mg_pool.loops;
+        if (mine >= mg_pool.parts) continue;            /* fewer were asked for */
+        const mg_part part = mg_pool.part;
+        void* const job = mg_pool.job;
+        const ptrdiff_t parts = mg_pool.parts;
         pthread_mutex_unlock(&mg_pool.lock);
-        if (mine < mg_pool.parts) mg_pool.part(mg_pool.job, mine, mg_pool.parts);
+        part(job, mine, parts);
         pthread_mutex_lock(&mg_pool.lock);
         if (--mg_pool.left == 0) pthread_cond_signal(&mg_pool.done);
     }
@@ -57,7 +61,7 @@ static void mg_forget_threads(void)     /* in the child of a fork, which has non
     mg_pool.loops = 0;
 }
 
-static void mg_start_threads(void)
+static void mg_start_threads(int threads)
 {
     static int once;
     sigset_t all, before;
@@ -65,8 +69,10 @@ static void mg_start_threads(void)
     if (!once) once = !pthread_atfork(NULL, NULL, mg_forget_threads);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (mg_pool.workers < mg_threads - 1
-           && !pthread_create(&thread, NULL, mg_worker, (void*) (ptrdiff_t) (mg_pool.workers + 1))) {
+    while (mg_pool.workers < threads - 1) {
+        ptrdiff_t next = mg_pool.workers + 1;
+        mg_pool.seen[next] = mg_pool.loops;
+        if (pthread_create(&thread, NULL, mg_worker, (void*) next)) break;
         pthread_detach(thread);
         mg_pool.workers++;
     }
@@ -76,20 +82,22 @@ static void mg_start_threads(void)
 /* part(job, i, parts) for every i < parts, on as many threads; returns when all are done. */
 static void mg_in_parts(mg_part part, void* job)
 {
-    if (mg_threads < 2 || pthread_mutex_trylock(&mg_pool.taken)) {
+    int threads = mg_threads;               /* once, as another thread may set it */
+    if (threads < 2 || pthread_mutex_trylock(&mg_pool.taken)) {
         part(job, 0, 1);
         return;
     }
     pthread_mutex_lock(&mg_pool.lock);
-    if (mg_pool.workers < mg_threads - 1 && mg_pool.loops == 0) mg_start_threads();
+    mg_start_threads(threads);
+    if (threads > mg_pool.workers + 1) threads = mg_pool.workers + 1;
     mg_pool.part = part;
     mg_pool.job = job;
-    mg_pool.parts = mg_pool.workers < mg_threads ? mg_pool.workers + 1 : mg_threads;
-    mg_pool.left = mg_pool.workers;
+    mg_pool.parts = threads;
+    mg_pool.left = threads - 1;
     mg_pool.loops++;
     pthread_cond_broadcast(&mg_pool.start);
     pthread_mutex_unlock(&mg_pool.lock);
-    part(job, 0, mg_pool.parts);
+    part(job, 0, threads);
     pthread_mutex_lock(&mg_pool.lock);
     while (mg_pool.left) pthread_cond_wait(&mg_pool.done, &mg_pool.lock);
     pthread_mutex_unlock(&mg_pool.lock);
