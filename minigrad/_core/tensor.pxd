@@ -36,6 +36,11 @@ cdef class Op:
     cdef unsigned char argument[MAX_INPUTS][MAX_ARGUMENTS]
     cdef int arguments[MAX_INPUTS]
 
+cdef class Notes:               # what few Nodes have; for each field of a Node costs all of them 2 ns
+    cdef list hooks
+    cdef object retained        # a weak reference to the output, if it wants its gradient kept
+    cdef object metadata        # what a tool notes about a Node: None, or a dict
+
 cdef class Node:
     cdef readonly Op op
     cdef object x, y
@@ -45,9 +50,7 @@ cdef class Node:
     cdef tuple shape            # of the first input, if a rule names it
     cdef tuple attributes
     cdef Tensor cotangent
-    cdef list hooks
-    cdef object retained        # a weak reference to the output, if it wants its gradient kept
-    cdef public object metadata  # what a tool notes about this Node: None, or a dict
+    cdef Notes notes
     cdef readonly unsigned long long number     # Nodes are numbered as they are made
     cdef unsigned long long needs, mark
     cdef long x_version, y_version, out_version

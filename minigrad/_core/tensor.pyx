@@ -182,6 +182,11 @@ cdef class Version:
 
 
 @cython.final
+cdef class Notes:
+    """Hooks, and what else few Nodes have."""
+
+
+@cython.final
 @cython.freelist(1024)
 @cython.trashcan(True)
 cdef class Node:
@@ -210,12 +215,28 @@ cdef class Node:
 
     def register_hook(self, hook):
         """As `Tensor.register_hook` of the output, which need not live any more."""
-        if self.hooks is None:
-            self.hooks = []
-        return add_hook(self.hooks, hook)
+        notes = notes_of(self)
+        if notes.hooks is None:
+            notes.hooks = []
+        return add_hook(notes.hooks, hook)
+
+    @property
+    def metadata(self):
+        """What a tool notes about this Node: None, or a dict."""
+        return None if self.notes is None else self.notes.metadata
+
+    @metadata.setter
+    def metadata(self, value):
+        notes_of(self).metadata = value
 
     def __repr__(self):
         return f"<{self.op.name}>"
+
+
+cdef Notes notes_of(Node node):
+    if node.notes is None:
+        node.notes = Notes.__new__(Notes)
+    return node.notes
 
 
 cdef inline int input_count(Node node):
@@ -1103,13 +1124,13 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
                 walk.settle(node)
             g = walk.pending(node)
             if g is not None:
-                if node.hooks is not None:
-                    g = run_hooks(node.hooks, g)
+                if node.notes is not None and node.notes.hooks is not None:
+                    g = run_hooks(node.notes.hooks, g)
                 check_whole(node)           # a pass in a hook or in another thread may have freed it
                 if targets is not None and id(node) in targets:
                     captured[id(node)] = g
-                if node.retained is not None and inputs is None:
-                    walk.retain(node.retained, g)
+                if node.notes is not None and node.notes.retained is not None and inputs is None:
+                    walk.retain(node.notes.retained, g)
                 walk.set_pending(node, None)
                 if targets is None or walk.is_useful(node):
                     started = perf_counter_ns() if profiling else 0
@@ -1614,7 +1635,7 @@ cdef class Tensor:
             raise RuntimeError("retain_grad: the tensor does not require grad")
         if self.node is None:
             return
-        self.node.retained = weakref.ref(self)      # weak: a Node must not own its output
+        notes_of(self.node).retained = weakref.ref(self)        # weak: a Node must not own its output
 
     def register_hook(self, hook):
         """Call `hook(gradient)` when the gradient of this tensor is complete; what it returns, unless
