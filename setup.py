@@ -14,8 +14,8 @@ from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("MINIGRAD_DEBUG") == "1"  # with the checks of C's assert() and of Cython
 # Nothing here reads errno or FP flags, and without them sqrt and selections vectorise. Guards of
-# the stack, which the Python of Debian asks for, cost every operation 3 per cent. Never -ffast-math:
-# it drops NaN handling, and sets the FP mode of the process. (MSVC: its own /O2.)
+# the stack, which the Python of Debian asks for, cost every operation 3 per cent. Never
+# -ffast-math: it drops NaN handling, and sets the FP mode of the process. (MSVC: its own /O2.)
 FAST = "-O3 -g0 -fno-math-errno -fno-trapping-math -fno-stack-protector"
 FLAGS = "-O1 -g -UNDEBUG" if DEBUG else FAST
 MACROS = [(f"NPY_{key}", "NPY_2_0_API_VERSION") for key in ("NO_DEPRECATED_API", "TARGET_VERSION")]
