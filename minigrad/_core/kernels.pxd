@@ -11,7 +11,7 @@ cdef enum Opcode:
     LESS, LESS_EQUAL, GREATER, GREATER_EQUAL, EQUAL, NOT_EQUAL
     # ternary
     WHERE, CLIP, SCALED_DIFFERENCE
-    # reductions in one pass; passes about a centre, or over two arrays; what `loops` makes of such passes
+    # reductions in one pass; passes about a centre, or over two arrays; what `reductions` makes of them
     SUM, PROD, MAX, MIN
     DIFFERENCE, DEVIATION, PRODUCTS, MOMENTS
     MEAN, VAR, LOGSUM

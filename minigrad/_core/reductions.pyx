@@ -245,7 +245,7 @@ cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil:
     cdef bint contiguous = plan.stride == (8 if plan.is_double else 4)
     cdef int d
     if plan.row_wise:
-        widest = (ROWS if opcode == VAR else 8 * ROWS) if contiguous else TILE
+        widest = (ROWS if opcode == VAR and plan.is_double else 8 * ROWS) if contiguous else TILE
         widest = max(1, min(<npy_intp> TILE, widest // max(plan.width, 1)))
     else:
         widest = COLUMNS if contiguous else TILE // 4
@@ -332,22 +332,23 @@ cdef void variances(Plan* plan, char* x, npy_intp w, double* centre, double* acc
     added up."""
     cdef double* squares = accumulator + COLUMNS
     cdef double shift
-    cdef npy_intp i, cancelled = 0
+    cdef bint cancelled = False
+    cdef npy_intp i
     first_elements(plan, x, w, centre)
     fold(MOMENTS, plan, x, w, centre, accumulator)
     for i in range(w):
         shift = accumulator[i] / plan.count
         squares[i] -= shift * accumulator[i]
         if shift * accumulator[i] > CANCELLED * squares[i]:
-            squares[i] = -1
-            cancelled += 1
+            squares[i] = -1                 # no variance is
+            cancelled = True
         else:
             squares[i] /= max(plan.count - plan.correction, 0.0)
-        accumulator[i] = centre[i] + shift
+        centre[i] += shift
+        accumulator[i] = centre[i]
     if cancelled:
         deviations(plan, x, w, centre, accumulator)
     for i in range(w):                      # each result by itself: it does not matter who stands beside it
-        if not cancelled: centre[i] = accumulator[i]
         if squares[i] != -1: accumulator[i] = squares[i]
 
 

@@ -36,7 +36,7 @@ cdef class Op:
     cdef unsigned char argument[MAX_INPUTS][MAX_ARGUMENTS]
     cdef int arguments[MAX_INPUTS]
 
-cdef class Notes:               # what few Nodes have; for each field of a Node costs all of them 2 ns
+cdef class Notes:               # what few Nodes have: as three fields of all, 2 ns of each operation
     cdef list hooks
     cdef object retained        # a weak reference to the output, if it wants its gradient kept
     cdef object metadata        # what a tool notes about a Node: None, or a dict
