@@ -48,6 +48,73 @@ def test_vector_errors_write_nothing():
     assert layer.weight.tolist() == before
 
 
+# ---------------------------------------------------------------------------------------- clipping
+def with_gradient(*values, dtype="float64"):
+    parameter = nn.Parameter(np.zeros(len(values), dtype=dtype))
+    parameter.grad = mg.tensor(np.array(values, dtype=dtype))
+    return parameter
+
+
+@pytest.mark.parametrize("order", [0.5, 1, 2, 3.0, np.float32(2), math.inf])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_clip_grad_norm_counts_a_parameter_once(order, dtype):
+    values = np.array([3.0, -4.0, 12.0])
+    for listing in (lambda p, q: [p, q, p], lambda p, q: iter([q, q, p]), lambda p, q: (p, p, q)):
+        p, q = with_gradient(3, -4, dtype=dtype), with_gradient(12, dtype=dtype)
+        expected = float((np.abs(values) ** order).sum() ** (1 / order)) if order < 9 else 12.0
+        total = utils.clip_grad_norm_(listing(p, q), 1.0, order)
+        assert total.item() == pytest.approx(expected, rel=1e-6)
+        clipped = np.concatenate([p.grad.numpy(), q.grad.numpy()])
+        np.testing.assert_allclose(clipped, values / expected, rtol=2e-6)
+
+
+def test_clip_grad_norm_scales_a_gradient_that_two_parameters_share_once():
+    p, q = with_gradient(3, 4), with_gradient(0, 0)
+    q.grad = p.grad
+    assert utils.clip_grad_norm_([p, q], 1.0).item() == pytest.approx(50**0.5)
+    np.testing.assert_allclose(p.grad.numpy(), np.array([3, 4]) / 50**0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("order", [0.5, 1, 2, 3, math.inf])
+@pytest.mark.parametrize("strict", [False, True])
+def test_clipping_of_parameters_of_size_0(order, strict):
+    empty, full = with_gradient(), with_gradient(6)
+    assert utils.clip_grad_norm_([empty], 1.0, order, strict).item() == 0
+    assert utils.clip_grad_norm_([nn.Parameter(np.zeros((0, 3)))], 1.0, order, strict).item() == 0
+    assert utils.clip_grad_norm_(iter([]), 1.0, order, strict).item() == 0
+    assert utils.clip_grad_norm_([empty, full, empty], 3.0, order, strict).item() == pytest.approx(
+        6
+    )
+    np.testing.assert_allclose(full.grad.numpy(), [3.0], rtol=1e-6)
+    utils.clip_grad_value_([empty, full], 1.0)
+    assert full.grad.tolist() == [1.0] and empty.grad.shape == (0,)
+
+
+@pytest.mark.parametrize("order", [0, -1.0, -math.inf, math.nan])
+def test_norms_that_are_none_are_refused(order):
+    for parameters in ([], [with_gradient()], [with_gradient(3)]):
+        with pytest.raises(ValueError, match="clip_grad_norm_: norm_type must be positive or inf"):
+            utils.clip_grad_norm_(parameters, 1.0, order)
+    with pytest.raises(TypeError, match="norm_type must be a number, got None"):
+        utils.clip_grad_norm_(parameters, 1.0, None)
+
+
+def test_read_only_memory_is_noticed_before_the_first_write():
+    frozen = np.array([3.0, 4.0])
+    frozen.flags.writeable = False
+    p, q = with_gradient(3, 4), with_gradient(0, 0)
+    q.grad = mg.asarray(frozen)
+    for clip in (utils.clip_grad_norm_, utils.clip_grad_value_):
+        with pytest.raises(ValueError, match=f"{clip.__name__}: a gradient of shape .*read-only"):
+            clip([p, q], 1.0)
+        assert p.grad.tolist() == [3.0, 4.0]
+    assert utils.clip_grad_norm_([p, q], 100.0).item() == pytest.approx(50**0.5)  # writes nothing
+    r = mg.asarray(frozen).requires_grad_()
+    with pytest.raises(ValueError, match=r"vector_to_parameters: a parameter .*read-only"):
+        utils.vector_to_parameters(mg.ones(4, dtype="float64"), [p, r])
+    assert p.tolist() == [0.0, 0.0]
+
+
 # ------------------------------------------------------------------------------------- weight norm
 @pytest.mark.parametrize(("dim", "shape"), [(0, (4, 1)), (1, (1, 3)), (None, ())])
 def test_weight_norm_splits_length_and_direction(dim, shape):

@@ -33,7 +33,19 @@ def _listed(parameters: Tensor | Iterable[Tensor], name: str) -> list[Tensor]:
 
 
 def _gradients(parameters: Tensor | Iterable[Tensor], name: str) -> list[Tensor]:
-    return [p.grad for p in _listed(parameters, name) if p.grad is not None]
+    """Those of all parameters, each of which counts once however often it is listed."""
+    unique = dict.fromkeys(_listed(parameters, name))
+    return [parameter.grad for parameter in unique if parameter.grad is not None]
+
+
+def _check_writable(tensors: Iterable[Tensor], name: str, kind: str) -> None:
+    """Raise before the first write, or an error half-way would leave some changed."""
+    for each in tensors:
+        if not each._array.flags.writeable:
+            raise ValueError(
+                f"{name}: a {kind} of shape {each.shape} shares read-only memory; nothing was "
+                "changed; make it of a copy: mg.tensor(array)"
+            )
 
 
 def clip_grad_norm_(
@@ -45,9 +57,10 @@ def clip_grad_norm_(
     """Scale all gradients by one factor so that their joint norm is at most max_norm (Pascanu et
     al. 2013).
 
-    norm_type: the order of the norm; inf is the largest element. Returns the norm before clipping.
-    Raises RuntimeError for a norm that is inf or NaN if error_if_nonfinite, and then scales
-    nothing.
+    norm_type: the order of the norm; inf is the largest element. Returns the norm before clipping,
+    to which a parameter that is listed several times contributes once.
+    Raises RuntimeError for a norm that is inf or NaN if error_if_nonfinite, ValueError for a
+    gradient in read-only memory and a norm_type that is not positive, and then scales nothing.
 
     >>> w = mg.tensor([0.0, 0.0], requires_grad=True)
     >>> (w * mg.tensor([3.0, 4.0])).sum().backward()
@@ -58,7 +71,10 @@ def clip_grad_norm_(
     """
     if not number(max_norm, "clip_grad_norm_: max_norm") >= 0:
         raise ValueError(f"clip_grad_norm_: max_norm must not be negative, got {max_norm}")
+    if not number(norm_type, "clip_grad_norm_: norm_type") > 0:
+        raise ValueError(f"clip_grad_norm_: norm_type must be positive or inf, got {norm_type}")
     gradients = _gradients(parameters, "clip_grad_norm_")
+    gradients = [gradient for gradient in gradients if gradient.size]  # the others have no maximum
     if not gradients:
         return tensor(0.0)
     with no_grad():
@@ -68,15 +84,17 @@ def clip_grad_norm_(
             raise RuntimeError(
                 f"clip_grad_norm_: the norm of the gradients is {float(total)}; nothing was scaled"
             )
-        factor = max_norm / (float(total) + 1e-6)
+        factor = float(max_norm) / (float(total) + 1e-6)
         if not factor >= 1:  # also where the norm is NaN, as in PyTorch
-            for gradient in gradients:
+            _check_writable(gradients, "clip_grad_norm_", "gradient")
+            for gradient in dict.fromkeys(gradients):  # several parameters may share one
                 gradient *= factor
     return total
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
-    """Limit every element of every gradient to [-clip_value, clip_value].
+    """Limit every element of every gradient to [-clip_value, clip_value]. Raises ValueError for a
+    gradient in read-only memory, and then changes nothing.
 
     >>> w = mg.tensor([0.0, 0.0], requires_grad=True)
     >>> (w * mg.tensor([3.0, -0.5])).sum().backward()
@@ -86,8 +104,10 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
     """
     if not number(clip_value, "clip_grad_value_: clip_value") >= 0:
         raise ValueError(f"clip_grad_value_: clip_value must not be negative, got {clip_value}")
+    gradients = _gradients(parameters, "clip_grad_value_")
+    _check_writable(gradients, "clip_grad_value_", "gradient")
     with no_grad():
-        for gradient in _gradients(parameters, "clip_grad_value_"):
+        for gradient in gradients:
             gradient.copy_(clip(gradient, -clip_value, clip_value))
 
 
@@ -107,8 +127,8 @@ def parameters_to_vector(parameters: Tensor | Iterable[Tensor]) -> Tensor:
 def vector_to_parameters(vec: Tensor, parameters: Tensor | Iterable[Tensor]) -> None:
     """Copy the pieces of a vector into the parameters, the inverse of `parameters_to_vector`.
 
-    Raises ValueError if the vector has another size than all parameters together, and then writes
-    nothing.
+    Raises ValueError if the vector has another size than all parameters together, or a parameter
+    lies in read-only memory, and then writes nothing.
 
     >>> layer = mg.nn.Linear(1, 2)
     >>> mg.nn.utils.vector_to_parameters(mg.arange(4.0), layer.parameters())
@@ -124,6 +144,7 @@ def vector_to_parameters(vec: Tensor, parameters: Tensor | Iterable[Tensor]) -> 
             f"vector_to_parameters: expected a vector of {bounds[-1]} elements, got shape "
             f"{vec.shape}"
         )
+    _check_writable(listed, "vector_to_parameters", "parameter")
     with no_grad():
         for parameter, (start, stop) in zip(listed, pairwise(bounds), strict=True):
             parameter.copy_(reshape(vec.detach()[start:stop], parameter.shape))
