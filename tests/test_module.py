@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 import pickle
 from collections import OrderedDict
 
@@ -340,6 +341,29 @@ def test_load_lists_everything_that_does_not_fit_and_changes_nothing():
     assert same(before, snapshot(net))
 
 
+def test_load_checks_all_values_before_the_first_write():
+    class Table(nn.Module):
+        def __init__(self, rows):
+            super().__init__()
+            self.scale = nn.Parameter([1.0])
+            self.register_buffer("rows", rows)
+
+    frozen = np.array([1, 2], dtype="int32")
+    module = Table(mg.tensor(frozen))
+    for rows in ([5, 2**31], [-(2**31) - 1, 5], [5, 2**40 + 7]):
+        state = {"scale": np.array([7.0]), "rows": np.array(rows)}
+        with pytest.raises(RuntimeError, match="rows: values are out of the range of int32"):
+            module.load_state_dict(state)
+        assert module.scale.item() == 1.0 and module.rows.tolist() == [1, 2]
+    module.load_state_dict({"scale": np.array([7.0]), "rows": np.array([2**31 - 1, -(2**31)])})
+    assert module.rows.tolist() == [2**31 - 1, -(2**31)]
+    frozen.flags.writeable = False
+    module = Table(mg.asarray(frozen))
+    with pytest.raises(RuntimeError, match="rows: shares read-only memory"):
+        module.load_state_dict({"scale": np.array([7.0]), "rows": np.array([5, 6])})
+    assert module.scale.item() == 1.0
+
+
 def test_load_not_strict_returns_what_it_passed_over():
     net = Net()
     state = {"scale": mg.tensor([7.0]), "more": mg.ones(1)}
@@ -416,6 +440,139 @@ def test_module_list():
     with pytest.raises(TypeError):
         layers.extend([nn.ReLU(), "no module"])
     assert len(layers) == before
+
+
+CONTAINERS = {"Sequential": lambda m: nn.Sequential(*m), "ModuleList": nn.ModuleList}
+
+
+def check_container(net, expected):
+    """The modules in their order, once each, under unique keys that the state follows."""
+    assert len(net) == len(expected) and all(a is b for a, b in zip(net, expected, strict=True))
+    keys = [name.removesuffix(".weight") for name in net.state_dict()]
+    assert len(set(keys)) == len(keys) and keys == sorted(keys, key=lambda key: (len(key), key))
+    assert [id(net[i]) for i in range(-len(net), 0)] == list(map(id, expected))
+    for key, module in zip(keys, expected, strict=True):
+        assert net.state_dict()[f"{key}.weight"].tolist() == module.weight.tolist()
+    return keys
+
+
+def scale():
+    module = nn.Module()
+    module.weight = nn.Parameter(np.random.default_rng().normal(size=2))
+    module.forward = lambda x: x * module.weight
+    return module
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_a_container_is_a_list(kind):
+    new = scale()
+    changes = [
+        lambda m: m.__delitem__(0),
+        lambda m: m.__delitem__(-1),
+        lambda m: m.__delitem__(np.int64(2)),
+        lambda m: m.__delitem__(slice(1, 3)),
+        lambda m: m.__delitem__(slice(None, None, -2)),
+        lambda m: m.__delitem__(slice(None)),
+        lambda m: m.pop(),
+        lambda m: m.pop(0),
+        lambda m: m.insert(0, new),
+        lambda m: m.insert(2, new),
+        lambda m: m.insert(-1, new),
+        lambda m: m.insert(4, new),
+        lambda m: m.__setitem__(1, new),
+        lambda m: m.__setitem__(-4, new),
+        lambda m: m.__setitem__(slice(1, 3), [new]),
+        lambda m: m.__setitem__(slice(0, 4, 2), [new, m[1]]),
+        lambda m: m.__setitem__(slice(4, 9), iter([new])),
+        lambda m: m.append(new),
+        lambda m: m.extend(m[1:]),
+    ]
+    for change in changes:
+        members = [scale() for _ in range(4)]
+        net = CONTAINERS[kind](members)
+        change(members)
+        change(net)
+        assert check_container(net, members) == [str(i) for i in range(len(members))]
+        members.append(scale())
+        net.append(members[-1])
+        assert check_container(net, members) == [str(i) for i in range(len(members))]
+    total = net + CONTAINERS[kind](members[:2])
+    check_container(total, members + members[:2])
+    total += net
+    check_container(total, members + members[:2] + members)
+    assert type(total).__name__ == kind
+    check_container(net, members)
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_what_is_appended_overwrites_nothing(kind):
+    members = [scale() for _ in range(5)]
+    for part in (slice(1, None), slice(0, None, 2), slice(None, None, -1), slice(4, 5), slice(0)):
+        net = CONTAINERS[kind](members)[part]
+        expected = [*members[part], scale(), scale()]
+        net.extend(expected[-2:])
+        check = net if part.step != -1 else CONTAINERS[kind](net)  # whose keys fall
+        check_container(check, expected)
+        del net[0]
+        check_container(net, expected[1:])
+    for place in range(3):
+        net = CONTAINERS[kind](members[:3])
+        setattr(net, str(place), None)
+        expected = [m for i, m in enumerate(members[:3]) if i != place] + [members[4]]
+        check_container(net.append(members[4]), expected)
+        net.insert(0, members[3])
+        assert check_container(net, [members[3], *expected]) == ["0", "1", "2", "3"]
+    for gone in range(3):
+        net = CONTAINERS[kind](members[:3])
+        delattr(net, str(gone))
+        expected = [m for i, m in enumerate(members[:3]) if i != gone] + [members[4]]
+        check_container(net.append(members[4]), expected)
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_an_index_that_does_not_work_changes_nothing(kind):
+    members = [scale() for _ in range(3)]
+    net, new = CONTAINERS[kind](members), scale()
+    for index in (3, -4, 10**20):
+        for change in (net.__delitem__, net.pop, net.__getitem__):
+            with pytest.raises(IndexError, match=rf"{kind}: index {index} is out of range, it has"):
+                change(index)
+        with pytest.raises(IndexError, match="out of range"):
+            net[index] = new
+    for index in (1.0, "0", None, members[0]):
+        with pytest.raises(TypeError, match=f"{kind}: expected an int or a slice as index"):
+            del net[index]
+    for change, error in [
+        (lambda: net.__setitem__(slice(0, 2), [new, "no module"]), TypeError),
+        (lambda: net.__setitem__(slice(0, 3, 2), [new]), ValueError),
+        (lambda: net.insert(1, nn.ReLU), TypeError),
+        (lambda: net.extend([new, None]), TypeError),
+        (lambda: operator.iadd(net, [new, 5]), TypeError),
+        (lambda: net + 5, TypeError),
+    ]:
+        with pytest.raises(error):
+            change()
+    assert check_container(net, members) == ["0", "1", "2"]
+    with pytest.raises(IndexError, match="it has 0 modules"):
+        CONTAINERS[kind]([]).pop()
+    with pytest.raises(IndexError, match="Sequential: index 4 is out of range"):
+        nn.Sequential(*members).insert(4, new)
+
+
+def test_names_that_were_given_stay():
+    a, b, c, d = (scale() for _ in range(4))
+    net = nn.Sequential(OrderedDict(first=a, second=b, third=c))
+    del net[1]
+    net.insert(1, d)
+    assert list(net) == [a, d, c] and names(net.named_children()) == ["first", "1", "third"]
+    net.append(b)
+    assert names(net.named_children()) == ["first", "1", "third", "3"] and net.third is c
+    x = mg.tensor([1.0, -2.0], dtype="float64")
+    expected = x.numpy() * np.prod([m.weight.numpy() for m in (a, d, c, b)], axis=0)
+    np.testing.assert_allclose(net(x).numpy(), expected, rtol=1e-12)
+    part = net[1:]
+    part.append(a)
+    assert list(part) == [d, c, b, a] and names(part.named_children()) == ["1", "third", "3", "4"]
 
 
 # --------------------------------------------------------------------------------------- text

@@ -6,6 +6,7 @@ A module keeps its members in its `__dict__` like any other attribute, so that `
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Real
@@ -582,7 +583,11 @@ def _misfit(own: Tensor, value: Any) -> str | None:
         return f"expected shape {own.shape}, got {value.shape}"
     if value.dtype.kind != own.dtype.kind:
         return f"expected dtype {own.dtype}, got {value.dtype}"
-    return None
+    if value.dtype.kind == "i" and value.dtype != own.dtype:
+        values = np.asarray(value)
+        if (values.astype(own.dtype) != values).any():
+            return f"values are out of the range of {own.dtype}"
+    return None if own._array.flags.writeable else "shares read-only memory"
 
 
 def positive(value: Any, name: str) -> int:
@@ -634,23 +639,53 @@ class _Container(Module):
         return iter(self._modules_in_order())
 
     def __getitem__(self: Any, index: int | slice) -> Any:
+        named = self._own(MODULE)
         if isinstance(index, slice):
-            return self._part(self._own(MODULE)[index])
-        return self.__dict__[self._name_at(index)]
+            return self._part(named[index])
+        return named[self._position(index)][1]
 
-    def __setitem__(self, index: int, module: Module) -> None:
-        setattr(self, self._name_at(index), _module(module, type(self).__name__))
+    def __setitem__(self, index: int | slice, module: Any) -> None:
+        named = self._own(MODULE)
+        if isinstance(index, slice):
+            named[index] = [("0", each) for each in self._checked_modules(module)]
+            self._arrange(named)
+        else:
+            name, _ = named[self._position(index)]
+            setattr(self, name, _module(module, type(self).__name__))
+
+    def __delitem__(self, index: int | slice) -> None:
+        named = self._own(MODULE)
+        del named[index if isinstance(index, slice) else self._position(index)]
+        self._arrange(named)
 
     def _part(self, named: list[tuple[str, Module]]) -> _Container:
         raise NotImplementedError
 
-    def _name_at(self, index: int) -> str:
-        names = [name for name, _ in self._own(MODULE)]
-        if not -len(names) <= index < len(names):
+    def _position(self, index: int) -> int:
+        count = len(self)
+        try:
+            position = operator.index(index)
+        except TypeError:
+            raise TypeError(
+                f"{type(self).__name__}: expected an int or a slice as index, got {index!r:.60}"
+            ) from None
+        if not -count <= position < count:
             raise IndexError(
-                f"{type(self).__name__}: index {index} is out of range, it has {len(names)} modules"
+                f"{type(self).__name__}: index {position} is out of range, it has {count} modules"
             )
-        return names[index]
+        return position % count
+
+    def _checked_modules(self, modules: Any) -> list[Module]:
+        return [_module(module, type(self).__name__) for module in modules]
+
+    def _arrange(self, named: list[tuple[str, Module]]) -> None:
+        """Make these the modules, in this order. A number for a name becomes that of the place."""
+        values, members = self.__dict__, self.__dict__["_members"]
+        for name in [name for name, kind in members.items() if kind == MODULE]:
+            if values[name] is not None or name.isdecimal():
+                del values[name], members[name]
+        for position, (name, module) in enumerate(named):
+            self._register(str(position) if name.isdecimal() else name, module, MODULE)
 
     def append(self: Any, module: Module) -> Any:
         """Add a module at the end. Returns self.
@@ -658,8 +693,7 @@ class _Container(Module):
         >>> len(mg.nn.Sequential(mg.nn.ReLU()).append(mg.nn.Tanh()))
         2
         """
-        self.add_module(str(len(self)), _module(module, type(self).__name__))
-        return self
+        return self.extend([module])
 
     def extend(self: Any, modules: Iterable[Module]) -> Any:
         """Add several modules at the end. Returns self.
@@ -667,9 +701,25 @@ class _Container(Module):
         >>> len(mg.nn.ModuleList().extend([mg.nn.ReLU(), mg.nn.Tanh()]))
         2
         """
-        for module in [_module(module, type(self).__name__) for module in modules]:
-            self.append(module)
+        added = self._checked_modules(modules)
+        taken = [int(name) for name in self._members if name.isdecimal()]
+        start = max([len(self), *(number + 1 for number in taken)])
+        for number, module in enumerate(added, start):
+            self.add_module(str(number), module)
         return self
+
+    def pop(self: Any, index: int | slice = -1) -> Any:
+        """Take a module out, by default the last, and return it; as `del` those after it move up.
+
+        >>> net = mg.nn.Sequential(mg.nn.Linear(2, 3), mg.nn.ReLU(), mg.nn.Linear(3, 1))
+        >>> net.pop(1)
+        ReLU()
+        >>> list(net.state_dict())
+        ['0.weight', '0.bias', '1.weight', '1.bias']
+        """
+        taken = self[index]
+        del self[index]
+        return taken
 
 
 def _module(value: Any, name: str) -> Module:
@@ -680,8 +730,11 @@ def _module(value: Any, name: str) -> Module:
 
 
 class Sequential(_Container):
-    """Modules applied one after the other, given as arguments or as one OrderedDict with names. A
-    slice is a Sequential of the same modules.
+    """Modules applied one after the other, given as arguments or as one OrderedDict with names.
+
+    It is indexed like a list. A slice is a Sequential of the same modules under the same names.
+    After `del`, `insert` or an assignment to a slice the modules are numbered anew by their places,
+    as in PyTorch, and with them the keys of `state_dict`; other names stay.
 
     >>> net = mg.nn.Sequential(mg.nn.Linear(4, 8), mg.nn.ReLU(), mg.nn.Linear(8, 2))
     >>> net(mg.ones(3, 4)).shape
@@ -704,6 +757,30 @@ class Sequential(_Container):
 
     def _part(self, named: list[tuple[str, Module]]) -> Sequential:
         return Sequential(OrderedDict(named))
+
+    def __add__(self, other: Any) -> Sequential:
+        if not isinstance(other, Sequential):
+            return NotImplemented
+        return Sequential(*self, *other)
+
+    def __iadd__(self, other: Any) -> Any:
+        return self.extend(other) if isinstance(other, Sequential) else NotImplemented
+
+    def insert(self, index: int, module: Module) -> Sequential:
+        """Put a module before position `index`, from -len to len. Returns self.
+
+        >>> net = mg.nn.Sequential(mg.nn.ReLU()).insert(0, mg.nn.Tanh())
+        >>> net[0]
+        Tanh()
+        """
+        named = self._own(MODULE)
+        if not -len(named) <= operator.index(index) <= len(named):
+            raise IndexError(
+                f"Sequential: index {index} is out of range, it has {len(named)} modules"
+            )
+        named.insert(index, ("0", _module(module, "Sequential")))
+        self._arrange(named)
+        return self
 
     def forward(self, x: Any) -> Any:
         """The output of the last module."""
@@ -729,6 +806,14 @@ class ModuleList(_Container):
     def _part(self, named: list[tuple[str, Module]]) -> ModuleList:
         return ModuleList(module for _, module in named)
 
+    def __add__(self, other: Iterable[Module]) -> ModuleList:
+        joined = ModuleList(self)
+        joined.extend(other)
+        return joined
+
+    def __iadd__(self, other: Iterable[Module]) -> Any:
+        return self.extend(other)
+
     def insert(self, index: int, module: Module) -> None:
         """Put a module before position `index`, as `list.insert` does.
 
@@ -737,7 +822,6 @@ class ModuleList(_Container):
         >>> layers[0]
         Tanh()
         """
-        modules = self._modules_in_order()
-        modules.insert(index, _module(module, "ModuleList"))
-        for position, member in enumerate(modules):
-            setattr(self, str(position), member)
+        named = self._own(MODULE)
+        named.insert(index, ("0", _module(module, "ModuleList")))
+        self._arrange(named)
