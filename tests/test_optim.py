@@ -398,6 +398,140 @@ def test_loaded_state_takes_the_dtype_of_the_parameters():
     train(other, narrow, 1)
 
 
+CONVERTED = [
+    (SGD, {"momentum": 0.9}),
+    (SGD, {"momentum": 0.9, "dampening": 0.5, "nesterov": False}),
+    (Adam, {"amsgrad": True}),
+    (AdamW, {}),
+    (NAdam, {}),
+    (RMSprop, {"momentum": 0.9, "centered": True}),
+    (Adagrad, {"initial_accumulator_value": 0.5, "lr_decay": 0.1}),
+    (Lion, {}),
+    (LBFGS, {"history_size": 3, "max_iter": 2}),
+    (LBFGS, {"history_size": 3, "max_iter": 2, "line_search_fn": "strong_wolfe"}),
+]
+
+
+def arrays(state):
+    for value in state.values():
+        yield from value if isinstance(value, list) else [value]
+
+
+@pytest.mark.parametrize("kind, options", CONVERTED)
+@pytest.mark.parametrize("dtypes", [("float32", "float64"), ("float64", "float32")])
+def test_state_follows_a_parameter_that_is_converted(kind, options, dtypes):
+    """As an optimiser that was given the converted state by a checkpoint."""
+
+    def steps(net, optimizer, count):
+        x = mg.tensor(np.linspace(-1, 1, 12).reshape(4, 3), dtype=net.weight.dtype)
+
+        def closure():
+            optimizer.zero_grad()
+            loss = ((net(x) - 1.0) ** 2).sum()
+            loss.backward()
+            return loss
+
+        for _ in range(count):
+            optimizer.step(closure)
+
+    first, second = dtypes
+    net = mg.nn.Linear(3, 2).to(first)
+    optimizer = kind(net.parameters(), lr=0.01, **options)
+    steps(net, optimizer, 3)
+    net.to(second)
+    twin = copy.deepcopy(net)
+    other = kind(twin.parameters(), lr=0.01, **options)
+    other.load_state_dict(optimizer.state_dict())
+    steps(net, optimizer, 2)
+    steps(twin, other, 2)
+    for p, q in zip(net.parameters(), twin.parameters(), strict=True):
+        assert p.dtype == second and np.isfinite(p.numpy()).all()
+        np.testing.assert_array_equal(p.numpy(), q.numpy())
+        mine, theirs = optimizer.state.get(p, {}), other.state.get(q, {})
+        assert mine.keys() == theirs.keys() and (mine or p is net.bias)
+        for a, b in zip(arrays(mine), arrays(theirs), strict=True):
+            if isinstance(a, np.ndarray):
+                assert a.dtype == b.dtype == second
+            np.testing.assert_array_equal(a, b)
+    net.to(first)
+    steps(net, optimizer, 1)
+    for state in optimizer.state.values():
+        assert {a.dtype for a in arrays(state) if isinstance(a, np.ndarray)} <= {np.dtype(first)}
+
+
+def test_a_state_that_cannot_follow_changes_nothing():
+    params = parameters()
+    optimizer = Adam(params)
+    train(optimizer, params, 1)
+    optimizer.state[params[2]]["exp_avg"] = np.ones((), dtype=int)
+    give_gradients(params, 1)
+    before = [p.numpy(copy=True) for p in params]
+    with pytest.raises(ValueError, match="exp_avg must be a writable C-contiguous float64 array"):
+        optimizer.step()
+    for p, old in zip(params, before, strict=True):
+        np.testing.assert_array_equal(p.numpy(), old)
+
+
+NUMBERS = {
+    "float32": np.float32,
+    "float64": np.float64,
+    "an array": np.array,
+    "a tensor": mg.tensor,
+    "a tensor of float64": lambda value: mg.tensor(value, dtype="float64"),
+}
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW, NAdam, RMSprop, Adagrad, Lion, LBFGS])
+@pytest.mark.parametrize("number", NUMBERS)
+def test_options_are_kept_as_python_numbers(kind, number):
+    make = NUMBERS[number]
+
+    def check(optimizer):
+        for group in optimizer.param_groups:
+            kinds = {type(v) for o in group if o != "params" for v in flat(group[o])}
+            assert kinds <= {int, float, bool, type(None)}
+        file = io.BytesIO()
+        save(optimizer.state_dict(), file)
+        file.seek(0)
+        other = kind([{"params": g["params"]} for g in optimizer.param_groups])
+        other.load_state_dict(load(file))
+        for a, b in zip(optimizer.param_groups, other.param_groups, strict=True):
+            assert {**a, "params": 0} == {**b, "params": 0}
+
+    def flat(value):
+        return value if isinstance(value, (tuple, list)) else [value]
+
+    plain = kind([mg.ones(1, requires_grad=True)]).defaults
+    options = {name: make(0.5) for name, v in plain.items() if type(v) is float or name == "lr"}
+    options |= {name: (make(0.5), make(0.25)) for name in plain if name == "betas"}
+    options |= {name: np.int64(3) for name in plain if name in ("max_iter", "history_size")}
+    options |= {name: np.bool_(True) for name in plain if name in ("maximize", "amsgrad")}
+    p = mg.ones(2, requires_grad=True)
+    optimizer = kind([p], **options)
+    check(optimizer)
+    assert optimizer.param_groups[0]["lr"] == 0.5 == optimizer.defaults["lr"]
+    optimizer.param_groups[0]["lr"] = np.float32(0.25)  # as a schedule of one's own may
+    loaded = kind([p])
+    loaded.load_state_dict(optimizer.state_dict())
+    check(loaded)
+    if kind is not LBFGS:
+        optimizer.param_groups[0]["lr"] = 0.5
+        optimizer.add_param_group({"params": mg.ones(1, requires_grad=True), "lr": make(0.125)})
+        check(optimizer)
+        assert optimizer.param_groups[1]["lr"] == 0.125
+
+
+def test_a_checkpoint_with_numbers_of_numpy_loads():
+    p = mg.ones(2, requires_grad=True)
+    state = Adam([p]).state_dict()
+    state["param_groups"][0] |= {"lr": np.float32(0.5), "betas": [np.array(0.5), mg.tensor(0.25)]}
+    optimizer = Adam([p])
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    assert optimizer.param_groups[0]["betas"] == [0.5, 0.25]
+    assert type(optimizer.param_groups[0]["lr"]) is float
+
+
 def edited(edit):
     def apply(state):
         state = copy.deepcopy(state)

@@ -263,6 +263,7 @@ cdef class Job:                 # one parameter in one step
     cdef void* data[MAX_ARRAYS]
     cdef double scalars[MAX_SCALARS + 2]
     cdef bint fresh             # an array of state is new
+    cdef bint converted         # they were of the dtype that the parameter had before
 
 
 cdef void prepare(Job job) except *:
@@ -271,7 +272,7 @@ cdef void prepare(Job job) except *:
     cdef int i
     vector(job.array, job.array, True, "the parameter")
     vector(job.gradient, job.array, False, "the gradient")
-    job.fresh = False
+    job.fresh = job.converted = False
     job.owned = []
     for i in range(update.scalars):
         value = None if job.state is None else job.state.get(update.names[i])
@@ -288,6 +289,11 @@ cdef void prepare(Job job) except *:
             job.fresh = True
         if not isinstance(array, ndarray):
             raise TypeError(f"update: {name} must be an array, got {type(array).__name__}")
+        if PyArray_TYPE(<ndarray> array) != PyArray_TYPE(job.array):
+            if i == 0:      # all arrays of a state have one dtype, which `Module.to` does not change
+                job.converted = cnp.PyArray_ISFLOAT(<ndarray> array)
+            if job.converted:
+                array = array.astype(job.array.dtype)
         job.owned.append(array)
         job.data[i] = vector(<ndarray> array, job.array, True, name)
 
@@ -325,7 +331,7 @@ cdef void keep_state(Job job) except *:
     cdef Py_ssize_t i = 0
     for i in range(update.scalars):
         job.state[update.names[i]] = <long long> job.scalars[i] if i == 0 else job.scalars[i]
-    if job.fresh:
+    if job.fresh or job.converted:
         names = [name for name in update.names[update.scalars:] if name is not None]
         job.state.update(zip(names, job.owned))
 

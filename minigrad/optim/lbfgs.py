@@ -163,6 +163,9 @@ class LBFGS(Optimizer):
             return _number(result), self._flat_gradient(), result
 
         loss, gradient, first_loss = evaluate()
+        for name in VECTORS:  # `Module.to` may have converted the parameters
+            if state.get(name) is not None:
+                state[name] = _converted(state[name], gradient.dtype)
         evaluations, history = 1, _pairs(state)
         scale, length = float(state.get("H_diag", 1)), float(state.get("t", 0))
         direction: Vector = state.get("d", gradient)
@@ -256,6 +259,13 @@ class LBFGS(Optimizer):
         if len(set(lengths.values())) > 1:
             raise self._misfit(f"the histories differ in length: {lengths}")
         return loaded
+
+
+def _converted(value: Any, dtype: Any) -> Any:
+    """A vector, or a list of them, in this dtype."""
+    if isinstance(value, list):
+        return [_converted(vector, dtype) for vector in value]
+    return value.astype(dtype, copy=False)
 
 
 def _largest(vector: Vector) -> float:

@@ -60,7 +60,7 @@ class Optimizer:
         self, params: Iterable[Any], defaults: dict[str, Any], unknown: Iterable[str] = ()
     ) -> None:
         refuse_unknown(type(self).__name__, unknown, defaults)
-        self.defaults = dict(defaults)
+        self.defaults: dict[str, Any] = {name: plain(value) for name, value in defaults.items()}
         self.param_groups: list[dict[str, Any]] = []
         self.state: dict[Tensor, dict[str, Any]] = {}
         self.check_options(self.defaults)
@@ -124,6 +124,7 @@ class Optimizer:
         params = given["params"]
         params = [params] if isinstance(params, Tensor) else self._listed(params)
         refuse_unknown(owner, given, ("params", *self.defaults))
+        given = {name: plain(value) for name, value in given.items() if name != "params"}
         group = {**self.defaults, **given, "params": params}
         self.check_options(group)
         known = {id(p) for other in self.param_groups for p in other["params"]}
@@ -197,7 +198,7 @@ class Optimizer:
         for group in self.param_groups:
             indices = list(range(count, count + len(group["params"])))
             count += len(indices)
-            options = {name: value for name, value in group.items() if name != "params"}
+            options = {name: plain(value) for name, value in group.items() if name != "params"}
             groups.append({**copy.deepcopy(options), "params": indices})
             for index, parameter in zip(indices, group["params"], strict=True):
                 if parameter in self.state:
@@ -264,7 +265,8 @@ class Optimizer:
                     f"group {number} has {len(saved['params'])} parameters there, "
                     f"{len(group['params'])} here"
                 )
-            groups.append({**copy.deepcopy(saved), "params": group["params"]})
+            options = {name: plain(value) for name, value in saved.items() if name != "params"}
+            groups.append({**copy.deepcopy(options), "params": group["params"]})
             self.check_options(groups[-1])
         return groups
 
@@ -342,8 +344,23 @@ def refuse_unknown(owner: str, options: Iterable[str], known: Iterable[str]) -> 
         )
 
 
+def plain(value: Any) -> Any:
+    """NumPy's numbers, and arrays and tensors of shape (), as Python numbers: an option that a
+    checkpoint gives back as it was, and that nobody changes in place. Other values as they are.
+
+    >>> plain(np.float64(0.5)), plain((mg.tensor(0.5), np.int64(2)))
+    (0.5, (0.5, 2))
+    """
+    if type(value) in (tuple, list):
+        return type(value)(map(plain, value))
+    if hasattr(value, "__array__") and np.ndim(value) == 0:
+        return value.item()
+    return value
+
+
 def check_range(owner: str, label: str, value: Any, upper: float = math.inf) -> Any:
-    """`value` if it is a number in [0, upper)."""
+    """`value` as a Python number, if it is one in [0, upper)."""
+    value = plain(value)
     if not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(
             f"{owner}: the {label} must be a number, got {type(value).__name__} {value!r}"
@@ -354,11 +371,14 @@ def check_range(owner: str, label: str, value: Any, upper: float = math.inf) -> 
 
 
 def check_count(owner: str, label: str, value: Any, least: int = 1) -> int:
-    """`value` if it is an int, and not below `least`."""
+    """`value` as a Python int, if it is an int, not below `least`, and below 2**63."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"{owner}: {label} must be an int, got {type(value).__name__} {value!r}")
     if value < least:
         raise ValueError(f"{owner}: {label} must be an int from {least} on, got {value}")
+    if value >= 2**63:
+        bits = int(value).bit_length()  # its digits may be too many to print
+        raise ValueError(f"{owner}: {label} must be below 2**63, got a number of {bits} bits")
     return int(value)
 
 
