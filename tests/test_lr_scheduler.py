@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import io
+import itertools
+import json
 import math
 
 import numpy as np
@@ -204,6 +208,61 @@ def test_a_group_that_is_added_joins_in():
     assert listed.last_epoch == 0
 
 
+@pytest.mark.parametrize("stop", [0, 1, 4])
+@pytest.mark.parametrize("name", [*MULTIPLIERS, "OneCycleLR", "SequentialLR", "nested", "plateau"])
+def test_every_schedule_takes_in_a_group_that_is_added(name, stop):
+    """It goes as one that was there from the start, times what its rate was then."""
+    builds = {**RESUMED, "nested": nested, "plateau": RESUMED["ReduceLROnPlateau"]}
+    optimizer, other = make(momentum=0.9), make(momentum=0.9)
+    late = {"params": mg.ones(3, requires_grad=True), "lr": LRS[0]}
+    other.add_param_group(late)
+    scheduler, reference = builds[name](optimizer), builds[name](other)
+    follow(optimizer, scheduler, stop) if stop else None
+    follow(other, reference, stop) if stop else None
+    optimizer.add_param_group({**late, "lr": rates(other)[2]})
+    optimizer.param_groups[2]["initial_lr"] = other.param_groups[2].get("initial_lr", LRS[0])
+    seen, expected = follow(optimizer, scheduler, 20), follow(other, reference, 20)
+    np.testing.assert_allclose(seen, expected, rtol=1e-12, atol=1e-18)
+    assert optimizer.param_groups[2]["momentum"] == other.param_groups[2]["momentum"]
+    # and its state is kept
+    states = optimizer.state_dict(), scheduler.state_dict()
+    expected = follow(optimizer, scheduler, 9)
+    for first in (0, 1):
+        third = make(momentum=0.9)
+        resumed = builds[name](third)
+        third.add_param_group(late)
+        for which in (first, 1 - first):
+            (third, resumed)[which].load_state_dict(states[which])
+        np.testing.assert_array_equal(follow(third, resumed, 9), expected)
+
+
+def test_a_late_group_of_a_cycle():
+    def late(max_lr):
+        optimizer = make(momentum=0.9)
+        scheduler = OneCycleLR(optimizer, max_lr, 20)
+        scheduler.step()
+        optimizer.add_param_group({"params": mg.ones(3, requires_grad=True), "lr": 0.8})
+        return optimizer, scheduler
+
+    optimizer, scheduler = late(1.0)
+    follow(optimizer, scheduler, 5)
+    first, third = optimizer.param_groups[0], optimizer.param_groups[2]
+    assert {**first, "params": 0} == {**third, "params": 0}
+    optimizer, scheduler = late([1.0, 0.5])
+    before = scheduler.state_dict(), groups_of(optimizer)
+    with pytest.raises(ValueError, match=r"OneCycleLR: parameter group 2 was added later and the"):
+        scheduler.step()
+    assert (scheduler.state_dict(), groups_of(optimizer)) == before
+    own = {"max_lr": 4.0, "initial_lr": 1.0, "min_lr": 0.5}
+    optimizer.param_groups[2].update(own)
+    seen = follow(optimizer, scheduler, 4)[:, 2]
+    assert seen[-1] == 4.0 and optimizer.param_groups[2]["momentum"] == 0.85
+    other, resumed = late([1.0, 0.5])
+    resumed.load_state_dict(scheduler.state_dict())  # before other.load_state_dict
+    assert groups_of(other) == groups_of(optimizer)
+    np.testing.assert_array_equal(follow(other, resumed, 9), follow(optimizer, scheduler, 9))
+
+
 def test_a_sequence():
     optimizer = make()
     parts = [LinearLR(optimizer, 0.5, 1.0, 4), ConstantLR(optimizer, 0.1, 3)]
@@ -243,6 +302,27 @@ def test_a_plateau_reduces_the_rate():
     seen, scheduler = plateau([5, 4, 4, 4, 4, 3, 3], patience=1, factor=0.5)
     assert seen == [0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.05]
     assert scheduler.best == 3 and scheduler.num_bad_epochs == 1 and scheduler.last_epoch == 7
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("threshold", [1e-4, 0.1])
+def test_a_relative_threshold_is_a_share_of_the_size(mode, threshold):
+    """Metrics below 0, such as log-likelihoods."""
+    sign = 1 if mode == "min" else -1
+    for best in (-5.0, -1e-3, 5.0, 1e-3, -1e30, 1e30):
+        better, worse, close = (best - sign * abs(best) * threshold * k for k in (1.5, -1.5, 0.5))
+        for metric, expected in [(better, better), (worse, best), (close, best), (best, best)]:
+            seen, scheduler = plateau(
+                [best, metric], mode=mode, threshold=threshold, patience=0, factor=0.5
+            )
+            assert scheduler.best == expected
+            assert seen[1] == (0.1 if metric == better else 0.05)
+    seen, scheduler = plateau([0.0, -sign * 1e-9, sign], mode=mode, threshold=threshold, patience=0)
+    assert scheduler.best == -sign * 1e-9 and seen == [0.1, 0.1, 0.01]
+    falling = [-sign * e for e in (1.0, 2.0, 3.0, 4.0)]
+    assert plateau(falling, mode=mode, patience=0)[0] == [0.1] * 4
+    stuck = [-sign * 3.0] * 4
+    assert plateau(stuck, mode=mode, patience=1)[0] == [0.1, 0.1, 0.01, 0.01]
 
 
 def test_what_counts_as_better():
@@ -305,6 +385,125 @@ def test_a_checkpoint_continues_the_schedule(name, stop):
     resumed.load_state_dict(checkpoint["scheduler"])
     assert resumed.last_epoch == stop
     np.testing.assert_array_equal(follow(other, resumed, 20), expected)
+
+
+def nested(o):
+    """A OneCycleLR between others, built first, though its turn comes last."""
+    cycle = OneCycleLR(o, 1.0, 60)
+    inner = SequentialLR(o, [ConstantLR(o, 0.5, 99), ExponentialLR(o, 0.9)], [3])
+    return SequentialLR(o, [LinearLR(o), inner, cycle], [4, 15])
+
+
+class Together:
+    """Several schedulers that are stepped, saved and loaded one after the other."""
+
+    def __init__(self, *schedulers, reverse=False):
+        self.schedulers, self.loading = schedulers, schedulers[:: -1 if reverse else 1]
+
+    def step(self):
+        for scheduler in self.schedulers:
+            scheduler.step()
+
+    def state_dict(self):
+        return [scheduler.state_dict() for scheduler in self.loading]
+
+    def load_state_dict(self, state):
+        for scheduler, part in zip(self.loading, state, strict=True):
+            scheduler.load_state_dict(part)
+
+
+class Plateau(ReduceLROnPlateau):
+    def step(self):
+        super().step(-1.0)
+
+
+RESUMED = {
+    **ALL,
+    "ReduceLROnPlateau": lambda o: Plateau(o, factor=0.5, patience=2, cooldown=1),
+    "LambdaLR of several": lambda o: LambdaLR(o, [Falling(0.9), Falling(0.5)]),
+    "OneCycleLR in three phases": lambda o: OneCycleLR(
+        o, [1.0, 0.5], 60, three_phase=True, anneal_strategy="linear", base_momentum=[0.5, 0.6]
+    ),
+    "OneCycleLR without momenta": lambda o: OneCycleLR(o, 1.0, 60, cycle_momentum=False),
+    "a nested SequentialLR": nested,
+    "two": lambda o: Together(LinearLR(o), StepLR(o, 3)),
+    "two, loaded in reverse": lambda o: Together(ExponentialLR(o, 0.9), LinearLR(o), reverse=True),
+    "with a plateau": lambda o: Together(Plateau(o, factor=0.5, patience=1), LinearLR(o)),
+}
+ORDERS = [
+    ("build", "optimizer", "scheduler"),
+    ("build", "scheduler", "optimizer"),
+    ("optimizer", "build", "scheduler"),
+    ("build", "scheduler"),
+    ("optimizer", "build", "scheduler", "scheduler"),
+]
+
+
+def groups_of(optimizer):
+    return [{**group, "params": None} for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize("kind, options", [(SGD, {"momentum": 0.9}), (Adam, {})])
+@pytest.mark.parametrize("through", ["a file", "JSON"])
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_run_is_resumed_in_any_order(name, order, through, kind, options):
+    def run(optimizer, scheduler, steps):
+        seen = []
+        for _ in range(steps):
+            optimizer.step()
+            scheduler.step()
+            seen.append(copy.deepcopy(groups_of(optimizer)))
+        return seen
+
+    for stop in (0, 1, 5, 17):
+        optimizer, other = make(kind, **options), make(kind, **options)
+        scheduler = RESUMED[name](optimizer)
+        run(optimizer, scheduler, stop)
+        state = scheduler.state_dict()
+        if through == "JSON":
+            state = json.loads(json.dumps(state))
+        file = io.BytesIO()
+        save({"optimizer": optimizer.state_dict(), "scheduler": state}, file)
+        file.seek(0)
+        checkpoint = load(file)
+        for event in order:
+            if event == "build":
+                resumed = RESUMED[name](other)
+            elif event == "optimizer":
+                other.load_state_dict(checkpoint["optimizer"])
+            else:
+                resumed.load_state_dict(checkpoint["scheduler"])
+        assert groups_of(other) == groups_of(optimizer)
+        assert run(other, resumed, 20) == run(optimizer, scheduler, 20)
+
+
+def test_the_state_tells_the_bounds_of_a_cycle():
+    optimizer, other = make(momentum=0.5), make(momentum=0.5)
+    scheduler = OneCycleLR(optimizer, 2.0, 60, base_momentum=0.25, max_momentum=0.75)
+    follow(optimizer, scheduler, 9)
+    resumed = OneCycleLR(other, 1.0, 60)
+    resumed.load_state_dict(scheduler.state_dict())
+    assert groups_of(other) == groups_of(optimizer)
+    other.param_groups[0]["momentum"] = 0.125
+    free = OneCycleLR(make(momentum=0.5), 1.0, 60, cycle_momentum=False)
+    assert "momentum" not in free.state_dict()["groups"][0]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_state_without_groups_sets_what_was_set_last(name):
+    """As of PyTorch, and of versions that did not keep them."""
+    optimizer, other = make(momentum=0.9), make(momentum=0.9)
+    scheduler = ALL[name](optimizer)
+    follow(optimizer, scheduler, 9)
+    state = scheduler.state_dict()
+    for part in [state, *state.get("_schedulers", [])]:
+        del part["groups"]
+    other.load_state_dict(optimizer.state_dict())
+    resumed = ALL[name](other)
+    resumed.load_state_dict(state)
+    assert groups_of(other) == groups_of(optimizer)
+    np.testing.assert_array_equal(follow(other, resumed, 9), follow(optimizer, scheduler, 9))
 
 
 def test_the_state_of_callables_is_kept():
@@ -493,6 +692,97 @@ def step(o):
 def test_refused(build, error, message):
     with pytest.raises(error, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda o: MultiStepLR(o, range(10**12)),
+        lambda o: MultiStepLR(o, itertools.count()),
+        lambda o: SequentialLR(o, [StepLR(o, 2)] * 2, range(10**12)),
+        lambda o: SequentialLR(o, itertools.repeat(StepLR(o, 2)), [1]),
+        lambda o: StepLR(o, 2**63),
+        lambda o: LinearLR(o, total_iters=10**400),
+        lambda o: ConstantLR(o, total_iters=10**5000),
+        lambda o: PolynomialLR(o, 10**400),
+        lambda o: CosineAnnealingLR(o, 10**400),
+        lambda o: CosineAnnealingWarmRestarts(o, 10**400),
+        lambda o: CosineAnnealingWarmRestarts(o, 2, 2).step(10**400),
+        lambda o: CosineAnnealingWarmRestarts(o, 2, 2).step(1e300),
+        lambda o: OneCycleLR(o, 1.0, 10**400),
+        lambda o: MultiStepLR(o, [10**5000]),
+        lambda o: mg.optim.LBFGS([mg.ones(1, requires_grad=True)], history_size=10**400),
+    ],
+)
+def test_absurd_sizes_are_refused(build):
+    with pytest.raises(ValueError, match=r"at most 100,000 |must be below 2\*\*63|Invalid epoch"):
+        build(make())
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda o: StepLR(o, 10**12),
+        lambda o: StepLR(o, 10**12, gamma=3),
+        lambda o: MultiStepLR(o, [10**12, 10**18]),
+        lambda o: LinearLR(o, total_iters=10**12),
+        lambda o: ConstantLR(o, total_iters=10**12),
+        lambda o: PolynomialLR(o, 10**12, 10**12),
+        lambda o: CosineAnnealingLR(o, 10**12),
+        lambda o: CosineAnnealingWarmRestarts(o, 10**12, 10**12),
+        lambda o: OneCycleLR(o, 1.0, 10**12),
+        lambda o: OneCycleLR(o, 1.0, epochs=10**12, steps_per_epoch=10**12),
+        lambda o: SequentialLR(o, [StepLR(o, 2), StepLR(o, 3)], [10**12]),
+        lambda o: Plateau(o, patience=10**12, cooldown=10**12),
+    ],
+)
+def test_long_schedules_are_answered_at_once(build):
+    optimizer = make()
+    seen = follow(optimizer, build(optimizer), 3)
+    assert np.isfinite(seen).all()
+    for gamma in (2, 0.5):  # an int would grow without end
+        with contextlib.suppress(OverflowError):
+            ExponentialLR(make(), gamma).multiplier(10**12)
+            StepLR(make(), 1, gamma).multiplier(10**12)
+    restarted = CosineAnnealingWarmRestarts(optimizer, 1, 2)
+    restarted.step(10**12)
+    assert restarted.last_epoch == 10**12
+    before = restarted.state_dict()
+    with pytest.raises(ValueError, match="Invalid epoch"):
+        restarted.step(2.0**63)
+    assert restarted.state_dict() == before
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, np.array, mg.tensor])
+def test_rates_are_python_numbers(number):
+    """So that a checkpoint can be loaded back, also if a schedule gives others."""
+    half = number(0.5)
+    for build in (
+        lambda o: StepLR(o, np.int64(2), half),
+        lambda o: MultiStepLR(o, np.array([1, 2]), half),
+        lambda o: ConstantLR(o, half),
+        lambda o: LinearLR(o, half, half),
+        lambda o: ExponentialLR(o, half),
+        lambda o: PolynomialLR(o, 5, half),
+        lambda o: CosineAnnealingLR(o, 5, half),
+        lambda o: CosineAnnealingWarmRestarts(o, np.int64(5), 1, half),
+        lambda o: LambdaLR(o, lambda epoch: number(0.5**epoch)),
+        lambda o: OneCycleLR(o, half, 9, pct_start=half, div_factor=number(5.0)),
+        lambda o: OneCycleLR(o, [half, half], 9, final_div_factor=number(5.0), max_momentum=half),
+        lambda o: Plateau(o, factor=half, threshold=half, patience=np.int64(0), min_lr=[half] * 2),
+    ):
+        optimizer = make(momentum=0.9)
+        optimizer.param_groups[0]["lr"] = number(0.125)
+        scheduler = build(optimizer)
+        follow(optimizer, scheduler, 3)
+        saved = optimizer.state_dict()["param_groups"]
+        kinds = {type(v) for group in saved for name, v in group.items() if name != "params"}
+        assert kinds <= {int, float, bool}
+        assert json.loads(json.dumps(scheduler.state_dict()))["groups"]
+        other = make(momentum=0.9)
+        other.load_state_dict(optimizer.state_dict())
+        build(other).load_state_dict(scheduler.state_dict())
+        assert groups_of(other) == groups_of(optimizer)
 
 
 def test_a_refused_scheduler_leaves_the_optimiser_alone():

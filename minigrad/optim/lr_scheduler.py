@@ -10,8 +10,12 @@ Design note
 2. LambdaLR, OneCycleLR and CosineAnnealingWarmRestarts set the rate outright, as in PyTorch.
 3. The rate stands in the optimiser's groups (`lr`), where users and other schedulers see it, and
    the rate at the start beside it (`initial_lr`), where checkpoints keep it.
-4. A call out of order (`scheduler.step()` before `optimizer.step()`) is not warned about.
-5. Every constructor raises TypeError for an argument that is no number, int or optimiser where its
+4. A checkpoint of a scheduler holds what it drives in the optimiser's groups as well, so that the
+   constructor, the optimiser's state and the scheduler's state may come in any order on resuming.
+5. A group that is added later joins at the next step: one that multiplies goes on from the rate
+   that the group has, one that sets the rate outright does so for it too.
+6. A call out of order (`scheduler.step()` before `optimizer.step()`) is not warned about.
+7. Every constructor raises TypeError for an argument that is no number, int or optimiser where its
    docstring asks for one, ValueError for one that is out of the range that stands there.
 
 >>> x = mg.ones(1, requires_grad=True)
@@ -33,10 +37,11 @@ import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
-from types import FunctionType
-from typing import Any
+from itertools import islice
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any, ClassVar
 
-from .optimizer import Optimizer, check_count, check_range
+from .optimizer import Optimizer, check_count, check_range, plain
 
 __all__ = [
     "ConstantLR",
@@ -74,21 +79,22 @@ class LRScheduler:
     """
 
     _moves_on_resuming = False  # as PyTorch's, whose rates differ here from one to the other
+    _driven: ClassVar[tuple[str, ...]] = ("initial_lr", "lr")  # what it writes in the groups
     eta_min: float = 0.0  # the rate that a multiplier of 0 stands for
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         self.optimizer = _checked(self, optimizer)
-        check_count(type(self).__name__, "last_epoch", last_epoch, least=-1)
+        last_epoch = check_count(type(self).__name__, "last_epoch", last_epoch, least=-1)
         for number, group in enumerate(optimizer.param_groups):
             if last_epoch == -1:
-                group.setdefault("initial_lr", group["lr"])
+                group.setdefault("initial_lr", plain(group["lr"]))
             elif "initial_lr" not in group:
                 raise KeyError(
                     f"{type(self).__name__}: group {number} has no 'initial_lr', which resuming at "
                     f"last_epoch={last_epoch} needs; load the optimiser's state first, or leave "
                     "last_epoch at -1"
                 )
-        self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        self.base_lrs = [plain(group["initial_lr"]) for group in optimizer.param_groups]
         self.last_epoch = last_epoch
         self._start()
 
@@ -120,11 +126,10 @@ class LRScheduler:
     def _go_to(self, epoch: int, rates: Callable[[], list[float]]) -> None:
         """Set the epoch and the rates for it; after an error both are what they were."""
         groups = self.optimizer.param_groups
-        for group in groups[len(self.base_lrs) :]:  # which were added since
-            self.base_lrs.append(group.setdefault("initial_lr", group["lr"]))
+        self._join_new_groups()
         before, self.last_epoch = self.last_epoch, epoch
         try:
-            values = list(rates())
+            values = [plain(lr) for lr in rates()]
             if len(values) != len(groups):
                 raise ValueError(
                     f"{type(self).__name__}: get_lr gave {len(values)} rates for "
@@ -136,6 +141,18 @@ class LRScheduler:
         for group, lr in zip(groups, values, strict=True):
             group["lr"] = lr
         self._last_lr = values
+
+    def _join_new_groups(self) -> None:
+        """Take in the groups that were added since."""
+        groups = self.optimizer.param_groups
+        known = vars(self).get("base_lrs", groups)  # without them there is nothing to join
+        for number in range(len(known), len(groups)):
+            self._join(groups[number], number)
+            self.base_lrs.append(groups[number]["initial_lr"])
+
+    def _join(self, group: dict[str, Any], number: int) -> None:
+        """Give a group, that of this number, what the schedule needs; `initial_lr` at least."""
+        group.setdefault("initial_lr", plain(group["lr"]))
 
     def _start(self) -> None:
         """The step that the constructor makes."""
@@ -150,64 +167,112 @@ class LRScheduler:
         return type(self).get_lr is LRScheduler.get_lr
 
     def _rates_now(self) -> list[float]:
-        return [group["lr"] for group in self.optimizer.param_groups]
+        return [plain(group["lr"]) for group in self.optimizer.param_groups]
 
     def _closed_form(self) -> list[float]:
         new, low = self.multiplier(self.last_epoch), self.eta_min
         return [low + (base - low) * new for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of everything but the optimiser, whose own state holds the rates.
+        """A copy of everything but the optimiser, and of what it drives in the optimiser's groups.
 
         >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=0.5)
-        >>> mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5).state_dict()
+        >>> state = mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5).state_dict()
+        >>> state.pop("groups")
+        [{'initial_lr': 0.5, 'lr': 0.5}]
+        >>> state
         {'gamma': 0.5, 'base_lrs': [0.5], 'last_epoch': 0, '_last_lr': [0.5]}
         """
-        return {name: _state_of(v) for name, v in vars(self).items() if name != "optimizer"}
+        state = {name: _state_of(v) for name, v in vars(self).items() if name != "optimizer"}
+        state["groups"] = [
+            {name: plain(group[name]) for name in self._driven if name in group}
+            for group in self.optimizer.param_groups
+        ]
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict()` of such a scheduler gave.
+        """Take over what `state_dict()` of such a scheduler gave, and set the rates, or momenta, of
+        the optimiser's groups to what they were then: before or after `optimizer.load_state_dict`.
 
-        Raises ValueError, and changes nothing, if entries are missing; unknown ones are left out.
+        Raises ValueError, and changes nothing, if entries are missing (but `groups`, which PyTorch
+        does not have; the rates are then the last that it set) or the optimiser has too few groups;
+        unknown entries are left out.
 
         >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=0.5)
         >>> scheduler = mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
-        >>> scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": 7})
-        >>> scheduler.last_epoch
-        7
+        >>> state = scheduler.state_dict()
+        >>> scheduler.step()
+        >>> scheduler.load_state_dict(state)
+        >>> scheduler.last_epoch, optimizer.param_groups[0]["lr"]
+        (0, 0.5)
         """
         self._check_state(state_dict)
-        for name in self.state_dict():
-            value = copy.deepcopy(state_dict[name])
-            if name not in _LISTS:
-                setattr(self, name, value)
-                continue
-            for item, saved in zip(getattr(self, name), value, strict=True):
-                if isinstance(item, LRScheduler):
-                    item.load_state_dict(saved)
-                elif saved is not None:
-                    vars(item).update(saved)
+        for name in vars(self).keys() - {"optimizer"}:
+            setattr(self, name, _loaded(getattr(self, name), copy.deepcopy(state_dict[name])))
+        # a group that the state does not have joined later
+        for group, saved in zip(
+            self.optimizer.param_groups, _saved_groups(state_dict), strict=False
+        ):
+            values = {name: plain(saved[name]) for name in self._driven if name in saved}
+            if "betas" in values:
+                values["betas"] = tuple(values["betas"])  # a list after JSON
+            group.update(values)
 
     def _check_state(self, state: Any) -> None:
         name = f"{type(self).__name__}.load_state_dict"
         if not isinstance(state, dict):
             raise TypeError(f"{name}: expected a dict, got {type(state).__name__}")
-        missing = [key for key in self.state_dict() if key not in state]
+        missing = [key for key in vars(self) if key not in state and key != "optimizer"]
         if missing:
             raise ValueError(
                 f"{name}: the state lacks {', '.join(missing)}; was it another scheduler's? "
                 "Nothing was loaded"
             )
-        for key in _LISTS & set(vars(self)):
-            mine, saved = getattr(self, key), state[key]
+        for key in ("lr_lambdas", "_schedulers"):
+            mine, saved = vars(self).get(key, []), state.get(key, [])
             if len(mine) != len(saved):
                 raise ValueError(f"{name}: {key} has {len(saved)} entries, not {len(mine)}")
             for item, part in zip(mine, saved, strict=True):
                 if isinstance(item, LRScheduler):
                     item._check_state(part)
+        groups, count = _saved_groups(state), len(self.optimizer.param_groups)
+        if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
+            raise ValueError(f"{name}: groups must be a list of dicts; nothing was loaded")
+        if len(groups) > count:
+            raise ValueError(
+                f"{name}: the state has {len(groups)} parameter groups, the optimiser {count}; "
+                "nothing was loaded"
+            )
+        for key, value in ((key, group[key]) for group in groups for key in group):
+            for each in value if isinstance(value, (list, tuple)) else [value]:
+                if key in self._driven and not isinstance(plain(each), (int, float)):
+                    raise ValueError(
+                        f"{name}: {key} must be a number, got {each!r:.40}; nothing was loaded"
+                    )
 
 
-_LISTS = {"lr_lambdas", "_schedulers"}  # whose elements have states of their own
+LONGEST = 100_000  # a list of milestones, which each step goes through
+
+
+def _saved_groups(state: dict[str, Any]) -> Any:
+    """What was driven in the groups; PyTorch keeps the rates alone."""
+    return state["groups"] if "groups" in state else [{"lr": lr} for lr in state["_last_lr"]]
+
+
+def _loaded(mine: Any, saved: Any) -> Any:
+    """The value of an attribute that `_state_of` gave `saved` for."""
+    if isinstance(mine, list) and any(callable(m) or isinstance(m, LRScheduler) for m in mine):
+        return [_loaded(item, part) for item, part in zip(mine, saved, strict=True)]
+    if isinstance(mine, LRScheduler):
+        mine.load_state_dict(saved)
+        return mine
+    if callable(mine):
+        if saved:
+            vars(mine).update(saved)
+        return mine
+    if isinstance(mine, Counter):  # which has text for keys after JSON
+        return Counter({int(key): count for key, count in saved.items()})
+    return saved
 
 
 def _checked(scheduler: Any, optimizer: Any) -> Optimizer:
@@ -225,31 +290,43 @@ def _state_of(value: Any) -> Any:
         return [_state_of(item) for item in value]
     if isinstance(value, LRScheduler):
         return value.state_dict()
-    if isinstance(value, FunctionType):
-        return None
-    return dict(vars(value)) if callable(value) and hasattr(value, "__dict__") else value
+    if callable(value):
+        if isinstance(value, (FunctionType, MethodType, BuiltinFunctionType, type)):
+            return None
+        return dict(getattr(value, "__dict__", {}))
+    return value
 
 
 def _per_group(owner: str, label: str, value: Any, optimizer: Optimizer) -> list[Any]:
     """One value for each group: `value`, or its elements if it is a list or tuple."""
     count = len(optimizer.param_groups)
     if not isinstance(value, (list, tuple)):
-        return [value] * count
+        return [plain(value)] * count
     if len(value) != count:
         raise ValueError(
             f"{owner}: {label} has {len(value)} values, the optimiser {count} parameter groups"
         )
-    return list(value)
+    return [plain(each) for each in value]
 
 
 def _share(owner: str, label: str, value: Any) -> Any:
-    if check_range(owner, label, value) > 1:
+    value = check_range(owner, label, value)
+    if value > 1:
         raise ValueError(f"{owner}: {label} must be between 0 and 1, got {value}")
     return value
 
 
+def _bounded(owner: str, label: str, values: Iterable[Any]) -> list[Any]:
+    """The values as a list, unless they are so many that they are a mistake."""
+    listed = list(islice(values, LONGEST + 1))
+    if len(listed) > LONGEST:
+        raise ValueError(f"{owner}: expected at most {LONGEST:,} {label}, got more")
+    return listed
+
+
 def _milestones(owner: str, milestones: Iterable[int]) -> list[int]:
-    listed = [check_count(owner, "a milestone", value, least=0) for value in milestones]
+    listed = _bounded(owner, "milestones", milestones)
+    listed = [check_count(owner, "a milestone", value, least=0) for value in listed]
     if listed != sorted(listed):
         raise ValueError(f"{owner}: milestones must be in increasing order, got {listed}")
     return listed
@@ -285,10 +362,19 @@ class LambdaLR(LRScheduler):
                 )
         super().__init__(optimizer, last_epoch)
 
+    def _spread(self, count: int) -> None:
+        """One function for all groups is that of groups that are added, too."""
+        if all(function is self.lr_lambdas[0] for function in self.lr_lambdas):
+            self.lr_lambdas = self.lr_lambdas[:1] * count
+
+    def _check_state(self, state: Any) -> None:
+        if isinstance(state, dict) and isinstance(state.get("lr_lambdas"), list):
+            self._spread(len(state["lr_lambdas"]) or 1)
+        super()._check_state(state)
+
     def get_lr(self) -> list[float]:
         """The initial rates times what the functions give for `last_epoch`."""
-        if all(function is self.lr_lambdas[0] for function in self.lr_lambdas):
-            self.lr_lambdas = self.lr_lambdas[:1] * len(self.base_lrs)  # groups were added
+        self._spread(len(self.base_lrs))
         pairs = zip(self.base_lrs, self.lr_lambdas, strict=False)
         return [base * function(self.last_epoch) for base, function in pairs]
 
@@ -313,7 +399,7 @@ class StepLR(LRScheduler):
 
     def multiplier(self, epoch: int) -> float:
         """gamma to the number of whole steps so far."""
-        return float(self.gamma ** (epoch // self.step_size))
+        return float(self.gamma) ** (epoch // self.step_size)
 
 
 class MultiStepLR(LRScheduler):
@@ -342,7 +428,7 @@ class MultiStepLR(LRScheduler):
     def multiplier(self, epoch: int) -> float:
         """gamma to the number of milestones reached."""
         reached = sum(n for milestone, n in self.milestones.items() if milestone <= epoch)
-        return float(self.gamma**reached)
+        return float(self.gamma) ** reached
 
 
 class ConstantLR(LRScheduler):
@@ -391,7 +477,7 @@ class LinearLR(LRScheduler):
     ) -> None:
         self.start_factor = _share("LinearLR", "start_factor", start_factor)
         self.end_factor = _share("LinearLR", "end_factor", end_factor)
-        if start_factor == 0:
+        if self.start_factor == 0:
             raise ValueError("LinearLR: start_factor must be greater than 0")
         self.total_iters = check_count("LinearLR", "total_iters", total_iters)
         super().__init__(optimizer, last_epoch)
@@ -417,7 +503,7 @@ class ExponentialLR(LRScheduler):
 
     def multiplier(self, epoch: int) -> float:
         """gamma to the epoch."""
-        return float(self.gamma**epoch)
+        return float(self.gamma) ** epoch
 
 
 class PolynomialLR(LRScheduler):
@@ -493,7 +579,7 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         self.T_0, self.T_mult = check_count(name, "T_0", T_0), check_count(name, "T_mult", T_mult)
         self.eta_min = check_range(name, "eta_min", eta_min)
         self.T_i: int = self.T_0
-        self.T_cur: float = last_epoch
+        self.T_cur: float = check_count(name, "last_epoch", last_epoch, least=-1)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
@@ -513,15 +599,20 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         if epoch is None:
             epoch, position, length = self.last_epoch + 1, self.T_cur + 1, self.T_i
         else:
-            check_range("CosineAnnealingWarmRestarts", "epoch", epoch)
+            epoch = check_range("CosineAnnealingWarmRestarts", "epoch", epoch, upper=2**63)
             position, length = epoch, self.T_0
         if self.T_mult == 1:
             position %= length
         while position >= length:
             position -= length
             length *= self.T_mult
+        before = self.T_cur, self.T_i
         self.T_cur, self.T_i = position, length
-        self._go_to(math.floor(epoch), self.get_lr)
+        try:
+            self._go_to(math.floor(epoch), self.get_lr)
+        except BaseException:
+            self.T_cur, self.T_i = before
+            raise
 
     def _start(self) -> None:
         self.step(0 if self.last_epoch < 0 else None)
@@ -542,7 +633,9 @@ class OneCycleLR(LRScheduler):
     anneal_strategy: 'cos' or 'linear', how it goes from one value to another.
     cycle_momentum: the momentum, or beta1, goes the other way, from max_momentum to base_momentum
         and back.
-    max_lr, base_momentum and max_momentum may be lists with a value for each parameter group.
+    max_lr, base_momentum and max_momentum may be lists with a value for each parameter group. A
+    group that is added later has the bounds of the others; where these differ, set its `max_lr`,
+    `min_lr`, `initial_lr`, `max_momentum` and `base_momentum` in `optimizer.param_groups`.
     Raises ValueError for an optimiser without momentum or betas if cycle_momentum, and for a step
     beyond the total.
 
@@ -585,9 +678,9 @@ class OneCycleLR(LRScheduler):
             raise ValueError(
                 f"{owner}: anneal_strategy must be 'cos' or 'linear', got {anneal_strategy!r}"
             )
-        for value in (div_factor, final_div_factor):
-            if check_range(owner, "divisor", value) == 0:
-                raise ValueError(f"{owner}: div_factor and final_div_factor must not be 0")
+        divisors = [check_range(owner, "divisor", d) for d in (div_factor, final_div_factor)]
+        if 0 in divisors:
+            raise ValueError(f"{owner}: div_factor and final_div_factor must not be 0")
         self.anneal_strategy, self.three_phase = anneal_strategy, bool(three_phase)
         self.cycle_momentum = bool(cycle_momentum)
         bounds = {"max_lr": max_lr}
@@ -605,8 +698,8 @@ class OneCycleLR(LRScheduler):
         if last_epoch == -1:
             for number, group in enumerate(groups):
                 group.update({name: column[number] for name, column in columns.items()})
-                group["initial_lr"] = group["max_lr"] / div_factor
-                group["min_lr"] = group["initial_lr"] / final_div_factor
+                group["initial_lr"] = group["max_lr"] / divisors[0]
+                group["min_lr"] = group["initial_lr"] / divisors[1]
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
@@ -615,16 +708,50 @@ class OneCycleLR(LRScheduler):
             raise ValueError(
                 f"OneCycleLR: step {self.last_epoch} is beyond the {self.total_steps} of the cycle"
             )
-        groups, (done, *ends) = self.optimizer.param_groups, self._phase()
-        lrs, momenta = zip(*ends, strict=True)
+        rates = self._cycled(0)
         if self.cycle_momentum:
-            for group in groups:
-                momentum = self._between(group, momenta, done)
-                if "betas" in group:
-                    group["betas"] = (momentum, *group["betas"][1:])
-                else:
-                    group["momentum"] = momentum
-        return [self._between(group, lrs, done) for group in groups]
+            self._set_momenta()
+        return rates
+
+    def _set_momenta(self) -> None:
+        groups = self.optimizer.param_groups
+        for group, momentum in zip(groups, self._cycled(1), strict=True):
+            if "betas" in group:
+                group["betas"] = (momentum, *group["betas"][1:])
+            else:
+                group["momentum"] = momentum
+
+    @property
+    def _driven(self) -> tuple[str, ...]:  # type: ignore[override]
+        momenta = ("momentum", "betas", "max_momentum", "base_momentum")
+        return ("initial_lr", "lr", "max_lr", "min_lr", *momenta[: 4 * self.cycle_momentum])
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As of the base class; the momenta too."""
+        super().load_state_dict(state_dict)
+        if self.cycle_momentum and "groups" not in state_dict:
+            self._set_momenta()
+
+    def _join(self, group: dict[str, Any], number: int) -> None:
+        """The bounds of the group are those that all others share, or stand in it already."""
+        own = group if "max_lr" in group else {}
+        lacking = set(self._driven) - {"lr", "momentum", "betas"} - set(own)
+        bounds = {}
+        for name in lacking:
+            shared = {other[name] for other in self.optimizer.param_groups[:number]}
+            if len(shared) > 1:
+                raise ValueError(
+                    f"OneCycleLR: parameter group {number} was added later and the others differ "
+                    f"in {name}; set it, max_lr first, in optimizer.param_groups[{number}]"
+                )
+            bounds[name] = shared.pop()
+        group.update(bounds)
+
+    def _cycled(self, which: int) -> list[float]:
+        """The rates (0) or momenta (1) for `last_epoch`."""
+        done, *ends = self._phase()
+        names = [end[which] for end in ends]
+        return [self._between(group, names, done) for group in self.optimizer.param_groups]
 
     def _phase(self) -> tuple[float, tuple[str, str], tuple[str, str]]:
         """How much of the present phase is done, and the rate and momentum at its two ends."""
@@ -641,7 +768,7 @@ class OneCycleLR(LRScheduler):
         (begin, start), (end, stop) = knots[number : number + 2]
         return (self.last_epoch - begin) / (end - begin) if end != begin else 1.0, start, stop
 
-    def _between(self, group: dict[str, Any], names: tuple[str, ...], done: float) -> float:
+    def _between(self, group: dict[str, Any], names: list[str], done: float) -> float:
         start, end = (float(group[name]) for name in names)
         if self.anneal_strategy == "cos":
             done = (1 - math.cos(math.pi * done)) / 2
@@ -675,7 +802,7 @@ class SequentialLR(LRScheduler):
         last_epoch: int = -1,
     ) -> None:
         self.optimizer = _checked(self, optimizer)
-        schedulers = list(schedulers)
+        schedulers = _bounded("SequentialLR", "schedulers", schedulers)
         if not schedulers:
             raise ValueError("SequentialLR: expected at least one scheduler, got none")
         for number, scheduler in enumerate(schedulers):
@@ -709,7 +836,7 @@ class SequentialLR(LRScheduler):
 
     def _start(self) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"]
+            group["lr"] = group.setdefault("initial_lr", plain(group["lr"]))
         scheduler = self._schedulers[bisect_right(self._milestones, 0)]
         scheduler.last_epoch = -1
         scheduler._start()
@@ -724,7 +851,7 @@ class ReduceLROnPlateau(LRScheduler):
     """lr is multiplied by factor when a metric has not improved for more than patience epochs.
 
     mode: 'min' or 'max', whether less or more is better. threshold: what counts as better: in
-    threshold_mode 'rel' a change by that share of the best value, in 'abs' by that much.
+    threshold_mode 'rel' a change by that share of the best value's size, in 'abs' by that much.
     cooldown: epochs after a reduction in which none is counted as bad. min_lr: a bound for lr, or a
     list of them for the groups. eps: a smaller reduction than that is not made.
     A NaN is never better. Attributes: `best`, `num_bad_epochs`, `cooldown_counter`.
@@ -736,6 +863,8 @@ class ReduceLROnPlateau(LRScheduler):
     >>> scheduler.get_last_lr()
     [0.1]
     """
+
+    _driven: ClassVar[tuple[str, ...]] = ("lr",)
 
     def __init__(
         self,
@@ -791,13 +920,14 @@ class ReduceLROnPlateau(LRScheduler):
     def _is_better(self, current: float) -> bool:
         sign, margin = 1 if self.mode == "min" else -1, float(self.threshold)
         if self.threshold_mode == "rel" and math.isfinite(self.best):
-            margin *= self.best
+            margin *= abs(self.best)  # so that less is better below 0 too
         return sign * current < sign * self.best - margin
 
     def _reduce(self) -> None:
         groups = self.optimizer.param_groups
         bounds = self.min_lrs + self.min_lrs[-1:] * (len(groups) - len(self.min_lrs))
         for group, least in zip(groups, bounds, strict=True):
-            reduced = max(group["lr"] * self.factor, least)
-            if group["lr"] - reduced > self.eps:
+            lr = plain(group["lr"])
+            reduced = max(lr * self.factor, least)
+            if lr - reduced > self.eps:
                 group["lr"] = reduced
