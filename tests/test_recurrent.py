@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import subprocess
@@ -543,6 +544,58 @@ def test_batch_norm_lstm_keeps_statistics_for_each_step():
         np.testing.assert_array_equal(value.numpy(), before[key])
 
 
+@pytest.mark.parametrize("max_length", [2, 3, 4, 7, 20])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_batch_norm_lstm_beyond_the_steps_of_training(layers, dtype, max_length):
+    """Takes the statistics of the last step that was trained, also after a checkpoint."""
+    net = batch_norm_lstm(max_length, momentum=0.5, num_layers=layers).to(dtype)
+    for _ in range(20):
+        net(mg.tensor(RANDOM.normal(2.0, 3.0, size=(3, 16, 3)), dtype=dtype))
+    loaded = nn.BatchNormLSTM(3, 4, max_length, layers, dtype=mg.float64)
+    loaded.load_state_dict(net.state_dict())
+    loaded.to(dtype)
+
+    def check(trained):
+        x = RANDOM.normal(2.0, 3.0, size=(9, 2, 3))
+        expected = x
+        for cell in net.cells:
+            norms = (cell.norm_ih, cell.norm_hh, cell.norm_c)
+            rows = [min(t, trained - 1, max_length - 1) for t in range(9)]
+            running = [
+                [(n.running_mean.numpy()[row], n.running_var.numpy()[row]) for n in norms]
+                for row in rows
+            ]
+            expected = reference(cell, expected, running)[0]
+        tolerance = {"rtol": 1e-3, "atol": 1e-5} if dtype == "float32" else {"rtol": 1e-9}
+        for model in (net, copy.deepcopy(net)) if trained > 3 else (net, loaded):
+            y = model.eval()(mg.tensor(x, dtype=dtype))[0].numpy()
+            np.testing.assert_allclose(y, expected, **tolerance)
+        model = net.train()
+        assert (model.cells[0].norm_c.running_var.numpy()[trained:] == 1).all()
+
+    check(3)
+    for _ in range(20):  # train on with longer ones
+        net(mg.tensor(RANDOM.normal(2.0, 3.0, size=(5, 16, 3)), dtype=dtype))
+    check(5)
+
+
+def test_batch_norm_lstm_does_not_collapse_on_longer_sequences():
+    net = nn.BatchNormLSTM(3, 4, 50)
+    for _ in range(50):
+        net(mg.tensor(RANDOM.normal(size=(8, 64, 3)), dtype="float32"))
+    y = net.eval()(mg.tensor(RANDOM.normal(size=(40, 64, 3)), dtype="float32"))[0].numpy()
+    spread = y.std(axis=1)
+    assert (spread[30:].mean(axis=0) > 0.8 * spread[6:8].mean(axis=0)).all()
+
+
+def test_batch_norm_lstm_without_training_uses_what_it_starts_with():
+    net, x = batch_norm_lstm(max_length=3), RANDOM.normal(size=(5, 2, 3))
+    plain = [[(np.zeros(16), np.ones(16))] * 2 + [(np.zeros(4), np.ones(4))]] * 5
+    expected = reference(net.cells[0], x, plain)[0]
+    np.testing.assert_allclose(net.eval()(mg.tensor(x))[0].numpy(), expected, rtol=1e-9)
+
+
 def test_batch_norm_lstm_starts_with_a_scale_of_a_tenth_and_has_its_state():
     net = nn.BatchNormLSTM(3, 4, 7)
     shapes = {k.removeprefix("cells.0."): v.shape for k, v in net.state_dict().items()}
@@ -596,6 +649,12 @@ def test_batch_norm_lstm_leaves_its_buffers_alone_after_an_error():
     net = nn.BatchNormLSTM(3, 4, 5)
     before = {k: v.numpy(copy=True) for k, v in net.state_dict().items()}
     bad = (mg.ones(5, 1, 3),), (mg.ones(5, 2, 3), (mg.ones(1, 2, 3), mg.ones(1, 2, 3)))
+    deep = nn.BatchNormLSTM(3, 4, 5, num_layers=2)
+    good, other = mg.zeros(2, 4), mg.zeros(2, 5)
+    for states in (([good, other], [good, good]), ([good, good], [good, other])):
+        with pytest.raises(ValueError, match=r"expected h0 and c0 of shape \(2, 4\) for each"):
+            deep(mg.randn(5, 2, 3), states)
+    assert not deep.cells[0].norm_ih.running_mean.numpy().any()
     for inputs in (*bad, (mg.ones(5, 2, 3), (mg.ones(2, 2, 4), mg.ones(2, 2, 4)))):
         with pytest.raises(ValueError, match=r"batch_norm|BatchNormLSTM"):
             net(*inputs)

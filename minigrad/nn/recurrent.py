@@ -518,7 +518,8 @@ class GRUCell(_GRUKind, _Cell):
 # ------------------------------------------------------------------ recurrent batch normalisation
 class _StepNorm(Module):
     """Batch normalisation of (N, features) with running statistics for each step up to max_length;
-    all later steps share the last. The scale starts at 0.1."""
+    all later steps share the last. In evaluation a step that no batch in training had takes those
+    of the last one before it that some had. The scale starts at 0.1."""
 
     bias: Any
     running_mean: Tensor
@@ -536,10 +537,21 @@ class _StepNorm(Module):
 
     def forward(self, x: Tensor, time: int) -> Tensor:
         row = min(time, self.max_length - 1)
+        if not self.training:
+            row = self._trained(row)
         mean, var = self.running_mean[row], self.running_var[row]  # views, which a batch moves
         return functional.batch_norm(
             x, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps
         )
+
+    def _trained(self, row: int) -> int:
+        """The last row up to this one that a batch moved from mean 0 and variance 1, or this one if
+        there is none. A batch moves all features, so that the first tells."""
+        mean, var = self.running_mean._array, self.running_var._array
+        if var.item(row, 0) == 1 and mean.item(row, 0) == 0:
+            moved = np.flatnonzero((var[:row, 0] != 1) | (mean[:row, 0] != 0))
+            return int(moved[-1]) if moved.size else row
+        return row
 
 
 class BatchNormLSTMCell(Module):
@@ -551,8 +563,10 @@ class BatchNormLSTMCell(Module):
 
     Each BN normalises per unit over the batch and has statistics of its own for each step: those at
     the start, where h is constant, are far from those later. `time` says which step it is; from
-    max_length - 1 on all steps share the last statistics. The scales start at 0.1, since with unit
-    variance tanh saturates and gradients vanish (section 4); the BN of c has a shift as well.
+    max_length - 1 on all steps share the last statistics. In evaluation the steps beyond those of
+    all sequences in training take the statistics of the last of these (section 4). The scales start
+    at 0.1, since with unit variance tanh saturates and gradients vanish (section 4); the BN of c
+    has a shift as well.
 
     Parameters: weight_ih (4 hidden_size, input_size), weight_hh (4 hidden_size, hidden_size), bias,
     norm_ih.weight, norm_hh.weight, norm_c.weight, norm_c.bias, and for each norm the buffers
@@ -684,6 +698,9 @@ class BatchNormLSTM(Module):
         steps: Any = unstack(x, axis=time_axis)
         if hx is not None and any(len(h) != self.num_layers for h in hx):
             raise ValueError(f"BatchNormLSTM: expected h0 and c0 for {self.num_layers} layers")
+        shape = (x.shape[1 - time_axis], self.cells[0].hidden_size)
+        if hx is not None and any(state.shape != shape for h in hx for state in h):
+            raise ValueError(f"BatchNormLSTM: expected h0 and c0 of shape {shape} for each layer")
         last = []
         for layer, cell in enumerate(self.cells):
             state: Any = None if hx is None else (hx[0][layer], hx[1][layer])
