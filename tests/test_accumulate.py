@@ -477,3 +477,16 @@ def test_a_batch_norm_with_a_forward_of_its_own_is_refused():
     with pytest.raises(TypeError, match="Scaled has a forward of its own"):
         nn.accumulate(nn.Sequential(Scaled(2)), nn.MSELoss(), [(mg.ones(4, 2), mg.ones(4, 2))])
     nn.accumulate(nn.Sequential(Named(2)), nn.MSELoss(), [(mg.ones(4, 2), mg.ones(4, 2))])
+
+
+def test_an_error_in_one_layer_moves_no_other():
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2), nn.BatchNorm1d(2))
+    frozen = np.ones(2, "float32")
+    frozen.flags.writeable = False
+    net[2].running_var = mg.asarray(frozen)
+    batches = [(mg.randn(4, 3), mg.randn(4, 2)), (mg.randn(3, 3), mg.randn(3, 2))]
+    with pytest.raises(ValueError, match="accumulate: running_var shares read-only"):
+        nn.accumulate(net, nn.MSELoss(), batches)
+    assert [net[i].num_batches_tracked.item() for i in (0, 2)] == [0, 0]
+    assert not net[0].running_mean.numpy().any() and not net[2].running_mean.numpy().any()
+    assert all(p.grad is None for p in net.parameters())

@@ -8,6 +8,7 @@ import pytest
 import minigrad as mg
 from minigrad import nn
 from minigrad.gradcheck import gradcheck, gradgradcheck
+from minigrad.nn import functional as F
 
 SHAPES = {
     "(N,C)": (6, 3),
@@ -206,6 +207,91 @@ def test_channels_last_memory_gives_the_same(values):
     x = mg.tensor(np.moveaxis(np.moveaxis(values, 1, -1).copy(), -1, 1))
     y, expected = layer_for(values.shape)(x), layer_for(values.shape)(mg.tensor(values))
     np.testing.assert_allclose(y.numpy(), expected.numpy(), rtol=1e-12)
+
+
+# ------------------------------------------------------------------------- statistics that move
+def statistics():
+    """Of 3 channels, each of which cannot be moved, and the error."""
+    frozen = np.ones(3)
+    frozen.flags.writeable = False
+    leaf = mg.ones(3, dtype="float64").requires_grad_()
+    return {
+        "integers": (mg.ones(3, dtype="int64"), TypeError, "must be float32 or float64"),
+        "bools": (mg.ones(3, dtype="bool"), TypeError, "must be float32 or float64"),
+        "of another shape": (mg.ones(4), ValueError, r"has shape \(4,\)"),
+        "a column": (mg.ones(3, 1), ValueError, r"has shape \(3, 1\)"),
+        "read-only": (mg.asarray(frozen), ValueError, "read-only"),
+        "broadcast": (mg.broadcast_to(mg.ones(1), (3,)), ValueError, "broadcast"),
+        "a leaf": (leaf, RuntimeError, "requires grad"),
+        "an output": (leaf * 2.0, RuntimeError, "requires grad"),
+        "an array": (np.ones(3), TypeError, "must be a Tensor, got ndarray"),
+        "missing": (None, ValueError, "give running_mean and running_var, or neither"),
+    }
+
+
+MOVING = {
+    "batch_norm": lambda mean, var: F.batch_norm(mg.randn(6, 3), mean, var, training=True),
+    "batch_norm of images": lambda mean, var: F.batch_norm(
+        mg.randn(6, 3, 2, 2), mean, var, training=True
+    ),
+    "instance_norm": lambda mean, var: F.instance_norm(mg.randn(2, 3, 5), mean, var),
+}
+
+
+@pytest.mark.parametrize("function", MOVING)
+@pytest.mark.parametrize("which", ["mean", "var"])
+@pytest.mark.parametrize("name", statistics())
+def test_statistics_are_checked_before_either_moves(name, which, function):
+    bad, error, message = statistics()[name]
+    good = mg.ones(3, dtype="float64")
+    pair = (bad, good) if which == "mean" else (good, bad)
+    with pytest.raises(error, match=f"{function.split()[0]}: .*{message}"):
+        MOVING[function](*pair)
+    assert good.tolist() == [1.0] * 3 and good._version == 0
+    if isinstance(bad, mg.Tensor):
+        assert (bad.numpy() == (2 if name == "an output" else 1)).all()
+
+
+@pytest.mark.parametrize("function", MOVING)
+@pytest.mark.parametrize("dtypes", [("float32", "float64"), ("float64", "float32")])
+def test_statistics_may_lie_anywhere(function, dtypes):
+    def views(dtype):
+        for place in (1, slice(None, None, 2)), (2, slice(4, 1, -1)), (slice(3), 1), (0, slice(3)):
+            table = np.ones((4, 6), dtype)
+            yield table, table[place]
+
+    expected = [mg.ones(3, dtype=dtype) for dtype in dtypes]
+    mg.manual_seed(0)
+    MOVING[function](*expected)
+    pairs = zip(views(dtypes[0]), views(dtypes[1]), strict=True)
+    for (means, mean), (variances, var) in pairs:
+        mg.manual_seed(0)
+        given = mg.asarray(mean), mg.asarray(var)
+        MOVING[function](*given)
+        np.testing.assert_array_equal(mean, expected[0].numpy())
+        np.testing.assert_array_equal(var, expected[1].numpy())
+        assert [tensor._version for tensor in given] == [1, 1]
+        assert (means == 1).sum() == (variances == 1).sum() == 21  # nothing else was written
+
+
+def test_statistics_that_require_grad_may_move_under_no_grad():
+    mean, var = (mg.ones(3, dtype="float64").requires_grad_() for _ in range(2))
+    with mg.no_grad():
+        MOVING["batch_norm"](mean, var)
+    assert mean.tolist() != [1.0] * 3 and mean.is_leaf
+    y = F.batch_norm(mg.randn(6, 3), mean, var)  # evaluation differentiates by them
+    y.sum().backward()
+    assert mean.grad.shape == (3,)
+
+
+def test_a_layer_counts_no_batch_that_failed():
+    layer = nn.BatchNorm1d(3)
+    frozen = np.ones(3, "float32")
+    frozen.flags.writeable = False
+    layer.running_var = mg.asarray(frozen)
+    with pytest.raises(ValueError, match="running_var shares read-only"):
+        layer(mg.randn(6, 3))
+    assert layer.num_batches_tracked.item() == 0 and not layer.running_mean.numpy().any()
 
 
 def test_reset():

@@ -66,7 +66,15 @@ def attach_op(
     op: Op, values: Tensor, inputs: tuple[Any, ...], attributes: tuple[Any, ...]
 ) -> Tensor: ...
 def profile_engine(on: bool) -> dict[str, list[int]]: ...
-def move_average(average: Tensor, batch: Tensor, keep: float, gain: float) -> None: ...
+def move_statistics(
+    owner: str,
+    mean: Tensor,
+    var: Tensor,
+    batch_mean: Tensor,
+    batch_var: Tensor,
+    momentum: float,
+    correction: float,
+) -> None: ...
 
 class RemovableHandle:
     def __init__(self, hooks: list[Callable[..., Any]], hook: Callable[..., Any]) -> None: ...

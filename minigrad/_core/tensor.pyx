@@ -47,7 +47,8 @@ from .kernels cimport (
     ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
     NOT_EQUAL, SUBTRACT, call_kernel)
 from .loops cimport (
-    Operand, add_in_place, blend, copied, elements, elementwise, empty, recycle, view_array, zeros_of)
+    Operand, add_in_place, blend, contiguous, copied, elements, elementwise, empty, recycle, view_array,
+    zeros_of)
 
 import weakref
 from time import perf_counter_ns
@@ -1270,16 +1271,49 @@ def run_graph(list outputs, list grad_outputs, list inputs, bint retain_graph, b
     return run_backward(outputs, grad_outputs, inputs, retain_graph, create_graph, "grad", stop_at_inputs)
 
 
-def move_average(Tensor average not None, Tensor batch not None, double keep, double gain):
-    """average = keep * average + gain * batch in place, in the dtype of the average; a write like any other,
-    but never recorded."""
-    cdef ndarray value = batch.array
-    if PyArray_TYPE(value) != PyArray_TYPE(average.array):
-        value = value.astype(average.array.dtype)
+cdef ndarray writable_average(str owner, str name, object average, Tensor batch):
+    """The array of `average`, or a contiguous copy of it; raises where it cannot be moved."""
+    if not isinstance(average, Tensor):
+        raise TypeError(f"{owner}: {name} must be a Tensor, got {type(average).__name__}")
+    cdef Tensor tensor = average
+    if PyArray_TYPE(tensor.array) != NPY_FLOAT and PyArray_TYPE(tensor.array) != NPY_DOUBLE:
+        raise TypeError(f"{owner}: {name} must be float32 or float64 to be moved, got {tensor.array.dtype}")
+    if not cnp.PyArray_ISWRITEABLE(tensor.array):
+        raise ValueError(f"{owner}: {name} shares read-only or broadcast memory and cannot be moved; make it "
+                         "of a copy: x.clone()")
+    if tensor.requires and mg_recording:
+        raise RuntimeError(f"{owner}: {name} requires grad, but moves in place, which is not recorded; pass "
+                           f"{name}.detach(), or use mg.no_grad()")
+    if elements(tensor.array) != elements(batch.array):
+        raise ValueError(f"{owner}: {name} has shape {tensor.shape}, which is not that of the batch's, "
+                         f"{batch.shape}")
+    return contiguous(tensor.array)
+
+
+def move_statistics(str owner not None, mean, var, Tensor batch_mean not None, Tensor batch_var not None,
+                    double momentum, double correction):
+    """mean = (1 - momentum) mean + momentum batch_mean, and var likewise with correction * batch_var, in
+    place and each in its dtype; a write like any other, but never recorded. Both are checked before either
+    is written to."""
+    cdef ndarray means = writable_average(owner, "running_mean", mean, batch_mean)
+    cdef ndarray variances = writable_average(owner, "running_var", var, batch_var)
+    cdef ndarray x = contiguous(batch_mean.array), y = contiguous(batch_var.array)
+    if PyArray_TYPE(x) != PyArray_TYPE(means):
+        x = x.astype(means.dtype)
+    if PyArray_TYPE(y) != PyArray_TYPE(variances):
+        y = y.astype(variances.dtype)
     if observers:
-        announce_write(average)
-    blend(average.array, value, keep, gain)
-    count_write(average)
+        announce_write(mean)
+        announce_write(var)
+    # (1 - m) old + m new: old + m (new - old) would lose a small variance beside the first 1
+    blend(means, x, 1.0 - momentum, momentum)
+    blend(variances, y, 1.0 - momentum, momentum * correction)
+    if means is not (<Tensor> mean).array:
+        cnp.PyArray_CopyInto((<Tensor> mean).array, means)
+    if variances is not (<Tensor> var).array:
+        cnp.PyArray_CopyInto((<Tensor> var).array, variances)
+    count_write(mean)
+    count_write(var)
 
 
 # ------------------------------------------------------------------------ the profiler and the observer

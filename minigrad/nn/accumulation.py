@@ -33,7 +33,7 @@ import numpy as np
 
 from .. import creation
 from .._core.ops import concat
-from .._core.tensor import Tensor, move_average, to_tensor
+from .._core.tensor import Tensor, move_statistics, to_tensor
 from ..autograd import enable_grad, grad, no_grad
 from . import functional
 from .module import Module
@@ -85,13 +85,13 @@ class _Call:
         layer, count = self.layer, self.pool.count
         if not layer.training or layer.running_mean is None:
             return
-        layer.num_batches_tracked.fill_(layer.num_batches_tracked.item() + 1)
-        momentum = layer.momentum
+        seen, momentum = layer.num_batches_tracked.item() + 1, layer.momentum
         if momentum is None:
-            momentum = 1 / layer.num_batches_tracked.item()
+            momentum = 1 / seen
         mean, var = (s.detach() for s in self.statistics)
-        move_average(layer.running_mean, mean, 1.0 - momentum, momentum)
-        move_average(layer.running_var, var, 1.0 - momentum, momentum * count / (count - 1))
+        averages = layer.running_mean, layer.running_var
+        move_statistics("accumulate", *averages, mean, var, momentum, count / (count - 1))
+        layer.num_batches_tracked.fill_(seen)
 
 
 class _Runner:
@@ -290,6 +290,8 @@ def accumulate(model: Module, loss: Callable[..., Tensor], batches: Iterable[Any
         if gradient is not None:
             with runner.sharing():
                 runner.pull_back([gradient[a:b] for a, b in pairwise(bounds.tolist())])
+        for call in runner.calls:
+            call.move_running_statistics()
     except BaseException:
         runner.restore()
         for parameter, before in kept.items():
@@ -301,6 +303,4 @@ def accumulate(model: Module, loss: Callable[..., Tensor], batches: Iterable[Any
                 with no_grad():
                     before += parameter.grad
             parameter.grad = before
-    for call in runner.calls:
-        call.move_running_statistics()
     return value.detach()

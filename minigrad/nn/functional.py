@@ -31,7 +31,7 @@ from .._core.ops import (
     tanh as tanh,
     where,
 )
-from .._core.tensor import Tensor, move_average, to_tensor
+from .._core.tensor import Tensor, move_statistics, to_tensor
 from ..functions import moveaxis, norm
 from .activation import (
     celu as celu,
@@ -100,8 +100,9 @@ def batch_norm(
     weight and bias have the shape (C,). Nothing is detached, so derivatives of any order are those
     of the formula.
 
-    Raises ValueError for a wrong shape, or one value per channel in training, and then writes
-    nothing.
+    Raises ValueError for a wrong shape, one of the statistics without the other, and in training
+    for one value per channel or statistics in read-only memory, TypeError for statistics that are
+    not floats, RuntimeError for those that require grad, and then writes nothing.
 
     >>> x = mg.tensor([[1.0], [3.0]])
     >>> mg.nn.functional.batch_norm(x, None, None, eps=0.0)
@@ -114,6 +115,8 @@ def batch_norm(
     if ndim < 2:
         raise ValueError(f"batch_norm: expected a tensor of shape (N, C, ...), got {shape}")
     channels, axes = shape[1:2], (0,)
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("batch_norm: give running_mean and running_var, or neither")
     operands: tuple[Any, ...] = running_mean, running_var, weight, bias
     for operand in operands:
         if operand is not None and operand.shape != channels:
@@ -143,9 +146,8 @@ def batch_norm(
 
     # After all that can fail. The statistics have no graph, so the buffers hold none.
     if training and running_mean is not None and running_var is not None:
-        # (1 - m) old + m new: old + m (new - old) would lose a small variance beside the first 1.
-        move_average(running_mean, mean, 1.0 - momentum, momentum)
-        move_average(running_var, var, 1.0 - momentum, momentum * count / (count - 1))
+        correction = count / (count - 1)
+        move_statistics("batch_norm", running_mean, running_var, mean, var, momentum, correction)
     return y
 
 
@@ -315,8 +317,8 @@ def instance_norm(
     The running statistics, if given, move by the fraction `momentum` towards the averages over the
     batch of the samples' means and unbiased variances, in place.
 
-    Raises ValueError for one element per channel or shapes that do not agree, and then writes
-    nothing.
+    Raises ValueError for one element per channel or shapes that do not agree, for running
+    statistics errors as `batch_norm`, and then writes nothing.
 
     >>> x = mg.tensor([[[1.0, 3.0], [10.0, 30.0]]])
     >>> mg.nn.functional.instance_norm(x, eps=0.0).tolist()
@@ -325,6 +327,8 @@ def instance_norm(
     x = to_tensor(x, "instance_norm")
     if x.ndim < 3:
         raise ValueError(f"instance_norm: expected a tensor of shape (N, C, L, ...), got {x.shape}")
+    if (running_mean is None) != (running_var is None):
+        raise ValueError("instance_norm: give running_mean and running_var, or neither")
     given = {
         "running_mean": running_mean,
         "running_var": running_var,
@@ -346,8 +350,10 @@ def instance_norm(
     y, mean, var = normalise(x, *_or_neutral(weight, bias), axes, eps)
     if running_mean is not None and running_var is not None and x.size:
         every = (0, *axes)
-        move_average(running_mean, mean.mean(every), 1.0 - momentum, momentum)
-        move_average(running_var, var.mean(every), 1.0 - momentum, momentum * count / (count - 1))
+        means, variances, correction = mean.mean(every), var.mean(every), count / (count - 1)
+        move_statistics(
+            "instance_norm", running_mean, running_var, means, variances, momentum, correction
+        )
     return y
 
 
