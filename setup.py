@@ -6,6 +6,7 @@ from pathlib import Path
 from shutil import which
 from sysconfig import get_path
 
+import Cython
 import numpy
 from Cython.Build import cythonize
 from Cython.Compiler import Options
@@ -33,7 +34,8 @@ class BuildExt(build_ext):
             raise SystemExit(f"minigrad: cannot compile without {missing[0]}; try {how}")
         if self.editable_mode:  # pip's folder is a new one each time, in which all would be stale
             self.build_lib = f"build/lib.{self.plat_name}-{sys.implementation.cache_tag}"
-        built, now = Path("build/flags"), f"{FLAGS} {DIRECTIVES} NumPy {numpy.__version__}"
+        versions = f"NumPy {numpy.__version__} Cython {Cython.__version__}"
+        built, now = Path("build/flags"), f"{FLAGS} {DIRECTIVES} {versions}"
         self.force = self.force or not built.exists() or built.read_text() != now
         self.parallel, options = 2, {"force": self.force, "compiler_directives": DIRECTIVES}
         c_files = cythonize(self.extensions, nthreads=2, build_dir="build", **options)
