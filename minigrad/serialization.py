@@ -4,9 +4,12 @@ A flat dict of Tensors becomes a plain file of either format, one entry per Tens
 and the safetensors library read. Anything nested has one more entry, `structure.json`, that holds
 the nesting, the numbers and strings, the names of the arrays, and the metadata.
 
-Loading runs nobody's code. Arrays are never pickled, and of the pickle in a `.pt` only the names
-of storages, OrderedDict and the functions that rebuild tensors are admitted; they stand for
-functions of ours. What a file claims is compared with its size before memory is taken.
+Loading runs nobody's code. Arrays are never pickled, and of the pickle in a `.pt` only the opcodes
+that torch.save writes and the names of storages, OrderedDict and the functions that rebuild tensors
+are admitted; they stand for functions of ours. What a file claims is compared with its size before
+memory is taken, and neither time nor memory can grow faster than the file: an object in a pickle is
+only hashed, compared or printed once it is known to be a string or an int of 64 bits, since a tuple
+of tuples that refer to one another has 2^60 items after 60 opcodes.
 
 float16 and bfloat16, which Tensors do not have, become float32 on loading: every value is exact.
 """
@@ -16,12 +19,13 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import pickle
 import shutil
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -203,7 +207,7 @@ def _safetensors(caller: str) -> Any:
 
 
 def _load(file: IO[bytes], path: str) -> Any:
-    name = repr(path)
+    place = repr(path)
     file.seek(0)
     head = file.read(9)
     if head[:2] != b"PK" and (head[8:] == b"{" or Path(path).suffix.lower() == ".safetensors"):
@@ -213,7 +217,7 @@ def _load(file: IO[bytes], path: str) -> Any:
             return _read_safetensors(library, file.read())
         except Exception as error:
             raise ValueError(
-                f"load: {name} is truncated or no .safetensors ({error}); {_EXPECTED}"
+                f"load: {place} is truncated or no .safetensors ({error}); {_EXPECTED}"
             ) from error
     try:
         size = file.seek(0, os.SEEK_END)
@@ -223,19 +227,24 @@ def _load(file: IO[bytes], path: str) -> Any:
             if claimed > limit:
                 raise ValueError(f"its {size} bytes would unpack to {claimed}; that is an attack")
             names = archive.namelist()
-            pickles = [entry for entry in names if entry.endswith("/data.pkl")]
-            if pickles and not any(entry.endswith(".npy") for entry in names):
+            if len(set(names)) < len(names):
+                raise ValueError("it has two entries of one name")
+            for entry in archive.infolist():  # we store this text, and torch its pickle, as it is
+                if entry.filename.endswith((_STRUCTURE, "data.pkl")) and entry.file_size > size:
+                    raise ValueError(f"its {size} bytes hold a larger {entry.filename!r:.60}")
+            pickles = [name for name in names if name.endswith("/data.pkl")]
+            if pickles and not any(name.endswith(".npy") for name in names):
                 return _CheckpointReader(archive, pickles[0], limit).state()
             return _read_npz(archive)
     except zipfile.BadZipFile as error:
         hint = "; a bare pickle, as torch.save wrote before version 1.6, is not read"
         hint *= head[:1] == b"\x80"
         raise ValueError(
-            f"load: {name} is truncated or no .npz at all ({error}){hint}; {_EXPECTED}"
+            f"load: {place} is truncated or no .npz at all ({error}){hint}; {_EXPECTED}"
         ) from error
     except Exception as error:  # whatever zipfile, NumPy, json and pickle raise for bytes
-        reason = str(error) or type(error).__name__
-        raise ValueError(f"load: {name} cannot be loaded: {reason}; {_EXPECTED}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"load: {place} cannot be loaded: {reason:.400}; {_EXPECTED}") from error
 
 
 def _read_npz(archive: zipfile.ZipFile) -> Any:
@@ -254,15 +263,27 @@ def _read_npz(archive: zipfile.ZipFile) -> Any:
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> Tensor:
     try:
-        buffer = io.BytesIO(archive.read(name))  # whole, so that its checksum is verified first
-        array = np.lib.format.read_array(buffer, allow_pickle=False)
-        if buffer.read(1):
-            raise ValueError("there are bytes behind the array")
+        content = archive.read(name)  # whole, so that its checksum is verified first
+        _check_header(content)
+        array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
         if array.dtype == np.float16:
             array = array.astype(np.float32)
         return Tensor(np.asarray(array, order="C"))
     except Exception as error:
         raise ValueError(f"entry {name!r}: {error}") from error
+
+
+def _check_header(content: bytes) -> None:
+    """Raise if an array claims another size than its bytes have, before room is made for it."""
+    buffer = io.BytesIO(content)
+    version = np.lib.format.read_magic(buffer)
+    read = np.lib.format.read_array_header_1_0
+    if version != (1, 0):
+        read = np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(buffer)
+    claimed, size = dtype.itemsize * math.prod(shape), len(content) - buffer.tell()
+    if not dtype.hasobject and claimed != size:
+        raise ValueError(f"an array of shape {shape} and {dtype} has {size} bytes, not {claimed}")
 
 
 def _read_safetensors(library: Any, content: bytes) -> Any:
@@ -294,14 +315,58 @@ def _from_bytes(data: bytes | bytearray, kind: str) -> np.ndarray:
     return array.astype(native, copy=False)
 
 
+_DEPTH = 200  # of nested dicts, lists and tuples; Python prints about a thousand
+
+
+def _is_branch(value: Any) -> bool:
+    return isinstance(value, (dict, list, tuple))
+
+
+def _checked_key(key: Any) -> str | int:
+    """A key of a dict. Of longer ints thousands can have one hash."""
+    if type(key) is not str and not _is_int64(key):
+        kind = type(key).__name__
+        raise ValueError(f"a key of a dict must be a str or an int of 64 bits, got a {kind}")
+    return key
+
+
+def _ordered_dict() -> OrderedDict[Any, Any]:
+    return OrderedDict()  # whose items follow; a list of them would be copied at each call
+
+
+def _is_int64(value: Any) -> bool:
+    return type(value) is int and -(2**63) <= value < 2**63
+
+
+def _sizes(shape: Any) -> tuple[int, ...]:
+    if not _is_branch(shape) or len(shape) > 64 or not all(map(_is_int64, shape)):
+        raise ValueError("a shape is no tuple of at most 64 ints of 64 bits")
+    return tuple(shape)
+
+
+# What torch.save writes, by any of pickle's protocols from 2 on, for what is read here.
+_OPCODES = b"".join(
+    getattr(pickle, name)
+    for names in (
+        "PROTO FRAME STOP MARK BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL",
+        "NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE",
+        "EMPTY_LIST EMPTY_DICT EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 BINPERSID",
+    )
+    for name in names.split()
+)
+
+
 class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can corrupt no memory
     """Reads the zip that torch.save writes: a pickle that refers to the entries data/0, data/1, ...
     for the bytes of its storages. Nothing that the pickle names is imported."""
 
     stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
 
     def __init__(self, archive: zipfile.ZipFile, name: str, limit: int) -> None:
-        super().__init__(io.BytesIO(archive.read(name)))
+        content = archive.read(name)
+        super().__init__(io.BytesIO(content))
+        self._length = len(content)
         self._archive, self._folder, self._limit = archive, name.removesuffix("data.pkl"), limit
         self._storages: dict[Any, np.ndarray] = {}
         if f"{self._folder}byteorder" in archive.namelist():
@@ -309,29 +374,81 @@ class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can c
             if order != b"little":
                 raise ValueError(f"the byte order is {order!r:.20}, only little-endian is read")
         self._globals: dict[str, Any] = {
-            "collections.OrderedDict": OrderedDict,
+            "collections.OrderedDict": _ordered_dict,
             "torch._utils._rebuild_tensor_v2": self._tensor,
             "torch._utils._rebuild_parameter": lambda data, requires_grad, hooks: data,
-            "torch.Size": tuple,
+            "torch.Size": _sizes,
             **{f"torch.{name}": kind for name, kind in _STORAGES.items()},
         }
 
     def state(self) -> Any:
         state = self.load()
+        self._check_tree(state)
         return StateDict(state) if isinstance(state, dict) else state
+
+    def _check_tree(self, state: Any) -> None:
+        """Raise for what is small in the pickle but not for those who walk it, level by level."""
+        level, left = [state], max(self._length, 1000)  # as many as opcodes; few are ever shared
+        for _ in range(_DEPTH):
+            inner = [x.values() if isinstance(x, dict) else x for x in level if _is_branch(x)]
+            left -= sum(map(len, inner))
+            if not inner or left < 0:
+                break
+            level = [item for items in inner for item in items]
+        if inner:
+            raise ValueError(
+                "its dicts, lists and tuples hold one another, many times or too deep; that is an "
+                "attack"
+            )
 
     def find_class(self, module: str, name: str) -> Any:
         found = self._globals.get(f"{module}.{name}")
         if found is None:
             raise ValueError(
-                f"its pickle refers to {module}.{name}, which is refused: only tensors of "
+                f"its pickle refers to {module:.60}.{name:.60}, which is refused: only tensors of "
                 f"{', '.join(_STORAGES)} in dicts, lists and tuples are read; of a model save "
                 "model.state_dict()"
             )
         return found
 
-    def get_extension(self, code: int) -> None:
-        raise ValueError(f"its pickle refers to the extension {code}, which is refused")
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set(self.stack[-1], [key, value])
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        self._set(self.stack[-1], items)
+
+    def _set(self, target: Any, items: list[Any]) -> None:
+        if type(target) not in (dict, OrderedDict):
+            raise ValueError(f"its pickle sets items of {type(target).__name__}")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            target[_checked_key(key)] = value
+
+    def load_append(self) -> None:
+        self._extend(self.stack[-2], [self.stack.pop()])
+
+    def load_appends(self) -> None:
+        items = self.pop_mark()
+        self._extend(self.stack[-1], items)
+
+    def _extend(self, target: Any, items: list[Any]) -> None:
+        if type(target) is not list:
+            raise ValueError(f"its pickle appends to {type(target).__name__}")
+        target += items
+
+    def load_reduce(self) -> None:
+        arguments = self.stack.pop()
+        if type(arguments) is not tuple or len(arguments) > 9:  # more are not worth the copy
+            raise ValueError(
+                "its pickle calls a function with no tuple of arguments, or a long one"
+            )
+        self.stack[-1] = self.stack[-1](*arguments)
+
+    def refuse(self) -> None:
+        raise ValueError(
+            "its pickle has an opcode that torch.save does not write, which is refused"
+        )
 
     def load_build(self) -> None:
         """Drop the attributes (`_metadata`) that torch gives to a dict; no object has others."""
@@ -339,10 +456,21 @@ class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can c
         if type(self.stack[-1]) is not OrderedDict:
             raise ValueError(f"its pickle sets attributes of {type(self.stack[-1]).__name__}")
 
-    dispatch: ClassVar[dict[int, Any]] = pickle._Unpickler.dispatch | {pickle.BUILD[0]: load_build}
+    dispatch: ClassVar[dict[int, Any]] = {
+        **dict.fromkeys(range(256), refuse),
+        **{code: pickle._Unpickler.dispatch[code] for code in _OPCODES},
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.APPEND[0]: load_append,
+        pickle.APPENDS[0]: load_appends,
+        pickle.REDUCE[0]: load_reduce,
+        pickle.BUILD[0]: load_build,
+    }
 
     def persistent_load(self, reference: Any) -> np.ndarray:
         """The storage of a reference ('storage', class, key, device, number of elements)."""
+        if type(reference) is not tuple or list(map(type, reference)) != [str, str, str, str, int]:
+            raise ValueError("its pickle refers to a storage by other things than names")
         _, kind, key, _, count = reference
         if (key, kind) not in self._storages:
             self._take(len(self._storages))
@@ -361,8 +489,13 @@ class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can c
         self, storage: np.ndarray, offset: int, shape: Any, strides: Any, *ignored: Any
     ) -> Tensor:
         """A copy, for tensors that overlap would not know of each other's versions."""
-        if not len(shape) == len(strides) <= 64 or min(offset, *shape, *strides, 0) < 0:
-            raise ValueError(f"a tensor of shape {shape} has the strides {strides}")
+        shape, strides, (offset,) = _sizes(shape), _sizes(strides), _sizes((offset,))
+        if not isinstance(storage, np.ndarray):
+            raise ValueError(f"a tensor has a {type(storage).__name__} for its storage")
+        if len(shape) != len(strides) or min(offset, *shape, *strides, 0) < 0:
+            raise ValueError(
+                f"a tensor of shape {shape} and offset {offset} has the strides {strides}"
+            )
         size = storage.itemsize
         for n in shape:
             size *= n
@@ -397,6 +530,8 @@ def _encode(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:
         for key in value:
             if isinstance(key, bool) or not isinstance(key, (str, int)):
                 raise TypeError(f"save: keys must be str or int, got {key!r}{_at(place)}")
+            if isinstance(key, int) and not _is_int64(int(key)):
+                raise ValueError(f"save: a key must fit in 64 bits, got {key}{_at(place)}")
         pairs = [[key, _encode(item, _below(place, key), arrays)] for key, item in value.items()]
         return {"dict": pairs}
     raise TypeError(
@@ -453,5 +588,5 @@ def _decode(node: Any, arrays: dict[str, Tensor]) -> Any:
 
 def _key(pair: Any) -> str | int:
     if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], (str, int)):
-        return pair[0]
+        return pair[0] if isinstance(pair[0], bool) else _checked_key(pair[0])
     raise ValueError(f"{_STRUCTURE} holds {pair!s:.60}, which is no key with its value")
