@@ -33,6 +33,12 @@ import numpy as np
 
 from ._core.tensor import Tensor
 
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 __all__ = ["StateDict", "load", "save"]
 
 _STRUCTURE = "structure.json"
@@ -83,8 +89,10 @@ def save(state: Any, path: PathOrFile, metadata: Mapping[str, str] | None = None
         tuples, nested at will. dtypes and shapes are kept; arrays come back as Tensors.
     metadata: text to go with a dict, for example {"format": "pt"}; by default that of a StateDict.
     The file is written beside `path` and then renamed, so that an old file stays whole until the
-    new one is. No suffix is added. Raises TypeError for other contents, FileNotFoundError for a
-    missing folder, ImportError where the package safetensors is needed and missing.
+    new one is. A process that was killed meanwhile leaves a `.minigrad-*.tmp`, which the next save
+    into that folder from the same host removes (not on Windows). No suffix is added. Raises
+    TypeError for other contents, FileNotFoundError for a missing folder, ImportError where the
+    package safetensors is needed and missing.
 
     >>> import io
     >>> file = io.BytesIO()
@@ -169,9 +177,12 @@ def writing(caller: str, path: PathOrFile) -> Iterator[IO[bytes]]:
         )
     if target.exists() and not target.is_file():
         raise IsADirectoryError(f"{caller}: {os.fspath(path)!r} is a folder; add a file name")
-    temporary = target.with_name(f".minigrad-{os.urandom(4).hex()}.tmp")
+    _remove_leavings(target.parent)
+    temporary, file = _temporary(target.parent)
+    lock = None
     try:
-        with open(temporary, "xb") as file:
+        with file:
+            lock = os.dup(file.fileno()) if fcntl else None  # held until the file has its name
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -180,6 +191,56 @@ def writing(caller: str, path: PathOrFile) -> Iterator[IO[bytes]]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)  # it is there only if something went wrong
+        if lock is not None:
+            os.close(lock)
+
+
+# Who writes a temporary file holds a lock on it, which ends with the process however that ends.
+# Process numbers would not do: they are used again. Not every network drive passes locks on to
+# other hosts, so a host looks at its own files only.
+def _temporary_names() -> str:
+    return f".minigrad-{os.uname().nodename if fcntl else 'host'}-"
+
+
+def _temporary(folder: Path) -> tuple[Path, IO[bytes]]:
+    """A new file for writing, with its path."""
+    while True:
+        path = folder / f"{_temporary_names()}{os.urandom(4).hex()}.tmp"
+        file = open(path, "xb")  # noqa: SIM115 (the caller closes it)
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            blocked = not path.exists()
+        except BlockingIOError:  # by one who takes it for left over, and removes it
+            blocked = True
+        except OSError:  # no locks on this drive
+            blocked = False
+        if not blocked:
+            return path, file
+        file.close()
+
+
+def _remove_leavings(folder: Path) -> None:
+    """Remove the temporary files of processes that are no more."""
+    if not fcntl:
+        return
+    names = _temporary_names()
+    with contextlib.suppress(OSError):  # a folder that must not be listed
+        for entry in os.listdir(folder):
+            # The length tells the files of host "a" from those of host "a-b".
+            if entry.startswith(names) and len(entry) == len(names) + len("01234567.tmp"):
+                _remove_left_over(folder / entry)
+
+
+def _remove_left_over(path: Path) -> None:
+    with contextlib.suppress(OSError):  # in use, another user's, or gone meanwhile
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+                os.unlink(path)
+        finally:
+            os.close(descriptor)
 
 
 # ------------------------------------------------------------------------------------ the formats

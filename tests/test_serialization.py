@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,6 +240,77 @@ def test_ctrl_c_while_writing_leaves_the_old_file(tmp_path, monkeypatch, suffix)
         save({"x": mg.ones(2)}, path)
     assert set(load(path)) == set(STATE)
     assert os.listdir(tmp_path) == [path.name]
+
+
+# Saves, says so in the middle, and waits there to be killed.
+INTERRUPTED = """
+import os, sys, time
+import minigrad as mg
+def wait(descriptor):
+    print("writing", flush=True)
+    time.sleep(60)
+os.fsync = wait
+mg.save({"x": mg.ones(3)}, sys.argv[1])
+"""
+
+
+@contextlib.contextmanager
+def saving(path):
+    """A process in the middle of saving to `path`."""
+    environment = os.environ | {"PYTHONPATH": str(Path(mg.__file__).parents[1])}
+    command = [sys.executable, "-c", INTERRUPTED, str(path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout.readline() == b"writing\n"
+            yield child
+        finally:
+            child.kill()
+
+
+needs_locks = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such locks")
+
+
+@needs_locks
+def test_the_next_save_removes_what_a_killed_one_left(tmp_path):
+    save(STATE, tmp_path / "f.npz")
+    for name in ("f.npz", "g.npz"):
+        with saving(tmp_path / name):
+            pass
+    same(STATE, load(tmp_path / "f.npz"))
+    leavings = set(os.listdir(tmp_path)) - {"f.npz"}
+    assert leavings and all(name.startswith(".minigrad-") for name in leavings)
+    save(STATE, tmp_path / "other.npz")
+    assert sorted(os.listdir(tmp_path)) == ["f.npz", "other.npz"]
+
+
+@needs_locks
+def test_a_file_in_the_making_is_not_removed(tmp_path):
+    foreign = [".minigrad-another.host-00000000.tmp", ".minigrad-notes.txt"]
+    for name in foreign:
+        (tmp_path / name).touch()
+    with saving(tmp_path / "f.npz"), serialization.writing("save", tmp_path / "g") as file:
+        before = set(os.listdir(tmp_path))  # two of them are ours or our child's
+        save(STATE, tmp_path / "other.npz")
+        assert set(os.listdir(tmp_path)) == before | {"other.npz"} and len(before) == 4
+        file.write(b"text")
+    assert (tmp_path / "g").read_bytes() == b"text"
+    save(STATE, tmp_path / "other.npz")
+    assert sorted(os.listdir(tmp_path)) == sorted([*foreign, "g", "other.npz"])
+
+
+def test_many_save_into_one_folder(tmp_path):
+    def save_often(number):
+        for _ in range(20):
+            save({"x": np.full(1000, number)}, tmp_path / "common.npz")
+            save({"x": np.full(1000, number)}, tmp_path / f"{number}.npz")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(save_often, range(4)))
+    names = [f"{number}.npz" for number in range(4)]
+    assert sorted(os.listdir(tmp_path)) == sorted([*names, "common.npz"])
+    for number, name in enumerate(names):
+        assert load(tmp_path / name)["x"].tolist() == [number] * 1000
+    assert len(set(load(tmp_path / "common.npz")["x"].tolist())) == 1
 
 
 # ---------------------------------------------------------------------------------------- metadata
