@@ -107,7 +107,7 @@ def gradgradcheck(
     arguments, names = _as_tuple(inputs), _parameters(function)
     wanted = [x for x in arguments if _is_checked(x)]
     check = _Check("gradgradcheck", function, arguments, names, name, eps, atol, rtol)
-    outputs = [y for y in check.call(True) if y.requires_grad]
+    outputs = [y for y in check.call() if y.requires_grad]
     shapes = [y.shape for y in outputs]
     if grad_outputs is None:
         random = np.random.default_rng(seed)
@@ -214,14 +214,15 @@ class _Check:
         given = self.given_name or str(getattr(self.function, "__name__", kind))
         if given != "<lambda>":
             return given
-        return next((y.grad_fn.name for y in self.call(True) if y.grad_fn is not None), given)
+        return next((y.grad_fn.name for y in self.call() if y.grad_fn is not None), given)
 
     def error(self, message: str) -> GradcheckError:
         return GradcheckError(f"{self.caller}: {self.name}: {message}")
 
-    def call(self, record: bool) -> list[Tensor]:
-        """The floating outputs of the function; integer ones have no gradient."""
-        previous = set_recording(record)
+    def call(self) -> list[Tensor]:
+        """The floating outputs of the function; integer ones have no gradient. It is recorded for
+        values alone too, for a function that differentiates something inside."""
+        previous = set_recording(True)
         try:
             outputs = _as_tuple(self.function(*self.inputs))
         finally:
@@ -240,7 +241,7 @@ class _Check:
 
     def values(self) -> np.ndarray:
         """All outputs as one flat array."""
-        outputs = self.call(False)
+        outputs = self.call()
         self.shapes = [y.shape for y in outputs]
         return np.concatenate([np.zeros(0), *(y.numpy().ravel() for y in outputs)])
 
@@ -267,7 +268,7 @@ class _Check:
 
     def analytic(self, wanted: list[Tensor], m: int) -> list[np.ndarray]:
         """uᵀJ by backward, one row a cotangent, for each input."""
-        outputs = self.call(True)
+        outputs = self.call()
         bounds = np.cumsum([0, *(y.size for y in outputs)])
         count = m if self.cotangents is None else len(self.cotangents)
         result = [np.zeros((count, x.size)) for x in wanted]

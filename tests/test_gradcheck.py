@@ -99,6 +99,50 @@ def test_inputs_that_are_not_leaves():
     assert gradgradcheck(mg.exp, x)
 
 
+class Cube(mg.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x * x
+
+    @staticmethod
+    def backward(ctx, g):
+        (x,) = ctx.saved_tensors
+        return g * (3.0 * x * x)
+
+
+def slope(f, x):
+    """f'(x) by `autograd.grad`, in the graph."""
+    return mg.autograd.grad(f(x).sum(), x, create_graph=True)[0]
+
+
+DIFFERENTIATING = {
+    "gradient penalty": lambda x, w: (slope(lambda x: mg.tanh(x * w), x) ** 2).sum(),
+    "of a Function": lambda x, w: slope(Cube.apply, x) * w,
+    "of a checkpoint": lambda x, w: slope(lambda x: mg.autograd.checkpoint(mg.tanh, x), x) * w,
+    "func.grad": lambda x, w: mg.func.grad(lambda x: (mg.sin(x) * w).sum())(x),
+    "func.jvp": lambda x, w: mg.func.jvp(lambda x: mg.sin(x) * x, (x,), (w,)),
+    "func.hessian": lambda x, w: mg.func.hessian(lambda x: (x**3 * w).sum())(x),
+}
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("name", DIFFERENTIATING)
+def test_functions_that_differentiate_inside(name, full):
+    inputs = leaf(3), leaf(3, seed=1)
+    assert gradcheck(DIFFERENTIATING[name], inputs, full=full)
+    assert gradgradcheck(DIFFERENTIATING[name], inputs, full=full)
+    with mg.no_grad():
+        assert gradcheck(DIFFERENTIATING[name], inputs, full=full)
+
+
+def test_a_wrong_gradient_of_a_gradient_is_caught():
+    def detached(x):
+        return (slope(mg.sin, x).detach() ** 2).sum() + x.sum()
+
+    assert "the gradient of input 0 (x) is wrong in 3 of 3" in report(detached, leaf(3))
+
+
 def test_inputs_reached_by_another_way_are_seen():
     x, weight = leaf(3), leaf(3, seed=1)
     assert gradcheck(lambda x, _: x * weight, (x, weight))
