@@ -27,7 +27,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import IO, Any, ClassVar, cast
 
 import numpy as np
 
@@ -388,7 +388,7 @@ def _checked_key(key: Any) -> str | int:
     if type(key) is not str and not _is_int64(key):
         kind = type(key).__name__
         raise ValueError(f"a key of a dict must be a str or an int of 64 bits, got a {kind}")
-    return key
+    return cast("str | int", key)
 
 
 def _ordered_dict() -> OrderedDict[Any, Any]:

@@ -645,6 +645,59 @@ def written(y):
     return y + 1.0
 
 
+EXTREME = mg.tensor([[0.0, -120.0, 3.0], [1e4, -1e4, 90.0], [-90.0, 88.0, -104.0]])
+INFINITE = mg.tensor([[0.0, -np.inf, 1.0], [np.inf, 2, 3], [-np.inf] * 3, [np.nan, 1, 2]])
+STEEP = {
+    name: Function(function)
+    for name, function in {
+        "log_softmax": lambda x: mg.log_softmax(x, 1),
+        "softmax": lambda x: mg.softmax(x, 0),
+        "logsumexp": lambda x: mg.logsumexp(x, 1),
+        "logsigmoid": mg.logsigmoid,
+        "softplus": mg.softplus,
+        "sigmoid": mg.sigmoid,
+        "erf": mg.erf,
+        "gelu": mg.gelu,
+        "silu": mg.silu,
+        "tanh": mg.tanh,
+        "norm": lambda x: mg.norm(x, axis=1),
+        "var": lambda x: x.var(1),
+    }.items()
+}
+
+
+@pytest.mark.parametrize("engine", ["both", "reference"])
+@pytest.mark.parametrize("example", [EXTREME, EXTREME.astype(mg.float64), INFINITE])
+@pytest.mark.parametrize("name", STEEP)
+def test_no_evaluator_is_taken_at_its_word_where_it_underflows(monkeypatch, name, example, engine):
+    if engine == "reference":
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    exported(STEEP[name], example)
+
+
+def test_a_difference_is_shown_and_nobody_blamed(monkeypatch):
+    pytest.importorskip("onnxruntime")
+    model, *_ = REFUSED["hidden write"]
+    message = (
+        r"computes 3 at index \(0, 0\), the model 1\. Either the model runs code that minigrad "
+        r"does not record .*, or the evaluator is inaccurate here: then pass verify=False"
+    )
+    for engine in ("onnxruntime", "ONNX's reference evaluator"):
+        with pytest.raises(ValueError, match=f"{engine} {message}"):
+            exported(model, mg.ones(2, 2) * 2.0)
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+
+def test_what_nothing_evaluates_cannot_be_verified(monkeypatch):
+    def broken(*arguments):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(mg.onnx, "_ENGINES", {"the one": broken, "the other": broken})
+    message = r"cannot be verified \(the one: out of order; the other: out of order\)"
+    with pytest.raises(ValueError, match=message):
+        exported(nn.ReLU(), mg.ones(2, 2))
+
+
 def test_without_verification_the_file_is_written_all_the_same():
     model, *_ = REFUSED["hidden write"]
     assert operators(exported(model, mg.ones(2, 2), verify=False)) == ["Mul", "Add"]
