@@ -8,7 +8,8 @@ one per sample.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -199,7 +200,7 @@ def default_collate(samples: list[Any]) -> Any:
     """A batch from a list of samples.
 
     Numbers, arrays and Tensors are stacked along a new first axis; tuples, lists and dicts keep
-    their form; strings stay a list.
+    their form, namedtuples and other mappings their type too; strings stay a list.
     Raises ValueError for samples of different shapes, TypeError for what cannot be stacked.
 
     >>> mg.data.default_collate([(1.0, "a"), (2.0, "b")])
@@ -207,19 +208,36 @@ def default_collate(samples: list[Any]) -> Any:
     """
     if _all(samples, str, bytes):
         return samples
-    if _all(samples, dict):
+    if _all(samples, Mapping):
         if any(set(sample) != set(samples[0]) for sample in samples):
             raise ValueError(f"DataLoader: the keys of the samples of one batch differ; {_WAY_OUT}")
-        return {key: default_collate([sample[key] for sample in samples]) for key in samples[0]}
+        batch = {key: default_collate([sample[key] for sample in samples]) for key in samples[0]}
+        return _of_type(samples[0], batch)
     if _all(samples, tuple, list):
         if len({len(sample) for sample in samples}) > 1:
             raise ValueError(f"DataLoader: the samples of one batch differ in length; {_WAY_OUT}")
         fields = [default_collate(list(field)) for field in zip(*samples, strict=False)]
-        return fields if isinstance(samples[0], list) else tuple(fields)
+        first = samples[0]
+        return fields if isinstance(first, list) else getattr(first, "_make", tuple)(fields)
     if _all(samples, Tensor, np.ndarray, np.generic, bool, int, float):
         return _stacked(samples)
     names = ", ".join(sorted({type(sample).__name__ for sample in samples}))
     raise TypeError(f"DataLoader: samples of the types {names} do not make one batch; {_WAY_OUT}")
+
+
+def _of_type(example: Mapping[Any, Any], batch: dict[Any, Any]) -> Mapping[Any, Any]:
+    """The batch as a mapping of the example's type, with what else that holds, if it can be."""
+    if type(example) is dict:
+        return batch
+    try:
+        if not isinstance(example, MutableMapping):
+            return type(example)(batch)  # type: ignore[call-arg]
+        result = copy(example)
+        for key, value in batch.items():
+            result[key] = value  # `update` of a Counter would add
+        return result
+    except TypeError:
+        return batch
 
 
 def _all(samples: list[Any], *kinds: type) -> bool:

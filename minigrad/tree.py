@@ -36,15 +36,14 @@ def _collect(tree: Any, leaves: list[Any]) -> Callable[[Any], Any]:
 
         def build_dict(values: Any) -> Any:
             result = copy(tree)  # of the same type, with what else it holds
-            result.update({key: branch(values) for key, branch in branches.items()})
+            for key, branch in branches.items():
+                result[key] = branch(values)  # `update` of a Counter would add
             return result
 
         return build_dict
     if isinstance(tree, (list, tuple)):
         items = [_collect(value, leaves) for value in tree]
-        kind = list if isinstance(tree, list) else tuple
-        if hasattr(tree, "_fields"):
-            return lambda values: type(tree)(*[item(values) for item in items])
+        kind = list if isinstance(tree, list) else getattr(tree, "_make", tuple)  # a namedtuple's
         return lambda values: kind(item(values) for item in items)
     leaves.append(tree)
     return next

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter, OrderedDict, UserDict, defaultdict, namedtuple
 from itertools import chain
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 
 import minigrad as mg
 from minigrad.data import DataLoader, Subset, TensorDataset, default_collate, random_split
+
+Pair = namedtuple("Pair", "first second")
 
 
 def numbers(n=10):
@@ -182,6 +186,34 @@ def test_default_collate():
     x = mg.ones(2, requires_grad=True)
     default_collate([x, x * 2]).sum().backward()
     assert x.grad.tolist() == [3.0, 3.0]
+
+
+class Sample(namedtuple("Sample", "image label")):
+    def __new__(cls, image):
+        return super().__new__(cls, image, {"a": Pair(int(image[0]), [int(image[0])])})
+
+
+class Named(dict):
+    name = "none"
+
+
+def test_default_collate_keeps_types():
+    samples = [Sample(np.full(2, i)) for i in range(2)]
+    for batch in (default_collate(samples), next(iter(DataLoader(samples, 2)))):
+        assert type(batch) is Sample and batch.image.tolist() == [[0, 0], [1, 1]]
+        pair = batch.label["a"]
+        assert type(pair) is Pair and type(pair.second) is list
+        assert pair.first.tolist() == pair.second[0].tolist() == [0, 1]
+    for kind in (OrderedDict, lambda x: defaultdict(int, x), UserDict, MappingProxyType, Counter):
+        first, second = kind({"b": 1, "a": 2}), kind({"b": 3, "a": 4})
+        batch = default_collate([first, second])
+        assert type(batch) is type(first) and list(batch) == ["b", "a"]
+        assert [batch["b"].tolist(), batch["a"].tolist()] == [[1, 3], [2, 4]]
+        assert dict(first) == {"b": 1, "a": 2}
+    assert default_collate([defaultdict(int, a=1)]).default_factory is int
+    named = Named(a=1)
+    named.name = "some"
+    assert default_collate([named, Named(a=2)]).name == "some"
 
 
 @pytest.mark.parametrize(

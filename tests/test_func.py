@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import weakref
-from collections import OrderedDict, namedtuple
+from collections import Counter, OrderedDict, defaultdict, namedtuple
 
 import numpy as np
 import pytest
@@ -98,6 +98,27 @@ def test_trees_in_and_out_and_the_structure_of_the_gradient():
     assert list(g) == ["w", "rest", "o"] and isinstance(g["rest"], list)
     for k, (leaf, slope) in enumerate(zip(flatten(tree)[0], flatten(g)[0], strict=True)):
         close(slope, 2 * (k + 1) * leaf.numpy())
+
+
+def test_namedtuples_and_dicts_of_any_kind_keep_their_type():
+    class Scaled(namedtuple("Scaled", "a b")):
+        def __new__(cls, a):
+            return super().__new__(cls, a, 2 * a)
+
+    tree = Scaled(array(2)), Counter(x=array(1)), defaultdict(list, y=array(1))
+    g = grad(lambda tree: (tree[0].a * tree[0].b).sum() + 3 * tree[1]["x"][0] + tree[2]["y"][0])(
+        tree
+    )
+    assert [type(branch) for branch in g] == [Scaled, Counter, defaultdict]
+    assert g[2].default_factory is list
+    close(g[0].a, tree[0].b.numpy())
+    close(g[0].b, tree[0].a.numpy())
+    assert [g[1]["x"].tolist(), g[2]["y"].tolist()] == [[3.0], [1.0]]
+    tree[0].a.requires_grad_()
+    out = checkpoint(lambda tree: (tree[0]._replace(a=tree[0].a * 2), tree[1]), tree)
+    assert [type(branch) for branch in out] == [Scaled, Counter]
+    close(out[0].a, 2 * tree[0].a.detach().numpy())
+    close(out[1]["x"], tree[1]["x"].numpy())
 
 
 def test_one_tensor_in_two_places_is_two_variables():
