@@ -37,6 +37,7 @@ cdef void share(npy_intp n, Part part, void* job) noexcept
 cdef npy_intp start_of(npy_intp part, npy_intp parts, npy_intp n) noexcept nogil
 cdef ndarray difference(str name, ndarray x, ndarray y)
 cdef void recycle(PyObject* array) noexcept
+cdef object call(object function, tuple arguments, dict options=*)
 cdef ndarray copied(ndarray array)
 cdef ndarray zeros_of(tuple shape, int typenum)
 cdef ndarray empty(int ndim, npy_intp* shape, int typenum)

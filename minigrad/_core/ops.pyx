@@ -29,7 +29,7 @@ from .kernels cimport (
     LOG1P, LOGSIGMOID, LOGSUM, MAX, MAXIMUM, MEAN, MIN, MINIMUM, MULTIPLY, NEGATIVE, NO_KERNEL,
     NOT_EQUAL, PROD, RECIPROCAL, RELU, RSQRT, SIGMOID, SIGN, SOFTPLUS, SQRT, SQUARE, SUBTRACT, SUM,
     TANH, VAR, WHERE)
-from .loops cimport Operand, contiguous, view_array
+from .loops cimport Operand, call, contiguous, view_array
 from .tensor cimport (Op, Tensor, binary, checked, install, record, record_view,
                       recording, repeated_axes, shape_of, to_tensor, unary, wrap)
 
@@ -132,7 +132,7 @@ def round(x, decimals=0):
         return unary(ROUND_, x)
     cdef Tensor tensor = to_tensor(x, "round")
     with np.errstate(all="ignore"):
-        return record(ROUND_, checked(np.round(tensor.array, decimals)), tensor)
+        return record(ROUND_, checked(call(np.round, (tensor.array, decimals))), tensor)
 
 
 cdef Op SQUARE_ = unary_op("square", SQUARE, np.square, lambda g, x: g * (2.0 * x))
@@ -692,7 +692,7 @@ def clip(x, min=None, max=None):
         return limited if max is None else where(limited > max, max, limited)
     typenum = PyArray_TYPE(tensor.array)
     if typenum != NPY_FLOAT and typenum != NPY_DOUBLE:
-        return wrap(checked(np.clip(tensor.array, min, max)))
+        return wrap(checked(call(np.clip, (tensor.array, min, max))))
     low = np.asarray(-math.inf if min is None else min, tensor.array.dtype)
     high = np.asarray(math.inf if max is None else max, tensor.array.dtype)
     view_array(&operands[0], tensor.array)
@@ -744,7 +744,7 @@ def logical_not(x):
     >>> mg.logical_not(mg.tensor([True, False]))
     tensor([False,  True])
     """
-    return wrap(checked(np.logical_not(to_tensor(x, "logical_not").array)))
+    return wrap(checked(call(np.logical_not, (to_tensor(x, "logical_not").array,))))
 
 
 # ================================================================================================ reductions
@@ -827,7 +827,7 @@ cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
     else:
         if op.opcode == LOGSUM or op.opcode == VAR or op.opcode == MEAN:
             return reduction(op, astype(tensor, np.float64), axis, keepdims, correction)
-        out = checked(op.fallback(tensor.array, axis=axes, keepdims=keepdims))
+        out = checked(call(op.fallback, (tensor.array,), {"axis": axes, "keepdims": keepdims}))
     return record(op, out, tensor, None, None, (axes, keepdims, correction, means))
 
 
@@ -984,7 +984,7 @@ def prod(x, axis=None, keepdims=False):
 cdef object others(x, out, tuple axis):
     """For each element the product of all others. Division does it unless there is a zero; then it is the
     product of all before, times that of all behind."""
-    if bool(np.all((<Tensor> x).array)):
+    if bool(call(np.all, ((<Tensor> x).array,))):
         return expand(out, x.shape, axis) / x
     order = tuple([d for d in range(x.ndim) if d not in axis]) + axis
     moved = permute_dims(x, order)
@@ -1042,7 +1042,7 @@ cdef object cumulated(Op op, x, axis, bint include_initial):
         raise ValueError(f"{op.name}: a tensor of {ndim} dimensions needs an axis")
     cdef int along = 0 if axis is None else one_axis(op.name, axis, ndim)
     if typenum != NPY_FLOAT and typenum != NPY_DOUBLE:
-        result = wrap(checked(op.fallback(tensor.array, axis=along)))
+        result = wrap(checked(call(op.fallback, (tensor.array,), {"axis": along})))
     else:
         array = contiguous(tensor.array)
         out = (loops.cumulate(None, array, along) if op is CUMULATIVE_SUM_
@@ -1378,7 +1378,7 @@ def getitem(x, index):
     if positions is not None and axis < PyArray_NDIM(tensor.array):
         out = loops.take_slices("x[index]", contiguous(tensor.array), positions, axis)
     else:
-        out = np.asarray(tensor.array[index])
+        out = np.asarray(call(np.ndarray.__getitem__, (tensor.array, index)))
     if tensor.requires and recording():
         index = own_index(index)            # the caller may write to its index arrays before backward
     return record(GETITEM_, out, tensor, None, None, (index,))
@@ -1447,15 +1447,15 @@ cdef void add_at(ndarray out, object index, ndarray addend) except *:
         if not isinstance(index, tuple):
             index = (index,)
         view = out[index if Ellipsis in index else index + (Ellipsis,)]
-        view += addend
+        call(np.add, (view, addend, view))
     elif (positions is not None and axis < PyArray_NDIM(out)
           and PyArray_TYPE(out) in (NPY_FLOAT, NPY_DOUBLE) and PyArray_TYPE(out) == PyArray_TYPE(addend)
           and shape_of(addend) == shape_of(out)[:axis] + shape_of(positions) + shape_of(out)[axis + 1:]):
         loops.add_slices("put", contiguous(addend), positions, axis, out)
     elif isinstance(index, np.ndarray) and index.dtype == bool:
-        out[index] += addend
+        out[index] = call(np.add, (call(np.ndarray.__getitem__, (out, index)), addend))
     else:
-        np.add.at(out, index, addend)
+        call(np.add.at, (out, index, addend))
 
 
 cdef void add_picked(ndarray whole, ndarray part, tuple attributes) except *:
@@ -1800,7 +1800,7 @@ cdef tuple pad_widths(pad_width, int ndim):
     if isinstance(pad_width, (bool, float, str)) or np.asarray(pad_width).dtype.kind not in "iu":
         raise TypeError(f"pad: pad_width must hold ints, got {pad_width!r}")
     try:
-        widths = np.broadcast_to(pad_width, (ndim, 2)).tolist()
+        widths = call(np.broadcast_to, (pad_width, (ndim, 2))).tolist()
     except ValueError:
         raise ValueError(f"pad: pad_width must be an int, a pair of ints, or one for each of {ndim} axes, "
                          f"got {pad_width!r}") from None
@@ -1957,7 +1957,7 @@ def matmul(x, y):
         product = matmul(reshape(a, (math.prod(a.shape[:-1]), a.shape[-1])), b)
         return reshape(product, a.shape[:-1] + b.shape[-1:])
     if a.array.dtype.kind != "f":
-        return wrap(checked(np.matmul(a.array, b.array)))
+        return wrap(checked(call(np.matmul, (a.array, b.array))))
     try:
         out = products.matmul(a.array, b.array)
     except ValueError:

@@ -9,6 +9,9 @@ Design note
    Where it may use several threads, only products that it would not divide are kept from it.
 3. A stack of products with one matrix in common is one product, if the stack is packed into rows or
    columns first: block by block, so that it stays in the second cache.
+4. A failed allocation is a MemoryError, with one exception that cannot be caught: OpenBLAS prints a message
+   and ends the process if it gets no memory for its own use. That is some 32 MB at its first large product,
+   which it keeps, and a few KB at each large product where it has threads (OPENBLAS_NUM_THREADS=1: none).
 """
 cimport numpy as cnp
 from cpython.ref cimport PyObject
@@ -16,7 +19,7 @@ from numpy cimport (NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_NBYTES, PyArr
                     PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport SUM
-from .loops cimport MAXDIMS, add_in_place, contiguous, empty, is_viewable, recycle, transfer
+from .loops cimport MAXDIMS, add_in_place, call, contiguous, empty, is_viewable, recycle, transfer
 from .reductions cimport reduce
 
 import os
@@ -33,8 +36,15 @@ cdef extern from "Python.h":
     PyThreadState* PyEval_SaveThread()
     void PyEval_RestoreThread(PyThreadState*)
 
-cdef extern from "numpy/arrayobject.h":
-    object PyArray_MatrixProduct2(object x, object y, ndarray out)
+cdef extern from *:
+    """
+    static PyObject* mg_matrix_product(PyObject* x, PyObject* y, PyObject* out) {
+        PyObject* product = PyArray_MatrixProduct2(x, y, (PyArrayObject*) out);
+        if (product == NULL && !PyErr_Occurred()) PyErr_NoMemory();     /* NumPy may forget to */
+        return product;
+    }
+    """
+    object matrix_product "mg_matrix_product"(object x, object y, object out)
 
 cdef extern from "matmul.h" nogil:
     ctypedef struct Matrix "mg_matrix":
@@ -105,7 +115,7 @@ cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
     shape[ndim - 1] = PyArray_DIMS(y)[m - 1]
     out = empty(ndim, shape, PyArray_TYPE(x))
     if ndim > 2:
-        return np.matmul(x, y, out)
+        return call(np.matmul, (x, y, out))
     multiply(x, y, None, bias, out)
     return out
 
@@ -136,7 +146,7 @@ cdef void multiply(ndarray x, ndarray y, ndarray panels, ndarray start, ndarray 
     if start is out:
         add_in_place(out, matmul(x, y))
         return
-    PyArray_MatrixProduct2(x, y, out)           # in 0.4 us, where np.matmul took 1.2
+    matrix_product(x, y, out)                   # in 0.4 us, where np.matmul took 1.2
     if start is not None:
         add_in_place(out, start)
 
@@ -186,9 +196,9 @@ cdef ndarray packed_matmul(ndarray x, ndarray y, tuple shape, ndarray bias):
     sizes[ndim - 2] = PyArray_DIMS(x)[PyArray_NDIM(x) - 2]
     out = empty(ndim, sizes, PyArray_TYPE(y))
     for i in range(0, n, block):
-        part = np.matmul(x, packed_block(y, i, min(n, i + block), shape, tile), out[i:i + block])
+        part = call(np.matmul, (x, packed_block(y, i, min(n, i + block), shape, tile), out[i:i + block]))
         if bias is not None:
-            np.add(part, bias, part)
+            call(np.add, (part, bias, part))
     recycle(<PyObject*> tile)
     return out
 

@@ -47,7 +47,7 @@ from .kernels cimport (
     ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
     NOT_EQUAL, SUBTRACT, call_kernel)
 from .loops cimport (
-    Operand, add_in_place, blend, contiguous, copied, elements, elementwise, empty, recycle, view_array,
+    Operand, add_in_place, blend, call, contiguous, copied, elements, elementwise, empty, recycle, view_array,
     zeros_of)
 
 import weakref
@@ -534,20 +534,21 @@ cdef object numpy_error(str name, error):
 cdef ndarray call_numpy(Op op, object x, object y):
     """What the kernels do not do (integers, booleans, rare functions) NumPy's ufunc does."""
     cdef ndarray target
+    cdef tuple operands = (x,) if y is None else (x, y)
     if op.fallback is None:
         raise TypeError(f"{op.name}: dtype {x.dtype} is not supported")
     with np.errstate(all="ignore"):
         if (isinstance(x, np.ndarray) and x.dtype.kind == "f"
                 and (y is None or is_number(y) or isinstance(y, np.ndarray) and alike(x, y))):
             target = empty(PyArray_NDIM(x), PyArray_DIMS(x), PyArray_TYPE(x))   # recycled, if there is one
-            return op.fallback(x, out=target) if y is None else op.fallback(x, y, out=target)
+            return call(op.fallback, operands, {"out": target})
         try:
-            out = np.asarray(op.fallback(x) if y is None else op.fallback(x, y))
+            out = np.asarray(call(op.fallback, operands))
         except (TypeError, ValueError) as error:
             raise numpy_error(op.name, error) from None
         if out.dtype == np.float16:         # which NumPy makes of bool: too coarse, and no dtype of ours
             x = x.astype(np.float32)
-            out = np.asarray(op.fallback(x) if y is None else op.fallback(x, y))
+            out = np.asarray(call(op.fallback, (x,) if y is None else (x, y)))
         elif out.dtype == np.int8:
             out = out.astype(np.int64)
     return checked(out)
@@ -1763,7 +1764,7 @@ cdef class Tensor:
     def __matmul__(self, other): return functions["matmul"](self, other)
     def __rmatmul__(self, other): return functions["matmul"](other, self)
     def __imatmul__(self, other): return in_place("matmul", self, other)
-    def __invert__(self): return wrap(checked(np.bitwise_not(self.array)))
+    def __invert__(self): return wrap(checked(call(np.bitwise_not, (self.array,))))
     def __and__(self, other): return bitwise(np.bitwise_and, self, other)
     def __rand__(self, other): return bitwise(np.bitwise_and, other, self)
     def __or__(self, other): return bitwise(np.bitwise_or, self, other)

@@ -1,0 +1,182 @@
+"""A failed allocation ends as MemoryError: no crash, no other error, every gradient as it was.
+
+Each group of operations runs in a process of its own, once for each of its allocations, which
+fails. What runs through much Python is left out, as CPython 3.11 itself crashes where it gets no
+memory for the iterator of a dict's items.
+"""
+
+import faulthandler
+import gc
+import operator
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import nn
+
+inject = pytest.importorskip("_testcapi", reason="CPython's own test module makes memory fail")
+
+
+def leaf(*shape, dtype="float32"):
+    return mg.tensor(np.linspace(0.1, 0.9, int(np.prod(shape))).reshape(shape), dtype, True)
+
+
+def each_op(*operands):
+    x, y, square = operands
+    return lambda: (
+        [x + y, x * y[:, :1], x / 2, x**2, mg.exp(x), mg.gelu(x), mg.clip(x, 0.2, 0.7), -x],
+        [x.sum(), x.mean(1), x.var(0), x.prod(), x.max(1), mg.logsumexp(x, 1), mg.softmax(x, 1)],
+        [mg.where(x > y, x, y), mg.maximum(x, y), x.cumulative_sum(1), mg.norm(x)],
+        [x @ y.T, square @ square, mg.einsum("ij,kj->ik", x, y), mg.tensordot(x, y, 2)],
+    )
+
+
+def shapes(*operands):
+    x, y, _ = operands
+    rows = mg.tensor([0, 2, 1])
+    return lambda: (
+        [mg.concat([x, y, x]), mg.stack([x, y, x]), mg.split(x, 2), mg.unstack(x)],
+        [x[1], x[::-1, ..., None], x[rows], x[x > 0.5], mg.take(x, rows, axis=0), mg.pad(x, 1)],
+        [x.reshape(-1), x.T, mg.flip(x, 0), mg.sort(x), ~(x > 0.5)],
+        [mg.broadcast_to(x[0], (3, 4)), mg.squeeze(x[:1]), mg.topk(x, 2)],
+    )
+
+
+def backward(x, y, square):
+    def run():
+        z = mg.concat([x * y, x + y[:1], mg.tanh(x)])
+        (z[1:, ::2].sum() + (z @ x.T).var() + mg.stack(mg.unstack(x)).mean()).backward()
+
+    return run
+
+
+def hooks(x, y, square):
+    x.register_hook(lambda g: g + 1)
+
+    def run():
+        z = x * y
+        z.retain_grad()
+        z.register_hook(lambda g: g * 2)
+        z.sum().backward()
+
+    return run
+
+
+def grad(x, y, square):
+    def run():
+        (g,) = mg.autograd.grad((x**3 * y).sum(), [x], create_graph=True)
+        return mg.autograd.grad((g * g).sum(), [x, y])
+
+    return run
+
+
+def func(x, y, square):
+    def f(x, y):
+        return (x * mg.sin(y)).sum()
+
+    return lambda: (mg.func.grad(f, (0, 1))(x, y), mg.func.jvp(f, (x, y), (y, x)))
+
+
+def network(x, y, square):
+    net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 2)).eval()
+    target = mg.tensor([0, 1, 1])
+    return lambda: nn.functional.cross_entropy(net(x), target).backward()
+
+
+def convolution(x, y, square):
+    image, kernel, bias = leaf(2, 1, 5, 5), leaf(2, 1, 2, 2), leaf(2)
+    F = nn.functional
+    return lambda: mg.autograd.grad(
+        F.max_pool2d(F.conv2d(image, kernel, bias), 2).sum(), [image, kernel, bias]
+    )
+
+
+def recurrent(x, y, square):
+    net, steps = nn.LSTM(4, 3), x.detach()[:, None]
+    return lambda: mg.autograd.grad(net(steps)[0].sum(), list(net.parameters()))
+
+
+def optimisers(x, y, square):
+    parameter = mg.tensor([1.0, 2.0], requires_grad=True)
+    parameter.grad = mg.ones(2)
+    names = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Lion")
+    return lambda: [getattr(mg.optim, name)([parameter], 0.1).step() for name in names]
+
+
+def in_place(x, y, square):
+    z = x.detach().clone()
+
+    def run():
+        z[1:] = 2.0
+        z[mg.tensor([0, 2])] = y.detach()[:2]
+        z.fill_(1.0).zero_().copy_(y.detach())
+        mg.tensor([[1, 2.5], [3, 4]]).tolist()
+        return repr(z)
+
+    return run
+
+
+def products(x, y, square):
+    whole = mg.tensor(np.arange(16).reshape(4, 4))
+    stack = mg.stack([square] * 3)
+    return lambda: (
+        [square @ square, square.T @ square, square[::2] @ square, x @ y.T, stack @ stack.mT],
+        [whole @ whole, whole // whole, whole**2, square[0] @ square, square @ x[0]],
+        [mg.put(x[0], ([0, 0, 1, 2],), (3,)), mg.outer(x[0], y[0]), stack @ square],
+    )
+
+
+OPERATIONS = [
+    each_op, shapes, backward, hooks, grad, func, network, convolution, recurrent, optimisers,
+    in_place, products,
+]  # fmt: skip
+
+
+def torment(name):
+    """Let each allocation of an operation fail, one by one."""
+    faulthandler.enable()
+    operands = leaf(3, 4), leaf(3, 4), leaf(4, 4)
+    run = globals()[name](*operands)
+    for _ in range(3):  # what is made once and kept
+        run()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    references = list(map(sys.getrefcount, operands))
+    start = failed = survived = 0
+    while survived < 3:  # what was freed by a failure may spare the next run an allocation
+        for i in range(3):
+            operands[i].grad = mg.ones(*operands[i].shape)
+        start, survived = start + 1, survived + 1
+        inject.set_nomemory(start, start + 1)
+        try:
+            run()
+        except MemoryError:
+            survived, failed = 0, failed + 1
+        finally:
+            inject.remove_mem_hooks()
+        if not survived:
+            assert all((x.grad.numpy() == 1).all() for x in operands), start
+        gc.collect()
+        now = list(map(sys.getrefcount, operands))
+        # CPython leaks the arguments of a call whose frame it cannot allocate, so more is no fault.
+        assert all(map(operator.ge, now, references)), (start, now, references)
+    print(failed)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+def test_a_failed_allocation_is_a_memory_error(operation):
+    command = [sys.executable, __file__, operation.__name__]
+    path = {"PYTHONPATH": str(Path(mg.__file__).parents[1])}
+    child = subprocess.run(command, env=os.environ | path, capture_output=True, text=True)
+    assert child.returncode == 0, child.stderr
+    assert int(child.stdout) > 5  # that many allocations failed
+
+
+if __name__ == "__main__":
+    torment(sys.argv[1])
