@@ -24,6 +24,7 @@ from ._core.ops import (
     reshape,
     sum,
     sum_product,
+    whole,
 )
 from ._core.tensor import Tensor, attach_methods, to_tensor
 from ._core.types import TensorLike
@@ -67,6 +68,7 @@ def vecdot(x: Tensor, y: TensorLike, axis: int = -1) -> Tensor:
     """
     x, y = to_tensor(x, "vecdot"), to_tensor(y, "vecdot")
     fewest = x.ndim if x.ndim < y.ndim else y.ndim
+    axis = whole("vecdot: axis", axis)
     along = one_axis("vecdot", axis, fewest) - fewest
     if axis >= 0 or x.shape[along] != y.shape[along]:
         raise ValueError(
@@ -92,10 +94,11 @@ def tensordot(
     x, y = to_tensor(x, "tensordot"), to_tensor(y, "tensordot")
     if isinstance(axes, (tuple, list)) and len(axes) == 2:
         pairs = [np.atleast_1d(a).tolist() for a in axes]
-    elif type(axes) is int and axes >= 0:
-        pairs = [list(range(-axes, 0)), list(range(axes))]
     else:
-        raise TypeError(f"tensordot: axes must be an int of 0 or more, or a pair, got {axes!r}")
+        count = whole("tensordot: axes", axes)
+        if count < 0:
+            raise ValueError(f"tensordot: axes must be an int of 0 or more, or a pair, got {axes}")
+        pairs = [list(range(-count, 0)), list(range(count))]
     for tensor, named in zip((x, y), pairs, strict=True):
         reduced_axes("tensordot", tuple(named), tensor.ndim)
     sizes = [[t.shape[a] for a in named] for t, named in zip((x, y), pairs, strict=True)]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from ._core.ops import whole
 from ._core.tensor import DTYPES, Tensor, get_default_dtype, to_tensor
 from ._core.types import Shape
 
@@ -325,4 +326,4 @@ def randperm(n: int) -> Tensor:
     >>> sorted(mg.randperm(4).tolist())
     [0, 1, 2, 3]
     """
-    return Tensor(generator().permutation(n))
+    return Tensor(generator().permutation(whole("randperm: n", n)))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ._core.ops import whole
 from ._core.tensor import Tensor
 from .creation import asarray, generator, tensor
 from .functions import stack
@@ -189,11 +190,10 @@ class DataLoader:
 
 
 def _integer(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"DataLoader: {name} must be an int, got {value!r}")
-    if value < least:
-        raise ValueError(f"DataLoader: {name} must be at least {least}, got {value}")
-    return int(value)
+    number = whole(f"DataLoader: {name}", value)
+    if number < least:
+        raise ValueError(f"DataLoader: {name} must be at least {least}, got {number}")
+    return number
 
 
 def default_collate(samples: list[Any]) -> Any:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ._core.ops import reshape, zeros_like
+from ._core.ops import reshape, whole, zeros_like
 from ._core.tensor import (
     Tensor,
     count_nodes,
@@ -132,8 +132,12 @@ def _gradients(
 def _positions(caller: str, argnums: ArgNums, count: int) -> list[int]:
     chosen = argnums if isinstance(argnums, tuple) else (argnums,)
     for i in chosen:
-        if isinstance(i, bool) or not isinstance(i, (int, np.integer)):
-            raise TypeError(f"{caller}: argnums must be an int or a tuple of ints, got {argnums!r}")
+        try:
+            i = whole("argnums", i)
+        except TypeError:
+            raise TypeError(
+                f"{caller}: argnums must be an int or a tuple of ints, got {argnums!r}"
+            ) from None
         if not -count <= i < count:
             raise ValueError(
                 f"{caller}: argnums={argnums}, but the function was called with {count} positional "

@@ -37,6 +37,7 @@ from ._core.ops import (
     take_along_axis,
     var,
     where,
+    whole,
 )
 from ._core.tensor import Tensor, attach_methods, to_tensor
 from ._core.types import Axis, Shape, TensorLike
@@ -355,7 +356,7 @@ def triu(x: Tensor, k: int = 0) -> Tensor:
 
 
 def _triangle(x: Tensor, k: int, name: str, lower: bool) -> Tensor:
-    x = to_tensor(x, name)
+    x, k = to_tensor(x, name), whole(f"{name}: k", k)
     if x.ndim < 2:
         raise ValueError(f"{name}: expected two or more dimensions, got shape {x.shape}")
     below = np.tri(x.shape[-2], x.shape[-1], k if lower else k - 1, dtype=bool)
@@ -412,8 +413,7 @@ def topk(
     x = to_tensor(x, "topk")
     axis = one_axis("topk", axis, x.ndim)
     n = x.shape[axis]
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)):
-        raise TypeError(f"topk: k must be an int, got {k!r}")
+    k = whole("topk: k", k)
     if not 0 <= k <= n:
         raise ValueError(f"topk: k must be from 0 to {n}, the size of axis {axis}, got {k}")
     chosen = slice(n - k, n) if largest else slice(k)

@@ -26,6 +26,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import nn
+from ._core.ops import whole
 from ._core.tensor import Tensor, observe, primitives
 from .autograd import enable_grad
 from .creation import tensor
@@ -88,8 +89,7 @@ def export(
         raise TypeError(f"onnx.export: expected a Module, got {type(model).__name__}")
     newest = onnx.defs.onnx_opset_version()
     for name, value in (("opset", opset), ("batch_axis", batch_axis)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"onnx.export: {name} must be an int, got {value!r}")
+        whole(f"onnx.export: {name}", value)
     if not _OLDEST <= opset <= newest:
         raise ValueError(f"onnx.export: opset must be {_OLDEST} to {newest}, got {opset}")
     examples = example if isinstance(example, (tuple, list)) else (example,)

@@ -185,6 +185,31 @@ def test_starts_uniform_within_one_over_the_root_of_the_fan():
             assert 0.97 < np.abs(values).max() * math.sqrt(fan) <= 1 + 1e-6
 
 
+@pytest.mark.parametrize(
+    "n", [np.int64(2), np.uint8(2), np.array(2), (2,), [np.int32(2)]], ids=repr
+)
+def test_sizes_are_whatever_acts_as_an_integer_or_one_in_a_tuple(n):
+    two = n[0] if isinstance(n, (tuple, list)) else n
+    x = mg.randn(1, 4, 7, 8)
+    layer = nn.Conv2d(4, two, n, n, n, n, two)
+    assert layer.weight.shape == (2, 2, 2, 2) and layer.padding == layer.stride == (2, 2)
+    assert "np." not in repr(layer) and type(layer.groups) is int
+    y = functional.conv2d(x, layer.weight, layer.bias, n, n, n, two)
+    assert y.shape == layer(x).shape == nn.Conv2d(4, 2, 2, 2, 2, 2, 2)(x).shape
+    layer = nn.ConvTranspose2d(4, two, n, n, n, dilation=n, output_padding=1)
+    assert layer(x).shape == nn.ConvTranspose2d(4, 2, 2, 2, 2, 1, dilation=2)(x).shape
+    assert functional.pad(x, (two, two)).shape == (1, 4, 7, 12)
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(3, 4, 3, 2)], ids=repr)
+def test_an_empty_batch(layer):
+    x = mg.zeros(0, 3, 6, 6, requires_grad=True)
+    y = layer(x)
+    assert y.shape == (0, *layer(mg.zeros(1, 3, 6, 6)).shape[1:])
+    y.sum().backward()
+    assert x.grad.shape == x.shape and not layer.weight.grad.numpy().any()
+
+
 def test_repr_says_what_differs_from_the_defaults():
     assert (
         repr(nn.Conv2d(1, 2, 3)) == "Conv2d(1, 2, kernel_size=(3, 3), stride=(1, 1))  20 parameters"

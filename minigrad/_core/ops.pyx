@@ -34,6 +34,7 @@ from .tensor cimport (Op, Tensor, binary, checked, install, record, record_view,
                       recording, repeated_axes, shape_of, to_tensor, unary, wrap)
 
 import math
+from operator import index as index_of
 
 import numpy as np
 
@@ -128,7 +129,7 @@ def round(x, decimals=0):
     >>> mg.round(mg.tensor([0.5, 1.5, 2.25]))
     tensor([0., 2., 2.])
     """
-    if whole("round", "decimals", decimals) == 0:
+    if whole("round: decimals", decimals) == 0:
         return unary(ROUND_, x)
     cdef Tensor tensor = to_tensor(x, "round")
     with np.errstate(all="ignore"):
@@ -769,16 +770,15 @@ cpdef tuple reduced_axes(str name, axis, int ndim):
         return (axis % ndim,)
     if type(axis) is tuple and ascending(axis, ndim):
         return axis
-    if isinstance(axis, (bool, str, float)) or not isinstance(axis, (int, tuple, list, np.integer)):
-        raise TypeError(f"{name}: axis must be an int, a tuple of ints or None, got {axis!r}")
     axes = []
-    for a in (axis if isinstance(axis, (tuple, list)) else (axis,)):
-        if isinstance(a, (bool, float, str)):
+    for given in (axis if isinstance(axis, (tuple, list)) else (axis,)):
+        a = integer(given)
+        if a is None:
             raise TypeError(f"{name}: axis must be an int, a tuple of ints or None, got {axis!r}")
         if not -ndim <= a < ndim:
             raise np.exceptions.AxisError(f"{name}: axis {a} is out of bounds for a tensor of "
                                           f"{ndim} dimensions")
-        axes.append(int(a) % ndim)
+        axes.append(a % ndim)
     if len(set(axes)) != len(axes):
         raise ValueError(f"{name}: an axis stands twice in {axis}")
     return tuple(sorted(axes))
@@ -791,10 +791,25 @@ cpdef int one_axis(str name, axis, int ndim) except -1:
     return reduced_axes(name, axis, ndim)[0]
 
 
-cdef object whole(str name, str what, value):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}: {what} must be an int, got {value!r}")
-    return int(value)
+cdef object integer(value):
+    """`value` as an int if it acts as one (it has `__index__`, as NumPy's integers have) and is not a bool;
+    else None."""
+    if type(value) is int:
+        return value
+    if isinstance(value, bool):
+        return None
+    try:
+        return index_of(value)
+    except TypeError:
+        return None
+
+
+cpdef object whole(str what, value):
+    """`value` as an int; raises TypeError if it does not act as one."""
+    number = integer(value)
+    if number is None:
+        raise TypeError(f"{what} must be an int, got {value!r}")
+    return number
 
 
 cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
@@ -1161,7 +1176,8 @@ def reshape(x, *shape):
     target = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
     try:
         if not cnp.PyArray_IS_C_CONTIGUOUS(array) and PyArray_SIZE(array):
-            array = array if loops.is_viewable(array, tuple(target)) else contiguous(array)
+            sizes = tuple([index_of(n) for n in target])
+            array = array if loops.is_viewable(array, sizes) else contiguous(array)
         out = array.reshape(target)
     except (ValueError, TypeError):
         raise type_or_value(target)(f"reshape: a tensor of shape {tensor.shape} ({tensor.size} elements) "
@@ -1172,7 +1188,7 @@ def reshape(x, *shape):
 
 
 cdef object type_or_value(target):
-    return ValueError if all([isinstance(n, (int, np.integer)) for n in target]) else TypeError
+    return ValueError if all([integer(n) is not None for n in target]) else TypeError
 
 
 cdef Op PERMUTE_DIMS_ = register("permute_dims", NO_KERNEL, None,
@@ -1189,7 +1205,7 @@ def permute_dims(x, axes):
         raise TypeError(f"permute_dims: axes must be a tuple of ints, got {axes!r}")
     if reduced_axes("permute_dims", tuple(axes), ndim) != ALL_AXES[ndim]:
         raise ValueError(f"permute_dims: axes {tuple(axes)} must name each of the {ndim} dimensions once")
-    axes = tuple([a % ndim for a in axes])
+    axes = tuple([index_of(a) % ndim for a in axes])
     return record_view(PERMUTE_DIMS_, tensor.array.transpose(axes), tensor, (axes,))
 
 
@@ -1220,7 +1236,7 @@ def broadcast_to(x, shape):
         raise ValueError(f"broadcast_to: a tensor has at most 64 dimensions, not {ndim}")
     for d in range(ndim):
         if type(shape[d]) is not int or shape[d] < 0:
-            sizes_of(shape, "broadcast_to")
+            shape = sizes_of(shape, "broadcast_to")
         sizes[d] = shape[d]
         strides[d] = 0
         if d >= extra >= 0:
@@ -1235,13 +1251,12 @@ def broadcast_to(x, shape):
 
 cpdef tuple sizes_of(shape, str name):
     """A shape given as an int or a sequence of ints, as a tuple; anything else raises."""
-    sizes = (shape,) if isinstance(shape, (int, np.integer)) else shape
-    if (not isinstance(sizes, (tuple, list))
-            or not all([isinstance(n, (int, np.integer)) and n is not True for n in sizes])):
+    sizes = tuple([integer(n) for n in (shape if isinstance(shape, (tuple, list)) else (shape,))])
+    if None in sizes:
         raise TypeError(f"{name}: a shape is an int or a tuple of ints, got {shape!r}")
     if any([n < 0 for n in sizes]):
         raise ValueError(f"{name}: a size cannot be negative, got {shape!r}")
-    return tuple([int(n) for n in sizes])
+    return sizes
 
 
 cdef ndarray strided_view(ndarray base, int ndim, npy_intp* sizes, npy_intp* strides, int flags=0):
@@ -1270,7 +1285,7 @@ def roll(x, shift, axis=None):
     if len(shifts) != len(axes):
         raise ValueError(f"roll: shift {shift} and axis {axis} differ in length")
     axes = tuple([one_axis("roll", a, PyArray_NDIM(tensor.array)) for a in axes])
-    shifts = tuple([whole("roll", "shift", n) for n in shifts])
+    shifts = tuple([whole("roll: shift", n) for n in shifts])
     return record(ROLL_, np.roll(tensor.array, shifts, axes), tensor, None, None, (shifts, axes))
 
 
@@ -1323,8 +1338,9 @@ def diagonal(x, offset=0, axis1=0, axis2=1):
     first, second = one_axis("diagonal", axis1, ndim), one_axis("diagonal", axis2, ndim)
     if first == second:
         raise ValueError(f"diagonal: axis1 and axis2 are both {first}")
-    out = tensor.array.diagonal(whole("diagonal", "offset", offset), first, second)
-    return record_view(DIAGONAL_, out, tensor, (int(offset), first, second))
+    offset = whole("diagonal: offset", offset)
+    out = tensor.array.diagonal(offset, first, second)
+    return record_view(DIAGONAL_, out, tensor, (offset, first, second))
 
 
 cdef object onto_diagonal(g, tuple shape, offset, int axis1, int axis2):
@@ -1708,14 +1724,14 @@ def fold(x, shape, stride=1, dilation=1):
 
 cdef tuple per_axis(str name, str what, value, int k, int least):
     """An option for each of k axes (any number of them if k is 0) from an int or a tuple of ints."""
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        value = (int(value),) * (k or 1)
-    elif not isinstance(value, (tuple, list)) or not all([type(n) is int for n in value]):
+    given = value if isinstance(value, (tuple, list)) else (value,) * (k or 1)
+    numbers = tuple([integer(n) for n in given])
+    if None in numbers:
         raise TypeError(f"{name}: {what} must be an int or a tuple of ints, got {value!r}")
-    if not value or len(value) != (k or len(value)) or min_of(value) < least:
+    if not numbers or len(numbers) != (k or len(numbers)) or min_of(numbers) < least:
         raise ValueError(f"{name}: {what} must be an int or {k or 'some'} ints of at least {least}, got "
                          f"{value!r}")
-    return tuple(value)
+    return numbers
 
 
 cdef object min_of(sequence):               # `min` is the reduction here

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from .. import functions
 from .._core import ops
-from .._core.ops import clip, expm1, logsigmoid, reshape, sigmoid, tanh, where
+from .._core.ops import clip, expm1, logsigmoid, reshape, sigmoid, tanh, where, whole
 from .._core.tensor import Tensor, to_tensor
 from ..creation import full, zeros
 from .module import Module, Parameter, number, positive
@@ -270,6 +270,7 @@ def glu(x: Tensor, dim: int = -1) -> Tensor:
     tensor([1.5, 4. ])
     """
     x = to_tensor(x, "glu")
+    dim = whole("glu: dim", dim)
     size = x.shape[dim] if -x.ndim <= dim < x.ndim else 1
     if size % 2:
         raise ValueError(f"glu: dimension {dim} of shape {x.shape} cannot be halved")

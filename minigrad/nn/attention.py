@@ -67,10 +67,10 @@ class MultiheadAttention(Module):
         super().__init__()
         name = "MultiheadAttention"
         self.embed_dim = e = positive(embed_dim, f"{name}: embed_dim")
-        self.num_heads = positive(num_heads, f"{name}: num_heads")
+        self.num_heads = num_heads = positive(num_heads, f"{name}: num_heads")
         self.kdim = e if kdim is None else positive(kdim, f"{name}: kdim")
         self.vdim = e if vdim is None else positive(vdim, f"{name}: vdim")
-        if embed_dim % num_heads:
+        if e % num_heads:
             raise ValueError(f"{name}: embed_dim {embed_dim} is no multiple of {num_heads} heads")
         functional.check_probability(dropout)
         self.dropout = dropout

@@ -10,7 +10,16 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from .._core.ops import fold, getitem, packed_matmul, pad as pad_axes, permute_dims, reshape, unfold
+from .._core.ops import (
+    fold,
+    getitem,
+    packed_matmul,
+    pad as pad_axes,
+    permute_dims,
+    reshape,
+    unfold,
+    whole,
+)
 from .._core.tensor import Tensor, to_tensor
 from .._core.types import Shape
 from ..creation import empty
@@ -26,12 +35,16 @@ def per_axis(value: Shape, axes: int, what: str, least: int = 1) -> tuple[int, .
     >>> mg.nn.conv.per_axis(3, 2, "conv2d: stride")
     (3, 3)
     """
-    values = value if isinstance(value, (tuple, list)) else (value,) * axes
-    if any(isinstance(n, bool) or not isinstance(n, int) for n in values):
-        raise TypeError(f"{what} must be an int or a tuple of {axes} ints, got {value!r}")
+    given = value if isinstance(value, (tuple, list)) else (value,)
+    try:
+        values = tuple(whole(what, n) for n in given)
+    except TypeError:
+        raise TypeError(f"{what} must be an int or a tuple of {axes} ints, got {value!r}") from None
+    if len(values) == 1:
+        values *= axes
     if len(values) != axes or min(values) < least:
         raise ValueError(f"{what} must be an int or {axes} ints of at least {least}, got {value!r}")
-    return tuple(values)
+    return values
 
 
 def _padding(name: str, padding: Shape | str, *options: tuple[int, ...]) -> Pairs:
@@ -59,8 +72,10 @@ def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float = 0)
     tensor([9., 1., 2.])
     """
     x = to_tensor(x, "pad")
-    if any(isinstance(n, bool) or not isinstance(n, int) for n in pad):
-        raise TypeError(f"pad: expected ints, got {pad!r}")
+    try:
+        pad = [whole("pad", n) for n in pad]
+    except TypeError:
+        raise TypeError(f"pad: expected ints, got {pad!r}") from None
     if len(pad) % 2 or len(pad) > 2 * x.ndim:
         raise ValueError(f"pad: expected pairs for up to {x.ndim} axes, got {tuple(pad)}")
     none = ((0, 0),) * (x.ndim - len(pad) // 2)
@@ -190,13 +205,14 @@ def _weight(name: str, weight: Tensor, axes: int, groups: int) -> Tensor:
     weight = to_tensor(weight, name)
     if weight.ndim != axes + 2 or 0 in weight.shape[2:]:
         raise ValueError(f"{name}: expected a weight of {axes + 2} dimensions, got {weight.shape}")
-    if weight.shape[0] % positive(groups, f"{name}: groups"):
+    if weight.shape[0] % groups:
         raise ValueError(f"{name}: groups={groups} do not divide {weight.shape[0]} channels")
     return weight
 
 
 def _conv(axes: int, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
     name, (stride, padding, dilation, groups) = f"conv{axes}d", options
+    groups = positive(groups, f"{name}: groups")
     weight = _weight(name, weight, axes, groups)
     stride = per_axis(stride, axes, f"{name}: stride")
     dilation = per_axis(dilation, axes, f"{name}: dilation")
@@ -245,6 +261,7 @@ def conv2d(
 
 def _conv_transpose(axes: int, x: Tensor, weight: Tensor, bias: Any, *options: Any) -> Tensor:
     name, (stride, padding, output_padding, groups, dilation) = f"conv_transpose{axes}d", options
+    groups = positive(groups, f"{name}: groups")
     checked = (
         per_axis(stride, axes, f"{name}: stride"),
         per_axis(padding, axes, f"{name}: padding", 0),
@@ -317,9 +334,9 @@ class _Conv(Module):
     ) -> None:
         super().__init__()
         name, axes = type(self).__name__, self._axes
-        self.in_channels = positive(in_channels, f"{name}: in_channels")
-        self.out_channels = positive(out_channels, f"{name}: out_channels")
-        self.groups = positive(groups, f"{name}: groups")
+        self.in_channels = in_channels = positive(in_channels, f"{name}: in_channels")
+        self.out_channels = out_channels = positive(out_channels, f"{name}: out_channels")
+        self.groups = groups = positive(groups, f"{name}: groups")
         if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"{name}: groups={groups} must divide in_channels={in_channels} and "

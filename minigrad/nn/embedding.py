@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
+from .._core.ops import whole
 from .._core.tensor import Tensor, to_tensor
 from ..creation import empty
 from . import functional, init
@@ -38,16 +37,15 @@ class Embedding(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        self.num_embeddings = positive(num_embeddings, "Embedding: num_embeddings")
-        self.embedding_dim = positive(embedding_dim, "Embedding: embedding_dim")
+        self.num_embeddings = num_embeddings = positive(num_embeddings, "Embedding: num_embeddings")
+        self.embedding_dim = embedding_dim = positive(embedding_dim, "Embedding: embedding_dim")
         if padding_idx is not None:
-            if isinstance(padding_idx, bool) or not isinstance(padding_idx, (int, np.integer)):
-                raise TypeError(f"Embedding: padding_idx must be an int, got {padding_idx!r}")
+            padding_idx = whole("Embedding: padding_idx", padding_idx)
             if not -num_embeddings <= padding_idx < num_embeddings:
                 raise ValueError(
                     f"Embedding: padding_idx {padding_idx} is no row of {num_embeddings}"
                 )
-            padding_idx = int(padding_idx) % num_embeddings
+            padding_idx = padding_idx % num_embeddings
         for value, option in ((max_norm, "max_norm"), (norm_type, "norm_type")):
             if value is not None and not number(value, f"Embedding: {option}") > 0:
                 raise ValueError(f"Embedding: {option} must be positive, got {value}")

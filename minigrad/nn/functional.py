@@ -30,6 +30,7 @@ from .._core.ops import (
     take_along_axis,
     tanh as tanh,
     where,
+    whole,
 )
 from .._core.tensor import Tensor, move_statistics, to_tensor
 from ..functions import moveaxis, norm
@@ -289,7 +290,8 @@ def group_norm(
     if x.ndim < 2:
         raise ValueError(f"group_norm: expected a tensor of shape (N, C, ...), got {x.shape}")
     batch, channels = x.shape[:2]
-    if channels % positive(num_groups, "group_norm: num_groups"):
+    num_groups = positive(num_groups, "group_norm: num_groups")
+    if channels % num_groups:
         raise ValueError(
             f"group_norm: {channels} channels cannot be split into {num_groups} groups"
         )
@@ -543,6 +545,7 @@ def one_hot(target: Tensor, num_classes: int = -1) -> Tensor:
         if labels.size == 0:
             raise ValueError("one_hot: give num_classes, an empty target does not tell it")
         num_classes = int(labels.max()) + 1
+    num_classes = whole("one_hot: num_classes", num_classes)
     nothing_ignored = np.iinfo(np.int64).min
     count_classes("one_hot", labels.astype(np.int64).reshape(-1), num_classes, nothing_ignored)
     return Tensor(np.equal(labels[..., None], np.arange(num_classes)).astype(np.int64))

@@ -137,8 +137,8 @@ class GroupNorm(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        self.num_groups = positive(num_groups, "GroupNorm: num_groups")
-        self.num_channels = positive(num_channels, "GroupNorm: num_channels")
+        self.num_groups = num_groups = positive(num_groups, "GroupNorm: num_groups")
+        self.num_channels = num_channels = positive(num_channels, "GroupNorm: num_channels")
         if num_channels % num_groups:
             raise ValueError(
                 f"GroupNorm: num_channels {num_channels} cannot be split into {num_groups} groups"

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from .._core.ops import whole
 from .._core.tensor import RemovableHandle, Tensor
 from ..creation import asarray
 
@@ -596,11 +597,10 @@ def positive(value: Any, name: str) -> int:
     >>> positive(3, "Linear: in_features")
     3
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be positive, got {value}")
-    return int(value)
+    size = whole(name, value)
+    if size < 1:
+        raise ValueError(f"{name} must be positive, got {size}")
+    return size
 
 
 def flag(value: Any, name: str) -> bool:

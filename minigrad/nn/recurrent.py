@@ -35,6 +35,7 @@ from .._core.ops import (
     reshape,
     sigmoid,
     tanh,
+    whole,
 )
 from .._core.recurrent import lstm_backward, lstm_forward
 from .._core.tensor import Tensor, is_grad_enabled, run_graph, to_tensor
@@ -218,9 +219,9 @@ class _Sequence(_Kind):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        self.input_size = positive(input_size, f"{name}: input_size")
-        self.hidden_size = positive(hidden_size, f"{name}: hidden_size")
-        self.num_layers = positive(num_layers, f"{name}: num_layers")
+        self.input_size = input_size = positive(input_size, f"{name}: input_size")
+        self.hidden_size = hidden_size = positive(hidden_size, f"{name}: hidden_size")
+        self.num_layers = num_layers = positive(num_layers, f"{name}: num_layers")
         self.bias = flag(bias, f"{name}: bias")
         self.batch_first = flag(batch_first, f"{name}: batch_first")
         self.bidirectional = flag(bidirectional, f"{name}: bidirectional")
@@ -232,7 +233,8 @@ class _Sequence(_Kind):
             )
         if proj_size and self._gates != 4:
             raise ValueError(f"{name}: only LSTM takes proj_size")
-        if proj_size and positive(proj_size, f"{name}: proj_size") >= hidden_size:
+        proj_size = proj_size and positive(proj_size, f"{name}: proj_size")
+        if proj_size >= hidden_size:
             raise ValueError(
                 f"{name}: proj_size must be smaller than hidden_size, got {proj_size} and "
                 f"{hidden_size}"
@@ -454,8 +456,8 @@ class _Cell(_Kind):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        self.input_size = positive(input_size, f"{name}: input_size")
-        self.hidden_size = positive(hidden_size, f"{name}: hidden_size")
+        self.input_size = input_size = positive(input_size, f"{name}: input_size")
+        self.hidden_size = hidden_size = positive(hidden_size, f"{name}: hidden_size")
         self.bias = flag(bias, f"{name}: bias")
         self._add_weights("", input_size, dtype)
         self.reset_parameters()
@@ -590,9 +592,9 @@ class BatchNormLSTMCell(Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        self.input_size = positive(input_size, f"{name}: input_size")
-        self.hidden_size = positive(hidden_size, f"{name}: hidden_size")
-        self.max_length = positive(max_length, f"{name}: max_length")
+        self.input_size = input_size = positive(input_size, f"{name}: input_size")
+        self.hidden_size = hidden_size = positive(hidden_size, f"{name}: hidden_size")
+        self.max_length = max_length = positive(max_length, f"{name}: max_length")
         if not number(eps, f"{name}: eps") >= 0:
             raise ValueError(f"{name}: eps must not be negative, got {eps}")
         if not 0 <= number(momentum, f"{name}: momentum") <= 1:
@@ -624,8 +626,7 @@ class BatchNormLSTMCell(Module):
         x = to_tensor(x, name)
         if x.ndim != 2 or x.shape[1] != self.input_size:
             raise ValueError(f"{name}: expected x of shape (N, {self.input_size}), got {x.shape}")
-        if isinstance(time, bool) or not isinstance(time, (int, np.integer)):
-            raise TypeError(f"{name}: time must be an int, got {time!r}")
+        time = whole(f"{name}: time", time)
         if time < 0:
             raise ValueError(f"{name}: time must not be negative, got {time}")
         shape = (x.shape[0], self.hidden_size)
@@ -676,7 +677,7 @@ class BatchNormLSTM(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        self.num_layers = positive(num_layers, "BatchNormLSTM: num_layers")
+        self.num_layers = num_layers = positive(num_layers, "BatchNormLSTM: num_layers")
         self.batch_first = flag(batch_first, "BatchNormLSTM: batch_first")
         self.cells = ModuleList(
             BatchNormLSTMCell(

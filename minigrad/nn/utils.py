@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._core.ops import clip, concat, reshape
+from .._core.ops import clip, concat, reshape, whole
 from .._core.tensor import Tensor
 from ..autograd import no_grad
 from ..creation import tensor
@@ -189,12 +189,16 @@ def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Mo
     weight = getattr(module, name, None)
     if not isinstance(weight, Parameter):
         raise ValueError(f"weight_norm: {type(module).__name__} has no parameter {name!r}")
-    if dim is not None and not (type(dim) is int and 0 <= dim < weight.ndim):
+    try:
+        axis = None if dim is None else whole("dim", dim)
+    except TypeError:
+        axis = -1
+    if axis is not None and not 0 <= axis < weight.ndim:
         raise ValueError(
             f"weight_norm: dim must be None or an axis of {name!r} of shape {weight.shape}, "
             f"got {dim!r}"
         )
-    before, after = _WeightNorm(name, dim, True), _WeightNorm(name, dim, False)
+    before, after = _WeightNorm(name, axis, True), _WeightNorm(name, axis, False)
     g = before.norm(weight.detach())
     delattr(module, name)
     setattr(module, f"{name}_g", Parameter(g))

@@ -74,7 +74,7 @@ class LBFGS(Optimizer):
         """Raise if an option in `group` is out of its range."""
         super().check_options(group)
         for name in ("max_iter", "max_eval", "history_size"):
-            check_count("LBFGS", name, group[name])
+            group[name] = check_count("LBFGS", name, group[name])
         if group["line_search_fn"] not in (None, "strong_wolfe"):
             raise ValueError(
                 "LBFGS: line_search_fn must be None or 'strong_wolfe', "

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from .._core.ops import whole
 from .._core.tensor import Tensor
 from .._core.updates import Update, apply_updates, drop_gradients
 from ..autograd import enable_grad
@@ -371,15 +372,19 @@ def check_range(owner: str, label: str, value: Any, upper: float = math.inf) -> 
 
 
 def check_count(owner: str, label: str, value: Any, least: int = 1) -> int:
-    """`value` as a Python int, if it is an int, not below `least`, and below 2**63."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{owner}: {label} must be an int, got {type(value).__name__} {value!r}")
-    if value < least:
-        raise ValueError(f"{owner}: {label} must be an int from {least} on, got {value}")
-    if value >= 2**63:
-        bits = int(value).bit_length()  # its digits may be too many to print
+    """`value` as a Python int, if it acts as one, is not below `least`, and is below 2**63."""
+    try:
+        count = whole(label, value)
+    except TypeError:
+        raise TypeError(
+            f"{owner}: {label} must be an int, got {type(value).__name__} {value!r}"
+        ) from None
+    if count < least:
+        raise ValueError(f"{owner}: {label} must be an int from {least} on, got {count}")
+    if count >= 2**63:
+        bits = count.bit_length()  # its digits may be too many to print
         raise ValueError(f"{owner}: {label} must be below 2**63, got a number of {bits} bits")
-    return int(value)
+    return count
 
 
 def check_ranges(owner: str, group: dict[str, Any], names: Iterable[str]) -> None:
