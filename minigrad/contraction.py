@@ -16,6 +16,7 @@ from itertools import combinations
 import numpy as np
 
 from ._core.ops import (
+    astype,
     diagonal,
     matmul,
     one_axis,
@@ -62,6 +63,7 @@ def outer(x: Tensor, y: TensorLike) -> Tensor:
 
 def vecdot(x: Tensor, y: TensorLike, axis: int = -1) -> Tensor:
     """The dot products of the vectors along an axis, counted from the end; the others broadcast.
+    Integers and bools give int64, as from `sum`.
 
     >>> mg.vecdot(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), mg.tensor([1.0, 1.0]))
     tensor([3., 7.])
@@ -87,6 +89,7 @@ def tensordot(
 ) -> Tensor:
     """Products of x and y summed over the last `axes` dimensions of x and the first of y, or over
     the dimensions that a pair names in x and in y; what is left of x comes first in the result.
+    Sums of integers and bools are int64, as from `sum`.
 
     >>> mg.tensordot(mg.ones(2, 3, 4), mg.ones(4, 3, 5), axes=((1, 2), (1, 0))).shape
     (2, 5)
@@ -118,7 +121,8 @@ def einsum(subscripts: str, *operands: TensorLike) -> Tensor:
     """Einstein's summation: letters name the dimensions of each operand, "..." those that broadcast
     (sizes of 1 do, too). A letter that does not stand behind "->" is summed over; one that an
     operand has twice is its diagonal. Without "->" the result has the letters that stand once, in
-    alphabetical order. Of many operands those with the smallest product are multiplied first.
+    alphabetical order. Of many operands those with the smallest product are multiplied first. Sums
+    of integers and bools are int64, as from `sum`.
 
     >>> mg.einsum("bij,bj->bi", mg.ones(2, 3, 4), mg.ones(2, 4)).shape
     (2, 3)
@@ -175,6 +179,13 @@ def _sum_of_products(
     name: str, tensors: list[Tensor], labels: list[Labels], output: Labels
 ) -> Tensor:
     """The product of all tensors, summed over the labels that `output` lacks."""
+    if any(t.dtype.kind != "f" for t in tensors):  # whose products could overflow before the sum
+        common = np.result_type(*(t.dtype for t in tensors))
+        if common.kind != "f" and not set(output).issuperset(
+            label for own in labels for label in own
+        ):
+            common = np.dtype(np.int64)
+        tensors = [astype(t, common) for t in tensors]
     terms = [_diagonals(name, t, own) for t, own in zip(tensors, labels, strict=True)]
     sizes: dict[int, int] = {}
     for tensor, own in terms:

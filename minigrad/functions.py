@@ -16,6 +16,7 @@ from ._core.ops import (
     abs,
     add_along_axis,
     argsort,
+    astype,
     broadcast_to,
     concat,
     erf,
@@ -138,6 +139,8 @@ def norm(
     ord = 2 if ord == "fro" else ord
     if isinstance(ord, str):
         raise ValueError(f"norm: ord must be a positive number, inf or 'fro', got {ord!r}")
+    if x.dtype.kind != "f":  # whose powers could overflow
+        x = astype(x, np.float64)
     if ord == math.inf:
         return max(abs(x), axis=axis, keepdims=keepdims)
     if ord == 1:

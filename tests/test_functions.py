@@ -578,6 +578,132 @@ def test_vecdot_along_another_axis():
     np.testing.assert_allclose(result.numpy(), (x * x[:, :1]).sum(0))
 
 
+LARGE_PRODUCTS = {
+    "vecdot": lambda x: mg.vecdot(x, x),
+    "vecdot, broadcast": lambda x: mg.vecdot(x, x[0]),
+    "tensordot, one axis": lambda x: mg.tensordot(x, x.T, 1),
+    "tensordot, both axes": lambda x: mg.tensordot(x, x),
+    "tensordot of vectors": lambda x: mg.tensordot(x[0], x[0], 1),
+    "einsum of rows": lambda x: mg.einsum("ij,ij->i", x, x),
+    "einsum of matrices": lambda x: mg.einsum("ij,kj", x, x),
+    "einsum of three": lambda x: mg.einsum("ij,ij,j->", x, x, mg.ones(4, dtype=mg.int32)),
+    "einsum of a diagonal": lambda x: mg.einsum("ii,ii->", x[:, :2], x[:, :2]),
+    "sum_product": lambda x: mg.sum_product(x, x, 1),
+    "packed_outer": lambda x: mg.packed_outer(x.reshape(1, 2, 4), x.reshape(1, 2, 4), (1, 2, 4)),
+}
+
+
+@pytest.mark.parametrize("name", LARGE_PRODUCTS)
+def test_sums_of_products_of_int32_do_not_overflow(name):
+    """As the sum, they are int64, and so are the products before it."""
+    values = np.array([[50_000, -60_000, 70_000, 2**31 - 1], [1, 2, 3, -(2**31)]], np.int32)
+    result = LARGE_PRODUCTS[name](mg.tensor(values))
+    exact = LARGE_PRODUCTS[name](mg.tensor(values.astype(np.int64)))
+    assert result.dtype == mg.int64 and exact.dtype == mg.int64
+    assert result.tolist() == exact.tolist()
+    mask = values % 2 == 0
+    assert LARGE_PRODUCTS[name](mg.tensor(mask)).dtype == mg.int64  # bools are counted
+
+
+def test_products_that_are_not_summed_keep_their_dtype():
+    x = mg.tensor([[1, 2], [3, 4]], dtype=mg.int32)
+    for y in (mg.outer(x[0], x[1]), mg.einsum("i,j->ij", x[0], x[1]), mg.einsum("ij->ji", x)):
+        assert y.dtype == mg.int32
+    assert mg.tensordot(x, x, 0).dtype == mg.int32
+    assert (x @ x).dtype == mg.int32 and (x @ x).tolist() == [[7, 10], [15, 22]]  # as NumPy's
+    mixed = mg.einsum("i,i,i", x[0] * 50_000, x[0] * 50_000, mg.ones(2, dtype=mg.float64))
+    assert mixed.item() == 12_500_000_000.0
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, math.inf])
+def test_norm_of_integers_is_float(order):
+    x = np.array([50_000, -(2**31), 7], np.int32)
+    result = mg.norm(mg.tensor(x), ord=order)
+    assert result.dtype == mg.float64
+    assert result.item() == pytest.approx(np.linalg.norm(x.astype(float), order), rel=1e-15)
+
+
+@pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"])
+def test_losses_of_integers_do_not_overflow(name):
+    x = np.array([50_000, -60_000, 2**31 - 1], np.int32)
+    target = np.array([1, 2, -(2**31)], np.int32)
+    loss = getattr(mg.nn.functional, name)
+    exact = loss(mg.tensor(x.astype(float)), mg.tensor(target.astype(float)))
+    result = loss(mg.tensor(x), mg.tensor(target))
+    assert result.dtype == mg.float64 and result.item() == exact.item()
+
+
+def test_rms_norm_of_integers():
+    x = np.array([50_000, -60_000, 70_000], np.int32)
+    expected = mg.nn.functional.rms_norm(mg.tensor(x.astype(float)), 3)
+    assert mg.nn.functional.rms_norm(mg.tensor(x), 3).tolist() == expected.tolist()
+
+
+class Three:
+    """An integer of nobody's."""
+
+    def __index__(self):
+        return 3
+
+
+INTEGERS = {
+    "int64": np.int64(3),
+    "int32": np.int32(3),
+    "uint8": np.uint8(3),
+    "0-d array": np.array(3),
+    "Tensor": mg.tensor(3),
+    "__index__": Three(),
+}
+TAKE_INTEGERS = {
+    "reshape": lambda n: mg.ones(6).reshape(n, 2),
+    "reshape of a view": lambda n: mg.ones(2, 3).T.reshape((n, 2)),
+    "permute_dims": lambda n: mg.ones(1, 2, 3, 4).permute_dims((n, 0, 2, 1)),
+    "broadcast_to": lambda n: mg.broadcast_to(mg.ones(1), (2, n)),
+    "zeros": lambda n: mg.zeros(n, n),
+    "full": lambda n: mg.full((n,), 1.0),
+    "sum": lambda n: mg.ones(1, 2, 3, 4).sum(n),
+    "mean": lambda n: mg.ones(1, 2, 3, 4).mean((n, 0)),
+    "softmax": lambda n: mg.softmax(mg.ones(1, 2, 3, 4), n),
+    "argmax": lambda n: mg.argmax(mg.ones(1, 2, 3, 4), n),
+    "sort": lambda n: mg.sort(mg.ones(1, 2, 3, 4), n),
+    "topk": lambda n: mg.topk(mg.ones(5), n)[0],
+    "roll": lambda n: mg.roll(mg.arange(24).reshape(1, 2, 3, 4), n, n),
+    "repeat": lambda n: mg.repeat(mg.ones(2), n if not isinstance(n, Three) else 3),
+    "tile": lambda n: mg.tile(mg.ones(2), (n, 2)),
+    "flip": lambda n: mg.flip(mg.arange(24).reshape(1, 2, 3, 4), (n, 1)),
+    "expand_dims": lambda n: mg.expand_dims(mg.ones(1, 2, 3), n),
+    "moveaxis": lambda n: mg.moveaxis(mg.ones(1, 2, 3, 4), n, 0),
+    "concat": lambda n: mg.concat([mg.ones(1, 2, 3, 4)] * 2, n),
+    "take": lambda n: mg.take(mg.ones(1, 2, 3, 4), mg.tensor([0]), n),
+    "cumulative_sum": lambda n: mg.cumulative_sum(mg.ones(1, 2, 3, 4), n),
+    "tensordot": lambda n: mg.tensordot(mg.ones(1, 2, 3), mg.ones(1, 2, 3), n),
+    "tril": lambda n: mg.tril(mg.ones(5, 5), n),
+    "triu": lambda n: mg.triu(mg.ones(5, 5), n),
+    "diagonal": lambda n: mg.diagonal(mg.ones(5, 5), n),
+    "unfold": lambda n: mg.unfold(mg.arange(9), n, n),
+    "unfold, pairs": lambda n: mg.unfold(mg.ones(5, 5), (n, 2), (1, n)),
+    "round": lambda n: mg.round(mg.tensor([1.23456]), n),
+    "func.grad": lambda n: mg.func.grad(lambda a, b, c, d: (a * d).sum(), n)(*[mg.ones(2)] * 4),
+    "DataLoader": lambda n: next(iter(mg.data.DataLoader(list(range(9)), n))),
+}
+
+
+@pytest.mark.parametrize("kind", INTEGERS)
+@pytest.mark.parametrize("name", TAKE_INTEGERS)
+def test_whatever_acts_as_an_integer_is_a_size_an_axis_and_a_count(name, kind):
+    expected = TAKE_INTEGERS[name](3)
+    result = TAKE_INTEGERS[name](INTEGERS[kind])
+    assert result.shape == expected.shape and result.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("name", ["sum", "topk", "unfold", "tile", "roll", "softmax"])
+@pytest.mark.parametrize("wrong", [3.0, "3", True, None, np.float64(3)], ids=repr)
+def test_whatever_does_not_is_a_type_error(name, wrong):
+    if wrong is not None or name not in ("sum", "roll"):
+        with pytest.raises(TypeError, match=f"{name}: .* must be an int|{name}: a shape is an int"):
+            TAKE_INTEGERS[name](wrong)
+
+
 def test_outer_and_trace():
     x, y = leaf([1.0, -2.0, 0.5]), leaf([3.0, 4.0])
     np.testing.assert_array_equal(mg.outer(x, y).numpy(), np.outer(x.numpy(), y.numpy()))

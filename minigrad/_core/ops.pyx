@@ -941,6 +941,8 @@ def sum_product(x, y, axis=None, keepdims=False):
     if a.shape != b.shape:
         raise ValueError(f"sum_product: expected two tensors of one shape, got {a.shape} and {b.shape}")
     if typenum != PyArray_TYPE(b.array) or typenum != NPY_FLOAT and typenum != NPY_DOUBLE:
+        if a.array.dtype.kind != "f" and b.array.dtype.kind != "f":
+            a = astype(a, np.int64)         # as the sum is, so that no product of int32 overflows
         return sum(multiply(a, b), axis, keepdims)
     axes = reduced_axes("sum_product", axis, PyArray_NDIM(a.array))
     for d in axes:
@@ -1922,6 +1924,8 @@ def packed_outer(x, y, shape):
         raise ValueError(f"packed_outer: shapes {a.shape} and {matrices} must agree but for their last axis "
                          "but one")
     if a.array.dtype.kind != "f" or PyArray_SIZE(b.array) == 0:
+        if a.array.dtype.kind == "i":
+            a = astype(a, np.int64)         # as the sum is, so that no product of int32 overflows
         return sum(matmul(a, matrix_transpose(reshape(b, matrices))), 0)
     out = products.packed_outer(a.array, b.array, matrices)
     return record(PACKED_OUTER_, out, a, b, None, (matrices, b.shape))

@@ -265,6 +265,7 @@ def rms_norm(
     tensor([1.2, 1.6, 0. , 0. ])
     """
     x = to_tensor(x, "rms_norm")
+    x = x if x.dtype.kind == "f" else x.astype(np.float64)
     axes = _trailing(x, normalized_shape, "rms_norm", weight=weight)
     if eps is None:
         eps = float(np.finfo(x.dtype).eps)
@@ -626,6 +627,8 @@ def _pair(x: Tensor, target: Tensor, name: str) -> tuple[Tensor, Tensor]:
             "against each other is seldom meant: reshape one of them",
             stacklevel=4,
         )
+    if x.dtype.kind != "f" and target.dtype.kind != "f":  # their squares could overflow
+        return x.astype(np.float64), target.astype(np.float64)
     return x, target
 
 
