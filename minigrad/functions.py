@@ -32,6 +32,7 @@ from ._core.ops import (
     reshape,
     sigmoid,
     sizes_of,
+    sort_keys,
     sqrt,
     sum,
     sum_product,
@@ -408,7 +409,8 @@ def topk(
     x: Tensor, k: int, axis: int = -1, largest: bool = True, sorted: bool = True
 ) -> tuple[Tensor, Tensor]:
     """The k largest elements along an axis in descending order (or the k smallest, ascending), and
-    their positions, int64. NaN counts as the largest, as in PyTorch.
+    their positions, int64. Of equal elements those of the lowest positions are taken, in their
+    order; NaN counts as the largest, as in PyTorch. sorted=False gives them by position.
 
     >>> mg.topk(mg.tensor([3.0, 1.0, 2.0]), 2)
     (tensor([3., 2.]), tensor([0, 2]))
@@ -419,14 +421,31 @@ def topk(
     k = whole("topk: k", k)
     if not 0 <= k <= n:
         raise ValueError(f"topk: k must be from 0 to {n}, the size of axis {axis}, got {k}")
-    chosen = slice(n - k, n) if largest else slice(k)
-    bound = (n - k if largest else k) % n if n else 0
-    order = np.argpartition(x._array, bound, axis) if n else np.zeros(x.shape, np.int64)
-    positions = Tensor(order[(slice(None),) * axis + (chosen,)])
+    positions = Tensor(_first_of_the_largest(x._array, k, axis, largest))
     if sorted:
         by_size = argsort(take_along_axis(x.detach(), positions, axis), axis, descending=largest)
         positions = take_along_axis(positions, by_size, axis)
     return take_along_axis(x, positions, axis), positions
+
+
+def _first_of_the_largest(x: np.ndarray, k: int, axis: int, largest: bool) -> np.ndarray:
+    """The positions, in ascending order, of the k largest or smallest elements along an axis; of
+    those that are equal to the last of them, the first."""
+    rows = np.moveaxis(x, axis, -1)
+    shape, n = (*rows.shape[:-1], k), rows.shape[-1]
+    if k == 0 or rows.size == 0 or k == n:
+        return np.moveaxis(np.broadcast_to(np.arange(k), shape), -1, axis)
+    keys = sort_keys(rows) if rows.dtype.kind == "f" and np.isnan(rows).any() else rows
+    if not largest:
+        keys = -keys if keys.dtype.kind == "f" else ~keys
+    last = np.partition(keys, n - k, -1)[..., n - k : n - k + 1]
+    chosen = keys >= last
+    surplus = np.count_nonzero(chosen, -1, keepdims=True) - k
+    if surplus.any():
+        equal = keys == last
+        room = np.count_nonzero(equal, -1, keepdims=True) - surplus
+        chosen &= ~equal | (np.cumsum(equal, -1) <= room)
+    return np.moveaxis(np.nonzero(chosen)[-1].reshape(shape), -1, axis)
 
 
 def nonzero(x: Tensor) -> tuple[Tensor, ...]:

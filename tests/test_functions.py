@@ -338,6 +338,34 @@ def test_argsort(dtype):
             )
 
 
+@pytest.mark.parametrize("length", [9, 4000, 20_000])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64, bool])
+def test_equal_elements_stay_in_their_order(dtype, length):
+    values = np.resize(np.array([0, 0, 1, 1, -1, 0, 1, 0, -1]), length).astype(dtype)
+    if values.dtype.kind == "f":
+        values[1::5] *= -1.0  # -0.0 among the zeros
+        values[7 : 7 + 5 * (length != 4000)] = math.nan
+    down = length - 1 - np.argsort(values[::-1], stable=True)[::-1]
+    for order, descending in ((np.argsort(values, stable=True), False), (down, True)):
+        for x in (mg.tensor(values), mg.asarray(values[::-1].copy()[::-1])):
+            assert mg.argsort(x, descending=descending).tolist() == order.tolist()
+            ordered = mg.sort(x, descending=descending).numpy()
+            np.testing.assert_array_equal(ordered, values[order])
+            if values.dtype.kind == "f":
+                zeros = ordered == 0
+                signs = np.signbit(values[order])[zeros]
+                np.testing.assert_array_equal(np.signbit(ordered)[zeros], signs)
+            for k in (1, 4, length - 1, length):
+                positions = mg.topk(x, k, largest=descending)[1].tolist()
+                assert positions == order[:k].tolist()
+                positions = mg.topk(x, k, largest=descending, sorted=False)[1].tolist()
+                assert positions == sorted(order[:k].tolist())
+    columns = np.stack([values, values[::-1]], 1)
+    for axis, x in ((0, mg.tensor(columns)), (1, mg.tensor(columns).T)):
+        order = mg.argsort(x, axis)
+        np.testing.assert_array_equal(order.numpy(), np.argsort(x.numpy(), axis, stable=True))
+
+
 def test_nan_is_the_largest():
     x = mg.tensor(TIES)
     assert np.isnan(mg.sort(x)[0, -1].item()) and np.isnan(mg.sort(x, descending=True)[0, 0].item())
