@@ -12,10 +12,14 @@ import zlib
 import numpy as np
 import pytest
 from op_table import (
+    BINARY,
     OF_NOTHING,
     ROWS,
     TABLE,
+    TERNARY,
+    UNARY,
     Special,
+    cases,
     compare_names,
     np_erf,
     np_sigmoid,
@@ -357,6 +361,35 @@ def test_the_gradient_of_astype_comes_back_in_the_dtype_of_its_input():
     x = mg.ones(3, requires_grad=True)
     (x.astype(mg.float64) * 2.0).sum().backward()
     assert x.grad.dtype == np.float32 and x.grad.tolist() == [2.0, 2.0, 2.0]
+
+
+# ------------------------------------------------------------------------------- layouts and bits
+BIT_FOR_BIT = [
+    row.name for row in TABLE if row.cases in (cases(UNARY), cases(BINARY), cases(TERNARY))
+]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", BIT_FOR_BIT)
+def test_a_view_gives_the_bits_of_its_copy(name, dtype):
+    row = ROWS[name]
+    for shape in ((33, 31), (1031,)):
+        arrays = sample(row, (shape,) * len(row.domains), dtype)
+        bits = row.function(*map(mg.asarray, arrays)).numpy().tobytes()
+        for layout in (transposed, reversed_, stepped):
+            views = [mg.asarray(layout(a)) for a in arrays]
+            assert row.function(*views).numpy().tobytes() == bits, layout
+        last = arrays[-1]
+        one = mg.broadcast_to(mg.asarray(last[:1]), shape)
+        full = mg.asarray(np.ascontiguousarray(one.numpy()))
+        before = [mg.asarray(a) for a in arrays[:-1]]
+        bits = row.function(*before, full).numpy().tobytes()
+        assert row.function(*before, one).numpy().tobytes() == bits
+        if len(arrays) == 2 and len(shape) == 2:
+            assert row.function(*before, one[:1]).numpy().tobytes() == bits
+        if len(arrays) == 2:
+            bits = row.function(1.5, mg.asarray(last)).numpy().tobytes()
+            assert row.function(1.5, mg.asarray(reversed_(last))).numpy().tobytes() == bits
 
 
 # ------------------------------------------------------------------------- across the tiles' edges
