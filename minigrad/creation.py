@@ -241,13 +241,16 @@ def linspace(
     num: int = 50,
     dtype: DTypeLike | None = None,
     requires_grad: bool = False,
+    *,
+    endpoint: bool = True,
 ) -> Tensor:
-    """`num` numbers at equal distances from start to stop, both included.
+    """`num` numbers at equal distances from start to stop, which endpoint=False leaves out.
 
     >>> mg.linspace(0, 1, 3)
     tensor([0. , 0.5, 1. ])
     """
-    return Tensor(np.linspace(start, stop, num, dtype=_float(dtype)), requires_grad=requires_grad)
+    numbers = np.linspace(start, stop, num, endpoint, dtype=_float(dtype))
+    return Tensor(numbers, requires_grad=requires_grad)
 
 
 def eye(
@@ -255,14 +258,18 @@ def eye(
     n_columns: int | None = None,
     dtype: DTypeLike | None = None,
     requires_grad: bool = False,
+    *,
+    k: int = 0,
 ) -> Tensor:
-    """Ones on the diagonal, zeros elsewhere, of shape (n_rows, n_columns or n_rows).
+    """Ones on the k-th diagonal (above the main one if k > 0), zeros elsewhere, of shape (n_rows,
+    n_columns or n_rows).
 
     >>> mg.eye(2)
     tensor([[1., 0.],
             [0., 1.]])
     """
-    return Tensor(np.eye(n_rows, n_columns, dtype=_float(dtype)), requires_grad=requires_grad)
+    ones_and_zeros = np.eye(n_rows, n_columns, k, dtype=_float(dtype))
+    return Tensor(ones_and_zeros, requires_grad=requires_grad)
 
 
 def manual_seed(seed: int) -> np.random.Generator:

@@ -209,17 +209,37 @@ def flatten(x: Tensor, start_axis: int = 0, end_axis: int = -1) -> Tensor:
     return reshape(x, (*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
 
 
-def moveaxis(x: Tensor, source: int, destination: int) -> Tensor:
-    """One dimension moved to another place, a view.
+def moveaxis(x: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
+    """Dimensions moved to other places, the others in their order, a view: one, or a tuple of as
+    many as there are places. Raises ValueError if one is named twice or their numbers differ.
 
     >>> mg.moveaxis(mg.ones(2, 3, 4), 0, -1).shape
     (3, 4, 2)
+    >>> mg.moveaxis(mg.ones(2, 3, 4), (0, 1), (-1, 0)).shape
+    (3, 4, 2)
     """
     x = to_tensor(x, "moveaxis")
-    order = list(range(x.ndim))
-    moved = order.pop(one_axis("moveaxis", source, x.ndim))
-    order.insert(one_axis("moveaxis", destination, x.ndim), moved)
+    if isinstance(source, int) and isinstance(destination, int):
+        order = list(range(x.ndim))
+        moved = order.pop(one_axis("moveaxis", source, x.ndim))
+        order.insert(one_axis("moveaxis", destination, x.ndim), moved)
+        return permute_dims(x, tuple(order))
+    sources, places = (_listed_axes("moveaxis", axes, x.ndim) for axes in (source, destination))
+    if len(sources) != len(places):
+        raise ValueError(
+            f"moveaxis: source {source} and destination {destination} differ in length"
+        )
+    order = [d for d in range(x.ndim) if d not in sources]
+    for place, moved in sorted(zip(places, sources, strict=True)):
+        order.insert(place, moved)
     return permute_dims(x, tuple(order))
+
+
+def _listed_axes(name: str, axes: int | Sequence[int], ndim: int) -> list[int]:
+    """`axes` in the order in which they are given, without negatives; none may stand twice."""
+    listed = tuple(axes) if isinstance(axes, (tuple, list)) else (axes,)
+    reduced_axes(name, listed, ndim)
+    return [one_axis(name, axis, ndim) for axis in listed]
 
 
 def swapaxes(x: Tensor, axis1: int, axis2: int) -> Tensor:

@@ -168,6 +168,12 @@ def reduction(name, reference, domain=real, nothing=True, **more):
 
 
 # ------------------------------------------------------------------ what NumPy has no function for
+def np_reciprocal(x):
+    if x.dtype.kind != "f":  # NumPy truncates, so that all but 1, 0 and -1 give 0
+        raise TypeError
+    return np.reciprocal(x)
+
+
 def np_sigmoid(x):
     x = x.astype(np.result_type(x, np.float64))  # longdouble stays
     small = np.exp(-np.abs(x))
@@ -546,7 +552,7 @@ TABLE = (
     ),
     unary(
         "reciprocal",
-        np.reciprocal,
+        np_reciprocal,
         specials=(Special("1/0 keeps the sign of zero", ([0.0, -0.0, INF],), [INF, -INF, 0.0]),),
     ),
     unary(

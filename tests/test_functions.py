@@ -291,7 +291,17 @@ BAD_SHAPES = {
     "roll: an axis too far": (lambda x: mg.roll(x, 1, 2), IndexError),
     "repeat: a fraction": (lambda x: mg.repeat(x, 1.5), TypeError),
     "repeat: a negative number": (lambda x: mg.repeat(x, -1), ValueError),
-    "repeat: too few numbers": (lambda x: mg.repeat(x, [1], 1), ValueError),
+    "repeat: too few numbers": (lambda x: mg.repeat(x, [1, 1], 1), ValueError),
+    "repeat: no numbers": (lambda x: mg.repeat(x, np.array([], int), 1), ValueError),
+    "reciprocal: integers": (lambda x: mg.reciprocal(mg.arange(3)), TypeError),
+    "moveaxis: more axes than places": (lambda x: mg.moveaxis(x, (0, 1), (1,)), ValueError),
+    "moveaxis: an axis twice": (lambda x: mg.moveaxis(x, (0, -2), (0, 1)), ValueError),
+    "moveaxis: a place twice": (lambda x: mg.moveaxis(x, (0, 1), (1, -1)), ValueError),
+    "take: no axis": (lambda x: mg.take(x, mg.tensor([0])), TypeError),
+    "take_along_axis: 2 rows of 3": (
+        lambda x: mg.take_along_axis(x, mg.zeros(3, 1, dtype=mg.int64), 1),
+        ValueError,
+    ),
     "tile: a fraction": (lambda x: mg.tile(x, 1.5), TypeError),
     "tile: a negative number": (lambda x: mg.tile(x, (1, -1)), ValueError),
     "diagonal: one axis twice": (lambda x: mg.diagonal(x, axis1=1, axis2=-1), ValueError),
@@ -373,6 +383,64 @@ def test_nan_is_the_largest():
     assert positions[0].tolist()[0] == 3 and positions[1].tolist()[0] == 3
     values, positions = mg.topk(x, 4, largest=False)
     assert values[0].tolist() == [1.0, 1.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("dtype", [mg.float32, mg.float64])
+def test_the_sign_of_either_zero_is_zero(dtype):
+    for x in (mg.tensor([-0.0, 0.0] * 20, dtype), mg.tensor(-0.0, dtype)):
+        assert not np.signbit(mg.sign(x).numpy()).any()
+
+
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [((0, 1), (1, 2)), ([0, 2], [2, 0]), ((2, 1), (0, -1)), ((0,), (1,)), ((), ()), (-1, 0)],
+)
+def test_moveaxis_takes_tuples(source, destination):
+    x = mg.tensor(np.arange(24.0).reshape(2, 3, 4))
+    exact = np.moveaxis(x.numpy(), source, destination)
+    np.testing.assert_array_equal(mg.moveaxis(x, source, destination).numpy(), exact)
+    np.testing.assert_array_equal(x.moveaxis(source, destination).numpy(), exact)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, np.int64, bool])
+@pytest.mark.parametrize(
+    ("shape", "indices", "axis"),
+    [
+        ((2, 3), [[0]], 1),
+        ((1, 3), [[0], [-1]], 1),
+        ((3, 1), [[2, 0]], 0),
+        ((2, 1, 4), [[[0, 3], [1, 1], [-2, 0]]], -1),
+        ((2, 3, 1), [[[0]], [[2]]], 1),
+        ((0, 3), [[1, 2]], 1),
+    ],
+)
+def test_take_along_axis_broadcasts_the_other_axes(shape, indices, axis, dtype):
+    values = (np.arange(math.prod(shape)).reshape(shape) % 3).astype(dtype)
+    exact = np.take_along_axis(values, np.array(indices), axis)
+    result = mg.take_along_axis(mg.tensor(values), mg.tensor(indices), axis)
+    np.testing.assert_array_equal(result.numpy(), exact)
+    assert result.dtype == dtype and result.shape == exact.shape
+    if dtype == np.float64:
+        for check in (gradcheck, gradgradcheck):
+            assert check(
+                lambda x: mg.take_along_axis(x, mg.tensor(indices), axis) ** 2, leaf(values)
+            )
+
+
+@pytest.mark.parametrize("count", [np.array([2]), [2], mg.tensor([2]), np.array(2), np.int32(2)])
+def test_repeat_takes_one_count_for_all(count):
+    x = leaf([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    for axis in (None, 0, 1):
+        y = mg.repeat(x, count, axis=axis)
+        np.testing.assert_array_equal(y.numpy(), np.repeat(x.numpy(), 2, axis))
+        assert gradcheck(lambda x, axis=axis: mg.repeat(x, count, axis), x)
+
+
+def test_diagonals_and_ends_of_creation():
+    np.testing.assert_array_equal(mg.eye(3, 4, k=-1).numpy(), np.eye(3, 4, -1))
+    np.testing.assert_array_equal(mg.eye(2, k=1).numpy(), [[0, 1], [0, 0]])
+    assert mg.linspace(0, 1, 4, endpoint=False).tolist() == [0.0, 0.25, 0.5, 0.75]
+    assert mg.take(mg.tensor([5.0, 6.0, 7.0]), mg.tensor([2, 0])).tolist() == [7.0, 5.0]
 
 
 @pytest.mark.parametrize("stable", [False, True])

@@ -105,8 +105,8 @@ cdef cloned unary(int opcode, floating* x, floating* o, Py_ssize_t n) noexcept n
         for i in range(n): o[i] = -x[i]
     elif opcode == ABS:
         for i in range(n): o[i] = mg_abs(x[i])
-    elif opcode == SIGN:                    # NaN stays NaN: x + x of a NaN, and of a zero, is itself
-        for i in range(n): o[i] = 1 if x[i] > 0 else (-1 if x[i] < 0 else x[i] + x[i])
+    elif opcode == SIGN:                    # NaN + 0 is NaN, and -0.0 + 0 is 0.0
+        for i in range(n): o[i] = 1 if x[i] > 0 else (-1 if x[i] < 0 else x[i] + 0)
     elif opcode == SQUARE:
         for i in range(n): o[i] = x[i] * x[i]
     elif opcode == SQRT:

@@ -167,14 +167,18 @@ def rsqrt(x):
     return unary(RSQRT_, x)
 
 
-cdef Op RECIPROCAL_ = unary_op("reciprocal", RECIPROCAL, np.reciprocal, lambda g, out: -g * (out * out))
+cdef Op RECIPROCAL_ = unary_op("reciprocal", RECIPROCAL, None, lambda g, out: -g * (out * out))
 def reciprocal(x):
-    """1 / x elementwise.
+    """1 / x elementwise. Raises TypeError for integers and bools, most of whose reciprocals are not integers;
+    1 / x gives floats.
 
     >>> mg.reciprocal(mg.tensor([2.0, 4.0]))
     tensor([0.5 , 0.25])
     """
-    return unary(RECIPROCAL_, x)
+    cdef Tensor tensor = to_tensor(x, "reciprocal")
+    if tensor.array.dtype.kind != "f":
+        raise TypeError(f"reciprocal: expected float32 or float64, got {tensor.array.dtype}; use 1 / x")
+    return unary(RECIPROCAL_, tensor)
 
 
 cdef Op RELU_ = unary_op("relu", RELU, lambda x: np.maximum(x, 0), lambda g, out: gate(g, out))
@@ -1296,8 +1300,9 @@ cdef Op REPEAT_ = register("repeat", NO_KERNEL, np.repeat,
                            (lambda g, shape, repeats, axis: sum_repeats(g, shape, repeats, axis),),
                            attributes=("repeats", "axis"))
 def repeat(x, repeats, axis=None):
-    """Each element along an axis `repeats` times in a row: a number, or one for each element. Without an axis
-    x is flattened first. (PyTorch calls this repeat_interleave, and our `tile` repeat.)
+    """Each element along an axis `repeats` times in a row: one count (an int, or an array of one) or one for
+    each element. Without an axis x is flattened first. (PyTorch calls this repeat_interleave, and our `tile`
+    repeat.)
 
     >>> mg.repeat(mg.tensor([1.0, 2.0]), 2)
     tensor([1., 1., 2., 2.])
@@ -1309,6 +1314,8 @@ def repeat(x, repeats, axis=None):
     counts = own_array(repeats, tensor)
     if counts.dtype.kind not in "iu":
         raise TypeError(f"repeat: repeats must be an int or integers, got {repeats!r:.60}")
+    if counts.shape == (1,):
+        counts = counts[0]                  # one count is for every element, as in NumPy
     if counts.ndim and counts.shape != tensor.shape[along:along + 1] or counts.size and counts.min() < 0:
         raise ValueError(f"repeat: expected one count of 0 or more, or {tensor.shape[along]} of them, "
                          f"got {repeats!r:.60}")
@@ -1403,14 +1410,16 @@ def getitem(x, index):
     return record(GETITEM_, out, tensor, None, None, (index,))
 
 
-def take(x, indices, axis):
-    """The slices of x at integer `indices` along an axis: x[:, indices] for axis=1.
+def take(x, indices, axis=None):
+    """The slices of x at integer `indices` along an axis, which a 1-d tensor need not name: x[:, indices] for
+    axis=1.
 
     >>> mg.take(mg.tensor([10.0, 20.0, 30.0]), mg.tensor([2, 0]), axis=0)
     tensor([30., 10.])
     """
     cdef Tensor tensor = to_tensor(x, "take")
-    cdef int along = one_axis("take", axis, PyArray_NDIM(tensor.array))
+    cdef int ndim = PyArray_NDIM(tensor.array)
+    cdef int along = one_axis("take", 0 if axis is None and ndim == 1 else axis, ndim)
     positions = own_array(indices, tensor)
     if positions.dtype.kind not in "iu":
         raise TypeError(f"take: indices must be integers, got {positions.dtype}")
@@ -1504,8 +1513,8 @@ cdef Op TAKE_ALONG_AXIS_ = register("take_along_axis", NO_KERNEL, None,
                                      add_along_axis(g, indices, axis, shape),),
                                     attributes=("indices", "axis"))
 def take_along_axis(x, indices, axis=-1):
-    """x at the positions that the integer `indices` give along an axis; in the other dimensions both
-    have the same sizes. A negative index counts from the end. Raises IndexError out of bounds.
+    """x at the positions that the integer `indices` give along an axis; in the other dimensions, as many in
+    both, they broadcast. A negative index counts from the end. Raises IndexError out of bounds.
 
     >>> mg.take_along_axis(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), mg.tensor([[1], [0]]), axis=1)
     tensor([[2.],
@@ -1518,11 +1527,24 @@ def take_along_axis(x, indices, axis=-1):
     cdef int d, along = one_axis("take_along_axis", axis, PyArray_NDIM(tensor.array))
     for d in range(PyArray_NDIM(positions)):
         if d != along and PyArray_DIMS(positions)[d] != PyArray_DIMS(tensor.array)[d]:
-            raise ValueError(f"take_along_axis: indices of shape {(<object> positions).shape} and x of shape "
-                             f"{tensor.shape} differ in more than axis {along}")
+            return take_broadcast(tensor, positions, along)
     kept.check("take_along_axis", along, PyArray_DIMS(tensor.array)[along])
     out = loops.take_along_axis(contiguous(tensor.array), positions, along)
     return record(TAKE_ALONG_AXIS_, out, tensor, None, None, (kept, along))
+
+
+cdef object take_broadcast(Tensor x, ndarray positions, int axis):
+    """`take_along_axis` of operands that are first broadcast in all dimensions but `axis`."""
+    sizes, picked = x.shape, shape_of(positions)
+    try:
+        common = np.broadcast_shapes(sizes[:axis] + (1,) + sizes[axis + 1:],
+                                     picked[:axis] + (1,) + picked[axis + 1:])
+    except ValueError:
+        raise ValueError(f"take_along_axis: indices of shape {picked} and x of shape {sizes} do not "
+                         f"broadcast in the dimensions other than axis {axis}") from None
+    x = broadcast_to(x, common[:axis] + sizes[axis:axis + 1] + common[axis + 1:])
+    return take_along_axis(x, np.broadcast_to(positions, common[:axis] + picked[axis:axis + 1]
+                                              + common[axis + 1:]), axis)
 
 
 cdef Op ADD_ALONG_AXIS_ = register("add_along_axis", NO_KERNEL, None,
