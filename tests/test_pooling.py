@@ -118,6 +118,79 @@ def test_ceil_mode_takes_windows_that_begin_inside():
     assert nn.AvgPool1d(2, ceil_mode=True)(x).tolist() == [[[0.5, 2.5, 4.0]]]
 
 
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_every_window_of_a_row(ceil_mode, dilation):
+    """Against the definition: which windows there are, and what each sees."""
+    for size, kernel, stride, padding in itertools.product(
+        range(1, 8), (1, 2, 3, 4), (1, 2, 3, 5), (0, 1, 2)
+    ):
+        span = dilation * (kernel - 1) + 1
+        room = size + 2 * padding - span
+        if 2 * padding > span or (room < 0 and not (ceil_mode and room > -stride)):
+            continue
+        starts = list(range(-padding, size + padding, stride))
+        starts = [s for s in starts if s + span <= size + padding or (ceil_mode and s < size)]
+        if ceil_mode:  # one window at most reaches beyond the padding
+            whole = [s for s in starts if s + span <= size + padding]
+            starts = starts[: len(whole) + (room % stride > 0)]
+        x = RANDOM.permutation(size) + 1.0
+        seen = [[p for p in range(s, s + span, dilation) if 0 <= p < size] for s in starts]
+        options = kernel, stride, padding
+        pool = nn.MaxPool1d(*options, dilation=dilation, ceil_mode=ceil_mode)
+        if all(seen):
+            y = pool(mg.tensor(x).reshape(1, 1, size))
+            assert y.tolist() == [[[x[window].max() for window in seen]]]
+        else:
+            with pytest.raises(ValueError, match=r"MaxPool1d: window . over .* sees"):
+                pool(mg.tensor(x).reshape(1, 1, size))
+        for include in (True, False) if dilation == 1 else ():
+            ends = [min(s + span, size + padding) for s in starts]
+            counts = [e - s for s, e in zip(starts, ends, strict=True)]
+            counts = counts if include else [len(window) for window in seen]
+            means = [x[window].sum() / n for window, n in zip(seen, counts, strict=True)]
+            y = nn.AvgPool1d(*options, ceil_mode, include)(mg.tensor(x).reshape(1, 1, size))
+            np.testing.assert_allclose(y.numpy()[0, 0], means, rtol=1e-14)
+
+
+def test_one_size_in_a_tuple_is_for_every_axis():
+    x = mg.tensor(distinct(2, 3, 7, 8))
+    expected = functional.max_pool2d(x, 2, 2, 1, 1).tolist()
+    for kernel, stride, padding, dilation in (((2,), (2,), (1,), (1,)), ([2], 2, [1], 1)):
+        assert functional.max_pool2d(x, kernel, stride, padding, dilation).tolist() == expected
+        assert nn.MaxPool2d(kernel, stride, padding, dilation)(x).tolist() == expected
+    expected = functional.avg_pool2d(x, 2, 2, 1).tolist()
+    assert functional.avg_pool2d(x, 2, 2, padding=(1,)).tolist() == expected
+    assert nn.AvgPool2d((2,), (2,), (1,))(x).tolist() == expected
+    three = np.int64(3)
+    assert nn.AvgPool2d(three, three, np.uint8(1))(x).shape == nn.AvgPool2d(3, 3, 1)(x).shape
+    assert "kernel_size=3, stride=(3, 2), padding=0" in repr(nn.MaxPool2d(three, (three, 2)))
+    assert nn.AdaptiveAvgPool2d(three)(x).shape == (2, 3, 3, 3)
+    assert (
+        functional.avg_pool2d(x, 2, divisor_override=-4).tolist()
+        == (-functional.avg_pool2d(x, 2)).tolist()
+    )
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+        nn.AvgPool2d(2),
+        nn.AdaptiveAvgPool2d((2, 3)),
+        nn.AdaptiveMaxPool2d(1),
+        nn.Upsample(scale_factor=2),
+    ],
+    ids=repr,
+)
+def test_an_empty_batch(layer):
+    x = mg.zeros(0, 3, 6, 6, requires_grad=True)
+    y = layer(x)
+    assert y.shape == (0, *layer(mg.zeros(1, 3, 6, 6)).shape[1:])
+    y.sum().backward()
+    assert x.grad.shape == x.shape
+
+
 # ------------------------------------------------------------------------------------------ means
 def test_avg_pool_values():
     x = RANDOM.normal(size=(2, 3, 6, 8))
@@ -204,19 +277,44 @@ ERRORS = [
     (
         lambda: nn.MaxPool2d(3)(mg.ones(1, 1, 2, 5)),
         ValueError,
-        "max_pool2d: a window of 3 .* larger",
+        "MaxPool2d: a window of 3 .* larger",
     ),
-    (lambda: nn.MaxPool2d(3, padding=2)(mg.ones(1, 1, 5, 5)), ValueError, "at most half"),
+    (
+        lambda: nn.MaxPool2d(3, padding=2)(mg.ones(1, 1, 5, 5)),
+        ValueError,
+        "MaxPool2d: padding must be at most half .* kernel_size=3, stride=3, padding=2, dilation=1",
+    ),
+    (
+        lambda: functional.max_pool1d(mg.ones(1, 1, 5), 2, padding=2, dilation=2),
+        ValueError,
+        "max_pool1d: padding must be at most half of the window, which spans 3",
+    ),
+    (
+        lambda: nn.AvgPool1d(2, padding=2)(mg.ones(1, 1, 5)),
+        ValueError,
+        "AvgPool1d: padding must be at most half .* kernel_size=2, stride=2, padding=2",
+    ),
+    (
+        lambda: nn.MaxPool1d(2, 1, 1, dilation=3)(mg.ones(1, 1, 2)),
+        ValueError,
+        "MaxPool1d: window 0 over the 2 elements of an axis sees padding alone with kernel_size=2, "
+        "stride=1, padding=1, dilation=3",
+    ),
+    (
+        lambda: functional.max_pool2d(mg.ones(1, 5, 1), (1, 3), 5, (0, 1), (1, 2), ceil_mode=True),
+        ValueError,
+        "max_pool2d: window 0 over the 1 elements of an axis sees padding alone",
+    ),
     (lambda: nn.MaxPool2d(3, stride=0), ValueError, "MaxPool2d: stride must be"),
     (lambda: nn.MaxPool2d(2.0), TypeError, "MaxPool2d: kernel_size must be an int"),
-    (lambda: nn.MaxPool1d(2)(mg.ones(4)), ValueError, r"max_pool1d: expected .* got \(4,\)"),
+    (lambda: nn.MaxPool1d(2)(mg.ones(4)), ValueError, r"MaxPool1d: expected .* got \(4,\)"),
     (lambda: nn.MaxPool2d(1)(mg.ones(1, 1, 0, 5)), ValueError, "none of these sizes 0"),
     (lambda: nn.AvgPool2d(2, padding=-1), ValueError, "AvgPool2d: padding"),
-    (lambda: nn.AvgPool1d(4)(mg.ones(1, 1, 3)), ValueError, "avg_pool1d: a window of 4"),
+    (lambda: nn.AvgPool1d(4)(mg.ones(1, 1, 3)), ValueError, "AvgPool1d: a window of 4"),
     (
         lambda: functional.avg_pool2d(mg.ones(1, 2, 2), 2, divisor_override=0),
         ValueError,
-        "divisor_override must be positive",
+        "avg_pool2d: divisor_override must not be 0",
     ),
     (lambda: nn.AdaptiveAvgPool2d(0)(mg.ones(1, 1, 3, 3)), ValueError, "output_size must be pos"),
     (lambda: nn.AdaptiveAvgPool2d((1,))(mg.ones(1, 1, 3, 3)), ValueError, "must have 2 sizes"),

@@ -30,7 +30,8 @@ Pairs = tuple[tuple[int, int], ...]  # (before, after) for each axis
 
 
 def per_axis(value: Shape, axes: int, what: str, least: int = 1) -> tuple[int, ...]:
-    """An int, or one int for each axis, as a tuple; TypeError or ValueError for anything else.
+    """An int, or a tuple of one for all axes or one for each, as a tuple of one for each; TypeError
+    or ValueError for anything else.
 
     >>> mg.nn.conv.per_axis(3, 2, "conv2d: stride")
     (3, 3)

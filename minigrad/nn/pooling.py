@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._core.ops import getitem, pad, unfold, where, window_max
+from .._core.ops import getitem, pad, unfold, where, whole, window_max
 from .._core.tensor import Tensor, to_tensor
 from .._core.types import Shape
 from .conv import per_axis
@@ -37,9 +37,10 @@ def _find_windows(
     padding that they hold or, inside, without it. With ceil_mode a last one may reach beyond it."""
     kernel, stride, padding, dilation = window
     span = dilation * (kernel - 1) + 1
+    options = f"kernel_size={kernel}, stride={stride}, padding={padding}, dilation={dilation}"
     if 2 * padding > span:
         raise ValueError(
-            f"{name}: padding {padding} must be at most half of the window, which spans {span}"
+            f"{name}: padding must be at most half of the window, which spans {span} with {options}"
         )
     room = size + 2 * padding - span
     count = (-(-room // stride) if ceil_mode else room // stride) + 1
@@ -48,12 +49,18 @@ def _find_windows(
     if count < 1:
         raise ValueError(
             f"{name}: a window of {kernel} with dilation {dilation} is larger than the padded "
-            f"input ({size} + 2 * {padding})"
+            f"input ({size} + 2 * {padding}) with {options}"
         )
     starts = np.arange(count) * stride - padding
     stops = starts + span
-    if inside:
-        return np.where(starts < 0, starts % dilation, starts), np.minimum(stops, size)
+    if not inside:
+        return starts, stops
+    starts, stops = np.where(starts < 0, starts % dilation, starts), np.minimum(stops, size)
+    if (starts >= stops).any():
+        raise ValueError(
+            f"{name}: window {np.argmax(starts >= stops)} over the {size} elements of an axis sees "
+            f"padding alone with {options}"
+        )
     return starts, stops
 
 
@@ -72,8 +79,7 @@ def _each_axis(
 
 
 # --------------------------------------------------------------------------------------- maximum
-def _max_pool(axes: int, x: Tensor, ceil_mode: bool, indices: bool, *shapes: Any) -> Any:
-    name = f"max_pool{axes}d"
+def _max_pool(name: str, axes: int, x: Tensor, ceil_mode: bool, indices: bool, *shapes: Any) -> Any:
     x = _checked(name, x, axes)
     windows = _each_axis(name, axes, *shapes)
     pairs = zip(x.shape[-axes:], windows, strict=True)
@@ -97,7 +103,8 @@ def max_pool1d(
     >>> mg.nn.functional.max_pool1d(mg.tensor([[1.0, 3.0, 2.0, 0.0]]), 2)
     tensor([[3., 2.]])
     """
-    return _max_pool(1, x, ceil_mode, return_indices, kernel_size, stride, padding, dilation)
+    shapes = kernel_size, stride, padding, dilation
+    return _max_pool("max_pool1d", 1, x, ceil_mode, return_indices, *shapes)
 
 
 def max_pool2d(
@@ -112,22 +119,29 @@ def max_pool2d(
     """The maximum of each window of x (N, C, H, W) or (C, H, W). The gradient goes to the first
     maximum; a NaN wins.
 
-    stride: kernel_size by default. padding: as if -inf stood around x, at most half a window.
-    ceil_mode: a last window may reach beyond the padding. return_indices: also the positions of the
-    maxima in H x W taken as one axis, int64. Raises ValueError for a window larger than the padded
-    input.
+    kernel_size, stride (kernel_size by default), padding, dilation: ints, or tuples of one or two.
+    padding: as if -inf stood around x, at most half a window. ceil_mode: a last window may reach
+    beyond the padding, if it starts before it. return_indices: also the positions of the maxima in
+    H x W taken as one axis, int64. Raises ValueError for a window larger than the padded input, and
+    for one whose elements are padding alone, where PyTorch gives -inf and no valid position.
 
     >>> mg.nn.functional.max_pool2d(mg.tensor([[[1.0, 3.0], [2.0, 0.0]]]), 2, return_indices=True)
     (tensor([[[3.]]]), tensor([[[1]]]))
     """
-    return _max_pool(2, x, ceil_mode, return_indices, kernel_size, stride, padding, dilation)
+    shapes = kernel_size, stride, padding, dilation
+    return _max_pool("max_pool2d", 2, x, ceil_mode, return_indices, *shapes)
 
 
 # ------------------------------------------------------------------------------------------ mean
 def _avg_pool(
-    axes: int, x: Tensor, ceil_mode: bool, include: bool, divisor: int | None, *shapes: Any
+    name: str,
+    axes: int,
+    x: Tensor,
+    ceil_mode: bool,
+    include: bool,
+    divisor: int | None,
+    *shapes: Any,
 ) -> Tensor:
-    name = f"avg_pool{axes}d"
     x = _checked(name, x, axes)
     windows = _each_axis(name, axes, *shapes)
     widths, counts = [(0, 0)] * (x.ndim - axes), np.ones(())
@@ -139,7 +153,9 @@ def _avg_pool(
         lengths = np.minimum(stops, size + counted) - np.maximum(starts, -counted)
         counts = counts[..., None] * lengths
     if divisor is not None:
-        counts = np.array(positive(divisor, f"{name}: divisor_override"))
+        counts = np.array(whole(f"{name}: divisor_override", divisor))
+        if counts == 0:
+            raise ValueError(f"{name}: divisor_override must not be 0")
     if any(map(any, widths)):
         x = pad(x, tuple(widths))
     kernel, stride, *_ = zip(*windows, strict=True)
@@ -162,7 +178,8 @@ def avg_pool1d(
     >>> mg.nn.functional.avg_pool1d(mg.tensor([[1.0, 3.0, 2.0, 0.0]]), 2)
     tensor([[2., 1.]])
     """
-    return _avg_pool(1, x, ceil_mode, count_include_pad, None, kernel_size, stride, padding)
+    shapes = kernel_size, stride, padding
+    return _avg_pool("avg_pool1d", 1, x, ceil_mode, count_include_pad, None, *shapes)
 
 
 def avg_pool2d(
@@ -176,14 +193,15 @@ def avg_pool2d(
 ) -> Tensor:
     """The mean of each window of x (N, C, H, W) or (C, H, W), padded with zeros.
 
-    stride: kernel_size by default. count_include_pad: whether the zeros count; what a window of
-    ceil_mode finds beyond the padding never does. divisor_override divides all sums instead.
+    kernel_size, stride (kernel_size by default), padding: ints, or tuples of one or two.
+    count_include_pad: whether the zeros count; what a window of ceil_mode finds beyond the padding
+    never does. divisor_override, not 0, divides all sums instead.
 
     >>> mg.nn.functional.avg_pool2d(mg.tensor([[[1.0, 3.0], [2.0, 0.0]]]), 2)
     tensor([[[1.5]]])
     """
-    shapes = kernel_size, stride, padding
-    return _avg_pool(2, x, ceil_mode, count_include_pad, divisor_override, *shapes)
+    shapes, include = (kernel_size, stride, padding), count_include_pad
+    return _avg_pool("avg_pool2d", 2, x, ceil_mode, include, divisor_override, *shapes)
 
 
 # -------------------------------------------------------------------------------------- adaptive
@@ -201,8 +219,8 @@ def _adaptive(name: str, x: Tensor, axes: int, output_size: Output) -> tuple[Ten
     return x, sides
 
 
-def _adaptive_avg_pool(axes: int, x: Tensor, output_size: Output) -> Tensor:
-    x, sides = _adaptive(f"adaptive_avg_pool{axes}d", x, axes, output_size)
+def _adaptive_avg_pool(name: str, axes: int, x: Tensor, output_size: Output) -> Tensor:
+    x, sides = _adaptive(name, x, axes, output_size)
     pairs = zip(x.shape[-axes:], sides, strict=True)
     if all(size % len(starts) == 0 for size, (starts, _) in pairs):
         kernel = tuple(int(stops[0]) for _, stops in sides)
@@ -223,7 +241,7 @@ def adaptive_avg_pool1d(x: Tensor, output_size: Output) -> Tensor:
     >>> mg.nn.functional.adaptive_avg_pool1d(mg.tensor([[1.0, 3.0, 2.0, 0.0]]), 2)
     tensor([[2., 1.]])
     """
-    return _adaptive_avg_pool(1, x, output_size)
+    return _adaptive_avg_pool("adaptive_avg_pool1d", 1, x, output_size)
 
 
 def adaptive_avg_pool2d(x: Tensor, output_size: Output) -> Tensor:
@@ -233,7 +251,7 @@ def adaptive_avg_pool2d(x: Tensor, output_size: Output) -> Tensor:
     >>> mg.nn.functional.adaptive_avg_pool2d(mg.ones(2, 3, 5, 7), (2, None)).shape
     (2, 3, 2, 7)
     """
-    return _adaptive_avg_pool(2, x, output_size)
+    return _adaptive_avg_pool("adaptive_avg_pool2d", 2, x, output_size)
 
 
 def adaptive_max_pool2d(x: Tensor, output_size: Output, return_indices: bool = False) -> Any:
@@ -299,7 +317,7 @@ def interpolate(
 
 # ---------------------------------------------------------------------------------------- layers
 class _Pool(Module):
-    """Options that are kept as they were given."""
+    """Options that are kept as they were given, with NumPy's integers as ints."""
 
     _axes: ClassVar[int]
     _options: ClassVar[tuple[str, ...]]  # in the order in which they are shown
@@ -312,11 +330,13 @@ class _Pool(Module):
         Module.__init__(self)
         if given["stride"] is None:
             given["stride"] = given["kernel_size"]
-        for name in self._options:
-            setattr(self, name, given[name])
         shapes = ("kernel_size", "stride", "padding", "dilation")
         named = {name: given[name] for name in shapes if name in given}
         _each_axis(type(self).__name__, self._axes, **named)
+        for name, size in named.items():
+            given[name] = tuple(map(int, size)) if isinstance(size, (tuple, list)) else int(size)
+        for name in self._options:
+            setattr(self, name, given[name])
 
     def extra_repr(self) -> str:
         """The options."""
@@ -342,7 +362,8 @@ class _MaxPool(_Pool):
     def forward(self, x: Tensor) -> Any:
         """The maxima, and their positions if they are wanted."""
         shapes = self.kernel_size, self.stride, self.padding, self.dilation
-        return _max_pool(self._axes, x, self.ceil_mode, self.return_indices, *shapes)
+        name, indices = type(self).__name__, self.return_indices
+        return _max_pool(name, self._axes, x, self.ceil_mode, indices, *shapes)
 
 
 class MaxPool1d(_MaxPool):
@@ -372,7 +393,8 @@ class _AvgPool(_Pool):
     def forward(self, x: Tensor) -> Tensor:
         """The means."""
         shapes, divisor = (self.kernel_size, self.stride, self.padding), self.divisor_override
-        return _avg_pool(self._axes, x, self.ceil_mode, self.count_include_pad, divisor, *shapes)
+        name, include = type(self).__name__, self.count_include_pad
+        return _avg_pool(name, self._axes, x, self.ceil_mode, include, divisor, *shapes)
 
 
 class AvgPool1d(_AvgPool):
@@ -433,7 +455,7 @@ class _AdaptiveAvgPool(_AdaptivePool):
 
     def forward(self, x: Tensor) -> Tensor:
         """The means."""
-        return _adaptive_avg_pool(self._axes, x, self.output_size)
+        return _adaptive_avg_pool(type(self).__name__, self._axes, x, self.output_size)
 
 
 class AdaptiveAvgPool1d(_AdaptiveAvgPool):
