@@ -101,7 +101,7 @@ def test_a_tiny_variance_is_not_lost_beside_the_one_it_starts_at():
     np.testing.assert_allclose(layer.running_var.numpy(), [5e-13], rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1), (1, 3, 1, 1), (0, 3)])
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1), (1, 3, 1, 1)])
 @pytest.mark.parametrize("options", [{}, {"momentum": None}, {"track_running_stats": False}])
 def test_one_value_per_channel_raises_and_leaves_the_buffers_alone(shape, options):
     layer = layer_for(shape, **options)
@@ -109,6 +109,24 @@ def test_one_value_per_channel_raises_and_leaves_the_buffers_alone(shape, option
     with pytest.raises(ValueError, match="more than one value per channel"):
         layer(mg.ones(*shape))
     assert unchanged(layer, before)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 4), (2, 3, 0), (0, 3, 4, 5), (2, 3, 0, 5)])
+@pytest.mark.parametrize(
+    "options", [{}, {"affine": False}, {"track_running_stats": False}, {"dtype": mg.float64}]
+)
+def test_an_empty_batch_comes_back(shape, options, training):
+    layer = (nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(3, **options).train(training)
+    x = mg.zeros(*shape, dtype=options.get("dtype"), requires_grad=True)
+    y = layer(x)
+    assert y.shape == shape and y.dtype == x.dtype
+    y.sum().backward()
+    assert x.grad.shape == shape
+    for parameter in layer.parameters():
+        assert parameter.grad.tolist() == [0.0] * 3
+    if layer.running_mean is not None:
+        assert layer.running_mean.tolist() == [0.0] * 3 and layer.running_var.tolist() == [1.0] * 3
 
 
 def test_one_value_per_channel_is_fine_in_eval():

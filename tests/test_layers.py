@@ -61,6 +61,74 @@ def test_linear_errors():
         nn.Linear(4, 0)
 
 
+EMPTY_BATCHES = {
+    "Linear": (nn.Linear(4, 3), (0, 4), (0, 3)),
+    "Linear, 3-d": (nn.Linear(4, 3), (2, 0, 4), (2, 0, 3)),
+    "LSTM": (nn.LSTM(4, 3), (5, 0, 4), (5, 0, 3)),
+    "GRU": (nn.GRU(4, 3), (5, 0, 4), (5, 0, 3)),
+    "LSTMCell": (nn.LSTMCell(4, 3), (0, 4), (0, 3)),
+    "TransformerEncoderLayer": (nn.TransformerEncoderLayer(4, 2, 8), (5, 0, 4), (5, 0, 4)),
+    "TransformerEncoderLayer, batch first": (
+        nn.TransformerEncoderLayer(4, 2, 8, batch_first=True),
+        (0, 5, 4),
+        (0, 5, 4),
+    ),
+    "LayerNorm": (nn.LayerNorm(4), (0, 5, 4), (0, 5, 4)),
+    "GroupNorm": (nn.GroupNorm(2, 4), (0, 4, 5), (0, 4, 5)),
+    "InstanceNorm1d": (nn.InstanceNorm1d(4), (0, 4, 5), (0, 4, 5)),
+    "Softmax": (nn.Softmax(1), (0, 4), (0, 4)),
+    "Softmax over nothing": (nn.Softmax(0), (0, 4), (0, 4)),
+    "LogSoftmax": (nn.LogSoftmax(0), (0, 4), (0, 4)),
+    "Dropout": (nn.Dropout(0.5), (0, 4), (0, 4)),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY_BATCHES)
+def test_an_empty_batch(name):
+    layer, shape, expected = EMPTY_BATCHES[name]
+    x = mg.zeros(*shape, requires_grad=True)
+    y = layer(x)
+    y = y[0] if isinstance(y, tuple) else y
+    assert y.shape == expected
+    y.sum().backward()
+    assert x.grad.shape == shape
+    assert all(not p.grad.numpy().any() for p in layer.parameters())
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 4), (2, 0, 4)])
+def test_attention_over_nothing(shape):
+    layer, x = nn.MultiheadAttention(4, 2, batch_first=True), mg.zeros(*shape, requires_grad=True)
+    y, weights = layer(x, x, x)
+    assert y.shape == shape and weights.shape == (shape[0], shape[1], shape[1])
+    y.sum().backward()
+    assert x.grad.shape == shape
+
+
+OF_INTEGERS = {
+    "Linear": lambda n: nn.Linear(n, n),
+    "BatchNorm1d": lambda n: nn.BatchNorm1d(n),
+    "LayerNorm": lambda n: nn.LayerNorm((n,)),
+    "GroupNorm": lambda n: nn.GroupNorm(n, n),
+    "InstanceNorm1d": lambda n: nn.InstanceNorm1d(n),
+    "Embedding": lambda n: nn.Embedding(5, n, padding_idx=n),
+    "LSTM": lambda n: nn.LSTM(n, 5, n, proj_size=n),
+    "GRU": lambda n: nn.GRU(n, n),
+    "BatchNormLSTM": lambda n: nn.BatchNormLSTM(n, n, n),
+    "MultiheadAttention": lambda n: nn.MultiheadAttention(n, n),
+    "PReLU": lambda n: nn.PReLU(n),
+    "Flatten": lambda n: nn.Flatten(0, n),
+    "Upsample": lambda n: nn.Upsample(n),
+}
+
+
+@pytest.mark.parametrize("integer", [np.int64(4), np.uint8(4), np.array(4)], ids=repr)
+@pytest.mark.parametrize("name", OF_INTEGERS)
+def test_sizes_of_layers_are_whatever_acts_as_an_integer(name, integer):
+    given, expected = OF_INTEGERS[name](integer), OF_INTEGERS[name](4)
+    shapes = {key: value.shape for key, value in expected.state_dict().items()}
+    assert {key: value.shape for key, value in given.state_dict().items()} == shapes
+
+
 def test_flatten_and_identity():
     x = mg.randn(2, 3, 4, 5)
     assert nn.Flatten()(x).shape == (2, 60)

@@ -146,8 +146,9 @@ class MultiheadAttention(Module):
             k, v = concat([k, more_k], axis=1), concat([v, more_v], axis=1)
         full = (batch, self.num_heads, length, k.shape[1] - len(added))
         mask = self._mask(attn_mask, key_padding_mask, full, len(added), is_causal)
-        shape = (batch, -1, self.num_heads, e // self.num_heads)
-        q, k, v = (permute_dims(reshape(x, shape), (0, 2, 1, 3)) for x in (q, k, v))
+        heads = (self.num_heads, e // self.num_heads)
+        q, k, v = (reshape(x, (*x.shape[:2], *heads)) for x in (q, k, v))
+        q, k, v = (permute_dims(x, (0, 2, 1, 3)) for x in (q, k, v))
         y, weights = functional.attention(q, k, v, mask, self.dropout if self.training else 0.0)
         y = self.out_proj(reshape(permute_dims(y, (0, 2, 1, 3)), (batch, length, e)))
         if not batched:

@@ -101,9 +101,10 @@ def batch_norm(
     weight and bias have the shape (C,). Nothing is detached, so derivatives of any order are those
     of the formula.
 
-    Raises ValueError for a wrong shape, one of the statistics without the other, and in training
-    for one value per channel or statistics in read-only memory, TypeError for statistics that are
-    not floats, RuntimeError for those that require grad, and then writes nothing.
+    An empty x comes back, and the running statistics stay. Raises ValueError for a wrong shape, one
+    of the statistics without the other, and in training for one value per channel or statistics in
+    read-only memory, TypeError for statistics that are not floats, RuntimeError for those that
+    require grad, and then writes nothing.
 
     >>> x = mg.tensor([[1.0], [3.0]])
     >>> mg.nn.functional.batch_norm(x, None, None, eps=0.0)
@@ -132,6 +133,8 @@ def batch_norm(
     if ndim > 2:
         axes = (0, *range(2, ndim))
         weight, bias = _per_channel(weight, ndim), _per_channel(bias, ndim)
+    if x.size == 0:  # no statistics; weight and bias have gradients of 0
+        return x * weight + bias
 
     if training or running_mean is None or running_var is None:
         count = x.size // max(shape[1], 1)
