@@ -130,7 +130,8 @@ def grad(
 ) -> tuple[Tensor | None, ...]:
     """The gradients of (the sum of) `outputs` with respect to `inputs`, a tuple. No `.grad` moves.
 
-    grad_outputs: a cotangent for each output, of its shape; None means 1 for a single element.
+    grad_outputs: a cotangent for each output, of its shape; None means 1 for a single element. A
+        number is one of shape ().
     retain_graph: keep the graph for another pass; by default it is kept if create_graph is set.
     create_graph: record the gradients, so that they can be differentiated again.
     allow_unused: give None for an input that the outputs do not depend on, instead of raising.
@@ -145,7 +146,8 @@ def grad(
     if grad_outputs is None:
         cotangents: list[Tensor | None] = [None] * len(outputs)
     else:
-        cotangents = [grad_outputs] if isinstance(grad_outputs, Tensor) else list(grad_outputs)
+        several = isinstance(grad_outputs, Sequence)
+        cotangents = list(grad_outputs) if several else [grad_outputs]  # type: ignore[list-item]
     for tensor in (*outputs, *inputs):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"grad: expected Tensors, got {type(tensor).__name__}")

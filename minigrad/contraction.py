@@ -27,7 +27,7 @@ from ._core.ops import (
     sum_product,
     whole,
 )
-from ._core.tensor import Tensor, attach_methods, to_tensor
+from ._core.tensor import Tensor, attach_methods, to_tensor, to_tensors
 from ._core.types import TensorLike
 
 __all__ = ["einsum", "outer", "tensordot", "trace", "vecdot"]
@@ -55,7 +55,7 @@ def outer(x: Tensor, y: TensorLike) -> Tensor:
     tensor([[3., 4.],
             [6., 8.]])
     """
-    x, y = to_tensor(x, "outer"), to_tensor(y, "outer")
+    x, y = to_tensors((x, y), "outer")
     if x.ndim != 1 or y.ndim != 1:
         raise ValueError(f"outer: expected two vectors, got shapes {x.shape} and {y.shape}")
     return reshape(x, (-1, 1)) * y
@@ -68,7 +68,7 @@ def vecdot(x: Tensor, y: TensorLike, axis: int = -1) -> Tensor:
     >>> mg.vecdot(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), mg.tensor([1.0, 1.0]))
     tensor([3., 7.])
     """
-    x, y = to_tensor(x, "vecdot"), to_tensor(y, "vecdot")
+    x, y = to_tensors((x, y), "vecdot")
     fewest = x.ndim if x.ndim < y.ndim else y.ndim
     axis = whole("vecdot: axis", axis)
     along = one_axis("vecdot", axis, fewest) - fewest
@@ -94,7 +94,7 @@ def tensordot(
     >>> mg.tensordot(mg.ones(2, 3, 4), mg.ones(4, 3, 5), axes=((1, 2), (1, 0))).shape
     (2, 5)
     """
-    x, y = to_tensor(x, "tensordot"), to_tensor(y, "tensordot")
+    x, y = to_tensors((x, y), "tensordot")
     if isinstance(axes, (tuple, list)) and len(axes) == 2:
         pairs = [np.atleast_1d(a).tolist() for a in axes]
     else:
@@ -131,7 +131,7 @@ def einsum(subscripts: str, *operands: TensorLike) -> Tensor:
     """
     if not isinstance(subscripts, str):
         raise TypeError(f"einsum: expected subscripts such as 'ij,jk->ik', got {subscripts!r:.60}")
-    tensors = [to_tensor(t, "einsum") for t in operands]
+    tensors = list(to_tensors(operands, "einsum"))
     labels, output = _parse_once(subscripts, tuple(t.ndim for t in tensors))
     return _sum_of_products("einsum", tensors, labels, output)
 

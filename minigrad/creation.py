@@ -24,27 +24,42 @@ _generator: np.random.Generator | None = None
 def _as_array(
     data: Tensor | ArrayLike, dtype: DTypeLike | None, copy: bool, name: str
 ) -> np.ndarray:
-    """Python data as an array: floats take the default dtype, arrays keep theirs."""
+    """Python data as an array: floats take the default dtype, arrays keep theirs. Numbers that do
+    not fit into the dtype raise; arrays are converted as by `astype`."""
     if isinstance(data, Tensor):
         data = data.numpy() if copy else data._array
     if isinstance(data, (str, bytes)) or data is None:
         raise TypeError(f"{name}: expected numbers, got {type(data).__name__} {data!r:.40}")
     given = isinstance(data, (np.ndarray, np.generic))
+    if given and dtype is not None and isinstance(data, np.generic):
+        data, given = float(data) if data.dtype.kind == "f" else data.item(), False
     try:
         array = np.asarray(data)
     except ValueError as error:
         raise ValueError(
             f"{name}: rows of different lengths do not make a tensor ({error})"
         ) from None
-    if array.dtype.kind in "OUSV":
+    kind = array.dtype.kind
+    if kind == "O" and not given and all(isinstance(v, (int, float)) for v in array.flat):
+        kind = "f" if any(isinstance(v, float) for v in array.flat) else "u"  # ints beyond int64
+    if kind in "OUSV":
         raise TypeError(f"{name}: expected numbers, got elements of type {array.dtype}")
-    if not given and array.dtype.kind == "f":
-        dtype = dtype or get_default_dtype()
-    if not given and array.dtype.kind == "i" and dtype is not None and array.dtype != dtype:
+    if not given and kind == "u":
+        dtype = dtype or int64
+    if not given and kind == "f" and dtype is None:
+        dtype = get_default_dtype()
+    elif (
+        not given
+        and dtype is not None
+        and array.dtype != dtype
+        and (kind in "iu" or np.dtype(dtype).kind in "iu")  # where `array` would wrap around
+    ):
         try:
-            return np.array(data, dtype=dtype, order="C")  # an int64 array would wrap around
+            return np.array(data, dtype=dtype, order="C")
         except OverflowError as error:
             raise OverflowError(f"{name}: {error}; give a wider dtype") from None
+        except ValueError as error:  # NaN
+            raise ValueError(f"{name}: {error}") from None
     return np.array(array, dtype=dtype, order="C") if copy else np.asarray(array, dtype=dtype)
 
 
@@ -54,7 +69,9 @@ def tensor(
     """A new tensor with a copy of `data`: nested lists of numbers, an array, or a Tensor.
 
     Python floats make float32 (see `set_default_dtype`), ints int64; arrays keep their dtype.
-    Raises TypeError for what is not numbers, ValueError for ragged lists.
+    Raises TypeError for what is not numbers, ValueError for ragged lists, OverflowError for a
+    number that an integer dtype cannot hold (ValueError for NaN); arrays are converted as by
+    `astype`.
 
     >>> mg.tensor([[1.0, 2.0], [3.0, 4.0]])
     tensor([[1., 2.],
@@ -232,7 +249,11 @@ def arange(
         start, stop = 0, start
     if dtype is None and any(isinstance(v, float) for v in (start, stop, step)):
         dtype = get_default_dtype()
-    return Tensor(np.arange(start, stop, step, dtype=dtype), requires_grad=requires_grad)
+    array = np.arange(start, stop, step, dtype=dtype)
+    if array.dtype == np.int32:  # which NumPy adds up without a look at overflow
+        array = np.arange(start, stop, step, dtype=np.int64)
+        _as_array([int(n) for n in (*array[:1], *array[-1:])], int32, False, "arange")
+    return Tensor(array, dtype, requires_grad=requires_grad)
 
 
 def linspace(
@@ -249,7 +270,10 @@ def linspace(
     >>> mg.linspace(0, 1, 3)
     tensor([0. , 0.5, 1. ])
     """
-    numbers = np.linspace(start, stop, num, endpoint, dtype=_float(dtype))
+    kind: np.dtype[Any] = _float(dtype)
+    if kind.kind == "i":
+        _as_array([start, stop], kind, False, "linspace")
+    numbers = np.linspace(start, stop, num, endpoint, dtype=kind)
     return Tensor(numbers, requires_grad=requires_grad)
 
 

@@ -41,7 +41,7 @@ from ._core.ops import (
     where,
     whole,
 )
-from ._core.tensor import Tensor, attach_methods, to_tensor
+from ._core.tensor import Tensor, attach_methods, to_tensor, to_tensors
 from ._core.types import Axis, Shape, TensorLike
 
 __all__ = [
@@ -274,7 +274,7 @@ def stack(arrays: Sequence[Tensor], axis: int = 0) -> Tensor:
     """
     if isinstance(arrays, Tensor) or not isinstance(arrays, (list, tuple)) or not arrays:
         raise TypeError(f"stack: expected a non-empty list or tuple of Tensors, got {arrays!r:.60}")
-    tensors = [to_tensor(a, "stack") for a in arrays]
+    tensors = to_tensors(tuple(arrays), "stack")
     if len({t.shape for t in tensors}) > 1:
         raise ValueError(f"stack: shapes {', '.join(str(t.shape) for t in tensors)} differ")
     return concat([expand_dims(t, axis) for t in tensors], axis=axis)
@@ -346,7 +346,7 @@ def meshgrid(*arrays: TensorLike, indexing: Literal["xy", "ij"] = "xy") -> tuple
     >>> [x.shape for x in mg.meshgrid(mg.ones(2), mg.ones(3))]
     [(3, 2), (3, 2)]
     """
-    tensors = [to_tensor(a, "meshgrid") for a in arrays]
+    tensors = to_tensors(arrays, "meshgrid")
     if indexing not in ("xy", "ij"):
         raise ValueError(f"meshgrid: indexing must be 'xy' or 'ij', got {indexing!r}")
     if wrong := [t.shape for t in tensors if t.ndim > 1]:
@@ -408,7 +408,7 @@ def scatter_add(x: Tensor, axis: int, indices: TensorLike, source: Tensor) -> Te
     >>> mg.scatter_add(mg.zeros(3), 0, mg.tensor([0, 2, 0]), mg.ones(3))
     tensor([2., 0., 1.])
     """
-    x, source = to_tensor(x, "scatter_add"), to_tensor(source, "scatter_add")
+    x, source = to_tensors((x, source), "scatter_add")
     axis = one_axis("scatter_add", axis, x.ndim)
     places = _integers(indices, "scatter_add")
     pairs = zip(source.shape, x.shape, strict=False)
@@ -588,7 +588,8 @@ def isclose(
     >>> mg.isclose(mg.tensor([1.0, 2.0]), mg.tensor([1.000001, 2.1]))
     tensor([ True, False])
     """
-    a, b = to_tensor(x, "isclose")._array, to_tensor(y, "isclose")._array
+    tensors = to_tensors((x, y), "isclose")
+    a, b = (t._array for t in tensors)
     return Tensor(np.isclose(a, b, rtol=rtol, atol=atol, equal_nan=equal_nan))
 
 

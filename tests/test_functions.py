@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+import minigrad.nn.functional as F
 from minigrad import autograd
 from minigrad.gradcheck import gradcheck, gradgradcheck
 
@@ -880,6 +881,157 @@ def test_full_refuses_what_is_no_number():
     for wrong in (None, "1"):
         with pytest.raises(TypeError, match="full: expected numbers"):
             mg.full((2,), wrong, dtype=mg.float32)
+
+
+@pytest.mark.parametrize("dtype", [mg.int32, mg.int64])
+@pytest.mark.parametrize("number", [2**70, -(2**70), 1e30, math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("kind", [lambda n: n, np.float64], ids=["Python", "NumPy"])
+def test_numbers_that_do_not_fit_into_integers(dtype, number, kind):
+    number, x = kind(number), mg.zeros(3, dtype=dtype)
+    makers = (
+        lambda: mg.tensor(number, dtype=dtype),
+        lambda: mg.tensor([0, number], dtype=dtype),
+        lambda: mg.asarray([[number]], dtype=dtype),
+        lambda: mg.full((2,), number, dtype=dtype),
+        lambda: mg.full_like(x, number),
+        lambda: mg.pad(x, 1, value=number),
+        lambda: mg.linspace(0, number, 3, dtype=dtype),
+        lambda: x.fill_(number),
+        lambda: x.copy_(number),
+        lambda: x.copy_(mg.tensor([0.0, float(number), 1.0])),
+        lambda: x.copy_(np.array([float(number)])),
+        lambda: mg.nn.init.constant_(x, number),
+    )
+    for make in makers:
+        with pytest.raises(ValueError if number != number else OverflowError):
+            make()
+    with pytest.raises((OverflowError, TypeError)):
+        x[0] = number
+    assert x.tolist() == [0, 0, 0]
+
+
+def test_integers_that_do_not_fit_into_int32():
+    x = mg.zeros(3, dtype=mg.int32)
+    for number in (2**31, -(2**31) - 1, 2**40 + 7, np.int64(2**40 + 7)):
+        writes = (
+            lambda n: x.__setitem__(0, n),
+            lambda n: x.__setitem__(slice(1), mg.tensor([n])),
+            lambda n: x.__setitem__(x > -1, np.array(n)),
+            lambda n: x.copy_(mg.tensor(n)),
+            lambda n: x.fill_(n),
+            lambda n: mg.full((2,), n, dtype=mg.int32),
+            lambda n: mg.arange(n, n + 3, dtype=mg.int32),
+            lambda n: mg.arange(0, 3 * n, n, dtype=mg.int32),
+            lambda n: mg.linspace(0, n, 2, dtype=mg.int32),
+        )
+        for write in writes:
+            with pytest.raises(OverflowError, match="out of bounds for int32"):
+                write(number)
+        assert x.tolist() == [0, 0, 0]
+    for number in (2**31 - 1, -(2**31)):
+        x[0] = number
+        x[1:] = mg.tensor([number, number])
+        assert (
+            x.tolist()
+            == [number] * 3
+            == x.copy_(mg.tensor(float(number), dtype="float64")).tolist()
+        )
+    with pytest.raises(OverflowError, match="out of bounds for int32"):
+        mg.arange(0, 2**31 + 5, 2**30, dtype=mg.int32)
+    with pytest.raises(ValueError, match="out of bounds for int32"):
+        mg.randint(2**40, dtype=mg.int32)
+
+
+def test_ints_beyond_int64():
+    for make in (mg.tensor, mg.asarray, mg.exp, lambda n: mg.zeros(1, dtype=mg.int64).fill_(n)):
+        for number in (2**63, -(2**63) - 1, 2**70):
+            with pytest.raises(OverflowError):
+                make(number)
+    assert mg.tensor([2**63, 2**70], dtype=mg.float64).tolist() == [2.0**63, 2.0**70]
+    assert mg.tensor([2**70, 0.5]).dtype == mg.float32
+
+
+def test_writes_into_bools():
+    b = mg.zeros(2, dtype=mg.bool)
+    b[0] = np.True_
+    assert b.tolist() == [True, False] and b.fill_(2).tolist() == [True, True]
+    for value in (1, 0.5, mg.tensor(1)):
+        with pytest.raises(TypeError, match="into a bool tensor"):
+            b[0] = value
+
+
+# -------------------------------------------------------------------------------- weak numbers
+FULL = (0.1, 1e300, 2**53 - 1, np.float64(0.1), np.float64(1e-300), np.longdouble(0.25))
+MEETS = {
+    **{
+        name: lambda x, n, name=name: (getattr(mg, name)(x, n), getattr(mg, name)(n, x))
+        for name in (
+            *("add", "subtract", "multiply", "divide", "maximum", "minimum", "hypot", "atan2"),
+            *("pow", "remainder", "floor_divide", "less", "equal", "not_equal", "logical_and"),
+        )
+    },
+    "where": lambda x, n: (mg.where(x > 1, x, n), mg.where(x > 1, n, x)),
+    "clip": lambda x, n: (mg.clip(x, n), mg.clip(x, max=n), mg.clip(n, x, x)),
+    "isclose": lambda x, n: (mg.isclose(x + n, n, 0, 0), mg.isclose(n, x * 0 + n, 0, 0)),
+    "allclose": lambda x, n: mg.tensor(mg.allclose(x * 0 + n, n, 0, 0)),
+    "in": lambda x, n: mg.tensor([n in x * 0 + n, n in x]),
+    "concat": lambda x, n: mg.concat([x, n], axis=None),
+    "stack": lambda x, n: mg.stack([x[0, 0], n]),
+    "meshgrid": lambda x, n: mg.meshgrid(x[0], n),
+    "einsum": lambda x, n: mg.einsum("ij,->ij", x, n),
+    "tensordot": lambda x, n: mg.tensordot(x, n, 0),
+    "sum_product": lambda x, n: mg._core.ops.sum_product(x[0, 0], n),
+    "full_like": lambda x, n: mg.full_like(x, n.item() if isinstance(n, mg.Tensor) else n),
+    "pad": lambda x, n: mg.pad(x, 1, value=n),
+    "F.pad": lambda x, n: F.pad(x, (1, 1), value=n),
+    "mse_loss": lambda x, n: F.mse_loss(x[0, 0], n, "none"),
+    "l1_loss": lambda x, n: F.l1_loss(x[0, 0], n, "none"),
+    "kl_div": lambda x, n: F.kl_div(x[0, 0], n, "none"),
+    "bce": lambda x, n: F.binary_cross_entropy_with_logits(x[0, 0], n),
+    "threshold": lambda x, n: F.threshold(x, 1.0, n.item() if isinstance(n, mg.Tensor) else n),
+}
+
+
+@pytest.mark.parametrize("name", MEETS)
+@pytest.mark.parametrize("number", FULL, ids=repr)
+def test_a_number_meets_float64_at_full_value(name, number):
+    x = mg.tensor([[0.3, 1.7], [2.5, 0.1]], dtype=mg.float64)
+    got, exact = MEETS[name](x, number), MEETS[name](x, mg.tensor(float(number), dtype=mg.float64))
+    for a, b in zip(*(y if isinstance(y, tuple) else (y,) for y in (got, exact)), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+WRITES = {
+    "x[i] = n": lambda x, n: x.__setitem__(1, n),
+    "x[:] = n": lambda x, n: x.__setitem__(slice(None), n),
+    "x[mask] = n": lambda x, n: x.__setitem__(x < 1, n),
+    "x[list] = n": lambda x, n: x.__setitem__([0, 1], n),
+    "x[...] = n": lambda x, n: x.__setitem__(..., n),
+    "fill_": lambda x, n: x.fill_(n),
+    "copy_": lambda x, n: x.copy_(n),
+    "constant_": lambda x, n: mg.nn.init.constant_(x, n),
+    "x[i] += n": lambda x, n: x.__setitem__(1, x[1] + n),
+}
+
+
+@pytest.mark.parametrize("write", WRITES)
+@pytest.mark.parametrize("dtype", [mg.float32, mg.float64])
+@pytest.mark.parametrize("number", FULL, ids=repr)
+def test_a_number_is_written_at_full_value(write, dtype, number):
+    x = mg.zeros(2, dtype=dtype)
+    WRITES[write](x, number)
+    with np.errstate(over="ignore"):
+        assert x[1].item() == dtype.type(float(number))
+
+
+def test_a_number_written_into_integers():
+    x = mg.zeros(2, dtype=mg.int64)
+    x[0], x[1] = 2**53 + 1, np.int64(-(2**62) - 1)
+    assert x.tolist() == [2**53 + 1, -(2**62) - 1]
+    assert x.fill_(np.int64(2**53 + 1)).tolist() == [2**53 + 1] * 2
+    with pytest.raises(TypeError, match=r"cannot write 2\.5 into a int64 tensor"):
+        x[0] = 2.5
 
 
 # -------------------------------------------------------------------------------- grad modes

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import subprocess
 import sys
 import warnings
 import zlib
+from functools import partial
 
 import numpy as np
 import pytest
@@ -553,6 +555,84 @@ def test_python_scalars_are_weak(name, dtype, scalar):
     ):
         assert result.dtype == ours(exact.dtype)
         np.testing.assert_array_equal(result.numpy(), exact)
+
+
+NUMPY_SCALARS = (
+    np.True_,
+    np.uint8(2),
+    np.int32(2),
+    np.int64(2),
+    np.float16(2.5),
+    np.float32(2.5),
+    np.float64(2.5),
+    np.longdouble(2.5),
+)
+TAKE_TWO = (*PROMOTED, "subtract", "pow", "floor_divide", "remainder", "minimum", "equal")
+
+
+@pytest.mark.parametrize("name", TAKE_TWO)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scalar", NUMPY_SCALARS, ids=lambda n: n.dtype.name)
+def test_numpy_scalars_are_as_weak(name, dtype, scalar):
+    function, x = getattr(mg, name), mg.asarray(np.array([1, 2, 1], dtype))
+    number = float(scalar) if scalar.dtype.kind == "f" else scalar.item()
+
+    def outcome(*operands):
+        try:
+            return function(*operands)
+        except (TypeError, ValueError) as error:  # of bools, which NumPy refuses to subtract
+            return type(error)
+
+    for a, b in (((x, scalar), (x, number)), ((scalar, x), (number, x))):
+        result, exact = outcome(*a), outcome(*b)
+        if isinstance(exact, type):
+            assert result is exact
+        else:
+            assert result.dtype == exact.dtype
+            np.testing.assert_array_equal(result.numpy(), exact.numpy())
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("scalar", [np.sqrt(2), np.float32(3), np.int64(2), np.True_])
+def test_operators_with_a_numpy_scalar_keep_the_dtype(dtype, scalar):
+    x = mg.ones(2, dtype=dtype, requires_grad=True)
+    for y in (x * scalar, scalar * x, x / scalar, scalar - x, x**scalar, scalar**x, x // scalar):
+        assert y.dtype == dtype
+        assert mg.autograd.grad(y.sum(), x)[0].dtype == dtype
+    assert (x.detach() * np.array(scalar)).dtype == np.result_type(dtype, np.array(scalar))
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64])
+@pytest.mark.parametrize("number", [2**40, -(2**40), 2**70, -(2**70), 2**2000, np.int64(2**40)])
+def test_comparisons_of_integers_with_numbers_beyond_their_range(dtype, number):
+    x, values = mg.asarray(np.array([0, 1], dtype)), [0, 1]
+    for compare in ("eq", "ne", "lt", "le", "gt", "ge"):
+        compare = getattr(operator, compare)
+        assert compare(x, number).tolist() == [bool(compare(v, number)) for v in values]
+        assert compare(number, x).tolist() == [bool(compare(number, v)) for v in values]
+
+
+@pytest.mark.parametrize("number", [2**31, -(2**31) - 1, 2**40, 2**70, np.int64(2**40)])
+@pytest.mark.parametrize(
+    "name", ["add", "subtract", "multiply", "floor_divide", "remainder", "maximum", "where"]
+)
+def test_arithmetic_of_integers_with_numbers_beyond_their_range(name, number):
+    x = mg.ones(2, dtype=mg.int32)
+    function = partial(mg.where, x > 0) if name == "where" else getattr(mg, name)
+    for operands in ((x, number), (number, x)):
+        with pytest.raises(OverflowError, match=f"^{name}: "):
+            function(*operands)
+    for operation in (operator.and_, operator.or_, operator.iadd, operator.ifloordiv):
+        with pytest.raises(OverflowError, match=r"^\w+: "):
+            operation(x, number)
+    assert x.tolist() == [1, 1]
+
+
+def test_two_numbers_take_the_default_dtype():
+    for result in (mg.add(2, 2.5), mg.add(2.5, 2), mg.where(mg.tensor(True), 1, 0.5)):
+        assert result.dtype == mg.float32
+    assert mg.add(1, np.float64(0.1)).item() == 1.1
+    assert mg.maximum(True, 2).dtype == mg.int64
 
 
 # ---------------------------------------------------------------------------------------- accuracy

@@ -31,7 +31,8 @@ from .kernels cimport (
     TANH, VAR, WHERE)
 from .loops cimport Operand, call, contiguous, view_array
 from .tensor cimport (Op, Tensor, binary, checked, install, record, record_view,
-                      recording, repeated_axes, shape_of, to_tensor, unary, wrap)
+                      number_array, python_number, recording, repeated_axes, shape_of, to_tensor, to_tensors,
+                      unary, wrap)
 
 import math
 from operator import index as index_of
@@ -470,10 +471,11 @@ def pow(x, y):
     >>> mg.pow(mg.tensor([1.0, 3.0]), 2)
     tensor([1., 9.])
     """
-    if type(y) is int or type(y) is float:
-        if y == 2:
+    number = python_number(y)
+    if number is not None:
+        if number == 2:
             return unary(SQUARE_, x)
-        if y == 0.5 and PyArray_TYPE(to_tensor(x, "pow").array) in (NPY_FLOAT, NPY_DOUBLE):
+        if number == 0.5 and PyArray_TYPE(to_tensor(x, "pow").array) in (NPY_FLOAT, NPY_DOUBLE):
             return unary(SQRT_, x)
     return binary(POW_, x, y)
 
@@ -657,15 +659,11 @@ def where(condition, x, y):
     cdef Tensor mask = to_tensor(condition, "where"), a, b
     if PyArray_TYPE(mask.array) != NPY_BOOL:
         mask = not_equal(mask, 0)
-    if (not isinstance(x, (Tensor, np.ndarray, np.generic))
-            and not isinstance(y, (Tensor, np.ndarray, np.generic))):
-        x = to_tensor(x, "where")           # two numbers: the first takes the default dtype
-    for value in (x, y):
-        to_tensor(value, "where")           # raises for what is no operand
-    dtype = np.result_type(*[v.dtype if isinstance(v, (Tensor, np.ndarray, np.generic)) else v
-                             for v in (x, y)])
-    a, b = astype(to_tensor(x, "where"), dtype), astype(to_tensor(y, "where"), dtype)
-    if dtype.kind != "f":
+    a, b = to_tensors((x, y), "where")
+    if PyArray_TYPE(a.array) != PyArray_TYPE(b.array):
+        dtype = np.result_type(a.array.dtype, b.array.dtype)
+        a, b = astype(a, dtype), astype(b, dtype)
+    if PyArray_TYPE(a.array) != NPY_FLOAT and PyArray_TYPE(a.array) != NPY_DOUBLE:
         return wrap(checked(np.where(mask.array, a.array, b.array)))
     view_array(&operands[0], mask.array)
     view_array(&operands[1], a.array)
@@ -686,21 +684,27 @@ def clip(x, min=None, max=None):
     tensor([0. , 0.5, 1. ])
     """
     cdef Operand operands[3]
-    cdef Tensor tensor = to_tensor(x, "clip")
+    cdef Tensor tensor
     cdef ndarray low, high
     if min is None and max is None:
         raise ValueError("clip: give min, max or both")
     for bound in (min, max):
         if not (bound is None or isinstance(bound, (int, float, np.generic, np.ndarray, Tensor))):
             raise TypeError(f"clip: a bound is None, a number or a Tensor, got {bound!r}")
+    if isinstance(min, np.generic):
+        min = python_number(min)
+    if isinstance(max, np.generic):
+        max = python_number(max)
     if isinstance(min, (Tensor, np.ndarray)) or isinstance(max, (Tensor, np.ndarray)):
+        tensor = to_tensors(tuple([v for v in (x, min, max) if v is not None]), "clip")[0]
         limited = tensor if min is None else where(tensor < min, min, tensor)
         return limited if max is None else where(limited > max, max, limited)
+    tensor = to_tensor(x, "clip")
     typenum = PyArray_TYPE(tensor.array)
     if typenum != NPY_FLOAT and typenum != NPY_DOUBLE:
         return wrap(checked(call(np.clip, (tensor.array, min, max))))
-    low = np.asarray(-math.inf if min is None else min, tensor.array.dtype)
-    high = np.asarray(math.inf if max is None else max, tensor.array.dtype)
+    low = number_array(-math.inf if min is None else min, typenum, "clip")
+    high = number_array(math.inf if max is None else max, typenum, "clip")
     view_array(&operands[0], tensor.array)
     view_array(&operands[1], low)
     view_array(&operands[2], high)
@@ -709,8 +713,14 @@ def clip(x, min=None, max=None):
 
 
 # ------------------------------------------------------------------------------------- logical, no gradient
+cdef Tensor truth(x, str name):
+    """As `to_tensor`; of a number, which no dtype is to round to 0, whether it is one."""
+    number = python_number(x)
+    return to_tensor(x, name) if number is None else wrap(number_array(number, NPY_BOOL, name))
+
+
 cdef Tensor logical(str name, object ufunc, x, y):
-    cdef Tensor a = to_tensor(x, name), b = to_tensor(y, name)
+    cdef Tensor a = truth(x, name), b = truth(y, name)
     try:
         return wrap(checked(ufunc(a.array, b.array)))
     except ValueError:
@@ -750,7 +760,7 @@ def logical_not(x):
     >>> mg.logical_not(mg.tensor([True, False]))
     tensor([False,  True])
     """
-    return wrap(checked(call(np.logical_not, (to_tensor(x, "logical_not").array,))))
+    return wrap(checked(call(np.logical_not, (truth(x, "logical_not").array,))))
 
 
 # ================================================================================================ reductions
@@ -939,7 +949,8 @@ def sum_product(x, y, axis=None, keepdims=False):
     >>> mg.sum_product(mg.tensor([1.0, 2.0]), mg.tensor([3.0, 4.0]))
     tensor(11.)
     """
-    cdef Tensor a = to_tensor(x, "sum_product"), b = to_tensor(y, "sum_product")
+    cdef Tensor a, b
+    a, b = to_tensors((x, y), "sum_product")
     cdef int typenum = PyArray_TYPE(a.array), d
     cdef unsigned long long mask = 0
     cdef tuple axes
@@ -1369,6 +1380,10 @@ cdef Op ASTYPE_ = register("astype", NO_KERNEL, None, (lambda g, source: astype(
 def astype(x, dtype):
     """x in another dtype; x itself if it has that dtype. The gradient comes back in the dtype of x.
 
+    Floats lose their fraction in an integer dtype. As in NumPy and PyTorch the elements are converted
+    without a look at them: what an integer dtype cannot hold, NaN and infinities too, becomes some other
+    number. (A number, and what is written into a tensor, raises instead.)
+
     >>> mg.astype(mg.tensor([1.7, -1.7]), mg.int64)
     tensor([ 1, -1])
     """
@@ -1703,7 +1718,7 @@ def concat(arrays, axis=0):
     cdef npy_intp length = 0
     cdef int ndim, along, d, typenum
     cdef bint fits
-    cdef list tensors = [to_tensor(a, "concat") for a in arrays], offsets = [0]
+    cdef list tensors = list(to_tensors(tuple(arrays), "concat")), offsets = [0]
     if axis is None:
         tensors, axis = [reshape(t, -1) for t in tensors], 0
     first = tensors[0]
@@ -1857,13 +1872,16 @@ def pad(x, pad_width, mode="constant", value=0):
         before, after = widths[d]
         sizes[d] = PyArray_DIMS(tensor.array)[d] + before + after
         index.append(slice(before, before + PyArray_DIMS(tensor.array)[d]))
+    number = python_number(value)
+    filling = (to_tensor(value, "pad").array if number is None
+               else number_array(number, PyArray_TYPE(tensor.array), "pad"))
     out = loops.empty(ndim, sizes, PyArray_TYPE(tensor.array))
     inner = tuple(index) + (Ellipsis,)
     for d in range(ndim):                   # along d, between what was padded along the axes before it
         before, after = widths[d]
         part = out[inner[:d]]
-        part[(slice(None),) * d + (slice(before),)] = value
-        part[(slice(None),) * d + (slice(sizes[d] - after, None),)] = value
+        part[(slice(None),) * d + (slice(before),)] = filling
+        part[(slice(None),) * d + (slice(sizes[d] - after, None),)] = filling
     loops.transfer(tensor.array, out[inner], False)
     return record(PAD_, out, tensor, None, None, (inner,))
 

@@ -484,17 +484,106 @@ cdef inline bint is_number(object value):
     return PyFloat_CheckExact(value) or PyLong_CheckExact(value) or PyBool_Check(value)
 
 
+cdef object python_number(object value):
+    """A Python or NumPy scalar as a plain Python number; None for anything else, 0-d arrays too."""
+    if is_number(value):
+        return value
+    if isinstance(value, np.generic):
+        kind = value.dtype.kind
+        return float(value) if kind == "f" else int(value) if kind in "iu" else bool(value) if kind == "b" \
+            else None
+    if isinstance(value, int):              # of a subclass, such as IntEnum
+        return int(value)
+    return float(value) if isinstance(value, float) else None
+
+
+cdef ndarray number_array(object number, int typenum, str name):
+    """A Python number as a 0-d array of this dtype. What an integer dtype cannot hold raises: OverflowError,
+    ValueError for NaN."""
+    cdef ndarray array = cnp.PyArray_ZEROS(0, NULL, typenum, 0)
+    cdef void* data = PyArray_DATA(array)
+    cdef long long whole = 0
+    cdef bint fits = True
+    if typenum == NPY_DOUBLE:
+        (<double*> data)[0] = number
+    elif typenum == NPY_FLOAT:
+        (<float*> data)[0] = <float> <double> number
+    elif typenum == NPY_BOOL:
+        (<cnp.npy_bool*> data)[0] = bool(number)
+    else:
+        try:
+            whole = int(number)
+        except (OverflowError, ValueError):
+            fits = False
+        if not fits or typenum == NPY_INT32 and whole != <int> whole:
+            raise out_of_bounds(name, number, array.dtype)
+        if typenum == NPY_INT32: (<int*> data)[0] = <int> whole
+        else: (<long long*> data)[0] = whole
+    return array
+
+
+cdef object out_of_bounds(str name, object number, object dtype):
+    kind, wider = (ValueError, "floating") if number != number else (OverflowError, "wider")
+    return kind(f"{name}: {number} is out of bounds for {dtype}; give a {wider} dtype")
+
+
+cdef ndarray converted(ndarray source, ndarray like, str name):
+    """The elements in the dtype of `like`; those that its integers cannot hold raise, as a number does."""
+    if (PyArray_TYPE(like) in (NPY_INT32, NPY_INT64) and elements(source)
+            and PyArray_TYPE(source) in (NPY_FLOAT, NPY_DOUBLE, NPY_INT64)):
+        limits = np.iinfo(like.dtype)
+        for extreme in (source.min().item(), source.max().item()):
+            if not limits.min - 1 < extreme < limits.max + 1:       # of Python numbers, so exact
+                raise out_of_bounds(name, extreme, like.dtype)
+    return source.astype(like.dtype)
+
+
 cpdef Tensor to_tensor(object value, str name):
-    """A Tensor, array or number as a Tensor; anything else is the error a user can act on."""
+    """A Tensor, array or number as a Tensor; raises TypeError with a hint otherwise. A number takes the
+    default dtype here: where it meets another operand, it belongs into `to_tensors`."""
     if isinstance(value, Tensor):
         return value
     if isinstance(value, (np.ndarray, np.generic)):
         return wrap(checked(value))
-    if PyFloat_CheckExact(value):
-        return wrap(np.asarray(value, default_dtype))
-    if is_number(value):
-        return wrap(np.asarray(value))
-    raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}; make one with mg.tensor(...)")
+    number = python_number(value)
+    if number is None:
+        raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}; make one with "
+                        "mg.tensor(...)")
+    if PyFloat_CheckExact(number):
+        return wrap(number_array(number, default_dtype.num, name))
+    return wrap(number_array(number, NPY_BOOL if PyBool_Check(number) else NPY_INT64, name))
+
+
+cpdef tuple to_tensors(tuple values, str name):
+    """As `to_tensor` of each; but a number, Python's or NumPy's, is weak: it takes the dtype that promotion
+    gives it with the Tensors and arrays among the values. Where there are none, the numbers take the
+    dtype of those that are NumPy's, or that of the most general."""
+    cdef list tensors = [], dtypes = [], numpys = []
+    cdef object general = False             # of the numbers, the one of the most general type
+    for value in values:
+        if not isinstance(value, Tensor):
+            break
+    else:
+        return values
+    for value in values:
+        number = python_number(value)
+        if number is None:
+            value = to_tensor(value, name)
+            dtypes.append((<Tensor> value).array.dtype)
+        else:
+            if isinstance(value, np.generic):
+                numpys.append(value)
+            if PyFloat_CheckExact(number) or PyBool_Check(general):
+                general = number
+            value = number
+        tensors.append(value)
+    if not dtypes:
+        for value in numpys or [general]:
+            dtypes.append(to_tensor(value, name).array.dtype)
+    for i, value in enumerate(tensors):
+        if not isinstance(value, Tensor):
+            tensors[i] = wrap(number_array(value, np.result_type(*dtypes, value).num, name))
+    return tuple(tensors)
 
 
 cdef inline bint plain(ndarray array):
@@ -528,7 +617,10 @@ cdef object unary(Op op, object x):
 
 cdef object numpy_error(str name, error):
     """NumPy's error (often of a private class) as the plain one, with the name of the operation."""
-    return (TypeError if isinstance(error, TypeError) else ValueError)(f"{name}: {error}")
+    for kind in (TypeError, OverflowError):
+        if isinstance(error, kind):
+            return kind(f"{name}: {error}")
+    return ValueError(f"{name}: {error}")
 
 
 cdef ndarray call_numpy(Op op, object x, object y):
@@ -548,7 +640,7 @@ cdef ndarray call_numpy(Op op, object x, object y):
             x, y = in_order(op, x, y)
         try:
             out = np.asarray(call(op.fallback, (x,) if y is None else (x, y)))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise numpy_error(op.name, error) from None
         if out.dtype == np.float16:         # which NumPy makes of bool: too coarse, and no dtype of ours
             x = x.astype(np.float32)
@@ -597,13 +689,11 @@ cdef object binary(Op op, object left, object right):
             view_array(&operands[0], x)
             view_array(&operands[1], y)
         elif is_number(right):
-            number64 = right
             view_array(&operands[0], x)
             scalar = &operands[1]
         else:
             return promote(op, left, right)
     elif is_number(left) and isinstance(right, Tensor):
-        number64 = left
         typenum = PyArray_TYPE((<Tensor> right).array)
         view_array(&operands[1], (<Tensor> right).array)
         scalar = &operands[0]
@@ -612,6 +702,8 @@ cdef object binary(Op op, object left, object right):
     if op.opcode == NO_KERNEL or (typenum != NPY_FLOAT and typenum != NPY_DOUBLE):
         return promote(op, left, right)
     if scalar != NULL:                      # a Python number is weak: it takes the Tensor's dtype
+        if scalar == &operands[1]: number64 = right
+        else: number64 = left
         number32 = <float> number64
         scalar.data = <char*> &number64 if typenum == NPY_DOUBLE else <char*> &number32
         scalar.shape = scalar.strides = NULL
@@ -624,12 +716,16 @@ cdef object binary(Op op, object left, object right):
 
 cdef object promote(Op op, object left, object right):
     """Mixed or integer dtypes, arrays, and what is no operand at all. Promotion is NumPy's."""
-    if not is_number(left):
+    x, y = python_number(left), python_number(right)
+    if x is not None and y is not None:
+        left, right = to_tensors((left, right), op.name)
+        return binary(op, left, right)
+    if x is not None and x is not left or y is not None and y is not right:     # NumPy's numbers are weak too
+        return binary(op, left if x is None else x, right if y is None else y)
+    if x is None:
         left = to_tensor(left, op.name)
-    if not is_number(right):
+    if y is None:
         right = to_tensor(right, op.name)
-    if is_number(left) and is_number(right):
-        left = to_tensor(left, op.name)
     x = (<Tensor> left).array if isinstance(left, Tensor) else left
     y = (<Tensor> right).array if isinstance(right, Tensor) else right
     if op.opcode != NO_KERNEL or requires(left) or requires(right):
@@ -689,17 +785,31 @@ cdef object bitwise(object ufunc, object left, object right):
     """`&`, `|` and `^` of booleans and integers, as NumPy's."""
     if not (isinstance(left, OPERANDS) and isinstance(right, OPERANDS)):
         return NotImplemented
-    x = (<Tensor> left).array if isinstance(left, Tensor) else left
-    y = (<Tensor> right).array if isinstance(right, Tensor) else right
+    x, y = python_number(left), python_number(right)
+    if x is None:
+        x = to_tensor(left, ufunc.__name__).array
+    if y is None:
+        y = to_tensor(right, ufunc.__name__).array
     try:
         return wrap(checked(ufunc(x, y)))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise numpy_error(ufunc.__name__, error) from None
 
 
 cdef void write(Tensor target, object value, object index) except *:
-    """target[index] = value, in place, with NumPy's casting rules for `op=`, counted as a write."""
-    cdef ndarray source = to_tensor(value, "assignment").array
+    """target[index] = value, in place, with NumPy's casting rules for `op=`, counted as a write. A number
+    takes the dtype of the target; a source on the memory of the target is read before it is written."""
+    cdef int typenum = PyArray_TYPE(target.array)
+    cdef ndarray source
+    number = None if isinstance(value, Tensor) else python_number(value)
+    if number is None:
+        source = to_tensor(value, "assignment").array
+    elif typenum == NPY_BOOL and not PyBool_Check(number) or (PyFloat_CheckExact(number)
+                                                              and typenum in (NPY_INT32, NPY_INT64)):
+        raise TypeError(f"assignment: cannot write {number!r} into a {target.array.dtype} tensor; convert it "
+                        "first")
+    else:
+        source = number_array(number, typenum, "assignment")
     if not cnp.PyArray_ISWRITEABLE(target.array):
         raise ValueError("assignment: the tensor's memory is read-only (it shares a read-only or broadcast "
                          "array); write to a copy: x.clone()")
@@ -710,15 +820,44 @@ cdef void write(Tensor target, object value, object index) except *:
         memmove(PyArray_DATA(target.array), PyArray_DATA(source), PyArray_NBYTES(source))
         count_write(target)
         return
-    if not np.can_cast(source.dtype, target.array.dtype, "same_kind"):
-        raise TypeError(f"assignment: cannot write {source.dtype} into a {target.array.dtype} tensor; "
-                        f"convert it: value.astype(mg.{target.array.dtype})")
+    if PyArray_TYPE(source) != typenum:
+        if not np.can_cast(source.dtype, target.array.dtype, "same_kind"):
+            raise TypeError(f"assignment: cannot write {source.dtype} into a {target.array.dtype} tensor; "
+                            f"convert it: value.astype(mg.{target.array.dtype})")
+        source = converted(source, target.array, "assignment")
     try:
         target.array[index] = source
     except ValueError:
         raise ValueError(f"assignment: shape {shape_of(source)} does not broadcast into the place written "
                          f"to, of shape {np.shape((<object> target.array)[index])}") from None
     count_write(target)
+
+
+cdef void check_write(Tensor target, str name, object value) except *:
+    """Raise if a write while gradients are recorded would happen behind the graph's back."""
+    if target.requires:
+        what = "a leaf that requires grad" if target.node is None else "a tensor that the graph made"
+        raise RuntimeError(f"{name}: {what} cannot be written to in place while gradients are recorded; "
+                           "use mg.no_grad(), or make a new tensor, for example with mg.where")
+    if requires(value):
+        raise RuntimeError(f"{name}: a write in place would drop the gradient of the value written; use "
+                           "value.detach(), or make a new tensor, for example with mg.where or mg.concat")
+
+
+cdef Tensor write_all(Tensor target, object value, str name):
+    """target[...] = value, converted to the dtype of the target whatever its kind."""
+    cdef Tensor source
+    if mg_recording:
+        check_write(target, name, value)
+    number = None if isinstance(value, Tensor) else python_number(value)
+    if number is not None:
+        source = wrap(number_array(number, PyArray_TYPE(target.array), name))
+    else:
+        source = to_tensor(value, name)
+        if PyArray_TYPE(source.array) != PyArray_TYPE(target.array):
+            source = wrap(converted(source.array, target.array, name))
+    write(target, source, Ellipsis)
+    return target
 
 
 # ------------------------------------------------------------------------------------- the backward
@@ -1087,7 +1226,9 @@ cdef Tensor first_cotangent(Tensor root, object gradient, str caller):
         ones = empty(PyArray_NDIM(root.array), PyArray_DIMS(root.array), PyArray_TYPE(root.array))
         ones.fill(1)
         return wrap(ones)
-    tensor = to_tensor(gradient, caller)
+    number = python_number(gradient)
+    tensor = (to_tensor(gradient, caller) if number is None
+              else wrap(number_array(number, PyArray_TYPE(root.array), caller)))
     if not same_shape((<Tensor> tensor).array, root.array):
         raise RuntimeError(f"{caller}: the gradient has shape {shape_of((<Tensor> tensor).array)}, "
                            f"the output {shape_of(root.array)}; they must be equal")
@@ -1703,49 +1844,43 @@ cdef class Tensor:
     # ------------------------------------------------------------------ writing
     def _may_write(self, str name, value=None):
         """Raise if a write would happen behind the graph's back."""
-        if not mg_recording:
-            return
-        if self.requires:
-            what = "a leaf that requires grad" if self.node is None else "a tensor that the graph made"
-            raise RuntimeError(f"{name}: {what} cannot be written to in place while gradients are recorded; "
-                               "use mg.no_grad(), or make a new tensor, for example with mg.where")
-        if requires(value):
-            raise RuntimeError(f"{name}: a write in place would drop the gradient of the value written; use "
-                               "value.detach(), or make a new tensor, for example with mg.where or mg.concat")
+        if mg_recording:
+            check_write(self, name, value)
 
     def __setitem__(self, index, value):
-        self._may_write("x[i] = v", value)
+        if mg_recording:
+            check_write(self, "x[i] = v", value)
         write(self, value, plain_index(index))
 
     def copy_(self, source):
-        """Write the elements of `source`, broadcast, into this tensor; returns self."""
-        self._may_write("copy_", source)
-        tensor = to_tensor(source, "copy_")
-        if PyArray_TYPE((<Tensor> tensor).array) != PyArray_TYPE(self.array):
-            tensor = wrap((<Tensor> tensor).array.astype(self.array.dtype))
-        write(self, tensor, Ellipsis)
-        return self
+        """Write the elements of `source`, broadcast, into this tensor, in its dtype; returns self. Floats
+        lose their fraction in an integer tensor. Raises OverflowError (ValueError for NaN) for a value that
+        its integers cannot hold, TypeError for what is not numbers, and then writes nothing."""
+        return write_all(self, source, "copy_")
 
     def fill_(self, value):
-        """Set every element to a number; returns self."""
+        """Set every element to a number, in the dtype of the tensor; returns self. Errors as `copy_`."""
         cdef npy_intp i
         cdef long long number
         if (PyLong_CheckExact(value) and PyArray_TYPE(self.array) == NPY_INT64 and plain(self.array)
                 and cnp.PyArray_ISWRITEABLE(self.array)):       # a counter, five times faster than below
-            if self.requires:
-                self._may_write("fill_")
-            number = value
+            if self.requires and mg_recording:
+                check_write(self, "fill_", value)
+            try:
+                number = value
+            except OverflowError:
+                raise out_of_bounds("fill_", value, self.array.dtype) from None
             if observers:
                 announce_write(self)
             for i in range(elements(self.array)):
                 (<long long*> PyArray_DATA(self.array))[i] = number
             count_write(self)
             return self
-        return self.copy_(value)
+        return write_all(self, value, "fill_")
 
     def zero_(self):
         """Set every element to zero; returns self."""
-        return self.copy_(0)
+        return write_all(self, 0, "zero_")
 
     # ------------------------------------------------------------------ operators
     def __add__(self, other): return operator(ADD, self, other)

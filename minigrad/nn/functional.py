@@ -32,7 +32,7 @@ from .._core.ops import (
     where,
     whole,
 )
-from .._core.tensor import Tensor, move_statistics, to_tensor
+from .._core.tensor import Tensor, move_statistics, to_tensor, to_tensors
 from ..functions import moveaxis, norm
 from .activation import (
     celu as celu,
@@ -623,7 +623,7 @@ def _reduce(loss: Tensor, reduction: str, name: str) -> Tensor:
 
 
 def _pair(x: Tensor, target: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    x, target = to_tensor(x, name), to_tensor(target, name)
+    x, target = to_tensors((x, target), name)
     if x.shape != target.shape:
         warnings.warn(
             f"{name}: the target has shape {target.shape}, the input {x.shape}; broadcasting them "
@@ -720,7 +720,7 @@ def cosine_embedding_loss(
     tensor([1., 1.])
     """
     name = "cosine_embedding_loss"
-    x1, x2, target = to_tensor(x1, name), to_tensor(x2, name), to_tensor(target, name)
+    x1, x2, target = to_tensors((x1, x2, target), name)
     if x1.shape != x2.shape or x1.ndim not in (1, 2) or target.shape != x1.shape[:-1]:
         raise ValueError(
             f"{name}: expected two inputs of shape (N, D) or (D,) and a target of shape (N,) or "
@@ -785,7 +785,7 @@ def binary_cross_entropy(
 
 
 def _equal_shapes(x: Tensor, target: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    x, target = to_tensor(x, name), to_tensor(target, name)
+    x, target = to_tensors((x, target), name)
     if x.shape != target.shape:
         raise ValueError(
             f"{name}: the target has shape {target.shape}, the input {x.shape}; they must be equal"
