@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import pickle
 import signal
 import threading
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
@@ -410,6 +413,107 @@ def test_read_only_memory_is_not_written_to():
     x = mg.broadcast_to(mg.ones(1), (3,))
     with pytest.raises(ValueError, match=r"read-only.*clone"):
         x += 1
+
+
+# A view to write to, and one to read from, of 24 elements: named by what makes them.
+VIEWS = {
+    "whole": lambda a: a,
+    "reversed": lambda a: a[::-1],
+    "front": lambda a: a[:12],
+    "back": lambda a: a[12:],
+    "later": lambda a: a[3:15],
+    "even": lambda a: a[::2],
+    "odd, reversed": lambda a: a[::-2],
+    "matrix": lambda a: a.reshape(4, 6),
+    "transposed": lambda a: a.reshape(6, 4).T,
+    "rows up": lambda a: a.reshape(4, 6)[::-1],
+    "column": lambda a: a.reshape(4, 6)[:, 1:2],
+    "row": lambda a: a.reshape(4, 6)[2],
+    "element": lambda a: a[5],
+    "cube": lambda a: a[:12].reshape(2, 3, 2).T,
+}
+
+
+def fitting_views():
+    for target, source in itertools.product(VIEWS, repeat=2):
+        shapes = [VIEWS[name](np.arange(24)).shape for name in (target, source)]
+        try:
+            if np.broadcast_shapes(*shapes) == shapes[0]:
+                yield target, source
+        except ValueError:
+            pass
+
+
+OVERLAPPING_WRITES = {  # of Tensors, and of arrays
+    "x[...] = y": lambda x, y: x.__setitem__(..., y),
+    "copy_": lambda x, y: getattr(x, "copy_", partial(x.__setitem__, ...))(y),
+    "+=": lambda x, y: x.__iadd__(y),
+    "-=": lambda x, y: x.__isub__(y),
+    "*=": lambda x, y: x.__imul__(y),
+    "x[...] += y": lambda x, y: x.__setitem__(..., x.__iadd__(y)),
+}
+
+
+@pytest.mark.parametrize("name", OVERLAPPING_WRITES)
+@pytest.mark.parametrize("dtype", [mg.float32, mg.float64, mg.int64])
+def test_a_source_in_the_memory_of_the_target_is_read_first(name, dtype):
+    write, rng = OVERLAPPING_WRITES[name], np.random.default_rng(0)
+    for target, source in fitting_views():
+        expected = rng.integers(0, 100, 24).astype(dtype)
+        base = mg.tensor(expected)
+        copied = VIEWS[source](expected).copy()
+        place = expected[5:6].reshape(()) if target == "element" else VIEWS[target](expected)
+        write(VIEWS[target](base), VIEWS[source](base))
+        write(place, copied)
+        np.testing.assert_array_equal(base.numpy(), expected, f"{target} from {source}")
+
+
+@pytest.mark.parametrize("dtype", [mg.float32, mg.float64, mg.int32])
+def test_overlapping_assignments(dtype):
+    def eight():
+        return mg.arange(8, dtype=dtype)
+
+    x = eight()
+    x[::2] = x[:4]
+    assert numbers(x) == [0, 1, 1, 3, 2, 5, 3, 7]
+    x = eight()
+    x[1:] = x[:-1]
+    assert numbers(x) == [0, 0, 1, 2, 3, 4, 5, 6]
+    x = eight()
+    x[1:] += x[:-1]
+    assert numbers(x) == [0, 1, 3, 5, 7, 9, 11, 13]
+    x = eight()
+    x += x[::-1]
+    assert numbers(x) == [7] * 8
+    x = eight().reshape(2, 4)[:, :2]
+    x[...] = x.T
+    assert numbers(x) == [[0, 4], [1, 5]]
+    x = eight()
+    x[mg.tensor([0, 2, 4, 6])] = x[3::-1]
+    assert numbers(x) == [3, 1, 2, 3, 1, 5, 0, 7]
+    x = eight()
+    x[x > 3] = x[:4]
+    assert numbers(x) == [0, 1, 2, 3] * 2
+    x = mg.asarray(np.arange(8, dtype=dtype))
+    x[::2] = np.asarray(x)[:4]
+    assert numbers(x) == [0, 1, 1, 3, 2, 5, 3, 7]
+    x, order = mg.arange(8), mg.arange(8)[::-1]
+    order[order[:4]] = order[4:]
+    x[7 - x[:4]] = x[:4]
+    assert numbers(x) == [0, 1, 2, 3, 3, 2, 1, 0] and numbers(order) == [7, 6, 5, 4, 0, 1, 2, 3]
+
+
+def test_a_running_average_of_what_overlaps_it():
+    memory = mg.tensor([1.0, 2.0, 3.0, 4.0])
+    mg._core.tensor.move_average(memory[1:], memory[:3], 0.5, 0.5)
+    assert numbers(memory) == [1, 1.5, 2.5, 3.5]
+
+
+def test_a_gradient_of_what_overlaps_grad():
+    x, memory = leaf(0, 0, 0), mg.tensor([1.0, 2.0, 3.0, 4.0], dtype=mg.float64)
+    x.grad = memory[1:]
+    x.backward(memory[:3])
+    assert numbers(x.grad) == [3, 5, 7]
 
 
 # --------------------------------------------------------------------------- exceptions, interrupts

@@ -402,6 +402,19 @@ def test_copies_are_equal_and_independent(duplicate):
     assert names(twin.named_parameters()) == names(net.named_parameters())
 
 
+def test_a_net_loads_its_own_tensors_under_other_names():
+    net = mg.nn.Sequential(mg.nn.Linear(2, 2), mg.nn.Linear(2, 2), mg.nn.Linear(2, 2))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    state = net.state_dict()
+    turned = {name: state[f"{(int(name[0]) + 1) % 3}{name[1:]}"] for name in state}
+    turned["0.weight"] = np.asarray(turned["0.weight"]).T
+    net.load_state_dict(turned)
+    for name, value in net.state_dict().items():
+        expected = before[f"{(int(name[0]) + 1) % 3}{name[1:]}"].numpy()
+        expected = expected.T if name == "0.weight" else expected
+        np.testing.assert_array_equal(value.numpy(), expected)
+
+
 # --------------------------------------------------------------------------------- containers
 def test_sequential():
     net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))

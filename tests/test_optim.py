@@ -324,6 +324,16 @@ def test_the_base_class_asks_for_a_rule():
         Optimizer(parameters(), {"lr": 1}).step()
 
 
+@pytest.mark.parametrize("shift", [0, 1, 2])
+def test_a_gradient_in_the_memory_of_its_parameter(shift):
+    memory = mg.tensor(np.arange(1.0, 43.0, dtype=np.float32))
+    p = memory[shift : shift + 40].detach().requires_grad_()
+    p.grad = memory[:40]
+    expected = p.numpy() - np.float32(0.5) * p.grad.numpy()
+    mg.optim.SGD([p], lr=0.5).step()
+    np.testing.assert_array_equal(p.numpy(), expected)
+
+
 # ------------------------------------------------------------------------------------ checkpoints
 KINDS = [
     (SGD, {"momentum": 0.9, "dampening": 0.1}),

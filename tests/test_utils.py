@@ -115,6 +115,13 @@ def test_read_only_memory_is_noticed_before_the_first_write():
     assert p.tolist() == [0.0, 0.0]
 
 
+def test_a_vector_in_the_memory_of_the_parameters():
+    memory = mg.arange(6.0)
+    parameters = [memory[:3], memory[3:]]
+    mg.nn.utils.vector_to_parameters(memory[::-1], parameters)
+    assert memory.tolist() == [5, 4, 3, 2, 1, 0]
+
+
 # ------------------------------------------------------------------------------------- weight norm
 @pytest.mark.parametrize(("dim", "shape"), [(0, (4, 1)), (1, (1, 3)), (None, ())])
 def test_weight_norm_splits_length_and_direction(dim, shape):

@@ -1,6 +1,6 @@
 # Arrays to loops. loops.pyx opens with the Design note.
 from cpython.ref cimport PyObject
-from numpy cimport PyArray_DIMS, PyArray_NDIM, ndarray, npy_intp
+from numpy cimport NPY_ARRAY_OWNDATA, PyArray_DIMS, PyArray_FLAGS, PyArray_NDIM, ndarray, npy_intp
 
 cdef struct Operand:            # what an elementwise loop reads: an array, or one scalar with ndim 0
     char* data
@@ -38,6 +38,13 @@ cdef npy_intp start_of(npy_intp part, npy_intp parts, npy_intp n) noexcept nogil
 cdef ndarray difference(str name, ndarray x, ndarray y)
 cdef void recycle(PyObject* array) noexcept
 cdef object call(object function, tuple arguments, dict options=*)
+cdef bint bounds_meet(ndarray a, ndarray b) noexcept
+cdef inline bint may_overlap(ndarray a, ndarray b) noexcept:
+    """Whether two arrays may have bytes in common, and one needs a copy before the other is written."""
+    if PyArray_FLAGS(a) & PyArray_FLAGS(b) & NPY_ARRAY_OWNDATA:
+        return a is b
+    return bounds_meet(a, b)
+
 cdef ndarray copied(ndarray array)
 cdef ndarray zeros_of(tuple shape, int typenum)
 cdef ndarray empty(int ndim, npy_intp* shape, int typenum)

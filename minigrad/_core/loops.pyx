@@ -184,6 +184,30 @@ cdef ndarray copied(ndarray array):
     return copy
 
 
+cdef inline void take_bounds(ndarray a, char** low, char** high) noexcept:
+    """The first byte of an array's elements, and the one after the last."""
+    cdef npy_intp extent
+    cdef int d
+    low[0] = high[0] = <char*> PyArray_DATA(a)
+    for d in range(PyArray_NDIM(a)):
+        extent = (PyArray_DIMS(a)[d] - 1) * PyArray_STRIDES(a)[d]
+        if extent > 0: high[0] += extent
+        else: low[0] += extent
+    high[0] += PyArray_ITEMSIZE(a)
+
+
+cdef bint bounds_meet(ndarray a, ndarray b) noexcept:
+    """Whether two arrays lie in memory across each other. Interleaved ones, x[::2] and x[1::2], count too:
+    to copy them does no harm, and to tell them apart takes time."""
+    cdef char* low_a
+    cdef char* high_a
+    cdef char* low_b
+    cdef char* high_b
+    take_bounds(a, &low_a, &high_a)
+    take_bounds(b, &low_b, &high_b)
+    return low_a < high_b and low_b < high_a
+
+
 cdef ndarray zeros_of(tuple shape, int typenum):
     """As `zeros`, for a shape in a tuple."""
     cdef npy_intp sizes[MAXDIMS]

@@ -47,8 +47,8 @@ from .kernels cimport (
     ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
     NOT_EQUAL, SUBTRACT, call_kernel)
 from .loops cimport (
-    Operand, add_in_place, blend, call, contiguous, copied, elements, elementwise, empty, recycle, view_array,
-    zeros_of)
+    Operand, add_in_place, blend, call, contiguous, copied, elements, elementwise, empty, may_overlap, recycle,
+    view_array, zeros_of)
 
 import weakref
 from time import perf_counter_ns
@@ -825,6 +825,8 @@ cdef void write(Tensor target, object value, object index) except *:
             raise TypeError(f"assignment: cannot write {source.dtype} into a {target.array.dtype} tensor; "
                             f"convert it: value.astype(mg.{target.array.dtype})")
         source = converted(source, target.array, "assignment")
+    elif may_overlap(source, target.array):
+        source = copied(source)
     try:
         target.array[index] = source
     except ValueError:
@@ -1363,6 +1365,8 @@ cdef void commit(Walk walk, bint create_graph) except *:
             g = add_tensors(target.gradient, g)
         elif target.gradient is None or not plain(g.array):
             g = own(g, create_graph)
+        elif may_overlap(target.gradient.array, g.array):
+            g = wrap(copied(g.array))
         gradients[i] = g
         g = None
     for i in range(len(targets)):
@@ -1461,6 +1465,8 @@ def move_statistics(str owner not None, mean, var, Tensor batch_mean not None, T
         x = x.astype(means.dtype)
     if PyArray_TYPE(y) != PyArray_TYPE(variances):
         y = y.astype(variances.dtype)
+    if may_overlap(y, means):
+        y = copied(y)
     if observers:
         announce_write(mean)
         announce_write(var)

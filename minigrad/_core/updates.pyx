@@ -21,8 +21,8 @@ from libc.math cimport NAN, pow, sqrt
 from numpy cimport (NPY_DOUBLE, PyArray_DATA, PyArray_DIMS, PyArray_NDIM, PyArray_SIZE,
                     PyArray_TYPE, ndarray)
 
-from .loops cimport contiguous, vector
-from .tensor cimport Tensor, Version
+from .loops cimport contiguous, copied, may_overlap, vector
+from .tensor cimport Tensor, Version, shared_version
 
 cnp.import_array()
 
@@ -355,6 +355,8 @@ def apply_updates(list groups not None, list rules not None, dict states not Non
             job = Job.__new__(Job)
             job.parameter = parameter
             job.array, job.gradient = contiguous(parameter.array), contiguous(parameter.gradient.array)
+            if may_overlap(job.gradient, job.array):
+                job.gradient = copied(job.gradient)
             job.state = states.get(parameter)
             if type(rule) is Update:
                 job.update = rule

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from .._core.ops import whole
 from .._core.tensor import RemovableHandle, Tensor
@@ -507,7 +508,7 @@ class Module:
                 f"load_state_dict: the state does not fit {type(self).__name__}, "
                 f"nothing was changed\n  {lines}"
             )
-        for key, value in fitting.items():
+        for key, value in _apart(fitting, own).items():
             own[key].copy_(value)
         return LoadResult(missing, unexpected)
 
@@ -589,6 +590,18 @@ def _misfit(own: Tensor, value: Any) -> str | None:
         if (values.astype(own.dtype) != values).any():
             return f"values are out of the range of {own.dtype}"
     return None if own._array.flags.writeable else "shares read-only memory"
+
+
+def _apart(values: dict[str, Any], own: dict[str, Tensor]) -> dict[str, Any]:
+    """The values, those copied that share memory with a tensor that is written before them: a net
+    may load its own tensors under other names."""
+    low, high = np.array([byte_bounds(own[key]._array) for key in values]).reshape(-1, 2).T
+    apart = {}
+    for i, (key, value) in enumerate(values.items()):
+        first, last = byte_bounds(np.asarray(value))
+        shared = ((low[:i] < last) & (first < high[:i])).any()
+        apart[key] = np.array(value) if shared else value
+    return apart
 
 
 def positive(value: Any, name: str) -> int:

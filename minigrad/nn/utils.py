@@ -145,6 +145,8 @@ def vector_to_parameters(vec: Tensor, parameters: Tensor | Iterable[Tensor]) -> 
             f"{vec.shape}"
         )
     _check_writable(listed, "vector_to_parameters", "parameter")
+    if any(np.may_share_memory(vec._array, parameter._array) for parameter in listed):
+        vec = vec.clone()  # or a piece might be overwritten before it is read
     with no_grad():
         for parameter, (start, stop) in zip(listed, pairwise(bounds), strict=True):
             parameter.copy_(reshape(vec.detach()[start:stop], parameter.shape))
