@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import itertools
 import pickle
 import signal
+import subprocess
+import sys
 import threading
 import weakref
 from functools import partial
@@ -14,6 +17,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad._core.tensor import make_op, primitives, register
 
 
 def leaf(*values: float) -> mg.Tensor:
@@ -856,8 +860,159 @@ def test_a_tensor_made_without_init_is_empty():
             pass
 
     assert Forgetful().sum().item() == 0 and mg.Tensor.__new__(mg.Tensor).shape == (0,)
-    with pytest.raises(TypeError, match="engine"):
-        type((leaf(1) * 2).grad_fn)()
+
+
+def test_what_the_engine_makes_has_no_constructor():
+    node = (leaf(1) * 2).grad_fn
+    for kind in (type(node), type(node.op), type(mg.ones(2) == mg.ones(3))):
+        for make in (
+            kind,
+            lambda kind=kind: kind.__new__(kind),
+            lambda kind=kind: object.__new__(kind),
+        ):
+            with pytest.raises(TypeError):
+                make()
+    for again in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError):
+            again(node)
+    assert repr(node) == "<multiply>"
+
+
+POKE = """
+import copy, importlib, pickle
+import numpy as np
+import minigrad as mg
+
+x = mg.ones(2, requires_grad=True)
+for name in "fusion kernels loops loss ops products recurrent reductions tensor updates".split():
+    module = importlib.import_module("minigrad._core." + name)
+    for value in list(vars(module).values()):
+        if not isinstance(value, type) or value.__module__ != module.__name__:
+            continue
+        for make in (value, lambda: value.__new__(value), lambda: object.__new__(value)):
+            try:
+                made = make()
+            except Exception:
+                continue
+            uses = [repr, hash, str, bool, len, copy.copy, copy.deepcopy, pickle.dumps, list, dir]
+            for member in dir(made):
+                uses.append(lambda made: getattr(made, member))
+                if member not in ("__class__", "__init_subclass__"):
+                    uses += [
+                        lambda made: getattr(made, member)(),
+                        lambda made: getattr(made, member)(None),
+                        lambda made: getattr(made, member)(made, None),
+                        lambda made: mg.take_along_axis(x, made, 0),
+                    ]
+            for use in uses:
+                try:
+                    use(made)
+                except Exception:
+                    pass
+print("alive")
+"""
+
+
+def test_no_object_of_the_core_crashes():
+    command = [sys.executable, "-W", "ignore", "-X", "faulthandler", "-c", POKE]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.stdout.strip().endswith("alive"), result.stderr
+
+
+def rule(*parameters):
+    return eval(f"lambda {', '.join(parameters)}: 0")
+
+
+BAD_OPS = {
+    "4 rules": {"rules": (rule("g"),) * 4},
+    "1000 rules": {"rules": (rule("g"),) * 1000},
+    "2 rules of a variadic": {"rules": (rule("g"),) * 2, "variadic": True},
+    "9 parameters": {"rules": (rule(*"abcdefghi"),), "attributes": tuple("abcdefghi")},
+    "100 parameters": {
+        "rules": (rule(*(f"p{i}" for i in range(100))),),
+        "attributes": tuple(f"p{i}" for i in range(100)),
+    },
+    "300 attributes": {"attributes": tuple(f"p{i}" for i in range(300))},
+    "an unknown parameter": {"rules": (rule("g", "nothing"),)},
+    "a third input": {"rules": (rule("g", "z"),)},
+    "an opcode below 0": {"opcode": -1},
+    "an opcode beyond the kernels": {"opcode": 10**6},
+    "core_dims below -1": {"core_dims": -2},
+    "core_dims of a variadic": {"core_dims": 0, "variadic": True},
+}
+
+
+@pytest.mark.parametrize("what", BAD_OPS)
+def test_an_op_that_a_node_has_no_room_for(what):
+    with pytest.raises(ValueError, match=r"^bad: "):
+        make_op("bad", **BAD_OPS[what])
+    with pytest.raises(ValueError, match=r"^bad: "):
+        register("bad", **{"opcode": -1, "fallback": None, "rules": (), **BAD_OPS[what]})
+    assert "bad" not in primitives()
+
+
+def test_a_primitive_registered_twice_leaves_the_first():
+    with pytest.raises(ValueError, match="registered twice"):
+        register("add", 0, None, ())
+    assert numbers(leaf(1) + leaf(2)) == [3]
+
+
+@pytest.mark.parametrize("specification", [None, 1, b"f"])
+def test_a_format_that_is_no_string(specification):
+    for x in (mg.tensor(1.0), mg.ones(2)):
+        with pytest.raises(TypeError):
+            format(x, specification)
+        with pytest.raises(TypeError):
+            x.__format__(specification)
+    assert f"{mg.tensor(1.0):.2f}" == "1.00"
+
+
+def test_a_list_finds_its_tensors_among_others_of_other_shapes():
+    a, b, c = mg.zeros(2), mg.zeros(3), mg.zeros(4, dtype=mg.int64)
+    tensors = [a, b, c]
+    for i, x in enumerate(tensors):
+        assert x in tensors and tensors.index(x) == i and tensors.count(x) == 1
+        assert x in tuple(tensors)
+    assert mg.zeros(5) not in tensors and np.zeros(5) not in tensors
+    tensors.remove(c)
+    assert len(tensors) == 2 and c not in tensors
+    assert [a, c] != [b, c] and [a, b] == [a, b]
+
+
+def test_equality_of_shapes_that_do_not_broadcast():
+    a, b = mg.zeros(2), mg.zeros(3)
+    for other in (b, np.zeros(3), b.astype(mg.int64)):
+        assert not a == other and a != other and not other == a and other != a  # noqa: SIM201
+    for function in (mg.equal, mg.not_equal):
+        with pytest.raises(ValueError, match=r"shapes \(2,\) and \(3,\)"):
+            function(a, b)
+    unequal = a == b
+    uses = (
+        lambda: unequal.mean(),
+        lambda: unequal.shape,
+        lambda: mg.where(unequal, 1, 2),
+        lambda: np.where(unequal, 1, 2),
+        lambda: np.asarray(unequal),
+        lambda: a[unequal],
+        lambda: mg.asarray(unequal),
+    )
+    for use in uses:  # no comparison that failed is taken for a result
+        with pytest.raises(ValueError, match=r"shapes \(2,\) and \(3,\)"):
+            use()
+    for use in (lambda: ~unequal, lambda: unequal * a, lambda: a | unequal, lambda: sum([unequal])):
+        with pytest.raises(TypeError):
+            use()
+    assert "do not broadcast" in repr(unequal)
+
+
+def test_what_a_tensor_contains():
+    x = mg.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert 3 in x and np.float64(2) in x and 5 not in x
+    assert mg.tensor([3.0, 0.0]) in x and np.array([0.0, 2.0]) in x
+    with pytest.raises(ValueError, match=r"shapes \(2, 2\) and \(3,\)"):
+        mg.zeros(3) in x  # noqa: B015
+    with pytest.raises(TypeError, match="in: expected a Tensor, got str"):
+        "a" in x  # noqa: B015
 
 
 def test_a_tensor_made_of_a_tensor_shares_its_version():
@@ -881,6 +1036,39 @@ def test_a_gradient_is_not_its_own_tensor():
     x = leaf(1)
     with pytest.raises(TypeError, match="itself"):
         x.grad = x
+
+
+def test_a_hook_is_removed_by_identity():
+    class Hook:
+        def __call__(self, g):
+            return None
+
+        def __eq__(self, other):
+            raise ValueError("compared")
+
+        __hash__ = None
+
+    x = leaf(1)
+    handles = [x.register_hook(Hook()) for _ in range(3)]
+    for handle in (*handles[1:], *handles):
+        handle.remove()
+    (x * 2).sum().backward()
+    assert numbers(x.grad) == [2]
+
+
+@pytest.mark.parametrize("number", [0.1, 1e300, 3, True, np.float64(0.1), np.float32(0.5)])
+def test_a_cotangent_given_as_a_number(number):
+    x = leaf(3)
+    y = (x * 2).sum()
+    y.backward(number, retain_graph=True)
+    assert x.grad.item() == 2 * float(number)
+    for given in (number, [number], (number,), np.array(number), mg.tensor(number, dtype=x.dtype)):
+        (gradient,) = mg.autograd.grad(y, x, given, retain_graph=True)
+        assert gradient.dtype == mg.float64 and gradient.item() == 2 * float(number)
+    _, pull_back = mg.func.vjp(lambda x: (x * 2).sum(), x.detach())
+    assert pull_back(number)[0].item() == 2 * float(number)
+    _, tangent = mg.func.jvp(lambda x: x * 2, (x.detach()[0],), (number,))
+    assert tangent.item() == 2 * float(number)
 
 
 def test_a_hook_registered_twice_is_removed_once():

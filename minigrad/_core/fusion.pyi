@@ -10,21 +10,6 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 class FusionError(Exception): ...
 
 @final
-class Value: ...
-
-@final
-class Step: ...
-
-@final
-class Trace:
-    def note(
-        self, name: str, inputs: tuple[Any, ...], attributes: dict[str, Any], output: Tensor
-    ) -> None: ...
-
-@final
-class Program: ...
-
-@final
 class Variant: ...
 
 @final

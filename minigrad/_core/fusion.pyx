@@ -58,6 +58,7 @@ class FusionError(Exception):
 
 
 @cython.final
+@cython.internal
 cdef class Value:
     """An array of this shape, aligned at the right to RANK dimensions and 1 where it repeats; or a number."""
     cdef tuple shape
@@ -68,6 +69,7 @@ cdef class Value:
 
 
 @cython.final
+@cython.internal
 cdef class Step:
     """One primitive: from the values numbered `operands` to the value `out`; a variance has `means` too."""
     cdef int opcode, out, means
@@ -94,6 +96,7 @@ cdef tuple stripped(tuple shape):
 
 # -------------------------------------------------------------------------------------------- tracing
 @cython.final
+@cython.internal
 cdef class Trace:
     """Notes the primitives that run, as steps on values."""
     cdef list values, steps, alive
@@ -187,7 +190,8 @@ cdef class Trace:
         self.steps.append(Step(MULTIPLY, (value, self.value_of(1.0)), copy))
         return copy
 
-    def note(self, str name, tuple inputs, dict attributes, Tensor output):
+    def note(self, str name not None, tuple inputs not None, dict attributes not None,
+             Tensor output not None):
         """Called by the engine after every primitive."""
         cdef Op op = registry.get(name)
         cdef tuple shape = aligned(shape_of(output.array)), source, axis
@@ -256,6 +260,7 @@ cdef struct Loop:               # a step, laid out
 
 
 @cython.final
+@cython.internal
 cdef class Program:
     """Steps that lead from arrays to arrays, laid out for one set of shapes.
 
@@ -569,8 +574,8 @@ cdef int take_pointers(tuple inputs, void** pointers) except -1:
     return count
 
 
-def differentiate(Tensor g, Fused owner, Variant variant, tuple inputs, ndarray kept,
-                  long long writes, long long all_writes):
+def differentiate(Tensor g not None, Fused owner not None, Variant variant not None, tuple inputs not None,
+                  ndarray kept not None, long long writes, long long all_writes):
     """The rule of every fused function: the gradients of its inputs, in a list."""
     cdef void* pointers[MAX_INPUTS + 1]
     cdef ndarray cotangent = contiguous(g.array)

@@ -1591,11 +1591,17 @@ def add_along_axis(x, indices, axis, shape):
     return record(ADD_ALONG_AXIS_, out, tensor, None, None, (kept, along))
 
 
+cdef ndarray NO_POSITIONS = np.zeros(0, np.int64)
+
+
 cdef class Positions:
     """Integer indices as a C-contiguous int64 array; of our own, which nobody else can write to, if a
     gradient rule will need it."""
     cdef readonly ndarray array
     cdef npy_intp length                    # of the axis that they were found to be in, once they were
+
+    def __cinit__(self):
+        self.array = NO_POSITIONS           # until the engine sets it: never None
 
     cdef void check(self, str name, int axis, npy_intp length) except *:
         if length != self.length or length == 0:

@@ -82,6 +82,11 @@ cdef enum:
 cdef enum Argument:             # what a parameter of a rule stands for; attributes follow
     COTANGENT, OUT, X, Y, SHAPE, POSITION, ATTRIBUTE
 
+cdef enum:
+    MAX_ATTRIBUTES = 64         # an Argument is one byte
+
+cdef dict OTHER_PARAMETERS = {"g": COTANGENT, "out": OUT, "shape": SHAPE, "i": POSITION}
+
 cdef dict registry = {}         # name -> Op, for every primitive
 cdef PyObject* by_opcode[<int> NO_KERNEL]
 cdef dict functions = {}        # name -> public function, for the operators that have no kernel
@@ -102,27 +107,39 @@ cdef class Op:
         return f"<primitive {self.name}>"
 
 
-def register(str name, int opcode, object fallback, tuple rules, tuple inputs=("x", "y", "z"),
-             tuple attributes=(), bint variadic=False, int core_dims=NO_BROADCAST):
+def register(str name not None, int opcode, object fallback, tuple rules not None,
+             tuple inputs not None=("x", "y", "z"), tuple attributes not None=(), bint variadic=False,
+             int core_dims=NO_BROADCAST):
     """Enter a primitive into the table."""
     cdef Op op = make_op(name, opcode, fallback, rules, inputs, attributes, variadic, core_dims)
-    if opcode < NO_KERNEL:
-        by_opcode[opcode] = <PyObject*> op
     if name in registry:
         raise ValueError(f"primitive {name} is registered twice")
     registry[name] = op
+    if opcode < NO_KERNEL:
+        by_opcode[opcode] = <PyObject*> op
     return op
 
 
-def make_op(str name, int opcode=NO_KERNEL, object fallback=None, tuple rules=(),
-            tuple inputs=("x", "y", "z"), tuple attributes=(), bint variadic=False,
+def make_op(str name not None, int opcode=NO_KERNEL, object fallback=None, tuple rules not None=(),
+            tuple inputs not None=("x", "y", "z"), tuple attributes not None=(), bint variadic=False,
             int core_dims=NO_BROADCAST, bint joint=False):
     """An operation that may stand in a graph. The parameter names of its rules say what a Node must keep.
 
     variadic: any number of inputs share one rule. joint: that rule is called once, and returns a list
-    with the gradients of all inputs, None for one that has none."""
+    with the gradients of all inputs, None for one that has none.
+
+    Raises ValueError for more rules, parameters or attributes than a Node has room for, and for a parameter
+    that is no input, attribute or one of g, out, shape and i."""
     cdef Op op = Op.__new__(Op)
     cdef int i, k
+    if not 0 <= opcode <= NO_KERNEL:
+        raise ValueError(f"{name}: opcode {opcode} is none of the kernels'")
+    if core_dims < NO_BROADCAST or core_dims != NO_BROADCAST and (variadic or joint):
+        raise ValueError(f"{name}: core_dims={core_dims}: expected a number of dimensions, of an operation "
+                         "with a rule for each input")
+    if len(rules) > (1 if variadic or joint else <int> MAX_INPUTS) or len(attributes) > MAX_ATTRIBUTES:
+        raise ValueError(f"{name}: {len(rules)} rules and {len(attributes)} attributes; there may be "
+                         f"{1 if variadic or joint else MAX_INPUTS} and {MAX_ATTRIBUTES}")
     op.name, op.opcode, op.fallback, op.rules = name, opcode, fallback, rules
     op.inputs, op.attributes, op.core_dims = inputs, attributes, core_dims
     op.variadic, op.joint = variadic or joint, joint
@@ -131,14 +148,20 @@ def make_op(str name, int opcode=NO_KERNEL, object fallback=None, tuple rules=()
             continue
         op.differentiable |= <unsigned long long> 1 << i
         parameters = rule.__code__.co_varnames[:rule.__code__.co_argcount]
+        if len(parameters) > MAX_ARGUMENTS:
+            raise ValueError(f"{name}: the rule of input {i} has {len(parameters)} parameters; it may have "
+                             f"{MAX_ARGUMENTS}")
         op.arguments[i] = len(parameters)
         for k, parameter in enumerate(parameters):
             if parameter in attributes:
                 op.argument[i][k] = ATTRIBUTE + attributes.index(parameter)
             elif parameter in inputs[:2]:
                 op.argument[i][k] = X + inputs.index(parameter)
+            elif parameter in OTHER_PARAMETERS:
+                op.argument[i][k] = OTHER_PARAMETERS[parameter]
             else:
-                op.argument[i][k] = {"g": COTANGENT, "out": OUT, "shape": SHAPE, "i": POSITION}[parameter]
+                raise ValueError(f"{name}: the rule of input {i} asks for {parameter!r}; it may name its "
+                                 "first two inputs, attributes, g, out, shape and i")
             if op.argument[i][k] == SHAPE:
                 op.names_shape = True
             op.saves[i] |= 1 << min(<int> op.argument[i][k], <int> ATTRIBUTE)
@@ -169,6 +192,21 @@ cdef extern from "Python.h":
         PyObject* tp_dict
     void PyType_Modified(type)
 
+cdef extern from *:
+    """
+    static PyObject *mg_refuse(PyTypeObject *type, PyObject *arguments, PyObject *options) {
+        PyErr_Format(PyExc_TypeError, "%s: made by the engine alone, it has no constructor", type->tp_name);
+        return NULL;
+    }
+    static void mg_engine_only(PyObject *object) {
+        PyTypeObject *type = (PyTypeObject *)object;
+        type->tp_new = mg_refuse;
+        type->tp_vectorcall = NULL;         /* which would call the old one */
+        PyType_Modified(type);
+    }
+    """
+    void mg_engine_only(object type)
+
 
 def primitives():
     """The names of all primitives in the table, sorted."""
@@ -192,9 +230,6 @@ cdef class Notes:
 @cython.trashcan(True)
 cdef class Node:
     """One recorded operation: `tensor.grad_fn`."""
-
-    def __init__(self):
-        raise TypeError("a Node is made by the engine when an operation is recorded")
 
     @property
     def name(self):
@@ -267,7 +302,7 @@ cdef inline long version_of(object value):
     return 0
 
 
-cdef inline Version shared_version(Tensor tensor):
+cdef Version shared_version(Tensor tensor):
     if tensor.version is None:
         tensor.version = Version.__new__(Version)
     return tensor.version
@@ -547,6 +582,8 @@ cpdef Tensor to_tensor(object value, str name):
         return wrap(checked(value))
     number = python_number(value)
     if number is None:
+        if isinstance(value, Unequal):
+            raise ValueError((<Unequal> value).message)
         raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}; make one with "
                         "mg.tensor(...)")
     if PyFloat_CheckExact(number):
@@ -754,9 +791,39 @@ cdef object operator(int opcode, object left, object right):
     return NotImplemented
 
 
+@cython.final
+cdef class Unequal:
+    """What `==` and `!=` give for shapes that do not broadcast: False and True, where a truth value is
+    asked for. Python looks for a tensor in a list with `==`, and must get by those before it. Any other
+    use is the error that the functions `equal` and `not_equal` raise at once."""
+    cdef str message
+    cdef bint differs
+
+    def __bool__(self):
+        return self.differs
+
+    def __getattr__(self, name):
+        raise ValueError(self.message)
+
+    def __array__(self, dtype=None, copy=None):
+        raise ValueError(self.message)
+
+    def __repr__(self):
+        return f"<{self.differs}: {self.message}>"
+
+
 cdef object equality(int opcode, object left, object right):
-    """As `operator`; but what is no operand is not equal, instead of an error."""
-    return binary(<Op> by_opcode[opcode], left, right) if isinstance(right, OPERANDS) else NotImplemented
+    """As `operator`; but what is no operand is not equal, instead of an error, and nor are shapes that do
+    not broadcast."""
+    cdef Unequal result
+    if not isinstance(right, OPERANDS):
+        return NotImplemented
+    try:
+        return binary(<Op> by_opcode[opcode], left, right)
+    except ValueError as error:
+        result = Unequal.__new__(Unequal)
+        result.message, result.differs = str(error), opcode == NOT_EQUAL
+        return result
 
 
 cdef object power(object left, object right, object modulo):
@@ -877,6 +944,7 @@ cdef bint fields_taken = False              # a running pass keeps its state in 
 
 
 @cython.final
+@cython.internal
 cdef class Walk:
     """The Nodes of one backward pass, newest first; holds a reference to each until it ends.
 
@@ -1583,8 +1651,10 @@ class RemovableHandle:
     def remove(self):
         """Remove the hook; a second call does nothing."""
         hooks, self._hooks = self._hooks, ()
-        if self._hook in hooks:
-            hooks.remove(self._hook)
+        for i, hook in enumerate(hooks):
+            if hook is self._hook:          # not ==, which may raise or mean something else
+                del hooks[i]
+                return
 
 
 cdef object add_hook(list hooks, object hook):
@@ -1796,12 +1866,14 @@ cdef class Tensor:
         return iter([self[i] for i in range(PyArray_DIMS(self.array)[0])])
 
     def __contains__(self, value):
-        return bool((self.array == to_tensor(value, "in").array).any())
+        if python_number(value) is None:
+            value = to_tensor(value, "in")
+        return bool((<Tensor> binary(<Op> by_opcode[<int> EQUAL], self, value)).array.any())
 
     def __hash__(self):
         return <Py_hash_t> (<size_t> <void*> self >> 4)
 
-    def __format__(self, specification):
+    def __format__(self, str specification not None):
         value = self.item() if elements(self.array) == 1 and specification else str(self)
         return format(value, specification)
 
@@ -1952,3 +2024,12 @@ def plain_index(index):
     if isinstance(index, tuple):
         return tuple([plain_index(i) for i in index])
     return index
+
+
+# The engine's own `__new__` is a direct call. From Python (copy and pickle too) there would come objects with
+# None in the place of what the code takes for there.
+mg_engine_only(Op)
+mg_engine_only(Version)
+mg_engine_only(Notes)
+mg_engine_only(Node)
+mg_engine_only(Unequal)

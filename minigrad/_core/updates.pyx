@@ -340,6 +340,7 @@ def apply_updates(list groups not None, list rules not None, dict states not Non
     """One step: `rules[i]`, an Update or a function like it, on every parameter of `groups[i]` that has a
     gradient. States are kept in `states`. ValueError for a read-only parameter, before any write."""
     cdef Tensor parameter
+    cdef Version version
     cdef Job job
     cdef Py_ssize_t i
     cdef list jobs = []
@@ -375,9 +376,8 @@ def apply_updates(list groups not None, list rules not None, dict states not Non
             keep_state(job)
         if job.array is not parameter.array:
             cnp.PyArray_CopyInto(parameter.array, job.array)
-        if parameter.version is None:
-            parameter.version = Version.__new__(Version)
-        parameter.version.value += 1
+        version = shared_version(parameter)
+        version.value += 1
 
 
 def drop_gradients(list groups not None):
