@@ -1354,14 +1354,16 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
                 walk.settle(node)
             g = walk.pending(node)
             if g is not None:
+                walk.set_pending(node, None)
                 if node.notes is not None and node.notes.hooks is not None:
+                    g = own(g, create_graph)            # a hook may write to it, or keep it
                     g = run_hooks(node.notes.hooks, g)
+                    g = own(g, create_graph)
                 check_whole(node)           # a pass in a hook or in another thread may have freed it
                 if targets is not None and id(node) in targets:
                     captured[id(node)] = g
                 if node.notes is not None and node.notes.retained is not None and inputs is None:
                     walk.retain(node.notes.retained, g)
-                walk.set_pending(node, None)
                 if targets is None or walk.is_useful(node):
                     started = perf_counter_ns() if profiling else 0
                     observed = observers > 0
@@ -1379,15 +1381,18 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
             if walk.postponed:
                 walk.settle(leaf)
             if leaf.hooks is not None and not stop_at_inputs:
-                walk.set_pending(leaf, run_hooks(leaf.hooks, walk.pending(leaf)))
+                run_hooks_of_leaf(walk, leaf, create_graph)
         if inputs is None:
             commit(walk, create_graph)
         else:
             for leaf in walk.leaves:
                 captured[id(leaf)] = walk.pending(leaf)
-            if stop_at_inputs:
+            if stop_at_inputs:              # for a rule, which is not a caller's: it takes what is shared
                 captured = walk.cotangents
             result = [captured.get(id(edge_of(<Tensor> t))) for t in inputs]
+            if not stop_at_inputs:
+                captured.clear()
+                own_all(walk, result, create_graph)
     finally:
         mg_recording = mode
         mg_running = running
@@ -1397,12 +1402,39 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
 
 
 cdef Tensor own(Tensor g, bint create_graph):
-    """g, or a copy if somebody else holds it or sees its memory."""
-    if ours(<PyObject*> g) or (create_graph and Py_REFCNT(<PyObject*> g) == 1 and g.node is not None):
+    """g, or a copy if somebody else holds it or sees its memory. The Node that made g may save it as its
+    output: that is a part of the graph of g, and notices a write."""
+    if ours(<PyObject*> g):
+        return g
+    if (create_graph and Py_REFCNT(<PyObject*> g) == 1 and g.node is not None
+            and Py_REFCNT(<PyObject*> g.array) == (2 if g.node.out is g.array else 1)
+            and cnp.PyArray_CHKFLAGS(g.array, cnp.NPY_ARRAY_OWNDATA | cnp.NPY_ARRAY_CARRAY)):
         return g
     if create_graph:
         return binary(<Op> by_opcode[<int> MULTIPLY], g, 1.0)
     return wrap(copied(g.array))
+
+
+cdef void run_hooks_of_leaf(Walk walk, Tensor leaf, bint create_graph) except *:
+    """As for a Node in `run_backward`: a hook gets a gradient that it may write to, or keep."""
+    cdef Tensor g = walk.pending(leaf)
+    walk.set_pending(leaf, None)
+    g = own(g, create_graph)
+    g = run_hooks(leaf.hooks, g)
+    walk.set_pending(leaf, own(g, create_graph))
+
+
+cdef void own_all(Walk walk, list gradients, bint create_graph) except *:
+    """Make each gradient that is returned its caller's alone."""
+    cdef Tensor g
+    cdef Py_ssize_t i
+    for leaf in walk.leaves:
+        walk.set_pending(leaf, None)
+    for i in range(len(gradients)):
+        g = gradients[i]
+        gradients[i] = None
+        if g is not None:
+            gradients[i] = own(g, create_graph)
 
 
 cdef inline bint adds_in_place(Tensor gradient, Tensor g, bint create_graph):
