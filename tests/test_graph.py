@@ -509,7 +509,8 @@ def test_overlapping_assignments(dtype):
 
 def test_a_running_average_of_what_overlaps_it():
     memory = mg.tensor([1.0, 2.0, 3.0, 4.0])
-    mg._core.tensor.move_average(memory[1:], memory[:3], 0.5, 0.5)
+    batch = memory[:3]
+    mg._core.tensor.move_statistics("test", memory[1:], mg.ones(3), batch, mg.ones(3), 0.5, 1.0)
     assert numbers(memory) == [1, 1.5, 2.5, 3.5]
 
 

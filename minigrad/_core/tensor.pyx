@@ -1565,7 +1565,9 @@ def move_statistics(str owner not None, mean, var, Tensor batch_mean not None, T
         x = x.astype(means.dtype)
     if PyArray_TYPE(y) != PyArray_TYPE(variances):
         y = y.astype(variances.dtype)
-    if may_overlap(y, means):
+    if may_overlap(x, means):
+        x = copied(x)
+    if may_overlap(y, means) or may_overlap(y, variances):
         y = copied(y)
     if observers:
         announce_write(mean)
