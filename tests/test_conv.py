@@ -347,6 +347,56 @@ def test_pad_options():
     assert functional.pad(x, (-1, -1, 1, 0)).tolist() == [[0], [1], [4]]
 
 
+# of 0, 1, 2, 3, 4; as PyTorch has it
+CROPPED = {
+    ("reflect", (2, -1)): [2, 1, 0, 1, 2, 3],
+    ("reflect", (-2, 3)): [2, 3, 4, 3, 2, 1],
+    ("reflect", (4, -3)): [4, 3, 2, 1, 0, 1],
+    ("reflect", (-4, 4)): [4, 3, 2, 1, 0],
+    ("reflect", (-5, 2)): [3, 2],
+    ("reflect", (2, -5)): [2, 1],
+    ("reflect", (-2, -2)): [2],
+    ("replicate", (3, -2)): [0, 0, 0, 0, 1, 2],
+    ("replicate", (-5, 2)): [4, 4],
+    ("replicate", (6, -6)): [0, 0, 0, 0, 0],
+    ("circular", (3, -2)): [0, 1, 2, 0, 1, 2],
+    ("circular", (-1, 4)): [1, 2, 3, 4, 1, 2, 3, 4],
+    ("circular", (-1, -1)): [1, 2, 3],
+    ("constant", (-5, 2)): [0, 0],
+    ("constant", (5, -5)): [0, 0, 0, 0, 0],
+}
+
+
+@pytest.mark.parametrize(("mode", "widths"), CROPPED)
+def test_pad_with_a_negative_side(mode, widths):
+    x = mg.arange(5.0).reshape(1, 1, 5)
+    assert functional.pad(x, widths, mode).tolist() == [[CROPPED[mode, widths]]]
+    square = mg.arange(25.0).reshape(1, 1, 5, 5)
+    both = functional.pad(square, widths * 2, mode).numpy()[0, 0]
+    index = functional.pad(mg.arange(5).reshape(1, 1, 5), widths, mode).numpy()[0, 0]
+    if mode != "constant":
+        np.testing.assert_array_equal(both, square.numpy()[0, 0][np.ix_(index, index)])
+    leaf = mg.tensor(x.numpy().astype(float), requires_grad=True)
+    assert gradcheck(lambda x: functional.pad(x, widths, mode), leaf)
+
+
+@pytest.mark.parametrize(
+    ("mode", "widths"),
+    [
+        ("reflect", (5, -1)),
+        ("reflect", (-6, 5)),
+        ("reflect", (-1, -4)),
+        ("replicate", (-1, -4)),
+        ("circular", (4, -3)),
+        ("circular", (-5, 2)),
+        ("constant", (-6, 5)),
+    ],
+)
+def test_pad_with_a_negative_side_that_asks_too_much(mode, widths):
+    with pytest.raises(ValueError, match=r"pad: padding .* (is too large|leaves nothing)"):
+        functional.pad(mg.arange(5.0).reshape(1, 1, 5), widths, mode)
+
+
 WINDOW_ERRORS = [
     (
         lambda: mg.unfold(mg.ones(3), 4),

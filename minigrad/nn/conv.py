@@ -87,21 +87,28 @@ def _pad(x: Tensor, widths: Pairs, mode: str, value: float, name: str) -> Tensor
     if mode not in ("constant", "reflect", "replicate", "circular"):
         raise ValueError(f"{name}: unknown padding mode {mode!r}")
     limit = {"reflect": 1, "circular": 0}.get(mode, -math.inf)
+    last = mode in ("reflect", "replicate")  # they look at what is cropped, as in PyTorch
     for size, pair in zip(x.shape, widths, strict=True):
-        if max(pair) > size - limit:
+        kept = size + min(pair[0], 0) + min(pair[1], 0) if mode == "circular" else size
+        if max(pair) > kept - limit:
             raise ValueError(
                 f"{name}: padding {pair} in mode {mode!r} is too large for the size {size} in the "
                 f"shape {x.shape}"
             )
-        if min(pair) < -size or sum(pair) < -size:
+        if sum(pair) <= -size - (not last or not size) or (min(pair) < -size and not last):
             raise ValueError(f"{name}: padding {pair} leaves nothing of {size} elements")
-    if any(min(pair) < 0 for pair in widths):
-        kept = (
-            slice(max(-a, 0), n - max(-b, 0)) for n, (a, b) in zip(x.shape, widths, strict=True)
-        )
-        x = getitem(x, tuple(kept))
-        widths = tuple((max(a, 0), max(b, 0)) for a, b in widths)
-    return pad_axes(x, widths, mode, value) if any(map(any, widths)) else x
+    added = tuple((max(a, 0), max(b, 0)) for a, b in widths)
+    y = x if last else _cropped(x, widths)
+    y = pad_axes(y, added, mode, value) if any(map(any, added)) else y
+    return _cropped(y, widths) if last else y
+
+
+def _cropped(x: Tensor, widths: Pairs) -> Tensor:
+    """Without the elements that negative widths drop."""
+    if all(min(pair) >= 0 for pair in widths):
+        return x
+    kept = (slice(max(-a, 0), n + min(b, 0)) for n, (a, b) in zip(x.shape, widths, strict=True))
+    return getitem(x, tuple(kept))
 
 
 def _channels_first(name: str, x: Tensor, weight: Tensor, channels: int, groups: int) -> Tensor:
