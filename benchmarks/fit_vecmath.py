@@ -15,6 +15,8 @@ The error is weighted, so that what is minimised is the error of the finished fu
     artanh log(1+f) = 2 s + s^3 P(s^2), s = f/(2+f)  relative, sqrt(1/2) <= 1+f <= sqrt(2) (float64)
     erf    erf(x) = x + x P(x^2)                    relative, |x| <= 1
     erfc   erf(x) = 1 - exp(-x P(x))                absolute, 1 <= x <= where erf rounds to 1
+    tail   Φ(-x) = exp(-x^2/2) P(t) / (x + 5)       relative, 0 <= x <= where Φ(-x) rounds to 0,
+           t = (x - 5) / (x + 5)                    (after Shepherd & Laframboise 1981)
 
 It also prints ln 2 as the sum of two numbers, the first short enough that k times it is exact.
 """
@@ -102,15 +104,21 @@ def problems():
     def erfc_weight(x):
         return x * mp.erfc(x)
 
+    def tail(t):
+        x = 5 * (1 + t) / (1 - t)
+        return mp.erfc(x / mp.sqrt(2)) / 2 * mp.exp(x * x / 2) * (x + 5)
+
     yield "log_f32", "f", log_rest, log_weight, -mpf(1) / 4, mpf(1) / 2, 7
     yield "log_f64", "z", artanh_rest, artanh_weight, mpf(0), artanh_end, 6
-    for name, exp_degree, cut, erf_degree, end, erfc_degree in (
-        ("f32", 4, 1, 6, 4, 5),
-        ("f64", 9, 1, 11, 6, 17),
+    for name, exp_degree, cut, erf_degree, end, erfc_degree, far, tail_degree in (
+        ("f32", 4, 1, 6, 4, 5, 15, 10),
+        ("f64", 9, 1, 11, 6, 17, 39, 22),
     ):
         yield f"exp_{name}", "z", exp_rest, lambda r: r * r, -half_log2, half_log2, exp_degree
         yield f"erf_{name}", "s", erf_rest, erf_weight, mpf(0), mpf(cut), erf_degree
         yield f"erfc_{name}", "a", erfc_exponent, erfc_weight, mpf(cut), mpf(end), erfc_degree
+        tail_end = mpf(far - 5) / (far + 5)
+        yield f"tail_{name}", "t", tail, lambda t: 1 / tail(t), mpf(-1), tail_end, tail_degree
 
 
 def nested(coefficients, variable, single, width=92):

@@ -19,9 +19,9 @@ from ._core.ops import (
     astype,
     broadcast_to,
     concat,
-    erf,
     exp,
     getitem,
+    in_safe_range,
     max,
     one_axis,
     permute_dims,
@@ -30,7 +30,6 @@ from ._core.ops import (
     reduced_axes,
     repeat,
     reshape,
-    sigmoid,
     sizes_of,
     sort_keys,
     sqrt,
@@ -55,7 +54,6 @@ __all__ = [
     "expand_dims",
     "flatten",
     "flip",
-    "gelu",
     "isclose",
     "isfinite",
     "isinf",
@@ -65,7 +63,6 @@ __all__ = [
     "nonzero",
     "norm",
     "scatter_add",
-    "silu",
     "softmax",
     "split",
     "squeeze",
@@ -95,33 +92,18 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
     return weights / sum(weights, axis=axis, keepdims=True)
 
 
-def gelu(x: Tensor) -> Tensor:
-    """x Φ(x), with the normal distribution function Φ (Hendrycks & Gimpel 2016, exact form).
-
-    >>> mg.gelu(mg.tensor([0.0, 1.0]))
-    tensor([0.       , 0.8413447])
-    """
-    x = to_tensor(x, "gelu")
-    return 0.5 * x * (1.0 + erf(x * math.sqrt(0.5)))
-
-
-def silu(x: Tensor) -> Tensor:
-    """x sigmoid(x), also called swish (Elfwing et al. 2018).
-
-    >>> mg.silu(mg.tensor([0.0, 1.0]))
-    tensor([0.       , 0.7310586])
-    """
-    x = to_tensor(x, "silu")
-    return x * sigmoid(x)
-
-
 def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
     """The square root of `var`. The gradient of equal elements is 0 (a subgradient), as in PyTorch.
 
     >>> mg.std(mg.tensor([1.0, 3.0]))
     tensor(1.)
     """
-    return _power(var(x, axis=axis, correction=correction, keepdims=keepdims), 0.5)
+    square = var(x, axis, correction, keepdims)
+    if in_safe_range(square._array):
+        return sqrt(square)
+    x = to_tensor(x, "std")
+    scale = _magnitude(x, axis)
+    return _rescaled(_power(var(x / scale, axis, correction, keepdims), 0.5), scale)
 
 
 def norm(
@@ -137,7 +119,15 @@ def norm(
     tensor(5.)
     """
     x = to_tensor(x, "norm")
-    ord = 2 if ord == "fro" else ord
+    if x.dtype.kind != "f":
+        x = x.astype(np.float64)
+    if ord == 2 or ord == "fro":
+        square = sum_product(x, x, axis, keepdims)
+        if in_safe_range(square._array):
+            return sqrt(square)
+        scale = _magnitude(x, axis)
+        y = x / scale
+        return _rescaled(_power(sum_product(y, y, axis, keepdims), 0.5), scale)
     if isinstance(ord, str):
         raise ValueError(f"norm: ord must be a positive number, inf or 'fro', got {ord!r}")
     if x.dtype.kind != "f":  # whose powers could overflow
@@ -148,10 +138,30 @@ def norm(
         return sum(abs(x), axis=axis, keepdims=keepdims)
     if not ord > 0:
         raise ValueError(f"norm: ord must be positive or inf, got {ord}")
-    if ord == 2:
-        return _power(sum_product(x, x, axis, keepdims), 0.5)
-    powers = (pow if ord > 2 else _power)(abs(x), ord)
-    return _power(sum(powers, axis=axis, keepdims=keepdims), 1.0 / ord)
+    power = pow if ord > 2 else _power
+    total = sum(power(abs(x), ord), axis=axis, keepdims=keepdims)
+    if in_safe_range(total._array):
+        return pow(total, 1.0 / ord)
+    scale = _magnitude(x, axis)
+    total = sum(power(abs(x / scale), ord), axis=axis, keepdims=keepdims)
+    return _rescaled(_power(total, 1.0 / ord), scale)
+
+
+def _magnitude(x: Tensor, axis: Axis) -> Tensor:
+    """The largest |x| over the axes, rounded down to a power of two, and 1 where it is 0 or not
+    finite. Divided by that, which rounds nothing, x has powers that do not over- or underflow; and
+    since |x| = s |x / s| for any s, no gradient needs to flow through it."""
+    if x.size == 0:
+        return to_tensor(1.0, "norm")
+    largest = np.asarray(max(abs(x.detach()), axis=axis, keepdims=True)._array)
+    # The smallest normal number at least: gradients pass through multiples of the scale.
+    powers = np.maximum(np.frexp(largest)[1] - 1, np.finfo(largest.dtype).minexp)
+    usual = (largest > 0) & (largest < np.inf)
+    return Tensor(np.where(usual, np.ldexp(largest.dtype.type(1), powers), largest.dtype.type(1)))
+
+
+def _rescaled(x: Tensor, scale: Tensor) -> Tensor:
+    return x * (scale if x.ndim == scale.ndim else reshape(scale, x.shape))
 
 
 def _power(x: Tensor, exponent: float) -> Tensor:

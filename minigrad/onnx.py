@@ -719,6 +719,16 @@ def _clip(step: _Step, x: str, *bounds: float) -> Any:
     return step.node("Clip", x, np.array(low, dtype), np.array(high, dtype))
 
 
+def _gelu(step: _Step, x: str) -> Any:
+    half, one, root = (np.array(v, step.outputs[0].dtype) for v in (0.5, 1.0, 0.5**0.5))
+    erf = step.node("Erf", step.node("Mul", x, root))
+    return step.node("Mul", step.node("Mul", x, half), step.node("Add", erf, one))
+
+
+def _mish(step: _Step, x: str) -> Any:
+    return step.node("Mul", x, step.node("Tanh", step.node("Softplus", x)))
+
+
 def _lstm_cell(step: _Step, gates: str, cell: str) -> Any:
     blocks = step.node("Split", gates, axis=0, num_outputs=4, outputs=4)
     i, f, o = (step.node("Sigmoid", blocks[k]) for k in (0, 1, 3))
@@ -768,6 +778,7 @@ _PRIMITIVES: dict[str, Callable[..., Any]] = {
     "concat": _simple("Concat", "axis"),
     "divide": _simple("Div"),
     "expm1": lambda step, x: _with_one(step, "Sub", step.node("Exp", x)),
+    "gelu": _gelu,
     "getitem": _getitem,
     "greater_equal": _simple("GreaterOrEqual"),
     "less_equal": _simple("LessOrEqual"),
@@ -781,6 +792,7 @@ _PRIMITIVES: dict[str, Callable[..., Any]] = {
     "maximum": _simple("Max"),
     "mean": _mean,
     "minimum": _simple("Min"),
+    "mish": _mish,
     "multiply": _simple("Mul"),
     "negative": _simple("Neg"),
     "not_equal": _chain("Equal", "Not"),
@@ -789,6 +801,7 @@ _PRIMITIVES: dict[str, Callable[..., Any]] = {
     "remainder": _remainder,
     "reshape": _to_shape("Reshape", True, allowzero=1),
     "rsqrt": _chain("Sqrt", "Reciprocal"),
+    "silu": lambda step, x: step.node("Mul", x, step.node("Sigmoid", x)),
     "square": lambda step, x: step.node("Mul", x, x),
     "subtract": _simple("Sub"),
     "take_along_axis": _take_along_axis,

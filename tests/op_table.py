@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
+from minigrad._core import ops
 
 INF, NAN = math.inf, math.nan
 
@@ -149,7 +150,7 @@ OF_NOTHING = ((((0, 3),), {"axis": 0}), (((0,),), {}), (((2, 0, 3),), {"axis": (
 
 
 def unary(name, reference, domain=real, **more):
-    return Row(name, getattr(mg, name), reference, (domain,), cases(UNARY), **more)
+    return Row(name, getattr(ops, name), reference, (domain,), cases(UNARY), **more)
 
 
 def binary(name, reference, domains=(real, real), **more):
@@ -182,6 +183,36 @@ def np_sigmoid(x):
 
 def np_softplus(x):
     return np.logaddexp(x.astype(np.result_type(x, np.float64)), 0)
+
+
+def np_sigmoid_slope(x):
+    return np_sigmoid(x) * np_sigmoid(-x.astype(np.result_type(x, np.float64)))
+
+
+def np_normal(x):
+    """The normal distribution function."""
+    return 0.5 * np.vectorize(math.erfc, otypes=[np.float64])(-math.sqrt(0.5) * x)
+
+
+def np_gelu_slope(x):
+    return np_normal(x) + x * np.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+
+
+def np_silu_slope(x):
+    return np_sigmoid(x) * (1 + x * (1 - np_sigmoid(x)))
+
+
+def np_mish(x):
+    return x * np.tanh(np_softplus(x))
+
+
+def np_mish_slope(x):
+    t = np.tanh(np_softplus(x))
+    return t + x * (1 - t * t) * np_sigmoid(x)
+
+
+def ones_like(*inputs, **options):
+    return np.ones_like(np.asarray(inputs[0], float))
 
 
 def np_erf(x):
@@ -819,6 +850,76 @@ TABLE = (
             Special("erf of 0, NaN", ([0.0, NAN],), [0.0, NAN], ([2 / math.sqrt(math.pi), NAN],)),
         ),
     ),
+    unary(
+        "silu",
+        lambda x: x * np_sigmoid(x),
+        floating=True,
+        ulps=2.5,
+        specials=(
+            Special(
+                "silu at the ends",
+                ([INF, -INF, 1000.0, -1000.0, -0.0],),
+                [INF, -0.0, 1000.0, -0.0, -0.0],
+                ([1.0, 0.0, 1.0, 0.0, 0.5],),
+            ),
+            Special("silu of NaN", ([NAN],), [NAN], ([NAN],)),
+        ),
+    ),
+    unary(
+        "gelu",
+        lambda x: x * np_normal(x),
+        floating=True,
+        ulps=5,
+        specials=(
+            Special(
+                "gelu at the ends",
+                ([INF, -INF, 1000.0, -1000.0, -0.0],),
+                [INF, -0.0, 1000.0, -0.0, -0.0],
+                ([1.0, 0.0, 1.0, 0.0, 0.5],),
+            ),
+            Special("gelu of NaN", ([NAN],), [NAN], ([NAN],)),
+        ),
+    ),
+    unary(
+        "mish",
+        np_mish,
+        floating=True,
+        ulps=4,
+        specials=(
+            Special(
+                "mish at the ends",
+                ([INF, -INF, 1000.0, -1000.0, -0.0],),
+                [INF, -0.0, 1000.0, -0.0, -0.0],
+                ([1.0, 0.0, 1.0, 0.0, 0.6],),
+            ),
+            Special("mish of NaN", ([NAN],), [NAN], ([NAN],)),
+        ),
+    ),
+    *(
+        unary(
+            name,
+            slope,
+            floating=True,
+            ulps=5,
+            scale=ones_like,  # those of gelu, silu and mish are 0 somewhere
+            specials=(
+                Special(
+                    "flat at the ends, to second order",
+                    ([INF, -INF, 1000.0, -1000.0],),
+                    [end, 0.0, end, 0.0],
+                    ([0.0] * 4,),
+                ),
+                Special(f"{name} of 0, NaN", ([0.0, NAN],), [middle, NAN]),
+            ),
+        )
+        for name, slope, middle, end in (
+            ("tanh_slope", lambda x: 1 - np.tanh(x) ** 2, 1.0, 0.0),
+            ("sigmoid_slope", np_sigmoid_slope, 0.25, 0.0),
+            ("silu_slope", np_silu_slope, 0.5, 1.0),
+            ("gelu_slope", np_gelu_slope, 0.5, 1.0),
+            ("mish_slope", np_mish_slope, 0.6, 1.0),
+        )
+    ),
     # --------------------------------------------------------------------- elementwise, two inputs
     binary(
         "add",
@@ -959,6 +1060,22 @@ TABLE = (
             ),
         ),
     ),
+    Row(
+        "weigh",
+        ops.weigh,
+        np.multiply,
+        (real, real),
+        cases(BINARY),
+        (0, 1),
+        specials=(
+            Special(
+                "a weight of 0 hides inf, not NaN",
+                ([INF, -INF, NAN, INF, 2.0], [0.0, -0.0, 0.0, 1.0, 0.0]),
+                [0.0, 0.0, NAN, INF, 0.0],
+                ([0.0, 0.0, 0.0, 1.0, 0.0], [0.0, 0.0, NAN, INF, 2.0]),
+            ),
+        ),
+    ),
     comparison(
         "less",
         Special("NaN is not less", ([NAN, 1.0, -INF], [1.0, NAN, INF]), [False, False, True]),
@@ -1019,6 +1136,21 @@ TABLE = (
                 [NAN, 1.0, -1.0],
                 ([0.0, 0.0, 0.0],),
                 (("min", -1.0), ("max", 1.0)),
+            ),
+            *(
+                Special(
+                    f"a bound of NaN, {kind}: NaN, and no gradient",
+                    ([-2.0, 0.0, 2.0, NAN],),
+                    [NAN] * 4,
+                    ([0.0] * 4,),
+                    options=(("min", make(low)), ("max", make(high))),
+                )
+                for kind, make in (
+                    ("a number", float),
+                    ("a tensor", np.float64),
+                    ("0-d", mg.tensor),
+                )
+                for low, high in ((NAN, 1.0), (-1.0, NAN), (NAN, NAN))
             ),
         ),
     ),
@@ -1083,6 +1215,25 @@ TABLE = (
             Special("of nothing is 1", (np.zeros(0),), 1.0, (np.zeros(0),)),
             Special("one zero: the exact gradient", ([2.0, 0.0, 3.0],), 0.0, ([0.0, 6.0, 0.0],)),
             Special("two zeros: the gradient is 0", ([0.0, 0.0, 3.0],), 0.0, ([0.0, 0.0, 0.0],)),
+            Special(
+                "parts of it out of range",
+                ([1e30] * 4 + [1e-30] * 4,),
+                1.0,
+                ([1e-30] * 4 + [1e30] * 4,),
+                roundings=16,
+            ),
+            Special(
+                "above the range of float32", ([1e30, 1e30, 1.0],), 1e60, ([1e30, 1e30, 1e60],)
+            ),
+            Special("below the range of float32", ([1e-30, 1e-30],), 1e-60, ([1e-30, 1e-30],)),
+            Special(
+                "a zero beside large elements",
+                ([0.0, 1e25, 1e25, 1e-25],),
+                0.0,
+                ([1e25, 0.0, 0.0, 0.0],),
+            ),
+            Special("many", (np.full(5000, -1.0),), 1.0, (np.full(5000, -1.0),)),
+            Special("many with a zero", ([0.0, *[1.0] * 5000],), 0.0, ([1.0, *[0.0] * 5000],)),
             Special(
                 "a zero in one row",
                 ([[2.0, 0.0], [3.0, 4.0]],),

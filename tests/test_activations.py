@@ -87,6 +87,70 @@ def test_dtype_empty_and_large(name):
     assert np.isfinite(y.numpy()).all() and np.isfinite(x.grad.numpy()).all()
 
 
+# value and slope at -inf and inf
+ENDS = {
+    "silu": (F.silu, 0.0, 0.0, math.inf, 1.0),
+    "gelu": (F.gelu, 0.0, 0.0, math.inf, 1.0),
+    "gelu tanh": (lambda x: F.gelu(x, "tanh"), 0.0, 0.0, math.inf, 1.0),
+    "mish": (F.mish, 0.0, 0.0, math.inf, 1.0),
+    "softplus": (F.softplus, 0.0, 0.0, math.inf, 1.0),
+    "logsigmoid": (F.logsigmoid, -math.inf, 1.0, 0.0, 0.0),
+    "sigmoid": (F.sigmoid, 0.0, 0.0, 1.0, 0.0),
+    "tanh": (F.tanh, -1.0, 0.0, 1.0, 0.0),
+    "elu": (F.elu, -1.0, 0.0, math.inf, 1.0),
+    "celu": (F.celu, -1.0, 0.0, math.inf, 1.0),
+    "selu": (F.selu, -1.7580993408473766, 0.0, math.inf, 1.0507009873554805),
+    "softsign": (F.softsign, -1.0, 0.0, 1.0, 0.0),
+    "tanhshrink": (F.tanhshrink, -math.inf, 1.0, math.inf, 1.0),
+    "hardsigmoid": (F.hardsigmoid, 0.0, 0.0, 1.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ENDS)
+def test_limits_at_infinity_to_second_order(name, dtype):
+    function, low, low_slope, high, high_slope = ENDS[name]
+    x = mg.tensor([-math.inf, math.inf], dtype, requires_grad=True)
+    y = function(x)
+    (slope,) = mg.autograd.grad(y.sum(), x, create_graph=True)
+    np.testing.assert_allclose(y.numpy(), [low, high], rtol=1e-6)
+    np.testing.assert_allclose(slope.numpy(), [low_slope, high_slope], rtol=1e-6)
+    if slope.requires_grad:
+        assert mg.autograd.grad(slope.sum(), x)[0].tolist() == [0.0, 0.0]
+
+
+# x, and the value, first and second derivative there, by mpmath. (`gelu`, `silu`, `mish`, `sigmoid`
+# and `tanh` are primitives: their rows are in test_op_table.py.)
+TAILS = {
+    "gelu tanh": (
+        lambda x: F.gelu(x, "tanh"),
+        (-7.0, -2.315442262072549e-15, -2.765117350706602e-14, -3.2322584067057344e-13),
+        (5.0, 4.999999770820381, 1.0000015463619876, -9.934132224996203e-06),
+    ),
+    "elu": (F.elu, (-20.0, -0.9999999979388464, 2.061153622438558e-09, 2.061153622438558e-09)),
+    "celu": (F.celu, (-20.0, -0.9999999979388464, 2.061153622438558e-09, 2.061153622438558e-09)),
+    "softsign": (
+        F.softsign,
+        (-1e6, -0.999999000001, 9.99998000003e-13, 1.999994000012e-18),
+        (1e10, 0.9999999999, 9.999999998e-21, -1.9999999994e-30),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", TAILS)
+def test_tails_keep_their_digits_to_second_order(name, dtype):
+    function, *points = TAILS[name]
+    for point, *values in points:
+        x = mg.tensor(point, dtype, requires_grad=True)
+        y = function(x)
+        (slope,) = mg.autograd.grad(y, x, create_graph=True)
+        (curvature,) = mg.autograd.grad(slope, x)
+        for result, value in zip((y, slope, curvature), values, strict=True):
+            rtol = 2e-5 if dtype == "float32" else 1e-12
+            np.testing.assert_allclose(result.item(), value, rtol=rtol)
+
+
 def test_elu_keeps_the_digits_of_small_inputs_and_nan_stays_nan():
     x = mg.tensor(np.array([-1e-12, 1e-12]))
     for function in (F.elu, F.celu):

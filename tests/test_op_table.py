@@ -298,15 +298,90 @@ def test_special_values(row, special, dtype):
         mg.tensor(a, requires_grad=a.dtype != bool and bool(special.gradients)) for a in arrays
     ]
     out = row.function(*inputs, **dict(special.options))
-    value = np.asarray(special.value, out.dtype)
+    with np.errstate(over="ignore"):  # what is out of the range of float32 is inf
+        value = np.asarray(special.value, out.dtype)
+        gradients = [g if g is None else np.asarray(g, dtype) for g in special.gradients]
     rtol = special.roundings * np.finfo(dtype).eps
     np.testing.assert_allclose(out.numpy(), value, rtol=rtol, atol=0)
     if special.gradients:
         out.backward(mg.ones_like(out))
-    for x, gradient in zip(inputs, special.gradients, strict=False):
-        if gradient is not None:
-            expected = np.asarray(gradient, dtype)
+    for x, expected in zip(inputs, gradients, strict=False):
+        if expected is not None:
             np.testing.assert_allclose(x.grad.numpy(), expected, rtol=rtol, atol=0)
+
+
+# x, and the value, first and second derivative there, by mpmath
+TAILS = {
+    "sigmoid": (
+        [-80.0, -20.0, 20.0, 80.0],
+        [1.8048513878454e-35, 2.0611536181902e-09, 0.9999999979388464, 1.0],
+        [1.8048513878454e-35, 2.0611536139418e-09, 2.0611536139418e-09, 1.8048513878454e-35],
+        [1.8048513878454e-35, 2.0611536054451e-09, -2.0611536054451e-09, -1.8048513878454e-35],
+    ),
+    "tanh": (
+        [-40.0, -10.0, 10.0, 40.0],
+        [-1.0, -0.9999999958776927, 0.9999999958776927, 1.0],
+        [7.2194055513817e-35, 8.2446144557674e-09, 8.2446144557674e-09, 7.2194055513817e-35],
+        [1.4438811102763e-34, 1.6489228843561e-08, -1.6489228843561e-08, -1.4438811102763e-34],
+    ),
+    "expm1": (
+        [-80.0, -20.0, 20.0],
+        [-1.0, -0.9999999979388464, 485165194.40979],
+        [1.8048513878454e-35, 2.0611536224386e-09, 485165195.40979],
+        [1.8048513878454e-35, 2.0611536224386e-09, 485165195.40979],
+    ),
+    "softplus": (
+        [-80.0, -20.0, 20.0, 80.0],
+        [1.8048513878454e-35, 2.0611536203144e-09, 20.000000002061153, 80.0],
+        [1.8048513878454e-35, 2.0611536181902e-09, 0.9999999979388464, 1.0],
+        [1.8048513878454e-35, 2.0611536139418e-09, 2.0611536139418e-09, 1.8048513878454e-35],
+    ),
+    "logsigmoid": (
+        [-80.0, -20.0, 20.0, 80.0],
+        [-80.0, -20.000000002061153, -2.0611536203144e-09, -1.8048513878454e-35],
+        [1.0, 0.9999999979388464, 2.0611536181902e-09, 1.8048513878454e-35],
+        [-1.8048513878454e-35, -2.0611536139418e-09, -2.0611536139418e-09, -1.8048513878454e-35],
+    ),
+    "silu": (
+        [-90.0, -20.0, 20.0, 80.0],
+        [-7.3746113615915e-38, -4.1223072363804e-08, 19.99999995877693, 80.0],
+        [-7.2926712353516e-38, -3.9161918660647e-08, 1.0000000391619186, 1.0],
+        [None, -3.7100764881019e-08, -3.7100764881019e-08, -1.4077840825194e-33],
+    ),
+    "gelu": (
+        [-13.0, -7.0, 7.0, 12.0],
+        [-7.9523137194148e-38, -8.9586878072008e-12, 6.999999999991041, 12.0],
+        [-1.0337304440113e-36, -6.2663230314666e-11, 1.0000000000626632, 1.0],
+        [-1.3358042354201e-35, -4.2933185919314e-10, -4.2933185919314e-10, -3.0478649046415e-30],
+    ),
+    "mish": (
+        [-90.0, -20.0, 20.0, 40.0],
+        [-7.3746113615915e-38, -4.1223072406288e-08, 20.0, 40.0],
+        [-7.2926712353516e-38, -3.916191874349e-08, 1.0000000000000002, 1.0],
+        [None, -3.7100765042457e-08, -6.4574984070979e-16, -5.6311363300777e-33],
+    ),
+    "erf": (
+        [-9.0, 3.0, 9.0],
+        [-1.0, 0.9999779095030014, 1.0],
+        [7.492073428246e-36, 0.00013925305194674786, 7.492073428246e-36],
+        [1.3485732170843e-34, -0.0008355183116804871, -1.3485732170843e-34],
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", TAILS)
+def test_both_tails_keep_their_digits_to_second_order(name, dtype):
+    points, *expected = TAILS[name]
+    roundings = 8 * np.finfo(dtype).eps
+    for k, point in enumerate(points):
+        x = mg.tensor(point, dtype, requires_grad=True)
+        y = ROWS[name].function(x)
+        (slope,) = mg.autograd.grad(y, x, create_graph=True)
+        (curvature,) = mg.autograd.grad(slope, x)
+        for result, values in zip((y, slope, curvature), expected, strict=True):
+            if values[k] is not None:  # of float32, a sigmoid of -90 is subnormal
+                np.testing.assert_allclose(result.item(), values[k], rtol=max(roundings, 1e-13))
 
 
 ODD = ("sin", "expm1", "log1p", "tanh", "erf", "sqrt", "reciprocal")

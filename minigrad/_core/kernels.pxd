@@ -5,8 +5,9 @@ cdef enum Opcode:
     # unary
     NEGATIVE, ABS, SIGN, SQUARE, SQRT, RSQRT, RECIPROCAL, RELU
     EXP, EXPM1, LOG, LOG1P, TANH, SIGMOID, SOFTPLUS, LOGSIGMOID, ERF
+    TANH_SLOPE, SIGMOID_SLOPE, SILU, SILU_SLOPE, GELU, GELU_SLOPE, MISH, MISH_SLOPE
     # binary
-    ADD, SUBTRACT, MULTIPLY, DIVIDE, MAXIMUM, MINIMUM, GATE
+    ADD, SUBTRACT, MULTIPLY, DIVIDE, MAXIMUM, MINIMUM, GATE, WEIGH
     # comparisons: floating in, bool out
     LESS, LESS_EQUAL, GREATER, GREATER_EQUAL, EQUAL, NOT_EQUAL
     # ternary
@@ -37,6 +38,7 @@ cdef void add_block(bint is_double, char* x, Py_ssize_t x_row, Py_ssize_t x_stri
 cdef void first_maxima(bint is_double, void* x, Py_ssize_t planes, Py_ssize_t height, Py_ssize_t width,
                        long long** bounds, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t row_step,
                        Py_ssize_t column_step, void* o, long long* index) noexcept nogil
+cdef bint all_between(bint is_double, void* x, Py_ssize_t n, double low, double high) noexcept nogil
 cdef bint all_within(long long* index, Py_ssize_t n, long long length) noexcept nogil
 cdef void take_along(char* x, long long* index, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t picks,
                      Py_ssize_t inner, int itemsize, char* o) noexcept nogil

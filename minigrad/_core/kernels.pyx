@@ -44,6 +44,14 @@ cdef extern from * nogil:
     #define mg_sigmoid(x) MG_BOTH(mg_sigmoid, x)
     #define mg_softplus(x) MG_BOTH(mg_softplus, x)
     #define mg_erf(x) MG_BOTH(mg_erf, x)
+    #define mg_tanh_slope(x) MG_BOTH(mg_tanh_slope, x)
+    #define mg_sigmoid_slope(x) MG_BOTH(mg_sigmoid_slope, x)
+    #define mg_silu(x) MG_BOTH(mg_silu, x)
+    #define mg_silu_slope(x) MG_BOTH(mg_silu_slope, x)
+    #define mg_gelu(x) MG_BOTH(mg_gelu, x)
+    #define mg_gelu_slope(x) MG_BOTH(mg_gelu_slope, x)
+    #define mg_mish(x) MG_BOTH(mg_mish, x)
+    #define mg_mish_slope(x) MG_BOTH(mg_mish_slope, x)
     /* The larger or smaller; a NaN wins, and stays. (`best` is one instruction, in which a NaN in a stays; so
        they vectorise, where Cython's branches did not. Of four at once NaN is looked for in one go: compilers
        made a tangle of the conditions of two of the others.) */
@@ -85,6 +93,14 @@ cdef extern from * nogil:
     double mg_sigmoid(double)
     double mg_softplus(double)
     double mg_erf(double)
+    double mg_tanh_slope(double)
+    double mg_sigmoid_slope(double)
+    double mg_silu(double)
+    double mg_silu_slope(double)
+    double mg_gelu(double)
+    double mg_gelu_slope(double)
+    double mg_mish(double)
+    double mg_mish_slope(double)
     double mg_sqrt(double)
     double mg_abs(double)
     double mg_larger(double, double)
@@ -145,6 +161,22 @@ cdef cloned unary(int opcode, floating* x, floating* o, Py_ssize_t n) noexcept n
         for i in range(n): o[i] = -mg_softplus(-x[i])
     elif opcode == ERF:
         for i in range(n): o[i] = mg_erf(x[i])
+    elif opcode == TANH_SLOPE:
+        for i in range(n): o[i] = mg_tanh_slope(x[i])
+    elif opcode == SIGMOID_SLOPE:
+        for i in range(n): o[i] = mg_sigmoid_slope(x[i])
+    elif opcode == SILU:
+        for i in range(n): o[i] = mg_silu(x[i])
+    elif opcode == SILU_SLOPE:
+        for i in range(n): o[i] = mg_silu_slope(x[i])
+    elif opcode == GELU:
+        for i in range(n): o[i] = mg_gelu(x[i])
+    elif opcode == GELU_SLOPE:
+        for i in range(n): o[i] = mg_gelu_slope(x[i])
+    elif opcode == MISH:
+        for i in range(n): o[i] = mg_mish(x[i])
+    elif opcode == MISH_SLOPE:
+        for i in range(n): o[i] = mg_mish_slope(x[i])
 
 
 # ------------------------------------------------------------------------------------------ binary
@@ -171,6 +203,10 @@ cdef inline inlined binary_loop(int opcode, floating* x, floating* y, floating* 
             o[i] = left if (left < right) | (left != left) else right
     elif opcode == GATE:
         for i in range(n): o[i] = 0 if y[i * dy] <= 0 else x[i * dx]
+    elif opcode == WEIGH:
+        for i in range(n):
+            left, right = x[i * dx], y[i * dy]
+            o[i] = 0 if (right == 0) & (left == left) else left * right
 
 
 cdef cloned binary(int opcode, floating* x, floating* y, floating* o, Py_ssize_t n,
@@ -470,6 +506,23 @@ cdef bint all_within(long long* index, Py_ssize_t n, long long length) noexcept 
     cdef unsigned long long most
     furthest(index, n, length, &most)
     return n == 0 or most < 2 * <unsigned long long> length
+
+
+cdef cloned count_between(floating* x, Py_ssize_t n, floating low, floating high,
+                          Py_ssize_t* result) noexcept nogil:
+    cdef Py_ssize_t i, count = 0
+    for i in range(n): count += (mg_abs(x[i]) >= low) & (mg_abs(x[i]) <= high)
+    result[0] = count
+
+
+cdef bint all_between(bint is_double, void* x, Py_ssize_t n, double low, double high) noexcept nogil:
+    """Whether low <= |x| <= high for all n elements."""
+    cdef Py_ssize_t count
+    if is_double:
+        count_between(<double*> x, n, low, high, &count)
+    else:
+        count_between(<float*> x, n, <float> low, <float> high, &count)
+    return count == n
 
 
 cdef inline void take_items(item_t* x, long long* index, Py_ssize_t length, Py_ssize_t picks,

@@ -16,7 +16,7 @@ from cpython.ref cimport PyObject
 from cython cimport floating
 from numpy cimport (NPY_DOUBLE, PyArray_DATA, PyArray_DIMS, PyArray_TYPE, ndarray, npy_intp)
 
-from .kernels cimport EXP, LOG, MAX, SUM, TILE, call_kernel, reduce_rows
+from .kernels cimport EXP, EXPM1, LOG, MAX, SUM, TILE, call_kernel, reduce_rows
 from .loops cimport empty, recycle
 
 cdef enum:
@@ -71,6 +71,8 @@ cdef void losses_of(floating* x, long long* labels, Py_ssize_t rows, Py_ssize_t 
 
 cdef void slopes_of(floating* x, long long* labels, double* kept, floating* g, Py_ssize_t rows, Py_ssize_t n,
                     floating* work, floating* out) noexcept nogil:
+    cdef floating picked[BLOCK_ROWS]
+    cdef floating slope[BLOCK_ROWS]
     cdef Py_ssize_t start, r, c, count, block = max(1, min(<Py_ssize_t> BLOCK_ROWS, TILE // n))
     cdef floating largest, logarithm
     cdef void* source
@@ -81,8 +83,11 @@ cdef void slopes_of(floating* x, long long* labels, double* kept, floating* g, P
             for c in range(n): work[r * n + c] = x[r * n + c] - largest - logarithm
         source = work
         call_kernel(EXP, floating is double, &source, out, count * n)
+        for r in range(count): picked[r] = work[r * n + labels[r]]
+        source = picked                     # e^x - 1, for a probability near 1 has lost what it lacks
+        call_kernel(EXPM1, floating is double, &source, slope, count)
         for r in range(count):
-            out[r * n + labels[r]] -= 1
+            out[r * n + labels[r]] = slope[r]
             for c in range(n): out[r * n + c] *= g[r]
         x, labels, g, out = x + count * n, labels + count, g + count, out + count * n
 

@@ -25,10 +25,10 @@ from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArr
 
 from . cimport loops, loss, products, recurrent, reductions
 from .kernels cimport (
-    ABS, ADD, CLIP, DIVIDE, EQUAL, ERF, EXP, EXPM1, GATE, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, LOG,
-    LOG1P, LOGSIGMOID, LOGSUM, MAX, MAXIMUM, MEAN, MIN, MINIMUM, MULTIPLY, NEGATIVE, NO_KERNEL,
-    NOT_EQUAL, PROD, RECIPROCAL, RELU, RSQRT, SIGMOID, SIGN, SOFTPLUS, SQRT, SQUARE, SUBTRACT, SUM,
-    TANH, VAR, WHERE)
+    ABS, ADD, CLIP, DIVIDE, EQUAL, ERF, EXP, EXPM1, GATE, GELU, GELU_SLOPE, GREATER, GREATER_EQUAL, LESS,
+    LESS_EQUAL, LOG, LOG1P, LOGSIGMOID, LOGSUM, MAX, MAXIMUM, MEAN, MIN, MINIMUM, MISH, MISH_SLOPE, MULTIPLY,
+    NEGATIVE, NO_KERNEL, NOT_EQUAL, PROD, RECIPROCAL, RELU, RSQRT, SIGMOID, SIGMOID_SLOPE, SIGN, SILU,
+    SILU_SLOPE, SOFTPLUS, SQRT, SQUARE, SUBTRACT, SUM, TANH, TANH_SLOPE, VAR, WEIGH, WHERE, all_between)
 from .loops cimport Operand, call, contiguous, view_array
 from .tensor cimport (Op, Tensor, binary, checked, install, record, record_view,
                       number_array, python_number, recording, repeated_axes, shape_of, to_tensor, to_tensors,
@@ -49,6 +49,8 @@ cdef enum:
     MANY = 1 << 10              # elements from which on a second look at them costs less than a slower sort
 
 cdef double TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi), LN_2 = math.log(2), LN_10 = math.log(10)
+cdef double ONE_OVER_SQRT_2_PI = 1 / math.sqrt(2 * math.pi)
+cdef double FAR = 1000      # where every slope is flat, but inf * 0 would be NaN
 
 
 cdef Op unary_op(str name, int opcode, object fallback, object rule):
@@ -212,7 +214,7 @@ def exp2(x):
     return unary(EXP2_, x)
 
 
-cdef Op EXPM1_ = unary_op("expm1", EXPM1, None, lambda g, out: g * (out + 1.0))
+cdef Op EXPM1_ = unary_op("expm1", EXPM1, None, lambda g, x: g * exp(x))
 def expm1(x):
     """e**x - 1 elementwise, accurate near 0.
 
@@ -342,7 +344,7 @@ def cosh(x):
     return unary(COSH_, x)
 
 
-cdef Op TANH_ = unary_op("tanh", TANH, None, lambda g, out: g * (1.0 - out * out))
+cdef Op TANH_ = unary_op("tanh", TANH, None, lambda g, x: g * tanh_slope(x))
 def tanh(x):
     """The hyperbolic tangent elementwise.
 
@@ -382,7 +384,7 @@ def atanh(x):
     return unary(ATANH_, x)
 
 
-cdef Op SIGMOID_ = unary_op("sigmoid", SIGMOID, None, lambda g, out: g * (out * (1.0 - out)))
+cdef Op SIGMOID_ = unary_op("sigmoid", SIGMOID, None, lambda g, x: g * sigmoid_slope(x))
 def sigmoid(x):
     """1 / (1 + e**-x) elementwise; neither end overflows.
 
@@ -420,6 +422,110 @@ def erf(x):
     tensor([0.       , 0.8427008])
     """
     return unary(ERF_, x)
+
+
+cdef Op SILU_ = unary_op("silu", SILU, None, lambda g, x: g * silu_slope(x))
+def silu(x):
+    """x sigmoid(x), also called swish (Elfwing et al. 2018).
+
+    >>> mg.silu(mg.tensor([0.0, 1.0]))
+    tensor([0.       , 0.7310586])
+    """
+    return unary(SILU_, x)
+
+
+cdef Op GELU_ = unary_op("gelu", GELU, None, lambda g, x: g * gelu_slope(x))
+def gelu(x):
+    """x Φ(x), with the normal distribution function Φ (Hendrycks & Gimpel 2016, exact form).
+
+    >>> mg.gelu(mg.tensor([0.0, 1.0]))
+    tensor([0.       , 0.8413447])
+    """
+    return unary(GELU_, x)
+
+
+cdef Op MISH_ = unary_op("mish", MISH, None, lambda g, x: g * mish_slope(x))
+def mish(x):
+    """x tanh(softplus(x)) (Misra 2019).
+
+    >>> from minigrad._core import ops
+    >>> ops.mish(mg.tensor([0.0, 1.0]))
+    tensor([0.       , 0.8650984])
+    """
+    return unary(MISH_, x)
+
+
+# ------------------------------------------------- slopes whose formula in `out` would cancel in one tail
+cdef Op TANH_SLOPE_ = unary_op("tanh_slope", TANH_SLOPE, None, lambda g, x, out: g * (out * (-2.0 * tanh(x))))
+def tanh_slope(x):
+    """1 / cosh²(x) elementwise, the derivative of tanh: where tanh rounds to ±1, 1 - tanh² is 0.
+
+    >>> from minigrad._core import ops
+    >>> ops.tanh_slope(mg.tensor([0.0, 20.0]))
+    tensor([1.000000e+00, 1.699342e-17])
+    """
+    return unary(TANH_SLOPE_, x)
+
+
+cdef Op SIGMOID_SLOPE_ = unary_op("sigmoid_slope", SIGMOID_SLOPE, None,
+                                  lambda g, x, out: -g * (out * tanh(0.5 * x)))
+def sigmoid_slope(x):
+    """sigmoid(x) sigmoid(-x) elementwise, the derivative of sigmoid.
+
+    >>> from minigrad._core import ops
+    >>> ops.sigmoid_slope(mg.tensor([0.0, 20.0]))
+    tensor([2.5000000e-01, 2.0611537e-09])
+    """
+    return unary(SIGMOID_SLOPE_, x)
+
+
+cdef Op SILU_SLOPE_ = unary_op("silu_slope", SILU_SLOPE, None, lambda g, x: g * silu_curvature(x))
+def silu_slope(x):
+    """The derivative of silu elementwise: 0 at -inf, 1 at inf.
+
+    >>> from minigrad._core import ops
+    >>> ops.silu_slope(mg.tensor([0.0, float("inf")]))
+    tensor([0.5, 1. ])
+    """
+    return unary(SILU_SLOPE_, x)
+
+
+cdef object silu_curvature(x):
+    x = clip(x, -FAR, FAR)
+    return sigmoid_slope(x) * (2.0 - x * tanh(0.5 * x))
+
+
+cdef Op GELU_SLOPE_ = unary_op("gelu_slope", GELU_SLOPE, None, lambda g, x: g * gelu_curvature(x))
+def gelu_slope(x):
+    """The derivative of gelu elementwise: 0 at -inf, 1 at inf.
+
+    >>> from minigrad._core import ops
+    >>> ops.gelu_slope(mg.tensor([0.0, float("inf")]))
+    tensor([0.5, 1. ])
+    """
+    return unary(GELU_SLOPE_, x)
+
+
+cdef object gelu_curvature(x):
+    x = clip(x, -FAR, FAR)
+    return exp(-0.5 * square(x)) * (ONE_OVER_SQRT_2_PI * (2.0 - square(x)))
+
+
+cdef Op MISH_SLOPE_ = unary_op("mish_slope", MISH_SLOPE, None, lambda g, x: g * mish_curvature(x))
+def mish_slope(x):
+    """The derivative of mish elementwise: 0 at -inf, 1 at inf.
+
+    >>> from minigrad._core import ops
+    >>> ops.mish_slope(mg.tensor([0.0, float("inf")]))
+    tensor([0.6, 1. ])
+    """
+    return unary(MISH_SLOPE_, x)
+
+
+cdef object mish_curvature(x):
+    x = clip(x, -FAR, FAR)
+    gate, inner = sigmoid(x), softplus(x)
+    return tanh_slope(inner) * gate * (2.0 + x * (sigmoid(-x) - 2.0 * tanh(inner) * gate))
 
 
 # ============================================================================= elementwise, two inputs
@@ -545,8 +651,8 @@ cdef object share(x, y):
 
 
 cdef Op ATAN2_ = binary_op("atan2", NO_KERNEL, np.arctan2,
-                           lambda g, x, y: g * over(y, x * x + y * y),
-                           lambda g, x, y: -g * over(x, x * x + y * y))
+                           lambda g, x, y: g * over(over(y, hypot(x, y)), hypot(x, y)),
+                           lambda g, x, y: -g * over(over(x, hypot(x, y)), hypot(x, y)))
 def atan2(x, y):
     """The angle in [-π, π] of the point with ordinate x and abscissa y, elementwise, broadcast. The gradient
     at the origin is 0, as in PyTorch.
@@ -581,6 +687,20 @@ def gate(x, y):
     tensor([0., 2.])
     """
     return binary(GATE_, x, y)
+
+
+cdef Op WEIGH_ = binary_op("weigh", WEIGH, np.multiply,
+                           lambda g, y: weigh(g, y),
+                           lambda g, x, y: g * where(logical_and(y == 0, abs(x) == math.inf), 0.0, x))
+def weigh(x, y):
+    """x times a weight y elementwise, broadcast, where a weight of 0 makes an infinite x 0 as well: so a loss
+    of -log(0) in a class that does not occur counts nothing. There y gets no gradient.
+
+    >>> from minigrad._core import ops
+    >>> ops.weigh(mg.tensor([float("inf"), 2.0]), mg.tensor([0.0, 0.5]))
+    tensor([0., 1.])
+    """
+    return binary(WEIGH_, x, y)
 
 
 # ---------------------------------------------------------------------------------------- comparisons
@@ -678,7 +798,7 @@ cdef Op CLIP_ = register("clip", CLIP, np.clip,
                          attributes=("low", "high"))
 def clip(x, min=None, max=None):
     """x limited to [min, max]; the gradient inside and at the bounds is 1. A bound may be None, a
-    number or a Tensor.
+    number or a Tensor; one that is NaN makes the result NaN.
 
     >>> mg.clip(mg.tensor([-1.0, 0.5, 2.0]), 0, 1)
     tensor([0. , 0.5, 1. ])
@@ -698,7 +818,12 @@ def clip(x, min=None, max=None):
     if isinstance(min, (Tensor, np.ndarray)) or isinstance(max, (Tensor, np.ndarray)):
         tensor = to_tensors(tuple([v for v in (x, min, max) if v is not None]), "clip")[0]
         limited = tensor if min is None else where(tensor < min, min, tensor)
-        return limited if max is None else where(limited > max, max, limited)
+        limited = limited if max is None else where(limited > max, max, limited)
+        for bound in (min, max):
+            undefined = False if bound is None else np.isnan(to_tensor(bound, "clip").array)
+            if np.any(undefined):           # no comparison with a NaN is true
+                limited = where(undefined, math.nan, limited)
+        return limited
     tensor = to_tensor(x, "clip")
     typenum = PyArray_TYPE(tensor.array)
     if typenum != NPY_FLOAT and typenum != NPY_DOUBLE:
@@ -708,7 +833,10 @@ def clip(x, min=None, max=None):
     view_array(&operands[0], tensor.array)
     view_array(&operands[1], low)
     view_array(&operands[2], high)
-    out = loops.elementwise("clip", CLIP, typenum == NPY_DOUBLE, typenum, operands, 3)
+    if min != min or max != max:            # the kernel does not look for a NaN among numbers
+        out = np.full_like(tensor.array, math.nan)
+    else:
+        out = loops.elementwise("clip", CLIP, typenum == NPY_DOUBLE, typenum, operands, 3)
     return record(CLIP_, out, tensor, None, None, (float(low), float(high)))
 
 
@@ -1004,9 +1132,10 @@ cdef object slope_of_var(Tensor g, Tensor x, tuple axis, double correction, ndar
 
 
 cdef Op PROD_ = reduction_op("prod", PROD, np.prod,
-                             lambda g, x, out, axis: expand(g, x.shape, axis) * others(x, out, axis))
+                             lambda g, x, out, axis: slope_of_prod(g, x, out, axis))
 def prod(x, axis=None, keepdims=False):
-    """The product; 1 of nothing. Its gradient is exact with zeros too.
+    """The product; 1 of nothing. Accumulates in double. Its gradient is exact with zeros too, and where the
+    product over- or underflows.
 
     >>> mg.prod(mg.tensor([2.0, 3.0, 4.0]))
     tensor(24.)
@@ -1014,18 +1143,49 @@ def prod(x, axis=None, keepdims=False):
     return reduction(PROD_, x, axis, keepdims)
 
 
-cdef object others(x, out, tuple axis):
-    """For each element the product of all others. Division does it unless there is a zero; then it is the
-    product of all before, times that of all behind."""
-    if bool(call(np.all, ((<Tensor> x).array,))):
-        return expand(out, x.shape, axis) / x
+cdef object slope_of_prod(Tensor g, Tensor x, Tensor out, tuple axis):
+    """The rule of `prod`: for each element the product of all others. Division does it, unless the product is
+    or may be out of range; then it is the product of all before, times that of all behind, with the powers
+    of two apart."""
+    if in_safe_range(out.array):
+        return expand(g, x.shape, axis) * (expand(out, x.shape, axis) / x)
     order = tuple([d for d in range(x.ndim) if d not in axis]) + axis
     moved = permute_dims(x, order)
-    rows = reshape(moved, moved.shape[:x.ndim - len(axis)] + (-1,))
+    rows = astype(reshape(moved, moved.shape[:x.ndim - len(axis)] + (-1,)), np.float64)
     cdef int last = rows.ndim - 1
+    powers = powers_in((<Tensor> rows).array)
+    rest = np.clip(powers.sum(last, keepdims=True) - powers, -2000, 2000)
+    rows = scaled(rows, -powers)
     behind = turned(shifted(cumulative_prod(turned(rows, last), last), 1.0, last), last)
-    product = shifted(cumulative_prod(rows, last), 1.0, last) * behind
-    return permute_dims(reshape(product, moved.shape), inverse(order))
+    product = scaled(shifted(cumulative_prod(rows, last), 1.0, last) * behind, rest)
+    product = permute_dims(reshape(product, moved.shape), inverse(order))
+    return astype(expand(astype(g, np.float64), x.shape, axis) * product, x.dtype)
+
+
+cdef ndarray powers_in(ndarray x):
+    """Powers of two, divided by which the elements of x are 0 or from sqrt(1/2) to sqrt(2)."""
+    fractions, powers = np.frexp(x)
+    return powers.astype(np.int64) - (np.abs(fractions) < math.sqrt(0.5))
+
+
+cdef object scaled(Tensor x, powers):
+    """x times two to these powers, in two steps, since the power itself may be out of range."""
+    half = powers // 2
+    return x * wrap(np.ldexp(1.0, half)) * wrap(np.ldexp(1.0, powers - half))
+
+
+cpdef bint in_safe_range(ndarray x) except -1:
+    """Whether all elements, floats, are far enough from over- and underflow that their squares and roots, and
+    what they are sums or products of, are in range.
+
+    >>> from minigrad._core.ops import in_safe_range
+    >>> in_safe_range(np.array([1.0, 1e10])), in_safe_range(np.array([1.0, 0.0]))
+    (True, False)
+    """
+    cdef bint is_double = PyArray_TYPE(x) == NPY_DOUBLE
+    x = contiguous(x)
+    return all_between(is_double, PyArray_DATA(x), PyArray_SIZE(x), 1e-200 if is_double else 1e-20,
+                       1e200 if is_double else 1e20)
 
 
 cdef object turned(x, int axis):
@@ -2174,12 +2334,12 @@ cdef object lstm_slope(Tensor g, Tensor gates, Tensor cell, Tensor kept, bint of
     n = cell.shape[0]
     z_i, z_f, z_g, z_o = [gates[k * n:(k + 1) * n] for k in range(4)]
     i, f, m, o = sigmoid(z_i), sigmoid(z_f), tanh(z_g), sigmoid(z_o)
-    t = tanh(f * cell + i * m)
-    down = g[:n] + g[n:] * o * (1.0 - t * t)
+    c = f * cell + i * m
+    down = g[:n] + g[n:] * o * tanh_slope(c)
     if not of_gates:
         return down * f
-    return concat([down * m * (i * (1.0 - i)), down * cell * (f * (1.0 - f)), down * i * (1.0 - m * m),
-                   g[n:] * t * (o * (1.0 - o))])
+    return concat([down * m * sigmoid_slope(z_i), down * cell * sigmoid_slope(z_f),
+                   down * i * tanh_slope(z_g), g[n:] * tanh(c) * sigmoid_slope(z_o)])
 
 
 cdef Op SOFTMAX_CROSS_ENTROPY_ = register(
@@ -2223,9 +2383,10 @@ cdef object slope_of_cross_entropy(Tensor g, Tensor x, ndarray labels, ndarray k
     """The rule of `softmax_cross_entropy`; where nobody records it, in one pass."""
     if not recording():
         return wrap(loss.cross_entropy_slopes(contiguous(x.array), labels, kept, contiguous(g.array)))
-    hot = np.zeros(x.shape, x.dtype)
-    hot[np.arange(len(labels)), labels] = 1
-    return (exp(log_softmax(x, 1)) - wrap(hot)) * reshape(g, (-1, 1))
+    hot = np.zeros(x.shape, bool)
+    hot[np.arange(len(labels)), labels] = True
+    log_p = log_softmax(x, 1)
+    return where(wrap(hot), expm1(log_p), exp(log_p)) * reshape(g, (-1, 1))
 
 
 def zeros_like(x, dtype=None):
@@ -2244,7 +2405,8 @@ def zeros_like(x, dtype=None):
 install(add, unbroadcast, astype, {"getitem": getitem})
 attach_methods({function.__name__: function for function in (
     negative, abs, sign, square, sqrt, rsqrt, reciprocal, relu, exp, expm1, log, log1p, sin, cos, tanh,
-    sigmoid, softplus, logsigmoid, erf, add, subtract, multiply, divide, pow, floor_divide, remainder,
+    sigmoid, softplus, logsigmoid, erf, silu, gelu, add, subtract, multiply, divide, pow, floor_divide,
+    remainder,
     maximum, minimum, less, less_equal, greater, greater_equal, equal, not_equal, clip, logical_and,
     logical_or, logical_xor, logical_not, floor, ceil, trunc, round, exp2, log2, log10, tan, asin, acos, atan,
     sinh, cosh, asinh, acosh, atanh, atan2, hypot, roll, repeat, diagonal, sort, argsort, cumulative_sum,

@@ -271,13 +271,13 @@ class Tensor:
     expand_dims = functions.expand_dims
     flatten = functions.flatten
     flip = functions.flip
-    gelu = functions.gelu
+    gelu = ops.gelu
     isfinite = functions.isfinite
     isinf = functions.isinf
     isnan = functions.isnan
     moveaxis = functions.moveaxis
     norm = functions.norm
-    silu = functions.silu
+    silu = ops.silu
     softmax = functions.softmax
     squeeze = functions.squeeze
     std = functions.std

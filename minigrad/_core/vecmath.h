@@ -27,8 +27,13 @@
  * sigmoid           1.77   1.70  0.54  0.38  0.72             1.77   4.99  1.49  0.96  1.78
  * softplus          1.59   4.16  1.31  0.80 15.99             1.67  11.94  3.87  2.10 17.29
  * erf               1.23   3.11  0.86  0.56 17.42             1.33  15.39  3.79  2.12 17.38
+ * silu              1.84   2.15  0.81  0.50                   2.13  18.20  2.10  1.42
+ * gelu              4.43   7.40  1.13  0.83                   4.69  37.48  7.56  2.41
+ * mish              3.03   2.63  0.93  0.60                   3.04  23.19  2.51  1.63
  *
- * The largest errors, of tanh and sigmoid, are those of a quotient of two rounded numbers. */
+ * The largest errors, of tanh and sigmoid, are those of a quotient of two rounded numbers; of gelu,
+ * of the argument of its polynomial near 0.  The slopes of tanh and sigmoid err by 3.3 at most, those
+ * of silu, gelu and mish by 7.2, but near their zeros by 0.8 units in the last place of 1. */
 #ifndef MINIGRAD_VECMATH_H
 #define MINIGRAD_VECMATH_H
 
@@ -228,6 +233,99 @@ MG_INLINE float mg_erf_f32(float x)
     return copysignf(a < 1.0f ? small : (1.0f - power) - power * (r + tail), x);
 }
 
+/* e^(x + rest) = m first second, where rest is what x, itself rounded, lacks.  For who multiplies by
+ * m first, and by second last of all: then results fade to zero as those of exp do. */
+MG_INLINE float mg_exp_parts_f32(float x, float rest, float *first, float *second)
+{
+    uint32_t scale, half;
+    float r, lost, tail = mg_exp_reduce_f32(x, &r, &lost, &scale);
+    half = scale >> 1;
+    *first = mg_from_bits_f32(half << 23);
+    *second = mg_from_bits_f32((scale - half) << 23);
+    lost += rest;
+    return 1.0f + (r + (tail + lost * (1.0f + (r + tail))));
+}
+
+/* The slope of sigmoid, e / (1 + e)^2 with e = e^-|x|; that of tanh is four times the same at 2 x. */
+MG_INLINE float mg_sigmoid_slope_f32(float x)
+{
+    float first, second, m = mg_exp_parts_f32(-fabsf(mg_clamp_f32(x, 130.0f)), 0.0f, &first, &second);
+    float e = m * first * second, sum = 1.0f + e;
+    return m * first / (sum * sum) * second;
+}
+
+MG_INLINE float mg_tanh_slope_f32(float x)
+{
+    return mg_sigmoid_slope_f32(x + x) * 4.0f;
+}
+
+/* x / (1 + e^-x) and its slope: with e = e^-|x|, so that neither tail is lost. */
+MG_INLINE float mg_silu_f32(float x)
+{
+    float first, second, y = mg_clamp_f32(x, 130.0f);
+    float m = mg_exp_parts_f32(-fabsf(y), 0.0f, &first, &second), sum = 1.0f + m * first * second;
+    return x < 0.0f ? y * (m * first) / sum * second : x / sum;
+}
+
+MG_INLINE float mg_silu_slope_f32(float x)
+{
+    float first, second, y = mg_clamp_f32(x, 130.0f);
+    float m = mg_exp_parts_f32(-fabsf(y), 0.0f, &first, &second), e = m * first * second;
+    float sum = 1.0f + e;
+    float rise = (x < 0.0f ? sum + y : sum + y * e) / (sum * sum);
+    return x < 0.0f ? rise * (m * first) * second : rise;
+}
+
+/* x tanh(log(1 + e^x)) and its slope.  With n = e (e + 2) it is x n / (n + 2) for e = e^x; for x > 0
+ * both are multiplied by powers of e = e^-x. */
+MG_INLINE float mg_mish_f32(float x)
+{
+    float first, second, y = mg_clamp_f32(x, 130.0f);
+    float m = mg_exp_parts_f32(-fabsf(y), 0.0f, &first, &second), e = m * first * second;
+    float low = y * (m * first) * (e + 2.0f) / (e * (e + 2.0f) + 2.0f) * second;
+    return x < 0.0f ? low : x * ((1.0f + 2.0f * e) / (1.0f + 2.0f * e * (1.0f + e)));
+}
+
+MG_INLINE float mg_mish_slope_f32(float x)
+{
+    float first, second, y = mg_clamp_f32(x, 130.0f);
+    float m = mg_exp_parts_f32(-fabsf(y), 0.0f, &first, &second), e = m * first * second;
+    float four = 4.0f * y * (1.0f + e), low = e * (e + 2.0f) + 2.0f;
+    float high = 1.0f + 2.0f * e * (1.0f + e);
+    low = ((e + 2.0f) * low + four) / (low * low) * (m * first) * second;
+    return x < 0.0f ? low : ((1.0f + 2.0f * e) * high + four * (e * e)) / (high * high);
+}
+
+/* Φ(-a) = e^(-a^2/2) R(a), the tail of the normal distribution, for a >= 0; returns R.  In a^2 every
+ * bit counts, and its half has twice as many: so a is cut in two. */
+MG_INLINE float mg_normal_tail_f32(float a, float *m, float *first, float *second)
+{
+    float inverse = 1.0f / (a + 5.0f), t = (a - 5.0f) * inverse;
+    float head = mg_from_bits_f32(mg_bits_f32(a) & 0xfffff000u), most = 0.5f * head * head;
+    float less = 0.5f * (a - head) * (a + head), exponent = -most - less;
+    *m = mg_exp_parts_f32(exponent, (-most - exponent) - less, first, second);
+    return inverse * (
+        0.76919305f + t * (-0.665382476f + t * (0.495305623f + t * (-0.313534323f + t * (
+        0.16501993f + t * (-0.0691050059f + t * (0.0208054555f + t * (-0.00305275798f + t * (
+        -0.000869889365f + t * (0.00062077654f + t * 9.20405754e-05f))))))))));
+}
+
+/* x Φ(x) and its slope, Φ(x) + x φ(x). */
+MG_INLINE float mg_gelu_f32(float x)
+{
+    float m, first, second, y = mg_clamp_f32(x, 15.0f);
+    float tail = mg_normal_tail_f32(fabsf(y), &m, &first, &second) * m * first;
+    return x < 0.0f ? y * tail * second : x * (1.0f - tail * second);
+}
+
+MG_INLINE float mg_gelu_slope_f32(float x)
+{
+    float m, first, second, a = fabsf(mg_clamp_f32(x, 15.0f));
+    float ratio = mg_normal_tail_f32(a, &m, &first, &second) - a * 0.398942280f;
+    float tail = ratio * m * first * second;
+    return x < 0.0f ? tail : 1.0f - tail;
+}
+
 /* ---- float64: the same with other constants, explained above ----------------------------- */
 
 MG_INLINE double mg_exp_reduce_f64(double x, double *r, double *lost, uint64_t *scale)
@@ -381,5 +479,94 @@ MG_INLINE double mg_erf_f64(double x)
     double r, lost, tail = mg_exp_reduce_f64(exponent, &r, &lost, &scale);
     double power = mg_from_bits_f64((scale - 1023) << 52);
     return copysign(a < 1.0 ? small : (1.0 - power) - power * (r + tail), x);
+}
+
+MG_INLINE double mg_exp_parts_f64(double x, double rest, double *first, double *second)
+{
+    uint64_t scale, half;
+    double r, lost, tail = mg_exp_reduce_f64(x, &r, &lost, &scale);
+    half = scale >> 1;
+    *first = mg_from_bits_f64(half << 52);
+    *second = mg_from_bits_f64((scale - half) << 52);
+    lost += rest;
+    return 1.0 + (r + (tail + lost * (1.0 + (r + tail))));
+}
+
+MG_INLINE double mg_sigmoid_slope_f64(double x)
+{
+    double first, second, m = mg_exp_parts_f64(-fabs(mg_clamp_f64(x, 800.0)), 0.0, &first, &second);
+    double e = m * first * second, sum = 1.0 + e;
+    return m * first / (sum * sum) * second;
+}
+
+MG_INLINE double mg_tanh_slope_f64(double x)
+{
+    return mg_sigmoid_slope_f64(x + x) * 4.0;
+}
+
+MG_INLINE double mg_silu_f64(double x)
+{
+    double first, second, y = mg_clamp_f64(x, 800.0);
+    double m = mg_exp_parts_f64(-fabs(y), 0.0, &first, &second), sum = 1.0 + m * first * second;
+    return x < 0.0 ? y * (m * first) / sum * second : x / sum;
+}
+
+MG_INLINE double mg_silu_slope_f64(double x)
+{
+    double first, second, y = mg_clamp_f64(x, 800.0);
+    double m = mg_exp_parts_f64(-fabs(y), 0.0, &first, &second), e = m * first * second;
+    double sum = 1.0 + e;
+    double rise = (x < 0.0 ? sum + y : sum + y * e) / (sum * sum);
+    return x < 0.0 ? rise * (m * first) * second : rise;
+}
+
+MG_INLINE double mg_mish_f64(double x)
+{
+    double first, second, y = mg_clamp_f64(x, 800.0);
+    double m = mg_exp_parts_f64(-fabs(y), 0.0, &first, &second), e = m * first * second;
+    double low = y * (m * first) * (e + 2.0) / (e * (e + 2.0) + 2.0) * second;
+    return x < 0.0 ? low : x * ((1.0 + 2.0 * e) / (1.0 + 2.0 * e * (1.0 + e)));
+}
+
+MG_INLINE double mg_mish_slope_f64(double x)
+{
+    double first, second, y = mg_clamp_f64(x, 800.0);
+    double m = mg_exp_parts_f64(-fabs(y), 0.0, &first, &second), e = m * first * second;
+    double four = 4.0 * y * (1.0 + e), low = e * (e + 2.0) + 2.0;
+    double high = 1.0 + 2.0 * e * (1.0 + e);
+    low = ((e + 2.0) * low + four) / (low * low) * (m * first) * second;
+    return x < 0.0 ? low : ((1.0 + 2.0 * e) * high + four * (e * e)) / (high * high);
+}
+
+MG_INLINE double mg_normal_tail_f64(double a, double *m, double *first, double *second)
+{
+    double inverse = 1.0 / (a + 5.0), t = (a - 5.0) * inverse;
+    double head = mg_from_bits_f64(mg_bits_f64(a) & 0xfffffffff8000000u), most = 0.5 * head * head;
+    double less = 0.5 * (a - head) * (a + head), exponent = -most - less;
+    *m = mg_exp_parts_f64(exponent, (-most - exponent) - less, first, second);
+    return inverse * (
+        0.76919304975006297 + t * (-0.66538250289005674 + t * (0.4953056159699773 + t * (
+        -0.31353315667129622 + t * (0.16502036617033744 + t * (-0.069118638706570007 + t * (
+        0.020795066800837488 + t * (-0.0029933767667055713 + t * (-0.0007978694080078972 + t * (
+        0.00054489903339012243 + t * (-5.9375674802475101e-05 + t * (-4.9762654909005338e-05 + t * (
+        1.6681041255562509e-05 + t * (3.9803847013350688e-06 + t * (-2.7689525453913891e-06 + t * (
+        -3.3553719872755879e-07 + t * (4.328841812895495e-07 + t * (4.0880505599388768e-08 + t * (
+        -6.6011576076617339e-08 + t * (-8.2948318569630486e-09 + t * (7.9421884926212046e-09 + t * (
+        1.4319860094882634e-09 + t * -3.0289376862447703e-10))))))))))))))))))))));
+}
+
+MG_INLINE double mg_gelu_f64(double x)
+{
+    double m, first, second, y = mg_clamp_f64(x, 39.0);
+    double tail = mg_normal_tail_f64(fabs(y), &m, &first, &second) * m * first;
+    return x < 0.0 ? y * tail * second : x * (1.0 - tail * second);
+}
+
+MG_INLINE double mg_gelu_slope_f64(double x)
+{
+    double m, first, second, a = fabs(mg_clamp_f64(x, 39.0));
+    double ratio = mg_normal_tail_f64(a, &m, &first, &second) - a * 0.3989422804014327;
+    double tail = ratio * m * first * second;
+    return x < 0.0 ? tail : 1.0 - tail;
 }
 #endif

@@ -28,7 +28,7 @@ def silu(x: Tensor, inplace: bool = False) -> Tensor:
     >>> mg.nn.functional.silu(mg.tensor([0.0, 1.0]))
     tensor([0.       , 0.7310586])
     """
-    return functions.silu(x)
+    return ops.silu(x)
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
@@ -39,10 +39,15 @@ def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     tensor([0.        , 0.84119195])
     """
     if approximate == "none":
-        return functions.gelu(x)
+        return ops.gelu(x)
     if approximate != "tanh":
         raise ValueError(f"GELU: approximate must be 'none' or 'tanh', got {approximate!r}")
-    return 0.5 * x * (1.0 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * (x * x * x))))
+    x = to_tensor(x, "gelu")
+    far = ops.abs(x) > 100.0  # where gelu is relu, and inf * 0 would be NaN
+    near = where(far, 0.0, x)
+    # 1 + tanh(u) = 2 sigmoid(2 u), which keeps the left tail
+    inner = math.sqrt(8 / math.pi) * (near + 0.044715 * (near * near * near))
+    return near * sigmoid(inner) + where(far, ops.relu(x), 0.0)
 
 
 def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
@@ -63,7 +68,7 @@ def mish(x: Tensor, inplace: bool = False) -> Tensor:
     >>> mg.nn.functional.mish(mg.tensor([0.0, 1.0]))
     tensor([0.       , 0.8650984])
     """
-    return x * tanh(ops.softplus(x))
+    return ops.mish(x)
 
 
 def softsign(x: Tensor) -> Tensor:
@@ -72,7 +77,11 @@ def softsign(x: Tensor) -> Tensor:
     >>> mg.nn.functional.softsign(mg.tensor([-1.0, 3.0]))
     tensor([-0.5 ,  0.75])
     """
-    return x / (1.0 + ops.abs(x))
+    # Beyond 1 as 1 / (sign x + 1/x), whose slope does not cancel and which has limits at ±inf.
+    x = to_tensor(x, "softsign")
+    large = ops.abs(x) > 1.0
+    near, far = where(large, 0.0, x), where(large, x, 1.0)
+    return where(large, 1.0 / (ops.sign(far) + 1.0 / far), near / (1.0 + ops.abs(near)))
 
 
 def tanhshrink(x: Tensor) -> Tensor:
@@ -343,11 +352,11 @@ Hardtanh = _module("Hardtanh", hardtanh)
 LeakyReLU = _module("LeakyReLU", leaky_relu)
 LogSigmoid = _module("LogSigmoid", logsigmoid)
 LogSoftmax = _module("LogSoftmax", log_softmax)
-Mish = _module("Mish", mish)
+Mish = _module("Mish", mish, ops.mish)
 ReLU = _module("ReLU", relu, ops.relu)
 ReLU6 = _module("ReLU6", relu6)
 SELU = _module("SELU", selu)
-SiLU = _module("SiLU", silu, functions.silu)
+SiLU = _module("SiLU", silu, ops.silu)
 Sigmoid = _module("Sigmoid", sigmoid)
 Softmax = _module("Softmax", softmax)
 Softmin = _module("Softmin", softmin)

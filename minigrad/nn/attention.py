@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .._core.ops import broadcast_to, concat, linear, permute_dims, relu, reshape
+from .._core.ops import broadcast_to, concat, gelu, linear, permute_dims, relu, reshape
 from .._core.tensor import Tensor, to_tensor
 from ..creation import empty, zeros
-from ..functions import expand_dims, gelu, split
+from ..functions import expand_dims, split
 from . import functional, init
 from .dropout import Dropout
 from .layer_norm import LayerNorm
