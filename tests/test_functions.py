@@ -1153,3 +1153,108 @@ def test_logarithms_of_tiles_with_special_numbers():
             found = mg.log1p(mg.asarray(x)).numpy()
             np.testing.assert_allclose(found, np.log1p(x), 4e-7)
         assert np.signbit(found[704])
+
+
+# --------------------------------------------- values whose squares and powers over- or underflow
+SCALES = {"float32": (1e-42, 1e-30, 1e-25, 1e25, 1e30), "float64": (1e-310, 1e-200, 1e200, 1e300)}
+SCALED = [(dtype, scale) for dtype in SCALES for scale in SCALES[dtype]]
+
+
+@pytest.mark.parametrize(("dtype", "scale"), SCALED)
+@pytest.mark.parametrize("order", [2, "fro", 1, 3, 0.5, 1.5, 10, math.inf])
+@pytest.mark.parametrize("keepdims", [False, True])
+def test_norm_scales_with_its_elements(order, keepdims, dtype, scale):
+    exact = np.array([[3.0, -4.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+    large = (exact * scale).astype(dtype)
+    large[1] = [1.0, 1.0, 1.0]  # beside it, a row that needs no scaling
+    x = mg.tensor(large, requires_grad=True)
+    y = mg.norm(x, axis=1, keepdims=keepdims, ord=order)
+    y.sum().backward()
+    p = 2 if order == "fro" else order
+    slopes = np.zeros((3, 3))
+    lengths = np.zeros(3)
+    for k, row in enumerate(exact[:2]):
+        lengths[k] = np.abs(row).max() if p == math.inf else (np.abs(row) ** p).sum() ** (1 / p)
+        if p == math.inf:
+            slopes[k] = [0, -1, 0] if k == 0 else [1 / 3] * 3
+        else:
+            nonzero = row != 0
+            ratio = np.abs(row[nonzero]) / lengths[k]
+            slopes[k, nonzero] = np.sign(row[nonzero]) * ratio ** (p - 1)
+    rtol = 2e-3 if scale in (1e-42, 1e-310) else 1e-6 if dtype == "float32" else 1e-13
+    expected = np.array([lengths[0] * scale, lengths[1], 0.0])
+    if scale * 20 < np.finfo(dtype).max:
+        np.testing.assert_allclose(y.numpy().reshape(-1), expected, rtol=rtol)
+    np.testing.assert_allclose(x.grad.numpy(), slopes, rtol=rtol, atol=0)
+    assert y.dtype == dtype and y.shape == ((3, 1) if keepdims else (3,))
+
+
+@pytest.mark.parametrize(("dtype", "scale"), SCALED)
+@pytest.mark.parametrize("axis", [None, 0, (0, 1)])
+@pytest.mark.parametrize("correction", [0, 1])
+def test_std_scales_with_its_elements(correction, axis, dtype, scale):
+    unit = np.array([[1.0, 2.0], [3.0, 6.0]])
+    x = mg.tensor((unit * scale).astype(dtype), requires_grad=True)
+    y = mg.std(x, axis=axis, correction=correction)
+    y.sum().backward()
+    reference = mg.tensor(unit, requires_grad=True)
+    expected = mg.std(reference, axis=axis, correction=correction)
+    expected.sum().backward()
+    rtol = 2e-3 if scale in (1e-42, 1e-310) else 1e-5 if dtype == "float32" else 1e-13
+    np.testing.assert_allclose(y.numpy(), expected.numpy() * scale, rtol=rtol)
+    np.testing.assert_allclose(x.grad.numpy(), reference.grad.numpy(), rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [("float32", 1e-15), ("float32", 1e15), *SCALED[5:]])
+def test_second_derivatives_of_norm_and_std_out_of_range(dtype, scale):
+    """They are those at the scale 1, divided by the scale."""
+    for function in (mg.norm, mg.std, lambda x: mg.norm(x, ord=3)):
+        curvatures = []
+        for s in (1.0, scale):
+            x = mg.tensor(np.array([1.0, 3.0, 4.0]) * s, dtype, requires_grad=True)
+            (slope,) = mg.autograd.grad(function(x), x, create_graph=True)
+            v = mg.tensor([1.0, -2.0, 0.5], dtype)
+            curvatures.append(mg.autograd.grad((slope * v).sum(), x)[0].numpy())
+        if 1 / scale < np.finfo(dtype).max:
+            np.testing.assert_allclose(curvatures[1] * scale, curvatures[0], rtol=1e-5)
+
+
+def test_clip_grad_norm_of_large_and_small_gradients():
+    for scale in (1e25, 1e-25):
+        x = mg.zeros(2, requires_grad=True)
+        x.grad = mg.tensor([3 * scale, 4 * scale])
+        total = mg.nn.utils.clip_grad_norm_([x], 1.0)
+        np.testing.assert_allclose(total.item(), 5 * scale, rtol=1e-6)
+        expected = [0.6, 0.8] if scale > 1 else [3 * scale, 4 * scale]
+        np.testing.assert_allclose(x.grad.numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e25])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_cosine_similarity_broadcasts_before_it_takes_lengths(axis, scale):
+    a, b = np.array([[1.0, 2.0], [3.0, -1.0]]), np.array([[2.0], [1.0]])
+    if axis == 0:
+        b = b.T
+    full = np.broadcast_to(b, a.shape)
+    lengths = np.linalg.norm(a, axis=axis) * np.linalg.norm(full, axis=axis)
+    x, y = (mg.tensor(v * scale, requires_grad=True, dtype="float32") for v in (a, b))
+    result = mg.nn.functional.cosine_similarity(x, y, dim=axis)
+    np.testing.assert_allclose(result.numpy(), (a * full).sum(axis) / lengths, rtol=1e-5)
+    result.sum().backward()
+    assert x.grad.shape == x.shape and y.grad.shape == y.shape
+    other = mg.tensor(full, requires_grad=True)
+    mg.nn.functional.cosine_similarity(mg.tensor(a), other, dim=axis).sum().backward()
+    expected = other.grad.numpy().sum(axis, keepdims=True)
+    np.testing.assert_allclose(y.grad.numpy() * scale, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_cosine_similarity_names_shapes_that_do_not_broadcast():
+    with pytest.raises(ValueError, match=r"cosine_similarity: shapes \(2, 3\) and \(2, 2\)"):
+        mg.nn.functional.cosine_similarity(mg.ones(2, 3), mg.ones(2, 2))
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_atan2_far_from_and_near_the_origin(scale):
+    x, y = (mg.tensor(v * scale, requires_grad=True) for v in (3.0, 4.0))
+    mg.atan2(x, y).backward()
+    np.testing.assert_allclose([x.grad.item() * scale, y.grad.item() * scale], [0.16, -0.12], 1e-5)

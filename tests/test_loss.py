@@ -402,3 +402,115 @@ def test_a_nan_makes_the_loss_of_its_row_nan(classes, place):
     loss.sum().backward()
     assert np.isnan(loss.numpy()).tolist() == [False, True, False]
     assert np.isnan(x.grad.numpy()).all(axis=1).tolist() == [False, True, False]
+
+
+# ------------------------------------------------------- both tails, and -inf where nothing weighs
+LOGITS = [-80.0, -20.0, -15.0, -10.0, 0.0, 10.0, 20.0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("target", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("pos_weight", [None, 3.0])
+def test_binary_cross_entropy_with_logits_keeps_both_tails(target, pos_weight, dtype):
+    x = mg.tensor(LOGITS, dtype, requires_grad=True)
+    weight = None if pos_weight is None else mg.tensor(pos_weight, dtype)
+    t = mg.full((len(LOGITS),), target, dtype=dtype)
+    loss = functional.binary_cross_entropy_with_logits(x, t, None, "none", weight)
+    (slope,) = mg.autograd.grad(loss.sum(), x, create_graph=True)
+    (curvature,) = mg.autograd.grad(slope.sum(), x)
+    for k, z in enumerate(LOGITS):
+        up, down = (pos_weight or 1.0) * target, 1 - target  # weights of log(s) and log(1 - s)
+        s, rest = 1 / (1 + math.exp(-z)), 1 / (1 + math.exp(z))
+        values = [
+            up * math.log1p(math.exp(-z)) + down * math.log1p(math.exp(z)),
+            down * s - up * rest,
+            (up + down) * s * rest,
+        ]
+        for result, value in zip((loss, slope, curvature), values, strict=True):
+            size = down * s + up * rest if result is slope else value  # of what is subtracted
+            tolerance = 8 * np.finfo(dtype).eps * size
+            assert abs(result[k].item() - value) <= tolerance, (z, result[k].item(), value)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("x", "target"), [(-math.inf, 0.0), (math.inf, 1.0)])
+def test_binary_cross_entropy_of_infinite_logits_that_are_right_is_zero(x, target, dtype):
+    logits = mg.tensor([x, -x], dtype, requires_grad=True)
+    t = mg.tensor([target] * 2, dtype)
+    for weight in (None, mg.tensor(3.0, dtype)):
+        loss = functional.binary_cross_entropy_with_logits(logits, t, None, "none", weight)
+        assert loss.tolist() == [0.0, math.inf]
+        (slope,) = mg.autograd.grad(loss.sum(), logits)
+        assert slope[0].item() == 0 and math.isfinite(slope[1].item())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize("margin", [10.0, 15.0, 20.0])
+def test_cross_entropy_of_two_classes_keeps_both_tails(margin, create_graph, dtype):
+    """It is the binary one of the difference of the logits."""
+    x = mg.tensor([[margin, 0.0], [0.0, -margin]], dtype, requires_grad=True)
+    loss = nn.CrossEntropyLoss(reduction="sum")(x, mg.tensor([0, 0]))
+    (slope,) = mg.autograd.grad(loss, x, create_graph=create_graph)
+    rtol = 1e-6 if dtype == "float32" else 2e-16 * math.exp(margin)  # sums are of double precision
+    np.testing.assert_allclose(loss.item(), 2 * math.log1p(math.exp(-margin)), rtol=rtol)
+    rest = 1 / (1 + math.exp(margin))
+    np.testing.assert_allclose(slope.numpy(), [[-rest, rest]] * 2, rtol=rtol)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("kind", ["indices", "probabilities"])
+def test_cross_entropy_of_minus_infinity_in_a_class_without_weight(kind, smoothing, dtype):
+    """0 times -inf counts as 0: as if the class were not there. Smoothing needs weights."""
+    weight = mg.tensor([1.0, 0.0, 2.0] if smoothing else [1.0, 1.0, 2.0], dtype)
+    x = mg.tensor([[0.5, -math.inf, 1.0], [1.0, -math.inf, 0.0]], dtype, requires_grad=True)
+    target = mg.tensor([2, 0])
+    if kind == "probabilities":
+        target = mg.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]], dtype)
+    loss = functional.cross_entropy(x, target, weight, reduction="none", label_smoothing=smoothing)
+    log_p = log_softmax(np.array([[0.5, 1.0], [1.0, 0.0]]))
+    share = np.full((2, 2), smoothing / 3) + (1 - smoothing) * np.array([[0, 1], [1, 0]])
+    expected = -(share * log_p * [1.0, 2.0]).sum(1)
+    np.testing.assert_allclose(loss.numpy(), expected, rtol=1e-6)
+    loss.sum().backward()
+    assert np.isfinite(x.grad.numpy()).all() and (x.grad.numpy()[:, 1] == 0).all()
+
+
+def test_nll_loss_of_minus_infinity_in_a_class_without_weight():
+    x = mg.tensor([[-math.inf, -1.0], [-2.0, 0.0]], requires_grad=True)
+    loss = functional.nll_loss(x, mg.tensor([0, 0]), mg.tensor([0.0, 1.0]), reduction="none")
+    assert loss.tolist() == [0.0, 0.0]
+    loss.sum().backward()
+    assert x.grad.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("log_target", [False, True])
+def test_kl_div_where_the_target_is_zero_or_negative(log_target, dtype):
+    x = mg.tensor([-math.inf, -1.0, math.nan], dtype, requires_grad=True)
+    target = mg.tensor([-math.inf] * 3 if log_target else [0.0] * 3, dtype)
+    loss = functional.kl_div(x, target, "none", log_target)
+    np.testing.assert_array_equal(loss.numpy(), [0.0, 0.0, math.nan])
+    loss.sum().backward()
+    np.testing.assert_array_equal(x.grad.numpy(), [0.0, 0.0, 0.0])
+    if not log_target:
+        negative = functional.kl_div(x, mg.full((3,), -0.5, dtype=dtype), "none")
+        assert np.isnan(negative.numpy()).all()
+
+
+def test_smooth_l1_with_a_beta_whose_square_underflows():
+    x = mg.tensor([1e-20, 1e-31, -2.0], requires_grad=True)
+    loss = functional.smooth_l1_loss(x, mg.zeros(3), "none", beta=1e-30)
+    np.testing.assert_allclose(loss.numpy(), [1e-20, 5e-33, 2.0], rtol=1e-6)
+    loss.sum().backward()
+    np.testing.assert_allclose(x.grad.numpy(), [1.0, 0.1, -1.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e15, 1e30])
+def test_cosine_embedding_loss_of_large_vectors(scale):
+    x1 = mg.tensor([[3 * scale, 4 * scale]], requires_grad=True)
+    loss = functional.cosine_embedding_loss(x1, mg.tensor([[4 * scale, 3 * scale]]), mg.tensor([1]))
+    np.testing.assert_allclose(loss.item(), 0.04, rtol=1e-4)
+    loss.backward()
+    np.testing.assert_allclose(x1.grad.numpy() * scale, [[-0.0448, 0.0336]], rtol=1e-3)

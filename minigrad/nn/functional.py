@@ -15,9 +15,11 @@ from .._core.fusion import fused
 from .._core.loops import count_classes
 from .._core.ops import (
     abs as absolute,
+    broadcast_to,
     clip,
     exp,
     getitem,
+    hypot,
     log,
     log1p,
     logsigmoid as logsigmoid,
@@ -25,10 +27,12 @@ from .._core.ops import (
     put,
     reshape,
     sigmoid as sigmoid,
+    softplus as softplus_,
     sqrt,
     square,
     take_along_axis,
     tanh as tanh,
+    weigh,
     where,
     whole,
 )
@@ -443,7 +447,7 @@ def embedding(
     if max_norm is not None:
         used = np.unique(labels)
         rows = weight._array[used]
-        norms = np.linalg.norm(rows, norm_type, axis=1, keepdims=True)
+        norms = np.linalg.norm(rows.astype(np.float64), norm_type, axis=1, keepdims=True)
         scale = np.where(norms > max_norm, max_norm / (norms + 1e-7), 1.0)
         if (scale < 1).any():
             weight.detach()[used] = (rows * scale).astype(rows.dtype)
@@ -566,12 +570,21 @@ def normalize(x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Te
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    """x1 · x2 / (max(|x1|, eps) max(|x2|, eps)) along `dim`, which goes; the rest broadcasts.
+    """x1 · x2 / (max(|x1|, eps) max(|x2|, eps)) along `dim`, which goes, of inputs
+    that broadcast first.
 
     >>> x = mg.tensor([[3.0, 4.0]])
     >>> mg.nn.functional.cosine_similarity(x, mg.tensor([[4.0, 3.0]])).numpy().round(2)
     array([0.96], dtype=float32)
     """
+    x1, x2 = to_tensor(x1, "cosine_similarity"), to_tensor(x2, "cosine_similarity")
+    try:
+        shape = np.broadcast_shapes(x1.shape, x2.shape)
+    except ValueError:
+        raise ValueError(
+            f"cosine_similarity: shapes {x1.shape} and {x2.shape} do not broadcast"
+        ) from None
+    x1, x2 = broadcast_to(x1, shape), broadcast_to(x2, shape)
     return (normalize(x1, 2.0, dim, eps) * normalize(x2, 2.0, dim, eps)).sum(axis=dim)
 
 
@@ -666,7 +679,7 @@ def smooth_l1_loss(x: Tensor, target: Tensor, reduction: str = "mean", beta: flo
     if beta == 0:
         return l1_loss(x, target, reduction)
     x, target = _pair(x, target, "smooth_l1_loss")
-    return _reduce(_huber(x - target, beta) / beta, reduction, "smooth_l1_loss")
+    return _reduce(_huber(x - target, beta, beta), reduction, "smooth_l1_loss")
 
 
 def huber_loss(x: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
@@ -681,17 +694,20 @@ def huber_loss(x: Tensor, target: Tensor, reduction: str = "mean", delta: float 
     return _reduce(_huber(x - target, delta), reduction, "huber_loss")
 
 
-def _huber(difference: Tensor, delta: float) -> Tensor:
+def _huber(difference: Tensor, delta: float, divisor: float = 1.0) -> Tensor:
     """With c = clip(d, -delta, delta) both branches are c (d - c / 2), without |d|, whose kink at 0
-    would hide the curvature from the second derivative."""
+    would hide the curvature from the second derivative. c is divided first, since the product may
+    underflow."""
     limited = clip(difference, -delta, delta)
-    return limited * (difference - 0.5 * limited)
+    rest = difference - 0.5 * limited
+    return (limited if divisor == 1 else limited / divisor) * rest
 
 
 def kl_div(x: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False) -> Tensor:
     """t (log t - x) for log-probabilities x and probabilities t, or with log_target=True their
-    logarithms; 0 log 0 is 0. "batchmean" divides the sum by the size of the first axis, and is the
-    Kullback-Leibler divergence; "mean" divides by the number of elements.
+    logarithms; where t is 0, so is the loss, and where it is negative, NaN. "batchmean" divides the
+    sum by the size of the first axis, and is the Kullback-Leibler divergence; "mean" divides by the
+    number of elements.
 
     >>> p = mg.tensor([[0.5, 0.5]])
     >>> mg.nn.functional.kl_div(mg.log(mg.tensor([[0.25, 0.75]])), p, "batchmean")
@@ -700,9 +716,10 @@ def kl_div(x: Tensor, target: Tensor, reduction: str = "mean", log_target: bool 
     check_reduction(reduction, "kl_div", "batchmean")
     x, target = _pair(x, target, "kl_div")
     if log_target:
-        loss = exp(target) * (target - x)
+        weight, log_target_ = exp(target), where(target == -math.inf, 0.0, target)
     else:
-        loss = target * (log(where(target > 0, target, 1.0)) - x)
+        weight, log_target_ = target, log(where(target == 0, 1.0, target))
+    loss = weigh(log_target_ - x, weight)
     if reduction != "batchmean":
         return _reduce(loss, reduction, "kl_div")
     return loss.sum() / (loss.shape[0] if loss.ndim else 1)
@@ -726,9 +743,9 @@ def cosine_embedding_loss(
             f"{name}: expected two inputs of shape (N, D) or (D,) and a target of shape (N,) or "
             f"(), got {x1.shape}, {x2.shape} and {target.shape}"
         )
-    eps = 1e-12  # beside the squares, as in PyTorch
-    squares = (square(x1).sum(axis=-1) + eps) * (square(x2).sum(axis=-1) + eps)
-    cosine = (x1 * x2).sum(axis=-1) / sqrt(squares)
+    # 1e-12 beside the squares, as in PyTorch, but without squares of what they may overflow
+    lengths = [hypot(norm(x, axis=-1, keepdims=True), 1e-6) for x in (x1, x2)]
+    cosine = ((x1 / lengths[0]) * (x2 / lengths[1])).sum(axis=-1)
     apart = where(target == -1, clip(cosine - margin, min=0.0), 0.0)
     return _reduce(where(target == 1, 1.0 - cosine, apart), reduction, name)
 
@@ -781,7 +798,7 @@ def binary_cross_entropy(
     log_x = where(x > 0, clip(log(where(x > 0, x, 1.0)), min=-100.0), -100.0)
     log_rest = where(x < 1, clip(log1p(-where(x < 1, x, 0.0)), min=-100.0), -100.0)
     loss = (target - 1.0) * log_rest - target * log_x
-    return _reduce(loss if weight is None else loss * weight, reduction, name)
+    return _reduce(loss if weight is None else weigh(loss, weight), reduction, name)
 
 
 def _equal_shapes(x: Tensor, target: Tensor, name: str) -> tuple[Tensor, Tensor]:
@@ -800,8 +817,9 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
-    """-(pos_weight t log(s) + (1 - t) log(1 - s)) for s = sigmoid(x), written with log(1 - s) =
-    log(s) - x, so that it overflows nowhere. weight (for every element) and pos_weight broadcast.
+    """-(pos_weight t log(s) + (1 - t) log(1 - s)) for s = sigmoid(x), from the logits x, so that
+    nothing overflows or cancels; 0 log(0) is 0. weight (for every element) and pos_weight
+    broadcast.
 
     Raises ValueError if the shapes of x and target differ.
 
@@ -810,11 +828,9 @@ def binary_cross_entropy_with_logits(
     """
     name = "binary_cross_entropy_with_logits"
     x, target = _equal_shapes(x, target, name)
-    log_s = logsigmoid(x)
-    if pos_weight is not None:
-        log_s = log_s * (1.0 + (pos_weight - 1.0) * target)
-    loss = (1.0 - target) * x - log_s
-    return _reduce(loss if weight is None else loss * weight, reduction, name)
+    positive_weight = target if pos_weight is None else pos_weight * target
+    loss = weigh(softplus_(-x), positive_weight) + weigh(softplus_(x), 1.0 - target)
+    return _reduce(loss if weight is None else weigh(loss, weight), reduction, name)
 
 
 def nll_loss(
@@ -877,7 +893,7 @@ def cross_entropy(
             q = q * (1.0 - label_smoothing) + label_smoothing / log_p.shape[1]
         if weight is not None:
             q = q * _class_weight(weight, log_p.dtype, log_p.shape[1])
-        loss = -(log_p * q).sum(axis=1)
+        loss = -weigh(log_p, q).sum(axis=1)
         return _reduce(reshape(loss, places), reduction, "cross_entropy")
     options = target, weight, reduction, ignore_index, label_smoothing
     return _index_loss("cross_entropy", ops.softmax_cross_entropy, rows, places, *options)
@@ -944,11 +960,11 @@ def _index_loss(
     if weight is not None:
         weight = _class_weight(weight, loss.dtype, classes)
         counted = getitem(weight, labels)
-        loss, total = loss * counted, counted.sum()
+        loss, total = weigh(loss, counted), counted.sum()
     if label_smoothing:
         log_p = ops.log_softmax(rows, axis=1)
-        smoothed = (log_p if weight is None else log_p * weight).sum(axis=1)[kept]
-        loss = loss * (1.0 - label_smoothing) - smoothed * (label_smoothing / classes)
+        smoothed = (log_p if weight is None else weigh(log_p, weight)).sum(axis=1)[kept]
+        loss = weigh(loss, 1.0 - label_smoothing) - smoothed * (label_smoothing / classes)
 
     if reduction == "none":
         return reshape(loss if count == size else put(loss, kept, (size,)), batch_shape)
