@@ -319,6 +319,7 @@ ERRORS = [
     (lambda: nn.AdaptiveAvgPool2d(0)(mg.ones(1, 1, 3, 3)), ValueError, "output_size must be pos"),
     (lambda: nn.AdaptiveAvgPool2d((1,))(mg.ones(1, 1, 3, 3)), ValueError, "must have 2 sizes"),
     (lambda: functional.interpolate(mg.ones(1, 1, 3)), ValueError, "either size or scale_factor"),
+    (lambda: functional.interpolate(mg.ones(1, 1, 3, 3), (2,)), ValueError, "an int or 2 ints"),
     (lambda: nn.Upsample(2, mode="bilinear")(mg.ones(1, 1, 3)), ValueError, "must be 'nearest'"),
     (lambda: functional.interpolate(mg.ones(1, 3), 2), ValueError, r"shape \(N, C, \.\.\.\)"),
     (lambda: nn.Upsample(scale_factor="2")(mg.ones(1, 1, 3)), TypeError, "must be a number"),

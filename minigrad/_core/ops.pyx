@@ -1828,33 +1828,36 @@ def argsort(x, axis=-1, descending=False, stable=True):
     return wrap(checked(np.flip(order, along) if descending else order))
 
 
-cdef dict INTEGERS = {4: np.iinfo(np.int32), 8: np.iinfo(np.int64)}     # in which floats have their bits
+# The integers in which floats have their bits, and the least of them, which are the bits of -0.0.
+cdef dict INTEGERS = {4: (np.dtype("int32"), np.int32(-1 << 31)), 8: (np.dtype("int64"), np.int64(-1 << 63))}
 
 
 cdef bint has_negative_zero(ndarray x) except -1:
-    bits = INTEGERS[x.itemsize]
-    return bool((x.view(bits.dtype) == bits.min).any())
+    bits, least = INTEGERS[x.itemsize]
+    return bool((x.view(bits) == least).any())
 
 
 cdef object stable_order(ndarray x, int axis):
     """np.argsort(x, axis, stable=True), which is 3 times slower than NumPy's default. So rows are sorted by
     that, and anew if they have equal elements; long rows of 32 bits as integers of 64 that have the position
     in their lower half, so that no two are equal."""
+    cdef int last = PyArray_NDIM(x) - 1
+    cdef npy_intp length = PyArray_DIMS(x)[axis]
     if PyArray_SIZE(x) < MANY:
         return np.argsort(x, axis, stable=True)
-    rows = np.ascontiguousarray(np.moveaxis(x, axis, -1))
-    if x.itemsize <= 4 and rows.shape[-1] > 16 * MANY:
+    cdef ndarray rows = contiguous(cnp.PyArray_SwapAxes(x, axis, last)), order
+    if x.itemsize <= 4 and length > 16 * MANY:
         order = sort_keys(rows).astype(np.int64) << 32
-        order |= np.arange(rows.shape[-1])
+        order |= np.arange(length)
         order.sort(-1)
         order &= (1 << 32) - 1
     else:
         order = np.argsort(rows, -1)
-        ordered = np.take_along_axis(rows, order, -1)
+        ordered = loops.take_along_axis(rows, order, last)
         tied = ~(ordered[..., 1:] > ordered[..., :-1]).all(-1)
         if tied.any():
-            order[tied] = np.argsort(rows[tied], -1, stable=True)
-    return np.ascontiguousarray(np.moveaxis(order, -1, axis))
+            order[tied] = np.argsort((<object> rows)[tied], -1, stable=True)
+    return contiguous(cnp.PyArray_SwapAxes(order, axis, last))
 
 
 cpdef object sort_keys(ndarray x):
@@ -1862,8 +1865,9 @@ cpdef object sort_keys(ndarray x):
     last. The bits of floats are in their order, but backwards for negative ones."""
     if x.dtype.kind != "f":
         return x
-    largest = INTEGERS[x.itemsize].max
-    keys = (x + 0).view(INTEGERS[x.itemsize].dtype)
+    bits, least = INTEGERS[x.itemsize]
+    largest = ~least
+    keys = (x + 0).view(bits)
     keys ^= (keys >> (8 * x.itemsize - 1)) & largest
     keys[np.isnan(x)] = largest
     return keys

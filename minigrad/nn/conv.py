@@ -468,11 +468,12 @@ class Conv2d(_Conv):
     """Convolution (cross-correlation) of (N, C, H, W) or (C, H, W) with `out_channels` kernels, as
     in `functional.conv2d`.
 
-    kernel_size, stride, padding and dilation are ints or pairs (rows, columns); padding may be
-    "same" (stride 1 only) or "valid". padding_mode: "zeros", "reflect", "replicate" or "circular".
-    weight has the shape (out_channels, in_channels / groups, KH, KW), bias (out_channels,); both
-    start uniform in ±1 / sqrt(fan_in), as in PyTorch. Raises ValueError for options out of range,
-    groups that do not divide the channels, other channels, a kernel larger than the padded input.
+    kernel_size, stride, padding and dilation are ints, pairs (rows, columns) or tuples of one int;
+    padding may be "same" (stride 1 only) or "valid". padding_mode: "zeros", "reflect", "replicate"
+    or "circular". weight has the shape (out_channels, in_channels / groups, KH, KW), bias
+    (out_channels,); both start uniform in ±1 / sqrt(fan_in), as in PyTorch. Raises ValueError for
+    options out of range, groups that do not divide the channels, other channels, a kernel larger
+    than the padded input.
 
     >>> mg.nn.Conv2d(3, 8, kernel_size=3, stride=2, padding=1)(mg.ones(2, 3, 8, 8)).shape
     (2, 8, 4, 4)

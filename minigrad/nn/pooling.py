@@ -289,6 +289,8 @@ def interpolate(
     if (size is None) == (scale_factor is None):
         raise ValueError("interpolate: give either size or scale_factor")
     if size is not None:
+        if isinstance(size, (tuple, list)) and len(size) != axes:
+            raise ValueError(f"interpolate: size must be an int or {axes} ints, got {size!r}")
         sizes = per_axis(size, axes, "interpolate: size")
         places = [np.arange(n) * old // n for n, old in zip(sizes, x.shape[2:], strict=True)]
     else:
