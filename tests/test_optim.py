@@ -324,6 +324,18 @@ def test_the_base_class_asks_for_a_rule():
         Optimizer(parameters(), {"lr": 1}).step()
 
 
+def test_a_parameter_that_is_none():
+    p = mg.ones(2, requires_grad=True)
+    optimizer = mg.optim.SGD([p], lr=0.5)
+    p.grad = mg.ones(2)
+    optimizer.param_groups[0]["params"].append(None)
+    with pytest.raises(TypeError, match="SGD: a parameter must be a Tensor, got None"):
+        optimizer.step()
+    assert p.tolist() == [1, 1]
+    optimizer.zero_grad()
+    assert p.grad is None
+
+
 @pytest.mark.parametrize("shift", [0, 1, 2])
 def test_a_gradient_in_the_memory_of_its_parameter(shift):
     memory = mg.tensor(np.arange(1.0, 43.0, dtype=np.float32))

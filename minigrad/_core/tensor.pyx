@@ -215,17 +215,20 @@ def primitives():
 
 # --------------------------------------------------------------------------------------- the graph
 @cython.final
+@cython.auto_pickle(False)
 @cython.freelist(64)
 cdef class Version:
     """How often a storage was written to; shared by the Tensors that look at it."""
 
 
 @cython.final
+@cython.auto_pickle(False)
 cdef class Notes:
     """Hooks, and what else few Nodes have."""
 
 
 @cython.final
+@cython.auto_pickle(False)
 @cython.freelist(1024)
 @cython.trashcan(True)
 cdef class Node:
@@ -792,6 +795,7 @@ cdef object operator(int opcode, object left, object right):
 
 
 @cython.final
+@cython.auto_pickle(False)
 cdef class Unequal:
     """What `==` and `!=` give for shapes that do not broadcast: False and True, where a truth value is
     asked for. Python looks for a tensor in a list with `==`, and must get by those before it. Any other
@@ -1325,7 +1329,7 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
     cdef PyObject* running = mg_running
     cdef bint observed
     for root in roots:
-        if not root.requires:
+        if root is None or not root.requires:
             raise RuntimeError(f"{caller}: the output does not require grad, and has no graph; was it made "
                                "under no_grad, from detached tensors, or by an operation that has no "
                                "gradient?")

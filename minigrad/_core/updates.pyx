@@ -347,6 +347,8 @@ def apply_updates(list groups not None, list rules not None, dict states not Non
     for i in range(len(groups)):
         rule = rules[i]
         for parameter in <list?> groups[i]["params"]:
+            if parameter is None:
+                raise TypeError(f"{owner}: a parameter must be a Tensor, got None")
             if parameter.gradient is None:
                 continue
             if not cnp.PyArray_ISWRITEABLE(parameter.array):
@@ -385,4 +387,5 @@ def drop_gradients(list groups not None):
     cdef Tensor parameter
     for group in groups:
         for parameter in <list?> group["params"]:
-            parameter.gradient = None
+            if parameter is not None:
+                parameter.gradient = None
