@@ -238,24 +238,20 @@ def _by_reference(file: Any, names: list[str], arrays: dict[str, np.ndarray]) ->
         top = np.where(np.isfinite(top), top, 0).astype(x.dtype)
         return np.asarray(top + np.log(np.exp(x - top).sum(axis=axes, keepdims=True)))
 
+    def log_softmax(self: Any, x: np.ndarray, axis: int = -1) -> tuple[np.ndarray]:
+        shifted = x - x.max(axis=axis, keepdims=True)
+        return (shifted - log_sum_exp(shifted, axis),)
+
+    def reduce_log_sum_exp(
+        self: Any, x: np.ndarray, axes: np.ndarray, keepdims: int, noop_with_empty_axes: int
+    ) -> tuple[np.ndarray]:
+        result = log_sum_exp(x, tuple(axes))
+        return (result if keepdims else result.squeeze(tuple(axes)),)
+
     # The evaluator's own give -inf where the softmax underflows, and NaN for a row of -inf.
-    class LogSoftmax(OpRun):  # type: ignore[misc, unused-ignore] # untyped
-        op_domain = ""
-
-        def _run(self, x: np.ndarray, axis: int = -1) -> tuple[np.ndarray]:
-            shifted = x - x.max(axis=axis, keepdims=True)
-            return (shifted - log_sum_exp(shifted, axis),)
-
-    class ReduceLogSumExp(OpRun):  # type: ignore[misc, unused-ignore]
-        op_domain = ""
-
-        def _run(
-            self, x: np.ndarray, axes: np.ndarray, keepdims: int, noop_with_empty_axes: int
-        ) -> tuple[np.ndarray]:
-            result = log_sum_exp(x, tuple(axes))
-            return (result if keepdims else result.squeeze(tuple(axes)),)
-
-    return ReferenceEvaluator(file, new_ops=[LogSoftmax, ReduceLogSumExp]).run(names, arrays)
+    mended = {"LogSoftmax": log_softmax, "ReduceLogSumExp": reduce_log_sum_exp}
+    ops = [type(name, (OpRun,), {"op_domain": "", "_run": run}) for name, run in mended.items()]
+    return ReferenceEvaluator(file, new_ops=ops).run(names, arrays)
 
 
 _ENGINES = {"onnxruntime": _by_onnxruntime, "ONNX's reference evaluator": _by_reference}

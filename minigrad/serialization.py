@@ -25,7 +25,7 @@ import pickle
 import shutil
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, ClassVar, cast
 
@@ -422,7 +422,6 @@ class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can c
     for the bytes of its storages. Nothing that the pickle names is imported."""
 
     stack: list[Any]
-    pop_mark: Callable[[], list[Any]]
 
     def __init__(self, archive: zipfile.ZipFile, name: str, limit: int) -> None:
         content = archive.read(name)
@@ -477,7 +476,7 @@ class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can c
         self._set(self.stack[-1], [key, value])
 
     def load_setitems(self) -> None:
-        items = self.pop_mark()
+        items = self.pop_mark()  # type: ignore[attr-defined]
         self._set(self.stack[-1], items)
 
     def _set(self, target: Any, items: list[Any]) -> None:
@@ -490,7 +489,7 @@ class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can c
         self._extend(self.stack[-2], [self.stack.pop()])
 
     def load_appends(self) -> None:
-        items = self.pop_mark()
+        items = self.pop_mark()  # type: ignore[attr-defined]
         self._extend(self.stack[-1], items)
 
     def _extend(self, target: Any, items: list[Any]) -> None:
