@@ -17,6 +17,7 @@ from ._core.tensor import (
     Tensor,
     count_nodes,
     edges_below,
+    freeze,
     is_grad_enabled,
     observe_writes,
     run_graph,
@@ -88,6 +89,11 @@ class _Run:
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         self.function, self.args, self.kwargs = function, args, kwargs
+        # what the second run gets: the caller may refill its arrays before backward
+        given, rebuild = flatten((args, kwargs))
+        saved = list(map(_frozen, given))
+        as_given = all(a is b for a, b in zip(given, saved, strict=True))
+        self.saved = (args, kwargs) if as_given else rebuild(saved)
         self.generator = creation.generator()
         self.random_state = self.generator.bit_generator.state
         # what the first run wrote to, with what was there before; weakly: what the function made
@@ -132,12 +138,13 @@ class _Run:
                     "again with it; write to a copy, x.clone(), or after backward"
                 )
         create_graph = is_grad_enabled()
+        args, kwargs = self.saved
         with self._as_it_was():
             set_recording(True)
             try:
                 rule = set_running(None)
                 try:
-                    leaves, _ = flatten(self.function(*self.args, **self.kwargs))
+                    leaves, _ = flatten(self.function(*args, **kwargs))
                 finally:
                     set_running(rule)
                 outputs = [leaves[i] for i in self.made if i < len(leaves)]
@@ -171,6 +178,12 @@ class _Run:
             self.generator.bit_generator.state = state
             for tensor, values in now:
                 _put_back(tensor, values)
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return freeze(value)
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def _put_back(tensor: Tensor, values: np.ndarray) -> None:

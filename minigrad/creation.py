@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from ._core.ops import whole
-from ._core.tensor import DTYPES, Tensor, get_default_dtype, to_tensor
+from ._core.tensor import (
+    DTYPES,
+    Tensor,
+    adopt,
+    get_default_dtype,
+    to_tensor,
+)
 from ._core.types import Shape
 
 float32, float64, int32, int64, bool_ = DTYPES
@@ -77,7 +83,7 @@ def tensor(
     tensor([[1., 2.],
             [3., 4.]])
     """
-    return Tensor(_as_array(data, dtype, True, "tensor"), requires_grad=requires_grad)
+    return adopt(_as_array(data, dtype, True, "tensor"), requires_grad)
 
 
 def asarray(
@@ -85,6 +91,11 @@ def asarray(
 ) -> Tensor:
     """As `tensor`, but sharing the memory of an array or Tensor where its dtype allows; of a Tensor
     the version too, so that graphs notice what is written through either.
+
+    A write through the array changes the tensor, but not the gradients of what was computed
+    before: an operation that saves the tensor for backward saves a copy. So one array may be
+    refilled for each batch. The copy is made only if a gradient needs the values and the array is
+    held elsewhere; `tensor` copies once and saves it.
 
     >>> a = np.zeros(2, np.float32)
     >>> t = mg.asarray(a)
@@ -101,14 +112,16 @@ def from_dlpack(x: Any, *, copy: bool | None = None) -> Tensor:
     """A tensor on the memory of x, an object of any library with `__dlpack__` (PyTorch, JAX, NumPy,
     CuPy on the CPU), without a copy unless copy=True.
 
-    Both see what either writes, but neither graph does: a write through the other library is not
-    counted, and a backward that saved the old value is wrong without an error, so write only where
-    no graph holds the tensor. Memory that its owner calls read-only (JAX) stays so, and in-place
-    operations raise. Of a Tensor the version is shared too, as by `detach`.
+    Both see what either writes, and our graph saves copies, as it does for `asarray`: a write
+    through the other library does not change the gradients of what was computed here before. The
+    other library's graph does not notice what is written here. Memory that its owner calls
+    read-only (JAX) stays so, and in-place operations raise. Of a Tensor the version is shared too,
+    as by `detach`.
 
     The other way `torch.from_dlpack(t)`, `jax.dlpack.from_dlpack(t)` and `np.from_dlpack(t)` share
-    the memory of a Tensor t that does not require grad (else: `t.detach()`); `np.asarray(t)` and
-    `t.numpy()` are read-only views of any.
+    the memory of a Tensor t that does not require grad (else: `t.detach()`). From then on graphs
+    save copies of t; a graph that saved t before does not notice writes through the other library.
+    `np.asarray(t)` and `t.numpy()` are read-only views of any.
 
     Raises TypeError for an object without `__dlpack__` or a dtype that Tensors do not have,
     BufferError for memory on another device, or a PyTorch tensor that requires grad.
@@ -134,7 +147,7 @@ def from_dlpack(x: Any, *, copy: bool | None = None) -> Tensor:
                 "there first, for example with x.cpu()"
             )
         array = np.from_dlpack(x)
-        return Tensor(np.array(array, order="C") if copy else array)
+        return adopt(np.array(array, order="C")) if copy else Tensor(array)
     except (BufferError, ValueError) as error:
         raise BufferError(f"from_dlpack: {error}") from error
     except (RuntimeError, TypeError) as error:  # of NumPy and of Tensor for dtypes
@@ -155,7 +168,7 @@ def full(
     if dtype is None and isinstance(fill_value, float):
         dtype = get_default_dtype()
     value = _as_array(fill_value, dtype, False, "full")
-    return Tensor(np.full(shape, value, value.dtype), requires_grad=requires_grad)
+    return adopt(np.full(shape, value, value.dtype), requires_grad)
 
 
 def zeros(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
@@ -164,7 +177,7 @@ def zeros(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = F
     >>> mg.zeros(2)
     tensor([0., 0.])
     """
-    return full(_shape(shape), 0.0, dtype or get_default_dtype(), requires_grad)
+    return adopt(np.zeros(_shape(shape), _float(dtype)), requires_grad)
 
 
 def ones(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
@@ -173,7 +186,7 @@ def ones(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = Fa
     >>> mg.ones(3)
     tensor([1., 1., 1.])
     """
-    return full(_shape(shape), 1.0, dtype or get_default_dtype(), requires_grad)
+    return adopt(np.ones(_shape(shape), _float(dtype)), requires_grad)
 
 
 def empty(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
@@ -182,7 +195,7 @@ def empty(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = F
     >>> mg.empty(2, 3).shape
     (2, 3)
     """
-    return Tensor(np.empty(_shape(shape), _float(dtype)), requires_grad=requires_grad)
+    return adopt(np.empty(_shape(shape), _float(dtype)), requires_grad)
 
 
 def _shape(shape: Any) -> Any:
@@ -253,7 +266,8 @@ def arange(
     if array.dtype == np.int32:  # which NumPy adds up without a look at overflow
         array = np.arange(start, stop, step, dtype=np.int64)
         _as_array([int(n) for n in (*array[:1], *array[-1:])], int32, False, "arange")
-    return Tensor(array, dtype, requires_grad=requires_grad)
+        array = array.astype(np.int32)
+    return adopt(array, requires_grad)
 
 
 def linspace(
@@ -273,8 +287,7 @@ def linspace(
     kind: np.dtype[Any] = _float(dtype)
     if kind.kind == "i":
         _as_array([start, stop], kind, False, "linspace")
-    numbers = np.linspace(start, stop, num, endpoint, dtype=kind)
-    return Tensor(numbers, requires_grad=requires_grad)
+    return adopt(np.linspace(start, stop, num, endpoint, dtype=kind), requires_grad)
 
 
 def eye(
@@ -293,7 +306,7 @@ def eye(
             [0., 1.]])
     """
     ones_and_zeros = np.eye(n_rows, n_columns, k, dtype=_float(dtype))
-    return Tensor(ones_and_zeros, requires_grad=requires_grad)
+    return adopt(ones_and_zeros, requires_grad)
 
 
 def manual_seed(seed: int) -> np.random.Generator:
@@ -327,7 +340,7 @@ def rand(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = Fa
     (2, 3)
     """
     drawn = generator().random(_shape(shape), _float(dtype))
-    return Tensor(np.asarray(drawn), requires_grad=requires_grad)
+    return adopt(drawn, requires_grad)
 
 
 def randn(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
@@ -337,7 +350,7 @@ def randn(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = F
     (2, 3)
     """
     drawn = generator().standard_normal(_shape(shape), _float(dtype))
-    return Tensor(np.asarray(drawn), requires_grad=requires_grad)
+    return adopt(drawn, requires_grad)
 
 
 def randint(
@@ -348,7 +361,7 @@ def randint(
     >>> bool((mg.randint(5, size=(100,)) < 5).all())
     True
     """
-    return Tensor(np.asarray(generator().integers(low, high, size, dtype=dtype)))
+    return adopt(generator().integers(low, high, size, dtype=dtype))
 
 
 def randperm(n: int) -> Tensor:
@@ -357,4 +370,4 @@ def randperm(n: int) -> Tensor:
     >>> sorted(mg.randperm(4).tolist())
     [0, 1, 2, 3]
     """
-    return Tensor(generator().permutation(whole("randperm: n", n)))
+    return adopt(generator().permutation(whole("randperm: n", n)))

@@ -23,8 +23,10 @@ import numpy as np
 from ._core.ops import reshape, whole, zeros_like
 from ._core.tensor import (
     Tensor,
+    adopt,
     count_nodes,
     edges_below,
+    freeze,
     is_grad_enabled,
     run_graph,
     set_recording,
@@ -156,6 +158,7 @@ def _variable(caller: str, position: int, leaf: Any) -> Tensor:
             f"{caller}: argument {position} holds {x.dtype}, and only float32 and float64 have "
             "gradients; use x.astype(mg.float32), 1.0 for 1, or leave it out of argnums"
         )
+    x = freeze(x, follow=False)  # once here, instead of wherever the function saves it
     alias = reshape(x, x.shape)
     return alias if alias.requires_grad else alias.requires_grad_()
 
@@ -344,7 +347,7 @@ def _rows(trace: _Trace, y: Tensor) -> list[Tensor]:
     for i in range(y.size if y.requires_grad else 0):
         unit = np.zeros(y.size, y.dtype)
         unit[i] = 1
-        cotangent = Tensor(unit.reshape(y.shape))
+        cotangent = adopt(unit.reshape(y.shape))
         rows.append(trace.pulled_back([y], [cotangent], True, trace.create_graph))
     if not rows:
         return [zeros(y.shape + x.shape, dtype=x.dtype) for x in trace.variables]

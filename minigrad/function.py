@@ -16,9 +16,19 @@ from typing import Any
 import numpy as np
 
 from ._core.ops import put, zeros_like
-from ._core.tensor import Op, Tensor, announce, attach_op, is_grad_enabled, make_op, set_recording
+from ._core.tensor import (
+    Op,
+    Tensor,
+    adopt,
+    announce,
+    attach_op,
+    freeze,
+    is_grad_enabled,
+    make_op,
+    set_recording,
+)
 
-NOTHING = Tensor(np.zeros(0, np.float32))
+NOTHING = adopt(np.zeros(0, np.float32))
 
 
 def _joint_ops(name: str) -> tuple[Op, Op]:
@@ -132,10 +142,14 @@ class FunctionContext:
         self._constant += outputs
 
     def _link(self, inputs: tuple[Any, ...], outputs: list[Tensor]) -> None:
-        """Tell which of the saved tensors are outputs: second order must see how they were made."""
+        """Tell which of the saved tensors are outputs: second order must see how they were made.
+        From now on they are part of a graph, which copies foreign ones."""
         given = {id(x) for x in inputs}
         place = {id(y): k for k, y in enumerate(outputs) if id(y) not in given}
-        self._saved = [(t, version, place.get(id(t))) for t, version, _ in self._saved]
+        self._saved = [
+            (None if t is None else freeze(t), version, place.get(id(t)))
+            for t, version, _ in self._saved
+        ]
 
 
 class Function:

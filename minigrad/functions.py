@@ -40,7 +40,7 @@ from ._core.ops import (
     where,
     whole,
 )
-from ._core.tensor import Tensor, attach_methods, to_tensor, to_tensors
+from ._core.tensor import Tensor, adopt, attach_methods, to_tensor, to_tensors
 from ._core.types import Axis, Shape, TensorLike
 
 __all__ = [
@@ -393,7 +393,7 @@ def _triangle(x: Tensor, k: int, name: str, lower: bool) -> Tensor:
     x, k = to_tensor(x, name), whole(f"{name}: k", k)
     if x.ndim < 2:
         raise ValueError(f"{name}: expected two or more dimensions, got shape {x.shape}")
-    below = np.tri(x.shape[-2], x.shape[-1], k if lower else k - 1, dtype=bool)
+    below = adopt(np.tri(x.shape[-2], x.shape[-1], k if lower else k - 1, dtype=bool))
     return where(below, x, False) if lower else where(below, False, x)
 
 
@@ -405,7 +405,7 @@ def clone(x: Tensor) -> Tensor:
     """
     x = to_tensor(x, "clone")
     if x.dtype.kind != "f":
-        return Tensor(x.numpy(copy=True))
+        return adopt(x.numpy(copy=True))
     return x * 1.0
 
 
@@ -488,7 +488,7 @@ def nonzero(x: Tensor) -> tuple[Tensor, ...]:
     x = to_tensor(x, "nonzero")
     if x.ndim == 0:
         raise ValueError("nonzero: a 0-d tensor has no positions")
-    return tuple(map(Tensor, np.nonzero(x._array)))
+    return tuple(map(adopt, np.nonzero(x._array)))
 
 
 def _integers(indices: TensorLike, name: str) -> np.ndarray:
@@ -500,7 +500,7 @@ def _integers(indices: TensorLike, name: str) -> np.ndarray:
 
 # ------------------------------------------------------------------- no gradient: NumPy computes
 def _plain(function: Callable[..., Any], x: TensorLike, name: str, **options: Any) -> Tensor:
-    return Tensor(function(to_tensor(x, name)._array, **options))
+    return adopt(function(to_tensor(x, name)._array, **options))
 
 
 def _reduced(
@@ -598,9 +598,8 @@ def isclose(
     >>> mg.isclose(mg.tensor([1.0, 2.0]), mg.tensor([1.000001, 2.1]))
     tensor([ True, False])
     """
-    tensors = to_tensors((x, y), "isclose")
-    a, b = (t._array for t in tensors)
-    return Tensor(np.isclose(a, b, rtol=rtol, atol=atol, equal_nan=equal_nan))
+    a, b = (t._array for t in to_tensors((x, y), "isclose"))
+    return adopt(np.isclose(a, b, rtol=rtol, atol=atol, equal_nan=equal_nan))
 
 
 def allclose(

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from ._core.tensor import Tensor, run_graph, set_recording
+from ._core.tensor import Tensor, adopt, run_graph, set_recording
 
 __all__ = ["GradcheckError", "gradcheck", "gradgradcheck"]
 
@@ -112,7 +112,7 @@ def gradgradcheck(
     if grad_outputs is None:
         random = np.random.default_rng(seed)
         draws = [_away_from_zero(random, shape) for shape in shapes]
-        cotangents = tuple(Tensor(draw, requires_grad=True) for draw in draws)
+        cotangents = tuple(adopt(draw, True) for draw in draws)
     else:
         cotangents = _as_tuple(grad_outputs)
         if [u.shape for u in cotangents] != shapes:
@@ -130,7 +130,7 @@ def gradgradcheck(
         finally:
             set_recording(previous)
         pairs = zip(found, wanted, strict=True)
-        return tuple(Tensor(np.zeros(x.shape)) if g is None else g for g, x in pairs)
+        return tuple(adopt(np.zeros(x.shape)) if g is None else g for g, x in pairs)
 
     names += [None] * (len(arguments) - len(names))
     names += [f"grad_output {k}" for k in range(len(cotangents))]

@@ -31,7 +31,7 @@ from typing import IO, Any, ClassVar, cast
 
 import numpy as np
 
-from ._core.tensor import Tensor
+from ._core.tensor import Tensor, adopt
 
 fcntl: Any
 try:
@@ -329,7 +329,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> Tensor:
         array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
         if array.dtype == np.float16:
             array = array.astype(np.float32)
-        return Tensor(np.asarray(array, order="C"))
+        return adopt(np.asarray(array, order="C"))
     except Exception as error:
         raise ValueError(f"entry {name!r}: {error}") from error
 
@@ -358,7 +358,7 @@ def _read_safetensors(library: Any, content: bytes) -> Any:
                 f"entry {name!r}: dtype {entry['dtype']} is not supported, only {known}"
             )
         array = _from_bytes(entry["data"], entry["dtype"]).reshape(entry["shape"])
-        arrays[name] = Tensor(np.require(array, requirements="W"))
+        arrays[name] = adopt(np.require(array, requirements="W"))
     metadata = header.get("__metadata__", {})
     if _STRUCTURE not in metadata:
         return StateDict(arrays, metadata)
@@ -564,10 +564,10 @@ class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can c
             raise ValueError(f"a tensor of shape {shape} leaves its storage of {len(storage)}")
         self._take(size)
         if not size:
-            return Tensor(np.zeros(shape, storage.dtype))
+            return adopt(np.zeros(shape, storage.dtype))
         steps = [stride * storage.itemsize for stride in strides]
         view = np.lib.stride_tricks.as_strided(storage[offset:], shape, steps, writeable=False)
-        return Tensor(np.array(view, order="C"))
+        return adopt(np.array(view, order="C"))
 
 
 # ---------------------------------------------------------------------------------- the structure

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad._core.fusion import set_fusion
 from minigrad.nn import functional as F
 
 RANDOM = np.random.default_rng(0)
@@ -26,9 +27,262 @@ class Exporter:
         return self.array.__dlpack_device__()
 
 
+# ------------------------------------------------------------- operands that change before backward
+SHARED = {
+    "array": lambda n: n,
+    "asarray": mg.asarray,
+    "Tensor": mg.Tensor,
+    "from_dlpack": lambda n: mg.from_dlpack(Exporter(n)),
+    "view": lambda n: mg.asarray(n)[...],
+    "transposed": lambda n: mg.asarray(n.T).T,
+    "detach": lambda n: mg.asarray(n).detach(),
+}
+
+# x is a (3, 3) leaf, n what shares memory with an array of that shape and of values in (0.2, 0.8).
+OPERATIONS = {
+    "multiply": lambda x, n: x * n,
+    "multiply reflected": lambda x, n: n * x,
+    "divide": lambda x, n: x / n,
+    "divide reflected": lambda x, n: n / x,
+    "pow": lambda x, n: x**n,
+    "pow reflected": lambda x, n: n**x,
+    "remainder": lambda x, n: n % x,
+    "maximum": lambda x, n: mg.maximum(x, n),
+    "minimum": lambda x, n: mg.minimum(n, x),
+    "atan2": lambda x, n: mg.atan2(x, n),
+    "hypot": lambda x, n: mg.hypot(n, x),
+    "gate": lambda x, n: mg.gate(x, n),
+    "clip": lambda x, n: mg.clip(x, n, None) * 2,
+    "matmul": lambda x, n: x @ n,
+    "matmul reflected": lambda x, n: n @ x,
+    "a vector": lambda x, n: x @ n[0],
+    "broadcast": lambda x, n: x * n[:, :1],
+    "broadcast x": lambda x, n: x[0] * n,
+    "reversed": lambda x, n: x * n[::-1],
+    "linear": lambda x, n: mg.linear(x, n),
+    "linear weight": lambda x, n: F.linear(n, x),
+    "vecdot": lambda x, n: mg.vecdot(x, n),
+    "einsum": lambda x, n: mg.einsum("ij,kj->ik", x, n),
+    "einsum, three": lambda x, n: mg.einsum("ij,jk,kl->il", n, x, n),
+    "tensordot": lambda x, n: mg.tensordot(n, x, 1),
+    "outer": lambda x, n: mg.outer(x[0], n[1]),
+    "sum_product": lambda x, n: mg.sum_product(n, x, 0),
+    "linear_recurrence": lambda x, n: mg.linear_recurrence(n, x, 0),
+    "mse_loss": lambda x, n: F.mse_loss(x, n),
+    "l1_loss": lambda x, n: F.l1_loss(x, n),
+    "huber_loss": lambda x, n: F.huber_loss(x, n),
+    "smooth_l1_loss": lambda x, n: F.smooth_l1_loss(x, n),
+    "kl_div": lambda x, n: F.kl_div(x, n),
+    "binary_cross_entropy": lambda x, n: F.binary_cross_entropy(x, n),
+    "weight of a loss": lambda x, n: F.binary_cross_entropy(x, mg.zeros(3, 3, dtype=mg.float64), n),
+    "bce with logits": lambda x, n: F.binary_cross_entropy_with_logits(x, n, n, pos_weight=n),
+    "cross_entropy": lambda x, n: F.cross_entropy(x, n),
+    "class weight": lambda x, n: F.cross_entropy(x, mg.tensor([0, 2, 1]), n[0]),
+    "cosine_embedding_loss": lambda x, n: F.cosine_embedding_loss(x, n, mg.tensor([1, -1, 1])),
+    "triplet_margin_loss": lambda x, n: F.triplet_margin_loss(x, n, n[::-1]),
+    "cosine_similarity": lambda x, n: F.cosine_similarity(x, n),
+    "prelu": lambda x, n: F.prelu(-x, n[0]),
+    "layer_norm": lambda x, n: F.layer_norm(x, 3, n[0], n[1]),
+    "batch_norm": lambda x, n: F.batch_norm(x, None, None, n[0], n[1]),
+    "running statistics": lambda x, n: F.batch_norm(x, n[0], n[1]),
+    "conv1d": lambda x, n: F.conv1d(mg.asarray(n)[None], x.reshape(3, 3, 1)),
+    "conv2d": lambda x, n: F.conv2d(mg.asarray(n)[None, None], x[None, None, :2, :2]),
+    "attention": lambda x, n: F.scaled_dot_product_attention(x, n, n),
+    "attention mask": lambda x, n: F.scaled_dot_product_attention(x, x, x, n),
+    "lstm_cell": lambda x, n: mg.lstm_cell(mg.concat([x[0], x[1], x[0], x[2]]), n[0]),
+    "checkpoint": lambda x, n: mg.autograd.checkpoint(lambda x, n: x * n, x, n),
+    "Function": lambda x, n: Times.apply(x, mg.asarray(n)),
+    "vjp": lambda x, n: x * 0 + mg.func.vjp(lambda z: (z * n).sum(), x)[0],
+}
+
+
+class Times(mg.autograd.Function):
+    """x * n, which saves both."""
+
+    @staticmethod
+    def forward(ctx, x, n):
+        ctx.save_for_backward(x, n)
+        return x * n
+
+    @staticmethod
+    def backward(ctx, g):
+        x, n = ctx.saved_tensors
+        return g * n, (g * x if ctx.needs_input_grad[1] else None)
+
+
 def leaf(values=None, dtype=np.float64):
     values = RANDOM.uniform(0.2, 0.8, (3, 3)) if values is None else values
     return mg.tensor(np.asarray(values, dtype), requires_grad=True)
+
+
+def gradient_after(function, x, n, share, write):
+    """dx and d²x of a function whose operand is refilled between forward and backward."""
+    y = function(x, share(n)).sum()
+    if write:
+        n[...] = 7.0
+    if not y.requires_grad:
+        pytest.skip("no gradient")
+    (g,) = mg.autograd.grad(y, x, create_graph=True)
+    found = [g.numpy()]
+    if g.requires_grad:
+        found.append(mg.autograd.grad((g * g).sum(), x, allow_unused=True)[0])
+    return found
+
+
+@pytest.mark.parametrize("share", SHARED)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operand_may_be_refilled_before_backward(name, share):
+    x, n = leaf(), RANDOM.uniform(0.2, 0.8, (3, 3))
+    function, use = OPERATIONS[name], SHARED[share]
+    expected = gradient_after(function, x, n.copy(), use, False)
+    found = gradient_after(function, x, n, use, True)
+    for got, want in zip(found, expected, strict=True):
+        assert (got is None) == (want is None)
+        if want is not None:
+            np.testing.assert_allclose(np.asarray(got), np.asarray(want), rtol=1e-12)
+
+
+INTEGERS = {
+    "getitem": lambda x, n: x[n],
+    "getitem, two": lambda x, n: x[n, n],
+    "take": lambda x, n: mg.take(x, n, 0),
+    "take_along_axis": lambda x, n: mg.take_along_axis(x, n[:, None], 1),
+    "scatter_add": lambda x, n: (
+        mg.scatter_add(mg.zeros(3, 3, dtype=mg.float64), 1, n[:, None], x) ** 2
+    ),
+    "put": lambda x, n: mg.put(x[0], n, (4,)) ** 2,
+    "repeat": lambda x, n: mg.repeat(x, n, axis=0),
+    "embedding": lambda x, n: F.embedding(n, x),
+    "cross_entropy": lambda x, n: F.cross_entropy(x, n),
+    "cross_entropy, ignoring": lambda x, n: F.cross_entropy(x, n, ignore_index=1),
+    "nll_loss": lambda x, n: F.nll_loss(x, n),
+    "mask": lambda x, n: mg.where(n > 0, x, 0.0),
+    "cosine_embedding_loss": lambda x, n: F.cosine_embedding_loss(x, x**2, n * 2 - 1),
+}
+
+
+@pytest.mark.parametrize("share", ["array", "asarray", "from_dlpack"])
+@pytest.mark.parametrize("name", INTEGERS)
+def test_indices_may_be_refilled_before_backward(name, share):
+    gradients = []
+    for refilled in (False, True):
+        x, n = leaf(np.arange(1.0, 10.0).reshape(3, 3) / 10), np.array([0, 1, 1])
+        y = INTEGERS[name](x, SHARED[share](n))
+        if refilled:
+            n[:] = 2
+        y.sum().backward()
+        gradients.append(x.grad.tolist())
+    assert gradients[0] == gradients[1]
+
+
+@pytest.mark.parametrize("share", [lambda n: n, mg.asarray, mg.Tensor])
+def test_masks_may_be_refilled_before_backward(share):
+    x, mask, rows = leaf(np.ones((2, 2))), np.array([[True, False], [True, True]]), [[0, 1], [1, 1]]
+    y = mg.where(share(mask), x, 3 * x).sum() + x[share(mask)].sum() + x[rows].sum()
+    mask[...] = False
+    rows[0][0] = rows[0][1] = 1
+    y.backward()
+    assert x.grad.tolist() == [[3.0, 4.0], [5.0, 5.0]]
+
+
+def test_a_cotangent_may_be_refilled_before_the_next_backward():
+    x, g = leaf(np.ones(2)), np.ones(2)
+    (dx,) = mg.autograd.grad(x**3, x, mg.asarray(g), create_graph=True)
+    g[:] = 7.0
+    (ddx,) = mg.autograd.grad(dx.sum(), x)
+    assert dx.tolist() == [3.0, 3.0] and ddx.tolist() == [6.0, 6.0]
+
+
+def test_a_loop_that_refills_one_buffer():
+    """The mean gradient over batches in one buffer, each used in backward only after the next."""
+    net = mg.nn.Sequential(mg.nn.Linear(3, 4), mg.nn.Tanh(), mg.nn.Linear(4, 1))
+    batches, buffer, losses = RANDOM.random((5, 2, 3), np.float32), np.zeros((2, 3), np.float32), []
+    for batch in batches:
+        buffer[...] = batch
+        losses.append(net(mg.asarray(buffer)).square().mean())
+    mg.stack(losses).sum().backward()
+    found = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    for batch in batches:
+        net(mg.tensor(batch)).square().mean().backward()
+    for got, p in zip(found, net.parameters(), strict=True):
+        np.testing.assert_allclose(got.numpy(), p.grad.numpy(), rtol=1e-5)
+
+
+def test_fused_functions_save_copies():
+    n, gradients = np.array([[1.0, 2.0], [3.0, 5.0], [4.0, 4.0]]), []
+    for fusion in (True, False):
+        before = set_fusion(fusion)
+        try:
+            for _ in range(3):  # the third call is fused
+                w, data = leaf([1.0, 2.0]), n.copy()
+                y = (F.batch_norm(mg.asarray(data), None, None, w, None) ** 3).sum()
+                data[...] = 7.0 + n * n  # which the gradients of the gradient read
+                (g,) = mg.autograd.grad(y, w, create_graph=True)
+                (second,) = mg.autograd.grad(g.sum(), w)
+        finally:
+            set_fusion(before)
+        gradients.append([g.tolist(), second.tolist()])
+    np.testing.assert_allclose(*gradients, rtol=1e-12)
+    assert abs(gradients[0][0][0]) > 0.1
+
+
+def test_a_leaf_on_foreign_memory():
+    """It stays the end of its graph, to any order, and an optimiser may write to it."""
+    n = np.array([2.0, 3.0])
+    x = mg.asarray(n, requires_grad=True)
+    y = (x * x * x).sum()
+    n[:] = 7.0
+    (g,) = mg.autograd.grad(y, x, create_graph=True)
+    (h,) = mg.autograd.grad(g.sum(), x, create_graph=True)
+    (third,) = mg.autograd.grad(h.sum(), x)
+    assert (g.tolist(), h.tolist(), third.tolist()) == ([12.0, 27.0], [12.0, 18.0], [6.0, 6.0])
+    (x * 2.0).sum().backward()
+    mg.optim.SGD([x], lr=1.0).step()
+    assert n.tolist() == [5.0, 5.0]
+
+
+def test_a_write_through_the_library_is_still_reported():
+    t, w = mg.asarray(np.ones(2)), leaf([1.0, 2.0])
+    y = (t * w).sum()
+    t[0] = 5.0
+    with pytest.raises(RuntimeError, match=r"multiply: .* was written to in place"):
+        y.backward()
+
+
+def test_what_is_exported_is_saved_as_a_copy():
+    t, w = mg.tensor([1.0, 2.0]), mg.tensor([1.0, 1.0], requires_grad=True)
+    theirs = np.from_dlpack(t)
+    y = (t * w).sum()
+    theirs[...] = 7.0
+    y.backward()
+    assert w.grad.tolist() == [1.0, 2.0] and t.tolist() == [7.0, 7.0]
+
+
+def test_copies_are_made_only_where_a_gradient_needs_them():
+    n = np.ones(2)
+    x, t = leaf([1.0, 2.0]), mg.asarray(n)
+    assert np.shares_memory(t.numpy(), n)
+
+    def saved(y):
+        return [m for m in y.grad_fn.next_functions if isinstance(m, mg.Tensor) and m is t]
+
+    assert saved(x + t) == []  # a sum saves nothing
+    own = mg.tensor(n, requires_grad=True)
+    assert (x * own).grad_fn.next_functions == (x, own)  # no copy, no Node between
+
+
+def test_windows_are_copied_without_growing():
+    """Sliding windows look at each element many times; the saved copy is as large as the image."""
+    image = RANDOM.random((1, 4, 64, 64), np.float32)
+    weight = mg.tensor(RANDOM.random((4, 4, 3, 3), np.float32), requires_grad=True)
+    y = F.conv2d(mg.asarray(image), weight).sum()
+    expected = F.conv2d(mg.tensor(image), weight).sum()
+    image[...] = 0.0
+    y.backward()
+    found, weight.grad = weight.grad, None
+    expected.backward()
+    assert found.tolist() == weight.grad.tolist()
 
 
 # ------------------------------------------------------------------------ gradients share no memory

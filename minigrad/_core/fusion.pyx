@@ -30,7 +30,7 @@ from numpy cimport (NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_N
 from .kernels cimport LESS, MAX, MEAN, MIN, MULTIPLY, PROD, SUM, VAR, call_kernel
 from .loops cimport Block, Operand, contiguous, empty, merge_dimensions, recycle, run_blocks
 from .reductions cimport Plan, make_plan, run_plan
-from .tensor cimport Op, Tensor, observed, record, recording, registry, shape_of, wrap
+from .tensor cimport Op, Tensor, frozen, observed, record, recording, registry, shape_of, wrap
 
 from functools import update_wrapper
 from math import prod
@@ -535,11 +535,13 @@ cdef bint can_fuse(tuple inputs) except -1:
 
 
 cdef bint lie_apart(tuple inputs) except -1:
-    """Whether the inputs are arrays in C order, at different places in the graph."""
+    """Whether the inputs are Tensors in C order, at different places in the graph, and constants."""
     cdef Tensor tensor, other
     cdef Py_ssize_t i, k
     for i in range(len(inputs)):
         if not isinstance(inputs[i], Tensor):
+            if isinstance(inputs[i], ndarray):
+                return False                # its values may change, a constant's may not
             continue
         tensor = inputs[i]
         if not cnp.PyArray_ISCARRAY_RO(tensor.array):
@@ -551,6 +553,17 @@ cdef bint lie_apart(tuple inputs) except -1:
             if other is tensor or (tensor.node is not None and tensor.node is other.node):
                 return False
     return True
+
+
+cdef tuple as_saved(tuple inputs):
+    """The inputs as a Node may save them; see `frozen`."""
+    cdef Tensor tensor
+    for value in inputs:
+        if isinstance(value, Tensor):
+            tensor = value
+            if tensor.version is not None and tensor.version.foreign:
+                return tuple([frozen(<Tensor> z) if isinstance(z, Tensor) else z for z in inputs])
+    return inputs
 
 
 cdef long long count_writes(tuple inputs, unsigned long long chosen) except -1:
@@ -626,15 +639,16 @@ cdef class Fused:
         cdef int count = take_pointers(inputs, pointers)
         cdef ndarray kept = empty(1, &variant.forward.kept, variant.typenum)
         cdef list results = variant.forward.run(pointers, kept)
-        cdef tuple tensors
+        cdef tuple tensors, saved
         cdef Py_ssize_t k
         if variant.backward is None:
             results[0] = wrap(results[0])
         else:
-            tensors = inputs if count == len(inputs) else tuple([z for z in inputs if isinstance(z, Tensor)])
+            saved = as_saved(inputs)
+            tensors = saved if count == len(saved) else tuple([z for z in saved if isinstance(z, Tensor)])
             results[0] = record(self.op, results[0], tensors[0], tensors[1] if count > 1 else None,
                                 tensors[2:] if count > 2 else None,
-                                (self, variant, inputs, kept, count_writes(inputs, variant.read),
+                                (self, variant, saved, kept, count_writes(inputs, variant.read),
                                  count_writes(inputs, ALL)))
         if variant.single:
             return results[0]

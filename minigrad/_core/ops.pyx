@@ -1612,7 +1612,7 @@ cdef object own_index(index):
         return tuple([own_index(part) for part in index])
     if isinstance(index, np.ndarray):
         return index.copy()
-    return list(index) if isinstance(index, list) else index
+    return [own_index(part) for part in index] if isinstance(index, list) else index
 
 
 cdef bint is_basic(index):
@@ -1675,7 +1675,7 @@ def put(x, index, shape):
     """
     cdef Tensor tensor = to_tensor(x, "put")
     cdef ndarray out = np.zeros(sizes_of(shape, "put"), tensor.array.dtype)
-    index = plain_index(index)
+    index = own_index(plain_index(index)) if tensor.requires and recording() else plain_index(index)
     try:
         add_at(out, index, tensor.array)
     except (ValueError, IndexError) as error:

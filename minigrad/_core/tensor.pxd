@@ -11,6 +11,7 @@ cdef enum:
 
 cdef class Version:
     cdef long value
+    cdef bint foreign           # others may write to the storage, and nobody counts that
 
 cdef class Tensor
 
@@ -82,6 +83,7 @@ cdef bint recording()
 cdef bint observed()
 cdef tuple shape_of(ndarray a)
 cdef Tensor wrap(ndarray array)
+cdef Tensor frozen(Tensor tensor)
 cdef Tensor record(Op op, ndarray out, object x, object y=*, tuple more=*, tuple attributes=*)
 cdef Tensor record_view(Op op, ndarray out, Tensor x, tuple attributes=*)
 cpdef Tensor to_tensor(object value, str name)

@@ -20,7 +20,8 @@ Design note
 5. Rules are Tensor expressions; with `create_graph` they are recorded like any other, and that is all
    there is to gradients of gradients. Broadcasting is undone here, once (`run_rules`), never in a rule.
 6. *Versions* are counted per storage and made only when needed: by a view, a saved output or a write.
-   What was saved is compared when its rule runs.
+   What was saved is compared when its rule runs. A write through a NumPy array that shares the storage is
+   not counted, so a Node saves a copy of a *foreign* tensor, one on memory that was not allocated here.
 7. Nodes and Tensors come from freelists. A chain of a million Nodes is freed by CPython's trashcan
    without deep recursion (measured in tests/test_graph.py in a thread with a 512 KB stack).
 8. What is built on the graph from outside (Function, checkpoint, fusion, mg.func, detect_anomaly) needs four
@@ -38,10 +39,10 @@ from cpython.bool cimport PyBool_Check
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
 from libc.stdlib cimport qsort
-from libc.string cimport memcmp, memmove
+from libc.string cimport memcmp, memcpy, memmove
 from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArray_DATA, PyArray_DIMS,
                     PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM,
-                    PyArray_TYPE, ndarray, npy_intp)
+                    PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
     ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
@@ -208,6 +209,9 @@ cdef extern from *:
     void mg_engine_only(object type)
 
 
+cdef Op ALIAS = make_op("alias", rules=(lambda g: g,))
+
+
 def primitives():
     """The names of all primitives in the table, sorted."""
     return sorted(registry)
@@ -350,6 +354,79 @@ cdef Tensor wrap(ndarray array):
     return tensor
 
 
+cdef Tensor share(ndarray array):
+    """As `wrap`, for an array that others may write to."""
+    cdef Tensor tensor = wrap(array)
+    shared_version(tensor).foreign = True
+    return tensor
+
+
+def adopt(array, bint requires_grad=False):
+    """A Tensor on an array of one of the five dtypes that the caller has made and gives away. `Tensor(array)`
+    expects that others write to the array."""
+    cdef Tensor tensor = wrap(checked(array))
+    if requires_grad:
+        tensor.requires_grad = True
+    return tensor
+
+
+cdef Tensor frozen(Tensor tensor):
+    """The tensor as a graph may save it: itself, or a copy of a foreign one, at the same place in the graph.
+    Its version is shared, so a write through the library is reported as for any other tensor."""
+    cdef Tensor copy
+    if tensor.version is None or not tensor.version.foreign or alone(<PyObject*> tensor.array):
+        return tensor
+    copy = wrap(copied_as_laid_out(tensor.array))
+    if tensor.node is not None:
+        copy.node, copy.requires = tensor.node, True
+    elif tensor.requires:                   # a leaf stays the end of its graph
+        copy = attach_op(ALIAS, copy, (tensor,), None)
+    copy.version = tensor.version
+    return copy
+
+
+def freeze(Tensor tensor not None, bint follow=True):
+    """`frozen`, for what saves tensors in Python. Unless `follow`, a copy has no version, and is not copied
+    again where it is saved."""
+    cdef Tensor copy = frozen(tensor)
+    if copy is not tensor and not follow:
+        copy.version = None
+    return copy
+
+
+cdef inline bint alone(PyObject* array):
+    """Whether an array owns its memory, and only one Tensor holds it. (A borrowed pointer, as in `ours`.)"""
+    return Py_REFCNT(array) == 1 and cnp.PyArray_CHKFLAGS(<ndarray> array, cnp.NPY_ARRAY_OWNDATA)
+
+
+cdef ndarray copied_as_laid_out(ndarray array):
+    """A copy with the same strides if that takes no more memory than a copy in C order. Sliding windows and
+    broadcast views are larger than the memory they look at."""
+    cdef npy_intp low = 0, high = PyArray_ITEMSIZE(array), count, reach
+    cdef int d
+    cdef ndarray memory, view
+    if plain(array):
+        memory = empty(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array))
+        memcpy(PyArray_DATA(memory), PyArray_DATA(array), PyArray_NBYTES(array))
+        return memory
+    for d in range(PyArray_NDIM(array)):
+        reach = PyArray_STRIDES(array)[d] * (PyArray_DIMS(array)[d] - 1)
+        if reach < 0:
+            low += reach
+        else:
+            high += reach
+    count = (high - low) // PyArray_ITEMSIZE(array)
+    if high - low > PyArray_NBYTES(array) or (high - low) % PyArray_ITEMSIZE(array):
+        return copied(array)
+    memory = empty(1, &count, PyArray_TYPE(array))
+    memcpy(PyArray_DATA(memory), <char*> PyArray_DATA(array) + low, high - low)
+    view = cnp.PyArray_New(ndarray, PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array),
+                           PyArray_STRIDES(array), <char*> PyArray_DATA(memory) - low, 0,
+                           cnp.NPY_ARRAY_ALIGNED, None)
+    cnp.set_array_base(view, memory)
+    return view
+
+
 cdef Tensor record(Op op, ndarray out, object x, object y=None, tuple more=None, tuple attributes=None):
     """Wrap the output of `op`; if a gradient may be wanted, remember how it was made."""
     cdef Tensor tensor = wrap(out)
@@ -382,28 +459,30 @@ cdef inline int attach(Tensor tensor, Op op, ndarray out, object x, object y, tu
     if needs == 0:
         return 0
 
-    node = Node.__new__(Node)
     if op.variadic:
         saves = op.saves[0]
     else:
         for i in range(MAX_INPUTS):
             if needs >> i & 1:
                 saves |= op.saves[i]
-    global node_count
-    node_count += 1
-    node.number = node_count
+    node = Node.__new__(Node)
     node.op = op
     node.needs = needs
     if saves & (1 << X):
         node.x = x
-        node.x_version = version_of(x)
+        if isinstance(x, Tensor) and (<Tensor> x).version is not None:
+            note_version(node, False)
     elif needs & 1:
         node.x = edge_of(<Tensor> x)
     if saves & (1 << Y):
         node.y = y
-        node.y_version = version_of(y)
+        if isinstance(y, Tensor) and (<Tensor> y).version is not None:
+            note_version(node, True)
     elif needs & 2:
         node.y = edge_of(<Tensor> y)
+    global node_count
+    node_count += 1                         # here, since `note_version` may make a Node below this one
+    node.number = node_count
     if more is not None:
         node.more = tuple([edge_of(<Tensor> z) if requires(z) else None for z in more])
     if saves & (1 << OUT):
@@ -425,6 +504,20 @@ cdef inline int attach(Tensor tensor, Op op, ndarray out, object x, object y, tu
     tensor.node = node
     tensor.requires = True
     return 0
+
+
+cdef void note_version(Node node, bint of_y) except *:
+    """For a saved input that has a version: note it, and of a foreign tensor save a copy."""
+    cdef Tensor tensor = node.y if of_y else node.x
+    if of_y:
+        node.y_version = tensor.version.value
+    else:
+        node.x_version = tensor.version.value
+    if tensor.version.foreign:
+        if of_y:
+            node.y = frozen(tensor)
+        else:
+            node.x = frozen(tensor)
 
 
 cdef inline void note_broadcast(Node node, int i, object tensor, ndarray out) noexcept:
@@ -581,7 +674,9 @@ cpdef Tensor to_tensor(object value, str name):
     default dtype here: where it meets another operand, it belongs into `to_tensors`."""
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, (np.ndarray, np.generic)):
+    if isinstance(value, np.ndarray):
+        return share(checked(value))
+    if isinstance(value, np.generic):
         return wrap(checked(value))
     number = python_number(value)
     if number is None:
@@ -1717,7 +1812,8 @@ def rebuild(kind, array, requires_grad, grad):
 cdef class Tensor:
     """An n-dimensional array that remembers how it was made.
 
-    `Tensor(data)` shares the memory of a NumPy array of one of the five dtypes; `mg.tensor` copies.
+    `Tensor(data)` shares the memory of a NumPy array of one of the five dtypes, with the promise of
+    `mg.asarray` for what is written through the array; `mg.tensor` copies.
     With `requires_grad=True` (float32 and float64 only) operations on it are recorded, and
     `backward()` on a result puts d(result)/d(tensor) into `.grad`.
 
@@ -1741,6 +1837,8 @@ cdef class Tensor:
         self.array = checked(np.asarray((<Tensor> data).array if isinstance(data, Tensor) else data, dtype))
         if isinstance(data, Tensor) and self.array is (<Tensor> data).array:
             self.version = shared_version(<Tensor> data)
+        elif not alone(<PyObject*> self.array):
+            shared_version(self).foreign = True
         if requires_grad:
             self.requires_grad = True
 
@@ -1860,6 +1958,7 @@ cdef class Tensor:
         if self.requires:
             raise BufferError("dlpack: the tensor requires grad, and a write elsewhere would not be seen; "
                               "use x.detach()")
+        shared_version(self).foreign = True     # from now on the other library may write to it
         return self.array.__dlpack__(**options)
 
     def __dlpack_device__(self):

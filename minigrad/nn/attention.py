@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._core.ops import broadcast_to, concat, gelu, linear, permute_dims, relu, reshape
-from .._core.tensor import Tensor, to_tensor
+from .._core.tensor import Tensor, adopt, to_tensor
 from ..creation import empty, zeros
 from ..functions import expand_dims, split
 from . import functional, init
@@ -196,7 +196,7 @@ class MultiheadAttention(Module):
         there for everybody."""
         batch, heads, length, source = full
         if is_causal and attn_mask is None:
-            attn_mask = Tensor(~np.tri(length, source, dtype=bool))
+            attn_mask = adopt(~np.tri(length, source, dtype=bool))
         allowed: dict[str, dict[Any, tuple[int, ...]]] = {
             "attn_mask": {full[2:]: (1, 1, *full[2:]), (batch * heads, *full[2:]): full},
             "key_padding_mask": {(batch, source): (batch, 1, 1, source)},
@@ -231,7 +231,7 @@ class MultiheadAttention(Module):
 def _as_floats(mask: Tensor) -> Tensor:
     if mask.dtype.kind == "f":
         return mask
-    return Tensor(np.where(mask.numpy(), np.float32(-np.inf), np.float32(0)))
+    return adopt(np.where(mask.numpy(), np.float32(-np.inf), np.float32(0)))
 
 
 class TransformerEncoderLayer(Module):

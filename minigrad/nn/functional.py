@@ -36,7 +36,7 @@ from .._core.ops import (
     where,
     whole,
 )
-from .._core.tensor import Tensor, move_statistics, to_tensor, to_tensors
+from .._core.tensor import Tensor, adopt, move_statistics, to_tensor, to_tensors
 from ..functions import moveaxis, norm
 from .activation import (
     celu as celu,
@@ -401,7 +401,7 @@ def _dropped(x: Tensor, shape: tuple[int, ...], p: float, training: bool, name: 
             f"{name}: expected float32 or float64, got {x.dtype}; use x.astype(mg.float32)"
         )
     kept = creation.generator().random(shape, np.float32) >= p
-    return x * Tensor(np.multiply(kept, 0.0 if p == 1 else 1 / (1 - p), dtype=x.dtype))
+    return x * adopt(np.multiply(kept, 0.0 if p == 1 else 1 / (1 - p), dtype=x.dtype))
 
 
 def check_probability(p: float, name: str = "dropout: the probability p") -> None:
@@ -455,7 +455,7 @@ def embedding(
     if padding_idx is not None:
         padding = labels == padding_idx % max(weight.shape[0], 1)
         if padding.any():
-            y = where(Tensor(padding[..., None]), y.detach(), y)
+            y = where(adopt(padding[..., None]), y.detach(), y)
     return y
 
 
@@ -511,7 +511,7 @@ def attention(
     scale = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else number(scale, name)
     scores = ops.matmul(query * scale, ops.matrix_transpose(key))
     if is_causal:
-        attn_mask = Tensor(np.tri(*scores.shape[-2:], dtype=bool))
+        attn_mask = adopt(np.tri(*scores.shape[-2:], dtype=bool))
     if attn_mask is None:
         weights = softmax(scores)
     else:
@@ -525,11 +525,12 @@ def attention(
                 f"{name}: attn_mask must be of bools or floats and broadcast to {scores.shape}, "
                 f"got {mask.dtype} {mask.shape}"
             )
-        bias = mask if mask.dtype.kind == "f" else Tensor(np.where(mask._array, 0.0, -np.inf))
+        bias = mask if mask.dtype.kind == "f" else adopt(np.where(mask._array, 0.0, -np.inf))
         scores = scores + bias.astype(scores.dtype)
         blind = np.all(scores._array == -np.inf, axis=-1, keepdims=True)
         if blind.any() and scores.size:
-            weights = where(Tensor(blind), 0.0, softmax(where(Tensor(blind), 0.0, scores)))
+            idle = adopt(blind)
+            weights = where(idle, 0.0, softmax(where(idle, 0.0, scores)))
         else:
             weights = softmax(scores)
     weights = dropout(weights, dropout_p)
@@ -556,7 +557,7 @@ def one_hot(target: Tensor, num_classes: int = -1) -> Tensor:
     num_classes = whole("one_hot: num_classes", num_classes)
     nothing_ignored = np.iinfo(np.int64).min
     count_classes("one_hot", labels.astype(np.int64).reshape(-1), num_classes, nothing_ignored)
-    return Tensor(np.equal(labels[..., None], np.arange(num_classes)).astype(np.int64))
+    return adopt(np.equal(labels[..., None], np.arange(num_classes)).astype(np.int64))
 
 
 # -------------------------------------------------------------------------------------- distances

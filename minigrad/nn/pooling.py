@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .._core.ops import getitem, pad, unfold, where, whole, window_max
-from .._core.tensor import Tensor, to_tensor
+from .._core.tensor import Tensor, adopt, to_tensor
 from .._core.types import Shape
 from .conv import per_axis
 from .module import Module, number, positive
@@ -162,7 +162,7 @@ def _avg_pool(
     total = unfold(x, kernel, stride).sum(axis=tuple(range(-axes, 0)))
     if counts.min() == counts.max():
         return total / float(counts.flat[0])
-    return total / Tensor(counts.astype(total.dtype))
+    return total / adopt(counts.astype(total.dtype))
 
 
 def avg_pool1d(
@@ -229,9 +229,9 @@ def _adaptive_avg_pool(name: str, axes: int, x: Tensor, output_size: Output) -> 
         index = starts[:, None] + np.arange((stops - starts).max())
         shape = (*index.shape, *(1,) * (x.ndim - axis - 1))
         taken = getitem(x, (slice(None),) * axis + (np.minimum(index, x.shape[axis] - 1),))
-        inside = where(Tensor((index < stops[:, None]).reshape(shape)), taken, 0.0)
+        inside = where(adopt((index < stops[:, None]).reshape(shape)), taken, 0.0)
         counts = (stops - starts).reshape(-1, *shape[2:]).astype(x.dtype)
-        x = inside.sum(axis=axis + 1) / Tensor(counts)
+        x = inside.sum(axis=axis + 1) / adopt(counts)
     return x
 
 
