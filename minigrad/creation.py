@@ -16,7 +16,9 @@ from ._core.tensor import (
     DTYPES,
     Tensor,
     adopt,
+    drops_graph,
     get_default_dtype,
+    listed_tensors,
     to_tensor,
 )
 from ._core.types import Shape
@@ -39,6 +41,7 @@ def _as_array(
     given = isinstance(data, (np.ndarray, np.generic))
     if given and dtype is not None and isinstance(data, np.generic):
         data, given = float(data) if data.dtype.kind == "f" else data.item(), False
+    inside = listed_tensors(data, name)
     try:
         array = np.asarray(data)
     except ValueError as error:
@@ -53,7 +56,8 @@ def _as_array(
     if not given and kind == "u":
         dtype = dtype or int64
     if not given and kind == "f" and dtype is None:
-        dtype = get_default_dtype()
+        floats = [t.dtype for t in inside if t.dtype.kind == "f"]
+        dtype = np.result_type(*floats) if floats else get_default_dtype()
     elif (
         not given
         and dtype is not None
@@ -74,7 +78,9 @@ def tensor(
 ) -> Tensor:
     """A new tensor with a copy of `data`: nested lists of numbers, an array, or a Tensor.
 
-    Python floats make float32 (see `set_default_dtype`), ints int64; arrays keep their dtype.
+    Python floats make float32 (see `set_default_dtype`), ints int64; arrays keep their dtype. The
+    result is a leaf: of a Tensor that requires grad it has the values alone (`mg.clone(x)` stays in
+    the graph), and a list of such Tensors raises RuntimeError, as `mg.stack` is meant most often.
     Raises TypeError for what is not numbers, ValueError for ragged lists, OverflowError for a
     number that an integer dtype cannot hold (ValueError for NaN); arrays are converted as by
     `astype`.
@@ -167,6 +173,8 @@ def full(
     """
     if dtype is None and isinstance(fill_value, float):
         dtype = get_default_dtype()
+    if isinstance(fill_value, Tensor):
+        _check_values("full", (fill_value,), "mg.broadcast_to(fill_value, shape)")
     value = _as_array(fill_value, dtype, False, "full")
     return adopt(np.full(shape, value, value.dtype), requires_grad)
 
@@ -196,6 +204,14 @@ def empty(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = F
     (2, 3)
     """
     return adopt(np.empty(_shape(shape), _float(dtype)), requires_grad)
+
+
+def _check_values(name: str, values: tuple[Any, ...], way_out: str) -> None:
+    if drops_graph([value for value in values if isinstance(value, Tensor)]):
+        raise RuntimeError(
+            f"{name}: a number was given as a tensor that requires grad, and its gradient would be "
+            f"lost; use {way_out}, or x.item()"
+        )
 
 
 def _shape(shape: Any) -> Any:
@@ -258,6 +274,7 @@ def arange(
     >>> mg.arange(1, 7, 2)
     tensor([1, 3, 5])
     """
+    _check_values("arange", (start, stop, step), "start + step * mg.arange(n)")
     if stop is None:
         start, stop = 0, start
     if dtype is None and any(isinstance(v, float) for v in (start, stop, step)):
@@ -284,6 +301,7 @@ def linspace(
     >>> mg.linspace(0, 1, 3)
     tensor([0. , 0.5, 1. ])
     """
+    _check_values("linspace", (start, stop), "start + (stop - start) * mg.linspace(0, 1, num)")
     kind: np.dtype[Any] = _float(dtype)
     if kind.kind == "i":
         _as_array([start, stop], kind, False, "linspace")

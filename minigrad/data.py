@@ -245,13 +245,13 @@ def _all(samples: list[Any], *kinds: type) -> bool:
 
 
 def _stacked(samples: list[Any]) -> Tensor:
-    shapes = sorted({str(np.shape(sample)) for sample in samples})
+    shapes = sorted({str(getattr(sample, "shape", ())) for sample in samples})
     if len(shapes) > 1:
         raise ValueError(
             f"DataLoader: samples of the shapes {', '.join(shapes)} do not make one batch; "
             f"{_WAY_OUT}"
         )
-    if _all(samples, Tensor):
+    if any(isinstance(sample, Tensor) for sample in samples):
         return stack(samples)  # through which gradients flow
     plain_numbers = _all(samples, bool, int, float) and not _all(samples, np.generic)
     return tensor(samples if plain_numbers else np.stack(samples))

@@ -431,3 +431,133 @@ def test_derivatives_of_func_share_no_memory(name):
         apart(mg.func.jvp(function, (a, b), (v, v.clone()))[1], v, a, b)
 
 
+# --------------------------------------------------------------------- values that leave the graph
+SCALARS = leaf(1.0), leaf(2.0)
+LOSING = {
+    "tensor": lambda a, b: mg.tensor([a, b]),
+    "asarray": lambda a, b: mg.asarray([a, b]),
+    "Tensor": lambda a, b: mg.Tensor([a, b]),
+    "tuple": lambda a, b: mg.tensor((a, b)),
+    "nested": lambda a, b: mg.tensor([[1.0, a], [b, 2.0]]),
+    "mixed": lambda a, b: mg.tensor([1.0, b]),
+    "results": lambda a, b: mg.tensor([a * 2, b.detach()]),
+    "dtype": lambda a, b: mg.tensor([a, b], dtype=mg.float32),
+    "requires_grad": lambda a, b: mg.tensor([a, b], requires_grad=True),
+    "vectors": lambda a, b: mg.tensor([mg.stack([a, b]), mg.stack([b, a])]),
+    "Parameter": lambda a, b: mg.nn.Parameter([a, b]),
+    "full": lambda a, b: mg.full((2,), a),
+    "full_like": lambda a, b: mg.full_like(mg.zeros(2), b),
+    "arange": lambda a, b: mg.arange(a, 5.0),
+    "linspace": lambda a, b: mg.linspace(a, b, 3),
+    "assignment": lambda a, b: mg.zeros(2).__setitem__(0, a),
+}
+
+
+@pytest.mark.parametrize("name", LOSING)
+def test_a_list_of_tensors_does_not_drop_its_graph(name):
+    a, b = SCALARS
+    with pytest.raises(RuntimeError, match="gradient"):
+        LOSING[name](a, b)
+    with mg.no_grad():
+        LOSING[name](a, b)
+    LOSING[name](a.detach(), b.detach())
+
+
+def test_the_error_says_what_to_use():
+    with pytest.raises(RuntimeError, match=r"tensor: .*mg\.stack"):
+        mg.tensor([SCALARS[0], 1.0])
+
+
+def test_lists_of_tensors_without_a_graph():
+    a, b = mg.tensor(1.0, dtype=mg.float64), mg.tensor(0.1, dtype=mg.float64)
+    assert mg.tensor([a, b]).tolist() == [1.0, 0.1] and mg.tensor([a, b]).dtype == mg.float64
+    assert mg.tensor([[mg.tensor(1), 2]]).tolist() == [[1, 2]]
+    assert mg.tensor([mg.tensor(1.0), 2.0]).dtype == mg.float32
+    assert mg.tensor([mg.ones(2), mg.zeros(2)]).tolist() == [[1.0, 1.0], [0.0, 0.0]]
+    with pytest.raises((ValueError, RecursionError)):
+        endless = [1.0]
+        endless.append(endless)
+        mg.tensor(endless)
+
+
+class Samples:
+    """A data set of three samples."""
+
+    def __init__(self, *samples):
+        self.samples = samples
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, i):
+        return self.samples[i]
+
+
+@pytest.mark.parametrize(
+    "others", [(2.0, 3.0), (np.float64(2), np.float64(3)), (np.array(2.0), mg.tensor(3.0))]
+)
+def test_collation_keeps_the_graph(others):
+    x = leaf(1.0)
+    (batch,) = mg.data.DataLoader(Samples(x * 2, *others), batch_size=3)
+    (batch * batch).sum().backward()
+    assert batch.tolist() == [2.0, 2.0, 3.0] and x.grad.item() == 8.0
+    (pair,) = mg.data.DataLoader(Samples((x, 1), (2.0, 2), (3.0, 3)), batch_size=3)
+    assert pair[0].requires_grad and pair[1].tolist() == [1, 2, 3]
+
+
+NUMPY: dict = {
+    "np.dot": (lambda x: np.dot(x, x), "mg.matmul"),
+    "np.linalg.norm": (lambda x: np.linalg.norm(x), "mg.norm"),
+    "np.sum": (lambda x: np.sum(x), "mg.sum"),
+    "np.mean": (lambda x: np.mean(x), "mg.mean"),
+    "np.max": (lambda x: np.max(x), "mg.max"),
+    "np.amax": (lambda x: np.amax(x), "mg.max"),
+    "np.std": (lambda x: np.std(x), "mg.std"),
+    "np.cumsum": (lambda x: np.cumsum(x), "mg.cumulative_sum"),
+    "np.concatenate": (lambda x: np.concatenate([np.ones((1, 3)), x]), "mg.concat"),
+    "np.stack": (lambda x: np.stack((x, x)), "mg.stack"),
+    "np.where": (lambda x: np.where(np.ones(3, bool), x, 0.0), "mg.where"),
+    "np.einsum": (lambda x: np.einsum("ij->i", x), "mg.einsum"),
+    "np.transpose": (lambda x: np.transpose(x), "mg.permute_dims"),
+    "np.clip": (lambda x: np.clip(x, a_min=0, a_max=1), "mg.clip"),
+    "np.linalg.inv": (lambda x: np.linalg.inv(x), "x.detach"),
+    "np.median": (lambda x: np.median(x), "x.detach"),
+    "np.split": (lambda x: np.split(x, 3), "mg.split"),
+    "np.tensordot": (lambda x: np.tensordot(np.eye(3), x, 1), "mg.tensordot"),
+}
+
+
+@pytest.mark.parametrize("name", NUMPY)
+def test_functions_of_numpy_do_not_drop_the_graph(name):
+    function, twin = NUMPY[name]
+    x = leaf([[0.5, 0.25, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 4.0]])
+    with pytest.raises(TypeError, match=rf"^{name}: .*{twin}\b"):
+        function(x)
+    with mg.no_grad():
+        np.testing.assert_array_equal(function(x), function(x.numpy()))
+    values = function(x.detach())
+    np.testing.assert_array_equal(values, function(x.numpy()))
+    assert not isinstance(values, mg.Tensor)
+
+
+def test_functions_of_numpy_that_inspect():
+    x = leaf([[3.0, 1.0], [2.0, 0.0]])
+    assert np.shape(x) == (2, 2) and np.ndim(x) == 2 and np.size(x) == 4
+    assert np.argmax(x) == 0 and np.argsort(x).tolist() == [[1, 0], [1, 0]]
+    assert np.allclose(x, x.numpy()) and np.array_equal(x, x.numpy()) and np.isclose(x, x).all()
+    assert np.array2string(x) == np.array2string(x.numpy()) and np.count_nonzero(x) == 3
+    assert np.shares_memory(x, x.numpy()) and np.may_share_memory(x, x.detach())
+    assert np.zeros_like(x).tolist() == [[0.0, 0.0], [0.0, 0.0]] and np.ones_like(x).sum() == 4
+    assert np.full_like(x, 7).sum() == 28 and np.result_type(x) == np.float64
+    assert np.histogram(x)[0].sum() == 4 and np.atleast_1d(x).shape == (2, 2)
+    assert np.asarray(x).sum() == 6 and np.array([x.detach(), x.detach()]).shape == (2, 2, 2)
+    np.testing.assert_allclose(x, x.numpy())
+    np.testing.assert_array_equal(x, x.detach())
+
+
+def test_ufuncs_raise_and_operators_do_not():
+    x = leaf([1.0, 2.0])
+    for function in (np.sin, np.exp, lambda x: np.add(x, x), lambda x: np.multiply.reduce(x)):
+        with pytest.raises(TypeError, match="ufunc"):
+            function(x)
+    assert (np.ones(2) * x).requires_grad and (np.float64(2) * x).requires_grad

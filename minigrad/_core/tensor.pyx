@@ -75,6 +75,8 @@ cdef extern from *:
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject*)
+    PyObject* Py_TYPE "(PyObject*) Py_TYPE"(PyObject*)
+    PyObject** PySequence_Fast_ITEMS(object)
     object PyObject_Vectorcall(object function, PyObject** arguments, size_t count, PyObject* names)
 
 cdef enum:
@@ -1834,6 +1836,7 @@ cdef class Tensor:
     __array_ufunc__ = None                  # so that `array * tensor` is left to Tensor
 
     def __init__(self, data, dtype=None, bint requires_grad=False):
+        listed_tensors(data, "Tensor")
         self.array = checked(np.asarray((<Tensor> data).array if isinstance(data, Tensor) else data, dtype))
         if isinstance(data, Tensor) and self.array is (<Tensor> data).array:
             self.version = shared_version(<Tensor> data)
@@ -1953,6 +1956,15 @@ cdef class Tensor:
                                  "without a copy")
             return self.array.astype(dtype)
         return self.numpy(copy=bool(copy))
+
+    def __array_function__(self, function, types, arguments, options):
+        """NumPy's functions compute with the values. Raises TypeError if an argument requires grad and the
+        result is one that a gradient would have to flow through."""
+        cdef list found = find_tensors((arguments, tuple(options.values())))
+        result = function(*as_arrays(arguments), **as_arrays(options))
+        if drops_graph(found) and function not in WITHOUT_GRADIENT and holds_floats(result):
+            raise TypeError(numpy_drops_graph(function))
+        return result
 
     def __dlpack__(self, **options):
         if self.requires:
@@ -2152,6 +2164,84 @@ cdef class Tensor:
     def mT(self):
         """The transpose of the last two dimensions, a view."""
         return functions["matrix_transpose"](self)
+
+
+cdef list find_tensors(data, list found=None, int depth=0):
+    """The Tensors in a list or tuple, and in those within it, in order."""
+    cdef PyObject** items = PySequence_Fast_ITEMS(data)
+    cdef Py_ssize_t i
+    found = [] if found is None else found
+    if depth > 64:                          # more than an array has dimensions: a list that contains itself
+        return found
+    for i in range(len(data)):
+        if Py_TYPE(items[i]) == <PyObject*> float or Py_TYPE(items[i]) == <PyObject*> int:
+            continue                        # by the pointer: half a nanosecond for each number of a long list
+        item = <object> items[i]
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif isinstance(item, (list, tuple)):
+            find_tensors(item, found, depth + 1)
+    return found
+
+
+def listed_tensors(data, str name):
+    """The Tensors in `data`, if it is a list or tuple. Raises RuntimeError if values taken from them lack a
+    gradient."""
+    found = find_tensors(data) if isinstance(data, (list, tuple)) else []
+    if drops_graph(found):
+        raise RuntimeError(f"{name}: a tensor in the list requires grad, and its gradient would be lost; use "
+                           "mg.stack([...]), or x.detach() for values alone")
+    return found
+
+
+def drops_graph(list tensors not None):
+    """Whether one of these has a graph that is lost where values are taken from it."""
+    cdef Tensor tensor
+    if mg_recording:
+        for tensor in tensors:
+            if tensor.requires:
+                return True
+    return False
+
+
+cdef object as_arrays(arguments):
+    if isinstance(arguments, Tensor):
+        return arguments.numpy()
+    if isinstance(arguments, dict):
+        return {key: as_arrays(value) for key, value in arguments.items()}
+    if type(arguments) is tuple or type(arguments) is list:
+        return type(arguments)([as_arrays(value) for value in arguments])
+    return arguments
+
+
+cdef bint holds_floats(result) except -1:
+    if isinstance(result, (list, tuple)):
+        return any([holds_floats(part) for part in result])
+    return isinstance(result, (np.ndarray, np.generic, float)) and np.asarray(result).dtype.kind in "fcO"
+
+
+# Their floats do not depend on the values, or they are what plotting does first to what it is given.
+cdef frozenset WITHOUT_GRADIENT = frozenset([
+    np.zeros_like, np.ones_like, np.empty_like, np.full_like, np.atleast_1d, np.atleast_2d, np.atleast_3d,
+    np.broadcast_arrays, np.histogram, np.histogram2d, np.histogramdd, np.histogram_bin_edges])
+# Functions of NumPy that have another name here.
+cdef dict TWINS = {
+    "amax": "max", "amin": "min", "around": "round", "average": "mean", "concatenate": "concat",
+    "append": "concat", "hstack": "concat", "vstack": "concat", "column_stack": "concat",
+    "cumsum": "cumulative_sum", "cumprod": "cumulative_prod", "dot": "matmul", "multi_dot": "matmul",
+    "inner": "vecdot", "vdot": "vecdot", "ravel": "flatten", "transpose": "permute_dims",
+    "rollaxis": "moveaxis", "array_split": "split",
+    "flipud": "flip", "fliplr": "flip", "vector_norm": "norm", "copy": "clone"}
+
+
+cdef str numpy_drops_graph(function):
+    import minigrad
+    name = function.__name__
+    path = f"{function.__module__}.{name}".replace("numpy.", "np.", 1)
+    twin = TWINS.get(name, name)
+    way_out = f"mg.{twin} keeps it" if hasattr(minigrad, twin) else "minigrad has no function of that name"
+    return (f"{path}: an argument requires grad, and the gradient would be lost; {way_out}, and "
+            "x.detach() gives values without it")
 
 
 def plain_index(index):
