@@ -35,6 +35,23 @@ def hardsigmoid(x):
 
 
 ACTIVATIONS = {
+    "ReLU": (nn.ReLU(), lambda x: np.maximum(x, 0)),
+    "Sigmoid": (nn.Sigmoid(), sigmoid),
+    "Tanh": (nn.Tanh(), np.tanh),
+    "SiLU": (nn.SiLU(), lambda x: x * sigmoid(x)),
+    "GELU": (nn.GELU(), lambda x: x * np.vectorize(math.erfc)(-x / math.sqrt(2)) / 2),
+    "GELU tanh": (
+        nn.GELU("tanh"),
+        lambda x: x * sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)),
+    ),
+    "Softplus": (nn.Softplus(), softplus),
+    "Softplus 2": (nn.Softplus(2), lambda x: softplus(2 * x) / 2),
+    "Softplus 0.3": (nn.Softplus(beta=0.3), lambda x: softplus(0.3 * x) / 0.3),
+    "LogSigmoid": (nn.LogSigmoid(), lambda x: -softplus(-x)),
+    "Softmax": (nn.Softmax(dim=1), lambda x: np.exp(x) / np.exp(x).sum(1, keepdims=True)),
+    "Softmax 0": (nn.Softmax(0), lambda x: np.exp(x) / np.exp(x).sum(0)),
+    "LogSoftmax": (nn.LogSoftmax(1), lambda x: x - np.log(np.exp(x).sum(1, keepdims=True))),
+    "LogSoftmax 0": (nn.LogSoftmax(0), lambda x: x - np.log(np.exp(x).sum(0))),
     "ReLU6": (nn.ReLU6(), lambda x: np.clip(x, 0, 6)),
     "LeakyReLU": (nn.LeakyReLU(), lambda x: np.where(x > 0, x, 0.01 * x)),
     "LeakyReLU 0.3": (nn.LeakyReLU(0.3), lambda x: np.where(x > 0, x, 0.3 * x)),
@@ -62,14 +79,24 @@ ACTIVATIONS = {
 }
 
 
+def test_every_activation_has_a_row():
+    module = inspect.getmodule(nn.ReLU)
+    modules = {name for name, value in vars(module).items() if isinstance(value, type)}
+    public = {
+        name for name in modules & set(nn.__all__) if issubclass(getattr(nn, name), nn.Module)
+    }
+    assert {key.split()[0] for key in ACTIVATIONS} >= public - {"Module"}
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_values_and_derivatives(name):
     module, reference = ACTIVATIONS[name]
     x = RANDOM.normal(0.0, 2.0, size=(4, 6))
     y = module(mg.tensor(x))
-    np.testing.assert_allclose(y.numpy(), reference(x), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(y.numpy(), reference(x), rtol=1e-12, atol=1e-15)
     strided = np.asfortranarray(x)[:, ::-1]
-    np.testing.assert_allclose(module(mg.tensor(strided)).numpy(), reference(strided), rtol=1e-12)
+    result = module(mg.tensor(strided)).numpy()
+    np.testing.assert_allclose(result, reference(strided), rtol=1e-12, atol=1e-15)
     inputs = (mg.tensor(x, requires_grad=True),)
     assert gradcheck(module, inputs) and gradgradcheck(module, inputs)
 

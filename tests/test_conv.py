@@ -60,6 +60,22 @@ def test_conv_is_the_sum_of_products(case):
     np.testing.assert_allclose(y.numpy(), expected, rtol=1e-12, atol=1e-12)
 
 
+def test_same_padding_of_even_kernels_has_the_odd_zero_behind():
+    """As PyTorch does: nothing before the first element, one zero behind the last."""
+    x, weight = mg.tensor([[1.0, 2.0, 3.0]]), mg.tensor([[[1.0, 10.0]]])
+    assert functional.conv1d(x, weight, padding="same").tolist() == [[21.0, 32.0, 3.0]]
+    x, weight = mg.tensor([[[1.0, 2.0], [3.0, 4.0]]]), mg.tensor([[[[1.0, 10.0], [100.0, 1000.0]]]])
+    for layer in (functional.conv2d, conv2d_of_layer):
+        result = layer(x, weight, padding="same").tolist()
+        assert result == [[[4321.0, 402.0], [43.0, 4.0]]]
+
+
+def conv2d_of_layer(x, weight, padding):
+    layer = nn.Conv2d(1, 1, 2, padding=padding, bias=False)
+    layer.weight = nn.Parameter(weight)
+    return layer(x)
+
+
 def test_conv_is_scipys_correlation():
     correlate = pytest.importorskip("scipy.signal").correlate
     x, weight = leaf(1, 1, 9, 8), leaf(1, 1, 4, 3)

@@ -134,6 +134,28 @@ def test_round_to_decimals_as_numpy():
             mg.round(mg.ones(2), wrong)
 
 
+@pytest.mark.parametrize("order", [0.5, 1, 1.0, 1.5, 2, 3, 5, math.inf])
+@pytest.mark.parametrize("axis", [None, 0, -1, (0, 2), (0, 1, 2)])
+def test_norm_is_the_formula_of_its_order(order, axis):
+    values = np.random.default_rng(3).normal(size=(3, 4, 2))
+    axes = tuple(range(3)) if axis is None else axis
+    if order == math.inf:
+        expected = abs(values).max(axes, keepdims=True)
+    else:
+        expected = (abs(values) ** order).sum(axes, keepdims=True) ** (1 / order)
+    for dtype, tolerance in ((mg.float64, 1e-14), (mg.float32, 1e-6)):
+        x = mg.tensor(values, dtype=dtype)
+        kept, dropped = (mg.norm(x, axis, keepdims=k, ord=order).numpy() for k in (True, False))
+        assert kept.dtype == dtype and kept.shape == expected.shape
+        np.testing.assert_allclose(kept, expected, rtol=tolerance)
+        np.testing.assert_array_equal(dropped, kept.squeeze(axes))
+        if not isinstance(axes, tuple):
+            expected_too = np.linalg.norm(values, order, axis)
+            np.testing.assert_allclose(dropped, expected_too, rtol=tolerance)
+    assert gradcheck(lambda x: mg.norm(x, axis, ord=order), (leaf(values),))
+    assert gradgradcheck(lambda x: mg.square(mg.norm(x, axis, ord=order)), (leaf(values),))
+
+
 def test_norm_takes_the_frobenius_norm_by_name():
     x = leaf([[3.0, 0.0], [0.0, 4.0]])
     assert mg.norm(x, ord="fro").item() == 5.0

@@ -142,6 +142,36 @@ def test_the_strong_wolfe_conditions_hold(name, first):
     assert abs(point.slope) <= 0.9 * abs(slope(0))
 
 
+LENGTHS = {  # evaluations and step, from each first length, of PyTorch 2.13's line search
+    "parabola": [(4, 1.0), (2, 1.0), (1, 1.0), (2, 3.0), (2, 3.0)],
+    "quartic": [(4, 0.16677411263), (1, 0.1), (1, 1.0), (3, 1.82833377877), (8, 1.13532011578)],
+    "waves": [
+        (5, 1.10276137165),
+        (3, 1.10276137165),
+        (2, 1.10569640456),
+        (2, 6.38506714969),
+        (7, 5.16526060848),
+    ],
+    "well": [(4, 0.82304930609), (2, 0.82230329645), (1, 1.0), (1, 10.0), None],
+    "steep": [(13, 1.596), (10, 1.596), (7, 1.596), (9, 1.596), (14, 1.596)],
+    "barrier": [(3, 0.1), (1, 0.1), None, None, None],
+}
+
+
+@pytest.mark.parametrize("name", LENGTHS)
+def test_the_line_search_goes_the_way_of_pytorch(name):
+    """Another way could fulfil the conditions too. (None: PyTorch finds no end.)"""
+    f, slope = FUNCTIONS[name]
+
+    def along(t):
+        return f(t), np.full(1, slope(t)), slope(t)
+
+    for first, expected in zip((1e-3, 0.1, 1.0, 10.0, 1e3), LENGTHS[name], strict=True):
+        if expected is not None:
+            point, count = strong_wolfe(along, Point(0.0, *along(0.0)), first, 25, 1e-9)
+            assert (count, point.step) == (expected[0], pytest.approx(expected[1], rel=1e-9))
+
+
 def test_every_accepted_step_fulfils_the_strong_wolfe_conditions(monkeypatch):
     searches = []
 
@@ -172,6 +202,47 @@ def test_the_line_search_ends():
     point, count = strong_wolfe(nowhere, Point(0.0, *nowhere(0.0)), 1.0, 1000, 1e-9)
     assert point.step == 0.0 and count < 50  # the bracket is halved until it is narrow
     assert strong_wolfe(nowhere, Point(0.0, *nowhere(0.0)), 1.0, 0, 1e-9)[1] == 1
+
+
+@pytest.mark.parametrize("max_iter", [0, 1, 30])
+@pytest.mark.parametrize("loss", [0.16, math.nan, -math.inf])
+@pytest.mark.parametrize("slope", [0.8, math.inf, -math.inf, math.nan])
+def test_the_line_search_turns_back_from_a_loss_or_slope_that_is_not_finite(slope, loss, max_iter):
+    """A parabola that is lower at the first length, 1, but not differentiable or defined there."""
+
+    def along(t):
+        return ((t - 0.6) ** 2, np.ones(1), 2 * (t - 0.6)) if t != 1 else (loss, np.ones(1), slope)
+
+    start = Point(0.0, *along(0.0))
+    point, count = strong_wolfe(along, start, 1.0, max_iter, 1e-9)
+    assert count <= max_iter + 1
+    if math.isfinite(slope) and math.isfinite(loss):
+        assert (point.step, point.loss, point.slope) == (1.0, loss, slope) and count == 1
+    elif count == 1:
+        assert point is start
+    else:
+        assert 0 < point.step < 1 and point.loss < start.loss
+        assert abs(point.slope) <= 0.9 * abs(start.slope)
+
+
+def test_a_parameter_never_ends_where_the_slope_is_infinite():
+    """The root of |x| is lowest at 0, where it has no slope; the first step leads there."""
+    with np.errstate(all="ignore"):
+        x, optimizer = solve(
+            lambda x: mg.sqrt(mg.abs(x)).sum(), [1.0], lr=2, steps=1, line_search_fn="strong_wolfe"
+        )
+    assert 0 < abs(x[0]) < 1
+    state = optimizer.state[optimizer.param_groups[0]["params"][0]]
+    assert np.isfinite(state["prev_flat_grad"]).all() and np.isfinite(state["d"]).all()
+
+
+@pytest.mark.parametrize("line_search", [None, "strong_wolfe"])
+def test_a_direction_whose_slope_overflows_is_not_taken(line_search):
+    with np.errstate(all="ignore"):
+        x, _ = solve(
+            lambda x: 1e200 * x.sum(), [1.0, 2.0], "float64", steps=1, line_search_fn=line_search
+        )
+    assert x.tolist() == [1.0, 2.0]
 
 
 def test_the_cubic_goes_through_both_points():

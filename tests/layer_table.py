@@ -1,0 +1,384 @@
+"""One row per loss, pooling and convolution option: what test_layer_table.py crosses with values,
+first and second order. The values come from the formula in NumPy, written with loops over places or
+windows rather than as minigrad computes them; nothing here needs PyTorch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import minigrad as mg
+from minigrad.nn import functional as F
+
+RANDOM = np.random.default_rng(7)
+
+
+@dataclass(frozen=True)
+class Row:
+    """`call` of Tensors gives `expected`; the float arrays, which come first, have gradients."""
+
+    name: str
+    call: Callable[..., Any]
+    inputs: tuple[np.ndarray, ...]
+    expected: np.ndarray
+
+
+# ------------------------------------------------------------------------------------------ losses
+N, C = 5, 3
+X, T, U = RANDOM.normal(size=(3, N, C)) * 1.5
+P, Q = RANDOM.dirichlet(np.ones(C), (2, N))
+LABELS = np.array([0, 2, 1, 2, 2])
+IMAGE = RANDOM.normal(size=(2, C, 2, 2))
+IMAGE_LABELS = np.array([[[0, 1], [2, 2]], [[1, 0], [2, 0]]])
+WEIGHT = np.array([0.5, 2.0, 1.25])
+SIGNS = np.array([1, -1, -1, 1, -1])
+
+
+def huber(d, delta):
+    return np.where(abs(d) < delta, d * d / 2, delta * (abs(d) - delta / 2))
+
+
+def log_softmax(x):
+    """Over the axis 1."""
+    return x - np.log(np.exp(x).sum(1, keepdims=True))
+
+
+def cosine(a, b):
+    return (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1))
+
+
+def distance(a, b, p):
+    return (abs(a - b + 1e-6) ** p).sum(1) ** (1 / p)
+
+
+def picked(log_p, labels, weight, ignored, smoothing=0.0):
+    """-weight log_p at each label, and the divisor of the mean: place after place."""
+    losses, total = np.zeros(labels.shape), 0.0
+    for place in np.ndindex(labels.shape):
+        label = labels[place]
+        if label == ignored:
+            continue
+        row = log_p[(place[0], slice(None), *place[1:])]
+        spread = sum(weight[k] * row[k] for k in range(len(row))) * smoothing / len(row)
+        losses[place] = -(1 - smoothing) * weight[label] * row[label] - spread
+        total += weight[label]
+    return losses, total
+
+
+def class_losses():
+    """nll_loss and cross_entropy of labels, with every option, for rows, images and one row."""
+    data = {"rows": (X, LABELS), "image": (IMAGE, IMAGE_LABELS)}
+    for (shape, (x, labels)), weight, ignored in itertools.product(
+        data.items(), (None, WEIGHT), (-100, 2)
+    ):
+        options = {"ignore_index": ignored, "weight": weight}
+        text = f"{shape}, weight {weight is not None}, ignore {ignored}"
+        weights = np.ones(C) if weight is None else weight
+        yield (
+            f"nll_loss {text}",
+            F.nll_loss,
+            (x, labels),
+            options,
+            *picked(x, labels, weights, ignored),
+        )
+        for smoothing in (0.0, 0.3):
+            yield (
+                f"cross_entropy {text}, smoothing {smoothing}",
+                F.cross_entropy,
+                (x, labels),
+                options | {"label_smoothing": smoothing},
+                *picked(log_softmax(x), labels, weights, ignored, smoothing),
+            )
+    for weight, smoothing in itertools.product((None, WEIGHT), (0.0, 0.3)):
+        weights = np.ones(C) if weight is None else weight
+        q = (1 - smoothing) * Q + smoothing / C
+        yield (
+            f"cross_entropy probabilities, weight {weight is not None}, smoothing {smoothing}",
+            F.cross_entropy,
+            (X, Q),
+            {"weight": weight, "label_smoothing": smoothing},
+            -(weights * q * log_softmax(X)).sum(1),
+            None,
+        )
+
+
+def elementwise_losses():
+    d = X - T
+    sigmoid = 1 / (1 + np.exp(-X))
+    yield "mse_loss", F.mse_loss, (X, T), {}, d * d, None
+    yield "l1_loss", F.l1_loss, (X, T), {}, abs(d), None
+    for beta in (1.0, 0.4, 3.0):
+        expected = huber(d, beta) / beta
+        yield f"smooth_l1_loss {beta}", F.smooth_l1_loss, (X, T), {"beta": beta}, expected, None
+        yield f"huber_loss {beta}", F.huber_loss, (X, T), {"delta": beta}, huber(d, beta), None
+    yield "smooth_l1_loss 0", F.smooth_l1_loss, (X, T), {"beta": 0}, abs(d), None
+    kl = Q * (np.log(Q) - np.log(P))
+    yield "kl_div", F.kl_div, (np.log(P), Q), {}, kl, None
+    yield "kl_div log", F.kl_div, (np.log(P), np.log(Q)), {"log_target": True}, kl, None
+    for weight in (None, WEIGHT):
+        weights = np.ones(C) if weight is None else weight
+        options = {"weight": weight}
+        expected = -weights * (Q * np.log(P) + (1 - Q) * np.log(1 - P))
+        yield (
+            f"binary_cross_entropy {weight}",
+            F.binary_cross_entropy,
+            (P, Q),
+            options,
+            expected,
+            None,
+        )
+        for positive in (None, WEIGHT[::-1]):
+            factor = 1 if positive is None else positive
+            yield (
+                f"binary_cross_entropy_with_logits {weight}, {positive}",
+                F.binary_cross_entropy_with_logits,
+                (X, Q),
+                {"weight": weight, "pos_weight": positive},
+                -weights * (factor * Q * np.log(sigmoid) + (1 - Q) * np.log(1 - sigmoid)),
+                None,
+            )
+    for margin in (0.0, 0.3):
+        expected = np.where(SIGNS == 1, 1 - cosine(X, T), np.maximum(cosine(X, T) - margin, 0))
+        yield (
+            f"cosine_embedding_loss {margin}",
+            F.cosine_embedding_loss,
+            (X, T, SIGNS),
+            {"margin": margin},
+            expected,
+            None,
+        )
+    for margin, p, swap in ((1.0, 2, False), (2.5, 3, False), (1.0, 2, True)):
+        near, far, other = distance(X, T, p), distance(X, U, p), distance(T, U, p)
+        yield (
+            f"triplet_margin_loss {margin}, {p}, {swap}",
+            F.triplet_margin_loss,
+            (X, T, U),
+            {"margin": margin, "p": p, "swap": swap},
+            np.maximum(near - (np.minimum(far, other) if swap else far) + margin, 0),
+            None,
+        )
+
+
+def loss_rows():
+    """The losses above with each reduction; a mean divides by the size unless told otherwise."""
+    for name, function, inputs, options, losses, total in itertools.chain(
+        elementwise_losses(), class_losses()
+    ):
+        reductions = {
+            "none": losses,
+            "sum": losses.sum(),
+            "mean": losses.sum() / (losses.size if total is None else total),
+        }
+        if function is F.kl_div:
+            reductions["batchmean"] = losses.sum() / len(losses)
+        for reduction, expected in reductions.items():
+            yield Row(f"{name}, {reduction}", with_options(function, options, reduction), inputs,
+                      np.asarray(expected))  # fmt: skip
+
+
+def with_options(function, options, reduction=None):
+    """The function with these options; arrays among them become Tensors of the input's dtype."""
+    given = options | ({} if reduction is None else {"reduction": reduction})
+
+    def call(x, *inputs):
+        tensors = {
+            key: mg.tensor(value, dtype=x.dtype) if isinstance(value, np.ndarray) else value
+            for key, value in given.items()
+        }
+        return function(x, *inputs, **tensors)
+
+    return call
+
+
+# --------------------------------------------------------------------------------- windows by loops
+def pairs(value, axes):
+    return value if isinstance(value, tuple) else (value,) * axes
+
+
+def convolution(x, weight, bias, stride=1, padding=0, dilation=1, groups=1):
+    """One output after the other. padding="same" adds d (k - 1) zeros to an axis, half of them
+    before it, and the odd one, of even kernels, after it, as PyTorch does."""
+    axes = x.ndim - 2
+    stride, dilation = pairs(stride, axes), pairs(dilation, axes)
+    totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
+    if padding == "same":
+        widths = [(math.floor(n / 2), math.ceil(n / 2)) for n in totals]
+    else:
+        widths = [(p, p) for p in pairs(0 if padding == "valid" else padding, axes)]
+    x = np.pad(x, [(0, 0), (0, 0), *widths])
+    places = [
+        (n - total - 1) // s + 1 for n, total, s in zip(x.shape[2:], totals, stride, strict=True)
+    ]
+    y = np.zeros((len(x), len(weight), *places))
+    each, depth = len(weight) // groups, weight.shape[1]
+    for out, place in itertools.product(range(len(weight)), np.ndindex(*places)):
+        for channel, offset in itertools.product(range(depth), np.ndindex(*weight.shape[2:])):
+            at = tuple(
+                i * s + k * d for i, s, k, d in zip(place, stride, offset, dilation, strict=True)
+            )
+            source = x[(slice(None), out // each * depth + channel, *at)]
+            y[(slice(None), out, *place)] += source * weight[(out, channel, *offset)]
+    return y + bias.reshape(-1, *(1,) * axes)
+
+
+def transposed(x, weight, bias, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
+    """Each element of x adds its multiple of the kernel to where it came from."""
+    axes = x.ndim - 2
+    stride, padding, dilation = pairs(stride, axes), pairs(padding, axes), pairs(dilation, axes)
+    extra = pairs(output_padding, axes)
+    sizes = [
+        (n - 1) * s + d * (k - 1) + 1 + e
+        for n, s, d, k, e in zip(
+            x.shape[2:], stride, dilation, weight.shape[2:], extra, strict=True
+        )
+    ]
+    each = x.shape[1] // groups
+    y = np.zeros((len(x), weight.shape[1] * groups, *sizes))
+    for channel, out, place, offset in itertools.product(
+        range(x.shape[1]),
+        range(weight.shape[1]),
+        np.ndindex(*x.shape[2:]),
+        np.ndindex(*weight.shape[2:]),
+    ):
+        at = tuple(
+            i * s + k * d for i, s, k, d in zip(place, stride, offset, dilation, strict=True)
+        )
+        target = channel // each * weight.shape[1] + out
+        y[(slice(None), target, *at)] += (
+            x[(slice(None), channel, *place)] * weight[(channel, out, *offset)]
+        )
+    inside = tuple(slice(p, n - p) for p, n in zip(padding, sizes, strict=True))
+    return y[(..., *inside)] + bias.reshape(-1, *(1,) * axes)
+
+
+def convolution_rows():
+    for axes, kernels in ((1, [(1,), (2,), (3,), (4,)]), (2, [(2, 2), (2, 3), (3, 4)])):
+        for kernel, dilation in itertools.product(kernels, (1, 2)):
+            options = {"padding": "same", "dilation": dilation}
+            yield conv_row(axes, (2, 2, *(7, 6)[:axes]), (4, 2, *kernel), options)
+        yield conv_row(axes, (2, 2, *(5, 6)[:axes]), (4, 2, *(2, 3)[:axes]), {"padding": "valid"})
+    for axes, groups in itertools.product((1, 2), (1, 2, 4)):
+        options = {"stride": (2, 1)[:axes], "padding": (1, 2)[:axes], "groups": groups}
+        weight = (4, 4 // groups, *(3, 2)[:axes])
+        yield conv_row(axes, (2, 4, *(6, 4)[:axes]), weight, options | {"dilation": (1, 2)[:axes]})
+        options |= {"output_padding": (1, 1)[:axes], "dilation": (1, 3)[:axes]}
+        weight = (4, 2, *(3, 2)[:axes])
+        yield conv_row(axes, (2, 4, *(3, 4)[:axes]), weight, options, transposed)
+
+
+def conv_row(axes, shape, weight_shape, options, formula=convolution):
+    outputs = weight_shape[0] if formula is convolution else weight_shape[1] * options["groups"]
+    x, weight, bias = (RANDOM.normal(size=s) for s in (shape, weight_shape, (outputs,)))
+    name = f"conv{'_transpose' * (formula is transposed)}{axes}d"
+    text = ", ".join(f"{key} {value}" for key, value in options.items())
+    return Row(
+        f"{name} {weight_shape[2:]}, {text}",
+        with_options(getattr(F, name), options),
+        (x, weight, bias),
+        formula(x, weight, bias, **options),
+    )
+
+
+def windows_of(size, kernel, stride, padding, dilation, ceil_mode):
+    """The places of each window along one axis, those of the padding included."""
+    span = dilation * (kernel - 1) + 1
+    starts = range(-padding, size + padding, stride)
+    for start in starts:
+        fits = start + span <= size + padding
+        if fits or (ceil_mode and start < size and start + span - stride < size + padding):
+            yield [start + k * dilation for k in range(kernel)]
+
+
+def pooled(x, kernel, stride, padding, dilation, ceil_mode, reduce):
+    axes = x.ndim - 2
+    each = [pairs(v, axes) for v in (kernel, stride, padding, dilation)]
+    windows = [
+        list(windows_of(n, *w, ceil_mode))
+        for n, w in zip(x.shape[2:], zip(*each, strict=True), strict=True)
+    ]
+    y = np.zeros((*x.shape[:2], *map(len, windows)))
+    for place in np.ndindex(*y.shape[2:]):
+        inside = [
+            [i for i in windows[axis][k] if 0 <= i < n]
+            for axis, (k, n) in enumerate(zip(place, x.shape[2:], strict=True))
+        ]
+        # an element of padding counts where it is, what ceil_mode adds beyond it does not
+        counted = math.prod(
+            sum(i < n + p for i in windows[axis][k])
+            for axis, (k, n, p) in enumerate(zip(place, x.shape[2:], each[2], strict=True))
+        )
+        y[(..., *place)] = reduce(x[(slice(None), slice(None), *np.ix_(*inside))], counted, axes)
+    return y
+
+
+def pooling_rows():
+    for axes, kernel, stride, padding, dilation, ceil_mode in [
+        (1, 2, 2, 0, 1, False),
+        (1, 3, 2, 1, 1, True),
+        (1, 2, 3, 1, 1, True),
+        (1, 3, 1, 1, 2, False),
+        (2, 2, 2, 0, 1, True),
+        (2, (3, 2), (2, 1), (1, 0), 1, False),
+        (2, (2, 3), (1, 2), (1, 1), 1, True),
+        (2, (2, 3), (2, 1), (0, 1), (3, 1), False),
+    ]:
+        shape = (2, 2, *(8, 7)[:axes])
+        x = RANDOM.permutation(math.prod(shape)).reshape(shape) * 0.1
+        options = {"stride": stride, "padding": padding, "ceil_mode": ceil_mode}
+        text = f"{kernel}, {stride}, {padding}, {dilation}, {ceil_mode}"
+        places = kernel, stride, padding, dilation, ceil_mode
+        yield Row(
+            f"max_pool{axes}d {text}",
+            with_options(
+                getattr(F, f"max_pool{axes}d"),
+                options | {"kernel_size": kernel, "dilation": dilation},
+            ),
+            (x,),
+            pooled(x, *places, lambda part, _, axes: part.max(tuple(range(-axes, 0)))),
+        )
+        if dilation != 1:
+            continue
+        for include, divisor in ((True, None), (False, None), (True, 3))[: 3 if axes == 2 else 2]:
+
+            def mean(part, counted, axes, include=include, divisor=divisor):
+                inside = math.prod(part.shape[-axes:])
+                count = divisor or (counted if include else inside)
+                return part.sum(tuple(range(-axes, 0))) / count
+
+            given = options | {"kernel_size": kernel, "count_include_pad": include}
+            given |= {} if divisor is None else {"divisor_override": divisor}
+            yield Row(
+                f"avg_pool{axes}d {text}, {include}, {divisor}",
+                with_options(getattr(F, f"avg_pool{axes}d"), given),
+                (x,),
+                pooled(x, *places, mean),
+            )
+    for name, shape, size in [
+        ("adaptive_avg_pool1d", (2, 2, 7), 3),
+        ("adaptive_avg_pool1d", (2, 2, 6), 3),
+        ("adaptive_avg_pool2d", (2, 2, 5, 6), (2, 4)),
+        ("adaptive_avg_pool2d", (2, 2, 4, 6), (2, 3)),
+        ("adaptive_max_pool2d", (2, 2, 5, 6), (3, 4)),
+    ]:
+        x = RANDOM.permutation(math.prod(shape)).reshape(shape) * 0.1
+        sizes = pairs(size, len(shape) - 2)
+        bounds = [
+            [(i * n // m, -(-(i + 1) * n // m)) for i in range(m)]
+            for n, m in zip(shape[2:], sizes, strict=True)
+        ]
+        y = np.zeros((*shape[:2], *sizes))
+        for place in np.ndindex(*sizes):
+            part = x[(..., *(slice(*bounds[axis][i]) for axis, i in enumerate(place)))]
+            reduce = part.max if "max" in name else part.mean
+            y[(..., *place)] = reduce(axis=tuple(range(2, x.ndim)))
+        options = {"output_size": size}
+        yield Row(f"{name} {shape}, {size}", with_options(getattr(F, name), options), (x,), y)
+
+
+ROWS = {row.name: row for row in (*loss_rows(), *convolution_rows(), *pooling_rows())}
