@@ -1,7 +1,7 @@
 # Every target sets up what it needs, and does again only what a change calls for.
 # Needs Python 3.10 or later, a C compiler and make; PYTHON=python3.12 picks another Python,
-# ARGS="..." is handed on to the demo, to pytest or to benchmarks/run.py (then the scaling curves,
-# which `make bench` alone draws too, are left out).
+# ARGS="..." is handed on to the demo, to pytest, to tests/mutants.py (--seed, --count) or to
+# benchmarks/run.py (then the scaling curves, which `make bench` alone draws too, are left out).
 PYTHON ?= python3
 ARGS ?=
 PIP_INSTALL = -m pip --disable-pip-version-check install --quiet
@@ -16,7 +16,7 @@ CYTHON_MADE = .*\.__(pyx_capi|test|reduce_cython|setstate_cython|pyx_vtable)__
 .NOTPARALLEL: # two targets would install into one .venv at a time
 .SECONDARY: # stamps are no intermediate files
 
-.PHONY: help demo test test-peers lint bench profile sdist wheel clean
+.PHONY: help demo test test-peers mutants lint bench profile sdist wheel clean
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
@@ -28,6 +28,9 @@ test: .venv/has-test .venv/compiled ## run the test suite
 
 test-peers: .venv-peers/has-peers .venv-peers/compiled ## run the suite where PyTorch is, beside which it compares
 	@.venv-peers/bin/python -m pytest $(ARGS)
+
+mutants: .venv/has-test .venv/compiled ## plant 100 random mutants and print those that survive the tests
+	@$(PY) tests/mutants.py $(ARGS)
 
 lint: .venv/has-dev .venv/compiled ## check style and types, and the stubs against the compiled core
 	@$(PY) -m ruff check .
