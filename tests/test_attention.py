@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -144,6 +146,87 @@ def test_gradients_of_multihead_attention(options):
     inputs = tensor(2, 2, 4), tensor(3, 2, options.get("kdim", 4)), tensor(3, 2, 4)
     assert gradcheck(function, (*inputs, *layer.parameters()))
     assert gradgradcheck(function, (*inputs, *layer.parameters()))
+
+
+def by_heads(layer, q, k, v, added):
+    """Attention (L, N, E) by sample and head; what is added to the scores is (N, heads, L, S)."""
+    size, heads = layer.embed_dim, layer.num_heads
+    state = {name: value.numpy() for name, value in layer.state_dict().items()}
+    weights = [state.get(f"{name}_proj_weight") for name in "qkv"]
+    if weights[0] is None:
+        weights = np.split(state["in_proj_weight"], 3)
+    biases = np.split(state.get("in_proj_bias", np.zeros(3 * size)), 3)
+    q, k, v = (x @ w.T + b for x, w, b in zip((q, k, v), weights, biases, strict=True))
+    width, outputs = size // heads, np.zeros(q.shape)
+    probabilities = []
+    for sample, head in itertools.product(range(q.shape[1]), range(heads)):
+        part = slice(head * width, (head + 1) * width)
+        keys, values = k[:, sample, part], v[:, sample, part]
+        if "bias_k" in state:
+            keys = np.concatenate([keys, state["bias_k"][0, :, part]])
+            values = np.concatenate([values, state["bias_v"][0, :, part]])
+        if layer.add_zero_attn:
+            keys, values = (np.concatenate([x, np.zeros((1, width))]) for x in (keys, values))
+        scores = q[:, sample, part] @ keys.T / np.sqrt(width)
+        scores[:, : len(k)] += added[sample, head]
+        p = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+        outputs[:, sample, part] = p @ values
+        probabilities.append(p)
+    shape = (q.shape[1], heads, *probabilities[0].shape)
+    out = outputs @ state["out_proj.weight"].T + state.get("out_proj.bias", 0.0)
+    return out, np.reshape(probabilities, shape)
+
+
+@pytest.mark.parametrize("floats", [False, True], ids=["bools", "floats"])
+@pytest.mark.parametrize(
+    "masks", [(), ("padding",), ("square",), ("each",), ("padding", "square"), ("padding", "each")]
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bias": False},
+        {"kdim": 3, "vdim": 5},
+        {"kdim": 3, "bias": False},
+        {"vdim": 7, "add_bias_kv": True},
+        {"add_zero_attn": True},
+        {"add_bias_kv": True, "add_zero_attn": True},
+    ],
+    ids=str,
+)
+def test_multihead_attention_with_every_option(options, masks, floats):
+    random, length, batch, steps = np.random.default_rng(2), 3, 2, 4
+    layer = nn.MultiheadAttention(4, 2, **options).double()
+    with mg.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(random.normal(size=parameter.shape))
+    q = random.normal(size=(length, batch, 4))
+    k = random.normal(size=(steps, batch, options.get("kdim", 4)))
+    v = random.normal(size=(steps, batch, options.get("vdim", 4)))
+    added, given = np.zeros((batch, 2, length, steps)), {}
+    hidden = {
+        "padding": np.array([[False, False, True, True], [False, True, False, False]]),
+        "square": ~np.tri(length, steps, dtype=bool),
+        "each": random.random((batch * 2, length, steps)) < 0.4,
+    }
+    hidden["each"][..., 0] = False
+    for mask in masks:
+        values = np.where(hidden[mask], -INF, 0.0)
+        if floats:
+            values += random.normal(size=values.shape)
+        name = "key_padding_mask" if mask == "padding" else "attn_mask"
+        given[name] = mg.tensor(values if floats else hidden[mask])
+        shapes = {"padding": (batch, 1, 1, steps), "square": (length, steps)}
+        added += values.reshape(shapes.get(mask, added.shape))
+    expected, weights = by_heads(layer, q, k, v, added)
+    inputs = [mg.tensor(x) for x in (q, k, v)]
+    for average, axis_mean in ((True, weights.mean(1)), (False, weights)):
+        y, seen = layer(*inputs, **given, average_attn_weights=average)
+        np.testing.assert_allclose(y.numpy(), expected, rtol=1e-11, atol=1e-13)
+        np.testing.assert_allclose(seen.numpy(), axis_mean, rtol=1e-11, atol=1e-15)
+    y, seen = layer(*inputs, **given, need_weights=False)
+    np.testing.assert_allclose(y.numpy(), expected, rtol=1e-11, atol=1e-13)
+    assert seen is None
 
 
 def test_is_causal_hides_what_comes_later():

@@ -101,6 +101,45 @@ def test_gradient_accumulates():
     assert numbers(x.grad) == [7, 7]
 
 
+def frozen(array):
+    array.setflags(write=False)
+    return array
+
+
+@pytest.mark.parametrize("create_graph", [False, True])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        np.copy,
+        lambda a: a.T.copy().T,
+        lambda a: a[:, ::-1].copy()[:, ::-1],
+        lambda a: np.broadcast_to(a[0], a.shape),
+        lambda a: frozen(a.copy()),
+    ],
+)
+def test_a_gradient_adds_to_one_of_any_layout(layout, create_graph):
+    first = layout(np.arange(12.0).reshape(3, 4))
+    before, x = first.copy(), mg.tensor(np.linspace(1, 2, 12).reshape(3, 4), requires_grad=True)
+    x.grad = mg.asarray(first)
+    (x * x * x).sum().backward(create_graph=create_graph)
+    np.testing.assert_allclose(x.grad.numpy(), before + 3 * x.detach().numpy() ** 2, rtol=1e-14)
+    if create_graph or not first.flags.carray:  # else it was added in place
+        np.testing.assert_array_equal(first, before)
+    if create_graph:
+        (second,) = mg.autograd.grad(x.grad.sum(), x)
+        np.testing.assert_allclose(second.numpy(), 6 * x.detach().numpy(), rtol=1e-14)
+
+
+def test_a_gradient_with_a_graph_keeps_it_when_another_is_added():
+    x = leaf(2, 3)
+    (x * x * x).sum().backward(create_graph=True)
+    first = x.grad
+    (x * x).sum().backward()
+    assert numbers(first) == [12, 27] and numbers(x.grad) == [16, 33]
+    (second,) = mg.autograd.grad(first.sum(), x)
+    assert numbers(second) == [12, 18]
+
+
 def test_a_tensor_used_twice_gets_both_gradients():
     x = leaf(3)
     (x * x + x).sum().backward()

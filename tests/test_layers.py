@@ -26,6 +26,81 @@ def test_linear_values(shape, bias):
     np.testing.assert_allclose(layer(mg.tensor(x)).numpy(), expected, rtol=1e-12, atol=1e-14)
 
 
+STARTS = {  # a layer, and for its parameters ±bound of a uniform or the deviation of a normal start
+    "Linear": (lambda: nn.Linear(50, 3000), {"weight": 50**-0.5, "bias": 50**-0.5}, {}),
+    "Conv1d": (
+        lambda: nn.Conv1d(10, 3000, 4, groups=2),
+        {"weight": 20**-0.5, "bias": 20**-0.5},
+        {},
+    ),
+    "Conv2d": (lambda: nn.Conv2d(3, 3000, (2, 3)), {"weight": 18**-0.5, "bias": 18**-0.5}, {}),
+    "ConvTranspose2d": (
+        lambda: nn.ConvTranspose2d(4, 3000, 3, groups=2),
+        {"weight": 13500**-0.5, "bias": 13500**-0.5},
+        {},
+    ),
+    **{
+        kind: (
+            lambda kind=kind: getattr(nn, kind)(30, 900),
+            dict.fromkeys(("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"), 1 / 30),
+            {},
+        )
+        for kind in ("RNN", "LSTM", "GRU")
+    },
+    **{
+        kind: (
+            lambda kind=kind: getattr(nn, kind)(30, 900),
+            dict.fromkeys(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), 1 / 30),
+            {},
+        )
+        for kind in ("RNNCell", "LSTMCell", "GRUCell")
+    },
+    "MultiheadAttention": (
+        lambda: nn.MultiheadAttention(60, 4),
+        {"in_proj_weight": (6 / 240) ** 0.5, "out_proj.weight": 60**-0.5},
+        {},
+    ),
+    "MultiheadAttention of other keys": (
+        lambda: nn.MultiheadAttention(60, 4, kdim=30, vdim=90),
+        {
+            "q_proj_weight": (6 / 120) ** 0.5,
+            "k_proj_weight": (6 / 90) ** 0.5,
+            "v_proj_weight": (6 / 150) ** 0.5,
+            "out_proj.weight": 60**-0.5,
+        },
+        {},
+    ),
+    "Embedding": (lambda: nn.Embedding(500, 20), {}, {"weight": 1.0}),
+}
+
+
+@pytest.mark.parametrize("name", STARTS)
+def test_where_parameters_start(name):
+    """As the documentation of PyTorch has it, in both directions; and again after a reset."""
+    mg.manual_seed(0)
+    make, bounds, deviations = STARTS[name]
+    layer = make()
+    for again in (False, True):
+        before = {key: p.numpy(copy=True) for key, p in layer.named_parameters()}
+        if again:
+            layer.reset_parameters()
+        for key, parameter in layer.named_parameters():
+            values = parameter.numpy()
+            changed = not np.array_equal(values, before[key])
+            if key in bounds:
+                bound = bounds[key]
+                assert 0.98 * bound < values.max() <= bound * (1 + 1e-6)
+                assert 0.98 * bound < -values.min() <= bound * (1 + 1e-6)
+                assert values.std() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+                assert changed == again or key == "out_proj.weight"
+            elif key in deviations:
+                assert abs(values.mean()) < 0.05 * deviations[key] and changed == again
+                assert values.std() == pytest.approx(deviations[key], rel=0.05)
+                assert np.abs(values).max() > 3 * deviations[key]
+            else:
+                assert not values.any(), key
+
+
 def test_linear_gradients():
     layer = nn.Linear(4, 3).double()
     x = mg.tensor(RANDOM.normal(size=(5, 4)), requires_grad=True)

@@ -138,11 +138,13 @@ def test_one_cycle(kind, three_phase, strategy):
         three_phase=three_phase,
         div_factor=10,
         final_div_factor=100,
+        base_momentum=[0.8, 0.6],
+        max_momentum=[0.9, 0.7],
     )
     rise = share * total - 1
     knots = [0, rise, 2 * rise, total - 1] if three_phase else [0, rise, total - 1]
     heights = [0.1, 1, 0.1, 1e-3] if three_phase else [0.1, 1, 1e-3]
-    momenta = [0.95, 0.85, 0.95, 0.95][: len(knots)]
+    momenta = [0.9, 0.8, 0.9, 0.9][: len(knots)]
 
     def curve(epoch, values):
         i = max(i for i in range(len(knots) - 1) if knots[i] <= epoch)
@@ -154,15 +156,28 @@ def test_one_cycle(kind, three_phase, strategy):
     for epoch in range(total):
         expected = curve(epoch, heights)
         np.testing.assert_allclose(rates(optimizer), [expected, expected / 2], rtol=1e-9)
-        for group in optimizer.param_groups:
+        for group, lower in zip(optimizer.param_groups, (0.0, 0.2), strict=True):
             momentum = group["momentum"] if kind is SGD else group["betas"][0]
-            assert momentum == pytest.approx(curve(epoch, momenta), rel=1e-9)
+            assert momentum == pytest.approx(curve(epoch, momenta) - lower, rel=1e-9)
         optimizer.step()
         scheduler.step()
     before = rates(optimizer), scheduler.state_dict()
     with pytest.raises(ValueError, match="step 41 is beyond the 40 of the cycle"):
         scheduler.step()
     assert (rates(optimizer), scheduler.state_dict()) == before
+
+
+def test_one_cycle_of_momenta_by_default():
+    """From 0.95 to 0.85 at the highest rate, and back."""
+    optimizer = make()
+    scheduler = OneCycleLR(optimizer, 1.0, 11, pct_start=6 / 11, anneal_strategy="linear")
+    seen = []
+    for _ in range(11):
+        seen.append(optimizer.param_groups[0]["momentum"])
+        optimizer.step()
+        scheduler.step()
+    down = np.linspace(0.95, 0.85, 6)
+    np.testing.assert_allclose(seen, [*down, *down[-2::-1]], rtol=1e-12)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 1.0])  # phases of no length at 10 steps
@@ -346,6 +361,8 @@ def test_cooldown_bounds_and_small_reductions():
     assert seen == [0.1, 0.05, 0.04, 0.04]
     seen, _ = plateau([1.0] * 3, patience=0, factor=0.5, eps=0.06)
     assert seen == [0.1] * 3
+    seen, _ = plateau([1.0] * 3, patience=0, factor=0.5, eps=0.1 - 0.1 * 0.5)
+    assert seen == [0.1] * 3  # no smaller than eps is not enough
     assert plateau([mg.tensor(2.0), np.float32(1.5)])[1].best == 1.5
 
 

@@ -322,6 +322,8 @@ ERRORS = [
     (lambda: functional.interpolate(mg.ones(1, 1, 3, 3), (2,)), ValueError, "an int or 2 ints"),
     (lambda: nn.Upsample(2, mode="bilinear")(mg.ones(1, 1, 3)), ValueError, "must be 'nearest'"),
     (lambda: functional.interpolate(mg.ones(1, 3), 2), ValueError, r"shape \(N, C, \.\.\.\)"),
+    (lambda: functional.interpolate(mg.ones(1, 1, 0), 2), ValueError, r"got \(1, 1, 0\)"),
+    (lambda: functional.interpolate(mg.ones(1, 1, 3, 0), 2), ValueError, r"got \(1, 1, 3, 0\)"),
     (lambda: nn.Upsample(scale_factor="2")(mg.ones(1, 1, 3)), TypeError, "must be a number"),
     (lambda: nn.Upsample(scale_factor=0)(mg.ones(1, 1, 3)), ValueError, "must be positive"),
     (lambda: nn.Upsample(scale_factor=0.1)(mg.ones(1, 1, 3)), ValueError, "leaves nothing"),

@@ -63,6 +63,75 @@ def test_a_layer_is_its_cell_step_by_step_and_the_formula(kind):
         np.testing.assert_allclose(ours.numpy()[0], value, rtol=1e-12, atol=1e-14)
 
 
+def whole_layer(kind, x, states, weights, directions, layers, activation):
+    """(T, N, *) through all layers and directions; the weights and states in PyTorch's order."""
+    last = []
+    for layer in range(layers):
+        ways = []
+        for way in range(directions):
+            w_ih, w_hh, b_ih, b_hh, w_hr = weights[layer * directions + way]
+            state = tuple(s[layer * directions + way] for s in states)
+            outputs = [None] * len(x)
+            for t in reversed(range(len(x))) if way else range(len(x)):
+                if activation is not None:
+                    state = (activation(x[t] @ w_ih.T + b_ih + state[0] @ w_hh.T + b_hh),)
+                else:
+                    state = step(kind, x[t], state, w_ih, w_hh, b_ih, b_hh)
+                state = state if w_hr is None else (state[0] @ w_hr.T, *state[1:])
+                outputs[t] = state[0]
+            ways.append(np.stack(outputs))
+            last.append(state)
+        x = np.concatenate(ways, axis=2)
+    return x, [np.stack(s) for s in zip(*last, strict=True)]
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["zero state", "given state"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("RNN", {}),
+        ("RNN", {"nonlinearity": "relu", "bias": False}),
+        ("LSTM", {}),
+        ("LSTM", {"proj_size": 2, "batch_first": True}),
+        ("LSTM", {"bias": False}),
+        ("GRU", {"bias": False}),
+        ("GRU", {"batch_first": True}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_every_option_is_the_formula(kind, options, bidirectional, layers, given, dtype):
+    layer = KINDS[kind](3, 4, num_layers=layers, bidirectional=bidirectional, **options)
+    layer = layer.to(mg.float64 if dtype == "float64" else mg.float32)
+    named = {name: p.numpy().astype(float) for name, p in layer.named_parameters()}
+    directions, outputs = 1 + bidirectional, options.get("proj_size", 4)
+    weights = [
+        [
+            named.get(f"{name}_l{number}{suffix}", None if name == "weight_hr" else 0.0)
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
+        ]
+        for number in range(layers)
+        for suffix in ("", "_reverse")[:directions]
+    ]
+    x = RANDOM.normal(size=(5, 2, 3))
+    shapes = [(layers * directions, 2, outputs)] + [(layers * directions, 2, 4)] * (kind == "LSTM")
+    states = [RANDOM.normal(size=shape) if given else np.zeros(shape) for shape in shapes]
+    relu = options.get("nonlinearity") == "relu"
+    expected, last = whole_layer(
+        kind, x, states, weights, directions, layers, (lambda z: np.maximum(z, 0)) if relu else None
+    )
+    first = "batch_first" in options
+    hx = [mg.tensor(s, dtype=dtype) for s in states]
+    hx = None if not given else tuple(hx) if kind == "LSTM" else hx[0]
+    y, ours = layer(mg.tensor(x.swapaxes(0, 1) if first else x, dtype=dtype), hx)
+    tolerance = {"rtol": 1e-11, "atol": 1e-13} if dtype == "float64" else {"atol": 2e-6}
+    np.testing.assert_allclose(y.numpy().swapaxes(0, int(first)), expected, **tolerance)
+    for a, b in zip(ours if kind == "LSTM" else [ours], last, strict=True):
+        np.testing.assert_allclose(a.numpy(), b, **tolerance)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_starting_values_and_dtype(kind):
     mg.manual_seed(0)

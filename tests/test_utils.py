@@ -286,6 +286,18 @@ def test_fuse_errors():
 
 
 # -------------------------------------------------------------------------------- starting values
+def test_gains():
+    """Of every name that PyTorch knows, as in its table."""
+    linear = ["linear", "sigmoid", *(f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3))]
+    assert {name: init.calculate_gain(name) for name in linear} == dict.fromkeys(linear, 1.0)
+    assert init.calculate_gain("tanh") == 5 / 3 and init.calculate_gain("selu") == 3 / 4
+    assert init.calculate_gain("relu") == 2**0.5 == init.calculate_gain("leaky_relu", 0)
+    assert init.calculate_gain("leaky_relu") == pytest.approx((2 / 1.0001) ** 0.5, rel=1e-15)
+    assert init.calculate_gain("leaky_relu", 3) == pytest.approx(0.2**0.5, rel=1e-15)
+    with pytest.raises(ValueError, match="unknown nonlinearity 'mish'"):
+        init.calculate_gain("mish")
+
+
 @pytest.mark.parametrize("shape", [(5, 5), (3, 8), (8, 3), (4, 3, 2, 2), (6, 2, 2)], ids=str)
 def test_orthogonal(shape):
     w = init.orthogonal_(mg.empty(shape, dtype=mg.float64), gain=2.0).numpy()
