@@ -14,11 +14,17 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("MINIGRAD_DEBUG") == "1"  # with the checks of C's assert() and of Cython
+SANITIZE = os.environ.get("MINIGRAD_SANITIZE", "")  # address,undefined or thread, as gcc names them
 # Nothing here reads errno or FP flags, and without them sqrt and selections vectorise. Guards of
 # the stack, which the Python of Debian asks for, cost every operation 3 per cent. Never
 # -ffast-math: it drops NaN handling, and sets the FP mode of the process. (MSVC: its own /O2.)
 FAST = "-O3 -g0 -fno-math-errno -fno-trapping-math -fno-stack-protector"
 FLAGS = "-O1 -g -UNDEBUG" if DEBUG else FAST
+if (
+    SANITIZE
+):  # unoptimised: gcc takes minutes else. Under Python's -fwrapv no overflow is undefined.
+    FLAGS = "-O0 -g1 -UNDEBUG -fno-wrapv -fno-omit-frame-pointer -fno-sanitize-recover=all "
+    FLAGS += f"-fsanitize={SANITIZE}"
 MACROS = [(f"NPY_{key}", "NPY_2_0_API_VERSION") for key in ("NO_DEPRECATED_API", "TARGET_VERSION")]
 FORCED = dict.fromkeys(["boundscheck", "wraparound", "initializedcheck", "nonecheck"] * DEBUG, True)
 parse = Options.parse_directive_list  # of the head of a .pyx, which would overrule what is FORCED
@@ -51,6 +57,7 @@ class BuildExt(build_ext):
             ext.sources, ext.include_dirs = c_file.sources, [numpy.get_include()]
             ext.define_macros, ext.extra_compile_args = MACROS, FLAGS.split() * (os.name != "nt")
             ext.extra_link_args = ["-pthread"] * (os.name != "nt")
+            ext.extra_link_args += [f"-fsanitize={SANITIZE}"] * bool(SANITIZE)
         super().build_extensions()
         built.write_text(now)  # as no time stamp tells of other flags
 
