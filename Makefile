@@ -8,6 +8,8 @@ PIP_INSTALL = -m pip --disable-pip-version-check install --quiet
 BUILD_REQUIRES = $(shell sed -n '/^requires = /s/[^"]*\("[^"]*"\)[^"]*/ \1/gp' pyproject.toml)
 CORE = $(wildcard minigrad/_core/*.pyx minigrad/_core/*.pxd minigrad/_core/*.h)
 PY = .venv/bin/python
+# With PyTorch, where `make test-peers` has installed it.
+TORTURE = $(if $(wildcard .venv-peers/has-peers),.venv-peers/has-peers .venv-peers/compiled,.venv/has-test .venv/compiled)
 # What Cython adds to modules and classes, and no stub should speak of.
 CYTHON_MADE = .*\.__(pyx_capi|test|reduce_cython|setstate_cython|pyx_vtable)__
 
@@ -16,7 +18,7 @@ CYTHON_MADE = .*\.__(pyx_capi|test|reduce_cython|setstate_cython|pyx_vtable)__
 .NOTPARALLEL: # two targets would install into one .venv at a time
 .SECONDARY: # stamps are no intermediate files
 
-.PHONY: help demo test test-peers mutants lint bench profile sdist wheel clean
+.PHONY: help demo test test-peers torture mutants lint bench profile sdist wheel clean
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
@@ -31,6 +33,9 @@ test-peers: .venv-peers/has-peers .venv-peers/compiled ## run the suite where Py
 
 mutants: .venv/has-test .venv/compiled ## plant 100 random mutants and print those that survive the tests
 	@$(PY) tests/mutants.py $(ARGS)
+
+torture: $(TORTURE) ## run for half an hour what the suite is too short for, see RELIABILITY.md
+	@$(dir $(firstword $(TORTURE)))bin/python tests/torture $(ARGS)
 
 lint: .venv/has-dev .venv/compiled ## check style and types, and the stubs against the compiled core
 	@$(PY) -m ruff check .
@@ -55,7 +60,7 @@ wheel: .venv/has-dev ## build the source distribution, and from it the wheel, in
 	@$(PY) -m build --no-isolation
 
 clean: ## delete all that make has made
-	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f minigrad/_core/*.so minigrad/_core/*.c
 	find minigrad tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
 

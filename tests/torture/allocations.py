@@ -1,0 +1,166 @@
+"""Failed allocations: for every kind of line of the random programs, with backward, and for the
+operations of tests/test_allocation.py, each allocation that Python makes fails once, alone.
+
+Every failure must come out as MemoryError. Each line runs in a process of its own, a fork, so that
+a crash is one failure. Afterwards `.grad` is as it was, and the line gives what it gave before.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+import re
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import minigrad as mg
+from minigrad.nn import functional
+from torture import Result, Share
+from torture.leaks import program_of
+from torture.programs import inplace, prepared
+from torture.rows import ROWS
+
+try:
+    import _testcapi as inject  # CPython's own test module makes memory fail
+except ImportError:
+    inject = None
+
+# A crash in a line of minigrad's Python that is CPython's: it has no memory for the iterator of the
+# items of a dict, and frees it before the collector knows of it.
+CRASHES_OF_CPYTHON = "group_norm", "instance_norm"
+SCRIPT = Path(__file__).parent.parent / "test_allocation.py"
+
+
+def step_of(name: str) -> tuple[list[Any], Callable[[], Any]]:
+    """The leaves, and a run of the last line of a program forward and back."""
+    program = program_of(name)
+    scope: dict[str, Any] = {"np": np, "mg": mg, "F": functional, "inplace": inplace}
+    point = prepared(program.leaves, program.writes)
+    leaves = {key: mg.tensor(x, requires_grad=True) for key, x in point.items()}
+    *before, last = program.source().splitlines()
+    values: dict[str, Any] = dict(leaves)
+    exec("\n".join(before), scope, values)
+    code = compile(last.partition(" = ")[2], "<line>", "eval")
+    for key, x in values.items():
+        if isinstance(x, mg.Tensor) and not x.is_leaf:
+            values[key] = x.detach().requires_grad_()
+    operands = [x for x in values.values() if isinstance(x, mg.Tensor)]
+    scope |= values
+    cotangent = mg.ones_like(eval(code, scope))
+
+    def run() -> Any:
+        out = eval(code, scope)
+        if out.requires_grad:
+            out.backward(cotangent)
+        return out
+
+    return operands, run
+
+
+def fail_each(name: str) -> tuple[int, str]:
+    """How many allocations failed, and what was wrong."""
+    operands, run = step_of(name)
+
+    def clear() -> None:
+        for x in operands:
+            x.grad = None
+
+    for _ in range(3):  # what is made once and kept
+        clear()
+        expected = run().numpy(copy=True)
+    gradients = [None if x.grad is None else x.grad.numpy(copy=True) for x in operands]
+    gc.collect()
+    gc.disable()
+    start = failed = survived = 0
+    while survived < 3:  # what was freed by a failure may spare the next run an allocation
+        clear()
+        start, survived = start + 1, survived + 1
+        inject.set_nomemory(start, start + 1)
+        try:
+            run()
+        except MemoryError:
+            survived, failed = 0, failed + 1
+        finally:
+            inject.remove_mem_hooks()
+        if not survived and any(x.grad is not None for x in operands):
+            return failed, f"a gradient was left, by allocation {start}"
+        if start > 5000:
+            return failed, "there is no end of allocations"
+    clear()
+    again = run().numpy()
+    same = [
+        x.grad is None if g is None else np.array_equal(x.grad.numpy(), g)
+        for x, g in zip(operands, gradients, strict=True)
+    ]
+    if not (np.array_equal(again, expected) and all(same)):
+        return failed, "the next run gives other values"
+    return failed, ""
+
+
+def in_a_fork(name: str) -> tuple[int, str]:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        os.dup2(writing, 2)
+        faulthandler.enable()
+        try:
+            failed, fault = fail_each(name)
+            os.write(writing, f"{failed} {fault}".encode())
+        except BaseException:
+            inject.remove_mem_hooks()
+            os.write(writing, f"0 {traceback.format_exc()[-1500:]}".encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as file:
+        said = file.read().decode(errors="replace")
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status or not said[:1].isdigit():
+        return 0, f"ended with {status}: {said[:1500]}"
+    count, _, fault = said.partition(" ")
+    return int(count), fault
+
+
+def is_foreign(name: str, fault: str) -> bool:
+    """Whether NumPy or CPython is at fault: the last frame is in the Python of NumPy, or NumPy
+    raises SystemError ("returned NULL without setting an exception") in a line of Python."""
+    frames = re.findall(r'File "(.*?)", line', fault)
+    if "Segmentation fault" in fault:  # the last frame comes first
+        return "/numpy/" in frames[0] or name in CRASHES_OF_CPYTHON
+    return "SystemError" in fault and not frames[-1].endswith(".pyx")
+
+
+def torment(share: Share) -> Result:
+    """Of every line, and of every operation of the suite."""
+    result = Result("failed allocations")
+    if inject is None or not hasattr(os, "fork"):
+        result.skipped = "CPython's _testcapi, and fork"
+        return result
+    jobs = list(ROWS)[share.number :: share.shares][: 20 if share.quick else None]
+    operations: list[str] = []
+    if SCRIPT.exists() and not share.number:
+        import test_allocation
+
+        operations = [operation.__name__ for operation in test_allocation.OPERATIONS]
+    for name in share.progress([*jobs, *operations]):
+        if name in ROWS:
+            count, fault = in_a_fork(name)
+        else:
+            words = [sys.executable, str(SCRIPT), name]
+            child = subprocess.run(words, capture_output=True, text=True, check=False)
+            fault = child.stderr[-2000:] if child.returncode else ""
+            count = 0 if fault else int(child.stdout.split()[-1])
+        result.count += count
+        result.note("kinds of lines and groups of operations")
+        if fault and is_foreign(name, fault):
+            result.note("kinds of lines ended by a fault of NumPy or CPython")
+        elif fault:
+            result.failures.append(f"{name}: {fault}")
+    return result
