@@ -89,7 +89,7 @@ def tested(tree: Path, kind: str, *arguments: str) -> tuple[int, str]:
         "TSAN_OPTIONS": f"suppressions={Path(__file__).parent / 'tsan.txt'}:{log}",
         "OPENBLAS_NUM_THREADS": "1",
     }
-    options = ["-q", "-p", "no:cacheprovider", "-p", "no:faulthandler", "-k", NOT]
+    options = ["-o", "addopts=", "-q", "-p", "no:cacheprovider", "-p", "no:faulthandler", "-k", NOT]
     words = [sys.executable, "-m", "pytest", *options, *arguments]
     if kind == "thread" and shutil.which("setarch"):  # it knows fewer layouts of memory than Linux
         words = ["setarch", "-R", *words]
