@@ -16,7 +16,6 @@ from ._core.ops import (
     abs,
     add_along_axis,
     argsort,
-    astype,
     broadcast_to,
     concat,
     exp,
@@ -130,8 +129,6 @@ def norm(
         return _rescaled(_power(sum_product(y, y, axis, keepdims), 0.5), scale)
     if isinstance(ord, str):
         raise ValueError(f"norm: ord must be a positive number, inf or 'fro', got {ord!r}")
-    if x.dtype.kind != "f":  # whose powers could overflow
-        x = astype(x, np.float64)
     if ord == math.inf:
         return max(abs(x), axis=axis, keepdims=keepdims)
     if ord == 1:
@@ -142,22 +139,24 @@ def norm(
     total = sum(power(abs(x), ord), axis=axis, keepdims=keepdims)
     if in_safe_range(total._array):
         return pow(total, 1.0 / ord)
-    scale = _magnitude(x, axis)
+    scale = _magnitude(x, axis, ord if ord > 1 else 1)
     total = sum(power(abs(x / scale), ord), axis=axis, keepdims=keepdims)
     return _rescaled(_power(total, 1.0 / ord), scale)
 
 
-def _magnitude(x: Tensor, axis: Axis) -> Tensor:
-    """The largest |x| over the axes, rounded down to a power of two, and 1 where it is 0 or not
-    finite. Divided by that, which rounds nothing, x has powers that do not over- or underflow; and
-    since |x| = s |x / s| for any s, no gradient needs to flow through it."""
+def _magnitude(x: Tensor, axis: Axis, ord: float = 2) -> Tensor:
+    """The largest |x| over the axes, rounded down to a power of two; 1 where |x|**ord is in range
+    without, or no scale would help (0, inf and NaN). Divided by that, which rounds nothing, x has
+    powers that do not over- or underflow; and since |x| = s |x / s| for any s, no gradient needs to
+    flow through it."""
     if x.size == 0:
         return to_tensor(1.0, "norm")
     largest = np.asarray(max(abs(x.detach()), axis=axis, keepdims=True)._array)
+    info, one = np.finfo(largest.dtype), largest.dtype.type(1)
     # The smallest normal number at least: gradients pass through multiples of the scale.
-    powers = np.maximum(np.frexp(largest)[1] - 1, np.finfo(largest.dtype).minexp)
-    usual = (largest > 0) & (largest < np.inf)
-    return Tensor(np.where(usual, np.ldexp(largest.dtype.type(1), powers), largest.dtype.type(1)))
+    powers = np.maximum(np.frexp(largest)[1] - 1, info.minexp)
+    needed = (largest > 0) & (largest < np.inf) & (np.abs(powers) * ord > info.maxexp // 2)
+    return adopt(np.where(needed, np.ldexp(one, powers), one))
 
 
 def _rescaled(x: Tensor, scale: Tensor) -> Tensor:

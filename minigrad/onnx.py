@@ -715,14 +715,24 @@ def _clip(step: _Step, x: str, *bounds: float) -> Any:
     return step.node("Clip", x, np.array(low, dtype), np.array(high, dtype))
 
 
+def _gated(step: _Step, x: str, gate: Any) -> Any:
+    """x times a gate that is 0 at -inf, where the limit is -0 and not -inf * 0 = NaN."""
+    dtype = step.outputs[0].dtype
+    return step.node("Mul", step.node("Max", x, np.array(np.finfo(dtype).min, dtype)), gate)
+
+
 def _gelu(step: _Step, x: str) -> Any:
     half, one, root = (np.array(v, step.outputs[0].dtype) for v in (0.5, 1.0, 0.5**0.5))
     erf = step.node("Erf", step.node("Mul", x, root))
-    return step.node("Mul", step.node("Mul", x, half), step.node("Add", erf, one))
+    return _gated(step, x, step.node("Mul", step.node("Add", erf, one), half))
 
 
 def _mish(step: _Step, x: str) -> Any:
-    return step.node("Mul", x, step.node("Tanh", step.node("Softplus", x)))
+    return _gated(step, x, step.node("Tanh", step.node("Softplus", x)))
+
+
+def _silu(step: _Step, x: str) -> Any:
+    return _gated(step, x, step.node("Sigmoid", x))
 
 
 def _lstm_cell(step: _Step, gates: str, cell: str) -> Any:
@@ -797,7 +807,7 @@ _PRIMITIVES: dict[str, Callable[..., Any]] = {
     "remainder": _remainder,
     "reshape": _to_shape("Reshape", True, allowzero=1),
     "rsqrt": _chain("Sqrt", "Reciprocal"),
-    "silu": lambda step, x: step.node("Mul", x, step.node("Sigmoid", x)),
+    "silu": _silu,
     "square": lambda step, x: step.node("Mul", x, x),
     "subtract": _simple("Sub"),
     "take_along_axis": _take_along_axis,

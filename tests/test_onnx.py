@@ -659,6 +659,7 @@ STEEP = {
         "erf": mg.erf,
         "gelu": mg.gelu,
         "silu": mg.silu,
+        "mish": nn.functional.mish,
         "tanh": mg.tanh,
         "norm": lambda x: mg.norm(x, axis=1),
         "var": lambda x: x.var(1),
