@@ -40,9 +40,9 @@ ACTIVATIONS = {
     "Tanh": (nn.Tanh(), np.tanh),
     "SiLU": (nn.SiLU(), lambda x: x * sigmoid(x)),
     "GELU": (nn.GELU(), lambda x: x * np.vectorize(math.erfc)(-x / math.sqrt(2)) / 2),
-    "GELU tanh": (
+    "GELU tanh": (  # 0.5 x (1 + tanh(u)) without cancellation
         nn.GELU("tanh"),
-        lambda x: x * sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)),
+        lambda x: x / (1 + np.exp(-2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
     ),
     "Softplus": (nn.Softplus(), softplus),
     "Softplus 2": (nn.Softplus(2), lambda x: softplus(2 * x) / 2),
@@ -96,7 +96,7 @@ def test_values_and_derivatives(name):
     np.testing.assert_allclose(y.numpy(), reference(x), rtol=1e-12, atol=1e-15)
     strided = np.asfortranarray(x)[:, ::-1]
     result = module(mg.tensor(strided)).numpy()
-    np.testing.assert_allclose(result, reference(strided), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(result, reference(strided), rtol=1e-12)
     inputs = (mg.tensor(x, requires_grad=True),)
     assert gradcheck(module, inputs) and gradgradcheck(module, inputs)
 

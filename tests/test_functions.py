@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 import re
 
@@ -154,6 +155,56 @@ def test_norm_is_the_formula_of_its_order(order, axis):
             np.testing.assert_allclose(dropped, expected_too, rtol=tolerance)
     assert gradcheck(lambda x: mg.norm(x, axis, ord=order), (leaf(values),))
     assert gradgradcheck(lambda x: mg.square(mg.norm(x, axis, ord=order)), (leaf(values),))
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int32", "int64", "float32", "float64"])
+def test_where_takes_what_is_not_zero_for_true(dtype):
+    values = np.array([[0.0, 2.0, -1.0, 0.0], [256.0, 0.0, 65536.0, 1.0]]).astype(dtype)
+    if np.dtype(dtype).kind == "f":
+        values[0, 1:] = 1e-30, np.nan, -0.0
+    for condition in (values, values[:, ::-1], values[:1]):
+        x, y = leaf(np.ones((2, 4))), leaf(np.full((2, 4), 5.0))
+        z = mg.where(mg.asarray(condition), x, y)
+        expected = np.broadcast_to(condition != 0, (2, 4))
+        np.testing.assert_array_equal(z.detach().numpy(), np.where(expected, 1.0, 5.0))
+        z.sum().backward()
+        np.testing.assert_array_equal(x.grad.numpy(), expected)
+        np.testing.assert_array_equal(y.grad.numpy(), ~expected)
+
+
+BOUNDS = {
+    "none": lambda low, high, dtype: (None, None),
+    "numbers": lambda low, high, dtype: (float(low.flat[0]), float(high.flat[0])),
+    "arrays": lambda low, high, dtype: (low.astype(dtype), high.astype(dtype)),
+    "tensors": lambda low, high, dtype: (
+        mg.tensor(low, dtype=dtype, requires_grad=True),
+        mg.tensor(high, dtype=dtype, requires_grad=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("lower", "upper"), [p for p in itertools.product(BOUNDS, BOUNDS) if p != ("none", "none")]
+)
+def test_clip_with_every_kind_of_bound(lower, upper, dtype):
+    random = np.random.default_rng(5)
+    x = mg.tensor(random.normal(size=(3, 4)) * 2, dtype=dtype, requires_grad=True)
+    low, high = -random.uniform(0.2, 1, (3, 1)), random.uniform(0.2, 1, 4)
+    minimum, maximum = BOUNDS[lower](low, high, dtype)[0], BOUNDS[upper](low, high, dtype)[1]
+    y = mg.clip(x, minimum, maximum)
+    arrays = [b.detach().numpy() if isinstance(b, mg.Tensor) else b for b in (minimum, maximum)]
+    values = x.detach().numpy()
+    np.testing.assert_array_equal(y.detach().numpy(), np.clip(values, *arrays).astype(dtype))
+    assert y.dtype == dtype
+    y.sum().backward()
+    below = False if minimum is None else values < arrays[0]
+    above = False if maximum is None else values > arrays[1]
+    np.testing.assert_array_equal(x.grad.numpy(), np.broadcast_to(~(below | above), (3, 4)))
+    for bound, beyond in ((minimum, below), (maximum, above)):
+        if isinstance(bound, mg.Tensor):
+            axis, keep = (1, True) if bound.ndim == 2 else (0, False)
+            np.testing.assert_array_equal(bound.grad.numpy(), beyond.sum(axis, keepdims=keep))
 
 
 def test_norm_takes_the_frobenius_norm_by_name():
