@@ -20,9 +20,7 @@ SANITIZE = os.environ.get("MINIGRAD_SANITIZE", "")  # address,undefined or threa
 # -ffast-math: it drops NaN handling, and sets the FP mode of the process. (MSVC: its own /O2.)
 FAST = "-O3 -g0 -fno-math-errno -fno-trapping-math -fno-stack-protector"
 FLAGS = "-O1 -g -UNDEBUG" if DEBUG else FAST
-if (
-    SANITIZE
-):  # unoptimised: gcc takes minutes else. Under Python's -fwrapv no overflow is undefined.
+if SANITIZE:  # -O0, as gcc takes minutes otherwise; under Python's -fwrapv no overflow is undefined
     FLAGS = "-O0 -g1 -UNDEBUG -fno-wrapv -fno-omit-frame-pointer -fno-sanitize-recover=all "
     # Null pointers are passed to memcmp and memcpy with size 0 only, which C2y defines (N3322).
     FLAGS += f"-fsanitize={SANITIZE} -fno-sanitize=nonnull-attribute"
