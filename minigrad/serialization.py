@@ -115,7 +115,7 @@ def save(state: Any, path: PathOrFile, metadata: Mapping[str, str] | None = None
         with writing("save", path) as file:
             file.write(content)
         return
-    with writing("save", path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    with writing("save", path) as file, _new_archive(file) as archive:
         for entry, array in arrays.items():
             with archive.open(f"{entry}.npy", "w", force_zip64=True) as stream:
                 np.lib.format.write_array(stream, array, allow_pickle=False)
@@ -241,6 +241,17 @@ def _remove_left_over(path: Path) -> None:
                 os.unlink(path)
         finally:
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _new_archive(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
+    archive = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
+    try:
+        yield archive
+        archive.close()
+    except BaseException:
+        archive.fp = None  # else closing a half written entry raises ValueError in place of Ctrl-C
+        raise
 
 
 # ------------------------------------------------------------------------------------ the formats

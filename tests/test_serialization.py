@@ -242,6 +242,18 @@ def test_ctrl_c_while_writing_leaves_the_old_file(tmp_path, monkeypatch, suffix)
     assert os.listdir(tmp_path) == [path.name]
 
 
+def test_ctrl_c_as_an_entry_is_opened_stays_ctrl_c(tmp_path, monkeypatch):
+    """zipfile would then raise ValueError as it is closed, "while there is an open handle"."""
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(zipfile, "_get_compressor", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save({"x": mg.ones(2)}, tmp_path / "f.npz")
+    assert os.listdir(tmp_path) == []
+
+
 # Saves, says so in the middle, and waits there to be killed.
 INTERRUPTED = """
 import os, sys, time
