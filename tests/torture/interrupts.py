@@ -130,15 +130,16 @@ class Scene:
 SCENES = ("forward", "backward", "second_order", "step", "save", "load")
 
 
-def interrupt(run: Callable[[], Any], after: float) -> bool:
-    """Whether Ctrl-C came before `run` was done. Python's own handler raises it."""
+def interrupt(run: Callable[[], Any], after: float) -> BaseException | None:
+    """What Ctrl-C raised, if it came before `run` was done: Python's own handler raises it."""
     try:
         signal.setitimer(signal.ITIMER_REAL, after)
         run()
         signal.setitimer(signal.ITIMER_REAL, 0)
-    except KeyboardInterrupt:
-        return True
-    return False
+        time.sleep(0)  # where a signal that came at the last moment is handled
+    except BaseException as error:
+        return error
+    return None
 
 
 def torment(share: Share) -> Result:
@@ -161,12 +162,14 @@ def torment(share: Share) -> Result:
                 if came == wanted:
                     break
                 run, sound = getattr(scene, kind)()
-                interrupted = interrupt(run, max(randoms.uniform(0, typical), 1e-6))
-                came += interrupted
+                raised = interrupt(run, max(randoms.uniform(0, typical), 1e-6))
+                if raised is None:
+                    continue
+                came += 1
                 good = sound() and mg.is_grad_enabled()
-                mg.autograd.set_grad_enabled(True) if not mg.is_grad_enabled() else None
-                if interrupted:
-                    result.check(good, f"{kind}: something is left half done")
+                result.check(good, f"{kind}: something is left half done")
+                if not isinstance(raised, KeyboardInterrupt):
+                    result.failures.append(f"{kind}: {type(raised).__name__}: {raised}")
             left = sum(path.name != "state.npz" for path in Path(name).iterdir())
             result.check(not left, f"{kind}: {left} temporary files are left")
             result.count -= 1
