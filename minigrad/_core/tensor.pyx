@@ -1397,9 +1397,11 @@ cdef Tensor first_cotangent(Tensor root, object gradient, str caller):
         ones = empty(PyArray_NDIM(root.array), PyArray_DIMS(root.array), PyArray_TYPE(root.array))
         ones.fill(1)
         return wrap(ones)
-    number = python_number(gradient)
-    tensor = (to_tensor(gradient, caller) if number is None
-              else wrap(number_array(number, PyArray_TYPE(root.array), caller)))
+    tensor = gradient
+    if not isinstance(gradient, Tensor):
+        number = python_number(gradient)
+        tensor = (to_tensor(gradient, caller) if number is None
+                  else wrap(number_array(number, PyArray_TYPE(root.array), caller)))
     if not same_shape((<Tensor> tensor).array, root.array):
         raise RuntimeError(f"{caller}: the gradient has shape {shape_of((<Tensor> tensor).array)}, "
                            f"the output {shape_of(root.array)}; they must be equal")

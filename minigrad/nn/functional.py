@@ -137,11 +137,12 @@ def batch_norm(
     if ndim > 2:
         axes = (0, *range(2, ndim))
         weight, bias = _per_channel(weight, ndim), _per_channel(bias, ndim)
-    if x.size == 0:  # no statistics; weight and bias have gradients of 0
+    size = x.size
+    if size == 0:  # no statistics; weight and bias have gradients of 0
         return x * weight + bias
 
     if training or running_mean is None or running_var is None:
-        count = x.size // max(shape[1], 1)
+        count = size // max(shape[1], 1)
         if count < 2:
             raise ValueError(
                 "batch_norm: the statistics of a batch need more than one value per channel, "
