@@ -6,8 +6,8 @@ Design note
 1. This file knows memory, lengths and opcodes. It must not know arrays, shapes, Tensors or the graph.
 2. Every loop runs over contiguous memory. Whatever is strided, reversed, transposed or broadcast is
    packed by `loops.pyx` or `reductions.pyx` into a tile of 512 elements first (`pack`), so that an
-   operation is written once, not once per layout; but a number is read in its place (`call_with_numbers`). Fusion calls the
-   same kernels.
+   operation is written once, not once per layout; but a number is read in its place (`call_with_numbers`).
+   Fusion calls the same kernels.
 3. A kernel is a fused function over float and double. `MG_CLONED` (clones.h) has gcc build it for
    AVX-512, AVX2 and baseline x86-64 and pick at load time; the loops vectorise by themselves.
 4. Reductions accumulate in double, whatever the input; extrema and sums of products in the precision of

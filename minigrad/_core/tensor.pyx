@@ -48,8 +48,8 @@ from .kernels cimport (
     ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
     NOT_EQUAL, SUBTRACT, call_kernel)
 from .loops cimport (
-    Operand, add_in_place, blend, call, contiguous, copied, elements, elementwise, empty, may_overlap, recycle,
-    view_array, zeros_of)
+    Operand, add_in_place, blend, call, contiguous, copied, elements, elementwise, empty, may_overlap,
+    recycle, view_array, zeros_of)
 
 import weakref
 from time import perf_counter_ns
