@@ -34,6 +34,25 @@ Options.parse_directive_list = lambda *args, **kwargs: parse(*args, **kwargs) | 
 # operations take 4 per cent longer.)
 TWICE = b"int result = PyList_Append(list, x);\n    Py_DECREF(x);"
 ONCE = b"int result = PyList_Append(list, x);\n    if (result == 0) Py_DECREF(x);"
+# Where NumPy 2.4 gets no memory for an iterator, it fails without an exception, and Python makes a
+# SystemError of that: a MemoryError here, where every error passes that leaves compiled code.
+PASSING = b"    PyObject *ptype, *pvalue, *ptraceback;\n    if (c_line) {\n"
+CHECKED = b"""    PyObject *ptype, *pvalue, *ptraceback, *cause = NULL;
+    if (!PyErr_Occurred()) PyErr_NoMemory();
+    else if (PyErr_ExceptionMatches(PyExc_SystemError)) {
+        PyErr_Fetch(&ptype, &cause, &ptraceback);
+        PyErr_NormalizeException(&ptype, &cause, &ptraceback);
+        Py_XDECREF(ptype);
+        Py_XDECREF(ptraceback);
+        PyErr_NoMemory();
+        PyErr_Fetch(&ptype, &pvalue, &ptraceback);
+        PyErr_NormalizeException(&ptype, &pvalue, &ptraceback);
+        PyException_SetCause(pvalue, cause);
+        PyErr_Restore(ptype, pvalue, ptraceback);
+    }
+    if (c_line) {
+"""
+MENDS = (TWICE, ONCE), (PASSING, CHECKED)
 DIRECTIVES = {"language_level": 3, "binding": True, "embedsignature": False, **FORCED}
 
 
@@ -52,8 +71,11 @@ class BuildExt(build_ext):
         c_files = cythonize(self.extensions, nthreads=2, build_dir="build", **options)
         for ext, c_file in zip(self.extensions, c_files, strict=True):
             for source in map(Path, c_file.sources):
-                if TWICE in (code := source.read_bytes()):
-                    source.write_bytes(code.replace(TWICE, ONCE))
+                code = mended = source.read_bytes()
+                for before, after in MENDS:
+                    mended = mended.replace(before, after)
+                if mended != code:
+                    source.write_bytes(mended)
             ext.sources, ext.include_dirs = c_file.sources, [numpy.get_include()]
             ext.define_macros, ext.extra_compile_args = MACROS, FLAGS.split() * (os.name != "nt")
             ext.extra_link_args = ["-pthread"] * (os.name != "nt")

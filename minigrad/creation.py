@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
+from ._core.loops import memory_checked
 from ._core.ops import whole
 from ._core.tensor import (
     DTYPES,
@@ -371,6 +372,7 @@ def randn(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = F
     return adopt(drawn, requires_grad)
 
 
+@memory_checked
 def randint(
     low: int, high: int | None = None, size: Shape = (), dtype: DTypeLike = int64
 ) -> Tensor:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import numpy as np
 
+from ._core.loops import memory_checked
 from ._core.ops import (
     abs,
     add_along_axis,
@@ -144,6 +145,7 @@ def norm(
     return _rescaled(_power(total, 1.0 / ord), scale)
 
 
+@memory_checked
 def _magnitude(x: Tensor, axis: Axis, ord: float = 2) -> Tensor:
     """The largest |x| over the axes, rounded down to a power of two; 1 where |x|**ord is in range
     without, or no scale would help (0, inf and NaN). Divided by that, which rounds nothing, x has
@@ -304,12 +306,12 @@ def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor,
     if given.dtype.kind not in "iu" or given.ndim > 1:
         raise TypeError(f"split: expected an int or a sequence of ints, got {sizes!r:.60}")
     if given.ndim == 0:
-        if given < 1:
+        if int(given) < 1:
             raise ValueError(f"split: the size must be positive, got {given}")
         bounds = [0, *range(int(given), n, int(given)), n]
     else:
-        bounds = [0, *np.cumsum(given).tolist()]
-        if (given < 0).any():
+        bounds = list(accumulate(given.tolist(), initial=0))
+        if bounds != sorted(bounds):
             raise ValueError(f"split: a size cannot be negative, got {given.tolist()}")
         if bounds[-1] != n:
             raise ValueError(
@@ -388,6 +390,7 @@ def triu(x: Tensor, k: int = 0) -> Tensor:
     return _triangle(x, k, "triu", False)
 
 
+@memory_checked
 def _triangle(x: Tensor, k: int, name: str, lower: bool) -> Tensor:
     x, k = to_tensor(x, name), whole(f"{name}: k", k)
     if x.ndim < 2:
@@ -422,7 +425,8 @@ def scatter_add(x: Tensor, axis: int, indices: TensorLike, source: Tensor) -> Te
     places = _integers(indices, "scatter_add")
     pairs = zip(source.shape, x.shape, strict=False)
     covered = [n if d == axis or n < m else m for d, (n, m) in enumerate(pairs)]
-    if not places.ndim == x.ndim == source.ndim or np.greater(places.shape, covered).any():
+    larger = [n for n, m in zip(places.shape, covered, strict=False) if n > m]
+    if not places.ndim == x.ndim == source.ndim or larger:
         raise ValueError(
             f"scatter_add: indices {places.shape} must not exceed source {source.shape}, nor, but "
             f"for axis {axis}, x {x.shape}, and all three must have as many dimensions"
@@ -457,6 +461,7 @@ def topk(
     return take_along_axis(x, positions, axis), positions
 
 
+@memory_checked
 def _first_of_the_largest(x: np.ndarray, k: int, axis: int, largest: bool) -> np.ndarray:
     """The positions, in ascending order, of the k largest or smallest elements along an axis; of
     those that are equal to the last of them, the first."""
@@ -477,6 +482,7 @@ def _first_of_the_largest(x: np.ndarray, k: int, axis: int, largest: bool) -> np
     return np.moveaxis(np.nonzero(chosen)[-1].reshape(shape), -1, axis)
 
 
+@memory_checked
 def nonzero(x: Tensor) -> tuple[Tensor, ...]:
     """The positions of the elements that are not zero, in C order: for each dimension an int64
     tensor of indices.
@@ -498,6 +504,7 @@ def _integers(indices: TensorLike, name: str) -> np.ndarray:
 
 
 # ------------------------------------------------------------------- no gradient: NumPy computes
+@memory_checked
 def _plain(function: Callable[..., Any], x: TensorLike, name: str, **options: Any) -> Tensor:
     return adopt(function(to_tensor(x, name)._array, **options))
 
@@ -589,6 +596,7 @@ def isfinite(x: Tensor) -> Tensor:
     return _plain(np.isfinite, x, "isfinite")
 
 
+@memory_checked
 def isclose(
     x: Tensor, y: TensorLike, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
 ) -> Tensor:

@@ -109,9 +109,13 @@ def optimisers(x, y, square):
 
 
 def in_place(x, y, square):
-    z = x.detach().clone()
+    z, doubles = x.detach().clone(), mg.zeros(3, 4, dtype="float64")
 
     def run():
+        doubles[:] = y.detach()[:, :1]
+        doubles[mg.tensor([True, False, True]), 1:3] = 1.0
+        doubles[1:] = doubles[:-1]
+        doubles[doubles > 0.5] = 3.0
         z[1:] = 2.0
         z[mg.tensor([0, 2])] = y.detach()[:2]
         z.fill_(1.0).zero_().copy_(y.detach())
@@ -131,9 +135,58 @@ def products(x, y, square):
     )
 
 
+def rarely_in_range(x, y, square):
+    big = mg.tensor([[1e30, 2e30], [3e-30, 4e-30]], requires_grad=True)
+    zeros = mg.tensor([[0.0, 1, 2], [3, 0, 1]], requires_grad=True)
+
+    def run():
+        mg.autograd.grad(mg.norm(big, 1).sum() + mg.norm(big, ord=3) + mg.std(big), [big])
+        mg.autograd.grad(mg.prod(zeros, 1).sum(), [zeros])
+        return mg.clip(x, y, 0.7), mg.clip(x, 0.2, float("nan")), mg.atan2(x, y[0])
+
+    return run
+
+
+def in_order(x, y, square):
+    long = mg.tensor(np.tile(np.arange(50.0), (3, 100))[:, ::-1])
+    return lambda: (
+        [mg.sort(x, 0, descending=True), mg.argsort(x, 0, descending=True), mg.sort(long)],
+        [mg.argsort(long), mg.argsort(long.astype("float64")), mg.topk(x, 4), mg.topk(long, 3)],
+        [mg.topk(mg.tensor([1.0, np.nan]), 1), mg.topk(mg.tensor([[2, 1]]), 1, largest=False)],
+    )
+
+
+def of_numpy(x, y, square):
+    rows = mg.tensor([[0, 1, 1, 0]])
+    return lambda: (
+        [mg.repeat(x, 2, 0), mg.repeat(x, [1, 0, 2], 0), mg.tile(x, (2, 1)), mg.split(x, [1, 2])],
+        [mg.tril(x), mg.triu(x, 1), mg.scatter_add(x, 0, rows, y), mg.take_along_axis(x, rows, 0)],
+        [mg.any(x > 0.5), mg.count_nonzero(x), mg.nonzero(x), mg.isclose(x, y), mg.isnan(x)],
+        [mg.logical_and(x > 0.5, y[0] > 0.2), rows % rows[0], rows // 2, mg.randint(0, 5, (3,))],
+    )
+
+
+def layers(x, y, square):
+    F, image, indices = nn.functional, leaf(1, 1, 5, 5), mg.tensor([[1, 2], [3, 0]])
+    sequence, mask = x.detach()[None], mg.ones(3, 3) > 0
+    return lambda: (
+        [F.avg_pool2d(image, 2, 1, 1, count_include_pad=False), F.avg_pool1d(image[0], 2)],
+        [F.interpolate(image, 7), F.interpolate(image, scale_factor=1.5), F.dropout(x, 0.5)],
+        [F.embedding(indices, square), F.embedding(indices, square, max_norm=0.5)],
+        [F.one_hot(indices, 5), F.binary_cross_entropy(x, y), F.glu(x)],
+        F.scaled_dot_product_attention(sequence, sequence, sequence, is_causal=True),
+        F.scaled_dot_product_attention(sequence, sequence, sequence, attn_mask=mask),
+    )
+
+
+def representations(x, y, square):
+    others = mg.tensor([1, 2]), mg.tensor([True]), mg.tensor([np.nan]), mg.zeros(2000)
+    return lambda: [repr(x), str(y), list(map(repr, others)), x.tolist(), f"{x[0, 0]:.2f}"]
+
+
 OPERATIONS = [
     each_op, shapes, backward, hooks, grad, func, network, convolution, recurrent, optimisers,
-    in_place, products,
+    in_place, products, rarely_in_range, in_order, of_numpy, layers, representations,
 ]  # fmt: skip
 
 

@@ -34,6 +34,7 @@ from .kernels cimport (
     call_with_numbers, copy_block, first_maxima, pack, scan, take_along, takes_numbers)
 
 import os
+from functools import wraps
 
 cnp.import_array()
 
@@ -175,6 +176,19 @@ cdef object call(object function, tuple arguments, dict options=None):
     """function(*arguments, **options) for a function of NumPy. Its ufuncs that get no memory for an iterator
     fail without an exception (NumPy 2.4): a MemoryError here, else a SystemError in some caller."""
     return call_checked(function, arguments, NULL if options is None else <PyObject*> options)
+
+
+def memory_checked(function):
+    """A decorator for functions in Python that call NumPy: as `call`, a MemoryError where there is no memory.
+
+    >>> from minigrad._core.loops import memory_checked
+    >>> memory_checked(np.add)(1, 2)
+    np.int64(3)
+    """
+    @wraps(function)
+    def checked(*arguments, **options):
+        return call(function, arguments, options)
+    return checked
 
 
 cdef ndarray copied(ndarray array):

@@ -1828,12 +1828,13 @@ def argsort(x, axis=-1, descending=False, stable=True):
     return wrap(checked(np.flip(order, along) if descending else order))
 
 
-# The integers in which floats have their bits, and the least of them, which are the bits of -0.0.
-cdef dict INTEGERS = {4: (np.dtype("int32"), np.int32(-1 << 31)), 8: (np.dtype("int64"), np.int64(-1 << 63))}
+# The integers in which floats have their bits; the least of them, which are the bits of -0.0; the largest.
+cdef dict INTEGERS = {4: (np.dtype("int32"), np.int32(-1 << 31), np.int32((1 << 31) - 1)),
+                      8: (np.dtype("int64"), np.int64(-1 << 63), np.int64((1 << 63) - 1))}
 
 
 cdef bint has_negative_zero(ndarray x) except -1:
-    bits, least = INTEGERS[x.itemsize]
+    bits, least, _ = INTEGERS[x.itemsize]
     return bool((x.view(bits) == least).any())
 
 
@@ -1865,8 +1866,7 @@ cpdef object sort_keys(ndarray x):
     last. The bits of floats are in their order, but backwards for negative ones."""
     if x.dtype.kind != "f":
         return x
-    bits, least = INTEGERS[x.itemsize]
-    largest = ~least
+    bits, _, largest = INTEGERS[x.itemsize]
     keys = (x + 0).view(bits)
     keys ^= (keys >> (8 * x.itemsize - 1)) & largest
     keys[np.isnan(x)] = largest

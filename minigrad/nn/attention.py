@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .._core.loops import memory_checked
 from .._core.ops import broadcast_to, concat, gelu, linear, permute_dims, relu, reshape
 from .._core.tensor import Tensor, adopt, to_tensor
 from ..creation import empty, zeros
@@ -188,6 +189,7 @@ class MultiheadAttention(Module):
         biases = [None] * 3 if bias is None else split(bias, self.embed_dim)
         return [linear(x, w, b) for x, w, b in zip(inputs, weights, biases, strict=True)]
 
+    @memory_checked
     def _mask(
         self, attn_mask: Any, padding: Any, full: tuple[int, ...], added: int, is_causal: bool
     ) -> Tensor | None:
@@ -228,6 +230,7 @@ class MultiheadAttention(Module):
         return f"{self.embed_dim}, num_heads={self.num_heads}"
 
 
+@memory_checked
 def _as_floats(mask: Tensor) -> Tensor:
     if mask.dtype.kind == "f":
         return mask

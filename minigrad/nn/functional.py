@@ -12,7 +12,7 @@ import numpy as np
 from .. import creation
 from .._core import ops
 from .._core.fusion import fused
-from .._core.loops import count_classes
+from .._core.loops import count_classes, memory_checked
 from .._core.ops import (
     abs as absolute,
     broadcast_to,
@@ -392,6 +392,7 @@ def dropout2d(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     return _dropped(x, (*x.shape[:2], *(1,) * (x.ndim - 2)), p, training, "dropout2d")
 
 
+@memory_checked
 def _dropped(x: Tensor, shape: tuple[int, ...], p: float, training: bool, name: str) -> Tensor:
     """x times a random mask of a shape that broadcasts against it."""
     check_probability(p)
@@ -414,6 +415,7 @@ def check_probability(p: float, name: str = "dropout: the probability p") -> Non
         raise ValueError(f"{name} must be between 0 and 1, got {p}")
 
 
+@memory_checked
 def embedding(
     indices: Tensor,
     weight: Tensor,
@@ -484,6 +486,7 @@ def scaled_dot_product_attention(
     return attention(query, key, value, attn_mask, dropout_p, is_causal, scale)[0]
 
 
+@memory_checked
 def attention(
     query: Tensor,
     key: Tensor,
@@ -538,6 +541,7 @@ def attention(
     return ops.matmul(weights, value), weights
 
 
+@memory_checked
 def one_hot(target: Tensor, num_classes: int = -1) -> Tensor:
     """Class indices (...) as int64 rows (..., num_classes) with one 1; by default max + 1 classes.
 
@@ -778,6 +782,7 @@ def triplet_margin_loss(
     return _reduce(clip(near - far + margin, min=0.0), reduction, "triplet_margin_loss")
 
 
+@memory_checked
 def binary_cross_entropy(
     x: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:

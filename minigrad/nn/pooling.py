@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .._core.loops import memory_checked
 from .._core.ops import getitem, pad, unfold, where, whole, window_max
 from .._core.tensor import Tensor, adopt, to_tensor
 from .._core.types import Shape
@@ -30,6 +31,7 @@ def _checked(name: str, x: Tensor, axes: int) -> Tensor:
     return x
 
 
+@memory_checked
 def _find_windows(
     name: str, size: int, window: tuple[int, ...], ceil_mode: bool, inside: bool
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -133,6 +135,7 @@ def max_pool2d(
 
 
 # ------------------------------------------------------------------------------------------ mean
+@memory_checked
 def _avg_pool(
     name: str,
     axes: int,
@@ -205,6 +208,7 @@ def avg_pool2d(
 
 
 # -------------------------------------------------------------------------------------- adaptive
+@memory_checked
 def _adaptive(name: str, x: Tensor, axes: int, output_size: Output) -> tuple[Tensor, Sides]:
     """Windows that divide each axis as evenly as can be; they overlap where it does not divide."""
     x = _checked(name, x, axes)
@@ -219,6 +223,7 @@ def _adaptive(name: str, x: Tensor, axes: int, output_size: Output) -> tuple[Ten
     return x, sides
 
 
+@memory_checked
 def _adaptive_avg_pool(name: str, axes: int, x: Tensor, output_size: Output) -> Tensor:
     x, sides = _adaptive(name, x, axes, output_size)
     pairs = zip(x.shape[-axes:], sides, strict=True)
@@ -266,6 +271,7 @@ def adaptive_max_pool2d(x: Tensor, output_size: Output, return_indices: bool = F
 
 
 # ------------------------------------------------------------------------------------ resampling
+@memory_checked
 def interpolate(
     x: Tensor,
     size: Shape | None = None,
