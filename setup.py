@@ -35,20 +35,19 @@ Options.parse_directive_list = lambda *args, **kwargs: parse(*args, **kwargs) | 
 TWICE = b"int result = PyList_Append(list, x);\n    Py_DECREF(x);"
 ONCE = b"int result = PyList_Append(list, x);\n    if (result == 0) Py_DECREF(x);"
 # Where NumPy 2.4 gets no memory for an iterator, it fails without an exception, and Python makes a
-# SystemError of that: a MemoryError here, where every error passes that leaves compiled code.
+# SystemError "... without ..." of that: a MemoryError here, where all errors of compiled code pass.
 PASSING = b"    PyObject *ptype, *pvalue, *ptraceback;\n    if (c_line) {\n"
-CHECKED = b"""    PyObject *ptype, *pvalue, *ptraceback, *cause = NULL;
+CHECKED = b"""    PyObject *ptype, *pvalue, *ptraceback, *text;
+    const char *words;
     if (!PyErr_Occurred()) PyErr_NoMemory();
     else if (PyErr_ExceptionMatches(PyExc_SystemError)) {
-        PyErr_Fetch(&ptype, &cause, &ptraceback);
-        PyErr_NormalizeException(&ptype, &cause, &ptraceback);
-        Py_XDECREF(ptype);
-        Py_XDECREF(ptraceback);
-        PyErr_NoMemory();
         PyErr_Fetch(&ptype, &pvalue, &ptraceback);
         PyErr_NormalizeException(&ptype, &pvalue, &ptraceback);
-        PyException_SetCause(pvalue, cause);
+        text = PyObject_Str(pvalue);
+        words = text ? PyUnicode_AsUTF8(text) : NULL;
         PyErr_Restore(ptype, pvalue, ptraceback);
+        if (!words || strstr(words, " without ")) PyErr_NoMemory();
+        Py_XDECREF(text);
     }
     if (c_line) {
 """

@@ -548,7 +548,7 @@ def all(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     >>> mg.all(mg.tensor([True, False]))
     tensor(False)
     """
-    return _reduced(np.all, x, "all", axis, keepdims)
+    return _reduced(np.logical_and.reduce, x, "all", axis, keepdims)
 
 
 def any(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -557,7 +557,7 @@ def any(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
     >>> mg.any(mg.tensor([True, False]))
     tensor(True)
     """
-    return _reduced(np.any, x, "any", axis, keepdims)
+    return _reduced(np.logical_or.reduce, x, "any", axis, keepdims)
 
 
 def count_nonzero(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:

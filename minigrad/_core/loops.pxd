@@ -37,7 +37,6 @@ cdef void share(npy_intp n, Part part, void* job) noexcept
 cdef npy_intp start_of(npy_intp part, npy_intp parts, npy_intp n) noexcept nogil
 cdef ndarray difference(str name, ndarray x, ndarray y)
 cdef void recycle(PyObject* array) noexcept
-cdef object call(object function, tuple arguments, dict options=*)
 cdef bint bounds_meet(ndarray a, ndarray b) noexcept
 cdef inline bint may_overlap(ndarray a, ndarray b) noexcept:
     """Whether two arrays may have bytes in common, and one needs a copy before the other is written."""

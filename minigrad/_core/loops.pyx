@@ -69,14 +69,7 @@ cdef extern from *:
         return ((PyArrayObject_fields*) array)->weakreflist != NULL;
     }
     static PyObject* mg_base_of(PyObject* array) { return PyArray_BASE((PyArrayObject*) array); }
-    static PyObject* mg_call(PyObject* function, PyObject* arguments, PyObject* options) {
-        PyObject* result = PyObject_Call(function, arguments, options);
-        if (result == NULL && (!PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_SystemError)))
-            PyErr_NoMemory();
-        return result;
-    }
     """
-    object call_checked "mg_call"(object function, tuple arguments, PyObject* options)
     int OWN_AND_PLAIN "MG_OWN_AND_PLAIN"
     bint weakly_referenced "mg_weakly_referenced"(PyObject*)
     PyObject* base_of "mg_base_of"(PyObject*)
@@ -172,14 +165,9 @@ cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
     return cnp.PyArray_SimpleNew(ndim, shape, typenum)
 
 
-cdef object call(object function, tuple arguments, dict options=None):
-    """function(*arguments, **options) for a function of NumPy. Its ufuncs that get no memory for an iterator
-    fail without an exception (NumPy 2.4): a MemoryError here, else a SystemError in some caller."""
-    return call_checked(function, arguments, NULL if options is None else <PyObject*> options)
-
-
 def memory_checked(function):
-    """A decorator for functions in Python that call NumPy: as `call`, a MemoryError where there is no memory.
+    """A decorator for functions in Python that call NumPy: they raise MemoryError where NumPy has no memory
+    and sets no exception, as all compiled code does (see setup.py).
 
     >>> from minigrad._core.loops import memory_checked
     >>> memory_checked(np.add)(1, 2)
@@ -187,7 +175,7 @@ def memory_checked(function):
     """
     @wraps(function)
     def checked(*arguments, **options):
-        return call(function, arguments, options)
+        return function(*arguments, **options)
     return checked
 
 

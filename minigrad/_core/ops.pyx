@@ -29,7 +29,7 @@ from .kernels cimport (
     LESS_EQUAL, LOG, LOG1P, LOGSIGMOID, LOGSUM, MAX, MAXIMUM, MEAN, MIN, MINIMUM, MISH, MISH_SLOPE, MULTIPLY,
     NEGATIVE, NO_KERNEL, NOT_EQUAL, PROD, RECIPROCAL, RELU, RSQRT, SIGMOID, SIGMOID_SLOPE, SIGN, SILU,
     SILU_SLOPE, SOFTPLUS, SQRT, SQUARE, SUBTRACT, SUM, TANH, TANH_SLOPE, VAR, WEIGH, WHERE, all_between)
-from .loops cimport Operand, call, contiguous, view_array
+from .loops cimport Operand, contiguous, view_array
 from .tensor cimport (Op, Tensor, binary, checked, install, record, record_view,
                       number_array, python_number, recording, repeated_axes, shape_of, to_tensor, to_tensors,
                       unary, wrap)
@@ -137,7 +137,7 @@ def round(x, decimals=0):
         return unary(ROUND_, x)
     cdef Tensor tensor = to_tensor(x, "round")
     with np.errstate(all="ignore"):
-        return record(ROUND_, checked(call(np.round, (tensor.array, decimals))), tensor)
+        return record(ROUND_, checked(np.round(tensor.array, decimals)), tensor)
 
 
 cdef Op SQUARE_ = unary_op("square", SQUARE, np.square, lambda g, x: g * (2.0 * x))
@@ -821,13 +821,13 @@ def clip(x, min=None, max=None):
         limited = limited if max is None else where(limited > max, max, limited)
         for bound in (min, max):
             undefined = False if bound is None else np.isnan(to_tensor(bound, "clip").array)
-            if np.any(undefined):           # no comparison with a NaN is true
+            if np.logical_or.reduce(undefined, axis=None):      # no comparison with a NaN is true
                 limited = where(undefined, math.nan, limited)
         return limited
     tensor = to_tensor(x, "clip")
     typenum = PyArray_TYPE(tensor.array)
     if typenum != NPY_FLOAT and typenum != NPY_DOUBLE:
-        return wrap(checked(call(np.clip, (tensor.array, min, max))))
+        return wrap(checked(np.clip(tensor.array, min, max)))
     low = number_array(-math.inf if min is None else min, typenum, "clip")
     high = number_array(math.inf if max is None else max, typenum, "clip")
     view_array(&operands[0], tensor.array)
@@ -888,7 +888,7 @@ def logical_not(x):
     >>> mg.logical_not(mg.tensor([True, False]))
     tensor([False,  True])
     """
-    return wrap(checked(call(np.logical_not, (truth(x, "logical_not").array,))))
+    return wrap(checked(np.logical_not(truth(x, "logical_not").array)))
 
 
 # ================================================================================================ reductions
@@ -985,7 +985,7 @@ cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
     else:
         if op.opcode == LOGSUM or op.opcode == VAR or op.opcode == MEAN:
             return reduction(op, astype(tensor, np.float64), axis, keepdims, correction)
-        out = checked(call(op.fallback, (tensor.array,), {"axis": axes, "keepdims": keepdims}))
+        out = checked(op.fallback(tensor.array, axis=axes, keepdims=keepdims))
     return record(op, out, tensor, None, None, (axes, keepdims, correction, means))
 
 
@@ -1056,7 +1056,7 @@ cdef object sum_to(Tensor g, tuple shape):
     return unbroadcast(g, repeated, g.array.ndim - len(shape)) if repeated else g
 
 
-cdef Op SUM_ = reduction_op("sum", SUM, np.sum, lambda g, shape, axis: expand(g, shape, axis))
+cdef Op SUM_ = reduction_op("sum", SUM, np.add.reduce, lambda g, shape, axis: expand(g, shape, axis))
 def sum(x, axis=None, keepdims=False):
     """The sum over all axes, one, or a tuple of them; 0 of nothing. Accumulates in double.
 
@@ -1131,7 +1131,7 @@ cdef object slope_of_var(Tensor g, Tensor x, tuple axis, double correction, ndar
     return wrap(loops.scaled_difference(x.array, means, g.array))
 
 
-cdef Op PROD_ = reduction_op("prod", PROD, np.prod,
+cdef Op PROD_ = reduction_op("prod", PROD, np.multiply.reduce,
                              lambda g, x, out, axis: slope_of_prod(g, x, out, axis))
 def prod(x, axis=None, keepdims=False):
     """The product; 1 of nothing. Accumulates in double. Its gradient is exact with zeros too, and where the
@@ -1235,7 +1235,7 @@ cdef object cumulated(Op op, x, axis, bint include_initial):
         raise ValueError(f"{op.name}: a tensor of {ndim} dimensions needs an axis")
     cdef int along = 0 if axis is None else one_axis(op.name, axis, ndim)
     if typenum != NPY_FLOAT and typenum != NPY_DOUBLE:
-        result = wrap(checked(call(op.fallback, (tensor.array,), {"axis": along})))
+        result = wrap(checked(op.fallback(tensor.array, axis=along)))
     else:
         array = contiguous(tensor.array)
         out = (loops.cumulate(None, array, along) if op is CUMULATIVE_SUM_
@@ -1276,7 +1276,8 @@ cdef object recurrence_adjoint(g, factor, int axis):
     return turned(linear_recurrence(later, turned(g, axis), axis), axis)
 
 
-cdef Op MAX_ = reduction_op("max", MAX, np.max, lambda g, x, out, axis: share_ties(g, x, out, axis))
+cdef Op MAX_ = reduction_op("max", MAX, np.maximum.reduce,
+                            lambda g, x, out, axis: share_ties(g, x, out, axis))
 def max(x, axis=None, keepdims=False):
     """The largest element; a NaN wins. Ties share the gradient evenly. Raises ValueError for nothing.
 
@@ -1286,7 +1287,8 @@ def max(x, axis=None, keepdims=False):
     return reduction(MAX_, x, axis, keepdims)
 
 
-cdef Op MIN_ = reduction_op("min", MIN, np.min, lambda g, x, out, axis: share_ties(g, x, out, axis))
+cdef Op MIN_ = reduction_op("min", MIN, np.minimum.reduce,
+                            lambda g, x, out, axis: share_ties(g, x, out, axis))
 def min(x, axis=None, keepdims=False):
     """The smallest element; a NaN wins. Ties share the gradient evenly. Raises ValueError for nothing.
 
@@ -1579,7 +1581,7 @@ def getitem(x, index):
     if positions is not None and axis < PyArray_NDIM(tensor.array):
         out = loops.take_slices("x[index]", contiguous(tensor.array), positions, axis)
     else:
-        out = np.asarray(call(np.ndarray.__getitem__, (tensor.array, index)))
+        out = np.asarray(tensor.array[index])
     if tensor.requires and recording():
         index = own_index(index)            # the caller may write to its index arrays before backward
     return record(GETITEM_, out, tensor, None, None, (index,))
@@ -1650,15 +1652,15 @@ cdef void add_at(ndarray out, object index, ndarray addend) except *:
         if not isinstance(index, tuple):
             index = (index,)
         view = out[index if Ellipsis in index else index + (Ellipsis,)]
-        call(np.add, (view, addend, view))
+        np.add(view, addend, view)
     elif (positions is not None and axis < PyArray_NDIM(out)
           and PyArray_TYPE(out) in (NPY_FLOAT, NPY_DOUBLE) and PyArray_TYPE(out) == PyArray_TYPE(addend)
           and shape_of(addend) == shape_of(out)[:axis] + shape_of(positions) + shape_of(out)[axis + 1:]):
         loops.add_slices("put", contiguous(addend), positions, axis, out)
     elif isinstance(index, np.ndarray) and index.dtype == bool:
-        out[index] = call(np.add, (call(np.ndarray.__getitem__, (out, index)), addend))
+        out[index] = out[index] + addend
     else:
-        call(np.add.at, (out, index, addend))
+        np.add.at(out, index, addend)
 
 
 cdef void add_picked(ndarray whole, ndarray part, tuple attributes) except *:
@@ -2075,7 +2077,7 @@ cdef tuple pad_widths(pad_width, int ndim):
     if isinstance(pad_width, (bool, float, str)) or np.asarray(pad_width).dtype.kind not in "iu":
         raise TypeError(f"pad: pad_width must hold ints, got {pad_width!r}")
     try:
-        widths = call(np.broadcast_to, (pad_width, (ndim, 2))).tolist()
+        widths = np.broadcast_to(pad_width, (ndim, 2)).tolist()
     except ValueError:
         raise ValueError(f"pad: pad_width must be an int, a pair of ints, or one for each of {ndim} axes, "
                          f"got {pad_width!r}") from None
@@ -2234,7 +2236,7 @@ def matmul(x, y):
         product = matmul(reshape(a, (math.prod(a.shape[:-1]), a.shape[-1])), b)
         return reshape(product, a.shape[:-1] + b.shape[-1:])
     if a.array.dtype.kind != "f":
-        return wrap(checked(call(np.matmul, (a.array, b.array))))
+        return wrap(checked(np.matmul(a.array, b.array)))
     try:
         out = products.matmul(a.array, b.array)
     except ValueError:

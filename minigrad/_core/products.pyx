@@ -19,7 +19,7 @@ from numpy cimport (NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_NBYTES, PyArr
                     PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport SUM
-from .loops cimport MAXDIMS, add_in_place, call, contiguous, empty, is_viewable, recycle, transfer
+from .loops cimport MAXDIMS, add_in_place, contiguous, empty, is_viewable, recycle, transfer
 from .reductions cimport reduce
 
 import os
@@ -115,7 +115,7 @@ cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
     shape[ndim - 1] = PyArray_DIMS(y)[m - 1]
     out = empty(ndim, shape, PyArray_TYPE(x))
     if ndim > 2:
-        return call(np.matmul, (x, y, out))
+        return np.matmul(x, y, out)
     multiply(x, y, None, bias, out)
     return out
 
@@ -196,9 +196,9 @@ cdef ndarray packed_matmul(ndarray x, ndarray y, tuple shape, ndarray bias):
     sizes[ndim - 2] = PyArray_DIMS(x)[PyArray_NDIM(x) - 2]
     out = empty(ndim, sizes, PyArray_TYPE(y))
     for i in range(0, n, block):
-        part = call(np.matmul, (x, packed_block(y, i, min(n, i + block), shape, tile), out[i:i + block]))
+        part = np.matmul(x, packed_block(y, i, min(n, i + block), shape, tile), out[i:i + block])
         if bias is not None:
-            call(np.add, (part, bias, part))
+            np.add(part, bias, part)
     recycle(<PyObject*> tile)
     return out
 

@@ -48,7 +48,7 @@ from .kernels cimport (
     ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
     NOT_EQUAL, SUBTRACT, call_kernel)
 from .loops cimport (
-    Operand, add_in_place, blend, call, contiguous, copied, elements, elementwise, empty, may_overlap,
+    Operand, add_in_place, blend, contiguous, copied, elements, elementwise, empty, may_overlap,
     recycle, view_array, zeros_of)
 
 import weakref
@@ -772,16 +772,16 @@ cdef ndarray call_numpy(Op op, object x, object y):
             x = contiguous(x)
             y = contiguous(y) if isinstance(y, np.ndarray) else y
             target = empty(PyArray_NDIM(x), PyArray_DIMS(x), PyArray_TYPE(x))   # recycled, if there is one
-            return call(op.fallback, (x,) if y is None else (x, y), {"out": target})
+            return op.fallback(x, out=target) if y is None else op.fallback(x, y, out=target)
         if op.opcode == NO_KERNEL:
             x, y = in_order(op, x, y)
         try:
-            out = np.asarray(call(op.fallback, (x,) if y is None else (x, y)))
+            out = np.asarray(op.fallback(x) if y is None else op.fallback(x, y))
         except (TypeError, ValueError, OverflowError) as error:
             raise numpy_error(op.name, error) from None
         if out.dtype == np.float16:         # which NumPy makes of bool: too coarse, and no dtype of ours
             x = x.astype(np.float32)
-            out = np.asarray(call(op.fallback, (x,) if y is None else (x, y)))
+            out = np.asarray(op.fallback(x) if y is None else op.fallback(x, y))
         elif out.dtype == np.int8:
             out = out.astype(np.int64)
     return checked(out)
@@ -2145,7 +2145,7 @@ cdef class Tensor:
     def __matmul__(self, other): return functions["matmul"](self, other)
     def __rmatmul__(self, other): return functions["matmul"](other, self)
     def __imatmul__(self, other): return in_place("matmul", self, other)
-    def __invert__(self): return wrap(checked(call(np.bitwise_not, (self.array,))))
+    def __invert__(self): return wrap(checked(np.bitwise_not(self.array)))
     def __and__(self, other): return bitwise(np.bitwise_and, self, other)
     def __rand__(self, other): return bitwise(np.bitwise_and, other, self)
     def __or__(self, other): return bitwise(np.bitwise_or, self, other)

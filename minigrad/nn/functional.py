@@ -531,7 +531,7 @@ def attention(
             )
         bias = mask if mask.dtype.kind == "f" else adopt(np.where(mask._array, 0.0, -np.inf))
         scores = scores + bias.astype(scores.dtype)
-        blind = np.all(scores._array == -np.inf, axis=-1, keepdims=True)
+        blind = (scores._array == -np.inf).all(axis=-1, keepdims=True)
         if blind.any() and scores.size:
             idle = adopt(blind)
             weights = where(idle, 0.0, softmax(where(idle, 0.0, scores)))
