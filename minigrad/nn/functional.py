@@ -783,6 +783,10 @@ def triplet_margin_loss(
 
 
 @memory_checked
+def _bounds(x: np.ndarray) -> tuple[float, float]:
+    return x.min(initial=math.inf), x.max(initial=-math.inf)
+
+
 def binary_cross_entropy(
     x: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
@@ -796,10 +800,11 @@ def binary_cross_entropy(
     """
     name = "binary_cross_entropy"
     x, target = _equal_shapes(x, target, name)
-    if x.size and not (x._array.min() >= 0 and x._array.max() <= 1):
+    low, high = _bounds(x._array)
+    if not (low >= 0 and high <= 1):
         raise ValueError(
-            f"{name}: expected probabilities between 0 and 1, got values from {x._array.min()} to "
-            f"{x._array.max()}; use binary_cross_entropy_with_logits for logits"
+            f"{name}: expected probabilities between 0 and 1, got values from {low} to {high}; "
+            "use binary_cross_entropy_with_logits for logits"
         )
     # where stands inside the logarithm too: the gradient of log(0) is inf, and inf * 0 is NaN
     log_x = where(x > 0, clip(log(where(x > 0, x, 1.0)), min=-100.0), -100.0)
