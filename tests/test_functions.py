@@ -207,6 +207,17 @@ def test_clip_with_every_kind_of_bound(lower, upper, dtype):
             np.testing.assert_array_equal(bound.grad.numpy(), beyond.sum(axis, keepdims=keep))
 
 
+@pytest.mark.parametrize("bounds", [(-1.0, 1.0), (None, 1.0), (-1.0, None)])
+def test_clip_passes_no_gradient_through_nan(bounds):
+    as_tensors = [None if bound is None else mg.tensor(bound) for bound in bounds]
+    for low, high in (bounds, as_tensors):
+        x = leaf([math.nan, 0.5])
+        y = mg.clip(x, low, high)
+        y.sum().backward()
+        assert np.isnan(y.detach().numpy()).tolist() == [True, False]
+        assert x.grad.tolist() == [0.0, 1.0]
+
+
 def test_norm_takes_the_frobenius_norm_by_name():
     x = leaf([[3.0, 0.0], [0.0, 4.0]])
     assert mg.norm(x, ord="fro").item() == 5.0
@@ -277,6 +288,24 @@ def test_products_with_zeros_have_exact_gradients(values):
     assert gradient.tolist() == [math.prod(np.delete(values, k)) for k in range(len(values))]
     for function in (mg.cumulative_prod, mg.prod):
         assert gradcheck(function, (x,)) and gradgradcheck(function, (x,))
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "dtype"),
+    [(1e20, 1e25, "float32"), (1e30, 1e30, "float32"), (1e200, 1e250, "float64")],
+)
+def test_second_derivatives_of_products_of_factors_far_apart(a, b, dtype):
+    x = mg.tensor([a, b, 1 / a, 1 / b], dtype=dtype, requires_grad=True)
+    (slope,) = autograd.grad(mg.prod(x), x, create_graph=True)
+    rows = [autograd.grad(slope[k], x, retain_graph=True)[0].numpy() for k in range(4)]
+    exact = [
+        [0, 1 / a / b, 1, b / a],
+        [1 / a / b, 0, a / b, 1],
+        [1, a / b, 0, np.inf],
+        [b / a, 1, np.inf, 0],
+    ]
+    smallest = np.finfo(dtype).smallest_subnormal
+    np.testing.assert_allclose(rows, np.array(exact, dtype), rtol=1e-5, atol=smallest)
 
 
 def test_the_gradient_of_long_products_with_a_zero_needs_little_memory():

@@ -819,8 +819,8 @@ def clip(x, min=None, max=None):
         tensor = to_tensors(tuple([v for v in (x, min, max) if v is not None]), "clip")[0]
         limited = tensor if min is None else where(tensor < min, min, tensor)
         limited = limited if max is None else where(limited > max, max, limited)
-        for bound in (min, max):
-            undefined = False if bound is None else np.isnan(to_tensor(bound, "clip").array)
+        for value in (tensor, min, max):
+            undefined = False if value is None else np.isnan(to_tensor(value, "clip").array)
             if np.logical_or.reduce(undefined, axis=None):      # no comparison with a NaN is true
                 limited = where(undefined, math.nan, limited)
         return limited
@@ -1145,9 +1145,9 @@ def prod(x, axis=None, keepdims=False):
 
 cdef object slope_of_prod(Tensor g, Tensor x, Tensor out, tuple axis):
     """The rule of `prod`: for each element the product of all others. Division does it, unless the product is
-    or may be out of range; then it is the product of all before, times that of all behind, with the powers
-    of two apart."""
-    if in_safe_range(out.array):
+    or may be out of range, or a factor, by which the second derivative would divide twice; then it is the
+    product of all before, times that of all behind, with the powers of two apart."""
+    if in_safe_range(out.array) and (not recording() or in_safe_range(x.array)):
         return expand(g, x.shape, axis) * (expand(out, x.shape, axis) / x)
     order = tuple([d for d in range(x.ndim) if d not in axis]) + axis
     moved = permute_dims(x, order)
