@@ -107,7 +107,10 @@ def _cropped(x: Tensor, widths: Pairs) -> Tensor:
     """Without the elements that negative widths drop."""
     if all(min(pair) >= 0 for pair in widths):
         return x
-    kept = (slice(max(-a, 0), n + min(b, 0)) for n, (a, b) in zip(x.shape, widths, strict=True))
+    kept = (
+        slice(max(-a, 0), n + min(b, 0)) if min(a, b) < 0 else slice(None)
+        for n, (a, b) in zip(x.shape, widths, strict=True)
+    )
     return getitem(x, tuple(kept))
 
 
