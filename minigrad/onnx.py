@@ -25,8 +25,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from . import nn
-from ._core.ops import whole
+from . import functions, nn
+from ._core.ops import abs as absolute, max as maximum, where, whole
 from ._core.tensor import Tensor, observe, primitives
 from .autograd import enable_grad
 from .creation import tensor
@@ -279,8 +279,11 @@ class _Run:
     def _watching(self, model: Module) -> Iterator[None]:
         buffers = [(b, b._version, b.numpy(copy=True)) for b in model.buffers()]
         watched = [(vars(module), dict(vars(module))) for module in model.modules()]
-        watched.append((vars(functional), dict(vars(functional))))
+        for namespace in (vars(functional), vars(functions)):
+            watched.append((namespace, dict(namespace)))
         try:
+            # One graph for all data: norms and std always scale, in operations that are recorded.
+            vars(functions).update(in_safe_range=lambda array: False, _magnitude=_largest)
             model.eval()
             for path, module in model.named_modules():
                 vars(module)["forward"] = self._watched(path, module)
@@ -338,6 +341,12 @@ class _Run:
     def _note(self, name: str, inputs: Any, attributes: dict[str, Any], *outputs: Tensor) -> None:
         if not self.known and threading.get_ident() == self.thread:
             self.steps.append(_Step(*self.place, name, list(inputs), attributes, list(outputs)))
+
+
+def _largest(x: Tensor, axis: Any, ord: float = 2) -> Tensor:
+    """The largest |x| over the axes, by which a norm divides first; 1 for what does not scale."""
+    largest = maximum(absolute(x), axis=axis, keepdims=True)
+    return where(largest > 0, where(largest < np.inf, largest, 1.0), 1.0)
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
@@ -442,7 +451,7 @@ class _Graph:
                 self.bind(*row)
 
     def publish(self, results: list[Any]) -> None:
-        """Give the values of the model's outputs the names that these have."""
+        """Give the values of the model's outputs the names that these have, and drop the rest."""
         self.path = ""
         step = _Step("", "the model", "the output", [], {}, [], None, self)
         renamed: dict[str, str] = {}
@@ -454,6 +463,13 @@ class _Graph:
         for node in self.nodes:
             for names in (node.input, node.output):
                 names[:] = [renamed.get(name, name) for name in names]
+        used, kept = {name for name, *_ in results}, []
+        for node in reversed(self.nodes):
+            if used.intersection(node.output):
+                used.update(node.input)
+                kept.append(node)
+        self.nodes = kept[::-1]
+        self.initializers = [array for array in self.initializers if array.name in used]
 
 
 @dataclass
@@ -735,6 +751,26 @@ def _silu(step: _Step, x: str) -> Any:
     return _gated(step, x, step.node("Sigmoid", x))
 
 
+def _weigh(step: _Step, x: str, y: str) -> Any:
+    """x * y, where an infinite x counts as 0 if y is 0."""
+    zero = np.zeros((), step.outputs[0].dtype)
+    unseen = step.node("And", step.node("Equal", y, zero), step.node("IsInf", x))
+    return step.node("Mul", step.node("Where", unseen, zero, x), y)
+
+
+def _hypot(step: _Step, x: str, y: str) -> Any:
+    """The larger one times sqrt(1 + q²), q the smaller by the larger, which does not overflow; the
+    larger itself where it is 0 or infinite."""
+    low, zero = (np.array(v, step.outputs[0].dtype) for v in (1.0, 0.0))
+    x, y = (step.node("Abs", name) for name in (x, y))
+    large, small = step.node("Max", x, y), step.node("Min", x, y)
+    plain = step.node("Or", step.node("Equal", large, zero), step.node("IsInf", large))
+    ratio = step.node("Div", small, step.node("Where", plain, low, large))
+    ratio = step.node("Where", plain, zero, ratio)
+    root = step.node("Sqrt", step.node("Add", step.node("Mul", ratio, ratio), low))
+    return step.node("Mul", large, root)
+
+
 def _lstm_cell(step: _Step, gates: str, cell: str) -> Any:
     blocks = step.node("Split", gates, axis=0, num_outputs=4, outputs=4)
     i, f, o = (step.node("Sigmoid", blocks[k]) for k in (0, 1, 3))
@@ -787,6 +823,7 @@ _PRIMITIVES: dict[str, Callable[..., Any]] = {
     "gelu": _gelu,
     "getitem": _getitem,
     "greater_equal": _simple("GreaterOrEqual"),
+    "hypot": _hypot,
     "less_equal": _simple("LessOrEqual"),
     "linear": _simple("Gemm", transB=1),
     "log1p": lambda step, x: step.node("Log", _with_one(step, "Add", x)),
@@ -813,6 +850,7 @@ _PRIMITIVES: dict[str, Callable[..., Any]] = {
     "take_along_axis": _take_along_axis,
     "sum_product": lambda step, x, y: _reduction("ReduceSum")(step, step.node("Mul", x, y)),
     "var": _var,
+    "weigh": _weigh,
 }
 
 
@@ -856,6 +894,10 @@ def _window(operator: str, rank: int, **options: str) -> Callable[..., Any]:
         pads = zip(*padded(operator, given["padding"], kernel, stride, dilation), strict=True)
         attributes: Any = {key: int(given[name]) for key, name in options.items()}
         attributes |= {"kernel_shape": kernel, "strides": stride, "pads": sum(pads, ())}
+        if attributes.get("ceil_mode"):
+            attributes["ceil_mode"] = _rounded_up(
+                step, kernel, stride, dilation, attributes["pads"]
+            )
         if operator != "AveragePool":  # which has them since opset 19
             attributes["dilations"] = dilation
         if operator == "ConvTranspose":
@@ -864,6 +906,25 @@ def _window(operator: str, rank: int, **options: str) -> Callable[..., Any]:
         return step.node(operator, x, *weights, **attributes)
 
     return apply
+
+
+def _rounded_up(step: _Step, kernel: Any, stride: Any, dilation: Any, pads: Any) -> int:
+    """ONNX's ceil_mode for the windows that there are: before opset 22 its shape inference counts
+    one that begins behind the input, which is dropped; what is left is as many as rounded down."""
+    added = []
+    for axis, (size, count) in enumerate(
+        zip(step.inputs[0].shape[2:], step.outputs[0].shape[2:], strict=True)
+    ):
+        room = (
+            size + pads[axis] + pads[axis + len(kernel)] - dilation[axis] * (kernel[axis] - 1) - 1
+        )
+        if room % stride[axis]:
+            added.append(count > room // stride[axis] + 1)
+    if len(set(added)) > 1:
+        step.fail(
+            "ceil_mode where a last window is dropped in one axis and kept in the other", _MISSING
+        )
+    return int(any(added))
 
 
 def _adaptive_pool(step: _Step, x: str) -> Any:

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -765,3 +766,86 @@ def test_the_table_names_only_what_there_is():
     assert set(layers) >= {"BatchNorm1d", "BatchNorm2d", "Softmax"}
     assert {"linear", "matmul", "reshape"} <= set(functions)
     assert all(hasattr(nn, name) for name in layers)
+
+
+LOGITS = mg.tensor([[0.5, -2.0, 3.0], [1.0, 0.0, -30.0], [2.0, 2.0, 40.0]])
+SHARES = mg.tensor([[0.0, 1.0, 0.0], [0.25, 0.5, 0.25], [1.0, 0.0, 0.0]])
+LOSSES = {
+    "bce_with_logits": functional.binary_cross_entropy_with_logits,
+    "cross_entropy": functional.cross_entropy,
+    "smoothed": partial(functional.cross_entropy, label_smoothing=0.1),
+    "kl_div": lambda x, q, **options: functional.kl_div(mg.log_softmax(x, 1), q, **options),
+    "cosine_embedding": lambda x, y, **options: functional.cosine_embedding_loss(
+        x, y, mg.sign(mg.sum(y * 0.0 + 1.0, axis=1)), **options
+    ),
+}
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_of_targets_that_are_inputs(name, reduction):
+    loss = Function(partial(LOSSES[name], reduction=reduction))
+    check(loss, (LOGITS, SHARES), (LOGITS[:2], SHARES[1:]))
+
+
+def test_weights_of_zero_hide_infinite_losses():
+    loss = Function(lambda x, q: functional.cross_entropy(x, q, reduction="none"))
+    x = mg.tensor([[0.0, -np.inf, 1.0], [2.0, 1.0, -np.inf], [0.0, 1.0, 2.0]])
+    q = mg.tensor([[0.5, 0.0, 0.5], [1.0, 0.0, 0.0], [0.2, 0.3, 0.5]])
+    check(loss, (x, q), (x[:2], q[:2]))
+
+
+SCALES = [mg.zeros(2, 3), mg.tensor([[0.0, 0.0, 0.0], [1.0, -2.0, 3.0]])]
+SCALES += [mg.tensor([[1e25, 2e25, -3e25], [1e-25, 0.0, 0.0]]), mg.ones(1, 3)]
+NORMS = {
+    "norm": lambda x: mg.norm(x, axis=1),
+    "norm of order 3": lambda x: mg.norm(x, axis=1, ord=3),
+    "std": lambda x: mg.std(x, axis=1),
+    "normalize": lambda x: functional.normalize(mg.relu(x)),
+    "cosine_similarity": lambda x: functional.cosine_similarity(x, x + 1.0),
+}
+
+
+@pytest.mark.parametrize("example", SCALES)
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_whatever_the_size_of_the_example(name, example):
+    large = mg.tensor([[1e25, 2e25, -3e25]])
+    check(Function(NORMS[name]), example, mg.randn(5, 3), mg.zeros(1, 3), large)
+
+
+def test_nothing_is_written_that_no_output_needs():
+    def function(x):
+        mg.exp(x * 7.0)
+        return x + 1.0
+
+    proto = exported(Function(function), mg.randn(2, 3))
+    assert operators(proto) == ["Add"] and len(proto.graph.initializer) == 1
+
+
+@pytest.mark.parametrize("mode", ["constant", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("widths", [(-1, 2), (2, -1), (-1, -1)])
+def test_padding_that_crops(mode, widths):
+    x = mg.randn(3, 2, 6)
+    check(Function(lambda x: functional.pad(x, widths, mode)), x, x[:1])
+
+
+CEILED = {  # windows that would begin behind the input are none, in each way a last one may be
+    "dropped": (lambda: nn.MaxPool1d(3, 4, 1, ceil_mode=True), (2, 3, 10)),
+    "kept": (lambda: nn.MaxPool1d(3, 4, 1, ceil_mode=True), (2, 3, 12)),
+    "average": (lambda: nn.AvgPool1d(3, 4, 1, ceil_mode=True), (2, 3, 10)),
+    "dilated": (lambda: nn.MaxPool1d(2, 5, 1, dilation=2, ceil_mode=True), (2, 3, 10)),
+    "both axes": (lambda: nn.MaxPool2d(3, (4, 2), 1, ceil_mode=True), (2, 3, 10, 7)),
+}
+
+
+@pytest.mark.parametrize("name", CEILED)
+def test_pooling_rounded_up(name):
+    make, shape = CEILED[name]
+    x = mg.randn(*shape)
+    check(make(), x, x[:1])
+
+
+def test_pooling_rounded_up_in_one_axis_and_not_in_the_other():
+    net = nn.MaxPool2d(3, (4, 2), 1, ceil_mode=True)
+    with pytest.raises(NotImplementedError, match="a last window is dropped in one axis"):
+        exported(net, mg.randn(1, 2, 10, 8))
