@@ -95,6 +95,21 @@ def test_cross_entropy_of_probabilities(weight, smoothing, reduction):
     assert gradcheck(loss, inputs)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_gradients_flow_into_the_weights_of_the_classes(smoothing, reduction):
+    x = mg.tensor(RANDOM.normal(size=(3, 4)), requires_grad=True)
+    w = mg.tensor(WEIGHT + 0.5, requires_grad=True)
+    for target in (mg.tensor([0, 3, 2]), mg.tensor(RANDOM.dirichlet(np.ones(4), size=3))):
+        options = {"reduction": reduction, "label_smoothing": smoothing}
+        assert gradcheck(
+            lambda x, w, t=target, o=options: functional.cross_entropy(x, t, weight=w, **o), (x, w)
+        )
+    assert gradcheck(
+        lambda x, w: functional.nll_loss(x, mg.tensor([0, 3, 2]), w, reduction=reduction), (x, w)
+    )
+
+
 def test_indices_and_one_hot_probabilities_agree():
     x, labels = mg.randn(6, 4), mg.tensor([0, 1, 3, 1, 2, 2])
     hot = functional.one_hot(labels, 4).astype(mg.float32)

@@ -930,7 +930,7 @@ def _class_weight(weight: Tensor, dtype: Any, classes: int) -> Tensor:
         raise ValueError(
             f"cross_entropy: expected one weight per class, {(classes,)}, got {weight.shape}"
         )
-    return weight.detach().astype(dtype)
+    return weight.astype(dtype)
 
 
 def _index_loss(
