@@ -264,6 +264,8 @@ def test_wrong_options():
         (lambda: nn.Threshold(0.1), "Threshold: missing a required argument: 'value'"),
         (lambda: nn.ReLU(1, 2), "ReLU: too many positional arguments"),
         (lambda: nn.Softsign(dim=1), "unexpected keyword argument 'dim'"),
+        (lambda: F.softplus(mg.ones(1), None), "Softplus: beta must be a number, got None"),
+        (lambda: F.softplus(mg.ones(1), mg.ones(())), "beta must be a number, got tensor"),
     ]:
         with pytest.raises(TypeError, match=message):
             build()

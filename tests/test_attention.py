@@ -113,6 +113,11 @@ def test_attention_refuses(shapes, options, message):
         functional.scaled_dot_product_attention(*map(mg.ones, shapes), **options)
 
 
+def test_attention_names_the_option_that_is_wrong():
+    with pytest.raises(TypeError, match="attention: scale must be a number, got 'a'"):
+        functional.scaled_dot_product_attention(*[mg.ones(2, 2)] * 3, scale="a")
+
+
 # ---------------------------------------------------------------------------- multi-head attention
 def test_multihead_attention_is_attention_in_each_subspace():
     layer = nn.MultiheadAttention(4, 2, batch_first=True, dtype=mg.float64)

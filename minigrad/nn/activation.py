@@ -57,7 +57,7 @@ def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     >>> mg.nn.functional.softplus(mg.tensor([1000.0]), beta=2.0)
     tensor([1000.])
     """
-    if not beta > 0:
+    if not number(beta, "Softplus: beta") > 0:
         raise ValueError(f"Softplus: beta must be positive, got {beta}")
     return ops.softplus(x) if beta == 1 else ops.softplus(beta * x) / beta
 

@@ -512,7 +512,7 @@ def attention(
         raise ValueError(f"{name}: {shapes}: expected (..., L, E), (..., S, E), (..., S, Ev)")
     if is_causal and attn_mask is not None:
         raise ValueError(f"{name}: give is_causal or attn_mask, not both; & makes one mask of two")
-    scale = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else number(scale, name)
+    scale = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else number(scale, f"{name}: scale")
     scores = ops.matmul(query * scale, ops.matrix_transpose(key))
     if is_causal:
         attn_mask = adopt(np.tri(*scores.shape[-2:], dtype=bool))
