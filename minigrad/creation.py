@@ -176,6 +176,8 @@ def full(
         dtype = get_default_dtype()
     if isinstance(fill_value, Tensor):
         _check_values("full", (fill_value,), "mg.broadcast_to(fill_value, shape)")
+    if dtype is not None and isinstance(fill_value, (Tensor, np.ndarray)):
+        fill_value = fill_value.tolist()  # so that a number that does not fit raises
     value = _as_array(fill_value, dtype, False, "full")
     return adopt(np.full(shape, value, value.dtype), requires_grad)
 

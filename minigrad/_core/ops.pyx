@@ -40,7 +40,7 @@ from operator import index as index_of
 import numpy as np
 
 from .loops import count_classes
-from .tensor import attach_methods, plain_index, register
+from .tensor import attach_methods, drops_graph, plain_index, register
 
 cnp.import_array()
 
@@ -2045,8 +2045,12 @@ def pad(x, pad_width, mode="constant", value=0):
         sizes[d] = PyArray_DIMS(tensor.array)[d] + before + after
         index.append(slice(before, before + PyArray_DIMS(tensor.array)[d]))
     number = python_number(value)
-    filling = (to_tensor(value, "pad").array if number is None
-               else number_array(number, PyArray_TYPE(tensor.array), "pad"))
+    if number is None:
+        if drops_graph([to_tensor(value, "pad")]):
+            raise RuntimeError("pad: value requires grad, and its gradient would be lost; use mg.concat, or "
+                               "value.item()")
+        number = to_tensor(value, "pad").item()
+    filling = number_array(number, PyArray_TYPE(tensor.array), "pad")
     out = loops.empty(ndim, sizes, PyArray_TYPE(tensor.array))
     inner = tuple(index) + (Ellipsis,)
     for d in range(ndim):                   # along d, between what was padded along the axes before it
