@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import UserList, deque
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -432,6 +434,15 @@ def test_derivatives_of_func_share_no_memory(name):
 
 
 # --------------------------------------------------------------------- values that leave the graph
+class Pair(NamedTuple):
+    first: mg.Tensor
+    second: mg.Tensor
+
+
+class Row(list):
+    pass
+
+
 SCALARS = leaf(1.0), leaf(2.0)
 LOSING = {
     "tensor": lambda a, b: mg.tensor([a, b]),
@@ -450,6 +461,12 @@ LOSING = {
     "arange": lambda a, b: mg.arange(a, 5.0),
     "linspace": lambda a, b: mg.linspace(a, b, 3),
     "assignment": lambda a, b: mg.zeros(2).__setitem__(0, a),
+    "deque": lambda a, b: mg.tensor(deque([a, b])),
+    "UserList": lambda a, b: mg.asarray(UserList([a, b])),
+    "nested deque": lambda a, b: mg.Tensor([deque([a, b]), [1.0, 2.0]]),
+    "full of a deque": lambda a, b: mg.full((2,), deque([a, b])),
+    "pad": lambda a, b: mg.pad(mg.zeros(2), 1, value=a),
+    "F.pad": lambda a, b: F.pad(mg.zeros(2), (1, 1), value=b),
 }
 
 
@@ -538,6 +555,18 @@ def test_functions_of_numpy_do_not_drop_the_graph(name):
     values = function(x.detach())
     np.testing.assert_array_equal(values, function(x.numpy()))
     assert not isinstance(values, mg.Tensor)
+
+
+@pytest.mark.parametrize("kind", [deque, UserList, lambda pair: Pair(*pair), Row])
+def test_functions_of_numpy_take_any_sequence(kind):
+    x = leaf([1.0, 2.0])
+    with pytest.raises(TypeError, match=r"^np.stack: .*mg.stack"):
+        np.stack(kind([x, x]))
+    with pytest.raises(TypeError, match=r"^np.concatenate: .*mg.concat"):
+        np.concatenate(kind([x, np.ones(2)]))
+    assert np.stack(kind([x.detach(), np.ones(2)])).tolist() == [[1.0, 2.0], [1.0, 1.0]]
+    with mg.no_grad():
+        assert np.concatenate(kind([x, x])).tolist() == [1.0, 2.0, 1.0, 2.0]
 
 
 def test_functions_of_numpy_that_inspect():

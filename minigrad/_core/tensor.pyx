@@ -77,6 +77,8 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject*)
     PyObject* Py_TYPE "(PyObject*) Py_TYPE"(PyObject*)
     PyObject** PySequence_Fast_ITEMS(object)
+    bint PySequence_Check(object)
+    bint PyObject_CheckBuffer(object)
     object PyObject_Vectorcall(object function, PyObject** arguments, size_t count, PyObject* names)
 
 cdef enum:
@@ -2168,10 +2170,21 @@ cdef class Tensor:
         return functions["matrix_transpose"](self)
 
 
+cdef bint is_sequence(value):
+    """Whether NumPy takes this for a list of elements: lists, tuples, deques, but no arrays and no text."""
+    if isinstance(value, (list, tuple)):
+        return True
+    if not PySequence_Check(value) or isinstance(value, (Tensor, str, range)):
+        return False
+    return not PyObject_CheckBuffer(value) and not hasattr(value, "__array__") and hasattr(value, "__len__")
+
+
 cdef list find_tensors(data, list found=None, int depth=0):
-    """The Tensors in a list or tuple, and in those within it, in order."""
-    cdef PyObject** items = PySequence_Fast_ITEMS(data)
+    """The Tensors in a sequence, and in those within it, in order."""
+    cdef PyObject** items
     cdef Py_ssize_t i
+    data = data if isinstance(data, (list, tuple)) else list(data)
+    items = PySequence_Fast_ITEMS(data)
     found = [] if found is None else found
     if depth > 64:                          # more than an array has dimensions: a list that contains itself
         return found
@@ -2181,15 +2194,15 @@ cdef list find_tensors(data, list found=None, int depth=0):
         item = <object> items[i]
         if isinstance(item, Tensor):
             found.append(item)
-        elif isinstance(item, (list, tuple)):
+        elif is_sequence(item):
             find_tensors(item, found, depth + 1)
     return found
 
 
 def listed_tensors(data, str name):
-    """The Tensors in `data`, if it is a list or tuple. Raises RuntimeError if values taken from them lack a
+    """The Tensors in `data`, if it is a sequence. Raises RuntimeError if values taken from them lack a
     gradient."""
-    found = find_tensors(data) if isinstance(data, (list, tuple)) else []
+    found = find_tensors(data) if is_sequence(data) else []
     if drops_graph(found):
         raise RuntimeError(f"{name}: a tensor in the list requires grad, and its gradient would be lost; use "
                            "mg.stack([...]), or x.detach() for values alone")
@@ -2211,8 +2224,9 @@ cdef object as_arrays(arguments):
         return arguments.numpy()
     if isinstance(arguments, dict):
         return {key: as_arrays(value) for key, value in arguments.items()}
-    if type(arguments) is tuple or type(arguments) is list:
-        return type(arguments)([as_arrays(value) for value in arguments])
+    if is_sequence(arguments):              # as a plain one, or NumPy would ask us again for what is in it
+        values = [as_arrays(value) for value in arguments]
+        return values if isinstance(arguments, list) else tuple(values)
     return arguments
 
 
