@@ -172,12 +172,12 @@ def full(
     >>> mg.full((2,), 3.0)
     tensor([3., 3.])
     """
-    if dtype is None and isinstance(fill_value, float):
-        dtype = get_default_dtype()
     if isinstance(fill_value, Tensor):
         _check_values("full", (fill_value,), "mg.broadcast_to(fill_value, shape)")
     if dtype is not None and isinstance(fill_value, (Tensor, np.ndarray)):
         fill_value = fill_value.tolist()  # so that a number that does not fit raises
+    if dtype is None and isinstance(fill_value, float):
+        dtype = get_default_dtype()
     value = _as_array(fill_value, dtype, False, "full")
     return adopt(np.full(shape, value, value.dtype), requires_grad)
 

@@ -776,7 +776,7 @@ def where(condition, x, y):
     tensor([1., 0.])
     """
     cdef Operand operands[3]
-    cdef Tensor mask = to_tensor(condition, "where"), a, b
+    cdef Tensor mask = truth(condition, "where"), a, b
     if PyArray_TYPE(mask.array) != NPY_BOOL:
         mask = not_equal(mask, 0)
     a, b = to_tensors((x, y), "where")
@@ -842,7 +842,9 @@ def clip(x, min=None, max=None):
 
 # ------------------------------------------------------------------------------------- logical, no gradient
 cdef Tensor truth(x, str name):
-    """As `to_tensor`; of a number, which no dtype is to round to 0, whether it is one."""
+    """As `to_tensor`, but of a number its truth value, since a dtype might round it to 0."""
+    if isinstance(x, Tensor):
+        return x
     number = python_number(x)
     return to_tensor(x, name) if number is None else wrap(number_array(number, NPY_BOOL, name))
 
@@ -1144,9 +1146,9 @@ def prod(x, axis=None, keepdims=False):
 
 
 cdef object slope_of_prod(Tensor g, Tensor x, Tensor out, tuple axis):
-    """The rule of `prod`: for each element the product of all others. Division does it, unless the product is
-    or may be out of range, or a factor, by which the second derivative would divide twice; then it is the
-    product of all before, times that of all behind, with the powers of two apart."""
+    """The rule of `prod`: for each element the product of all others. That is a division, unless the product
+    is or may be out of range, or a factor, by which the second derivative would divide twice; then it is the
+    product of all elements before times that of all after, with the powers of two kept apart."""
     if in_safe_range(out.array) and (not recording() or in_safe_range(x.array)):
         return expand(g, x.shape, axis) * (expand(out, x.shape, axis) / x)
     order = tuple([d for d in range(x.ndim) if d not in axis]) + axis

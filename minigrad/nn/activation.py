@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from .. import functions
 from .._core import ops
 from .._core.ops import clip, expm1, logsigmoid, reshape, sigmoid, tanh, where, whole
-from .._core.tensor import Tensor, to_tensor
+from .._core.tensor import Tensor, to_tensor, to_tensors
 from ..creation import full, zeros
 from .module import Module, Parameter, number, positive
 
@@ -200,7 +200,7 @@ def prelu(x: Tensor, weight: Tensor) -> Tensor:
     >>> mg.nn.functional.prelu(mg.tensor([[-1.0, -1.0]]), mg.tensor([0.25, 0.5]))
     tensor([[-0.25, -0.5 ]])
     """
-    x, weight = to_tensor(x, "prelu"), to_tensor(weight, "prelu")
+    x, weight = to_tensors((x, weight), "prelu")
     channels = x.shape[1:2]
     if weight.shape not in ((1,), channels):
         expected = f"(1,) or {channels}" if channels else "(1,)"

@@ -583,7 +583,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     >>> mg.nn.functional.cosine_similarity(x, mg.tensor([[4.0, 3.0]])).numpy().round(2)
     array([0.96], dtype=float32)
     """
-    x1, x2 = to_tensor(x1, "cosine_similarity"), to_tensor(x2, "cosine_similarity")
+    x1, x2 = to_tensors((x1, x2), "cosine_similarity")
     try:
         shape = np.broadcast_shapes(x1.shape, x2.shape)
     except ValueError:
