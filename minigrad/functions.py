@@ -247,7 +247,7 @@ def moveaxis(x: Tensor, source: int | Sequence[int], destination: int | Sequence
 
 
 def _listed_axes(name: str, axes: int | Sequence[int], ndim: int) -> list[int]:
-    """`axes` in the order in which they are given, without negatives; none may stand twice."""
+    """`axes` in the order in which they are given, without negatives; none may occur twice."""
     listed = tuple(axes) if isinstance(axes, (tuple, list)) else (axes,)
     reduced_axes(name, listed, ndim)
     return [one_axis(name, axis, ndim) for axis in listed]

@@ -412,7 +412,7 @@ def _is_int64(value: Any) -> bool:
 
 def _sizes(shape: Any) -> tuple[int, ...]:
     if not _is_branch(shape) or len(shape) > 64 or not all(map(_is_int64, shape)):
-        raise ValueError("a shape is no tuple of at most 64 ints of 64 bits")
+        raise ValueError("a shape must be a tuple of at most 64 ints of 64 bits")
     return tuple(shape)
 
 

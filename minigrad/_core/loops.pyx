@@ -199,8 +199,8 @@ cdef inline void take_bounds(ndarray a, char** low, char** high) noexcept:
 
 
 cdef bint bounds_meet(ndarray a, ndarray b) noexcept:
-    """Whether two arrays lie in memory across each other. Interleaved ones, x[::2] and x[1::2], count too:
-    to copy them does no harm, and to tell them apart takes time."""
+    """Whether the memory ranges of two arrays overlap. Interleaved ones, x[::2] and x[1::2], count too:
+    copying them does no harm, and telling them apart takes time."""
     cdef char* low_a
     cdef char* high_a
     cdef char* low_b

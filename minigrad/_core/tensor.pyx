@@ -675,7 +675,7 @@ cdef ndarray converted(ndarray source, ndarray like, str name):
 
 cpdef Tensor to_tensor(object value, str name):
     """A Tensor, array or number as a Tensor; raises TypeError with a hint otherwise. A number takes the
-    default dtype here: where it meets another operand, it belongs into `to_tensors`."""
+    default dtype here; where it meets another operand, call `to_tensors`."""
     if isinstance(value, Tensor):
         return value
     if isinstance(value, np.ndarray):
@@ -896,9 +896,9 @@ cdef object operator(int opcode, object left, object right):
 @cython.final
 @cython.auto_pickle(False)
 cdef class Unequal:
-    """What `==` and `!=` give for shapes that do not broadcast: False and True, where a truth value is
-    asked for. Python looks for a tensor in a list with `==`, and must get by those before it. Any other
-    use is the error that the functions `equal` and `not_equal` raise at once."""
+    """The result of `==` and `!=` for shapes that do not broadcast: False and True as truth values, so that
+    `x in [a, b]`, which asks `x == a` first, can go on to b. Any other use raises the error that the
+    functions `equal` and `not_equal` raise at once."""
     cdef str message
     cdef bint differs
 
@@ -916,8 +916,7 @@ cdef class Unequal:
 
 
 cdef object equality(int opcode, object left, object right):
-    """As `operator`; but what is no operand is not equal, instead of an error, and nor are shapes that do
-    not broadcast."""
+    """As `operator`, but other types, and shapes that do not broadcast, are unequal instead of raising."""
     cdef Unequal result
     if not isinstance(right, OPERANDS):
         return NotImplemented
@@ -1677,7 +1676,7 @@ def move_statistics(str owner not None, mean, var, Tensor batch_mean not None, T
     if observers:
         announce_write(mean)
         announce_write(var)
-    # (1 - m) old + m new: old + m (new - old) would lose a small variance beside the first 1
+    # (1 - m) old + m new: old + m (new - old) would round away a variance far below the initial 1
     blend(means, x, 1.0 - momentum, momentum)
     blend(variances, y, 1.0 - momentum, momentum * correction)
     if means is not (<Tensor> mean).array:
@@ -2269,8 +2268,8 @@ def plain_index(index):
     return index
 
 
-# The engine's own `__new__` is a direct call. From Python (copy and pickle too) there would come objects with
-# None in the place of what the code takes for there.
+# Only the engine may make these. Made from Python, by copy and pickle too, they would hold None where the
+# code relies on a value.
 mg_engine_only(Op)
 mg_engine_only(Version)
 mg_engine_only(Notes)

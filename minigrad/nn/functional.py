@@ -512,8 +512,9 @@ def attention(
         raise ValueError(f"{name}: {shapes}: expected (..., L, E), (..., S, E), (..., S, Ev)")
     if is_causal and attn_mask is not None:
         raise ValueError(f"{name}: give is_causal or attn_mask, not both; & makes one mask of two")
-    scale = 1 / math.sqrt(max(query.shape[-1], 1)) if scale is None else number(scale, f"{name}: scale")
-    scores = ops.matmul(query * scale, ops.matrix_transpose(key))
+    if scale is None:
+        scale = 1 / math.sqrt(max(query.shape[-1], 1))
+    scores = ops.matmul(query * number(scale, f"{name}: scale"), ops.matrix_transpose(key))
     if is_causal:
         attn_mask = adopt(np.tri(*scores.shape[-2:], dtype=bool))
     if attn_mask is None:
@@ -749,7 +750,7 @@ def cosine_embedding_loss(
             f"{name}: expected two inputs of shape (N, D) or (D,) and a target of shape (N,) or "
             f"(), got {x1.shape}, {x2.shape} and {target.shape}"
         )
-    # 1e-12 beside the squares, as in PyTorch, but without squares of what they may overflow
+    # 1e-12 is added to the squares, as in PyTorch, but nothing is squared that may overflow
     lengths = [hypot(norm(x, axis=-1, keepdims=True), 1e-6) for x in (x1, x2)]
     cosine = ((x1 / lengths[0]) * (x2 / lengths[1])).sum(axis=-1)
     apart = where(target == -1, clip(cosine - margin, min=0.0), 0.0)

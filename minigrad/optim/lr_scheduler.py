@@ -15,8 +15,8 @@ Design note
 5. A group that is added later joins at the next step: one that multiplies goes on from the rate
    that the group has, one that sets the rate outright does so for it too.
 6. A call out of order (`scheduler.step()` before `optimizer.step()`) is not warned about.
-7. Every constructor raises TypeError for an argument that is no number, int or optimiser where its
-   docstring asks for one, ValueError for one that is out of the range that stands there.
+7. Every constructor raises TypeError for an argument that is not a number, int or optimiser where
+   its docstring asks for one, ValueError for one that is out of the range given there.
 
 >>> x = mg.ones(1, requires_grad=True)
 >>> optimizer = mg.optim.SGD([x], lr=1.0)
@@ -733,7 +733,7 @@ class OneCycleLR(LRScheduler):
             self._set_momenta()
 
     def _join(self, group: dict[str, Any], number: int) -> None:
-        """The bounds of the group are those that all others share, or stand in it already."""
+        """The bounds of the group are those that it has already, or that all others share."""
         own = group if "max_lr" in group else {}
         lacking = set(self._driven) - {"lr", "momentum", "betas"} - set(own)
         bounds = {}
