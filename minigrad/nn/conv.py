@@ -215,7 +215,10 @@ def _convolve_transposed(
 def _weight(name: str, weight: Tensor, axes: int, groups: int) -> Tensor:
     weight = to_tensor(weight, name)
     if weight.ndim != axes + 2 or 0 in weight.shape[2:]:
-        raise ValueError(f"{name}: expected a weight of {axes + 2} dimensions, got {weight.shape}")
+        raise ValueError(
+            f"{name}: expected a weight of {axes + 2} dimensions with a kernel of at least 1 along "
+            f"each axis, got shape {weight.shape}"
+        )
     if weight.shape[0] % groups:
         raise ValueError(f"{name}: groups={groups} do not divide {weight.shape[0]} channels")
     return weight

@@ -446,7 +446,7 @@ rows(
 rows("instance_norm | F.instance_norm(x) | R.normalised(x, tuple(range(2, x.ndim)))",
      needs=lambda x: 3 <= x.ndim <= 4 and math.prod(x.shape[2:]) > 1)  # fmt: skip
 rows("conv | F.conv{d}d(x, y, None, {s}, {p}, {a}) | R.conv(x, y, {s}, {p}, {a}) | T.conv(x, y, {s}, {p}, {a})",
-     needs=of_rank(3, 4), options=convolution, fits=lambda x, y: x.ndim == y.ndim
+     needs=of_rank(3, 4), options=convolution, fits=lambda x, y: x.ndim == y.ndim and 0 not in y.shape[2:]
      and x.shape[1] == y.shape[1] and max(y.shape[2:]) <= 2 <= min(x.shape[2:]))  # fmt: skip
 rows("conv_transpose | F.conv_transpose{d}d(x, y, stride={s}) | R.conv_transpose(x, y, {s})"
      " | T.conv(x, y, {s}, 0, 1, 'conv_transpose')", needs=of_rank(3, 4), options=lambda d, x, y: window(d, x),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from op_table import np_erf
@@ -129,7 +130,11 @@ def of_mpmath(name: str) -> Function | None:
     except ImportError:
         return None
     mp.dps = 40
-    function = {"gelu": lambda x: x / 2 * mp.erfc(-x / mp.sqrt(2))}.get(name) or getattr(mp, name)
+
+    def gelu(x: Any) -> Any:  # mpmath's erfc fails for huge arguments
+        return x * (x > 0) if abs(x) > 1000 else x / 2 * mp.erfc(-x / mp.sqrt(2))
+
+    function = {"gelu": gelu}.get(name) or getattr(mp, name)
 
     def evaluate(x: np.ndarray) -> np.ndarray:
         out = []
