@@ -32,7 +32,7 @@ def softplus(x: np.ndarray) -> np.ndarray:
 
 
 def silu(x: np.ndarray) -> np.ndarray:
-    return x * sigmoid(x)
+    return np.where(x == -np.inf, -0.0, x * sigmoid(x))
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
@@ -65,7 +65,7 @@ TABLE: dict[str, tuple[Function, str, float, float]] = {
     "softplus": (softplus, "", 3, 3),
     "logsigmoid": (lambda x: -softplus(-x), "", 3, 3),
     "erf": (np_erf, "erf", 3, 3),
-    "gelu": (gelu, "gelu", 6, 6),
+    "gelu": (gelu, "gelu", 8, 8),
     "silu": (silu, "", 4, 4),
     "sqrt": (np.sqrt, "sqrt", 0.5, 0.5),
     "rsqrt": (lambda x: 1 / np.sqrt(x), "", 1.5, 1.5),
