@@ -170,6 +170,9 @@ def torment(share: Share) -> Result:
                 result.check(good, f"{kind}: something is left half done")
                 if not isinstance(raised, KeyboardInterrupt):
                     result.failures.append(f"{kind}: {type(raised).__name__}: {raised}")
+            # Python may be interrupted before a new file is known to the code that removes it; then
+            # the next save does.
+            scene.save()[0]()
             left = sum(path.name != "state.npz" for path in Path(name).iterdir())
             result.check(not left, f"{kind}: {left} temporary files are left")
             result.count -= 1
