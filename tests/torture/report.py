@@ -20,10 +20,19 @@ BEGIN, END = "<!-- figures: make torture -->", "<!-- /figures -->"
 BEGIN_ULPS, END_ULPS = "<!-- ulps: make torture -->", "<!-- /ulps -->"
 
 
+WRITTEN = ("RELIABILITY.md", "tests/torture/results.json")  # by a run
+
+
 def commit() -> str:
+    """The commit that is checked out, and whether anything but the figures has changed since."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(ROOT), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*"]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+        changed = git("status", "--porcelain", "--", ".", *(f":!{name}" for name in WRITTEN))
+        return git("rev-parse", "--short", "HEAD") + "-dirty" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
