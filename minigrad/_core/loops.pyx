@@ -60,7 +60,7 @@ cdef extern from "numpy/arrayobject.h":
 cdef extern from "threads.h" nogil:
     int MOST_THREADS "MG_MOST_THREADS"
     int threads "mg_threads"
-    void in_parts "mg_in_parts"(Part part, void* job)
+    void run_parts "mg_in_parts"(Part part, void* job, npy_intp parts)
 
 cdef extern from *:
     """
@@ -81,6 +81,7 @@ cdef enum:
     BIN_BYTES = 1 << 28         # all bins together; beyond it they are emptied
     BY_SIZE = 1 << 14           # elements from which on arrays of one size share a bin, whatever their shape
     RELEASE_GIL = 1 << 15       # elements above which a loop lets other threads run
+    PIECE = 1 << 17             # elements of a part, at least
 
 
 # -------------------------------------------------------------------------------------- allocation
@@ -285,17 +286,24 @@ cdef void read_environment() except *:
 read_environment()
 
 
-cdef void share(npy_intp n, Part part, void* job) noexcept:
-    """part(job, 0, 1), which is a loop over n elements; or part(job, i, parts) for all i, if it is large."""
+cdef npy_intp number_of_threads() noexcept nogil:
+    return threads
+
+
+cdef void in_parts(Part part, void* job, npy_intp parts) noexcept nogil:
+    """part(job, i, parts) for all i, on the pool that all modules share."""
+    run_parts(part, job, parts)
+
+
+cdef void share(npy_intp n, npy_intp parts, Part part, void* job) noexcept:
+    """part(job, 0, 1), which is a loop over n elements; or part(job, i, parts) for all i, if it is large. It
+    can be cut into so many parts at most."""
     cdef PyThreadState* thread
     if n <= RELEASE_GIL:
         part(job, 0, 1)
         return
     thread = PyEval_SaveThread()
-    if n > IN_PARTS:
-        in_parts(part, job)
-    else:
-        part(job, 0, 1)
+    run_parts(part, job, min(parts, n // PIECE, <npy_intp> 64) if n > IN_PARTS and threads > 1 else 1)
     PyEval_RestoreThread(thread)
 
 
@@ -366,7 +374,7 @@ cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Oper
         return out
     job = ElementwiseJob(opcode, count, is_double, operands, &block, <char*> PyArray_DATA(out),
                          PyArray_ITEMSIZE(out))
-    share(total, elementwise_part, &job)
+    share(total, block.shape[0], elementwise_part, &job)
     return out
 
 

@@ -23,7 +23,7 @@ from .kernels cimport (
     call_kernel, pack, reduce_columns, reduce_rows, reduction_start)
 from . cimport loops
 from .loops cimport (
-    IN_PARTS, add_in_place, difference, elements, elementwise, empty, recycle, share, start_of, view_array)
+    add_in_place, difference, elements, elementwise, empty, recycle, share, start_of, view_array)
 
 cnp.import_array()
 
@@ -157,7 +157,7 @@ cdef ndarray reduce_beside(int opcode, ndarray x, ndarray y, ndarray centres, un
     if centres is not None:
         plan.centres = <char*> PyArray_DATA(centres) - <char*> PyArray_DATA(out)
     job = ReductionJob(opcode, &plan, <char*> PyArray_DATA(x), <char*> PyArray_DATA(out))
-    share(elements(x) if parts_of(&plan) > 1 else min(elements(x), <npy_intp> IN_PARTS), reduction_part, &job)
+    share(elements(x), parts_of(&plan), reduction_part, &job)
     return out
 
 

@@ -1,8 +1,16 @@
 /* A few threads that wait for work, so that a large loop can run on more than one processor.
  *
- * They are started by the first loop that is large enough, and sleep between loops. One loop has them at
- * a time; another that comes meanwhile, from another thread of Python, runs alone. After a fork the child
- * starts its own. Signals are left to the threads of Python. Without POSIX threads every loop runs alone. */
+ * The first loop that is large enough starts them; between loops they sleep. A loop is cut into pieces, and
+ * whoever has time takes the next one from a counter: a thread that lost its processor holds up one piece, and a
+ * helper that comes too late finds the loop closed and is not waited for. One loop has the helpers at a time;
+ * one that starts meanwhile, in another thread of Python, runs alone.
+ *
+ * On a busy machine helpers cost more than they gain. Whenever the caller had to wait long for their last
+ * pieces, or none came, loops run alone for a while: 2 ms, then twice as long each time, up to half a second;
+ * each loop that went well halves the pause.
+ *
+ * After a fork the child starts threads anew. Signals are left to the threads of Python. Without POSIX
+ * threads or gcc's atomics every loop runs alone. */
 #ifndef MINIGRAD_THREADS_H
 #define MINIGRAD_THREADS_H
 
@@ -13,42 +21,75 @@ typedef void (*mg_part)(void* job, ptrdiff_t part, ptrdiff_t parts);    /* does 
 enum { MG_MOST_THREADS = 64 };
 static int mg_threads = 1;  /* that a loop may use, the calling one included */
 
-#if defined(_WIN32)
-static void mg_in_parts(mg_part part, void* job) { part(job, 0, 1); }
+#if defined(_WIN32) || !defined(__GNUC__)
+static void mg_in_parts(mg_part part, void* job, ptrdiff_t parts)
+{
+    for (ptrdiff_t i = 0; i < parts; i++) part(job, i, parts);
+}
 #else
 #include <pthread.h>
 #include <signal.h>
+#include <time.h>
 
-static struct {
-    pthread_mutex_t taken;  /* while a loop has the threads */
-    pthread_mutex_t lock;   /* of all below */
-    pthread_cond_t start, done;
-    int workers, left;      /* how many there are, and how many parts are not finished */
-    unsigned long loops;    /* so far */
-    unsigned long seen[MG_MOST_THREADS];    /* by each worker */
+#if defined(__x86_64__) || defined(__i386__)
+#define mg_relax() __builtin_ia32_pause()
+#else
+#define mg_relax() ((void) 0)
+#endif
+
+typedef struct {
     mg_part part;
     void* job;
-    ptrdiff_t parts;
-} mg_pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER,
-             PTHREAD_COND_INITIALIZER, 0, 0, 0, {0}, NULL, NULL, 0};
+    ptrdiff_t parts, next;
+} mg_pieces;
 
-static void* mg_worker(void* number)
+enum {                      /* nanoseconds */
+    MG_SPIN = 20000,        /* that the caller watches the last pieces being done before it sleeps */
+    MG_LATE = 100000,       /* that it may wait for them */
+    MG_FIRST_PAUSE = 2000000,
+    MG_LONGEST_PAUSE = 500000000,
+};
+
+static struct {
+    pthread_mutex_t taken;  /* while a loop has the helpers */
+    pthread_mutex_t lock;   /* of what follows */
+    pthread_cond_t start, done;
+    int workers, invited, inside;   /* helpers: started, may still join, at work */
+    int came;               /* have joined this loop */
+    mg_pieces* open;        /* the loop to join, or NULL */
+    long long pause, resume;        /* how long loops run alone, and until when */
+} mg_pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER,
+             PTHREAD_COND_INITIALIZER, 0, 0, 0, 0, NULL, 0, 0};
+
+static long long mg_now(void)
 {
-    const ptrdiff_t mine = (ptrdiff_t) number;
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000000000LL + t.tv_nsec;
+}
+
+static void mg_take_pieces(mg_pieces* pieces)
+{
+    ptrdiff_t i;
+    while ((i = __atomic_fetch_add(&pieces->next, 1, __ATOMIC_RELAXED)) < pieces->parts)
+        pieces->part(pieces->job, i, pieces->parts);
+}
+
+static void* mg_helper(void* unused)
+{
     pthread_mutex_lock(&mg_pool.lock);
     for (;;) {
-        while (mg_pool.loops == mg_pool.seen[mine]) pthread_cond_wait(&mg_pool.start, &mg_pool.lock);
-        mg_pool.seen[mine] = mg_pool.loops;
-        if (mine >= mg_pool.parts) continue;            /* fewer were asked for */
-        const mg_part part = mg_pool.part;
-        void* const job = mg_pool.job;
-        const ptrdiff_t parts = mg_pool.parts;
+        while (!mg_pool.invited) pthread_cond_wait(&mg_pool.start, &mg_pool.lock);
+        mg_pieces* const pieces = mg_pool.open;
+        mg_pool.invited--;
+        mg_pool.came++;
+        __atomic_add_fetch(&mg_pool.inside, 1, __ATOMIC_RELAXED);
         pthread_mutex_unlock(&mg_pool.lock);
-        part(job, mine, parts);
+        mg_take_pieces(pieces);
         pthread_mutex_lock(&mg_pool.lock);
-        if (--mg_pool.left == 0) pthread_cond_signal(&mg_pool.done);
+        if (!__atomic_sub_fetch(&mg_pool.inside, 1, __ATOMIC_RELEASE)) pthread_cond_signal(&mg_pool.done);
     }
-    return NULL;
+    return unused;
 }
 
 static void mg_forget_threads(void)     /* in the child of a fork, which has none of them */
@@ -57,8 +98,8 @@ static void mg_forget_threads(void)     /* in the child of a fork, which has non
     pthread_mutex_init(&mg_pool.lock, NULL);
     pthread_cond_init(&mg_pool.start, NULL);
     pthread_cond_init(&mg_pool.done, NULL);
-    mg_pool.workers = mg_pool.left = 0;
-    mg_pool.loops = 0;
+    mg_pool.workers = mg_pool.invited = mg_pool.inside = 0;
+    mg_pool.open = NULL;
 }
 
 static void mg_start_threads(int threads)
@@ -69,37 +110,52 @@ static void mg_start_threads(int threads)
     if (!once) once = !pthread_atfork(NULL, NULL, mg_forget_threads);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (mg_pool.workers < threads - 1) {
-        ptrdiff_t next = mg_pool.workers + 1;
-        mg_pool.seen[next] = mg_pool.loops;
-        if (pthread_create(&thread, NULL, mg_worker, (void*) next)) break;
+    while (mg_pool.workers < threads - 1 && !pthread_create(&thread, NULL, mg_helper, NULL)) {
         pthread_detach(thread);
         mg_pool.workers++;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* part(job, i, parts) for every i < parts, on as many threads; returns when all are done. */
-static void mg_in_parts(mg_part part, void* job)
+/* Lengthen the pause after a loop that the helpers held up or did not join, shorten it after any other. */
+static void mg_judge(long long begin, long long finished, int came)
 {
+    const long long now = mg_now(), waited = now - finished, took = finished - begin;
+    if (came ? waited > MG_LATE && waited > took / 4 : took > 2 * MG_LATE) {
+        mg_pool.pause = mg_pool.pause ? 2 * mg_pool.pause : MG_FIRST_PAUSE;
+        if (mg_pool.pause > MG_LONGEST_PAUSE) mg_pool.pause = MG_LONGEST_PAUSE;
+        __atomic_store_n(&mg_pool.resume, now + mg_pool.pause, __ATOMIC_RELAXED);
+    } else
+        mg_pool.pause = mg_pool.pause > MG_FIRST_PAUSE ? mg_pool.pause / 2 : 0;
+}
+
+/* part(job, i, parts) for every i < parts, in any order, on several threads; returns when all are done. */
+static void mg_in_parts(mg_part part, void* job, ptrdiff_t parts)
+{
+    mg_pieces pieces = {part, job, parts, 0};
     int threads = mg_threads;               /* once, as another thread may set it */
-    if (threads < 2 || pthread_mutex_trylock(&mg_pool.taken)) {
-        part(job, 0, 1);
+    if (threads > parts) threads = (int) parts;
+    const long long begin = threads < 2 ? 0 : mg_now();
+    if (threads < 2 || begin < __atomic_load_n(&mg_pool.resume, __ATOMIC_RELAXED)
+            || pthread_mutex_trylock(&mg_pool.taken)) {
+        mg_take_pieces(&pieces);
         return;
     }
     pthread_mutex_lock(&mg_pool.lock);
     mg_start_threads(threads);
-    if (threads > mg_pool.workers + 1) threads = mg_pool.workers + 1;
-    mg_pool.part = part;
-    mg_pool.job = job;
-    mg_pool.parts = threads;
-    mg_pool.left = threads - 1;
-    mg_pool.loops++;
-    pthread_cond_broadcast(&mg_pool.start);
+    mg_pool.invited = threads - 1 < mg_pool.workers ? threads - 1 : mg_pool.workers;
+    mg_pool.open = &pieces;
+    mg_pool.came = 0;
+    for (int i = 0; i < mg_pool.invited; i++) pthread_cond_signal(&mg_pool.start);
     pthread_mutex_unlock(&mg_pool.lock);
-    part(job, 0, threads);
+    mg_take_pieces(&pieces);
+    const long long finished = mg_now();
+    while (__atomic_load_n(&mg_pool.inside, __ATOMIC_ACQUIRE) && mg_now() - finished < MG_SPIN) mg_relax();
     pthread_mutex_lock(&mg_pool.lock);
-    while (mg_pool.left) pthread_cond_wait(&mg_pool.done, &mg_pool.lock);
+    mg_pool.invited = 0;
+    while (__atomic_load_n(&mg_pool.inside, __ATOMIC_ACQUIRE)) pthread_cond_wait(&mg_pool.done, &mg_pool.lock);
+    mg_pool.open = NULL;
+    mg_judge(begin, finished, mg_pool.came);
     pthread_mutex_unlock(&mg_pool.lock);
     pthread_mutex_unlock(&mg_pool.taken);
 }
