@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import minigrad as mg
+from minigrad._core.loops import set_threads
+from minigrad._core.products import name_of_kernel
 
 SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17, 31, 32, 33, 48, 65)
 ROWS, INNER, COLUMNS = (
@@ -79,31 +81,89 @@ def test_nan_and_inf_stay_in_their_row_and_column():
     np.testing.assert_array_equal(found.numpy(), expected)
 
 
-LARGER = """
-import numpy as np, minigrad as mg
-from minigrad._core.products import threads_of_blas
-assert threads_of_blas() == 1
-random = np.random.default_rng(0)
-for rows, inner, columns in [
+LARGER = [
     (512, 193, 32), (193, 512, 33), (128, 784, 256), (40, 1024, 48), (13, 1025, 20), (70, 300, 141),
-    (512, 256, 193), (30, 95, 35), (30, 33, 66), (30, 20, 36),
-]:
-    a = random.standard_normal((rows, inner)).astype("f")
-    b = random.standard_normal((inner, columns)).astype("f")
-    bias = random.standard_normal(columns).astype("f")
-    exact = a.astype(float) @ b
-    for left in (a, np.asfortranarray(a)):
-        for right in (b, np.asfortranarray(b)):
-            found = (mg.asarray(left) @ mg.asarray(right)).numpy()
-            assert np.abs(found - exact).max() < 1e-6 * inner, (rows, inner, columns)
-    found = mg.linear(mg.tensor(a), mg.tensor(b.T), mg.tensor(bias)).numpy()
-    assert np.abs(found - exact - bias).max() < 1e-6 * inner
-"""
+    (512, 256, 193), (30, 95, 35), (30, 33, 66), (30, 20, 36), (250, 2100, 300), (9, 9000, 70),
+]  # fmt: skip
+NARROW = [
+    (3, 70, 40),
+    (1, 300, 50),
+    (90, 65, 1),
+    (90, 200, 5),
+    (200, 64, 11),
+    (1, 500, 1),
+    (2, 64, 2),
+]
 
 
-def test_larger_products_where_blas_has_one_thread():
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", LARGER], env=environment, check=True)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", LARGER + NARROW)
+def test_blocks_and_dot_products(shape, dtype):
+    rows, inner, columns = shape
+    a, b = random(rows, inner).astype(dtype), random(inner, columns, seed=1).astype(dtype)
+    bias, exact = (
+        random(columns, seed=2).astype(dtype),
+        a.astype(np.longdouble) @ b.astype(np.longdouble),
+    )
+    bound = (
+        (np.abs(a) @ np.abs(b) + np.abs(bias)) * np.finfo(dtype).eps * (min(inner, 1024) + 12) / 2
+    )
+    for left, right in itertools.product(layouts(a), layouts(b)):
+        found = (mg.asarray(left) @ mg.asarray(right)).numpy()
+        assert found.dtype == dtype and (np.abs(found - exact) <= bound).all()
+    found = mg.linear(mg.tensor(a), mg.asarray(b.T), mg.tensor(bias)).numpy()
+    assert (np.abs(found - exact - bias) <= bound).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_stacks(dtype):
+    for left, right in [
+        ((5, 4, 3), (5, 3, 20)),
+        ((2, 3, 9, 40), (3, 40, 17)),
+        ((6, 1, 4, 5), (2, 5, 6)),
+        ((0, 3, 4), (4, 5)),
+        ((3, 2, 0), (3, 0, 4)),
+        ((3, 300, 1100), (1, 1100, 40)),
+        ((4, 5, 70), (4, 70, 1)),
+    ]:
+        a, b = random(*left).astype(dtype), random(*right, seed=1).astype(dtype)
+        exact = np.matmul(a.astype(np.longdouble), b.astype(np.longdouble))
+        inner = min(left[-1], 1024)
+        bound = np.matmul(np.abs(a), np.abs(b)) * np.finfo(dtype).eps * (inner + 12) / 2
+        for x, y in ((a, b), (a, np.asfortranarray(b)), (a[..., ::-1], b[..., ::-1, :])):
+            found = (mg.asarray(x) @ mg.asarray(y)).numpy()
+            assert found.shape == exact.shape and (np.abs(found - exact) <= bound).all()
+
+
+def products():
+    """Of sizes that are divided among threads, and of sizes that are not."""
+    a, b = random(700, 1300), random(1300, 650, seed=1)
+    x, y = mg.tensor(a), mg.tensor(b)
+    stack = mg.tensor(random(40, 60, 80)) @ mg.tensor(random(40, 80, 70, seed=1))
+    wide = mg.tensor(a.astype(np.float64)) @ mg.tensor(b.astype(np.float64))
+    return [t.numpy() for t in (x @ y, x[:300, :900] @ y[:900], x.T @ x[:, :90], stack, wide)]
+
+
+def test_any_number_of_threads_gives_the_same_bits():
+    before = set_threads(1)
+    try:
+        alone = products()
+        for count in (2, 3, 7):
+            set_threads(count)
+            for found, expected in zip(products(), alone, strict=True):
+                np.testing.assert_array_equal(found, expected)
+    finally:
+        set_threads(before)
+
+
+def test_a_row_does_not_depend_on_the_number_of_rows():
+    """Small and large products, which run along different paths, sum in the same order."""
+    if name_of_kernel() == "blas":
+        pytest.skip("BLAS makes no such promise")
+    a, b = mg.tensor(random(900, 1000)), mg.tensor(random(1000, 300, seed=1))
+    whole = (a @ b).numpy()
+    for rows in (4, 13, 60, 300):
+        np.testing.assert_array_equal((a[:rows] @ b).numpy(), whole[:rows])
 
 
 def run(kernel, *arguments):
@@ -113,7 +173,7 @@ def run(kernel, *arguments):
     )
 
 
-@pytest.mark.parametrize("kernel", ["avx2", "blas"])
+@pytest.mark.parametrize("kernel", ["avx2", "vector128", "blas"])
 def test_this_file_with_the_other_kernels(kernel):
     name = run(kernel, "-c", "from minigrad._core.products import name_of_kernel as n; print(n())")
     if "if the processor has it" in name.stderr:
@@ -125,4 +185,4 @@ def test_this_file_with_the_other_kernels(kernel):
 
 def test_an_unknown_kernel_is_refused():
     result = run("mmx", "-c", "import minigrad")
-    assert "MINIGRAD_MATMUL is 'mmx': expected avx512 or avx2" in result.stderr
+    assert "MINIGRAD_MATMUL is 'mmx': expected avx512, avx2 or vector128" in result.stderr

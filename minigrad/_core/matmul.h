@@ -1,16 +1,15 @@
-/* Matrix products of small and middle size, float32: out = start + a @ b; by the kernel of matmul_kernel.h,
- * built for AVX-512 and for AVX2 and picked when the module is loaded (MINIGRAD_MATMUL in the environment may
- * ask for another: avx512, avx2, blas). A processor with neither, or a compiler that does not know how,
- * leaves every product to BLAS. (Not by target_clones: the vectors of a kernel have the size of the
- * registers. Those of AVX-512 ran on AVX2 50 times slower than BLAS.)
+/* Matrix products of our own: out = start + a @ b, in float and double; by the kernel of matmul_kernel.h, built
+ * for each instruction set and picked when the module is loaded (MINIGRAD_MATMUL in the environment may ask
+ * for another: avx512, avx2, vector128, blas). A compiler without vector extensions leaves every product to
+ * BLAS. (Not by target_clones: the vectors of a kernel have the size of the registers. Those of AVX-512 ran on
+ * AVX2 50 times slower than BLAS.)
  *
- * Measured against np.dot with OpenBLAS 0.3.31, AVX-512, ratio of times (benchmarks/run.py products):
- * 100x16 @ 16x16 0.75, 32x64 @ 64x64 1.0, the same with b transposed 0.6; 512x193 @ 193x32 0.8,
- * 193x512 @ 512x32 with a transposed 0.77, 128x784 @ 784x256 with b transposed 0.8. Beyond the second
- * cache BLAS is as fast or faster, and for fewer than 12 rows or columns. Both come to 55e9 of the 58e9
- * multiply-adds a second there, what the processor's one unit for 512 bits can do. The width of a panel
- * is a constant where it is packed: as a variable it took a quarter longer. 32x128 @ 128x512 with b
- * transposed took 64 us, with panels packed before 42; for 4 rows 29 and 7 us. */
+ * 1. *Small products*, whose operands stay in the second cache, read a where it lies and pack b panel by panel.
+ * 2. *Large products* are blocked as Goto and van de Geijn (2008) do: b is packed once, into panels of two
+ *    vectors of columns; blocks of a are packed to stay in the second cache. The unit of work for a thread is
+ *    one block of rows by one stripe of columns; the thread that comes to a stripe first packs it.
+ * 3. *Stacks* of small products are divided among threads product by product.
+ * No result depends on the path or the number of threads: see matmul_kernel.h. */
 #ifndef MINIGRAD_MATMUL_H
 #define MINIGRAD_MATMUL_H
 
@@ -19,27 +18,42 @@
 #include <string.h>
 
 #define MG_STACK 128        /* inner sizes up to this have their panel, 16 KiB, on the stack */
-#define MG_INNER 1024       /* the longest inner dimension: a panel of 128 KiB */
+#define MG_CHAIN 1024       /* terms that one chain of multiply-adds sums: a panel of 128 KiB */
 #define MG_CACHED (1 << 18) /* elements of an operand that stay in the second cache */
 #define MG_APART 128        /* rows of b that lie further apart than so many elements are packed */
+#define MG_DEPTH 512        /* inner steps of a block; divides MG_CHAIN */
+#define MG_ROWS 120         /* rows of a block of a, at most: a multiple of every height */
+#define MG_LONGEST 8192     /* inner steps whose panels are in memory at a time; a multiple of MG_CHAIN */
+#define MG_STRIPES 64
+#define MG_SHARED (1 << 22) /* multiply-adds from which on a product is divided: 75 us, where waking costs 45 */
+#define MG_PIECE (1 << 20)  /* multiply-adds of a piece, at least: 18 us */
 
-typedef struct { const float* data; ptrdiff_t row, column; } mg_matrix;   /* strides in elements */
+typedef void (*mg_part)(void* job, ptrdiff_t part, ptrdiff_t parts);
+typedef void (*mg_sharer)(mg_part part, void* job, ptrdiff_t parts);   /* runs all parts, see threads.h */
+
+typedef struct { const void* data; ptrdiff_t row, column; } mg_matrix;   /* strides in elements */
 
 typedef struct {
-    const char* name;
-    ptrdiff_t lanes;        /* of a vector, 0 for no kernel */
+    ptrdiff_t size, lanes, height;      /* bytes of an element, elements of a vector, rows of a tile */
     /* All panels of b, one after the other: `inner` times `columns`, rounded up to lanes, elements. */
-    void (*pack_panels)(mg_matrix b, ptrdiff_t inner, ptrdiff_t columns, float* panels);
-    /* out (rows, columns), contiguous, = start + a (rows, inner) @ b (inner, columns). start may be out; its row
-     * is 0 for a bias of each row, its data NULL as well for none. panels: b packed by pack_panels, or NULL.
-     * Returns 0, with nothing done, if there is no memory for a panel. */
-    int (*matmul)(mg_matrix a, mg_matrix b, const float* panels, mg_matrix start, float* out,
+    void (*pack_panels)(mg_matrix b, ptrdiff_t inner, ptrdiff_t columns, void* panels);
+    /* out (rows, columns), contiguous, = start + a (rows, inner) @ b (inner, columns), inner <= MG_CHAIN. start may
+     * be out; its row is 0 for a bias of each row, its data NULL as well for none. panels: b packed by
+     * pack_panels, or NULL. Returns 0, with nothing done, if there is no memory for a panel. */
+    int (*matmul)(mg_matrix a, mg_matrix b, const void* panels, mg_matrix start, void* out,
                   ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns);
+    void (*pack_rows)(mg_matrix a, ptrdiff_t rows, ptrdiff_t inner, void* packed);
+    void (*block)(const void* packed, const void* panels, ptrdiff_t whole, ptrdiff_t from, mg_matrix start,
+                  void* out, ptrdiff_t out_row, ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, int add);
+    void (*dots)(mg_matrix a, mg_matrix b, mg_matrix start, void* out, ptrdiff_t out_long, ptrdiff_t out_short,
+                 ptrdiff_t longs, ptrdiff_t inner, ptrdiff_t shorts);
 } mg_kernel;
 
-static const mg_kernel mg_by_blas = {"blas", 0, NULL, NULL};
+typedef struct { const char* name; const mg_kernel *of_float, *of_double; } mg_kernels;
 
-#if defined(__x86_64__) && (defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12))
+static const mg_kernels mg_by_blas = {"blas", NULL, NULL};
+
+#if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
 typedef float mg_four __attribute__((vector_size(16), aligned(4), may_alias));
 
 /* Four rows of x are four columns of out: a pair of rows interleaved with the other pair, twice. */
@@ -56,24 +70,69 @@ static inline __attribute__((always_inline)) void mg_transpose(
     *(mg_four*) (out + 3 * out_row) = __builtin_shufflevector(ac2, bd2, 2, 6, 3, 7);
 }
 
-#define MG_NAME(x) mg_avx512_##x
+#define MG_KERNEL(set, real, lanes, height) {sizeof(real), lanes, height, mg_##set##_##real##_pack_panels, \
+    mg_##set##_##real##_matmul, mg_##set##_##real##_pack_rows, mg_##set##_##real##_block, \
+    mg_##set##_##real##_dots}
+
+#if defined(__x86_64__)
+#define MG_NAME(x) mg_avx512_float_##x
 #define MG_TARGET __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")))
+#define MG_REAL float
 #define MG_LANES 16
 #define MG_HEIGHT 8
 #include "matmul_kernel.h"
 
-#define MG_NAME(x) mg_avx2_##x
+#define MG_NAME(x) mg_avx512_double_##x
+#define MG_TARGET __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")))
+#define MG_REAL double
+#define MG_LANES 8
+#define MG_HEIGHT 8
+#include "matmul_kernel.h"
+
+#define MG_NAME(x) mg_avx2_float_##x
 #define MG_TARGET __attribute__((target("avx2,fma")))
+#define MG_REAL float
 #define MG_LANES 8
 #define MG_HEIGHT 6
 #include "matmul_kernel.h"
 
-static const mg_kernel mg_by_avx512 = {"avx512", 16, mg_avx512_pack_panels, mg_avx512_matmul};
-static const mg_kernel mg_by_avx2 = {"avx2", 8, mg_avx2_pack_panels, mg_avx2_matmul};
+#define MG_NAME(x) mg_avx2_double_##x
+#define MG_TARGET __attribute__((target("avx2,fma")))
+#define MG_REAL double
+#define MG_LANES 4
+#define MG_HEIGHT 6
+#include "matmul_kernel.h"
 
-/* The kernel of that name, for "" the best; NULL if the processor cannot run it. */
-static const mg_kernel* mg_find_kernel(const char* name)
+static const mg_kernel mg_avx512_float = MG_KERNEL(avx512, float, 16, 8);
+static const mg_kernel mg_avx512_double = MG_KERNEL(avx512, double, 8, 8);
+static const mg_kernel mg_avx2_float = MG_KERNEL(avx2, float, 8, 6);
+static const mg_kernel mg_avx2_double = MG_KERNEL(avx2, double, 4, 6);
+static const mg_kernels mg_by_avx512 = {"avx512", &mg_avx512_float, &mg_avx512_double};
+static const mg_kernels mg_by_avx2 = {"avx2", &mg_avx2_float, &mg_avx2_double};
+#endif
+
+#define MG_NAME(x) mg_vector128_float_##x
+#define MG_TARGET
+#define MG_REAL float
+#define MG_LANES 4
+#define MG_HEIGHT 6
+#include "matmul_kernel.h"
+
+#define MG_NAME(x) mg_vector128_double_##x
+#define MG_TARGET
+#define MG_REAL double
+#define MG_LANES 2
+#define MG_HEIGHT 6
+#include "matmul_kernel.h"
+
+static const mg_kernel mg_vector128_float = MG_KERNEL(vector128, float, 4, 6);
+static const mg_kernel mg_vector128_double = MG_KERNEL(vector128, double, 2, 6);
+static const mg_kernels mg_by_vector128 = {"vector128", &mg_vector128_float, &mg_vector128_double};
+
+/* The kernels of that name, for "" the best; NULL if the processor cannot run them. */
+static const mg_kernels* mg_find_kernels(const char* name)
 {
+#if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")
             && __builtin_cpu_supports("avx512dq") && (!*name || !strcmp(name, mg_by_avx512.name)))
@@ -81,27 +140,174 @@ static const mg_kernel* mg_find_kernel(const char* name)
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
             && (!*name || !strcmp(name, mg_by_avx2.name)))
         return &mg_by_avx2;
-    return !*name || !strcmp(name, mg_by_blas.name) ? &mg_by_blas : NULL;
+#endif
+    if (!*name || !strcmp(name, mg_by_vector128.name)) return &mg_by_vector128;
+    return !strcmp(name, mg_by_blas.name) ? &mg_by_blas : NULL;
 }
 #else
-static const mg_kernel* mg_find_kernel(const char* name)
+static const mg_kernels* mg_find_kernels(const char* name)
 {
     return !*name || !strcmp(name, mg_by_blas.name) ? &mg_by_blas : NULL;
 }
 #endif
 
-/* Whether the kernel takes a product of these sizes: narrow outputs would waste most lanes. */
-static inline int mg_takes(const mg_kernel* kernel, ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns)
+/* ------------------------------------------------------------------------------------ large products */
+#if defined(__GNUC__)
+#include <sched.h>
+
+enum { MG_FREE, MG_PACKING, MG_READY };     /* the panels of a stripe */
+
+typedef struct {
+    const mg_kernel* kernel;
+    mg_matrix a, b, start;
+    char* out;
+    ptrdiff_t rows, inner, columns;
+    int begun;                          /* out holds the sum of the steps before, which is a chain's end */
+    ptrdiff_t width, stripes;           /* columns of a stripe */
+    ptrdiff_t height, blocks;           /* rows of a block */
+    char *panels, *packed;              /* room for all panels, and for a block of a for each thread */
+    int state[MG_STRIPES];
+    ptrdiff_t next[MG_STRIPES];         /* the next block of each stripe */
+} mg_product;
+
+static inline ptrdiff_t mg_least(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
+static inline ptrdiff_t mg_times(ptrdiff_t x, ptrdiff_t y) { return (x + y - 1) / y; }      /* y in x, rounded up */
+
+static mg_matrix mg_part_of(const mg_product* p, mg_matrix x, ptrdiff_t row, ptrdiff_t column)
 {
-    if (!kernel->lanes || columns < kernel->lanes - 4 || inner > MG_INNER) return 0;
-    if (rows * inner * columns <= 40000) return 1;      /* what a call of BLAS costs */
-    return rows >= 12 && inner >= 12 && rows * inner <= MG_CACHED && inner * columns <= MG_CACHED;
+    if (x.data) x.data = (const char*) x.data + (row * x.row + column * x.column) * p->kernel->size;
+    return x;
+}
+
+static void mg_multiply_block(const mg_product* p, ptrdiff_t row, ptrdiff_t column, void* packed)
+{
+    const ptrdiff_t rows = mg_least(p->height, p->rows - row), columns = mg_least(p->width, p->columns - column);
+    const mg_matrix whole = {p->out, p->columns, 1}, out = mg_part_of(p, whole, row, column);
+    ptrdiff_t k = 0, inner;
+    do {
+        const int first = k == 0 && !p->begun;
+        inner = mg_least(MG_DEPTH, p->inner - k);
+        p->kernel->pack_rows(mg_part_of(p, p->a, row, k), rows, inner, packed);
+        p->kernel->block(packed, p->panels + column * p->inner * p->kernel->size, p->inner, k,
+                         first ? mg_part_of(p, p->start, row, column) : out, (void*) out.data, p->columns, rows, inner,
+                         columns, !first && k % MG_CHAIN == 0);
+        k += inner;
+    } while (k < p->inner);
+}
+
+static void mg_product_part(void* job, ptrdiff_t part, ptrdiff_t parts)
+{
+    mg_product* const p = job;
+    char* const packed = p->packed + part * MG_ROWS * MG_DEPTH * p->kernel->size;
+    for (ptrdiff_t n = 0; n < 2 * p->stripes; n++) {
+        const ptrdiff_t s = (part * p->stripes / parts + n) % p->stripes, column = s * p->width;
+        int state = MG_FREE;
+        if (__atomic_compare_exchange_n(&p->state[s], &state, MG_PACKING, 0, __ATOMIC_ACQUIRE, __ATOMIC_ACQUIRE)) {
+            p->kernel->pack_panels(mg_part_of(p, p->b, 0, column), p->inner, mg_least(p->width, p->columns - column),
+                                   p->panels + column * p->inner * p->kernel->size);
+            __atomic_store_n(&p->state[s], MG_READY, __ATOMIC_RELEASE);
+        } else if (n < p->stripes && state == MG_PACKING)
+            continue;                   /* come back to it */
+        while (__atomic_load_n(&p->state[s], __ATOMIC_ACQUIRE) != MG_READY) sched_yield();
+        for (ptrdiff_t i; (i = __atomic_fetch_add(&p->next[s], 1, __ATOMIC_RELAXED)) < p->blocks;)
+            mg_multiply_block(p, i * p->height, column, packed);
+    }
+}
+
+/* How many of these threads a product of so many multiply-adds is worth. */
+static ptrdiff_t mg_threads_for(double work, ptrdiff_t threads)
+{
+    return work < MG_SHARED ? 1 : mg_least(threads, 1 + (ptrdiff_t) (work / MG_PIECE / 2));
+}
+
+/* Bytes that `mg_multiply_large` needs on so many threads. */
+static ptrdiff_t mg_room(const mg_kernel* kernel, ptrdiff_t inner, ptrdiff_t columns, int packed, ptrdiff_t threads)
+{
+    const ptrdiff_t panels = packed ? 0 : mg_least(inner, MG_LONGEST) * mg_times(columns, kernel->lanes) * kernel->lanes;
+    return (panels + threads * MG_ROWS * MG_DEPTH) * kernel->size;
+}
+
+/* out = start + a @ b as `matmul` of a kernel, for any sizes but rows or columns of 0, on so many threads. */
+static void mg_multiply_large(const mg_kernel* kernel, mg_matrix a, mg_matrix b, const void* panels, mg_matrix start,
+                              void* out, ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, ptrdiff_t threads,
+                              mg_sharer share, char* room)
+{
+    mg_product p = {.kernel = kernel, .start = start, .out = out, .rows = rows, .columns = columns};
+    const ptrdiff_t panel = 2 * kernel->lanes;
+    const ptrdiff_t pieces = threads == 1 ? 1 : mg_least(8 * threads, 1 + (ptrdiff_t) ((double) rows * inner * columns / MG_PIECE));
+    /* Fewer rows than a block has cost little; narrow stripes have a packed once for each. */
+    p.height = mg_times(mg_times(rows, mg_least(pieces, mg_times(rows, 48))), kernel->height) * kernel->height;
+    p.height = mg_least(p.height, MG_ROWS / kernel->height * kernel->height);
+    p.blocks = mg_times(rows, p.height);
+    p.width = mg_times(mg_times(columns, mg_times(pieces, p.blocks)), panel) * panel;
+    if (p.width < 4 * panel) p.width = 4 * panel;
+    if (p.width > 64 * panel) p.width = 64 * panel;
+    if (p.width * MG_STRIPES < columns) p.width = mg_times(mg_times(columns, MG_STRIPES), panel) * panel;
+    p.stripes = mg_times(columns, p.width);
+    p.packed = room;
+    p.panels = panels ? (char*) panels : room + threads * MG_ROWS * MG_DEPTH * kernel->size;
+    for (ptrdiff_t k = 0; k == 0 || k < inner; k += p.inner) {
+        p.inner = panels ? inner : mg_least(MG_LONGEST, inner - k);
+        p.a = mg_part_of(&p, a, 0, k);
+        p.b = mg_part_of(&p, b, k, 0);
+        p.begun = k > 0;
+        for (ptrdiff_t s = 0; s < p.stripes; s++) p.state[s] = panels ? MG_READY : MG_FREE, p.next[s] = 0;
+        share(mg_product_part, &p, threads);
+        if (inner == 0) break;
+    }
+}
+
+/* -------------------------------------------------------------------------------------------- stacks */
+typedef struct {
+    const mg_kernel* kernel;
+    mg_matrix a, b;                     /* strides; where they begin is in `left` and `right` */
+    const char **left, **right;
+    char* out;
+    ptrdiff_t count, rows, inner, columns;
+    int failed;                         /* no memory for a panel */
+} mg_stack;
+
+static void mg_stack_part(void* job, ptrdiff_t part, ptrdiff_t parts)
+{
+    mg_stack* const s = job;
+    const mg_matrix none = {NULL, 0, 1};
+    mg_matrix a = s->a, b = s->b;
+    for (ptrdiff_t i = part * s->count / parts; i < (part + 1) * s->count / parts; i++) {
+        a.data = s->left[i];
+        b.data = s->right[i];
+        if (!s->kernel->matmul(a, b, NULL, none, s->out + i * s->rows * s->columns * s->kernel->size, s->rows, s->inner,
+                               s->columns))
+            __atomic_store_n(&s->failed, 1, __ATOMIC_RELAXED);
+    }
+}
+
+/* All products of a stack, each of which `mg_is_small`. Returns 0 if there was no memory. */
+static int mg_multiply_stack(mg_stack* stack, ptrdiff_t threads, mg_sharer share)
+{
+    const double work = (double) stack->rows * stack->inner * stack->columns * stack->count;
+    const ptrdiff_t pieces = mg_threads_for(work, threads) == 1 ? 1 : mg_least(stack->count, mg_least(64, 1 + (ptrdiff_t) (work / MG_PIECE)));
+    stack->failed = 0;
+    share(mg_stack_part, stack, pieces);
+    return !stack->failed;
+}
+#endif
+
+/* Whether both operands stay in the cache: `matmul` of the kernel does such a product, on one thread. */
+static inline int mg_is_small(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns)
+{
+    return inner <= MG_CHAIN && rows * inner <= MG_CACHED && inner * columns <= MG_CACHED;
+}
+
+/* Whether an output of these sizes leaves most lanes of the kernel's vectors empty. */
+static inline int mg_is_narrow(const mg_kernel* kernel, ptrdiff_t columns)
+{
+    return columns < kernel->lanes - 4;
 }
 
 /* Whether a b that many products share is worth packing: any number of rows, and any number of columns, as
  * a product reads the panels one after the other. */
 static inline int mg_takes_panels(const mg_kernel* kernel, ptrdiff_t inner, ptrdiff_t columns)
 {
-    return kernel->lanes && columns >= kernel->lanes - 4 && inner <= MG_INNER;
+    return kernel && !mg_is_narrow(kernel, columns) && inner <= MG_CHAIN;
 }
 #endif

@@ -1,26 +1,31 @@
-/* The product of two float32 matrices, for one instruction set: matmul.h includes this file once for each,
- * with MG_NAME(x) giving each name its own ending, MG_TARGET the attribute that allows the instructions,
- * MG_LANES the floats of a vector, MG_HEIGHT the rows of a tile (at least 4).
+/* The product of two matrices, for one instruction set and one precision: matmul.h includes this file once for
+ * each, with MG_NAME(x) giving each name its own ending, MG_TARGET the attribute that allows the instructions,
+ * MG_REAL the type of an element, MG_LANES how many a vector holds, MG_HEIGHT the rows of a tile (at least 4).
  *
  * A tile of MG_HEIGHT rows by two vectors of the output stays in registers while the inner dimension is
  * walked: each step is one row of b, and a multiply-add for each row of a. Columns of b that are not contiguous
  * (b is a transpose), far apart, or too few for a vector, are first copied to a panel in the cache; a b
- * that many products share (the weight of a recurrent layer) can be packed into panels once, before. */
+ * that many products share (the weight of a recurrent layer) can be packed into panels once, before.
+ * A large product is computed in blocks whose operands are both packed (`block`). Either way an element is a
+ * chain of multiply-adds in the order of the inner dimension, broken every MG_CHAIN terms: the same bits. */
 
-typedef float MG_NAME(vector) __attribute__((vector_size(4 * MG_LANES), aligned(4), may_alias));
+typedef MG_REAL MG_NAME(vector) __attribute__((vector_size(sizeof(MG_REAL) * MG_LANES), aligned(sizeof(MG_REAL)),
+                                               may_alias));
+typedef struct { const MG_REAL* data; ptrdiff_t row, column; } MG_NAME(matrix);
 
-/* R rows by V vectors of the output. All loops over r and v have constant bounds, and unroll. */
+/* R rows by V vectors of the output: start + a @ panel, or with `add` out + a @ panel, summed before it is
+ * added. All loops over r and v have constant bounds, and unroll. */
 static inline __attribute__((always_inline)) void MG_NAME(tile)(
-        const int R, const int V, mg_matrix a, const float* panel, ptrdiff_t step, mg_matrix start,
-        float* out, ptrdiff_t out_row, ptrdiff_t inner, ptrdiff_t columns)
+        const int R, const int V, MG_NAME(matrix) a, const MG_REAL* panel, ptrdiff_t step, MG_NAME(matrix) start,
+        MG_REAL* out, ptrdiff_t out_row, ptrdiff_t inner, ptrdiff_t columns, const int add)
 {
     MG_NAME(vector) sum[MG_HEIGHT][2], b[2];
-    float edge[MG_HEIGHT][2 * MG_LANES];    /* the tile at the right edge, which may have fewer columns */
+    MG_REAL edge[MG_HEIGHT][2 * MG_LANES];  /* the tile at the right edge, which may have fewer columns */
     const int whole = columns == MG_LANES * V;
-    float* to = whole ? out : edge[0];
+    MG_REAL* to = whole ? out : edge[0];
     const ptrdiff_t to_row = whole ? out_row : 2 * MG_LANES;
     if (!whole && start.row) {
-        for (int r = 0; r < R; r++) memcpy(edge[r], start.data + r * start.row, columns * sizeof(float));
+        for (int r = 0; r < R; r++) memcpy(edge[r], start.data + r * start.row, columns * sizeof(MG_REAL));
         start.data = edge[0];
         start.row = 2 * MG_LANES;
     }
@@ -28,14 +33,15 @@ static inline __attribute__((always_inline)) void MG_NAME(tile)(
     for (int r = 0; r < R; r++) {
         #pragma GCC unroll 2
         for (int v = 0; v < V; v++)
-            sum[r][v] = *(const MG_NAME(vector)*) (start.data + r * start.row + MG_LANES * v);
+            if (add) sum[r][v] = (MG_NAME(vector)) {0};
+            else sum[r][v] = *(const MG_NAME(vector)*) (start.data + r * start.row + MG_LANES * v);
     }
     for (ptrdiff_t k = 0; k < inner; k++) {
         #pragma GCC unroll 2
         for (int v = 0; v < V; v++) b[v] = *(const MG_NAME(vector)*) (panel + k * step + MG_LANES * v);
         #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
-            const float x = a.data[r * a.row + k * a.column];
+            const MG_REAL x = a.data[r * a.row + k * a.column];
             #pragma GCC unroll 2
             for (int v = 0; v < V; v++) sum[r][v] += x * b[v];
         }
@@ -43,41 +49,49 @@ static inline __attribute__((always_inline)) void MG_NAME(tile)(
     #pragma GCC unroll 8
     for (int r = 0; r < R; r++) {
         #pragma GCC unroll 2
-        for (int v = 0; v < V; v++) *(MG_NAME(vector)*) (to + r * to_row + MG_LANES * v) = sum[r][v];
+        for (int v = 0; v < V; v++) {
+            if (add) sum[r][v] += *(const MG_NAME(vector)*) (start.data + r * start.row + MG_LANES * v);
+            *(MG_NAME(vector)*) (to + r * to_row + MG_LANES * v) = sum[r][v];
+        }
     }
     if (!whole)
-        for (int r = 0; r < R; r++) memcpy(out + r * out_row, edge[r], columns * sizeof(float));
+        for (int r = 0; r < R; r++) memcpy(out + r * out_row, edge[r], columns * sizeof(MG_REAL));
 }
 
 static inline __attribute__((always_inline)) void MG_NAME(rows)(
-        const int V, mg_matrix a, const float* panel, ptrdiff_t step, mg_matrix start, float* out,
-        ptrdiff_t out_row, ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns)
+        const int V, MG_NAME(matrix) a, const ptrdiff_t a_tile, const MG_REAL* panel, ptrdiff_t step,
+        MG_NAME(matrix) start, MG_REAL* out, ptrdiff_t out_row, ptrdiff_t rows, ptrdiff_t inner,
+        ptrdiff_t columns, const int add)
 {
     ptrdiff_t i = 0;
-    for (; i + MG_HEIGHT <= rows; i += MG_HEIGHT, a.data += MG_HEIGHT * a.row, start.data += MG_HEIGHT * start.row)
-        MG_NAME(tile)(MG_HEIGHT, V, a, panel, step, start, out + i * out_row, out_row, inner, columns);
+    for (; i + MG_HEIGHT <= rows; i += MG_HEIGHT, a.data += a_tile, start.data += MG_HEIGHT * start.row)
+        MG_NAME(tile)(MG_HEIGHT, V, a, panel, step, start, out + i * out_row, out_row, inner, columns, add);
     if (i + 4 <= rows) {
-        MG_NAME(tile)(4, V, a, panel, step, start, out + i * out_row, out_row, inner, columns);
+        MG_NAME(tile)(4, V, a, panel, step, start, out + i * out_row, out_row, inner, columns, add);
         i += 4;
         a.data += 4 * a.row;
         start.data += 4 * start.row;
     }
     for (; i < rows; i++, a.data += a.row, start.data += start.row)
-        MG_NAME(tile)(1, V, a, panel, step, start, out + i * out_row, out_row, inner, columns);
+        MG_NAME(tile)(1, V, a, panel, step, start, out + i * out_row, out_row, inner, columns, add);
 }
 
 /* Copy `width` columns of b to a panel that is `wide` (a constant) columns wide, the rest zeros. */
 static inline __attribute__((always_inline)) void MG_NAME(pack)(
-        mg_matrix b, ptrdiff_t inner, ptrdiff_t width, const ptrdiff_t wide, float* panel)
+        MG_NAME(matrix) b, ptrdiff_t inner, ptrdiff_t width, const ptrdiff_t wide, MG_REAL* panel)
 {
     ptrdiff_t k, t;
-    if (b.column == 1)
-        for (k = 0; k < inner; k++) memcpy(panel + k * wide, b.data + k * b.row, width * sizeof(float));
+    if (b.column == 1 && width == wide)
+        for (k = 0; k < inner; k++) memcpy(panel + k * wide, b.data + k * b.row, wide * sizeof(MG_REAL));
+    else if (b.column == 1)
+        for (k = 0; k < inner; k++) memcpy(panel + k * wide, b.data + k * b.row, width * sizeof(MG_REAL));
     else {
-        const ptrdiff_t whole = b.row == 1 ? inner - inner % 4 : 0, fours = width - width % 4;
+        const ptrdiff_t whole = b.row == 1 && sizeof(MG_REAL) == 4 ? inner - inner % 4 : 0;
+        const ptrdiff_t fours = width - width % 4;
         for (k = 0; k < whole; k += 4)
             for (t = 0; t < fours; t += 4)
-                mg_transpose(b.data + t * b.column + k, b.column, panel + k * wide + t, wide);
+                mg_transpose((const float*) (b.data + t * b.column + k), b.column,
+                             (float*) (panel + k * wide + t), wide);
         for (k = 0; k < inner; k++)
             for (t = k < whole ? fours : 0; t < width; t++)
                 panel[k * wide + t] = b.data[k * b.row + t * b.column];
@@ -94,7 +108,7 @@ static inline ptrdiff_t MG_NAME(wide)(ptrdiff_t j, ptrdiff_t columns)
 }
 
 static inline __attribute__((always_inline)) void MG_NAME(pack_panel)(
-        mg_matrix b, ptrdiff_t j, ptrdiff_t inner, ptrdiff_t columns, float* panel)
+        MG_NAME(matrix) b, ptrdiff_t j, ptrdiff_t inner, ptrdiff_t columns, MG_REAL* panel)
 {
     const ptrdiff_t wide = MG_NAME(wide)(j, columns), width = columns - j < wide ? columns - j : wide;
     b.data += j * b.column;
@@ -102,22 +116,27 @@ static inline __attribute__((always_inline)) void MG_NAME(pack_panel)(
     else MG_NAME(pack)(b, inner, width, 2 * MG_LANES, panel);
 }
 
-MG_TARGET static void MG_NAME(pack_panels)(mg_matrix b, ptrdiff_t inner, ptrdiff_t columns, float* panels)
+MG_TARGET static void MG_NAME(pack_panels)(mg_matrix matrix, ptrdiff_t inner, ptrdiff_t columns, void* panels)
 {
+    const MG_NAME(matrix) b = {matrix.data, matrix.row, matrix.column};
     for (ptrdiff_t j = 0; j < columns; j += 2 * MG_LANES)
-        MG_NAME(pack_panel)(b, j, inner, columns, panels + j * inner);
+        MG_NAME(pack_panel)(b, j, inner, columns, (MG_REAL*) panels + j * inner);
 }
 
-MG_TARGET static int MG_NAME(matmul)(mg_matrix a, mg_matrix b, const float* panels, mg_matrix start, float* out,
-                                     ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns)
+MG_TARGET static int MG_NAME(matmul)(mg_matrix left, mg_matrix right, const void* packed_before, mg_matrix first,
+                                     void* target, ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns)
 {
-    float on_stack[MG_STACK * 2 * MG_LANES], bias[2 * MG_LANES];
-    float* packed = panels || inner <= MG_STACK ? on_stack : malloc(inner * 2 * MG_LANES * sizeof(float));
+    const MG_NAME(matrix) a = {left.data, left.row, left.column}, b = {right.data, right.row, right.column};
+    const MG_NAME(matrix) start = {first.data, first.row, 1};
+    const MG_REAL* panels = packed_before;
+    MG_REAL* out = target;
+    MG_REAL on_stack[MG_STACK * 2 * MG_LANES], bias[2 * MG_LANES];
+    MG_REAL* packed = panels || inner <= MG_STACK ? on_stack : malloc(inner * 2 * MG_LANES * sizeof(MG_REAL));
     ptrdiff_t j, t, wide, width;
     if (!packed) return 0;
     for (j = 0; j < columns; j += wide) {
-        mg_matrix panel = {b.data + j * b.column, b.row, b.column};
-        mg_matrix begin = {bias, start.row, 1};
+        MG_NAME(matrix) panel = {b.data + j * b.column, b.row, b.column};
+        MG_NAME(matrix) begin = {bias, start.row, 1};
         wide = MG_NAME(wide)(j, columns);
         width = columns - j < wide ? columns - j : wide;
         if (start.row) begin.data = start.data + j;
@@ -131,14 +150,93 @@ MG_TARGET static int MG_NAME(matmul)(mg_matrix a, mg_matrix b, const float* pane
             panel.row = wide;
         }
         if (wide == MG_LANES)
-            MG_NAME(rows)(1, a, panel.data, panel.row, begin, out + j, columns, rows, inner, width);
-        else MG_NAME(rows)(2, a, panel.data, panel.row, begin, out + j, columns, rows, inner, width);
+            MG_NAME(rows)(1, a, MG_HEIGHT * a.row, panel.data, panel.row, begin, out + j, columns, rows, inner,
+                          width, 0);
+        else MG_NAME(rows)(2, a, MG_HEIGHT * a.row, panel.data, panel.row, begin, out + j, columns, rows, inner,
+                           width, 0);
     }
     if (packed != on_stack) free(packed);
     return 1;
 }
 
+/* Copy a block of a into tiles of MG_HEIGHT rows, each as the kernel reads it: k by k. */
+MG_TARGET static void MG_NAME(pack_rows)(mg_matrix matrix, ptrdiff_t rows, ptrdiff_t inner, void* block)
+{
+    MG_NAME(matrix) a = {matrix.data, matrix.row, matrix.column};
+    MG_REAL* packed = block;
+    for (ptrdiff_t i = 0; i < rows; i += MG_HEIGHT, a.data += MG_HEIGHT * a.row, packed += MG_HEIGHT * inner) {
+        const MG_NAME(matrix) columns = {a.data, a.column, a.row};      /* its rows are the columns to pack */
+        if (rows - i < MG_HEIGHT) MG_NAME(pack)(columns, inner, rows - i, MG_HEIGHT, packed);
+        else MG_NAME(pack)(columns, inner, MG_HEIGHT, MG_HEIGHT, packed);
+    }
+}
+
+/* A block of the output, whose first column begins a panel: start + the packed rows @ steps `from` and on of the
+ * panels, which have `whole` steps; with `add` the product is summed before it is added. */
+MG_TARGET static void MG_NAME(block)(const void* packed, const void* panels, ptrdiff_t whole, ptrdiff_t from,
+                                     mg_matrix first, void* target, ptrdiff_t out_row, ptrdiff_t rows,
+                                     ptrdiff_t inner, ptrdiff_t columns, int add)
+{
+    const MG_NAME(matrix) a = {packed, 1, MG_HEIGHT};
+    const ptrdiff_t a_tile = MG_HEIGHT * inner;
+    const MG_REAL* start = first.data;
+    MG_REAL* out = target;
+    MG_REAL bias[2 * MG_LANES];
+    for (ptrdiff_t j = 0; j < columns; j += 2 * MG_LANES) {
+        const ptrdiff_t wide = MG_NAME(wide)(j, columns), width = columns - j < wide ? columns - j : wide;
+        const MG_REAL* panel = (const MG_REAL*) panels + j * whole + from * wide;
+        MG_NAME(matrix) begin = {start + j, first.row, 1};
+        if (!first.row) {
+            for (ptrdiff_t t = 0; t < wide; t++) bias[t] = start && t < width ? start[j + t] : 0;
+            begin.data = bias;
+        }
+        if (wide == MG_LANES) {
+            if (add)
+                MG_NAME(rows)(1, a, a_tile, panel, MG_LANES, begin, out + j, out_row, rows, inner, width, 1);
+            else MG_NAME(rows)(1, a, a_tile, panel, MG_LANES, begin, out + j, out_row, rows, inner, width, 0);
+        } else {
+            if (add)
+                MG_NAME(rows)(2, a, a_tile, panel, 2 * MG_LANES, begin, out + j, out_row, rows, inner, width, 1);
+            else MG_NAME(rows)(2, a, a_tile, panel, 2 * MG_LANES, begin, out + j, out_row, rows, inner, width, 0);
+        }
+    }
+}
+
+/* The dot products of long rows and short rows, all contiguous: out[l * out_long + s * out_short] = start there,
+ * whose strides are its row and column, + long_[l] . short_[s]. For outputs narrower than a vector. */
+MG_TARGET static void MG_NAME(dots)(mg_matrix long_, mg_matrix short_, mg_matrix first, void* target,
+                                    ptrdiff_t out_long, ptrdiff_t out_short, ptrdiff_t longs, ptrdiff_t inner,
+                                    ptrdiff_t shorts)
+{
+    const MG_REAL* start = first.data;
+    MG_REAL* out = target;
+    const ptrdiff_t whole = inner - inner % MG_LANES;
+    for (ptrdiff_t l = 0; l < longs; l += 4) {
+        const ptrdiff_t n = longs - l < 4 ? longs - l : 4;
+        const MG_REAL* a[4];
+        for (ptrdiff_t i = 0; i < 4; i++) a[i] = (const MG_REAL*) long_.data + (l + (i < n ? i : 0)) * long_.row;
+        for (ptrdiff_t s = 0; s < shorts; s++) {
+            const MG_REAL* b = (const MG_REAL*) short_.data + s * short_.row;
+            MG_NAME(vector) sum[4] = {{0}};
+            MG_REAL rest[4] = {0};
+            for (ptrdiff_t k = 0; k < whole; k += MG_LANES) {
+                const MG_NAME(vector) y = *(const MG_NAME(vector)*) (b + k);
+                #pragma GCC unroll 4
+                for (int i = 0; i < 4; i++) sum[i] += *(const MG_NAME(vector)*) (a[i] + k) * y;
+            }
+            for (ptrdiff_t k = whole; k < inner; k++)
+                for (int i = 0; i < 4; i++) rest[i] += a[i][k] * b[k];
+            for (ptrdiff_t i = 0; i < n; i++) {
+                for (int v = 0; v < MG_LANES; v++) rest[i] += sum[i][v];
+                out[(l + i) * out_long + s * out_short] =
+                    rest[i] + (start ? start[(l + i) * first.row + s * first.column] : 0);
+            }
+        }
+    }
+}
+
 #undef MG_NAME
 #undef MG_TARGET
+#undef MG_REAL
 #undef MG_LANES
 #undef MG_HEIGHT

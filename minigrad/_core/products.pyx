@@ -4,9 +4,9 @@
 Design note
 -----------
 1. This file knows arrays, as `loops.pyx` does, and no Tensor.
-2. Small and middle float32 products run in a kernel of our own (`matmul.h`), where a call of BLAS would
-   cost as much as the work, and with the bias on the way. All others go to the BLAS that NumPy carries.
-   Where it may use several threads, only products that it would not divide are kept from it.
+2. All float products run in kernels of our own (`matmul.h`), with the bias on the way, on the threads of
+   `loops.pyx`. NumPy's BLAS serves where there is no kernel: its threads spin while they wait for one
+   another, which on a busy machine took up to a hundred times as long as one thread alone.
 3. A stack of products with one matrix in common is one product, if the stack is packed into rows or
    columns first: block by block, so that it stays in the second cache.
 4. A failed allocation is a MemoryError, with one exception that cannot be caught: OpenBLAS prints a message
@@ -15,18 +15,19 @@ Design note
 """
 cimport numpy as cnp
 from cpython.ref cimport PyObject
-from numpy cimport (NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_NBYTES, PyArray_NDIM, PyArray_STRIDES,
-                    PyArray_TYPE, ndarray, npy_intp)
+from libc.stdlib cimport free, malloc
+from numpy cimport (NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE, PyArray_NBYTES,
+                    PyArray_NDIM, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport SUM
-from .loops cimport MAXDIMS, add_in_place, contiguous, empty, is_viewable, recycle, transfer
+from .loops cimport (
+    MAXDIMS, Part, add_in_place, contiguous, empty, in_parts, is_viewable, number_of_threads, recycle,
+    transfer)
 from .reductions cimport reduce
 
 import os
 
 import numpy as np
-
-from .loops import processors
 
 cnp.import_array()
 
@@ -48,57 +49,80 @@ cdef extern from *:
 
 cdef extern from "matmul.h" nogil:
     ctypedef struct Matrix "mg_matrix":
-        float* data
+        const void* data
         npy_intp row, column
-    ctypedef struct MatmulKernel "mg_kernel":
-        const char* name
-        npy_intp lanes
-        void (*pack_panels)(Matrix b, npy_intp inner, npy_intp columns, float* panels)
-        bint (*matmul)(Matrix a, Matrix b, float* panels, Matrix start, float* out, npy_intp rows,
+    ctypedef struct Kernel "mg_kernel":
+        npy_intp size, lanes
+        void (*pack_panels)(Matrix b, npy_intp inner, npy_intp columns, void* panels)
+        bint (*matmul)(Matrix a, Matrix b, const void* panels, Matrix start, void* out, npy_intp rows,
                        npy_intp inner, npy_intp columns)
-    const MatmulKernel* find_kernel "mg_find_kernel"(const char* name)
-    bint takes "mg_takes"(const MatmulKernel* kernel, npy_intp rows, npy_intp inner, npy_intp columns)
-    bint takes_panels "mg_takes_panels"(const MatmulKernel* kernel, npy_intp inner, npy_intp columns)
+        void (*dots)(Matrix a, Matrix b, Matrix start, void* out, npy_intp out_long, npy_intp out_short,
+                     npy_intp longs, npy_intp inner, npy_intp shorts)
+    ctypedef struct Kernels "mg_kernels":
+        const char* name
+        const Kernel* of_float
+        const Kernel* of_double
+    ctypedef struct Stack "mg_stack":
+        const Kernel* kernel
+        Matrix a, b
+        const char** left
+        const char** right
+        char* out
+        npy_intp count, rows, inner, columns
+    const Kernels* find_kernels "mg_find_kernels"(const char* name)
+    bint is_small "mg_is_small"(npy_intp rows, npy_intp inner, npy_intp columns)
+    bint is_narrow "mg_is_narrow"(const Kernel* kernel, npy_intp columns)
+    bint takes_panels "mg_takes_panels"(const Kernel* kernel, npy_intp inner, npy_intp columns)
+    npy_intp threads_for "mg_threads_for"(double work, npy_intp threads)
+    npy_intp room_for "mg_room"(const Kernel* kernel, npy_intp inner, npy_intp columns, bint packed,
+                                npy_intp threads)
+    void multiply_large "mg_multiply_large"(
+        const Kernel* kernel, Matrix a, Matrix b, const void* panels, Matrix start, void* out, npy_intp rows,
+        npy_intp inner, npy_intp columns, npy_intp threads,
+        void (*share)(Part, void*, npy_intp) noexcept nogil, char* room)
+    bint multiply_stack "mg_multiply_stack"(Stack* stack, npy_intp threads,
+                                            void (*share)(Part, void*, npy_intp) noexcept nogil)
 
 cdef enum:
     PACKED_BYTES = 1 << 19      # of the blocks that `packed_matmul` packs
-    SHARED_WORK = 1 << 18       # multiply-adds above which OpenBLAS divides a product among its threads
-    SHARED_PACKED = 1 << 22     # and above which that gains more than to have packed once
+    RELEASE_GIL = 1 << 18       # multiply-adds above which a product lets other threads run
+    LONG = 64                   # inner sizes from which on narrow outputs are dot products
+
+cdef const Kernels* kernels = choose_kernels(os.environ.get("MINIGRAD_MATMUL", ""))
 
 
-def threads_of_blas():
-    """How many threads NumPy's OpenBLAS was given: by its variables, else one for each processor."""
-    for name in ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"):
-        if os.environ.get(name, "").isdigit() and int(os.environ[name]) > 0:
-            return int(os.environ[name])
-    return processors()
-
-
-cdef bint blas_alone = threads_of_blas() == 1   # else larger products are left to its threads
-cdef const MatmulKernel* matmul_kernel = choose_kernel(os.environ.get("MINIGRAD_MATMUL", ""))
-
-
-cdef const MatmulKernel* choose_kernel(str name) except NULL:
-    """The kernel of that name; for "" the best that the processor can run."""
+cdef const Kernels* choose_kernels(str name) except NULL:
+    """The kernels of that name; for "" the best that the processor can run."""
     cdef bytes encoded = os.fsencode(name)
-    found = find_kernel(encoded)
+    found = find_kernels(encoded)
     if found == NULL:
-        raise ValueError(f"MINIGRAD_MATMUL is {name!r}: expected avx512 or avx2, if the processor has it, or "
-                         "blas")
+        raise ValueError(f"MINIGRAD_MATMUL is {name!r}: expected avx512, avx2 or vector128, if the processor "
+                         "has it, or blas")
     return found
 
 
 def name_of_kernel():
-    """The instruction set of the kernel of small matrix products; "blas" where there is none."""
-    return matmul_kernel.name.decode()
+    """The instruction set of the kernels of matrix products; "blas" where there is none."""
+    return kernels.name.decode()
+
+
+cdef inline const Kernel* kernel_of(ndarray x) noexcept:
+    return kernels.of_float if PyArray_TYPE(x) == NPY_FLOAT else kernels.of_double
 
 
 cdef inline Matrix matrix(ndarray x) noexcept:
+    """The last two dimensions of x."""
     cdef Matrix view
-    view.data = <float*> PyArray_DATA(x)
-    view.row = PyArray_STRIDES(x)[0] // 4
-    view.column = PyArray_STRIDES(x)[1] // 4
+    cdef int n = PyArray_NDIM(x)
+    view.data = PyArray_DATA(x)
+    view.row = PyArray_STRIDES(x)[n - 2] // PyArray_ITEMSIZE(x)
+    view.column = PyArray_STRIDES(x)[n - 1] // PyArray_ITEMSIZE(x)
     return view
+
+
+cdef inline Matrix transposed(Matrix x) noexcept:
+    x.row, x.column = x.column, x.row
+    return x
 
 
 cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
@@ -107,16 +131,19 @@ cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
     cdef npy_intp shape[MAXDIMS]
     cdef npy_intp size
     cdef int n = PyArray_NDIM(x), m = PyArray_NDIM(y), ndim = max(n, m), d
-    for d in range(ndim - 2):                   # broadcast; sizes that do not fit NumPy will name
+    for d in range(ndim - 2):
         shape[d] = PyArray_DIMS(x)[d - ndim + n] if d >= ndim - n else 1
         size = PyArray_DIMS(y)[d - ndim + m] if d >= ndim - m else 1
+        if shape[d] != size and shape[d] != 1 and size != 1:
+            raise ValueError("the leading dimensions do not broadcast")
         shape[d] = size if shape[d] == 1 else shape[d]
     shape[ndim - 2] = PyArray_DIMS(x)[n - 2]
     shape[ndim - 1] = PyArray_DIMS(y)[m - 1]
     out = empty(ndim, shape, PyArray_TYPE(x))
     if ndim > 2:
-        return np.matmul(x, y, out)
-    multiply(x, y, None, bias, out)
+        multiply_all(x, y, out)
+    else:
+        multiply(x, y, None, bias, out)
     return out
 
 
@@ -124,43 +151,148 @@ cdef void multiply(ndarray x, ndarray y, ndarray panels, ndarray start, ndarray 
     """out = start + x @ y for matrices. out is C-contiguous; so is start, which has the shape of out, or of a
     row, or is `out` itself, or None. panels: what `panels_of` made of y, or None."""
     cdef npy_intp rows = PyArray_DIMS(out)[0], columns = PyArray_DIMS(out)[1], inner = PyArray_DIMS(y)[0]
-    cdef Matrix left = matrix(x), right = matrix(y), first
-    cdef bint done
-    cdef float* packed
-    cdef PyThreadState* thread = NULL
-    if panels is not None or (PyArray_TYPE(x) == NPY_FLOAT and takes(matmul_kernel, rows, inner, columns)
-                              and (blas_alone or rows * inner * columns <= SHARED_WORK)):
-        first.data, first.row, first.column = NULL, 0, 1
-        if start is not None:
-            first.data = <float*> PyArray_DATA(start)
-            first.row = columns if PyArray_NDIM(start) == 2 else 0
-        if rows * inner * columns > SHARED_WORK:
-            thread = PyEval_SaveThread()
-        packed = NULL if panels is None else <float*> PyArray_DATA(panels)
-        done = matmul_kernel.matmul(left, right, packed, first, <float*> PyArray_DATA(out), rows, inner,
-                                    columns)
-        if thread != NULL:
-            PyEval_RestoreThread(thread)
-        if done:
-            return
-    if start is out:
-        add_in_place(out, matmul(x, y))
+    cdef const Kernel* kernel = kernel_of(x)
+    cdef Matrix first
+    if rows == 0 or columns == 0:
         return
+    if kernel == NULL:
+        by_blas(x, y, start, out)
+        return
+    first.data, first.row, first.column = NULL, 0, 1
+    if start is not None:
+        first.data = PyArray_DATA(start)
+        first.row = columns if PyArray_NDIM(start) == 2 else 0
+    if panels is None and inner >= LONG and (rows < 4 or is_narrow(kernel, columns)):
+        multiply_narrow(kernel, x, y, first, out)
+    else:
+        multiply_matrices(kernel, matrix(x), matrix(y), panels, first, PyArray_DATA(out), rows, inner,
+                          columns)
+
+
+cdef void by_blas(ndarray x, ndarray y, ndarray start, ndarray out) except *:
+    if start is out:
+        start = out.copy()
     matrix_product(x, y, out)                   # in 0.4 us, where np.matmul took 1.2
     if start is not None:
         add_in_place(out, start)
 
 
+cdef void multiply_matrices(const Kernel* kernel, Matrix x, Matrix y, ndarray panels, Matrix start, void* out,
+                            npy_intp rows, npy_intp inner, npy_intp columns) except *:
+    """As `multiply`, by the kernel."""
+    cdef double work = <double> rows * inner * columns
+    cdef npy_intp threads = threads_for(work, number_of_threads()), size
+    cdef const void* packed = NULL if panels is None else PyArray_DATA(panels)
+    cdef ndarray room = None
+    cdef PyThreadState* thread = NULL
+    cdef bint done = True, small = threads == 1 and is_small(rows, inner, columns)
+    if not small:
+        size = (room_for(kernel, inner, columns, packed != NULL, threads) + 7) // 8
+        room = empty(1, &size, NPY_DOUBLE)
+    if work > RELEASE_GIL:
+        thread = PyEval_SaveThread()
+    if small:
+        done = kernel.matmul(x, y, packed, start, out, rows, inner, columns)
+    else:
+        multiply_large(kernel, x, y, packed, start, out, rows, inner, columns, threads, in_parts,
+                       <char*> PyArray_DATA(room))
+    if thread != NULL:
+        PyEval_RestoreThread(thread)
+    if room is not None:
+        recycle(<PyObject*> room)
+    if not done:
+        raise MemoryError("matmul: no memory to pack the operands")
+
+
+cdef void multiply_narrow(const Kernel* kernel, ndarray x, ndarray y, Matrix start, ndarray out) except *:
+    """As `multiply`, for an output of few rows or columns, which would leave most of a tile empty: dot
+    products of rows of x and columns of y, each contiguous, or else the product transposed."""
+    cdef npy_intp rows = PyArray_DIMS(out)[0], columns = PyArray_DIMS(out)[1], inner = PyArray_DIMS(y)[0]
+    cdef Matrix a = matrix(x), b = transposed(matrix(y))
+    cdef ndarray copy                           # holds its memory
+    if columns <= rows and a.column == 1:       # many rows of x, few columns of y
+        copy = contiguous(y.T)
+        b = matrix(copy)
+        kernel.dots(a, b, start, PyArray_DATA(out), columns, 1, rows, inner, columns)
+    elif rows < 4 and b.column == 1:            # few rows of x, many columns of y
+        copy = contiguous(x)
+        a = matrix(copy)
+        kernel.dots(b, a, transposed(start), PyArray_DATA(out), 1, columns, columns, inner, rows)
+    elif columns == 1 and start.data == NULL:
+        multiply_matrices(kernel, b, transposed(a), None, start, PyArray_DATA(out), 1, inner, rows)
+    else:
+        multiply_matrices(kernel, a, transposed(b), None, start, PyArray_DATA(out), rows, inner,
+                          columns)
+
+
+cdef void multiply_all(ndarray x, ndarray y, ndarray out) except *:
+    """out = x @ y, for stacks of matrices whose leading dimensions broadcast to those of out, contiguous."""
+    cdef const Kernel* kernel = kernel_of(x)
+    cdef int ndim = PyArray_NDIM(out), d
+    cdef npy_intp rows = PyArray_DIMS(out)[ndim - 2], columns = PyArray_DIMS(out)[ndim - 1]
+    cdef npy_intp inner = PyArray_DIMS(y)[PyArray_NDIM(y) - 2], count = 1, i
+    cdef npy_intp shape[MAXDIMS]
+    cdef Stack stack
+    cdef Matrix none
+    cdef PyThreadState* thread
+    cdef bint done = True
+    if kernel == NULL:
+        np.matmul(x, y, out)
+        return
+    for d in range(ndim - 2):
+        shape[d] = PyArray_DIMS(out)[d]
+        count *= shape[d]
+    if count * rows * columns == 0:
+        return
+    stack.left = <const char**> malloc(2 * count * sizeof(char*))
+    if stack.left == NULL:
+        raise MemoryError("matmul: no memory for a stack of products")
+    stack.right = stack.left + count
+    try:
+        beginnings(x, ndim - 2, shape, stack.left)
+        beginnings(y, ndim - 2, shape, stack.right)
+        stack.kernel, stack.a, stack.b, stack.out = kernel, matrix(x), matrix(y), <char*> PyArray_DATA(out)
+        stack.count, stack.rows, stack.inner, stack.columns = count, rows, inner, columns
+        if is_small(rows, inner, columns):
+            thread = PyEval_SaveThread()
+            done = multiply_stack(&stack, number_of_threads(), in_parts)
+            PyEval_RestoreThread(thread)
+            if not done:
+                raise MemoryError("matmul: no memory to pack the operands")
+            return
+        none.data, none.row, none.column = NULL, 0, 1
+        for i in range(count):
+            stack.a.data, stack.b.data = stack.left[i], stack.right[i]
+            multiply_matrices(kernel, stack.a, stack.b, None, none,
+                              stack.out + i * rows * columns * kernel.size, rows, inner, columns)
+    finally:
+        free(stack.left)
+
+
+cdef void beginnings(ndarray x, int ndim, npy_intp* shape, const char** first) noexcept:
+    """Where each matrix of x begins, if its leading dimensions are broadcast to that shape."""
+    cdef npy_intp count = 1, stride, inside, i
+    cdef int d, k
+    first[0] = <const char*> PyArray_DATA(x)
+    for d in range(ndim):                       # each dimension repeats the places of those before it
+        k = d - ndim + PyArray_NDIM(x) - 2
+        stride = PyArray_STRIDES(x)[k] if k >= 0 and PyArray_DIMS(x)[k] > 1 else 0
+        for i in range(count - 1, -1, -1):
+            for inside in range(shape[d] - 1, -1, -1):
+                first[i * shape[d] + inside] = first[i] + inside * stride
+        count *= shape[d]
+
+
 cdef ndarray panels_of(ndarray y, npy_intp rows, npy_intp uses):
     """The matrix y packed for `multiply`, where one call has so many products of so many rows with it: the
     panels must not outlive that call, as nothing tells them of a write to y. None where they gain nothing."""
-    cdef npy_intp inner = PyArray_DIMS(y)[0], columns = PyArray_DIMS(y)[1]
-    cdef npy_intp lanes = max(matmul_kernel.lanes, 1), size = inner * ((columns + lanes - 1) // lanes * lanes)
-    if (uses < 2 or PyArray_TYPE(y) != NPY_FLOAT or not takes_panels(matmul_kernel, inner, columns)
-            or not (blas_alone or rows * size <= SHARED_PACKED)):
+    cdef npy_intp inner = PyArray_DIMS(y)[0], columns = PyArray_DIMS(y)[1], size
+    cdef const Kernel* kernel = kernel_of(y)
+    if uses < 2 or not takes_panels(kernel, inner, columns):
         return None
-    panels = empty(1, &size, NPY_FLOAT)
-    matmul_kernel.pack_panels(matrix(y), inner, columns, <float*> PyArray_DATA(panels))
+    size = inner * ((columns + kernel.lanes - 1) // kernel.lanes * kernel.lanes)
+    panels = empty(1, &size, PyArray_TYPE(y))
+    kernel.pack_panels(matrix(y), inner, columns, PyArray_DATA(panels))
     return panels
 
 
@@ -196,7 +328,8 @@ cdef ndarray packed_matmul(ndarray x, ndarray y, tuple shape, ndarray bias):
     sizes[ndim - 2] = PyArray_DIMS(x)[PyArray_NDIM(x) - 2]
     out = empty(ndim, sizes, PyArray_TYPE(y))
     for i in range(0, n, block):
-        part = np.matmul(x, packed_block(y, i, min(n, i + block), shape, tile), out[i:i + block])
+        part = out[i:i + block]
+        multiply_all(x, packed_block(y, i, min(n, i + block), shape, tile), part)
         if bias is not None:
             np.add(part, bias, part)
     recycle(<PyObject*> tile)

@@ -36,7 +36,7 @@ NOT = {
 THREAD = ("threads", "graph")
 PLANTED = (
     "minigrad/_core/products.pyx",
-    "size = inner * ((columns + lanes - 1) // lanes * lanes)",
+    "size = inner * ((columns + kernel.lanes - 1) // kernel.lanes * kernel.lanes)",
     "size = inner * columns",
 )
 REPORT = re.compile(r"ERROR: AddressSanitizer|runtime error:|WARNING: ThreadSanitizer")
