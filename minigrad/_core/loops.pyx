@@ -19,7 +19,7 @@ Design note
    elements run on two threads (`threads.h`; MINIGRAD_NUM_THREADS asks for another number, 1 for none), in
    0.55 to 0.9 of the time; to wake a thread takes 45 us on the machine measured, so that less does not pay.
    Not one bit depends on their number, so no result may depend on which others stand beside it. Sums to one
-   number, windows, products and optimisers stay on one thread.
+   number, windows and optimisers stay on one thread.
 6. Axes that are reduced are the matter of `reductions.pyx`, products that of `products.pyx`.
 """
 cimport numpy as cnp

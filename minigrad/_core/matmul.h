@@ -9,7 +9,8 @@
  *    vectors of columns; blocks of a are packed to stay in the second cache. The unit of work for a thread is
  *    one block of rows by one stripe of columns; the thread that comes to a stripe first packs it.
  * 3. *Stacks* of small products are divided among threads product by product.
- * No result depends on the path or the number of threads: see matmul_kernel.h. */
+ * 4. *Narrow products*, of few rows or columns, are dot products, which sum in another order.
+ * 1 to 3 give the same bits (see matmul_kernel.h), and no result depends on the number of threads. */
 #ifndef MINIGRAD_MATMUL_H
 #define MINIGRAD_MATMUL_H
 
@@ -152,7 +153,46 @@ static const mg_kernels* mg_find_kernels(const char* name)
 #endif
 
 /* ------------------------------------------------------------------------------------ large products */
-#if defined(__GNUC__)
+static inline ptrdiff_t mg_least(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
+static inline ptrdiff_t mg_times(ptrdiff_t x, ptrdiff_t y) { return (x + y - 1) / y; }      /* y in x, rounded up */
+
+/* How many of these threads a product of so many multiply-adds is worth. */
+static ptrdiff_t mg_threads_for(double work, ptrdiff_t threads)
+{
+    return work < MG_SHARED ? 1 : mg_least(threads, 1 + (ptrdiff_t) (work / MG_PIECE / 2));
+}
+
+/* Bytes that `mg_multiply_large` needs on so many threads. */
+static ptrdiff_t mg_room(const mg_kernel* kernel, ptrdiff_t inner, ptrdiff_t columns, int packed, ptrdiff_t threads)
+{
+    const ptrdiff_t panels = packed ? 0 : mg_least(inner, MG_LONGEST) * mg_times(columns, kernel->lanes) * kernel->lanes;
+    return (panels + threads * MG_ROWS * MG_DEPTH) * kernel->size;
+}
+
+typedef struct {
+    const mg_kernel* kernel;
+    mg_matrix a, b;                     /* strides; where they begin is in `left` and `right` */
+    const char **left, **right;
+    char* out;
+    ptrdiff_t count, rows, inner, columns;
+    int failed;                         /* no memory for a panel */
+} mg_stack;
+
+#if !defined(__GNUC__)      /* no kernel, so nobody calls them */
+static void mg_multiply_large(const mg_kernel* kernel, mg_matrix a, mg_matrix b, const void* panels, mg_matrix start,
+                              void* out, ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, ptrdiff_t threads,
+                              mg_sharer share, char* room)
+{
+    (void) kernel, (void) a, (void) b, (void) panels, (void) start, (void) out, (void) rows, (void) inner;
+    (void) columns, (void) threads, (void) share, (void) room;
+}
+
+static int mg_multiply_stack(mg_stack* stack, ptrdiff_t threads, mg_sharer share)
+{
+    (void) stack, (void) threads, (void) share;
+    return 0;
+}
+#else
 #include <sched.h>
 
 enum { MG_FREE, MG_PACKING, MG_READY };     /* the panels of a stripe */
@@ -169,9 +209,6 @@ typedef struct {
     int state[MG_STRIPES];
     ptrdiff_t next[MG_STRIPES];         /* the next block of each stripe */
 } mg_product;
-
-static inline ptrdiff_t mg_least(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
-static inline ptrdiff_t mg_times(ptrdiff_t x, ptrdiff_t y) { return (x + y - 1) / y; }      /* y in x, rounded up */
 
 static mg_matrix mg_part_of(const mg_product* p, mg_matrix x, ptrdiff_t row, ptrdiff_t column)
 {
@@ -214,19 +251,6 @@ static void mg_product_part(void* job, ptrdiff_t part, ptrdiff_t parts)
     }
 }
 
-/* How many of these threads a product of so many multiply-adds is worth. */
-static ptrdiff_t mg_threads_for(double work, ptrdiff_t threads)
-{
-    return work < MG_SHARED ? 1 : mg_least(threads, 1 + (ptrdiff_t) (work / MG_PIECE / 2));
-}
-
-/* Bytes that `mg_multiply_large` needs on so many threads. */
-static ptrdiff_t mg_room(const mg_kernel* kernel, ptrdiff_t inner, ptrdiff_t columns, int packed, ptrdiff_t threads)
-{
-    const ptrdiff_t panels = packed ? 0 : mg_least(inner, MG_LONGEST) * mg_times(columns, kernel->lanes) * kernel->lanes;
-    return (panels + threads * MG_ROWS * MG_DEPTH) * kernel->size;
-}
-
 /* out = start + a @ b as `matmul` of a kernel, for any sizes but rows or columns of 0, on so many threads. */
 static void mg_multiply_large(const mg_kernel* kernel, mg_matrix a, mg_matrix b, const void* panels, mg_matrix start,
                               void* out, ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, ptrdiff_t threads,
@@ -258,15 +282,6 @@ static void mg_multiply_large(const mg_kernel* kernel, mg_matrix a, mg_matrix b,
 }
 
 /* -------------------------------------------------------------------------------------------- stacks */
-typedef struct {
-    const mg_kernel* kernel;
-    mg_matrix a, b;                     /* strides; where they begin is in `left` and `right` */
-    const char **left, **right;
-    char* out;
-    ptrdiff_t count, rows, inner, columns;
-    int failed;                         /* no memory for a panel */
-} mg_stack;
-
 static void mg_stack_part(void* job, ptrdiff_t part, ptrdiff_t parts)
 {
     mg_stack* const s = job;
