@@ -127,11 +127,11 @@ def one_line(text: bytes) -> str:
 # --------------------------------------------------------------------------------------- operators
 def changed_number(text: str) -> list[str]:
     """Off by one for an integer; half and double for a fraction."""
-    suffix = re.search(r"(?i)(?<=[\d.])(f|u|l|ul|ull)?$", text).group() if "x" not in text else ""
-    if re.fullmatch(r"\d[\d_]*", text):
-        return [str(int(text) + 1), *([str(int(text) - 1)] if int(text) else [])]
+    suffix = re.search(r"(?i)[ful]*$", text).group() if "x" not in text else ""
+    if re.fullmatch(r"\d[\d_]*", number := text.removesuffix(suffix)):
+        nearby = int(number) + 1, int(number) - 1
+        return [f"{value}{suffix}" for value in nearby if value >= 0]
     if re.fullmatch(r"\d*\.\d*(e[-+]?\d+)?f?|\d+e[-+]?\d+f?", text):
-        number = text.removesuffix(suffix)
         if float(number) == 0:
             return ["1.0" + suffix]
         return [f"({number} * {factor}{suffix})".replace(number, number + suffix, 1)
@@ -385,7 +385,7 @@ def whole_statements(
                 start, stop = statement[1].stop, statement[i].start
                 yield mutant(start, stop, f"!({text[start:stop]})")
                 break
-    simple = not set(words) & {"return", "def", "yield", "lambda", "=", "if", "for", ":", "#"}
+    simple = not set(words) & {"return", "def", "yield", "lambda", "=", "if", "for", ":", "#", "{"}
     call = len(words) > 2 and words[1] in ("(", ".") and words[-1 - c] == ")"
     if simple and (call or set(words) & {"+=", "-=", "*="}) and first.kind == "name":
         stop = statement[-1 - c].stop

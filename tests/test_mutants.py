@@ -6,7 +6,15 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from mutants import explained_in, is_explained, mutants_of, planted
+from mutants import (
+    ROOT,
+    SOURCES,
+    changed_number,
+    explained_in,
+    is_explained,
+    mutants_of,
+    planted,
+)
 
 PYTHON = b'''"""1 + 1 in a docstring."""
 import a_1
@@ -81,6 +89,27 @@ def test_what_is_changed_in_cython():
 
 def test_what_is_changed_in_c():
     assert set(changes("a.h", C)) == {("8", "9"), ("8", "7"), ("!", ""), ("+", "-")}
+
+
+@pytest.mark.parametrize(
+    "number, changed",
+    [
+        ("7", ["8", "6"]),
+        ("0", ["1"]),
+        ("64LL", ["65LL", "63LL"]),
+        ("0.5f", ["(0.5f * 2.0f)", "(0.5f * 0.5f)"]),
+        ("1e-3", ["(1e-3 * 2.0)", "(1e-3 * 0.5)"]),
+        ("0x7fu", []),
+    ],
+)
+def test_how_a_number_is_changed(number, changed):
+    assert changed_number(number) == changed
+
+
+def test_every_source_has_mutants():
+    for path in itertools.chain(*map(ROOT.glob, SOURCES)):
+        source = path.read_bytes()
+        assert mutants_of(path.name, source) or b"return" not in source, path
 
 
 @pytest.mark.parametrize("file, source", [("a.py", PYTHON), ("a.pyx", CYTHON), ("a.h", C)])
