@@ -15,6 +15,7 @@ from . import (
     nn as nn,
     onnx as onnx,
     optim as optim,
+    threads as threads,
     viz as viz,
 )
 from ._core.ops import (
@@ -136,6 +137,7 @@ from .contraction import (
     trace as trace,
     vecdot as vecdot,
 )
+from .config import show_config as show_config
 from .creation import (
     arange as arange,
     asarray as asarray,
@@ -197,6 +199,10 @@ from .profiler import profile as profile
 from .serialization import (
     load as load,
     save as save,
+)
+from .threads import (
+    get_num_threads as get_num_threads,
+    set_num_threads as set_num_threads,
 )
 
 bool = creation.bool_  # no import: type checkers hold only `x as x` to be public

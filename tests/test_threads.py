@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad._core.loops import processors, set_threads
+from minigrad._core.loops import set_threads
+from minigrad.threads import _quota, processors
 
 RANDOM = np.random.default_rng(0)
 SHAPE = (130, 129, 66)  # 1.1 million elements, no multiples of anything
@@ -113,6 +115,41 @@ def test_gradients_give_the_same_bits():
         assert_same_bits(lambda channels=channels: gradient_of_norms(channels))
 
 
+@pytest.mark.parametrize("groups, size", [(1, 30), (2, 30), (1, 100)])
+def test_convolutions_give_the_same_bits(groups, size):
+    """(100: an image is larger than the second cache, so that its product is divided as well.)"""
+    x = mg.randn(3000 // size // 2, 8, size, size, requires_grad=True)
+    layer = mg.nn.Conv2d(8, 16, 3, padding=1, groups=groups)
+    back = mg.nn.ConvTranspose2d(16, 4, 3, stride=2, groups=groups)
+
+    def run():
+        y = layer(x)
+        leaves = [x, *layer.parameters(), *back.parameters()]
+        gradients = mg.autograd.grad(back(y).square().sum(), leaves)
+        return np.concatenate([a.detach().numpy().ravel() for a in (y, *gradients)])
+
+    assert_same_bits(run)
+    exact = mg.nn.functional.conv2d(
+        x.astype(mg.float64), *(p.astype(mg.float64) for p in layer.parameters()), 1, 1, 1, groups
+    )
+    np.testing.assert_allclose(layer(x).detach().numpy(), exact.detach().numpy(), 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad", "Lion"])
+def test_optimisers_give_the_same_bits(name):
+    start, gradients = mg.randn(1_100_001), mg.randn(3, 1_100_001)
+
+    def run():
+        parameter = mg.nn.Parameter(start.clone())
+        optimizer = getattr(mg.optim, name)([parameter], lr=0.01)
+        for g in gradients:
+            parameter.grad = g.clone()
+            optimizer.step()
+        return parameter.detach().numpy()
+
+    assert_same_bits(run)
+
+
 def gradient_of_norms(channels):
     weight, bias = mg.ones(channels), mg.zeros(channels)
     x = mg.tensor(X.reshape(-1, channels), requires_grad=True)
@@ -191,7 +228,7 @@ print(small - before, len(os.listdir("/proc/self/task")) - before)
 @pytest.mark.parametrize("asked", ["", "1", "2", "4"])
 def test_the_environment_says_how_many_and_none_start_early(asked):
     result = run(COUNT, MINIGRAD_NUM_THREADS=asked)
-    expected = int(asked) if asked else min(2, processors())
+    expected = int(asked) if asked else processors()
     assert result.stdout == f"0 {expected - 1}\n", result.stderr
 
 
@@ -199,3 +236,134 @@ def test_the_environment_says_how_many_and_none_start_early(asked):
 def test_a_number_that_is_none_is_refused(asked):
     result = run("import minigrad", MINIGRAD_NUM_THREADS=asked)
     assert f"MINIGRAD_NUM_THREADS is {asked!r}: expected a number of threads" in result.stderr
+
+
+def test_the_number_of_threads_can_be_set():
+    before = mg.get_num_threads()
+    mg.set_num_threads(np.int64(3))
+    assert mg.get_num_threads() == 3
+    mg.set_num_threads(before)
+    for wrong in (0, -1, 65, 10**30):
+        with pytest.raises(ValueError, match=f"set_num_threads: expected 1.* to 64, got {wrong}"):
+            mg.set_num_threads(wrong)
+    for wrong in (1.0, "2", None):
+        with pytest.raises(TypeError, match="the number of threads must be an int"):
+            mg.set_num_threads(wrong)
+    assert mg.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    "groups, files, processors",
+    [
+        ("0::/\n", {"cpu.max": "max 100000"}, float("inf")),
+        ("0::/\n", {"cpu.max": "150000 100000"}, 1.5),
+        ("0::/a/b\n", {"a/cpu.max": "300000 100000", "a/b/cpu.max": "max 100000"}, 3),
+        ("0::/a/b\n", {"cpu.max": "100000 100000", "a/b/cpu.max": "200000 100000"}, 1),
+        (
+            "3:cpu,cpuacct:/docker/x\n2:memory:/docker/x\n",
+            {"cpu/cpu.cfs_quota_us": "250000", "cpu/cpu.cfs_period_us": "100000"},
+            2.5,
+        ),
+        ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, float("inf")),
+        ("0::/\n", {"cpu.max": "nonsense"}, float("inf")),
+        ("0::/gone\n", {}, float("inf")),
+    ],
+)
+def test_the_quota_of_the_control_group_counts(tmp_path, groups, files, processors):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    (tmp_path / "groups").write_text(groups)
+    assert _quota(str(tmp_path), str(tmp_path / "groups")) == processors
+    assert _quota(str(tmp_path), str(tmp_path / "none")) == float("inf")
+
+
+NUMBER = "import minigrad as mg; print(mg.get_num_threads())"
+
+
+@pytest.mark.parametrize("asked, expected", [("1", 1), ("1,4", 1), ("999", None), ("x", None)])
+def test_workers_of_other_libraries_say_how_many(asked, expected):
+    """joblib, multiprocessing with threadpoolctl and batch systems set OMP_NUM_THREADS."""
+    result = run(NUMBER, OMP_NUM_THREADS=asked, MINIGRAD_NUM_THREADS="")
+    assert result.stdout == f"{expected or processors()}\n", result.stderr
+    assert run(NUMBER, OMP_NUM_THREADS=asked, MINIGRAD_NUM_THREADS="3").stdout == "3\n"
+
+
+def test_threadpoolctl_governs_the_threads():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    before = mg.get_num_threads()
+    mg.set_num_threads(2)
+    with threadpoolctl.threadpool_limits(1):
+        assert mg.get_num_threads() == 1
+    assert mg.get_num_threads() == 2
+    with threadpoolctl.threadpool_limits(1, user_api="minigrad"):
+        assert mg.get_num_threads() == 1
+    mg.set_num_threads(before)
+
+
+def test_a_long_backward_lets_other_threads_run():
+    y = x = mg.tensor([1.0], requires_grad=True)
+    for _ in range(500_000):
+        y = y + 1.0
+    turns, done = 0, False
+
+    def count():
+        nonlocal turns
+        while not done:
+            turns += 1
+            time.sleep(0)  # give the GIL back at once
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.001)
+    try:
+        other = threading.Thread(target=count, daemon=True)
+        other.start()
+        before = turns
+        y.backward()
+        during = turns - before  # a turn or two may be from before and after
+    finally:
+        done = True
+        sys.setswitchinterval(interval)
+        other.join()
+    assert during > 5
+    assert x.grad.item() == 1.0
+
+
+SPAWN = """
+import multiprocessing, minigrad as mg
+def total(n):
+    return (mg.ones((n, 1000)) + 1).sum(0).sum().item()
+if __name__ == "__main__":
+    assert total(2000) == 4e6
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        assert pool.map(total, [2000] * 4, chunksize=1) == [4e6] * 4
+"""
+
+
+def test_spawned_processes_compute(tmp_path):
+    (tmp_path / "spawn.py").write_text(SPAWN)
+    result = run(f"import runpy; runpy.run_path({str(tmp_path / 'spawn.py')!r}, run_name='__main__')")
+    assert result.returncode == 0, result.stderr
+
+
+DEATH = """
+import threading, minigrad as mg
+mg.set_num_threads(2)
+x = mg.ones((2000, 1000))
+def work(n):
+    for _ in range(n):
+        assert (x + x).sum(0).sum().item() == 4e6
+    if n == 5:
+        raise SystemExit            # a thread of Python ends; the pool's helpers stay
+first = threading.Thread(target=work, args=(5,))
+first.start()
+first.join()
+work(5)
+threading.Thread(target=work, args=(10**9,), daemon=True).start()
+work(5)                             # and the process ends while a thread is in a loop
+"""
+
+
+def test_threads_that_end_and_exit_leave_nothing_hanging():
+    result = run(DEATH)
+    assert result.returncode == 0, result.stderr

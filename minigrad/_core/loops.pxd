@@ -19,6 +19,13 @@ cdef struct Block:              # the loop that is left once dimensions were mer
     npy_intp shape[MAXDIMS]
     npy_intp strides[MAXOPERANDS][MAXDIMS]
 
+cdef struct Walk:               # how elements are copied, or added, from strides to other strides
+    bint add, is_double         # additions are of floats
+    int itemsize, ndim
+    npy_intp shape[MAXDIMS]
+    npy_intp source[MAXDIMS]    # strides, in bytes
+    npy_intp target[MAXDIMS]
+
 ctypedef void (*Part)(void* job, npy_intp part, npy_intp parts) noexcept nogil  # one of so many
 
 cdef npy_intp merge_dimensions(Block* block, int ndim, npy_intp* shape, Operand* operands,
@@ -33,7 +40,7 @@ cdef inline npy_intp elements(ndarray array) noexcept:
         size *= PyArray_DIMS(array)[d]
     return size
 
-cdef npy_intp number_of_threads() noexcept nogil
+cpdef npy_intp number_of_threads() noexcept nogil
 cdef void in_parts(Part part, void* job, npy_intp parts) noexcept nogil
 cdef void share(npy_intp n, npy_intp parts, Part part, void* job) noexcept
 cdef npy_intp start_of(npy_intp part, npy_intp parts, npy_intp n) noexcept nogil
@@ -52,6 +59,9 @@ cdef ndarray empty(int ndim, npy_intp* shape, int typenum)
 cdef ndarray zeros(int ndim, npy_intp* shape, int typenum)
 cdef ndarray contiguous(ndarray array)
 cdef bint is_viewable(ndarray x, tuple shape) except -1
+cdef void plan_walk(Walk* plan, int ndim, npy_intp* shape, npy_intp* source, npy_intp* target, int itemsize,
+                    bint add) noexcept
+cdef void walk(Walk* plan, char* x, char* o) noexcept nogil
 cdef void transfer(ndarray source, ndarray target, bint add)
 cdef tuple first_maxima_of(str name, ndarray x, list bounds, npy_intp row_step, npy_intp column_step)
 cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Operand* operands, int count)

@@ -33,7 +33,6 @@ from .kernels cimport (
     SCALED_DIFFERENCE, SUBTRACT, TILE, accumulate, add_along, add_block, all_within, blend_into, call_kernel,
     call_with_numbers, copy_block, first_maxima, pack, scan, take_along, takes_numbers)
 
-import os
 from functools import wraps
 
 cnp.import_array()
@@ -58,7 +57,7 @@ cdef extern from "numpy/arrayobject.h":
     object PyArray_Resize(ndarray array, PyArray_Dims* shape, int refcheck, cnp.NPY_ORDER order)
 
 cdef extern from "threads.h" nogil:
-    int MOST_THREADS "MG_MOST_THREADS"
+    int MG_MOST_THREADS
     int threads "mg_threads"
     void run_parts "mg_in_parts"(Part part, void* job, npy_intp parts)
 
@@ -263,30 +262,17 @@ cdef void recycle(PyObject* array) noexcept:
 
 
 # ----------------------------------------------------------------------------------------- threads
-def processors():
-    """How many this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+MOST_THREADS = MG_MOST_THREADS
 
 
 def set_threads(int n):
     """How many threads a large loop runs on; returns how many it was."""
     global threads
-    before, threads = threads, min(max(n, 1), <int> MOST_THREADS)
+    before, threads = threads, min(max(n, 1), <int> MG_MOST_THREADS)
     return before
 
 
-cdef void read_environment() except *:
-    asked = os.environ.get("MINIGRAD_NUM_THREADS") or str(min(2, processors()))
-    if not asked.isdecimal() or not 1 <= int(asked) <= MOST_THREADS:
-        raise ValueError(f"MINIGRAD_NUM_THREADS is {asked!r}: expected a number of threads from 1, no other "
-                         f"than the one that calls, to {MOST_THREADS}")
-    set_threads(int(asked))
-
-
-read_environment()
-
-
-cdef npy_intp number_of_threads() noexcept nogil:
+cpdef npy_intp number_of_threads() noexcept nogil:
     return threads
 
 
@@ -532,76 +518,107 @@ cdef void run_rows(int opcode, bint is_double, Operand* operands, int count, cha
 # --------------------------------------------------------------------- from strides to other strides
 cdef void transfer(ndarray source, ndarray target, bint add):
     """target = source, or += it, for arrays of one shape and dtype (floats, to add) and any strides; elements
-    of a target that is added to may coincide. Dimensions are walked in the order in which they lie in the
-    memory of the one that is dense: the target of a copy, the source of an addition (where it is broadcast,
-    outermost)."""
-    cdef npy_intp shape[MAXDIMS]
-    cdef npy_intp x_strides[MAXDIMS]
-    cdef npy_intp o_strides[MAXDIMS]
-    cdef npy_intp* key = <npy_intp*> x_strides if add else <npy_intp*> o_strides
-    cdef npy_intp size, x_stride, o_stride
-    cdef int ndim = 0, d, e, itemsize = PyArray_ITEMSIZE(source)
-    cdef PyThreadState* thread = NULL
+    of a target that is added to may coincide."""
+    cdef TransferJob job
     if elements(source) == 0:
         return
-    for d in range(PyArray_NDIM(source)):       # drop sizes of 1, insert by stride, the largest first
-        size = PyArray_DIMS(source)[d]
-        x_stride, o_stride = PyArray_STRIDES(source)[d], PyArray_STRIDES(target)[d]
+    plan_walk(&job.plan, PyArray_NDIM(source), PyArray_DIMS(source), PyArray_STRIDES(source),
+              PyArray_STRIDES(target), PyArray_ITEMSIZE(source), add)
+    job.source, job.target = <char*> PyArray_DATA(source), <char*> PyArray_DATA(target)
+    share(elements(source), job.plan.shape[0] if outermost_apart(&job.plan) else 1, transfer_part, &job)
+
+
+cdef struct TransferJob:
+    Walk plan
+    char* source
+    char* target
+
+
+cdef void transfer_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
+    """A range of the outermost dimension."""
+    cdef TransferJob* job = <TransferJob*> data
+    cdef Walk plan
+    cdef npy_intp begin
+    if parts == 1:
+        walk(&job.plan, job.source, job.target)
+        return
+    plan = job.plan
+    begin = plan.shape[0] * part // parts
+    plan.shape[0] = plan.shape[0] * (part + 1) // parts - begin
+    walk(&plan, job.source + begin * plan.source[0], job.target + begin * plan.target[0])
+
+
+cdef bint outermost_apart(Walk* plan) noexcept:
+    """Whether no element of the target is reached from two places of the outermost dimension."""
+    cdef npy_intp reach = plan.itemsize
+    cdef int d
+    for d in range(1, plan.ndim):
+        reach += (plan.shape[d] - 1) * llabs(plan.target[d])
+    return llabs(plan.target[0]) >= reach
+
+
+cdef void plan_walk(Walk* plan, int ndim, npy_intp* shape, npy_intp* source, npy_intp* target, int itemsize,
+                    bint add) noexcept:
+    """How `walk` copies, or adds, elements with these strides. Dimensions are walked in the order in which they
+    lie in the memory of the one that is dense: the target of a copy, the source of an addition (where it is
+    broadcast, outermost)."""
+    cdef npy_intp* key = <npy_intp*> plan.source if add else <npy_intp*> plan.target
+    cdef npy_intp size
+    cdef int count = 0, d, e
+    plan.add, plan.itemsize, plan.is_double = add, itemsize, itemsize == 8
+    for d in range(ndim):                       # drop sizes of 1, insert by stride, the largest first
+        size = shape[d]
         if size == 1:
             continue
-        e = ndim
-        while e > 0 and rank(key[e - 1]) < rank(x_stride if add else o_stride):
-            shape[e] = shape[e - 1]; x_strides[e] = x_strides[e - 1]; o_strides[e] = o_strides[e - 1]
+        e = count
+        while e > 0 and rank(key[e - 1]) < rank(source[d] if add else target[d]):
+            plan.shape[e], plan.source[e], plan.target[e] = \
+                plan.shape[e - 1], plan.source[e - 1], plan.target[e - 1]
             e -= 1
-        shape[e] = size; x_strides[e] = x_stride; o_strides[e] = o_stride
-        ndim += 1
+        plan.shape[e], plan.source[e], plan.target[e] = size, source[d], target[d]
+        count += 1
     e = 0
-    for d in range(1, ndim):                    # merge what lies one behind the other in both
-        if x_strides[e] == x_strides[d] * shape[d] and o_strides[e] == o_strides[d] * shape[d]:
-            shape[e] *= shape[d]
+    for d in range(1, count):                   # merge what lies one behind the other in both
+        size = plan.shape[d]
+        if plan.source[e] == plan.source[d] * size and plan.target[e] == plan.target[d] * size:
+            plan.shape[e] *= size
         else:
             e += 1
-            shape[e] = shape[d]
-        x_strides[e] = x_strides[d]; o_strides[e] = o_strides[d]
-    ndim = min(ndim, e + 1)
-    while ndim < 2:                             # the kernels take rows
-        shape[ndim] = 1; x_strides[ndim] = o_strides[ndim] = itemsize
-        ndim += 1
-    if elements(source) > RELEASE_GIL:
-        thread = PyEval_SaveThread()
-    walk(add, PyArray_TYPE(source) == NPY_DOUBLE, itemsize, ndim, shape, <char*> PyArray_DATA(source),
-         x_strides, <char*> PyArray_DATA(target), o_strides)
-    if thread != NULL:
-        PyEval_RestoreThread(thread)
+            plan.shape[e] = size
+        plan.source[e], plan.target[e] = plan.source[d], plan.target[d]
+    plan.ndim = min(count, e + 1)
+    while plan.ndim < 2:                        # the kernels take rows
+        plan.shape[plan.ndim] = 1
+        plan.source[plan.ndim] = plan.target[plan.ndim] = plan.itemsize
+        plan.ndim += 1
 
 
-cdef inline npy_intp rank(npy_intp stride):
+cdef inline npy_intp rank(npy_intp stride) noexcept:
     return llabs(stride) if stride else NPY_MAX_INTP
 
 
-cdef void walk(bint add, bint is_double, int itemsize, int ndim, npy_intp* shape, char* x,
-               npy_intp* x_strides, char* o, npy_intp* o_strides) noexcept nogil:
+cdef void walk(Walk* plan, char* x, char* o) noexcept nogil:
     """Run the kernel over the two last dimensions, at each index of the others."""
     cdef npy_intp index[MAXDIMS]
-    cdef int inner = ndim - 1, rows = ndim - 2, d
+    cdef int inner = plan.ndim - 1, rows = plan.ndim - 2, d
     for d in range(rows):
         index[d] = 0
     while True:
-        if add:
-            add_block(is_double, x, x_strides[rows], x_strides[inner], o, o_strides[rows], o_strides[inner],
-                      shape[rows], shape[inner])
+        if plan.add:
+            add_block(plan.is_double, x, plan.source[rows], plan.source[inner], o, plan.target[rows],
+                      plan.target[inner], plan.shape[rows], plan.shape[inner])
         else:
-            copy_block(x, x_strides[rows], x_strides[inner], o, o_strides[rows], o_strides[inner],
-                       shape[rows], shape[inner], itemsize)
+            copy_block(x, plan.source[rows], plan.source[inner], o, plan.target[rows], plan.target[inner],
+                       plan.shape[rows], plan.shape[inner], plan.itemsize)
         d = rows - 1
         while d >= 0:
             index[d] += 1
-            x += x_strides[d]
-            o += o_strides[d]
-            if index[d] < shape[d]:
+            x += plan.source[d]
+            o += plan.target[d]
+            if index[d] < plan.shape[d]:
                 break
-            x -= x_strides[d] * shape[d]
-            o -= o_strides[d] * shape[d]
+            x -= plan.source[d] * plan.shape[d]
+            o -= plan.target[d] * plan.shape[d]
             index[d] = 0
             d -= 1
         if d < 0:

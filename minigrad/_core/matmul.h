@@ -179,6 +179,8 @@ typedef struct {
 } mg_stack;
 
 #if !defined(__GNUC__)      /* no kernel, so nobody calls them */
+static ptrdiff_t mg_take(ptrdiff_t* next) { return (*next)++; }
+
 static void mg_multiply_large(const mg_kernel* kernel, mg_matrix a, mg_matrix b, const void* panels, mg_matrix start,
                               void* out, ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, ptrdiff_t threads,
                               mg_sharer share, char* room)
@@ -194,6 +196,9 @@ static int mg_multiply_stack(mg_stack* stack, ptrdiff_t threads, mg_sharer share
 }
 #else
 #include <sched.h>
+
+/* The next number of a counter that several threads share. */
+static inline ptrdiff_t mg_take(ptrdiff_t* next) { return __atomic_fetch_add(next, 1, __ATOMIC_RELAXED); }
 
 enum { MG_FREE, MG_PACKING, MG_READY };     /* the panels of a stripe */
 
@@ -246,7 +251,7 @@ static void mg_product_part(void* job, ptrdiff_t part, ptrdiff_t parts)
         } else if (n < p->stripes && state == MG_PACKING)
             continue;                   /* come back to it */
         while (__atomic_load_n(&p->state[s], __ATOMIC_ACQUIRE) != MG_READY) sched_yield();
-        for (ptrdiff_t i; (i = __atomic_fetch_add(&p->next[s], 1, __ATOMIC_RELAXED)) < p->blocks;)
+        for (ptrdiff_t i; (i = mg_take(&p->next[s])) < p->blocks;)
             mg_multiply_block(p, i * p->height, column, packed);
     }
 }

@@ -2167,8 +2167,7 @@ def packed_matmul(x, y, shape, bias=None):
     if a.array.dtype.kind != "f" or PyArray_SIZE(b.array) == 0:
         product = matmul(a, reshape(b, matrices))
         return product if c is None else product + reshape(c, c.shape + (1,))
-    column = None if c is None else c.array[..., None]
-    out = products.packed_matmul(a.array, b.array, matrices, column)
+    out = products.packed_matmul(a.array, b.array, matrices, None if c is None else contiguous(c.array))
     return record(PACKED_MATMUL_, out, a, b, None if c is None else (c,), (matrices, b.shape))
 
 

@@ -7,24 +7,25 @@ Design note
 2. All float products run in kernels of our own (`matmul.h`), with the bias on the way, on the threads of
    `loops.pyx`. NumPy's BLAS serves where there is no kernel: its threads spin while they wait for one
    another, which on a busy machine took up to a hundred times as long as one thread alone.
-3. A stack of products with one matrix in common is one product, if the stack is packed into rows or
-   columns first: block by block, so that it stays in the second cache.
+3. A convolution is a stack of products with one matrix in common, whose other matrices lie in memory as an
+   image does: each image is packed when its turn comes, so that it stays in the second cache.
 4. A failed allocation is a MemoryError, with one exception that cannot be caught: OpenBLAS prints a message
    and ends the process if it gets no memory for its own use. That is some 32 MB at its first large product,
    which it keeps, and a few KB at each large product where it has threads (OPENBLAS_NUM_THREADS=1: none).
 """
 cimport numpy as cnp
 from cpython.ref cimport PyObject
+from cython cimport floating
 from libc.stdlib cimport free, malloc
-from numpy cimport (NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE, PyArray_NBYTES,
-                    PyArray_NDIM, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
+from numpy cimport (NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE, PyArray_NDIM,
+                    PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport SUM
 from .loops cimport (
-    MAXDIMS, Part, add_in_place, contiguous, empty, in_parts, is_viewable, number_of_threads, recycle,
-    transfer)
+    MAXDIMS, Part, Walk, add_in_place, contiguous, empty, in_parts, number_of_threads, plan_walk, recycle, walk)
 from .reductions cimport reduce
 
+import math
 import os
 
 import numpy as np
@@ -55,7 +56,7 @@ cdef extern from "matmul.h" nogil:
         npy_intp size, lanes
         void (*pack_panels)(Matrix b, npy_intp inner, npy_intp columns, void* panels)
         bint (*matmul)(Matrix a, Matrix b, const void* panels, Matrix start, void* out, npy_intp rows,
-                       npy_intp inner, npy_intp columns)
+                       npy_intp inner, npy_intp columns) noexcept nogil
         void (*dots)(Matrix a, Matrix b, Matrix start, void* out, npy_intp out_long, npy_intp out_short,
                      npy_intp longs, npy_intp inner, npy_intp shorts)
     ctypedef struct Kernels "mg_kernels":
@@ -80,11 +81,18 @@ cdef extern from "matmul.h" nogil:
         const Kernel* kernel, Matrix a, Matrix b, const void* panels, Matrix start, void* out, npy_intp rows,
         npy_intp inner, npy_intp columns, npy_intp threads,
         void (*share)(Part, void*, npy_intp) noexcept nogil, char* room)
+    npy_intp take "mg_take"(npy_intp* next)
+    npy_intp times "mg_times"(npy_intp x, npy_intp y)
     bint multiply_stack "mg_multiply_stack"(Stack* stack, npy_intp threads,
                                             void (*share)(Part, void*, npy_intp) noexcept nogil)
 
+cdef extern from "clones.h" nogil:
+    ctypedef void cloned "MG_CLONED void"
+
 cdef enum:
-    PACKED_BYTES = 1 << 19      # of the blocks that `packed_matmul` packs
+    IMAGES = 1 << 20            # multiply-adds of a chunk of images: 18 us
+    CHUNKS = 16                 # of images whose products are summed apart, at most, if ...
+    SUMS_BYTES = 1 << 22        # ... their sums are no larger than this
     RELEASE_GIL = 1 << 18       # multiply-adds above which a product lets other threads run
     LONG = 64                   # inner sizes from which on narrow outputs are dot products
 
@@ -120,7 +128,7 @@ cdef inline Matrix matrix(ndarray x) noexcept:
     return view
 
 
-cdef inline Matrix transposed(Matrix x) noexcept:
+cdef inline Matrix transposed(Matrix x) noexcept nogil:
     x.row, x.column = x.column, x.row
     return x
 
@@ -296,66 +304,167 @@ cdef ndarray panels_of(ndarray y, npy_intp rows, npy_intp uses):
     return panels
 
 
-cdef npy_intp block_of(ndarray y):
-    """How many elements of the first axis of y to pack at a time: as many as stay in the L2 cache."""
-    cdef npy_intp n = PyArray_DIMS(y)[0]
-    return max(1, min(n, PACKED_BYTES * n // max(1, PyArray_NBYTES(y))))
+# ------------------------------------------------------- products with matrices that are packed on the way
+cdef struct PackedJob:
+    const Kernel* kernel
+    Walk plan                       # packs an image: a matrix (depth, places) for each of its groups
+    const char* images
+    npy_intp step                   # bytes from one image to the next
+    bint packed                     # they are already
+    npy_intp count, chunk, groups, outputs, depth, places
+    bint summed                     # over the images of a chunk
+    Matrix other                    # strides of the other operand, and ...
+    const char** others             # ... where it begins: for each group; if summed, for each image and group
+    const void* bias                # (groups, outputs), or NULL
+    char* out
+    char* room
+    npy_intp bytes, room_bytes      # of a packed image, and of the room for one thread
+    npy_intp threads                # for each product
+    npy_intp next
+    bint failed                     # no memory for a panel
 
 
-cdef ndarray packed_block(ndarray y, npy_intp start, npy_intp stop, tuple shape, ndarray tile):
-    """y[start:stop] in C order, as if y had that shape: a view where it can be, else packed into the tile."""
-    cdef ndarray part = y[start:stop]
-    shape = (PyArray_DIMS(part)[0],) + shape[1:]
-    if is_viewable(part, shape):
-        return part.reshape(shape)
-    tile = tile[:PyArray_DIMS(part)[0]]
-    transfer(part, tile.reshape((<object> part).shape), False)
-    return tile
+cdef void packed_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
+    """Chunks of images, until none is left."""
+    cdef PackedJob* job = <PackedJob*> data
+    cdef char* room = job.room + part * job.room_bytes
+    cdef const char* image
+    cdef npy_intp chunk = take(&job.next), i, g
+    while chunk * job.chunk < job.count:
+        for i in range(chunk * job.chunk, min(job.count, (chunk + 1) * job.chunk)):
+            image = job.images + i * job.step
+            if not job.packed:
+                walk(&job.plan, <char*> image, room)
+                image = room
+            for g in range(job.groups):
+                multiply_packed(job, image, i, g, room + job.bytes)
+        chunk = take(&job.next)
+
+
+cdef void multiply_packed(PackedJob* job, const char* image, npy_intp i, npy_intp g, char* room) noexcept nogil:
+    cdef const Kernel* kernel = job.kernel
+    cdef Matrix x, y, start
+    cdef npy_intp rows = job.outputs, inner = job.depth, columns = job.places, place = i * job.groups + g
+    x, y.row, y.column = job.other, job.places, 1
+    x.data, y.data = job.others[place if job.summed else g], image + g * job.depth * job.places * kernel.size
+    start.data, start.row, start.column = NULL, 0, 1
+    if job.summed:                              # (outputs, places) @ (depth, places).T, transposed
+        x, y = y, transposed(x)
+        rows, inner, columns = job.depth, job.places, job.outputs
+        place = i // job.chunk * job.groups + g
+    cdef char* out = job.out + place * rows * columns * kernel.size
+    if job.summed and i % job.chunk:
+        start.data, start.row = out, columns
+    if is_small(rows, inner, columns):
+        if not kernel.matmul(x, y, NULL, start, out, rows, inner, columns):
+            job.failed = True
+    else:
+        multiply_large(kernel, x, y, NULL, start, out, rows, inner, columns, job.threads, in_parts, room)
+    if job.bias != NULL and kernel.size == 4:
+        add_bias(<float*> out, <const float*> job.bias + g * rows, rows, columns)
+    elif job.bias != NULL:
+        add_bias(<double*> out, <const double*> job.bias + g * rows, rows, columns)
+
+
+cdef cloned add_bias(floating* out, const floating* bias, npy_intp rows, npy_intp columns) noexcept nogil:
+    cdef npy_intp r, k
+    for r in range(rows):
+        for k in range(columns): out[r * columns + k] += bias[r]
+
+
+cdef void multiply_images(PackedJob* job, ndarray x, ndarray y, tuple shape, ndarray out) except *:
+    """Run a job for which the kernel, `summed`, `chunk` and `bias` are set: the images are y, in that shape."""
+    cdef npy_intp strides[MAXDIMS]
+    cdef npy_intp sizes[MAXDIMS]
+    cdef npy_intp size = PyArray_ITEMSIZE(y), step = size, outer = len(shape) - 3, threads
+    cdef int d, ndim = PyArray_NDIM(y)
+    cdef double work
+    cdef ndarray room
+    job.count, job.depth, job.places = shape[0], shape[outer + 1], shape[outer + 2]
+    job.outputs, job.groups = PyArray_DIMS(x)[PyArray_NDIM(x) - 2], 1
+    if PyArray_SIZE(out) == 0:
+        return
+    for d in range(outer):
+        sizes[1 + d] = shape[1 + d]
+        job.groups *= sizes[1 + d]
+    sizes[0] = job.count
+    for d in range(ndim - 1, 0, -1):            # those of an image in C order
+        strides[d] = step
+        step *= PyArray_DIMS(y)[d]
+    plan_walk(&job.plan, ndim - 1, PyArray_DIMS(y) + 1, PyArray_STRIDES(y) + 1, strides + 1, size, False)
+    job.images, job.step, job.packed = <char*> PyArray_DATA(y), PyArray_STRIDES(y)[0], cnp.PyArray_IS_C_CONTIGUOUS(y)
+    job.out, job.other, job.next, job.failed = <char*> PyArray_DATA(out), matrix(x), 0, False
+    job.others = <const char**> malloc((job.count if job.summed else 1) * job.groups * sizeof(char*))
+    if job.others == NULL:
+        raise MemoryError("matmul: no memory for a stack of products")
+    beginnings(x, outer + job.summed, sizes + (not job.summed), job.others)
+    work = <double> job.outputs * job.depth * job.places
+    threads = min(threads_for(work * job.groups * job.count, number_of_threads()), times(job.count, job.chunk))
+    job.threads = threads_for(work, number_of_threads()) if threads == 1 else 1
+    job.bytes = 0 if job.packed else times(step, 64) * 64
+    job.room_bytes = job.bytes + times(room_of(job), 64) * 64
+    size = threads * job.room_bytes // 8
+    try:
+        room = empty(1, &size, NPY_DOUBLE)
+        job.room = <char*> PyArray_DATA(room)
+        with nogil:
+            in_parts(packed_part, job, threads)
+        recycle(<PyObject*> room)
+    finally:
+        free(job.others)
+    if job.failed:
+        raise MemoryError("matmul: no memory to pack the operands")
+
+
+cdef npy_intp room_of(PackedJob* job) noexcept:
+    """Bytes that one product needs beside its operands."""
+    cdef npy_intp rows = job.outputs, inner = job.depth, columns = job.places
+    if job.summed:
+        rows, inner, columns = job.depth, job.places, job.outputs
+    return 0 if is_small(rows, inner, columns) else room_for(job.kernel, inner, columns, False, job.threads)
 
 
 cdef ndarray packed_matmul(ndarray x, ndarray y, tuple shape, ndarray bias):
-    """x @ y.reshape(shape) + bias, block by block of the first axis: what must be packed is read while it is
-    in the cache, and never lies in memory as a whole (for the columns of a convolution 1.45 ms, not 2.2)."""
+    """x @ y.reshape(shape) + bias[..., None], the bias contiguous or None. What must be packed is packed image
+    by image (the first axis), so that it is read while it is in the cache, and never lies in memory as a
+    whole: for the columns of a convolution 1.45 ms, not 2.2."""
     cdef npy_intp sizes[MAXDIMS]
-    cdef npy_intp n = PyArray_DIMS(y)[0], block = block_of(y), i
     cdef int ndim = len(shape), d
-    cdef ndarray out, tile, part
+    cdef PackedJob job
+    cdef double work = math.prod(shape[1:]) * PyArray_DIMS(x)[PyArray_NDIM(x) - 2]
     for d in range(ndim):
         sizes[d] = shape[d]
-    sizes[0] = block
-    tile = empty(ndim, sizes, PyArray_TYPE(y))
-    sizes[0] = n
     sizes[ndim - 2] = PyArray_DIMS(x)[PyArray_NDIM(x) - 2]
-    out = empty(ndim, sizes, PyArray_TYPE(y))
-    for i in range(0, n, block):
-        part = out[i:i + block]
-        multiply_all(x, packed_block(y, i, min(n, i + block), shape, tile), part)
-        if bias is not None:
-            np.add(part, bias, part)
-    recycle(<PyObject*> tile)
+    cdef ndarray out = empty(ndim, sizes, PyArray_TYPE(y))
+    job.kernel, job.summed = kernel_of(y), False
+    if job.kernel == NULL:
+        np.matmul(x, y.reshape(shape), out)
+        return out if bias is None else np.add(out, bias[..., None], out)
+    job.bias = NULL if bias is None else PyArray_DATA(bias)
+    job.chunk = <npy_intp> min(<double> shape[0], 1 + IMAGES / work)
+    multiply_images(&job, x, y, shape, out)
     return out
 
 
 cdef ndarray packed_outer(ndarray x, ndarray y, tuple shape):
-    """The sum of x[i] @ y.reshape(shape)[i].T over the first axis, block by block as `packed_matmul`.
-    (Computed as its transpose, for which BLAS took 1.5 ms where it took 2.1.)"""
+    """The sum of x[i] @ y.reshape(shape)[i].T over the first axis, packed as in `packed_matmul`. (Computed as its
+    transpose, for which BLAS took 1.5 ms where it took 2.1.) The images are summed in chunks, whose number
+    does not depend on the threads."""
     cdef npy_intp sizes[MAXDIMS]
-    cdef npy_intp n = PyArray_DIMS(y)[0], block = block_of(y), i
+    cdef npy_intp n = shape[0], chunks, bytes = PyArray_ITEMSIZE(y) * PyArray_DIMS(x)[PyArray_NDIM(x) - 2]
     cdef int ndim = len(shape), d
-    cdef ndarray tile, product, part, total = None
-    for d in range(ndim):
+    cdef PackedJob job
+    cdef ndarray sums, total
+    if kernel_of(y) == NULL:
+        return np.matmul(x, np.swapaxes(y.reshape(shape), -1, -2)).sum(0)
+    for d in range(1, ndim - 1):
         sizes[d] = shape[d]
-    sizes[0] = block
-    tile = empty(ndim, sizes, PyArray_TYPE(y))
-    for i in range(0, n, block):
-        product = matmul(packed_block(y, i, min(n, i + block), shape, tile),
-                         cnp.PyArray_SwapAxes(x[i:i + block], ndim - 2, ndim - 1))
-        part = reduce(SUM, product, 1, False, 0)
-        recycle(<PyObject*> product)
-        if total is None:
-            total = part
-        else:
-            add_in_place(total, part)
-            recycle(<PyObject*> part)
-    recycle(<PyObject*> tile)
+        bytes *= sizes[d]
+    chunks = max(1, min(CHUNKS, SUMS_BYTES // bytes))
+    job.kernel, job.summed, job.bias, job.chunk = kernel_of(y), True, NULL, times(n, chunks)
+    sizes[0], sizes[ndim - 1] = times(n, job.chunk), PyArray_DIMS(x)[PyArray_NDIM(x) - 2]
+    sums = empty(ndim, sizes, PyArray_TYPE(y))
+    multiply_images(&job, x, y, shape, sums)
+    total = reduce(SUM, sums, 1, False, 0)
+    recycle(<PyObject*> sums)
     return contiguous(cnp.PyArray_SwapAxes(total, ndim - 3, ndim - 2))

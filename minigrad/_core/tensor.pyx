@@ -52,6 +52,7 @@ from .loops cimport (
     recycle, view_array, zeros_of)
 
 import weakref
+from sys import getswitchinterval
 from time import perf_counter_ns
 
 import numpy as np
@@ -80,6 +81,10 @@ cdef extern from "Python.h":
     bint PySequence_Check(object)
     bint PyObject_CheckBuffer(object)
     object PyObject_Vectorcall(object function, PyObject** arguments, size_t count, PyObject* names)
+    ctypedef struct PyThreadState:
+        pass
+    PyThreadState* PyEval_SaveThread()
+    void PyEval_RestoreThread(PyThreadState*)
 
 cdef enum:
     LONG_SUM = 256              # terms of a product that is taken at once; more would gain little
@@ -1063,6 +1068,7 @@ cdef class Walk:
     cdef bint private
     cdef dict cotangents                    # id -> cotangent, where this walk is private
     cdef set seen, useful
+    cdef long long held, interval           # since when the GIL is held, and how long it may be, in ns
 
     def __cinit__(self, set ends=None):
         global pass_count, fields_taken
@@ -1173,8 +1179,21 @@ cdef class Walk:
                 if type(below) is Node:
                     self.add(<Node> below)
             i += 1
+            if i & 1023 == 0:
+                self.let_others_run()
         if not ordered:
             qsort(self.entries, self.count, sizeof(Entry), newest_first)
+
+    cdef void let_others_run(self) noexcept:
+        """Release the GIL for a moment if it was held for CPython's switch interval."""
+        cdef long long now = perf_counter_ns()
+        cdef PyThreadState* thread
+        if self.held == 0:
+            self.held, self.interval = now, <long long> (1e9 * <double> getswitchinterval())
+        elif now - self.held >= self.interval:
+            thread = PyEval_SaveThread()
+            PyEval_RestoreThread(thread)
+            self.held = perf_counter_ns()
 
     cdef void retain(self, object reference, Tensor g) except *:
         if self.retained is None:
@@ -1188,6 +1207,8 @@ cdef class Walk:
         cdef Node node
         for i in reversed(range(self.count)):
             node = <Node> self.entries[i].node
+            if i & 1023 == 1023:
+                self.let_others_run()
             for k in range(input_count(node)):
                 below = edge(node, k)
                 if below is not None and self.leads_on(below, targets):
@@ -1197,16 +1218,22 @@ cdef class Walk:
                         node.useful = True
 
     cdef void end(self):
-        """Forget every pending cotangent, and leave the fields to the next pass."""
+        """Forget every pending cotangent, leave the fields to the next pass, and let the Nodes go."""
         global fields_taken
         cdef Py_ssize_t i
-        if self.private:
-            return
-        for i in range(self.count):
-            (<Node> self.entries[i].node).cotangent = None
-        for leaf in self.leaves:
-            (<Tensor> leaf).cotangent = None
-        fields_taken = False
+        if not self.private:
+            for i in range(self.count):
+                (<Node> self.entries[i].node).cotangent = None
+                if i & 1023 == 1023:
+                    self.let_others_run()
+            for leaf in self.leaves:
+                (<Tensor> leaf).cotangent = None
+            fields_taken = False
+        while self.count > 0:
+            self.count -= 1
+            Py_DECREF(<object> self.entries[self.count].node)
+            if self.count & 1023 == 1023:
+                self.let_others_run()
 
 
 cdef inline void check_whole(Node node) except *:
@@ -1453,6 +1480,8 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
         for i in range(walk.count):
             if i & 15 == 0:
                 PyErr_CheckSignals()
+            if i & 63 == 63:
+                walk.let_others_run()
             node = <Node> walk.entries[i].node
             if walk.postponed:
                 walk.settle(node)

@@ -10,7 +10,7 @@
  * each loop that went well halves the pause.
  *
  * After a fork the child starts threads anew. Signals are left to the threads of Python. Without POSIX
- * threads or gcc's atomics every loop runs alone. */
+ * threads (Windows, WebAssembly) or gcc's atomics every loop runs alone. */
 #ifndef MINIGRAD_THREADS_H
 #define MINIGRAD_THREADS_H
 
@@ -21,7 +21,7 @@ typedef void (*mg_part)(void* job, ptrdiff_t part, ptrdiff_t parts);    /* does 
 enum { MG_MOST_THREADS = 64 };
 static int mg_threads = 1;  /* that a loop may use, the calling one included */
 
-#if defined(_WIN32) || !defined(__GNUC__)
+#if defined(_WIN32) || defined(__wasm__) || !defined(__GNUC__)
 static void mg_in_parts(mg_part part, void* job, ptrdiff_t parts)
 {
     for (ptrdiff_t i = 0; i < parts; i++) part(job, i, parts);

@@ -19,9 +19,9 @@ cimport numpy as cnp
 from cython cimport floating
 from libc.math cimport NAN, pow, sqrt
 from numpy cimport (NPY_DOUBLE, PyArray_DATA, PyArray_DIMS, PyArray_NDIM, PyArray_SIZE,
-                    PyArray_TYPE, ndarray)
+                    PyArray_TYPE, ndarray, npy_intp)
 
-from .loops cimport contiguous, copied, may_overlap, vector
+from .loops cimport contiguous, copied, may_overlap, share, start_of, vector
 from .tensor cimport Tensor, Version, shared_version
 
 cnp.import_array()
@@ -40,7 +40,6 @@ cdef enum:
     MAX_SCALARS = 2
     CORRECTIONS = MAX_SCALARS   # where 1 - beta ** step stands behind the numbers of state, for both betas
     MAX_OPTIONS = 8
-    RELEASE_GIL = 1 << 15       # elements above which a loop lets other threads run
 
 cdef enum Rule:
     SGD, ADAM, ADAMW, NADAM, RMSPROP, ADAGRAD, LION
@@ -108,15 +107,17 @@ cdef cloned adam(floating* p, floating* d, floating* first, floating* second, fl
             p[i] = decay * p[i] - step_size * m / (<floating> mg_sqrt(u) * root + eps)
 
 
+cdef double nadam_momentum(double* o, double step) noexcept nogil:
+    return o[1] * (1 - 0.5 * pow(0.96, step * o[7]))
+
+
 cdef cloned nadam(floating* p, floating* d, floating* first, floating* second, Py_ssize_t n, double* o,
                   double* t) noexcept nogil:
-    cdef double lr = o[0], mu = o[1] * (1 - 0.5 * pow(0.96, t[0] * o[7]))
-    cdef double mu_next = o[1] * (1 - 0.5 * pow(0.96, (t[0] + 1) * o[7]))
+    cdef double lr = o[0], mu = nadam_momentum(o, t[0]), mu_next = nadam_momentum(o, t[0] + 1)
     cdef floating gain1 = 1 - o[1], beta2 = o[2], gain2 = 1 - o[2], eps = o[3], sign = -1 if o[5] else 1
     cdef floating l2 = 0 if o[6] else o[4], decay = 1 - lr * o[4] if o[6] else 1
     cdef floating root = 1 / sqrt(t[CORRECTIONS + 1]), along_g, along_m, g, m, v
     cdef Py_ssize_t i
-    t[1] *= mu                              # the product of all mu so far
     along_g = lr * (1 - mu) / (1 - t[1])
     along_m = lr * mu_next / (1 - t[1] * mu_next)
     for i in range(n):
@@ -189,12 +190,38 @@ cdef cloned lion(floating* p, floating* d, floating* first, Py_ssize_t n, double
         p[i] = decay * p[i] - (lr if c > 0 else (-lr if c < 0 else (0 if c == 0 else nan)))
 
 
-cdef inline void dispatch(int rule, floating* p, void* gradient, void** state, Py_ssize_t n, double* o,
-                          double* t, bint fresh) noexcept nogil:
-    cdef floating* d = <floating*> gradient
-    cdef floating** s = <floating**> state
+cdef struct RuleJob:
+    int rule
+    bint is_double, fresh
+    char* parameter
+    char* gradient
+    void** state
+    Py_ssize_t n
+    double* options
+    double* scalars
+
+
+cdef void rule_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
+    """The rule on a range of the elements."""
+    cdef RuleJob* job = <RuleJob*> data
+    cdef npy_intp begin = start_of(part, parts, job.n), n = start_of(part + 1, parts, job.n) - begin
+    cdef npy_intp offset = begin * (8 if job.is_double else 4)
+    cdef void* state[MAX_ARRAYS]
+    cdef int k
+    for k in range(MAX_ARRAYS):
+        state[k] = NULL if job.state[k] == NULL else <char*> job.state[k] + offset
+    if job.is_double:
+        dispatch(job, <double*> (job.parameter + offset), <double*> (job.gradient + offset), <double**> state, n)
+    else:
+        dispatch(job, <float*> (job.parameter + offset), <float*> (job.gradient + offset), <float**> state, n)
+
+
+cdef inline void dispatch(RuleJob* job, floating* p, floating* d, floating** s, Py_ssize_t n) noexcept nogil:
+    cdef int rule = job.rule
+    cdef double* o = job.options
+    cdef double* t = job.scalars
     if rule == SGD:
-        sgd(p, d, s[0], n, o, fresh)
+        sgd(p, d, s[0], n, o, job.fresh)
     elif rule == ADAM or rule == ADAMW:
         adam(p, d, s[0], s[1], s[2], n, o, t, rule == ADAMW or o[6] != 0)
     elif rule == NADAM:
@@ -202,7 +229,7 @@ cdef inline void dispatch(int rule, floating* p, void* gradient, void** state, P
     elif rule == RMSPROP:
         rmsprop(p, d, s[0], s[1], s[2], n, o)
     elif rule == ADAGRAD:
-        adagrad(p, d, s[0], n, o, t, fresh)
+        adagrad(p, d, s[0], n, o, t, job.fresh)
     elif rule == LION:
         lion(p, d, s[0], n, o)
 
@@ -301,6 +328,7 @@ cdef void prepare(Job job) except *:
 cdef void run(Job job) noexcept:
     cdef Py_ssize_t n = PyArray_SIZE(job.array)
     cdef Update update = job.update
+    cdef RuleJob loop
     cdef int k
     if update.scalars:
         job.scalars[0] += 1
@@ -310,20 +338,13 @@ cdef void run(Job job) noexcept:
                 update.corrections[k] = 1 - pow(update.options[1 + k], job.scalars[0])
             job.scalars[CORRECTIONS + k] = update.corrections[k]
         update.step = job.scalars[0]
-    if n > RELEASE_GIL:
-        with nogil:
-            run_rule(job, n)
-    else:
-        run_rule(job, n)
-
-
-cdef inline void run_rule(Job job, Py_ssize_t n) noexcept nogil:
-    if PyArray_TYPE(job.array) == NPY_DOUBLE:
-        dispatch(job.update.rule, <double*> PyArray_DATA(job.array), PyArray_DATA(job.gradient), job.data, n,
-                 job.update.options, job.scalars, job.fresh)
-    else:
-        dispatch(job.update.rule, <float*> PyArray_DATA(job.array), PyArray_DATA(job.gradient), job.data, n,
-                 job.update.options, job.scalars, job.fresh)
+    if update.rule == NADAM:
+        job.scalars[1] *= nadam_momentum(update.options, job.scalars[0])    # the product of all of them
+    loop.rule, loop.is_double, loop.fresh = update.rule, PyArray_TYPE(job.array) == NPY_DOUBLE, job.fresh
+    loop.parameter, loop.gradient = <char*> PyArray_DATA(job.array), <char*> PyArray_DATA(job.gradient)
+    loop.state, loop.n = <void**> job.data, n
+    loop.options, loop.scalars = <double*> update.options, <double*> job.scalars
+    share(n, n, rule_part, &loop)
 
 
 cdef void keep_state(Job job) except *:

@@ -1,0 +1,122 @@
+"""How many threads large loops use, and what that is when minigrad is imported.
+
+The loops divide themselves (`_core/threads.h`). Results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ._core.loops import MOST_THREADS, number_of_threads, set_threads
+from ._core.ops import whole
+
+
+def set_num_threads(n: int) -> None:
+    """Let large loops run on n threads, the calling one included; 1 for none beside it.
+
+    At the start that is MINIGRAD_NUM_THREADS in the environment, or else as many processors as the
+    process may use (its affinity and the quota of its control group), no more than OMP_NUM_THREADS,
+    which joblib and others set in their workers. `threadpoolctl.threadpool_limits` sets it too.
+    Raises TypeError for what is not an int, ValueError for one below 1 or above 64.
+
+    >>> before = mg.get_num_threads()
+    >>> mg.set_num_threads(1)
+    >>> mg.get_num_threads()
+    1
+    >>> mg.set_num_threads(before)
+    """
+    count = whole("set_num_threads: the number of threads", n)
+    if not 1 <= count <= MOST_THREADS:
+        raise ValueError(
+            f"set_num_threads: expected 1, for the calling thread alone, to {MOST_THREADS}, got {n}"
+        )
+    set_threads(count)
+
+
+def get_num_threads() -> int:
+    """How many threads a large loop runs on, the calling one included; see `set_num_threads`."""
+    return number_of_threads()
+
+
+def processors() -> int:
+    """How many this process may use: those of its affinity, within the quota of its control group.
+
+    >>> mg.threads.processors() >= 1
+    True
+    """
+    affine = hasattr(os, "sched_getaffinity")
+    count = len(os.sched_getaffinity(0)) if affine else os.cpu_count() or 1
+    return max(1, int(min(count, _quota())))
+
+
+def _quota(root: str = "/sys/fs/cgroup", groups: str = "/proc/self/cgroup") -> float:
+    """Processors that the control groups of this process grant it, on Linux; else infinity."""
+    least = float("inf")
+    with suppress(OSError):
+        for line in Path(groups).read_text().splitlines():
+            _, controllers, group = line.split(":", 2)  # version 2 names no controllers
+            if not controllers or "cpu" in controllers.split(","):
+                folder = Path(root, "cpu" if controllers else "")
+                for name in ("", *group.strip("/").split("/")):  # each group limits those below it
+                    folder /= name
+                    least = min(least, _quota_of(folder))
+    return least
+
+
+def _quota_of(folder: Path) -> float:
+    """What the files of a control group of either version say."""
+    with suppress(OSError, ValueError):
+        if (folder / "cpu.max").exists():
+            quota, period = map(float, (folder / "cpu.max").read_text().split())
+        else:
+            quota, period = (
+                float((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period")
+            )
+        if quota > 0 and period > 0:
+            return quota / period
+    return float("inf")
+
+
+def _at_the_start() -> int:
+    asked = os.environ.get("MINIGRAD_NUM_THREADS")
+    if asked:
+        if asked.isdecimal() and 1 <= int(asked) <= MOST_THREADS:
+            return int(asked)
+        raise ValueError(
+            f"MINIGRAD_NUM_THREADS is {asked!r}: expected a number of threads from 1, for the calling "
+            f"thread alone, to {MOST_THREADS}"
+        )
+    count = min(processors(), MOST_THREADS)
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(count, int(first)) if first.isdecimal() and int(first) else count
+
+
+def _register_with_threadpoolctl() -> None:
+    try:
+        from threadpoolctl import LibController, register
+    except ImportError:
+        return
+
+    class Controller(LibController):
+        user_api = internal_api = "minigrad"
+        filename_prefixes = ("loops.cpython",)  # the library that has the threads
+
+        def get_num_threads(self) -> int:
+            return get_num_threads()
+
+        def set_num_threads(self, num_threads: Any) -> None:
+            set_num_threads(min(num_threads, MOST_THREADS))
+
+        def get_version(self) -> str:
+            from . import __version__
+
+            return __version__
+
+    register(Controller)
+
+
+set_threads(_at_the_start())
+_register_with_threadpoolctl()
