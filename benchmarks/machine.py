@@ -27,12 +27,16 @@ LEVELS = {
 }
 
 
-def settle() -> None:
-    """Clear the environment, allow one thread, stay on one processor. Call before any import."""
+def settle(pinned: bool = True) -> None:
+    """Clear the environment; if pinned, allow one thread and stay on one processor. Call before any
+    import."""
     if "BENCH_CLEARED" not in os.environ:
-        environment = {k: v for k, v in os.environ.items() if k not in CLEARED} | ONE_THREAD
+        environment = {k: v for k, v in os.environ.items() if k not in CLEARED}
+        environment |= ONE_THREAD if pinned else {}
         environment["BENCH_CLEARED"] = " ".join(k for k in CLEARED if k in os.environ)
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    if not pinned:
+        return
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     if find_spec("torch"):
@@ -116,6 +120,7 @@ def describe() -> dict:
     return {
         "cpu": cpu_field("model name") or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
+        "allowed": processors,
         "pinned_to": processors[0] if len(processors) == 1 else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

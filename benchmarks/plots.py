@@ -14,6 +14,8 @@ COLORS = {
     "matmuls": "tab:gray",
     "minigrad composed": "tab:purple",
     "minigrad on one thread": "tab:olive",
+    "torch on one thread": "navajowhite",
+    "numpy on one thread": "lightgreen",
 }
 LABELS = {
     "torch": "PyTorch",
@@ -24,6 +26,8 @@ LABELS = {
     "matmuls": "matrix products alone",
     "minigrad composed": "minigrad, composed",
     "minigrad on one thread": "minigrad, one thread",
+    "torch on one thread": "PyTorch, one thread",
+    "numpy on one thread": "NumPy, one thread",
 }
 
 
@@ -62,11 +66,12 @@ def bars(axis, rows: list[dict]) -> None:
 
 
 def comparison(rows: list[dict]) -> Figure:
-    """All rows of a run: the kernels, which are many, on the right; the others on the left."""
+    """All rows of a run: the kernels, which are many, or the busy machine on the right."""
     from matplotlib.patches import Patch
 
     halves = [
-        [row for row in rows if (row["group"] == "kernels") == kernels] for kernels in (False, True)
+        [row for row in rows if (row["group"] in ("kernels", "busy")) == right]
+        for right in (False, True)
     ]
     halves = [half for half in halves if half]
     height = max(sum(len(row["contenders"]) for row in half) for half in halves)

@@ -5,6 +5,9 @@ Every row is timed in one process, pinned to one processor, one thread each, the
 ratio of minigrad's median to each peer's beside the ratio to reach. Ratios, not seconds, are what
 holds on another machine. A slow row never makes the exit status other than 0. The group
 `functions`, every function beside NumPy's own, takes a minute: it is measured only if named.
+
+The groups `default` and `busy` are measured otherwise, see defaults.py: each contender in a process
+of its own with its default threads, on an idle machine and beside spinning processes.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from pathlib import Path
 import machine
 
 HERE = Path(__file__).parent
-MARKERS = "<!-- results, by run.py --markdown -->\n", "<!-- end of results -->\n"
+UNPINNED = ("default", "busy")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -29,7 +32,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "groups",
         nargs="*",
         help="steps, recurrent, batchnorm, kernels, products, process; all of them by default; "
-        "or functions, which takes a minute: every function that NumPy has as well",
+        "or functions, which takes a minute: every function that NumPy has as well; or default "
+        "and busy: what users get, with the threads that each library takes",
     )
     parser.add_argument("--match", default="", help="only rows whose name contains this text")
     parser.add_argument("--rounds", type=int, default=15, help="rounds per row (default 15)")
@@ -39,8 +43,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--json",
         type=Path,
-        default=HERE / "results" / "latest.json",
-        help="where the figures go, and the picture beside them (default: %(default)s)",
+        help="where the figures go, and the picture beside them (default: latest.json in "
+        "benchmarks/results/, or default.json)",
     )
     parser.add_argument(
         "--markdown",
@@ -48,6 +52,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="measure nothing: put the table of the JSON file into benchmarks/README.md",
     )
     options = parser.parse_args(argv)
+    options.unpinned = bool(set(options.groups) & set(UNPINNED))
+    if set(options.groups) - set(UNPINNED) and options.unpinned:
+        parser.error("default and busy are not pinned, and cannot be measured with other groups")
+    name = "default" if options.unpinned else "latest"
+    options.json = options.json or HERE / "results" / f"{name}.json"
     if options.rounds < 1 or options.seconds <= 0:
         parser.error("--rounds and --seconds must be positive")
     return options
@@ -196,9 +205,9 @@ def markdown(results: dict) -> str:
     return "\n".join(lines)
 
 
-def fill_readme(results: dict, path: Path = HERE / "README.md") -> None:
-    """Put the table between the markers of the page."""
-    begin, end = MARKERS
+def fill_readme(results: dict, path: Path = HERE / "README.md", name: str = "results") -> None:
+    """Put the table between the markers of that name of the page."""
+    begin, end = f"<!-- {name}, by run.py --markdown -->\n", f"<!-- end of {name} -->\n"
     before, _, rest = path.read_text(encoding="utf-8").partition(begin)
     _, found, after = rest.partition(end)
     if not found:
@@ -251,6 +260,29 @@ def run(options: argparse.Namespace) -> dict:
     return {"machine": found, "rows": rows}
 
 
+def run_unpinned(options: argparse.Namespace) -> dict:
+    """As `run`, for the groups that are not pinned."""
+    import defaults
+
+    found = machine.describe()
+    print(machine.summary(found), end="\n\n")
+    rows = []
+    for group in options.groups:
+        busy = group == "busy"
+        with defaults.spinning(len(found["allowed"]) if busy else 0):
+            for row in defaults.rows():
+                if options.match in row.name:
+                    rounds, seconds = (options.rounds + 1) // 2, options.seconds * 4
+                    samples = defaults.measure(row, 3 if row.whole_run else rounds, seconds)
+                    judged = make_row(group, defaults.judged(row, busy), samples)
+                    rows.append(judged)
+                    print(show(judged), flush=True)
+    if not rows:
+        raise SystemExit(f"run.py: no row's name contains {options.match!r}")
+    print("", verdict(rows), sep="\n")
+    return {"machine": found, "rows": rows}
+
+
 def draw(results: dict):
     import plots
 
@@ -262,11 +294,12 @@ def main(argv: list[str] | None = None) -> None:
     if options.markdown:
         if not options.json.exists():
             raise SystemExit(f"run.py: {options.json} is not there; run without --markdown first")
-        fill_readme(json.loads(options.json.read_text(encoding="utf-8")))
+        name = "default" if options.unpinned else "results"
+        fill_readme(json.loads(options.json.read_text(encoding="utf-8")), name=name)
     else:
-        save(run(options), options.json, draw)
+        save((run_unpinned if options.unpinned else run)(options), options.json, draw)
 
 
 if __name__ == "__main__":
-    machine.settle()
+    machine.settle(pinned=not arguments().unpinned)
     main()

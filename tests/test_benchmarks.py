@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-MODULES = ("machine", "contenders", "plots", "run", "scaling")
+MODULES = ("machine", "contenders", "plots", "run", "scaling", "defaults")
 PEERS = ("torch", "jax")
 
 
@@ -134,6 +134,32 @@ def test_a_run_writes_well_formed_json(bench, tmp_path, capsys):
     assert path.with_suffix(".png").exists() == _has_matplotlib()
 
 
+def test_what_users_get_is_measured_in_processes_of_their_own(bench, tmp_path, capsys):
+    assert len({row.name for row in bench.defaults.rows()}) == len(bench.defaults.rows())
+    path = tmp_path / "figures.json"
+    match = ["--match", "64x64 @ 64x64, float32"]
+    arguments = [*match, "--rounds", "2", "--seconds", "1e-5", "--json", str(path)]
+    bench.run.main(["default", "busy", *arguments])
+    assert "minigrad / minigrad on one thread = " in capsys.readouterr().out
+    idle, busy = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert (idle["group"], busy["group"]) == ("default", "busy")
+    for row, peer, lost in ((idle, 1.0, 1.03), (busy, 0.5, 1.25)):
+        assert set(row["contenders"]) == {
+            f"{name}{threads}"
+            for name in ("minigrad", "numpy")
+            for threads in ("", " on one thread")
+        }
+        at_most = {target["against"]: target["at_most"] for target in row["targets"]}
+        assert at_most == {"numpy": peer, "minigrad on one thread": lost}
+    with pytest.raises(SystemExit):
+        bench.run.main(["default", "steps"])
+
+
+def test_the_nets_of_the_default_rows_run(bench):
+    for row in bench.defaults.rows()[7:10]:
+        row.contenders["minigrad"]()()
+
+
 def test_the_verdict_names_the_rows_that_fall_short(bench, results):
     lines = bench.run.verdict(results["rows"]).splitlines()
     assert lines == [
@@ -163,7 +189,8 @@ def test_the_table_goes_between_the_markers_however_often(bench, results, tmp_pa
     filled = page.read_text(encoding="utf-8")
     assert "| slow | 4.00 µs | 6.00 µs (**0.667 > 0.5**) | 4.00 µs (1) |" in filled
     assert "| load | 120 ms (**> 50**) | 1,800 ms (0.0667) | 600 ms (0.2) |" in filled
-    assert filled.partition(bench.run.MARKERS[0])[0] == original.partition(bench.run.MARKERS[0])[0]
+    begin = "<!-- results, by run.py --markdown -->"
+    assert filled.partition(begin)[0] == original.partition(begin)[0]
     bench.run.fill_readme(results, page)
     assert page.read_text(encoding="utf-8") == filled
     page.write_text("nothing", encoding="utf-8")
