@@ -130,6 +130,7 @@ from .autograd import (
     no_grad as no_grad,
     set_grad_enabled as set_grad_enabled,
 )
+from .config import show_config as show_config
 from .contraction import (
     einsum as einsum,
     outer as outer,
@@ -137,7 +138,6 @@ from .contraction import (
     trace as trace,
     vecdot as vecdot,
 )
-from .config import show_config as show_config
 from .creation import (
     arange as arange,
     asarray as asarray,

@@ -39,7 +39,9 @@ def _configuration() -> dict[str, str]:
         "matrix products": products,
         "NumPy's BLAS": _blas(),
         "environment": ", ".join(
-            f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(variables)
+            f"{name}={value}"
+            for name, value in sorted(os.environ.items())
+            if name.startswith(variables)
         ),
     }
 

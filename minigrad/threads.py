@@ -86,8 +86,8 @@ def _at_the_start() -> int:
         if asked.isdecimal() and 1 <= int(asked) <= MOST_THREADS:
             return int(asked)
         raise ValueError(
-            f"MINIGRAD_NUM_THREADS is {asked!r}: expected a number of threads from 1, for the calling "
-            f"thread alone, to {MOST_THREADS}"
+            f"MINIGRAD_NUM_THREADS is {asked!r}: expected a number of threads from 1, for the "
+            f"calling thread alone, to {MOST_THREADS}"
         )
     count = min(processors(), MOST_THREADS)
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()

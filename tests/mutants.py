@@ -92,7 +92,10 @@ SWAPS = {
     "sin": ("cos",),
     "cos": ("sin",),
 }
-SYMMETRIC = {"isinstance", "getattr", "hasattr", "cast", "zip", "min", "max", "minimum", "maximum"}
+SYMMETRIC = {
+    *("isinstance", "getattr", "hasattr", "cast", "zip"),
+    *("min", "max", "minimum", "maximum", "hypot"),
+}
 NAMES = {name for name in SWAPS if name.isidentifier()} - {"and", "or", "is", "in", "True", "False"}
 
 

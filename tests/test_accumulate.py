@@ -217,8 +217,9 @@ def test_gradients_add_to_those_that_are_there():
     assert distance(gradients(divided), gradients(whole)) < 1e-12 and kept[0] is kept[1]
 
 
-def test_training_runs_stay_together():
-    whole, x = build("several", "float64")
+@pytest.mark.parametrize("name", ["several", "called twice"])
+def test_training_runs_stay_together(name):
+    whole, x = build(name, "float64")
     divided = copy.deepcopy(whole)
     loss, target = nn.CrossEntropyLoss(), mg.tensor(LABELS)
     first, second = (

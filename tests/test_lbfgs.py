@@ -328,6 +328,15 @@ def test_stops_where_the_gradient_is_small():
     assert optimizer.state[x] == {"func_evals": 1, "n_iter": 0}
 
 
+@pytest.mark.parametrize("tolerance, iterations", [(1e-6, 1), (1e-9, 4)])
+def test_stops_where_the_loss_hardly_changes(tolerance, iterations):
+    """Whatever its height: 1000 + x^2 / 2 falls by 3.75e-7, while x moves by 5e-4."""
+    x = mg.tensor([1e-3], dtype="float64", requires_grad=True)
+    optimizer = LBFGS([x], lr=0.5, max_iter=4, tolerance_change=tolerance, tolerance_grad=0)
+    optimizer.step(closure_of(optimizer, lambda x: 1000 + (x * x).sum() / 2, x))
+    assert optimizer.state[x]["n_iter"] == iterations
+
+
 def test_parameters_of_several_shapes_layouts_and_without_gradient():
     storage = np.arange(6.0).reshape(2, 3)
     strided, scalar = mg.asarray(storage.T), mg.tensor(2.0, dtype="float64")

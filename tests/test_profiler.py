@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -19,6 +20,18 @@ def test_calls_times_and_bytes():
     assert calls == 3 and size == 3 * 400
     assert forward > 0 and backward > 0
     assert set(seen.rows) == {"multiply", "exp", "sum"}  # what rules call is booked on the rules
+
+
+def test_the_times_are_parts_of_the_time_that_passes():
+    x = mg.rand(500, 500, requires_grad=True)
+    start = time.perf_counter()
+    with mg.profile() as seen:
+        mg.exp(x @ x).sum().backward()
+    passed = (time.perf_counter() - start) * 1e6
+    times = [row[1:3] for row in seen.rows.values()]
+    assert all(seconds >= 0 for row in times for seconds in row)
+    assert passed / 10 < sum(map(sum, times)) <= passed
+    assert sum(seen.rows["matmul"][1:3]) > sum(seen.rows["sum"][1:3])
 
 
 def test_nothing_is_counted_outside():

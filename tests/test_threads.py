@@ -264,7 +264,11 @@ def test_the_number_of_threads_can_be_set():
             {"cpu/cpu.cfs_quota_us": "250000", "cpu/cpu.cfs_period_us": "100000"},
             2.5,
         ),
-        ("3:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, float("inf")),
+        (
+            "3:cpu:/\n",
+            {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+            float("inf"),
+        ),
         ("0::/\n", {"cpu.max": "nonsense"}, float("inf")),
         ("0::/gone\n", {}, float("inf")),
     ],
@@ -342,7 +346,9 @@ if __name__ == "__main__":
 
 def test_spawned_processes_compute(tmp_path):
     (tmp_path / "spawn.py").write_text(SPAWN)
-    result = run(f"import runpy; runpy.run_path({str(tmp_path / 'spawn.py')!r}, run_name='__main__')")
+    result = run(
+        f"import runpy; runpy.run_path({str(tmp_path / 'spawn.py')!r}, run_name='__main__')"
+    )
     assert result.returncode == 0, result.stderr
 
 

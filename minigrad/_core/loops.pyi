@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 def memory_checked(function: _F) -> _F: ...
+
 MOST_THREADS: int
 
 def number_of_threads() -> int: ...
