@@ -4,7 +4,8 @@
  * BLAS. (Not by target_clones: the vectors of a kernel have the size of the registers. Those of AVX-512 ran on
  * AVX2 50 times slower than BLAS.)
  *
- * 1. *Small products*, whose operands stay in the second cache, read a where it lies and pack b panel by panel.
+ * 1. *Small products*, whose operands stay in the second cache, are read where they lie (a transposed b is packed
+ *    panel by panel).
  * 2. *Large products* are blocked as Goto and van de Geijn (2008) do: b is packed once, into panels of two
  *    vectors of columns; blocks of a are packed to stay in the second cache. The unit of work for a thread is
  *    one block of rows by one stripe of columns; the thread that comes to a stripe first packs it.
@@ -21,7 +22,6 @@
 #define MG_STACK 128        /* inner sizes up to this have their panel, 16 KiB, on the stack */
 #define MG_CHAIN 1024       /* terms that one chain of multiply-adds sums: a panel of 128 KiB */
 #define MG_CACHED (1 << 18) /* elements of an operand that stay in the second cache */
-#define MG_APART 128        /* rows of b that lie further apart than so many elements are packed */
 #define MG_DEPTH 512        /* inner steps of a block; divides MG_CHAIN */
 #define MG_ROWS 120         /* rows of a block of a, at most: a multiple of every height */
 #define MG_LONGEST 8192     /* inner steps whose panels are in memory at a time; a multiple of MG_CHAIN */

@@ -3,8 +3,8 @@
  * MG_REAL the type of an element, MG_LANES how many a vector holds, MG_HEIGHT the rows of a tile (at least 4).
  *
  * A tile of MG_HEIGHT rows by two vectors of the output stays in registers while the inner dimension is
- * walked: each step is one row of b, and a multiply-add for each row of a. Columns of b that are not contiguous
- * (b is a transpose), far apart, or too few for a vector, are first copied to a panel in the cache; a b
+ * walked: each step is one row of b, and a multiply-add for each row of a. Rows of b that are not contiguous
+ * (b is a transpose), or too short for a vector, are first copied to a panel in the cache; a b
  * that many products share (the weight of a recurrent layer) can be packed into panels once, before.
  * A large product is computed in blocks whose operands are both packed (`block`). Either way an element is a
  * chain of multiply-adds in the order of the inner dimension, broken every MG_CHAIN terms: the same bits. */
@@ -81,8 +81,10 @@ static inline __attribute__((always_inline)) void MG_NAME(pack)(
         MG_NAME(matrix) b, ptrdiff_t inner, ptrdiff_t width, const ptrdiff_t wide, MG_REAL* panel)
 {
     ptrdiff_t k, t;
-    if (b.column == 1 && width == wide)
-        for (k = 0; k < inner; k++) memcpy(panel + k * wide, b.data + k * b.row, wide * sizeof(MG_REAL));
+    if (b.column == 1 && width == wide && wide % MG_LANES == 0)
+        for (k = 0; k < inner; k++)
+            for (t = 0; t < wide; t += MG_LANES)    /* (memcpy takes smaller vectors) */
+                *(MG_NAME(vector)*) (panel + k * wide + t) = *(const MG_NAME(vector)*) (b.data + k * b.row + t);
     else if (b.column == 1)
         for (k = 0; k < inner; k++) memcpy(panel + k * wide, b.data + k * b.row, width * sizeof(MG_REAL));
     else {
@@ -130,7 +132,7 @@ MG_TARGET static int MG_NAME(matmul)(mg_matrix left, mg_matrix right, const void
     const MG_NAME(matrix) start = {first.data, first.row, 1};
     const MG_REAL* panels = packed_before;
     MG_REAL* out = target;
-    MG_REAL on_stack[MG_STACK * 2 * MG_LANES], bias[2 * MG_LANES];
+    MG_REAL on_stack[MG_STACK * 2 * MG_LANES], bias[2 * MG_LANES] = {0};
     MG_REAL* packed = panels || inner <= MG_STACK ? on_stack : malloc(inner * 2 * MG_LANES * sizeof(MG_REAL));
     ptrdiff_t j, t, wide, width;
     if (!packed) return 0;
@@ -140,11 +142,11 @@ MG_TARGET static int MG_NAME(matmul)(mg_matrix left, mg_matrix right, const void
         wide = MG_NAME(wide)(j, columns);
         width = columns - j < wide ? columns - j : wide;
         if (start.row) begin.data = start.data + j;
-        else for (t = 0; t < wide; t++) bias[t] = start.data && t < width ? start.data[j + t] : 0;
+        else if (start.data) for (t = 0; t < wide; t++) bias[t] = t < width ? start.data[j + t] : 0;
         if (panels) {
             panel.data = panels + j * inner;
             panel.row = wide;
-        } else if (b.column != 1 || width < wide || b.row > MG_APART) {
+        } else if (b.column != 1 || width < wide) {
             MG_NAME(pack_panel)(b, j, inner, columns, packed);
             panel.data = packed;
             panel.row = wide;
