@@ -318,7 +318,7 @@ def test_a_long_backward_lets_other_threads_run():
             time.sleep(0)  # give the GIL back at once
 
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(0.001)
+    sys.setswitchinterval(0.0001)
     try:
         other = threading.Thread(target=count, daemon=True)
         other.start()

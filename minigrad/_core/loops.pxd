@@ -12,7 +12,7 @@ cdef struct Operand:            # what an elementwise loop reads: an array, or o
 cdef enum:
     MAXDIMS = 64                # NumPy's own limit
     MAXOPERANDS = 3
-    IN_PARTS = 1 << 20          # elements above which a loop runs on two threads: to wake one takes 45 us
+    IN_PARTS = 1 << 18          # elements above which a loop runs on several threads
 
 cdef struct Block:              # the loop that is left once dimensions were merged
     int ndim

@@ -60,6 +60,7 @@ cdef extern from "threads.h" nogil:
     int MG_MOST_THREADS
     int threads "mg_threads"
     void run_parts "mg_in_parts"(Part part, void* job, npy_intp parts)
+    bint is_one_of_many "mg_is_one_of_many"()
 
 cdef extern from *:
     """
@@ -80,6 +81,7 @@ cdef enum:
     BIN_BYTES = 1 << 28         # all bins together; beyond it they are emptied
     BY_SIZE = 1 << 14           # elements from which on arrays of one size share a bin, whatever their shape
     RELEASE_GIL = 1 << 15       # elements above which a loop lets other threads run
+    BRIEF = 1 << 20             # elements up to which it takes as long to wake a thread as it gains
     PIECE = 1 << 17             # elements of a part, at least
 
 
@@ -289,7 +291,9 @@ cdef void share(npy_intp n, npy_intp parts, Part part, void* job) noexcept:
         part(job, 0, 1)
         return
     thread = PyEval_SaveThread()
-    run_parts(part, job, min(parts, n // PIECE, <npy_intp> 64) if n > IN_PARTS and threads > 1 else 1)
+    if threads == 1 or n <= IN_PARTS or (n <= BRIEF and not is_one_of_many()):
+        parts = 1
+    run_parts(part, job, max(1, min(parts, n // PIECE, <npy_intp> 64)))
     PyEval_RestoreThread(thread)
 
 
@@ -684,26 +688,44 @@ cdef tuple first_maxima_of(str name, ndarray x, list bounds, npy_intp row_step, 
     C-contiguous. bounds: four int64 arrays, where the windows start and stop by rows, then by columns."""
     cdef npy_intp shape[MAXDIMS]
     cdef long long* pointers[4]
-    cdef npy_intp planes = 1
     cdef int d, ndim = PyArray_NDIM(x)
-    cdef PyThreadState* thread = NULL
+    cdef MaximaJob job
+    job.planes = 1
     for d in range(ndim - 2):
         shape[d] = PyArray_DIMS(x)[d]
-        planes *= shape[d]
+        job.planes *= shape[d]
     for d in range(2):
         check_windows(name, bounds[2 * d], bounds[2 * d + 1], PyArray_DIMS(x)[ndim - 2 + d])
         shape[ndim - 2 + d] = elements(<ndarray> bounds[2 * d])
         pointers[2 * d] = <long long*> PyArray_DATA(<ndarray> bounds[2 * d])
         pointers[2 * d + 1] = <long long*> PyArray_DATA(<ndarray> bounds[2 * d + 1])
     cdef ndarray index = empty(ndim, shape, NPY_INT64), out = empty(ndim, shape, PyArray_TYPE(x))
-    if elements(x) > RELEASE_GIL:
-        thread = PyEval_SaveThread()
-    first_maxima(PyArray_TYPE(x) == NPY_DOUBLE, PyArray_DATA(x), planes, PyArray_DIMS(x)[ndim - 2],
-                 PyArray_DIMS(x)[ndim - 1], pointers, shape[ndim - 2], shape[ndim - 1], row_step, column_step,
-                 PyArray_DATA(out), <long long*> PyArray_DATA(index))
-    if thread != NULL:
-        PyEval_RestoreThread(thread)
+    job.is_double, job.x, job.out = PyArray_TYPE(x) == NPY_DOUBLE, <char*> PyArray_DATA(x), <char*> PyArray_DATA(out)
+    job.rows, job.columns = PyArray_DIMS(x)[ndim - 2], PyArray_DIMS(x)[ndim - 1]
+    job.bounds, job.index = <long long**> pointers, <long long*> PyArray_DATA(index)
+    job.out_rows, job.out_columns = shape[ndim - 2], shape[ndim - 1]
+    job.row_step, job.column_step = row_step, column_step
+    share(elements(x), job.planes, maxima_part, &job)
     return out, index
+
+
+cdef struct MaximaJob:
+    bint is_double
+    char* x
+    npy_intp planes, rows, columns, out_rows, out_columns, row_step, column_step
+    long long** bounds
+    char* out
+    long long* index
+
+
+cdef void maxima_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
+    """A range of the planes."""
+    cdef MaximaJob* job = <MaximaJob*> data
+    cdef npy_intp begin = job.planes * part // parts, planes = job.planes * (part + 1) // parts - begin
+    cdef npy_intp size = 8 if job.is_double else 4, places = begin * job.out_rows * job.out_columns
+    first_maxima(job.is_double, job.x + begin * job.rows * job.columns * size, planes, job.rows, job.columns,
+                 job.bounds, job.out_rows, job.out_columns, job.row_step, job.column_step,
+                 job.out + places * size, job.index + places)
 
 
 # -------------------------------------------------------------------------------- indexing along an axis
@@ -741,20 +763,40 @@ cdef ndarray take_along_axis(ndarray x, ndarray index, int axis):
 
 cdef ndarray add_along_axis(ndarray x, ndarray index, int axis, tuple shape):
     """Zeros of `shape` with x added at the int64 positions `index` along an axis."""
-    cdef npy_intp outer, inner
     cdef npy_intp sizes[MAXDIMS]
     cdef int d
+    cdef AlongJob job
     for d in range(len(shape)):
         sizes[d] = shape[d]
-    cdef ndarray out = zeros(len(shape), sizes, PyArray_TYPE(x))
-    split_at(PyArray_DIMS(out), PyArray_NDIM(out), axis, &outer, &inner)
-    if PyArray_TYPE(x) == NPY_DOUBLE:
-        add_along(<double*> PyArray_DATA(x), <long long*> PyArray_DATA(index), outer, PyArray_DIMS(out)[axis],
-                  PyArray_DIMS(index)[axis], inner, <double*> PyArray_DATA(out))
-    else:
-        add_along(<float*> PyArray_DATA(x), <long long*> PyArray_DATA(index), outer, PyArray_DIMS(out)[axis],
-                  PyArray_DIMS(index)[axis], inner, <float*> PyArray_DATA(out))
+    cdef ndarray out = empty(len(shape), sizes, PyArray_TYPE(x))
+    split_at(sizes, len(shape), axis, &job.outer, &job.inner)
+    job.is_double, job.length, job.picks = PyArray_TYPE(x) == NPY_DOUBLE, sizes[axis], PyArray_DIMS(index)[axis]
+    job.x, job.out = <char*> PyArray_DATA(x), <char*> PyArray_DATA(out)
+    job.index = <long long*> PyArray_DATA(index)
+    share(elements(out), job.outer, along_part, &job)
     return out
+
+
+cdef struct AlongJob:
+    bint is_double
+    char* x
+    long long* index
+    npy_intp outer, length, picks, inner
+    char* out
+
+
+cdef void along_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
+    """A range of the outer dimensions."""
+    cdef AlongJob* job = <AlongJob*> data
+    cdef npy_intp begin = job.outer * part // parts, outer = job.outer * (part + 1) // parts - begin
+    cdef npy_intp size = 8 if job.is_double else 4, read = begin * job.picks * job.inner
+    cdef char* out = job.out + begin * job.length * job.inner * size
+    memset(out, 0, outer * job.length * job.inner * size)
+    if job.is_double:
+        add_along(<double*> job.x + read, job.index + read, outer, job.length, job.picks, job.inner,
+                  <double*> out)
+    else:
+        add_along(<float*> job.x + read, job.index + read, outer, job.length, job.picks, job.inner, <float*> out)
 
 
 cdef ndarray cumulate(ndarray factor, ndarray x, int axis):

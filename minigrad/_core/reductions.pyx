@@ -140,6 +140,7 @@ cdef ndarray reduce_beside(int opcode, ndarray x, ndarray y, ndarray centres, un
     cdef Plan plan
     cdef Operand operand
     cdef ReductionJob job
+    cdef npy_intp parts
     for d in range(PyArray_NDIM(x)):
         if axes >> d & 1:
             if keepdims:
@@ -157,7 +158,10 @@ cdef ndarray reduce_beside(int opcode, ndarray x, ndarray y, ndarray centres, un
     if centres is not None:
         plan.centres = <char*> PyArray_DATA(centres) - <char*> PyArray_DATA(out)
     job = ReductionJob(opcode, &plan, <char*> PyArray_DATA(x), <char*> PyArray_DATA(out))
-    share(elements(x), parts_of(&plan), reduction_part, &job)
+    parts = parts_of(&plan)
+    if not plan.row_wise and (plan.kept == 0 or parts > plan.kept_shape[0]):
+        parts = min(parts, loops.number_of_threads())   # narrow stripes of long rows cost twice as much
+    share(elements(x), parts, reduction_part, &job)
     return out
 
 

@@ -1,6 +1,6 @@
 /* A few threads that wait for work, so that a large loop can run on more than one processor.
  *
- * The first loop that is large enough starts them; between loops they sleep. A loop is cut into pieces, and
+ * The first loop that is large enough starts them; between loops they wait a moment, and then sleep. A loop is cut into pieces, and
  * whoever has time takes the next one from a counter: a thread that lost its processor holds up one piece, and a
  * helper that comes too late finds the loop closed and is not waited for. One loop has the helpers at a time;
  * one that starts meanwhile, in another thread of Python, runs alone.
@@ -26,8 +26,11 @@ static void mg_in_parts(mg_part part, void* job, ptrdiff_t parts)
 {
     for (ptrdiff_t i = 0; i < parts; i++) part(job, i, parts);
 }
+
+static int mg_is_one_of_many(void) { return 0; }
 #else
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <time.h>
 
@@ -44,6 +47,8 @@ typedef struct {
 } mg_pieces;
 
 enum {                      /* nanoseconds */
+    MG_LINGER = 100000,     /* that a helper waits for the next loop before it sleeps: waking it takes 12 us */
+    MG_OFTEN = 1000000,     /* between brief loops for which it is worth waking helpers */
     MG_SPIN = 20000,        /* that the caller watches the last pieces being done before it sleeps */
     MG_LATE = 100000,       /* that it may wait for them */
     MG_FIRST_PAUSE = 2000000,
@@ -54,12 +59,14 @@ static struct {
     pthread_mutex_t taken;  /* while a loop has the helpers */
     pthread_mutex_t lock;   /* of what follows */
     pthread_cond_t start, done;
-    int workers, invited, inside;   /* helpers: started, may still join, at work */
+    int workers, invited, inside;   /* helpers: started, may still join, at work, ... */
+    int lingering;          /* ... awake though there is no loop */
     int came;               /* have joined this loop */
     mg_pieces* open;        /* the loop to join, or NULL */
     long long pause, resume;        /* how long loops run alone, and until when */
+    long long last;         /* when a brief loop began */
 } mg_pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER,
-             PTHREAD_COND_INITIALIZER, 0, 0, 0, 0, NULL, 0, 0};
+             PTHREAD_COND_INITIALIZER, 0, 0, 0, 0, 0, NULL, 0, 0, 0};
 
 static long long mg_now(void)
 {
@@ -75,13 +82,24 @@ static void mg_take_pieces(mg_pieces* pieces)
         pieces->part(pieces->job, i, pieces->parts);
 }
 
+static void mg_linger(void)     /* called, and returns, with the lock */
+{
+    const long long end = mg_now() + MG_LINGER;
+    mg_pool.lingering++;
+    pthread_mutex_unlock(&mg_pool.lock);
+    while (!__atomic_load_n(&mg_pool.invited, __ATOMIC_RELAXED) && mg_now() < end) sched_yield();
+    pthread_mutex_lock(&mg_pool.lock);
+    mg_pool.lingering--;
+}
+
 static void* mg_helper(void* unused)
 {
     pthread_mutex_lock(&mg_pool.lock);
     for (;;) {
+        if (!mg_pool.invited) mg_linger();
         while (!mg_pool.invited) pthread_cond_wait(&mg_pool.start, &mg_pool.lock);
         mg_pieces* const pieces = mg_pool.open;
-        mg_pool.invited--;
+        __atomic_sub_fetch(&mg_pool.invited, 1, __ATOMIC_RELAXED);
         mg_pool.came++;
         __atomic_add_fetch(&mg_pool.inside, 1, __ATOMIC_RELAXED);
         pthread_mutex_unlock(&mg_pool.lock);
@@ -98,7 +116,7 @@ static void mg_forget_threads(void)     /* in the child of a fork, which has non
     pthread_mutex_init(&mg_pool.lock, NULL);
     pthread_cond_init(&mg_pool.start, NULL);
     pthread_cond_init(&mg_pool.done, NULL);
-    mg_pool.workers = mg_pool.invited = mg_pool.inside = 0;
+    mg_pool.workers = mg_pool.invited = mg_pool.inside = mg_pool.lingering = 0;
     mg_pool.open = NULL;
 }
 
@@ -129,6 +147,13 @@ static void mg_judge(long long begin, long long finished, int came)
         mg_pool.pause = mg_pool.pause > MG_FIRST_PAUSE ? mg_pool.pause / 2 : 0;
 }
 
+/* Whether a loop that takes no longer than to wake a helper is one of many, as in a training step. */
+static int mg_is_one_of_many(void)
+{
+    const long long now = mg_now();
+    return now - __atomic_exchange_n(&mg_pool.last, now, __ATOMIC_RELAXED) < MG_OFTEN;
+}
+
 /* part(job, i, parts) for every i < parts, in any order, on several threads; returns when all are done. */
 static void mg_in_parts(mg_part part, void* job, ptrdiff_t parts)
 {
@@ -143,16 +168,17 @@ static void mg_in_parts(mg_part part, void* job, ptrdiff_t parts)
     }
     pthread_mutex_lock(&mg_pool.lock);
     mg_start_threads(threads);
-    mg_pool.invited = threads - 1 < mg_pool.workers ? threads - 1 : mg_pool.workers;
+    const int invited = threads - 1 < mg_pool.workers ? threads - 1 : mg_pool.workers;
     mg_pool.open = &pieces;
     mg_pool.came = 0;
-    for (int i = 0; i < mg_pool.invited; i++) pthread_cond_signal(&mg_pool.start);
+    __atomic_store_n(&mg_pool.invited, invited, __ATOMIC_RELAXED);
+    for (int i = mg_pool.lingering; i < invited; i++) pthread_cond_signal(&mg_pool.start);
     pthread_mutex_unlock(&mg_pool.lock);
     mg_take_pieces(&pieces);
     const long long finished = mg_now();
     while (__atomic_load_n(&mg_pool.inside, __ATOMIC_ACQUIRE) && mg_now() - finished < MG_SPIN) mg_relax();
     pthread_mutex_lock(&mg_pool.lock);
-    mg_pool.invited = 0;
+    __atomic_store_n(&mg_pool.invited, 0, __ATOMIC_RELAXED);
     while (__atomic_load_n(&mg_pool.inside, __ATOMIC_ACQUIRE)) pthread_cond_wait(&mg_pool.done, &mg_pool.lock);
     mg_pool.open = NULL;
     mg_judge(begin, finished, mg_pool.came);
