@@ -150,6 +150,21 @@ def test_optimisers_give_the_same_bits(name):
     assert_same_bits(run)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows", [70, 20])
+def test_recurrent_layers_give_the_same_bits(rows, dtype):
+    layer = mg.nn.LSTM(30, 64, dtype=dtype)
+    x = mg.randn(9, rows, 30, dtype=dtype, requires_grad=True)
+
+    def run():
+        y, state = layer(x)
+        total = y.square().sum() + state[1].sum()
+        gradients = mg.autograd.grad(total, [x, *layer.parameters()])
+        return np.concatenate([a.detach().numpy().ravel() for a in (y, *gradients)])
+
+    assert_same_bits(run)
+
+
 def gradient_of_norms(channels):
     weight, bias = mg.ones(channels), mg.zeros(channels)
     x = mg.tensor(X.reshape(-1, channels), requires_grad=True)

@@ -1,5 +1,19 @@
 # Matrix products. products.pyx opens with the Design note.
+from cpython.ref cimport PyObject
 from numpy cimport ndarray, npy_intp
+
+cdef struct Factor:             # a matrix that many products share
+    const void* kernel
+    const void* data
+    const void* panels          # it packed, or NULL
+    npy_intp inner, columns, row, column        # sizes, strides
+    int typenum
+    PyObject* array             # borrowed
+
+cdef Factor factor_of(ndarray y, ndarray panels) noexcept
+cdef bint multiply_rows(Factor* factor, char* x, char* start, bint is_bias, char* out,
+                        npy_intp rows) noexcept nogil
+cdef npy_intp threads_of(double work) noexcept nogil
 
 cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=*)
 cdef void multiply(ndarray x, ndarray y, ndarray panels, ndarray start, ndarray out) except *

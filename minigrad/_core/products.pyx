@@ -70,6 +70,7 @@ cdef extern from "matmul.h" nogil:
         const char** right
         char* out
         npy_intp count, rows, inner, columns
+    npy_intp CHAIN "MG_CHAIN"
     const Kernels* find_kernels "mg_find_kernels"(const char* name)
     bint is_small "mg_is_small"(npy_intp rows, npy_intp inner, npy_intp columns)
     bint is_narrow "mg_is_narrow"(const Kernel* kernel, npy_intp columns)
@@ -302,6 +303,53 @@ cdef ndarray panels_of(ndarray y, npy_intp rows, npy_intp uses):
     panels = empty(1, &size, PyArray_TYPE(y))
     kernel.pack_panels(matrix(y), inner, columns, PyArray_DATA(panels))
     return panels
+
+
+cdef Factor factor_of(ndarray y, ndarray panels) noexcept:
+    """The matrix y for `multiply_rows`; panels: what `panels_of` made of it, or None. It holds neither."""
+    cdef Factor factor
+    factor.kernel, factor.typenum, factor.array = kernel_of(y), PyArray_TYPE(y), <PyObject*> y
+    factor.panels = NULL if panels is None else PyArray_DATA(panels)
+    factor.inner, factor.columns = PyArray_DIMS(y)[0], PyArray_DIMS(y)[1]
+    factor.row, factor.column = matrix(y).row, matrix(y).column
+    factor.data = PyArray_DATA(y)
+    return factor
+
+
+cdef bint multiply_rows(Factor* factor, char* x, char* start, bint is_bias, char* out,
+                        npy_intp rows) noexcept nogil:
+    """out = start + x @ factor for so many contiguous rows, where start is a row, or as large as out, or NULL.
+    Without the GIL; False if there was no memory."""
+    cdef const Kernel* kernel = <const Kernel*> factor.kernel
+    cdef Matrix a, b, first
+    cdef npy_intp[2] shape
+    if kernel != NULL and factor.inner <= CHAIN:
+        b.data, b.row, b.column = factor.data, factor.row, factor.column
+        a.data, a.row, a.column = x, factor.inner, 1
+        first.data, first.row, first.column = start, factor.columns, 1
+        if is_bias or start == NULL:
+            first.row = 0
+        return kernel.matmul(a, b, factor.panels, first, out, rows, factor.inner, factor.columns)
+    with gil:
+        try:
+            shape = [rows, factor.inner]
+            left = cnp.PyArray_SimpleNewFromData(2, shape, factor.typenum, x)
+            shape = [rows, factor.columns]
+            target = cnp.PyArray_SimpleNewFromData(2, shape, factor.typenum, out)
+            begin = None
+            if start == out:
+                begin = target
+            elif start != NULL:
+                begin = cnp.PyArray_SimpleNewFromData(1 if is_bias else 2, shape + is_bias, factor.typenum, start)
+            multiply(left, <ndarray> factor.array, None, begin, target)
+            return True
+        except MemoryError:
+            return False
+
+
+cdef npy_intp threads_of(double work) noexcept nogil:
+    """How many threads so many multiply-adds are worth."""
+    return threads_for(work, number_of_threads())
 
 
 # ------------------------------------------------------- products with matrices that are packed on the way

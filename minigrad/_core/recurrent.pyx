@@ -11,7 +11,8 @@ Design note
 3. A sequence is one call because what stands between its products is short: with 128 units and a batch of
    32 a step is 55 us of multiply-adds, and beside these Nodes, Python and copies of slices took a third
    of the time. The weights are packed once for all steps. The panels live no longer than the call, so a
-   write to a weight cannot make them stale.
+   write to a weight cannot make them stale. The rows of a batch do not need one another, so threads take
+   some rows each through all steps.
 4. Backward takes the steps of CHUNK rows together for the gradients of the weights and the input: products
    as large as BLAS wants them, while what they read is in the cache.
 """
@@ -19,12 +20,12 @@ cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport PyObject
 from cython cimport floating
-from numpy cimport (NPY_DOUBLE, PyArray_DATA, PyArray_DIMS, PyArray_NBYTES, PyArray_NDIM, PyArray_SIZE,
-                    PyArray_TYPE, ndarray, npy_intp)
+from numpy cimport (NPY_DOUBLE, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE, PyArray_NBYTES,
+                    PyArray_NDIM, PyArray_SIZE, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport SUM, TILE
-from .loops cimport add_in_place, contiguous, copied, empty, recycle, zeros
-from .products cimport multiply, panels_of
+from .loops cimport Part, add_in_place, contiguous, copied, empty, in_parts, recycle, zeros
+from .products cimport Factor, factor_of, multiply, multiply_rows, panels_of, threads_of
 from .reductions cimport reduce
 from .tensor cimport Tensor, wrap
 
@@ -47,6 +48,7 @@ cdef extern from * nogil:
 cdef enum:
     MAXDIMS = 64                # NumPy's own limit
     CHUNK = 256                 # rows of the products that take several steps together
+    AT_A_TIME = 1 << 28         # multiply-adds between two looks for Ctrl-C: 5 ms
 
 
 # ------------------------------------------------------------------------------------------ kernels
@@ -105,25 +107,23 @@ cdef void backward(floating* g_cell, floating* g_h, floating* c, floating* kept,
 
 
 # ----------------------------------------------------------------------------------------- one step
-cdef void step(ndarray z, ndarray c, npy_intp rows, npy_intp n, ndarray kept, ndarray cell, void* h) noexcept:
-    """`forward` in the precision of the arrays, all C-contiguous."""
-    if PyArray_TYPE(c) == NPY_DOUBLE:
-        forward(<double*> PyArray_DATA(z), <double*> PyArray_DATA(c), rows, n, <double*> PyArray_DATA(kept),
-                <double*> PyArray_DATA(cell), <double*> h)
+cdef void step(bint is_double, void* z, void* c, npy_intp rows, npy_intp n, void* kept, void* cell,
+               void* h) noexcept nogil:
+    """`forward` in the precision of the arrays."""
+    if is_double:
+        forward(<double*> z, <double*> c, rows, n, <double*> kept, <double*> cell, <double*> h)
     else:
-        forward(<float*> PyArray_DATA(z), <float*> PyArray_DATA(c), rows, n, <float*> PyArray_DATA(kept),
-                <float*> PyArray_DATA(cell), <float*> h)
+        forward(<float*> z, <float*> c, rows, n, <float*> kept, <float*> cell, <float*> h)
 
 
-cdef void step_back(ndarray g_cell, void* g_h, ndarray c, npy_intp rows, npy_intp n, ndarray kept, void* z,
-                    void* cell) noexcept:
-    """`backward` in the precision of the arrays, all C-contiguous."""
-    if PyArray_TYPE(c) == NPY_DOUBLE:
-        backward(<double*> PyArray_DATA(g_cell), <double*> g_h, <double*> PyArray_DATA(c),
-                 <double*> PyArray_DATA(kept), rows, n, <double*> z, <double*> cell)
+cdef void step_back(bint is_double, void* g_cell, void* g_h, void* c, npy_intp rows, npy_intp n, void* kept,
+                    void* z, void* cell) noexcept nogil:
+    """`backward` in the precision of the arrays; `cell` may be `g_cell`."""
+    if is_double:
+        backward(<double*> g_cell, <double*> g_h, <double*> c, <double*> kept, rows, n, <double*> z,
+                 <double*> cell)
     else:
-        backward(<float*> PyArray_DATA(g_cell), <float*> g_h, <float*> PyArray_DATA(c),
-                 <float*> PyArray_DATA(kept), rows, n, <float*> z, <float*> cell)
+        backward(<float*> g_cell, <float*> g_h, <float*> c, <float*> kept, rows, n, <float*> z, <float*> cell)
 
 
 cdef ndarray blocks(ndarray c, int count):
@@ -139,15 +139,17 @@ cdef ndarray cell_forward(ndarray z, ndarray c, ndarray kept):
     """The next cell and h as two blocks, from four blocks of gates and the cell, all C-contiguous. Writes
     five blocks to `kept`, for `cell_backward`."""
     cdef ndarray out = blocks(c, 2)
-    step(z, c, 1, PyArray_SIZE(c), kept, out, <char*> PyArray_DATA(out) + PyArray_NBYTES(c))
+    step(PyArray_TYPE(c) == NPY_DOUBLE, PyArray_DATA(z), PyArray_DATA(c), 1, PyArray_SIZE(c), PyArray_DATA(kept),
+         PyArray_DATA(out), <char*> PyArray_DATA(out) + PyArray_NBYTES(c))
     return out
 
 
 cdef ndarray cell_backward(ndarray g, ndarray c, ndarray kept, bint of_gates):
     """The cotangent of the gates, or of the cell, from that of the output of `cell_forward`."""
     cdef ndarray out = blocks(c, 4 if of_gates else 1)
-    step_back(g, <char*> PyArray_DATA(g) + PyArray_NBYTES(c), c, 1, PyArray_SIZE(c), kept,
-              PyArray_DATA(out) if of_gates else NULL, NULL if of_gates else PyArray_DATA(out))
+    step_back(PyArray_TYPE(c) == NPY_DOUBLE, PyArray_DATA(g), <char*> PyArray_DATA(g) + PyArray_NBYTES(c),
+              PyArray_DATA(c), 1, PyArray_SIZE(c), PyArray_DATA(kept), PyArray_DATA(out) if of_gates else NULL,
+              NULL if of_gates else PyArray_DATA(out))
     return out
 
 
@@ -167,6 +169,81 @@ cdef ndarray rows_of(ndarray sequence, npy_intp start, npy_intp stop):
     """Steps of a contiguous (T, N, size) as a matrix of ((stop - start) N, size); a view."""
     cdef npy_intp* shape = PyArray_DIMS(sequence)
     return sequence[start:stop].reshape((stop - start) * shape[1], shape[2])
+
+
+cdef struct Sequence:           # steps of a layer; each row of a batch is on its own
+    bint is_double
+    npy_intp steps, first, stop, rows, n, places, bytes     # bytes of an element
+    Factor input, hidden
+    char* x
+    char* h
+    char* y
+    char* kept
+    char* cells
+    char* last
+    char* z
+    char* bias
+    char* g_y
+    char* g_h
+    char* g_cell
+    bint failed                 # no memory for a product
+
+
+cdef void forward_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
+    """The steps of a range of rows."""
+    cdef Sequence* s = <Sequence*> data
+    cdef npy_intp row = eights(part, parts, s.rows), rows = eights(part + 1, parts, s.rows) - row, t
+    cdef npy_intp one = row * s.n * s.bytes, step_bytes = s.rows * s.n * s.bytes
+    cdef char* before = s.h + one
+    cdef char* cell
+    cdef char* after
+    for t in range(s.first, s.stop if rows else s.first):
+        if t > 0:
+            before = s.y + (t - 1) * step_bytes + one
+        cell = s.cells + t % (s.places + 1) * step_bytes + one
+        after = (s.last if t + 1 == s.steps else s.cells + (t + 1) % (s.places + 1) * step_bytes) + one
+        if not (multiply_rows(&s.input, s.x + (t * s.rows + row) * s.input.inner * s.bytes, s.bias, True,
+                              s.z + 4 * one, rows)
+                and multiply_rows(&s.hidden, before, s.z + 4 * one, False, s.z + 4 * one, rows)):
+            s.failed = True
+            return
+        step(s.is_double, s.z + 4 * one, cell, rows, s.n, s.kept + 5 * (t % s.places * step_bytes + one), after,
+             s.y + t * step_bytes + one)
+
+
+cdef void backward_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
+    """From the cotangents of the outputs to those of the gates, z, which begins with the first step; in
+    place in those of the state."""
+    cdef Sequence* s = <Sequence*> data
+    cdef npy_intp row = eights(part, parts, s.rows), rows = eights(part + 1, parts, s.rows) - row, t
+    cdef npy_intp one = row * s.n * s.bytes, step_bytes = s.rows * s.n * s.bytes
+    cdef char* z
+    for t in range(s.stop - 1, s.first - 1 if rows else s.stop - 1, -1):
+        z = s.z + 4 * ((t - s.first) * step_bytes + one)
+        step_back(s.is_double, s.g_cell + one, (s.g_y + t * step_bytes if t + 1 == s.steps else s.g_h) + one,
+                  s.cells + t * step_bytes + one, rows, s.n, s.kept + 5 * (t * step_bytes + one), z,
+                  s.g_cell + one)
+        if not multiply_rows(&s.hidden, z, s.g_y + (t - 1) * step_bytes + one if t else NULL, False,
+                             s.g_h + one, rows):
+            s.failed = True
+            return
+
+
+cdef npy_intp eights(npy_intp part, npy_intp parts, npy_intp rows) noexcept nogil:
+    """Where a part of the rows begins: at whole tiles of the products."""
+    return rows if part == parts else rows * part // parts // 8 * 8
+
+
+cdef void run_rows(Sequence* s, Part part, double work) except *:
+    """All rows of the steps from the first to before `stop`, which take so many multiply-adds."""
+    cdef npy_intp threads = threads_of(work), parts = 1
+    if threads > 1:
+        parts = max(1, min(s.rows // 8, 4 * threads))
+    PyErr_CheckSignals()
+    with nogil:
+        in_parts(part, s, parts)
+    if s.failed:
+        raise MemoryError("LSTM: no memory for a product")
 
 
 cdef void check_operands(list tensors) except *:
@@ -189,24 +266,28 @@ def lstm_forward(Tensor x not None, Tensor h not None, Tensor c not None, Tensor
     cells with which the steps began (T, N, n)."""
     cdef int typenum = PyArray_TYPE(x.array)
     check_operands([x, h, c, weight_ih, weight_hh] + ([] if bias is None else [bias]))
-    cdef npy_intp steps = PyArray_DIMS(x.array)[0], rows = PyArray_DIMS(x.array)[1], t
+    cdef npy_intp steps = PyArray_DIMS(x.array)[0], rows = PyArray_DIMS(x.array)[1]
     cdef npy_intp n = PyArray_DIMS(weight_hh.array)[1], places = steps if keep else 1
-    cdef ndarray inputs = contiguous(x.array), before = contiguous(h.array), cell, after
+    cdef ndarray inputs = contiguous(x.array), before = contiguous(h.array)
     cdef ndarray w_ih = weight_ih.array.T, w_hh = weight_hh.array.T
     cdef ndarray panels_ih = panels_of(w_ih, rows, steps), panels_hh = panels_of(w_hh, rows, steps)
     cdef ndarray start = None if bias is None else contiguous(bias.array)
     cdef ndarray y = make(typenum, steps, rows, n), last = make(typenum, rows, n)
     cdef ndarray kept = make(typenum, places, rows, 5 * n), cells = make(typenum, places + 1, rows, n)
     cdef ndarray z = make(typenum, rows, 4 * n)
+    cdef Sequence s
+    cdef double work = 4.0 * rows * n * (PyArray_DIMS(w_ih)[0] + n)
     cells[0] = c.array
-    for t in range(steps):
-        PyErr_CheckSignals()
-        cell = cells[t % (places + 1)]
-        after = last if t + 1 == steps else cells[(t + 1) % (places + 1)]
-        multiply(inputs[t], w_ih, panels_ih, start, z)
-        multiply(before, w_hh, panels_hh, z, z)
-        before = y[t]
-        step(z, cell, rows, n, kept[t % places], after, PyArray_DATA(before))
+    s.is_double, s.bytes, s.failed = typenum == NPY_DOUBLE, PyArray_ITEMSIZE(y), False
+    s.steps, s.rows, s.n, s.places = steps, rows, n, places
+    s.input, s.hidden = factor_of(w_ih, panels_ih), factor_of(w_hh, panels_hh)
+    s.x, s.h, s.y = <char*> PyArray_DATA(inputs), <char*> PyArray_DATA(before), <char*> PyArray_DATA(y)
+    s.kept, s.cells, s.last = <char*> PyArray_DATA(kept), <char*> PyArray_DATA(cells), <char*> PyArray_DATA(last)
+    s.z, s.bias = <char*> PyArray_DATA(z), NULL if start is None else <char*> PyArray_DATA(start)
+    s.stop = 0
+    while s.stop < steps:
+        s.first, s.stop = s.stop, min(steps, s.stop + 1 + <npy_intp> (AT_A_TIME / (work + 1)))
+        run_rows(&s, forward_part, work * (s.stop - s.first))
     let_go(z)
     let_go(panels_ih)
     let_go(panels_hh)
@@ -220,7 +301,7 @@ def lstm_backward(Tensor g not None, Tensor g_last not None, Tensor x not None, 
     from the cotangents of the outputs y and of the last cell, of their shapes and dtype, and from what
     `lstm_forward` got and kept."""
     cdef int typenum = PyArray_TYPE(x.array)
-    cdef npy_intp steps = PyArray_DIMS(x.array)[0], rows = PyArray_DIMS(x.array)[1], t, start, stop = steps
+    cdef npy_intp steps = PyArray_DIMS(x.array)[0], rows = PyArray_DIMS(x.array)[1], start, stop = steps
     cdef npy_intp n = PyArray_DIMS(weight_hh.array)[1], first
     cdef npy_intp chunk = max(1, min(steps, CHUNK // max(rows, 1)))
     cdef ndarray inputs = contiguous(x.array), g_y = contiguous(g.array)
@@ -231,18 +312,18 @@ def lstm_backward(Tensor g not None, Tensor g_last not None, Tensor x not None, 
     cdef ndarray g_ih = zeros(2, PyArray_DIMS(w_ih), typenum), g_hh = zeros(2, PyArray_DIMS(w_hh), typenum)
     cdef ndarray g_bias = zeros(1, PyArray_DIMS(w_ih), typenum)
     cdef ndarray g_zs = make(typenum, chunk, rows, 4 * n), g_z
-    cdef ndarray g_h = g_y[steps - 1], g_before = make(typenum, rows, n)
-    cdef ndarray g_c = copied(g_last.array), spare = make(typenum, rows, n)
+    cdef ndarray g_h = make(typenum, rows, n), g_c = copied(g_last.array)
+    cdef Sequence s
+    s.is_double, s.bytes, s.failed = typenum == NPY_DOUBLE, PyArray_ITEMSIZE(g_h), False
+    s.steps, s.rows, s.n = steps, rows, n
+    s.hidden = factor_of(w_hh, panels_hh)
+    s.kept, s.cells = <char*> PyArray_DATA(kept.array), <char*> PyArray_DATA(cells.array)
+    s.g_y, s.g_h, s.g_cell = <char*> PyArray_DATA(g_y), <char*> PyArray_DATA(g_h), <char*> PyArray_DATA(g_c)
+    s.z = <char*> PyArray_DATA(g_zs)
     while stop > 0:
         start = max(0, stop - chunk)
-        for t in range(stop - 1, start - 1, -1):
-            PyErr_CheckSignals()
-            g_z = g_zs[t - start]
-            step_back(g_c, PyArray_DATA(g_h), cells.array[t], rows, n, kept.array[t], PyArray_DATA(g_z),
-                      PyArray_DATA(spare))
-            g_c, spare = spare, g_c
-            multiply(g_z, w_hh, panels_hh, g_y[t - 1] if t else None, g_before)
-            g_h = g_before
+        s.first, s.stop = start, stop
+        run_rows(&s, backward_part, 4.0 * rows * n * n * (stop - start))
         g_z = rows_of(g_zs, 0, stop - start)
         if of_x:
             multiply(g_z, w_ih, panels_ih, None, rows_of(g_x, start, stop))
@@ -257,7 +338,6 @@ def lstm_backward(Tensor g not None, Tensor g_last not None, Tensor x not None, 
         stop = start
     g_z = None
     let_go(g_zs)
-    let_go(spare)
     let_go(panels_ih)
     let_go(panels_hh)
     return (wrap(g_x) if of_x else None, wrap(g_h), wrap(g_c), wrap(g_ih), wrap(g_hh),
