@@ -16,7 +16,7 @@ from .threads import get_num_threads, processors
 def show_config() -> None:
     """Print versions, processor, instruction set, kernels, threads and BLAS.
 
-    >>> mg.show_config()
+    >>> mg.show_config()  # doctest: +ELLIPSIS
     minigrad ...
     """
     for name, value in _configuration().items():

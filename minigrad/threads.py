@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,11 @@ def set_num_threads(n: int) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads a large loop runs on, the calling one included; see `set_num_threads`."""
+    """How many threads a large loop runs on, the calling one included; see `set_num_threads`.
+
+    >>> mg.get_num_threads() >= 1
+    True
+    """
     return number_of_threads()
 
 
@@ -96,11 +101,11 @@ def _at_the_start() -> int:
 
 def _register_with_threadpoolctl() -> None:
     try:
-        from threadpoolctl import LibController, register
+        threadpoolctl: Any = import_module("threadpoolctl")
     except ImportError:
         return
 
-    class Controller(LibController):
+    class _Controller(threadpoolctl.LibController):  # type: ignore[misc]  # which has no stubs
         user_api = internal_api = "minigrad"
         filename_prefixes = ("loops.cpython",)  # the library that has the threads
 
@@ -115,7 +120,7 @@ def _register_with_threadpoolctl() -> None:
 
             return __version__
 
-    register(Controller)
+    threadpoolctl.register(_Controller)
 
 
 set_threads(_at_the_start())

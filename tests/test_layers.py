@@ -444,3 +444,24 @@ def test_a_net_learns():
             for parameter in net.parameters():
                 parameter -= 0.5 * parameter.grad
     assert loss.item() < 0.1
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda F, x: F.conv2d(x, mg.ones(2, 3, 3, 3), 1.0),
+        lambda F, x: F.conv2d(x, 1.0),
+        lambda F, x: F.conv_transpose2d(x, mg.ones(3, 2, 3, 3), 1.0),
+        lambda F, x: F.batch_norm(x, None, None, 1.0, None, True),
+        lambda F, x: F.batch_norm(x, 1.0, 1.0),
+        lambda F, x: F.layer_norm(x, (4, 4), 1.0),
+        lambda F, x: F.group_norm(x, 1, 1.0),
+        lambda F, x: F.instance_norm(x, weight=1.0),
+        lambda F, x: F.rms_norm(x, (4, 4), 1.0),
+        lambda F, x: F.linear(x, 1.0),
+        lambda F, x: F.embedding(mg.tensor([1]), 1.0),
+    ],
+)
+def test_a_number_in_the_place_of_a_weight_is_refused(call):
+    with pytest.raises(ValueError, match=r"shape \(\)|got shape \(\)|got \(\)"):
+        call(mg.nn.functional, mg.ones(2, 3, 4, 4))

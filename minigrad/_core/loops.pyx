@@ -563,9 +563,9 @@ cdef bint outermost_apart(Walk* plan) noexcept:
 
 cdef void plan_walk(Walk* plan, int ndim, npy_intp* shape, npy_intp* source, npy_intp* target, int itemsize,
                     bint add) noexcept:
-    """How `walk` copies, or adds, elements with these strides. Dimensions are walked in the order in which they
-    lie in the memory of the one that is dense: the target of a copy, the source of an addition (where it is
-    broadcast, outermost)."""
+    """How `walk` copies, or adds, elements with these strides. Dimensions are walked in the order in which
+    they lie in the memory of the one that is dense: the target of a copy, the source of an addition (where it
+    is broadcast, outermost)."""
     cdef npy_intp* key = <npy_intp*> plan.source if add else <npy_intp*> plan.target
     cdef npy_intp size
     cdef int count = 0, d, e
@@ -700,7 +700,8 @@ cdef tuple first_maxima_of(str name, ndarray x, list bounds, npy_intp row_step, 
         pointers[2 * d] = <long long*> PyArray_DATA(<ndarray> bounds[2 * d])
         pointers[2 * d + 1] = <long long*> PyArray_DATA(<ndarray> bounds[2 * d + 1])
     cdef ndarray index = empty(ndim, shape, NPY_INT64), out = empty(ndim, shape, PyArray_TYPE(x))
-    job.is_double, job.x, job.out = PyArray_TYPE(x) == NPY_DOUBLE, <char*> PyArray_DATA(x), <char*> PyArray_DATA(out)
+    job.x, job.out = <char*> PyArray_DATA(x), <char*> PyArray_DATA(out)
+    job.is_double = PyArray_TYPE(x) == NPY_DOUBLE
     job.rows, job.columns = PyArray_DIMS(x)[ndim - 2], PyArray_DIMS(x)[ndim - 1]
     job.bounds, job.index = <long long**> pointers, <long long*> PyArray_DATA(index)
     job.out_rows, job.out_columns = shape[ndim - 2], shape[ndim - 1]
@@ -770,7 +771,8 @@ cdef ndarray add_along_axis(ndarray x, ndarray index, int axis, tuple shape):
         sizes[d] = shape[d]
     cdef ndarray out = empty(len(shape), sizes, PyArray_TYPE(x))
     split_at(sizes, len(shape), axis, &job.outer, &job.inner)
-    job.is_double, job.length, job.picks = PyArray_TYPE(x) == NPY_DOUBLE, sizes[axis], PyArray_DIMS(index)[axis]
+    job.is_double = PyArray_TYPE(x) == NPY_DOUBLE
+    job.length, job.picks = sizes[axis], PyArray_DIMS(index)[axis]
     job.x, job.out = <char*> PyArray_DATA(x), <char*> PyArray_DATA(out)
     job.index = <long long*> PyArray_DATA(index)
     share(elements(out), job.outer, along_part, &job)
@@ -796,7 +798,8 @@ cdef void along_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
         add_along(<double*> job.x + read, job.index + read, outer, job.length, job.picks, job.inner,
                   <double*> out)
     else:
-        add_along(<float*> job.x + read, job.index + read, outer, job.length, job.picks, job.inner, <float*> out)
+        add_along(<float*> job.x + read, job.index + read, outer, job.length, job.picks, job.inner,
+                  <float*> out)
 
 
 cdef ndarray cumulate(ndarray factor, ndarray x, int axis):

@@ -22,7 +22,8 @@ from numpy cimport (NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_I
 
 from .kernels cimport SUM
 from .loops cimport (
-    MAXDIMS, Part, Walk, add_in_place, contiguous, empty, in_parts, number_of_threads, plan_walk, recycle, walk)
+    MAXDIMS, Part, Walk, add_in_place, contiguous, empty, in_parts, number_of_threads, plan_walk, recycle,
+    walk)
 from .reductions cimport reduce
 
 import math
@@ -190,7 +191,7 @@ cdef void multiply_matrices(const Kernel* kernel, Matrix x, Matrix y, ndarray pa
                             npy_intp rows, npy_intp inner, npy_intp columns) except *:
     """As `multiply`, by the kernel."""
     cdef double work = <double> rows * inner * columns
-    cdef npy_intp threads = threads_for(work, number_of_threads()), size
+    cdef npy_intp threads = threads_of(work), size
     cdef const void* packed = NULL if panels is None else PyArray_DATA(panels)
     cdef ndarray room = None
     cdef PyThreadState* thread = NULL
@@ -318,8 +319,8 @@ cdef Factor factor_of(ndarray y, ndarray panels) noexcept:
 
 cdef bint multiply_rows(Factor* factor, char* x, char* start, bint is_bias, char* out,
                         npy_intp rows) noexcept nogil:
-    """out = start + x @ factor for so many contiguous rows, where start is a row, or as large as out, or NULL.
-    Without the GIL; False if there was no memory."""
+    """out = start + x @ factor for so many contiguous rows, where start is a row, or as large as out, or
+    NULL. Without the GIL; False if there was no memory."""
     cdef const Kernel* kernel = <const Kernel*> factor.kernel
     cdef Matrix a, b, first
     cdef npy_intp[2] shape
@@ -340,7 +341,7 @@ cdef bint multiply_rows(Factor* factor, char* x, char* start, bint is_bias, char
             if start == out:
                 begin = target
             elif start != NULL:
-                begin = cnp.PyArray_SimpleNewFromData(1 if is_bias else 2, shape + is_bias, factor.typenum, start)
+                begin = cnp.PyArray_SimpleNewFromData(2 - is_bias, shape + is_bias, factor.typenum, start)
             multiply(left, <ndarray> factor.array, None, begin, target)
             return True
         except MemoryError:
@@ -389,7 +390,8 @@ cdef void packed_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
         chunk = take(&job.next)
 
 
-cdef void multiply_packed(PackedJob* job, const char* image, npy_intp i, npy_intp g, char* room) noexcept nogil:
+cdef void multiply_packed(PackedJob* job, const char* image, npy_intp i, npy_intp g,
+                          char* room) noexcept nogil:
     cdef const Kernel* kernel = job.kernel
     cdef Matrix x, y, start
     cdef npy_intp rows = job.outputs, inner = job.depth, columns = job.places, place = i * job.groups + g
@@ -421,7 +423,7 @@ cdef cloned add_bias(floating* out, const floating* bias, npy_intp rows, npy_int
 
 
 cdef void multiply_images(PackedJob* job, ndarray x, ndarray y, tuple shape, ndarray out) except *:
-    """Run a job for which the kernel, `summed`, `chunk` and `bias` are set: the images are y, in that shape."""
+    """Run a job whose kernel, `summed`, `chunk` and `bias` are set: the images are y, in that shape."""
     cdef npy_intp strides[MAXDIMS]
     cdef npy_intp sizes[MAXDIMS]
     cdef npy_intp size = PyArray_ITEMSIZE(y), step = size, outer = len(shape) - 3, threads
@@ -440,15 +442,16 @@ cdef void multiply_images(PackedJob* job, ndarray x, ndarray y, tuple shape, nda
         strides[d] = step
         step *= PyArray_DIMS(y)[d]
     plan_walk(&job.plan, ndim - 1, PyArray_DIMS(y) + 1, PyArray_STRIDES(y) + 1, strides + 1, size, False)
-    job.images, job.step, job.packed = <char*> PyArray_DATA(y), PyArray_STRIDES(y)[0], cnp.PyArray_IS_C_CONTIGUOUS(y)
+    job.images, job.step = <char*> PyArray_DATA(y), PyArray_STRIDES(y)[0]
+    job.packed = cnp.PyArray_IS_C_CONTIGUOUS(y)
     job.out, job.other, job.next, job.failed = <char*> PyArray_DATA(out), matrix(x), 0, False
     job.others = <const char**> malloc((job.count if job.summed else 1) * job.groups * sizeof(char*))
     if job.others == NULL:
         raise MemoryError("matmul: no memory for a stack of products")
     beginnings(x, outer + job.summed, sizes + (not job.summed), job.others)
     work = <double> job.outputs * job.depth * job.places
-    threads = min(threads_for(work * job.groups * job.count, number_of_threads()), times(job.count, job.chunk))
-    job.threads = threads_for(work, number_of_threads()) if threads == 1 else 1
+    threads = min(threads_of(work * job.groups * job.count), times(job.count, job.chunk))
+    job.threads = threads_of(work) if threads == 1 else 1
     job.bytes = 0 if job.packed else times(step, 64) * 64
     job.room_bytes = job.bytes + times(room_of(job), 64) * 64
     size = threads * job.room_bytes // 8
@@ -473,9 +476,9 @@ cdef npy_intp room_of(PackedJob* job) noexcept:
 
 
 cdef ndarray packed_matmul(ndarray x, ndarray y, tuple shape, ndarray bias):
-    """x @ y.reshape(shape) + bias[..., None], the bias contiguous or None. What must be packed is packed image
-    by image (the first axis), so that it is read while it is in the cache, and never lies in memory as a
-    whole: for the columns of a convolution 1.45 ms, not 2.2."""
+    """x @ y.reshape(shape) + bias[..., None], the bias contiguous or None. What must be packed is packed
+    image by image (the first axis), so that it is read while it is in the cache, and never lies in memory as
+    a whole: for the columns of a convolution 1.45 ms, not 2.2."""
     cdef npy_intp sizes[MAXDIMS]
     cdef int ndim = len(shape), d
     cdef PackedJob job
@@ -495,9 +498,9 @@ cdef ndarray packed_matmul(ndarray x, ndarray y, tuple shape, ndarray bias):
 
 
 cdef ndarray packed_outer(ndarray x, ndarray y, tuple shape):
-    """The sum of x[i] @ y.reshape(shape)[i].T over the first axis, packed as in `packed_matmul`. (Computed as its
-    transpose, for which BLAS took 1.5 ms where it took 2.1.) The images are summed in chunks, whose number
-    does not depend on the threads."""
+    """The sum of x[i] @ y.reshape(shape)[i].T over the first axis, packed as in `packed_matmul`. (Computed as
+    its transpose, for which BLAS took 1.5 ms where it took 2.1.) The images are summed in chunks, whose
+    number does not depend on the threads."""
     cdef npy_intp sizes[MAXDIMS]
     cdef npy_intp n = shape[0], chunks, bytes = PyArray_ITEMSIZE(y) * PyArray_DIMS(x)[PyArray_NDIM(x) - 2]
     cdef int ndim = len(shape), d

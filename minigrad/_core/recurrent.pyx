@@ -139,8 +139,8 @@ cdef ndarray cell_forward(ndarray z, ndarray c, ndarray kept):
     """The next cell and h as two blocks, from four blocks of gates and the cell, all C-contiguous. Writes
     five blocks to `kept`, for `cell_backward`."""
     cdef ndarray out = blocks(c, 2)
-    step(PyArray_TYPE(c) == NPY_DOUBLE, PyArray_DATA(z), PyArray_DATA(c), 1, PyArray_SIZE(c), PyArray_DATA(kept),
-         PyArray_DATA(out), <char*> PyArray_DATA(out) + PyArray_NBYTES(c))
+    step(PyArray_TYPE(c) == NPY_DOUBLE, PyArray_DATA(z), PyArray_DATA(c), 1, PyArray_SIZE(c),
+         PyArray_DATA(kept), PyArray_DATA(out), <char*> PyArray_DATA(out) + PyArray_NBYTES(c))
     return out
 
 
@@ -148,8 +148,8 @@ cdef ndarray cell_backward(ndarray g, ndarray c, ndarray kept, bint of_gates):
     """The cotangent of the gates, or of the cell, from that of the output of `cell_forward`."""
     cdef ndarray out = blocks(c, 4 if of_gates else 1)
     step_back(PyArray_TYPE(c) == NPY_DOUBLE, PyArray_DATA(g), <char*> PyArray_DATA(g) + PyArray_NBYTES(c),
-              PyArray_DATA(c), 1, PyArray_SIZE(c), PyArray_DATA(kept), PyArray_DATA(out) if of_gates else NULL,
-              NULL if of_gates else PyArray_DATA(out))
+              PyArray_DATA(c), 1, PyArray_SIZE(c), PyArray_DATA(kept),
+              PyArray_DATA(out) if of_gates else NULL, NULL if of_gates else PyArray_DATA(out))
     return out
 
 
@@ -207,8 +207,8 @@ cdef void forward_part(void* data, npy_intp part, npy_intp parts) noexcept nogil
                 and multiply_rows(&s.hidden, before, s.z + 4 * one, False, s.z + 4 * one, rows)):
             s.failed = True
             return
-        step(s.is_double, s.z + 4 * one, cell, rows, s.n, s.kept + 5 * (t % s.places * step_bytes + one), after,
-             s.y + t * step_bytes + one)
+        step(s.is_double, s.z + 4 * one, cell, rows, s.n, s.kept + 5 * (t % s.places * step_bytes + one),
+             after, s.y + t * step_bytes + one)
 
 
 cdef void backward_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
@@ -282,7 +282,8 @@ def lstm_forward(Tensor x not None, Tensor h not None, Tensor c not None, Tensor
     s.steps, s.rows, s.n, s.places = steps, rows, n, places
     s.input, s.hidden = factor_of(w_ih, panels_ih), factor_of(w_hh, panels_hh)
     s.x, s.h, s.y = <char*> PyArray_DATA(inputs), <char*> PyArray_DATA(before), <char*> PyArray_DATA(y)
-    s.kept, s.cells, s.last = <char*> PyArray_DATA(kept), <char*> PyArray_DATA(cells), <char*> PyArray_DATA(last)
+    s.kept, s.cells = <char*> PyArray_DATA(kept), <char*> PyArray_DATA(cells)
+    s.last = <char*> PyArray_DATA(last)
     s.z, s.bias = <char*> PyArray_DATA(z), NULL if start is None else <char*> PyArray_DATA(start)
     s.stop = 0
     while s.stop < steps:

@@ -1185,11 +1185,12 @@ cdef class Walk:
             qsort(self.entries, self.count, sizeof(Entry), newest_first)
 
     cdef void let_others_run(self) noexcept:
-        """Release the GIL for a moment if it was held for CPython's switch interval."""
+        """Release the GIL for a moment if it was held for 1.5 times CPython's switch interval. A thread that
+        waits asks for it after one interval, and only then is sure to get it."""
         cdef long long now = perf_counter_ns()
         cdef PyThreadState* thread
         if self.held == 0:
-            self.held, self.interval = now, <long long> (1e9 * <double> getswitchinterval())
+            self.held, self.interval = now, <long long> (1.5e9 * <double> getswitchinterval())
         elif now - self.held >= self.interval:
             thread = PyEval_SaveThread()
             PyEval_RestoreThread(thread)

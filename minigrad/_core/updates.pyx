@@ -211,7 +211,8 @@ cdef void rule_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
     for k in range(MAX_ARRAYS):
         state[k] = NULL if job.state[k] == NULL else <char*> job.state[k] + offset
     if job.is_double:
-        dispatch(job, <double*> (job.parameter + offset), <double*> (job.gradient + offset), <double**> state, n)
+        dispatch(job, <double*> (job.parameter + offset), <double*> (job.gradient + offset), <double**> state,
+                 n)
     else:
         dispatch(job, <float*> (job.parameter + offset), <float*> (job.gradient + offset), <float**> state, n)
 

@@ -132,8 +132,8 @@ def _channels_first(name: str, x: Tensor, weight: Tensor, channels: int, groups:
 
 
 def _check_bias(name: str, bias: Tensor, outputs: int) -> None:
-    if bias.shape != (outputs,):
-        raise ValueError(f"{name}: expected a bias of shape {(outputs,)}, got {bias.shape}")
+    if (given := getattr(bias, "shape", ())) != (outputs,):
+        raise ValueError(f"{name}: expected a bias of shape {(outputs,)}, got {given}")
 
 
 def _convolve(

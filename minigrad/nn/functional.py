@@ -125,11 +125,11 @@ def batch_norm(
         raise ValueError("batch_norm: give running_mean and running_var, or neither")
     operands: tuple[Any, ...] = running_mean, running_var, weight, bias
     for operand in operands:
-        if operand is not None and operand.shape != channels:
+        if operand is not None and (given := getattr(operand, "shape", ())) != channels:
             names = ("running_mean", "running_var", "weight", "bias")
             name = next(n for n, other in zip(names, operands, strict=True) if other is operand)
             raise ValueError(
-                f"batch_norm: {name} has shape {operand.shape}, but the input {shape} has "
+                f"batch_norm: {name} has shape {given}, but the input {shape} has "
                 f"{shape[1]} channels"
             )
     weight = 1.0 if weight is None else weight
@@ -214,9 +214,9 @@ def standardise(
 def _columns(name: str, x: Tensor, split: tuple[int, ...], **operands: Tensor | None) -> list[Any]:
     """Operands of shape (C,) as `split`, which broadcasts against x with its channels on axis 1."""
     for parameter, operand in operands.items():
-        if operand is not None and operand.shape != x.shape[1:2]:
+        if operand is not None and (given := getattr(operand, "shape", ())) != x.shape[1:2]:
             raise ValueError(
-                f"{name}: {parameter} has shape {operand.shape}, but the input {x.shape} has "
+                f"{name}: {parameter} has shape {given}, but the input {x.shape} has "
                 f"{x.shape[1]} channels"
             )
     return [None if operand is None else reshape(operand, split) for operand in operands.values()]
@@ -233,9 +233,9 @@ def _trailing(
             f"{name}: expected an input of shape (*, {', '.join(map(str, sizes))}), got {x.shape}"
         )
     for parameter, operand in operands.items():
-        if operand is not None and operand.shape != sizes:
+        if operand is not None and (given := getattr(operand, "shape", ())) != sizes:
             raise ValueError(
-                f"{name}: {parameter} has shape {operand.shape}, but normalized_shape is {sizes}"
+                f"{name}: {parameter} has shape {given}, but normalized_shape is {sizes}"
             )
     return tuple(range(x.ndim - len(sizes), x.ndim))
 
