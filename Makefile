@@ -18,9 +18,9 @@ CYTHON_MADE = .*\.__(pyx_capi|test|reduce_cython|setstate_cython|pyx_vtable)__
 .NOTPARALLEL: # two targets would install into one .venv at a time
 .SECONDARY: # stamps are no intermediate files
 
-.PHONY: help demo test test-peers torture mutants lint bench profile sdist wheel clean
+.PHONY: help demo test test-peers test-aarch64 torture mutants lint bench profile sdist wheel clean
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: .venv/has-examples .venv/compiled ## train a BatchNorm net on handwritten digits
 	@$(PY) examples/train_digits.py $(ARGS)
@@ -33,6 +33,14 @@ test-peers: .venv-peers/has-peers .venv-peers/compiled ## run the suite where Py
 
 mutants: .venv/has-test .venv/compiled ## plant 100 random mutants and print those that survive the tests
 	@$(PY) tests/mutants.py $(ARGS)
+
+test-aarch64: ## run a test of the kernels for another processor, which qemu plays
+	@command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null \
+		|| { echo 'minigrad: `apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user`' >&2; exit 1; }
+	@mkdir -p build
+	@aarch64-linux-gnu-gcc -O3 -fno-math-errno -fno-trapping-math -static -pthread -Iminigrad/_core \
+		tests/kernels.c -lm -o build/kernels-aarch64
+	@qemu-aarch64 build/kernels-aarch64
 
 torture: $(TORTURE) ## run for half an hour what the suite is too short for, see RELIABILITY.md
 	@$(dir $(firstword $(TORTURE)))bin/python tests/torture $(ARGS)

@@ -1,0 +1,51 @@
+"""The headers of the core in C alone (kernels.c), by each compiler that is there, and that the test
+finds a planted error."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from shutil import which
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLAGS = "-std=gnu11 -O2 -fno-math-errno -fno-trapping-math -pthread".split()
+PLANTED = {
+    "matmul_kernel.h": ("sum[r][v] += x * b[v]", "sum[r][v] -= x * b[v]"),
+    "vecmath.h": ("0.00518832759f", "0.00528832759f"),
+    "threads.h": ("< pieces->parts)", "< pieces->parts - 1)"),
+}
+
+
+def result(compiler, headers, folder):
+    """What the compiled test says, and its exit status."""
+    target = folder / "kernels"
+    subprocess.run(
+        [compiler, *FLAGS, f"-I{headers}", ROOT / "tests/kernels.c", "-o", target, "-lm"], check=True
+    )
+    done = subprocess.run([target], capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout, done.returncode
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_products_functions_and_threads_in_c(compiler, tmp_path):
+    if not which(compiler):
+        pytest.skip(f"no {compiler} here")
+    output, status = result(compiler, ROOT / "minigrad/_core", tmp_path)
+    assert status == 0, output
+    assert "products by the kernels for vector128" in output
+
+
+@pytest.mark.skipif(not which("gcc"), reason="no gcc here")
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_error_is_found(name, tmp_path):
+    for header in (ROOT / "minigrad/_core").glob("*.h"):
+        text = header.read_text()
+        if header.name == name:
+            assert PLANTED[name][0] in text
+            text = text.replace(*PLANTED[name])
+        (tmp_path / header.name).write_text(text)
+    output, status = result("gcc", tmp_path, tmp_path)
+    assert status == 1, output
+    assert "WRONG" in output
