@@ -40,8 +40,8 @@ typedef struct {
     void (*pack_panels)(mg_matrix b, ptrdiff_t inner, ptrdiff_t columns, void* panels);
     /* out (rows, columns), contiguous, = start + a (rows, inner) @ b (inner, columns), inner <= MG_CHAIN. start may
      * be out; its row is 0 for a bias of each row, its data NULL as well for none. panels: b packed by
-     * pack_panels, or NULL. Returns 0, with nothing done, if there is no memory for a panel. */
-    int (*matmul)(mg_matrix a, mg_matrix b, const void* panels, mg_matrix start, void* out,
+     * pack_panels, or NULL. */
+    void (*matmul)(mg_matrix a, mg_matrix b, const void* panels, mg_matrix start, void* out,
                   ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns);
     void (*pack_rows)(mg_matrix a, ptrdiff_t rows, ptrdiff_t inner, void* packed);
     void (*block)(const void* packed, const void* panels, ptrdiff_t whole, ptrdiff_t from, mg_matrix start,
@@ -175,7 +175,6 @@ typedef struct {
     const char **left, **right;
     char* out;
     ptrdiff_t count, rows, inner, columns;
-    int failed;                         /* no memory for a panel */
 } mg_stack;
 
 #if !defined(__GNUC__)      /* no kernel, so nobody calls them */
@@ -189,10 +188,9 @@ static void mg_multiply_large(const mg_kernel* kernel, mg_matrix a, mg_matrix b,
     (void) columns, (void) threads, (void) share, (void) room;
 }
 
-static int mg_multiply_stack(mg_stack* stack, ptrdiff_t threads, mg_sharer share)
+static void mg_multiply_stack(mg_stack* stack, ptrdiff_t threads, mg_sharer share)
 {
     (void) stack, (void) threads, (void) share;
-    return 0;
 }
 #else
 #include <sched.h>
@@ -295,20 +293,17 @@ static void mg_stack_part(void* job, ptrdiff_t part, ptrdiff_t parts)
     for (ptrdiff_t i = part * s->count / parts; i < (part + 1) * s->count / parts; i++) {
         a.data = s->left[i];
         b.data = s->right[i];
-        if (!s->kernel->matmul(a, b, NULL, none, s->out + i * s->rows * s->columns * s->kernel->size, s->rows, s->inner,
-                               s->columns))
-            __atomic_store_n(&s->failed, 1, __ATOMIC_RELAXED);
+        s->kernel->matmul(a, b, NULL, none, s->out + i * s->rows * s->columns * s->kernel->size, s->rows, s->inner,
+                          s->columns);
     }
 }
 
-/* All products of a stack, each of which `mg_is_small`. Returns 0 if there was no memory. */
-static int mg_multiply_stack(mg_stack* stack, ptrdiff_t threads, mg_sharer share)
+/* All products of a stack, each of which `mg_is_small`. */
+static void mg_multiply_stack(mg_stack* stack, ptrdiff_t threads, mg_sharer share)
 {
     const double work = (double) stack->rows * stack->inner * stack->columns * stack->count;
     const ptrdiff_t pieces = mg_threads_for(work, threads) == 1 ? 1 : mg_least(stack->count, mg_least(64, 1 + (ptrdiff_t) (work / MG_PIECE)));
-    stack->failed = 0;
     share(mg_stack_part, stack, pieces);
-    return !stack->failed;
 }
 #endif
 

@@ -125,8 +125,8 @@ MG_TARGET static void MG_NAME(pack_panels)(mg_matrix matrix, ptrdiff_t inner, pt
         MG_NAME(pack_panel)(b, j, inner, columns, (MG_REAL*) panels + j * inner);
 }
 
-MG_TARGET static int MG_NAME(matmul)(mg_matrix left, mg_matrix right, const void* packed_before, mg_matrix first,
-                                     void* target, ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns)
+MG_TARGET static void MG_NAME(matmul)(mg_matrix left, mg_matrix right, const void* packed_before, mg_matrix first,
+                                      void* target, ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns)
 {
     const MG_NAME(matrix) a = {left.data, left.row, left.column}, b = {right.data, right.row, right.column};
     const MG_NAME(matrix) start = {first.data, first.row, 1};
@@ -135,7 +135,16 @@ MG_TARGET static int MG_NAME(matmul)(mg_matrix left, mg_matrix right, const void
     MG_REAL on_stack[MG_STACK * 2 * MG_LANES], bias[2 * MG_LANES] = {0};
     MG_REAL* packed = panels || inner <= MG_STACK ? on_stack : malloc(inner * 2 * MG_LANES * sizeof(MG_REAL));
     ptrdiff_t j, t, wide, width;
-    if (!packed) return 0;
+    if (!packed) {          /* no memory: in steps whose panels lie on the stack, each from where the last ended */
+        mg_matrix x = left, y = right, so_far = {target, columns, 1};
+        for (ptrdiff_t k = 0; k < inner; k += MG_STACK) {
+            x.data = a.data + k * a.column;
+            y.data = b.data + k * b.row;
+            MG_NAME(matmul)(x, y, NULL, k ? so_far : first, target, rows, inner - k < MG_STACK ? inner - k : MG_STACK,
+                            columns);
+        }
+        return;
+    }
     for (j = 0; j < columns; j += wide) {
         MG_NAME(matrix) panel = {b.data + j * b.column, b.row, b.column};
         MG_NAME(matrix) begin = {bias, start.row, 1};
@@ -158,7 +167,6 @@ MG_TARGET static int MG_NAME(matmul)(mg_matrix left, mg_matrix right, const void
                            width, 0);
     }
     if (packed != on_stack) free(packed);
-    return 1;
 }
 
 /* Copy a block of a into tiles of MG_HEIGHT rows, each as the kernel reads it: k by k. */

@@ -9,7 +9,8 @@ Design note
    another, which on a busy machine took up to a hundred times as long as one thread alone.
 3. A convolution is a stack of products with one matrix in common, whose other matrices lie in memory as an
    image does: each image is packed when its turn comes, so that it stays in the second cache.
-4. A failed allocation is a MemoryError, with one exception that cannot be caught: OpenBLAS prints a message
+4. A product that gets no memory to pack its operands does without. Any other failed allocation is a
+   MemoryError, with one exception that cannot be caught: OpenBLAS prints a message
    and ends the process if it gets no memory for its own use. That is some 32 MB at its first large product,
    which it keeps, and a few KB at each large product where it has threads (OPENBLAS_NUM_THREADS=1: none).
 """
@@ -56,7 +57,7 @@ cdef extern from "matmul.h" nogil:
     ctypedef struct Kernel "mg_kernel":
         npy_intp size, lanes
         void (*pack_panels)(Matrix b, npy_intp inner, npy_intp columns, void* panels)
-        bint (*matmul)(Matrix a, Matrix b, const void* panels, Matrix start, void* out, npy_intp rows,
+        void (*matmul)(Matrix a, Matrix b, const void* panels, Matrix start, void* out, npy_intp rows,
                        npy_intp inner, npy_intp columns) noexcept nogil
         void (*dots)(Matrix a, Matrix b, Matrix start, void* out, npy_intp out_long, npy_intp out_short,
                      npy_intp longs, npy_intp inner, npy_intp shorts)
@@ -85,7 +86,7 @@ cdef extern from "matmul.h" nogil:
         void (*share)(Part, void*, npy_intp) noexcept nogil, char* room)
     npy_intp take "mg_take"(npy_intp* next)
     npy_intp times "mg_times"(npy_intp x, npy_intp y)
-    bint multiply_stack "mg_multiply_stack"(Stack* stack, npy_intp threads,
+    void multiply_stack "mg_multiply_stack"(Stack* stack, npy_intp threads,
                                             void (*share)(Part, void*, npy_intp) noexcept nogil)
 
 cdef extern from "clones.h" nogil:
@@ -195,14 +196,17 @@ cdef void multiply_matrices(const Kernel* kernel, Matrix x, Matrix y, ndarray pa
     cdef const void* packed = NULL if panels is None else PyArray_DATA(panels)
     cdef ndarray room = None
     cdef PyThreadState* thread = NULL
-    cdef bint done = True, small = threads == 1 and is_small(rows, inner, columns)
+    cdef bint small = threads == 1 and is_small(rows, inner, columns)
     if not small:
-        size = (room_for(kernel, inner, columns, packed != NULL, threads) + 7) // 8
-        room = empty(1, &size, NPY_DOUBLE)
+        try:
+            size = (room_for(kernel, inner, columns, packed != NULL, threads) + 7) // 8
+            room = empty(1, &size, NPY_DOUBLE)
+        except MemoryError:                     # slower, with the operands where they lie
+            small = True
     if work > RELEASE_GIL:
         thread = PyEval_SaveThread()
     if small:
-        done = kernel.matmul(x, y, packed, start, out, rows, inner, columns)
+        kernel.matmul(x, y, packed, start, out, rows, inner, columns)
     else:
         multiply_large(kernel, x, y, packed, start, out, rows, inner, columns, threads, in_parts,
                        <char*> PyArray_DATA(room))
@@ -210,8 +214,6 @@ cdef void multiply_matrices(const Kernel* kernel, Matrix x, Matrix y, ndarray pa
         PyEval_RestoreThread(thread)
     if room is not None:
         recycle(<PyObject*> room)
-    if not done:
-        raise MemoryError("matmul: no memory to pack the operands")
 
 
 cdef void multiply_narrow(const Kernel* kernel, ndarray x, ndarray y, Matrix start, ndarray out) except *:
@@ -245,7 +247,6 @@ cdef void multiply_all(ndarray x, ndarray y, ndarray out) except *:
     cdef Stack stack
     cdef Matrix none
     cdef PyThreadState* thread
-    cdef bint done = True
     if kernel == NULL:
         np.matmul(x, y, out)
         return
@@ -265,10 +266,8 @@ cdef void multiply_all(ndarray x, ndarray y, ndarray out) except *:
         stack.count, stack.rows, stack.inner, stack.columns = count, rows, inner, columns
         if is_small(rows, inner, columns):
             thread = PyEval_SaveThread()
-            done = multiply_stack(&stack, number_of_threads(), in_parts)
+            multiply_stack(&stack, number_of_threads(), in_parts)
             PyEval_RestoreThread(thread)
-            if not done:
-                raise MemoryError("matmul: no memory to pack the operands")
             return
         none.data, none.row, none.column = NULL, 0, 1
         for i in range(count):
@@ -330,7 +329,8 @@ cdef bint multiply_rows(Factor* factor, char* x, char* start, bint is_bias, char
         first.data, first.row, first.column = start, factor.columns, 1
         if is_bias or start == NULL:
             first.row = 0
-        return kernel.matmul(a, b, factor.panels, first, out, rows, factor.inner, factor.columns)
+        kernel.matmul(a, b, factor.panels, first, out, rows, factor.inner, factor.columns)
+        return True
     with gil:
         try:
             shape = [rows, factor.inner]
@@ -370,7 +370,6 @@ cdef struct PackedJob:
     npy_intp bytes, room_bytes      # of a packed image, and of the room for one thread
     npy_intp threads                # for each product
     npy_intp next
-    bint failed                     # no memory for a panel
 
 
 cdef void packed_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
@@ -406,8 +405,7 @@ cdef void multiply_packed(PackedJob* job, const char* image, npy_intp i, npy_int
     if job.summed and i % job.chunk:
         start.data, start.row = out, columns
     if is_small(rows, inner, columns):
-        if not kernel.matmul(x, y, NULL, start, out, rows, inner, columns):
-            job.failed = True
+        kernel.matmul(x, y, NULL, start, out, rows, inner, columns)
     else:
         multiply_large(kernel, x, y, NULL, start, out, rows, inner, columns, job.threads, in_parts, room)
     if job.bias != NULL and kernel.size == 4:
@@ -444,7 +442,7 @@ cdef void multiply_images(PackedJob* job, ndarray x, ndarray y, tuple shape, nda
     plan_walk(&job.plan, ndim - 1, PyArray_DIMS(y) + 1, PyArray_STRIDES(y) + 1, strides + 1, size, False)
     job.images, job.step = <char*> PyArray_DATA(y), PyArray_STRIDES(y)[0]
     job.packed = cnp.PyArray_IS_C_CONTIGUOUS(y)
-    job.out, job.other, job.next, job.failed = <char*> PyArray_DATA(out), matrix(x), 0, False
+    job.out, job.other, job.next = <char*> PyArray_DATA(out), matrix(x), 0
     job.others = <const char**> malloc((job.count if job.summed else 1) * job.groups * sizeof(char*))
     if job.others == NULL:
         raise MemoryError("matmul: no memory for a stack of products")
@@ -463,8 +461,6 @@ cdef void multiply_images(PackedJob* job, ndarray x, ndarray y, tuple shape, nda
         recycle(<PyObject*> room)
     finally:
         free(job.others)
-    if job.failed:
-        raise MemoryError("matmul: no memory to pack the operands")
 
 
 cdef npy_intp room_of(PackedJob* job) noexcept:
