@@ -10,8 +10,8 @@ compiles to the same machine code, is replaced by the next one. The same seed on
 plants the same mutants.
 
 Each mutant has a temporary copy of the tree, compiled with -O0, so the tree itself never changes.
-First the tests of related files run, then the whole suite; the first failure, a crash or a test
-that hangs kills the mutant.
+First the tests of related files run, then all others, the likeliest first; the first failure, a
+crash or a test that hangs kills the mutant.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 SOURCES = ("minigrad/_core/*.pyx", "minigrad/_core/*.h", "minigrad/nn/*.py", "minigrad/optim/*.py")
 TABLE = "RELIABILITY.md"
-FEW_TESTS = 4  # files of related tests that run before the whole suite, and ...
+FEW_TESTS = 4  # files of related tests that run first, and ...
 EXAMPLES = "tests/test_docstrings.py"  # ... the examples in docstrings
 QUIET = 240  # seconds without a line of output after which a run hangs
 MEMORY = 8 << 30  # bytes of address space, so that a mutant cannot fill the machine
@@ -430,8 +430,8 @@ def context_of(mutant: Mutant, source: bytes) -> list[str]:
     return names
 
 
-def related_tests(mutant: Mutant, source: bytes, tests: dict[str, str]) -> list[str]:
-    """Test files by how much of them is about the code around the mutant."""
+def related_tests(mutant: Mutant, source: bytes, tests: dict[str, str]) -> list[list[str]]:
+    """A few test files, by how much of them is about the code around the mutant, and all others."""
     stem = Path(mutant.file).stem.removesuffix("_kernel")
     words = dict.fromkeys(re.findall(r"[^\W\d]\w{3,}", mutant.lines(source)[0]), 1.0)
     words |= {stem: 2.0} | dict.fromkeys(context_of(mutant, source), 5.0)
@@ -450,9 +450,12 @@ def related_tests(mutant: Mutant, source: bytes, tests: dict[str, str]) -> list[
     slow = ("examples", "lessons", "benchmarks", "readme", "viz", "docstrings", "mutants")
     quick = [name for name in tests if Path(name).stem.removeprefix("test_") not in slow]
     ranked = sorted(quick, key=lambda name: (-score(name), name))
+    few = ranked[:FEW_TESTS]
     if "_core" in mutant.file:  # ops.pyx and what is below it
-        ranked = dict.fromkeys([*ranked[:2], "tests/test_graph.py", "tests/test_op_table.py"])
-    return [*list(ranked)[:FEW_TESTS], EXAMPLES]
+        few = [*dict.fromkeys([*ranked[:2], "tests/test_graph.py", "tests/test_op_table.py"])]
+    few.append(EXAMPLES)
+    late = [name for name in tests if name not in quick]
+    return [few, [name for name in [*ranked, *late] if name not in few]]
 
 
 running: set[int] = set()  # process groups, to be ended if this program is
@@ -528,9 +531,13 @@ class Trial:
         status, output = self.compiled(self.pristine)
         if status:
             raise SystemExit(f"mutants: the tree does not compile\n{output[-2000:]}")
-        status, output = (0, "") if quick else self.test(self.pristine, [])
-        if status:
-            raise SystemExit(f"mutants: the suite fails without a mutant\n{output[-2000:]}")
+
+    def baseline(self) -> str:
+        """What the whole suite says without a mutant if it fails, else nothing."""
+        folder = self.folder / "baseline"
+        shutil.copytree(self.pristine, folder)
+        status, output = self.test(folder, [])
+        return output[-2000:] if status else ""
 
     def compiled(self, folder: Path) -> tuple[int, str]:
         command = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
@@ -590,8 +597,8 @@ class Trial:
             shutil.copytree(self.pristine, folder)
             if reason := self.mutated(folder, mutant):
                 return Outcome(mutant, reason)
-            few = related_tests(mutant, self.sources[mutant.file], self.tests)
-            for files in (few,) if self.quick else (few, []):
+            few, others = related_tests(mutant, self.sources[mutant.file], self.tests)
+            for files in (few,) if self.quick else (few, others):
                 status, output = self.test(folder, files)
                 if status:
                     found = re.findall(r"^(?:FAILED|ERROR) (\S+)", output, re.M)
@@ -672,6 +679,7 @@ def main() -> int:
                 replaced.append(outcome.state)
 
         pool = ThreadPoolExecutor(options.workers)
+        baseline = pool.submit(lambda: "" if options.quick else trial.baseline())
         tasks = [pool.submit(next_outcome) for _ in range(options.count)]
         try:
             for number, task in enumerate(as_completed(tasks), 1):
@@ -681,6 +689,10 @@ def main() -> int:
                 text = shown(outcome, sources[outcome.mutant.file])
                 head = f"{number}/{options.count} {outcome.state} in {outcome.seconds:.0f} s"
                 print(f"{head}: {text}", flush=True)
+                if baseline.done() and baseline.result():
+                    break
+            if failure := baseline.result():
+                raise SystemExit(f"mutants: the suite fails without a mutant\n{failure}")
         finally:  # after an interrupt, end what runs, so that nothing is left behind
             candidates = iter(())
             pool.shutdown(wait=False, cancel_futures=True)

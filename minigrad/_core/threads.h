@@ -101,6 +101,7 @@ static void* mg_helper(void* unused)
         mg_pieces* const pieces = mg_pool.open;
         __atomic_sub_fetch(&mg_pool.invited, 1, __ATOMIC_RELAXED);
         mg_pool.came++;
+        if (mg_pool.invited > mg_pool.lingering) pthread_cond_signal(&mg_pool.start);   /* each wakes the next */
         __atomic_add_fetch(&mg_pool.inside, 1, __ATOMIC_RELAXED);
         pthread_mutex_unlock(&mg_pool.lock);
         mg_take_pieces(pieces);
@@ -172,7 +173,7 @@ static void mg_in_parts(mg_part part, void* job, ptrdiff_t parts)
     mg_pool.open = &pieces;
     mg_pool.came = 0;
     __atomic_store_n(&mg_pool.invited, invited, __ATOMIC_RELAXED);
-    for (int i = mg_pool.lingering; i < invited; i++) pthread_cond_signal(&mg_pool.start);
+    if (invited > mg_pool.lingering) pthread_cond_signal(&mg_pool.start);
     pthread_mutex_unlock(&mg_pool.lock);
     mg_take_pieces(&pieces);
     const long long finished = mg_now();
