@@ -35,6 +35,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
+from keyword import iskeyword
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -396,7 +397,8 @@ def whole_statements(
     for i in range(len(words) - 5):
         name, opened, a, comma, b, closed = statement[i : i + 6]
         called = (opened.text, comma.text, closed.text) == ("(", ",", ")")
-        if called and {name.kind, a.kind, b.kind} == {"name"} and name.text not in SYMMETRIC:
+        named = {name.kind, a.kind, b.kind} == {"name"} and not iskeyword(name.text)
+        if called and named and name.text not in SYMMETRIC:
             yield mutant(a.start, b.stop, f"{b.text}, {a.text}")
 
 
@@ -447,7 +449,16 @@ def related_tests(mutant: Mutant, source: bytes, tests: dict[str, str]) -> list[
             points += weight * count * 100 / (len(text) + 10000)
         return points
 
-    slow = ("examples", "lessons", "benchmarks", "readme", "viz", "docstrings", "mutants")
+    slow = (
+        "examples",
+        "lessons",
+        "benchmarks",
+        "readme",
+        "viz",
+        "docstrings",
+        "mutants",
+        "kernels",
+    )
     quick = [name for name in tests if Path(name).stem.removeprefix("test_") not in slow]
     ranked = sorted(quick, key=lambda name: (-score(name), name))
     few = ranked[:FEW_TESTS]

@@ -136,6 +136,19 @@ def test_other_numbers_shapes_and_dtypes_are_told_apart():
             np.testing.assert_array_equal(np.signbit(got), np.signbit(want.numpy()))
 
 
+def test_calls_with_more_or_fewer_inputs_are_told_apart():
+    @fused
+    def total(first, *others):
+        for other in others:
+            first = first + other
+        return first
+
+    tensors = [mg.tensor([float(10**k)]) for k in range(3)]
+    for _ in range(3):
+        for count in (1, 2, 3):
+            assert total(*tensors[:count]).item() == sum(10**k for k in range(count))
+
+
 def test_inputs_that_want_no_gradient_get_none():
     quick = fused(softened)
     x, y = leaf(3, 4), mg.tensor(random.standard_normal(4).astype(np.float32))

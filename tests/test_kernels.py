@@ -10,7 +10,7 @@ from shutil import which
 import pytest
 
 ROOT = Path(__file__).parent.parent
-FLAGS = "-std=gnu11 -O2 -fno-math-errno -fno-trapping-math -pthread".split()
+FLAGS = ["-std=gnu11", "-O2", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
 PLANTED = {
     "matmul_kernel.h": ("sum[r][v] += x * b[v]", "sum[r][v] -= x * b[v]"),
     "vecmath.h": ("0.00518832759f", "0.00528832759f"),
@@ -22,7 +22,8 @@ def result(compiler, headers, folder):
     """What the compiled test says, and its exit status."""
     target = folder / "kernels"
     subprocess.run(
-        [compiler, *FLAGS, f"-I{headers}", ROOT / "tests/kernels.c", "-o", target, "-lm"], check=True
+        [compiler, *FLAGS, f"-I{headers}", ROOT / "tests/kernels.c", "-o", target, "-lm"],
+        check=True,
     )
     done = subprocess.run([target], capture_output=True, text=True, timeout=60, check=False)
     return done.stdout, done.returncode

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 
@@ -186,3 +187,22 @@ def test_this_file_with_the_other_kernels(kernel):
 def test_an_unknown_kernel_is_refused():
     result = run("mmx", "-c", "import minigrad")
     assert "MINIGRAD_MATMUL is 'mmx': expected avx512, avx2 or vector128" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "left, right, hint",
+    [
+        ((3,), (4, 5), ""),
+        ((2, 3), (4, 5), ""),
+        ((3,), (4,), ""),
+        ((2, 3), (4, 3), "; did you mean w.T?"),
+        ((2, 3), (7, 4, 3), "; did you mean w.mT?"),
+        ((4, 3), (4, 5), "; did you mean x.T on the left?"),
+        ((4, 3), (4,), "; did you mean x.T on the left?"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_a_hint_where_there_is_one(left, right, hint):
+    inner = left[-1], right[-2] if len(right) > 1 else right[0]
+    message = f"matmul: {left} @ {right}: inner sizes {inner[0]} and {inner[1]} differ{hint}"
+    with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
+        mg.ones(left) @ mg.ones(right)
