@@ -532,7 +532,7 @@ class Trial:
             if (ROOT / name).is_file():
                 (self.pristine / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, self.pristine / name)
-        setup = self.pristine / "setup.py"  # the core as it is; at -O0 tests take three times as long
+        setup = self.pristine / "setup.py"  # at -O0 the tests take three times as long
         setup.write_text(setup.read_text().replace('"-O3 -g0', '"-O1 -g0'))
         self.tests = {
             str(path.relative_to(self.pristine)): path.read_text()
