@@ -237,7 +237,7 @@ cdef npy_intp eights(npy_intp part, npy_intp parts, npy_intp rows) noexcept nogi
 cdef void run_rows(Sequence* s, Part part, double work) except *:
     """All rows of the steps from the first to before `stop`, which take so many multiply-adds."""
     cdef npy_intp threads = threads_of(work), parts = 1
-    if threads > 1:
+    if threads > 1 and s.hidden.kernel != NULL:     # BLAS sums in another order for another number of rows
         parts = max(1, min(s.rows // 8, 4 * threads))
     PyErr_CheckSignals()
     with nogil:
