@@ -34,7 +34,7 @@ test-peers: .venv-peers/has-peers .venv-peers/compiled ## run the suite where Py
 mutants: .venv/has-test .venv/compiled ## plant 100 random mutants and print those that survive the tests
 	@$(PY) tests/mutants.py $(ARGS)
 
-test-aarch64: ## run a test of the kernels for another processor, which qemu plays
+test-aarch64: ## run the C test of the kernels for aarch64 under qemu
 	@command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null \
 		|| { echo 'minigrad: `apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user`' >&2; exit 1; }
 	@mkdir -p build

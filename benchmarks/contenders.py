@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -398,26 +399,11 @@ def lstm_data() -> tuple[np.ndarray, np.ndarray]:
     return random(steps, batch, features), random(steps, batch, hidden, seed=1)
 
 
-def lstm_minigrad() -> Callable:
-    import minigrad as mg
-
-    layer = mg.nn.LSTM(*LSTM[:2])
-    x, g = map(mg.tensor, lstm_data())
-    x.requires_grad = True
-
-    def run():
-        x.grad = None
-        layer.zero_grad()
-        layer(x)[0].backward(g)
-
-    return run
-
-
-def lstm_torch() -> Callable:
-    import torch
-
-    layer = torch.nn.LSTM(*LSTM[:2])
-    x, g = map(torch.tensor, lstm_data())
+def recurrent(library: str, kind: str = "LSTM") -> Callable:
+    """Forward and backward of a recurrent layer of minigrad or torch, which share the names."""
+    module = import_module(library)
+    layer = getattr(module.nn, kind)(*LSTM[:2])
+    x, g = map(module.tensor, lstm_data())
     x.requires_grad = True
 
     def run():
@@ -842,7 +828,11 @@ STEPS = [
 RECURRENT = [
     Work(
         "LSTM({}, {}) over {} steps of batch {}, forward + backward".format(*LSTM),
-        {"minigrad": lstm_minigrad, "torch": lstm_torch, "jax": lstm_jax},
+        {
+            "minigrad": lambda: recurrent("minigrad"),
+            "torch": lambda: recurrent("torch"),
+            "jax": lstm_jax,
+        },
         {"torch": 1.0},
     )
 ]

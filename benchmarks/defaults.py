@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import contenders as table
@@ -38,31 +40,7 @@ def transformer_data() -> tuple[np.ndarray, np.ndarray]:
     return table.random(16, 32, 64), np.random.default_rng(1).integers(0, 10, 16)
 
 
-def gru_minigrad() -> Callable:
-    import minigrad as mg
-
-    return recurrent(mg, mg.nn.GRU(*table.LSTM[:2]))
-
-
-def gru_torch() -> Callable:
-    import torch
-
-    return recurrent(torch, torch.nn.GRU(*table.LSTM[:2]))
-
-
-def recurrent(library, layer) -> Callable:
-    x, g = map(library.tensor, table.lstm_data())
-    x.requires_grad = True
-
-    def run():
-        x.grad = None
-        layer.zero_grad()
-        layer(x)[0].backward(g)
-
-    return run
-
-
-def square_product(n: int, dtype: str, library: str) -> Callable:
+def square_product(library: str, n: int, dtype: str) -> Callable:
     x, y = (table.random(n, n, seed=k).astype(dtype) for k in range(2))
     if library == "minigrad":
         import minigrad as mg
@@ -95,54 +73,26 @@ def cnn_of_fashion(nn) -> list:
     return table.cnn_layers(nn, (1, 16, 32), 28)
 
 
-def fashion_minigrad(layers: Callable, images: int, epochs: int, side: bool) -> Callable:
-    """A whole run: a new net, the epochs in shuffled batches of 128, and the test accuracy."""
-    import minigrad as mg
-
-    x, target, test_x, test_target = map(mg.tensor, fashion(images, side))
+def whole_run(library: str, layers: Callable, images: int, epochs: int, side: bool) -> Callable:
+    """A new net, the epochs in shuffled batches of 128, and the accuracy on the test set."""
+    module = import_module(library)
+    data = import_module({"minigrad": "minigrad.data", "torch": "torch.utils.data"}[library])
+    x, target, test_x, test_target = map(module.tensor, fashion(images, side))
 
     def run() -> float:
-        model = mg.nn.Sequential(*layers(mg.nn))
-        loss, optimizer = mg.nn.CrossEntropyLoss(), mg.optim.Adam(model.parameters())
-        loader = mg.data.DataLoader(mg.data.TensorDataset(x, target), 128, shuffle=True)
+        model = module.nn.Sequential(*layers(module.nn))
+        loss, optimizer = module.nn.CrossEntropyLoss(), module.optim.Adam(model.parameters())
+        loader = data.DataLoader(data.TensorDataset(x, target), 128, shuffle=True)
         for _ in range(epochs):
             for inputs, labels in loader:
                 optimizer.zero_grad()
                 loss(model(inputs), labels).backward()
                 optimizer.step()
         model.eval()
-        with mg.no_grad():
+        with module.no_grad():
             right = [
                 (model(inputs).argmax(1) == labels).sum().item()
-                for inputs, labels in mg.data.DataLoader(
-                    mg.data.TensorDataset(test_x, test_target), 500
-                )
-            ]
-        return sum(right) / len(test_target)
-
-    return run
-
-
-def fashion_torch(layers: Callable, images: int, epochs: int, side: bool) -> Callable:
-    import torch
-    from torch.utils.data import DataLoader, TensorDataset
-
-    x, target, test_x, test_target = map(torch.tensor, fashion(images, side))
-
-    def run() -> float:
-        model = torch.nn.Sequential(*layers(torch.nn))
-        loss, optimizer = torch.nn.CrossEntropyLoss(), torch.optim.Adam(model.parameters())
-        loader = DataLoader(TensorDataset(x, target), 128, shuffle=True)
-        for _ in range(epochs):
-            for inputs, labels in loader:
-                optimizer.zero_grad()
-                loss(model(inputs), labels).backward()
-                optimizer.step()
-        model.eval()
-        with torch.no_grad():
-            right = [
-                (model(inputs).argmax(1) == labels).sum().item()
-                for inputs, labels in DataLoader(TensorDataset(test_x, test_target), 500)
+                for inputs, labels in data.DataLoader(data.TensorDataset(test_x, test_target), 500)
             ]
         return sum(right) / len(test_target)
 
@@ -151,19 +101,14 @@ def fashion_torch(layers: Callable, images: int, epochs: int, side: bool) -> Cal
 
 # ---------------------------------------------------------------------------------------- the table
 @dataclass
-class Row:
-    """A name, the contenders, and the largest ratios wanted, idle and busy. `lost` is that of
-    minigrad with its default threads to itself on one; a whole run is timed once a round."""
+class Row(table.Work):
+    """`idle` and `busy` are the largest ratios wanted then, `lost` is that of minigrad with its
+    default threads to itself on one; a whole run is timed once a round."""
 
-    name: str
-    contenders: dict[str, Callable[[], Callable]]
-    idle: dict[str, float]
-    busy: dict[str, float]
+    idle: dict[str, float] = field(default_factory=dict)
+    busy: dict[str, float] = field(default_factory=dict)
     lost: float = 1.03
     whole_run: bool = False
-    unit: str = "us"
-    at_most: float | None = None
-    targets: dict[str, float] = field(default_factory=dict)
 
     def everyone(self) -> dict[str, Callable[[], Callable]]:
         """The contenders of installed libraries, minigrad on one thread, and the peer on one."""
@@ -178,7 +123,7 @@ def row_of(work: table.Work, idle: dict[str, float], busy: dict[str, float], los
     kept = {
         k: v for k, v in work.contenders.items() if k not in ("jax", "matmuls", "torch composed")
     }
-    return Row(work.name, kept, idle, busy, lost)
+    return Row(work.name, kept, idle=idle, busy=busy, lost=lost)
 
 
 def mlp(sizes: tuple[int, ...], batch: int, idle: float, busy: float, lost=1.03, peer="torch"):
@@ -189,18 +134,15 @@ def cnn(channels: tuple[int, ...], batch: int, idle: float, lost=1.03) -> Row:
     return row_of(table.cnn_work(channels, 28, batch, {}), {"torch": idle}, {"torch": 0.5}, lost)
 
 
-def pair(name: str, ours: Callable, theirs: Callable, idle: float, peer="torch", **options) -> Row:
-    return Row(name, {"minigrad": ours, peer: theirs}, {peer: idle}, {peer: 0.5}, **options)
+def pair(name: str, make: Callable, at_most: float, peer="torch", **options) -> Row:
+    """`make` sets the work up for the library of that name."""
+    makers = {library: partial(make, library) for library in ("minigrad", peer)}
+    return Row(name, makers, idle={peer: at_most}, busy={peer: 0.5}, **options)
 
 
-def whole_run(name: str, idle: float, *arguments) -> Row:
-    return pair(
-        name,
-        lambda: fashion_minigrad(*arguments),
-        lambda: fashion_torch(*arguments),
-        idle,
-        whole_run=True,
-    )
+def train_transformer(library: str) -> Callable:
+    train = {"minigrad": table.train_minigrad, "torch": table.train_torch}[library]
+    return train(transformer_layers, transformer_data())
 
 
 def rows() -> list[Row]:
@@ -212,31 +154,31 @@ def rows() -> list[Row]:
         mlp((1024, 2048, 2048, 10), 512, 1.0, 0.5, 0.65),
         cnn((1, 16, 32), 64, 0.85),
         cnn((1, 32, 64), 128, 0.95, 0.65),
-        pair(
-            "transformer layer (16, 32, 64), 4 heads",
-            lambda: table.train_minigrad(transformer_layers, transformer_data()),
-            lambda: table.train_torch(transformer_layers, transformer_data()),
-            0.85,
-        ),
-        pair(
-            "LSTM({}, {}) over {} steps of batch {}, forward + backward".format(*table.LSTM),
-            table.lstm_minigrad,
-            table.lstm_torch,
-            1.0,
-        ),
-        pair(
-            "GRU({}, {}) over {} steps of batch {}, forward + backward".format(*table.LSTM),
-            gru_minigrad,
-            gru_torch,
-            0.85,
+        pair("transformer layer (16, 32, 64), 4 heads", train_transformer, 0.85),
+        *(
+            pair(
+                "{}({}, {}) over {} steps of batch {}, forward + backward".format(
+                    kind, *table.LSTM
+                ),
+                partial(table.recurrent, kind=kind),
+                at_most,
+            )
+            for kind, at_most in (("LSTM", 1.0), ("GRU", 0.85))
         ),
         row_of(table.batchnorm_work((4096, 1024)), {}, {}, 0.65),
+        Row(
+            "x + y of (520, 512), one after the other",
+            {
+                "minigrad": partial(
+                    table.function_minigrad, "add", "float32", (520, 512), ("x", "y"), {}
+                )
+            },
+        ),
     ]
     products = [
         pair(
             f"{n}x{n} @ {n}x{n}, {dtype}",
-            lambda n=n, dtype=dtype: square_product(n, dtype, "minigrad"),
-            lambda n=n, dtype=dtype: square_product(n, dtype, "numpy"),
+            partial(square_product, n=n, dtype=dtype),
             1.0,
             peer="numpy",
         )
@@ -244,12 +186,16 @@ def rows() -> list[Row]:
         for n in (64, 128, 256, 512, 1024, 2048)
     ]
     runs = [
-        whole_run(
-            "Fashion-MNIST, MLP-BN 784-256-128-10, 2 epochs", 0.45, mlp_of_fashion, 60_000, 2, False
-        ),
-        whole_run(
-            "Fashion-MNIST, CNN-BN 1-16-32, 20,000 images", 0.9, cnn_of_fashion, 20_000, 1, True
-        ),
+        pair(
+            f"Fashion-MNIST, {name}",
+            partial(whole_run, layers=layers, images=images, epochs=epochs, side=side),
+            at_most,
+            whole_run=True,
+        )
+        for name, layers, images, epochs, side, at_most in (
+            ("MLP-BN 784-256-128-10, 2 epochs", mlp_of_fashion, 60_000, 2, False, 0.45),
+            ("CNN-BN 1-16-32, 20,000 images", cnn_of_fashion, 20_000, 1, True, 0.9),
+        )
     ]
     return [*steps, *products, *(runs if FASHION.is_dir() else [])]
 
@@ -282,7 +228,9 @@ def worker(row: Row, contender: str) -> Iterator[Callable[[int], float]]:
             time.sleep(QUIET)
             process.stdin.write(f"{calls}\n")
             process.stdin.flush()
-            return float(process.stdout.readline())
+            if not (answer := process.stdout.readline()):
+                raise SystemExit(f"run.py: {contender} stopped in {row.name}")
+            return float(answer)
 
         try:
             if process.stdout.readline() != "ready\n":

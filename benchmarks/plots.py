@@ -34,7 +34,8 @@ LABELS = {
 def amount(value: float, unit: str) -> str:
     """A figure to read at a glance."""
     if unit == "us":
-        value, unit = (value / 1e3, "ms") if value >= 1e3 else (value, "µs")
+        size, unit = next(s for s in ((1e6, "s"), (1e3, "ms"), (0, "µs")) if value >= s[0])
+        value /= size or 1
     return f"{value:.3g} {unit}"
 
 
@@ -81,7 +82,7 @@ def comparison(rows: list[dict]) -> Figure:
     shown = {name for row in rows for name in row["contenders"]}
     handles = [Patch(color=COLORS[name], label=LABELS[name]) for name in LABELS if name in shown]
     handles.append(Patch(color="black", label="target: the bar should reach this mark"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    figure.legend(handles=handles, loc="outside upper center", ncols=2 * len(halves))
     return figure
 
 

@@ -144,8 +144,8 @@ def test_calls_with_more_or_fewer_inputs_are_told_apart():
         return first
 
     tensors = [mg.tensor([float(10**k)]) for k in range(3)]
-    for _ in range(3):
-        for count in (1, 2, 3):
+    for count in (2, 3, 2):
+        for _ in range(3):  # the third runs the program
             assert total(*tensors[:count]).item() == sum(10**k for k in range(count))
 
 

@@ -151,10 +151,11 @@ def test_optimisers_give_the_same_bits(name):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("rows", [70, 20])
-def test_recurrent_layers_give_the_same_bits(rows, dtype):
-    layer = mg.nn.LSTM(30, 64, dtype=dtype)
-    x = mg.randn(9, rows, 30, dtype=dtype, requires_grad=True)
+@pytest.mark.parametrize("rows, features", [(70, 30), (20, 30), (40, 1100)])
+def test_recurrent_layers_give_the_same_bits(rows, features, dtype):
+    """(1100: more than one chain of multiply-adds.)"""
+    layer = mg.nn.LSTM(features, 64, dtype=dtype)
+    x = mg.randn(9, rows, features, dtype=dtype, requires_grad=True)
 
     def run():
         y, state = layer(x)
@@ -163,6 +164,23 @@ def test_recurrent_layers_give_the_same_bits(rows, dtype):
         return np.concatenate([a.detach().numpy().ravel() for a in (y, *gradients)])
 
     assert_same_bits(run)
+
+
+RECURRENT = """
+import minigrad as mg
+mg.manual_seed(0)
+layer, x = mg.nn.LSTM(128, 128), mg.randn(9, 64, 128)
+for n in (1, 2, 4):
+    mg.set_num_threads(n)
+    y = layer(x)[0]
+    print(*mg.autograd.grad(y.square().sum(), [*layer.parameters()])[0].flatten().tolist())
+"""
+
+
+def test_recurrent_layers_give_the_same_bits_where_blas_multiplies():
+    """BLAS sums in another order for another number of rows."""
+    result = run(RECURRENT, MINIGRAD_MATMUL="blas", OPENBLAS_NUM_THREADS="1")
+    assert len(set(result.stdout.splitlines())) == 1, result.stderr
 
 
 def gradient_of_norms(channels):

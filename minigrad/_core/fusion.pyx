@@ -487,7 +487,8 @@ cdef class Variant:
                 cotangent = trace.take_input(np.ones_like(y.array), False)
                 wanted = [value for value in leaves
                           if isinstance(value, Tensor) and (<Tensor> value).requires]
-                # The last: without the copies that a caller gets of what is shared; `results_of` knows.
+                # Stops at the inputs, since copies made for a caller would be traced as steps; `results_of`
+                # copies where it must.
                 gradients = run_graph([y], [cotangent], wanted, True, True, True)
         finally:
             observe(observer)

@@ -15,11 +15,10 @@ Design note
    contiguous there is packed into a tile in the L1 cache, once if it repeats (a bias row, a scalar).
 4. *Windows* are strides too. One walk over two sets of strides (`transfer`) copies what cannot be viewed
    (the columns of a convolution: 0.4 ms where NumPy took 1.0) and adds up what overlaps (its adjoint).
-5. Large loops release the GIL. Elementwise loops and reductions to several results of more than a million
-   elements run on two threads (`threads.h`; MINIGRAD_NUM_THREADS asks for another number, 1 for none), in
-   0.55 to 0.9 of the time; to wake a thread takes 45 us on the machine measured, so that less does not pay.
-   Not one bit depends on their number, so no result may depend on which others stand beside it. Sums to one
-   number, windows and optimisers stay on one thread.
+5. Large loops release the GIL, and from 2^18 elements on they are cut into parts for the pool of `threads.h`,
+   which products, optimisers and recurrent layers use as well. Waking a thread takes 45 us, so a loop of up
+   to 2^20 elements is divided only if it is one of many in a row. No bit depends on the number of threads,
+   so no result may depend on which others are computed beside it. Sums to one number stay on one thread.
 6. Axes that are reduced are the matter of `reductions.pyx`, products that of `products.pyx`.
 """
 cimport numpy as cnp

@@ -10,8 +10,8 @@ Design note
 3. A convolution is a stack of products with one matrix in common, whose other matrices lie in memory as an
    image does: each image is packed when its turn comes, so that it stays in the second cache.
 4. A product that gets no memory to pack its operands does without. Any other failed allocation is a
-   MemoryError, with one exception that cannot be caught: OpenBLAS prints a message
-   and ends the process if it gets no memory for its own use. That is some 32 MB at its first large product,
+   MemoryError, with one exception that cannot be caught: OpenBLAS prints a message and ends the process if
+   it gets no memory for its own use. That is some 32 MB at its first large product,
    which it keeps, and a few KB at each large product where it has threads (OPENBLAS_NUM_THREADS=1: none).
 """
 cimport numpy as cnp
