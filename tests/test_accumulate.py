@@ -362,6 +362,16 @@ def test_every_run_of_a_micro_batch_draws_the_same_dropout_mask():
     assert np.array_equal(seen[10][0], first)  # and the same from the same seed
 
 
+def test_masks_do_not_come_again():
+    net, masks = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3)).double(), set()
+    net[0].register_forward_hook(lambda module, inputs, y: masks.add(y.detach().numpy().tobytes()))
+    batches = parts([12, 12], mg.ones(24, 4, dtype=mg.float64), mg.zeros(24, 3))
+    mg.manual_seed(5)
+    for _ in range(200):
+        nn.accumulate(net, nn.MSELoss(), batches)
+    assert len(masks) == 400
+
+
 def test_the_generator_moves_only_where_something_is_drawn():
     net, x = build("several", "float64")
     mg.manual_seed(3)

@@ -74,6 +74,12 @@ STARTS = {  # a layer, and for its parameters ±bound of a uniform or the deviat
 }
 
 
+def assert_uniform(values, bound):
+    assert 0.98 * bound < values.max() <= bound * (1 + 1e-6)
+    assert 0.98 * bound < -values.min() <= bound * (1 + 1e-6)
+    assert values.std() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+
+
 @pytest.mark.parametrize("name", STARTS)
 def test_where_parameters_start(name):
     """As the documentation of PyTorch has it, in both directions; and again after a reset."""
@@ -88,10 +94,7 @@ def test_where_parameters_start(name):
             values = parameter.numpy()
             changed = not np.array_equal(values, before[key])
             if key in bounds:
-                bound = bounds[key]
-                assert 0.98 * bound < values.max() <= bound * (1 + 1e-6)
-                assert 0.98 * bound < -values.min() <= bound * (1 + 1e-6)
-                assert values.std() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+                assert_uniform(values, bounds[key])
                 assert changed == again or key == "out_proj.weight"
             elif key in deviations:
                 assert abs(values.mean()) < 0.05 * deviations[key] and changed == again
@@ -99,6 +102,21 @@ def test_where_parameters_start(name):
                 assert np.abs(values).max() > 3 * deviations[key]
             else:
                 assert not values.any(), key
+
+
+def test_where_the_weights_of_a_batch_normalised_lstm_start():
+    mg.manual_seed(0)
+    for cell in (nn.BatchNormLSTMCell(30, 900, 2), nn.BatchNormLSTM(30, 900, 2).cells[0]):
+        start = {key: p.numpy(copy=True) for key, p in cell.named_parameters()}
+        for again in (False, True):
+            if again:
+                cell.reset_parameters()
+            for key in ("weight_ih", "weight_hh", "bias"):
+                values = getattr(cell, key).numpy()
+                assert_uniform(values, 1 / 30)
+                assert np.array_equal(values, start[key]) != again
+        for key, parameter in cell.named_parameters():
+            assert "norm" not in key or np.array_equal(parameter.numpy(), start[key])
 
 
 def test_linear_gradients():

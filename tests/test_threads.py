@@ -226,6 +226,37 @@ def run(code, **environment):
     )
 
 
+HELPERS = """
+import os, time, minigrad as mg
+mg.set_num_threads(8)
+x = mg.ones((3000, 1000))
+def helpers_of_a_loop():
+    "How many threads but this one woke for it: each is counted as it goes to sleep again."
+    def naps():
+        time.sleep(0.02)
+        tasks = [task for task in os.listdir("/proc/self/task") if int(task) != os.getpid()]
+        states = [open(f"/proc/self/task/{task}/status") for task in tasks]
+        return {task: next(line for line in state if line.startswith("voluntary"))
+                for task, state in zip(tasks, states)}
+    before = naps()
+    x.exp()
+    after = naps()
+    return sum(before.get(task) != line for task, line in after.items())
+helpers_of_a_loop()
+many = max(helpers_of_a_loop() for _ in range(10))
+mg.set_num_threads(2)
+few = max(helpers_of_a_loop() for _ in range(10))
+print(many, few)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="no /proc here")
+def test_fewer_threads_than_there_are_take_part():
+    result = run(HELPERS, OPENBLAS_NUM_THREADS="1")
+    many, few = map(int, result.stdout.split())
+    assert 1 < many <= 7 and few <= 1, result.stderr
+
+
 FORK = """
 import os, minigrad as mg
 from minigrad._core.loops import set_threads
