@@ -303,12 +303,14 @@ def batchnorm_minigrad(shape: tuple[int, ...]) -> Callable:
 
 def unfused(run: Callable) -> Callable:
     """The same with fusion switched off."""
-    from minigrad._core.fusion import set_fusion
+    from minigrad._core.accelerate import shortcuts
+
+    fusion = shortcuts()["fused formulas"]
 
     def composed():
-        before = set_fusion(False)
+        fusion.enabled = False
         run()
-        set_fusion(before)
+        fusion.enabled = True
 
     return composed
 
@@ -336,6 +338,7 @@ def threads_work(name: str, make: Callable) -> Work:
 def cross_entropy_minigrad(composed: bool) -> Callable:
     """The mean loss of 100 rows of 2, by the primitive or by the four that it replaces."""
     import minigrad as mg
+    from minigrad._core import ops
 
     x, labels = mg.tensor(random(100, 2), requires_grad=True), mg.tensor(np.arange(100) % 2)
 
@@ -345,7 +348,7 @@ def cross_entropy_minigrad(composed: bool) -> Callable:
             log_p = mg.log_softmax(x, 1)
             loss = mg.take_along_axis(log_p, labels.reshape(-1, 1), 1).sum() / -100.0
         else:
-            loss = mg.softmax_cross_entropy(x, labels).mean()
+            loss = ops.softmax_cross_entropy(x, labels).mean()
         loss.backward()
         return loss
 

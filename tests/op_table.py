@@ -155,7 +155,7 @@ def unary(name, reference, domain=real, **more):
 
 def binary(name, reference, domains=(real, real), **more):
     more = {"differentiable": (0, 1)} | more
-    return Row(name, getattr(mg, name), reference, domains, cases(BINARY), **more)
+    return Row(name, getattr(ops, name), reference, domains, cases(BINARY), **more)
 
 
 def comparison(name, *specials):
@@ -1168,7 +1168,7 @@ TABLE = (
     ),
     Row(
         "sum_product",
-        mg.sum_product,
+        ops.sum_product,
         np_sum_product,
         (real, real),
         tuple((shapes * 2, options) for shapes, options in REDUCED + OF_NOTHING),
@@ -1349,7 +1349,7 @@ TABLE = (
     ),
     Row(
         "linear_recurrence",
-        mg.linear_recurrence,
+        ops.linear_recurrence,
         np_linear_recurrence,
         (real, real),
         (
@@ -1416,13 +1416,13 @@ TABLE = (
     ),
     Row(
         "getitem",
-        mg.getitem,
+        ops.getitem,
         lambda x, index: x[index],
         cases=tuple((((shape),), {"index": index}) for shape, index in INDICES),
     ),
     Row(
         "put",
-        mg.put,
+        ops.put,
         np_put,
         cases=tuple(
             ((np.zeros(shape)[index].shape,), {"index": index, "shape": shape})
@@ -1442,7 +1442,7 @@ TABLE = (
     ),
     Row(
         "add_along_axis",
-        mg.add_along_axis,
+        ops.add_along_axis,
         np_add_along_axis,
         cases=tuple(
             ((indices.shape,), {"indices": indices, "axis": axis, "shape": shape})
@@ -1498,7 +1498,7 @@ TABLE = (
     ),
     Row(
         "packed_matmul",
-        lambda x, y, bias=None, *, shape: mg.packed_matmul(x, y, shape, bias),
+        lambda x, y, bias=None, *, shape: ops.packed_matmul(x, y, shape, bias),
         np_packed_matmul,
         (real, real, real),
         tuple(
@@ -1512,7 +1512,7 @@ TABLE = (
     ),
     Row(
         "packed_outer",
-        mg.packed_outer,
+        ops.packed_outer,
         np_packed_outer,
         (real, real),
         tuple((((*shape[:-2], x[-2], shape[-1]), y), {"shape": shape}) for x, y, shape in PACKED),
@@ -1543,7 +1543,7 @@ TABLE = (
     ),
     Row(
         "lstm_cell",
-        mg.lstm_cell,
+        ops.lstm_cell,
         np_lstm_cell,
         (real, real),
         cases(
@@ -1562,7 +1562,7 @@ TABLE = (
     ),
     Row(
         "softmax_cross_entropy",
-        mg.softmax_cross_entropy,
+        ops.softmax_cross_entropy,
         np_softmax_cross_entropy,
         floating=True,
         cases=(

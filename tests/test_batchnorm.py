@@ -7,7 +7,7 @@ import pytest
 
 import minigrad as mg
 from minigrad import nn
-from minigrad.gradcheck import gradcheck, gradgradcheck
+from minigrad.autograd import gradcheck, gradgradcheck
 from minigrad.nn import functional as F
 
 SHAPES = {

@@ -13,7 +13,8 @@ import pytest
 import minigrad as mg
 import minigrad.nn.functional as F
 from minigrad import autograd
-from minigrad.gradcheck import gradcheck, gradgradcheck
+from minigrad._core import ops
+from minigrad.autograd import gradcheck, gradgradcheck
 
 
 def leaf(data, dtype=mg.float64):
@@ -318,10 +319,10 @@ def test_the_gradient_of_long_products_with_a_zero_needs_little_memory():
 
 
 def test_a_linear_recurrence_of_two_dtypes():
-    y = mg.linear_recurrence(mg.ones(2), mg.ones(2, dtype=mg.float64))
+    y = ops.linear_recurrence(mg.ones(2), mg.ones(2, dtype=mg.float64))
     assert y.dtype == mg.float64 and y.tolist() == [1.0, 2.0]
     with pytest.raises(ValueError, match=r"factor of shape \(2,\) and x of shape \(3,\) differ"):
-        mg.linear_recurrence(mg.ones(2), mg.ones(3))
+        ops.linear_recurrence(mg.ones(2), mg.ones(3))
 
 
 # ------------------------------------------------------------------------------------- shape
@@ -787,8 +788,8 @@ LARGE_PRODUCTS = {
     "einsum of matrices": lambda x: mg.einsum("ij,kj", x, x),
     "einsum of three": lambda x: mg.einsum("ij,ij,j->", x, x, mg.ones(4, dtype=mg.int32)),
     "einsum of a diagonal": lambda x: mg.einsum("ii,ii->", x[:, :2], x[:, :2]),
-    "sum_product": lambda x: mg.sum_product(x, x, 1),
-    "packed_outer": lambda x: mg.packed_outer(x.reshape(1, 2, 4), x.reshape(1, 2, 4), (1, 2, 4)),
+    "sum_product": lambda x: ops.sum_product(x, x, 1),
+    "packed_outer": lambda x: ops.packed_outer(x.reshape(1, 2, 4), x.reshape(1, 2, 4), (1, 2, 4)),
 }
 
 
@@ -1088,7 +1089,7 @@ MEETS = {
     "meshgrid": lambda x, n: mg.meshgrid(x[0], n),
     "einsum": lambda x, n: mg.einsum("ij,->ij", x, n),
     "tensordot": lambda x, n: mg.tensordot(x, n, 0),
-    "sum_product": lambda x, n: mg._core.ops.sum_product(x[0, 0], n),
+    "sum_product": lambda x, n: ops.sum_product(x[0, 0], n),
     "full_like": lambda x, n: mg.full_like(x, n.item() if isinstance(n, mg.Tensor) else n),
     "pad": lambda x, n: mg.pad(x, 1, value=n),
     "F.pad": lambda x, n: F.pad(x, (1, 1), value=n),
@@ -1228,7 +1229,7 @@ def test_rows_of_every_length(dtype, n):
         exact, size = x.astype(np.longdouble), np.abs(x).sum(axis) * np.finfo(dtype).eps
         total = mg.sum(mg.asarray(x), axis=axis).numpy()
         assert (np.abs(total - exact.sum(axis)) <= size + 1e-300).all()
-        product = mg.sum_product(mg.asarray(x), mg.asarray(x[::-1].copy()), axis=axis).numpy()
+        product = ops.sum_product(mg.asarray(x), mg.asarray(x[::-1].copy()), axis=axis).numpy()
         bound = (x * x).sum(axis).max() * np.finfo(dtype).eps * 8
         assert (np.abs(product - (exact * exact[::-1]).sum(axis)) <= bound).all()
         np.testing.assert_allclose(mg.var(mg.asarray(x), axis=axis).numpy(), exact.var(axis), 1e-5)

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad._core.fusion import fused, set_fusion
-from minigrad.autograd import detect_anomaly, grad, gradcheck, gradgradcheck
+from minigrad._core.fusion import fused
+from minigrad.autograd import accelerated, detect_anomaly, grad, gradcheck, gradgradcheck
 
+pytestmark = pytest.mark.accelerated
 random = np.random.default_rng(0)
 
 
@@ -317,11 +318,9 @@ def test_it_runs_composed_while_somebody_observes_and_when_switched_off():
     assert out.grad_fn.name == "softened"
     with detect_anomaly():
         assert quick(x, y).grad_fn.name == "subtract"
-    before = set_fusion(False)
-    try:
+    with accelerated(False):
         assert quick(x, y).grad_fn.name == "subtract"
-    finally:
-        assert set_fusion(before) is False and before is True
+    assert quick(x, y).grad_fn.name == "softened"
 
 
 def test_the_profiler_names_it():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.gradcheck import GradcheckError, gradcheck, gradgradcheck
+from minigrad.autograd import GradcheckError, gradcheck, gradgradcheck
 
 
 def leaf(*shape, seed=0, low=-2.0, high=2.0):

@@ -9,7 +9,7 @@ import pytest
 from layer_table import ROWS
 
 import minigrad as mg
-from minigrad.gradcheck import gradcheck, gradgradcheck
+from minigrad.autograd import gradcheck, gradgradcheck
 from minigrad.nn import functional
 
 each_row = pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)

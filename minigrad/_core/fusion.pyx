@@ -27,6 +27,7 @@ from libc.string cimport memcmp
 from numpy cimport (NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_NDIM, PyArray_SIZE,
                     PyArray_TYPE, ndarray, npy_intp)
 
+from .accelerate cimport Shortcut
 from .kernels cimport LESS, MAX, MEAN, MIN, MULTIPLY, PROD, SUM, VAR, call_kernel
 from .loops cimport Block, Operand, contiguous, empty, merge_dimensions, recycle, run_blocks
 from .reductions cimport Plan, make_plan, run_plan
@@ -37,10 +38,11 @@ from math import prod
 
 import numpy as np
 
-from .tensor import make_op, observe, run_graph
+from .tensor import make_op, observe, run_graph, set_recording
 
 cnp.import_array()
 
+cdef Shortcut FUSION = Shortcut("fused formulas")
 cdef unsigned long long ALL = ~<unsigned long long> 0      # inputs, as bits
 
 cdef enum:
@@ -594,7 +596,7 @@ def differentiate(Tensor g not None, Fused owner not None, Variant variant not N
     """The rule of every fused function: the gradients of its inputs, in a list."""
     cdef void* pointers[MAX_INPUTS + 1]
     cdef ndarray cotangent = contiguous(g.array)
-    cdef bint composed = recording()
+    cdef bint composed = recording() or not FUSION.taken()
     if count_writes(inputs, ALL if composed else variant.read) != (all_writes if composed else writes):
         raise RuntimeError(f"{owner.op.name}: an input was written to in place since it was used, and its "
                            "gradient needs it; write to a copy, x.clone(), or after backward")
@@ -619,7 +621,7 @@ cdef class Fused:
 
     cdef object call(self, tuple inputs):
         cdef Variant variant
-        if not fusing or observed() or not lie_apart(inputs):
+        if observed() or not lie_apart(inputs) or not FUSION.taken():
             return self.function(*inputs)
         for variant in self.variants:
             if variant.fits(inputs):
@@ -659,7 +661,7 @@ cdef class Fused:
         return tuple(results)
 
     cdef list differentiate_composed(self, Variant variant, Tensor g, tuple inputs):
-        """The gradients with a graph of their own: those of the function that is fused. An input that was
+        """The gradients by the function that is fused, recorded if others are. An input that was
         frozen since the forward is represented by a leaf."""
         cdef Tensor tensor
         cdef list given = [], wanted = [], places = []
@@ -676,13 +678,14 @@ cdef class Fused:
                     given[i] = tensor
                 wanted.append(tensor)
             places.append(variant.forms[i].requires)
-        returned = self.function(*given)
+        recorded = set_recording(True)
+        try:
+            returned = self.function(*given)
+        finally:
+            set_recording(recorded)
         y = returned if variant.single else returned[0]
-        gradients = iter(run_graph([y], [g], wanted, True, True, True))
+        gradients = iter(run_graph([y], [g], wanted, True, recorded, True))
         return [next(gradients) if flows else None for flows in places]
-
-
-cdef bint fusing = True          # off in tests alone
 
 
 def fused(function):
@@ -708,16 +711,3 @@ def fused(function):
     def call(*inputs):
         return owner.call(inputs)
     return update_wrapper(call, function)
-
-
-def set_fusion(bint on):
-    """Switch fusion on or off, in all threads, and return what it was.
-
-    >>> from minigrad._core.fusion import set_fusion
-    >>> before = set_fusion(False)
-    >>> set_fusion(before)
-    False
-    """
-    global fusing
-    before, fusing = bool(fusing), on
-    return before

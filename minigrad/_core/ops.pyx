@@ -24,6 +24,7 @@ from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArr
                     PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from . cimport loops, loss, products, recurrent, reductions
+from .accelerate cimport Shortcut
 from .kernels cimport (
     ABS, ADD, CLIP, DIVIDE, EQUAL, ERF, EXP, EXPM1, GATE, GELU, GELU_SLOPE, GREATER, GREATER_EQUAL, LESS,
     LESS_EQUAL, LOG, LOG1P, LOGSIGMOID, LOGSUM, MAX, MAXIMUM, MEAN, MIN, MINIMUM, MISH, MISH_SLOPE, MULTIPLY,
@@ -40,7 +41,7 @@ from operator import index as index_of
 import numpy as np
 
 from .loops import count_classes
-from .tensor import attach_methods, drops_graph, plain_index, register
+from .tensor import attach_methods, drops_graph, observe, plain_index, register
 
 cnp.import_array()
 
@@ -50,6 +51,9 @@ cdef enum:
 
 cdef double TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi), LN_2 = math.log(2), LN_10 = math.log(10)
 cdef double ONE_OVER_SQRT_2_PI = 1 / math.sqrt(2 * math.pi)
+cdef Shortcut VAR_SLOPE = Shortcut("slope of var about the kept means")
+cdef Shortcut PROD_SLOPE = Shortcut("slope of prod by division")
+cdef Shortcut LSTM_STEP = Shortcut("step of an LSTM"), CROSS_ENTROPY = Shortcut("cross-entropy")
 cdef double FAR = 1000      # where every slope is flat, but inf * 0 would be NaN
 
 
@@ -683,7 +687,8 @@ cdef Op GATE_ = binary_op("gate", GATE, lambda x, y: np.where(y <= 0, 0, x), lam
 def gate(x, y):
     """x where the gate y is positive or NaN, 0 elsewhere: the gradient of relu. y gets no gradient.
 
-    >>> mg.gate(mg.tensor([1.0, 2.0]), mg.tensor([-1.0, 1.0]))
+    >>> from minigrad._core import ops
+    >>> ops.gate(mg.tensor([1.0, 2.0]), mg.tensor([-1.0, 1.0]))
     tensor([0., 2.])
     """
     return binary(GATE_, x, y)
@@ -979,7 +984,7 @@ cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
     if typenum == NPY_FLOAT or typenum == NPY_DOUBLE:
         if op.opcode == LOGSUM:
             out = reductions.logsumexp(tensor.array, mask, keepdims)
-        elif op.opcode == VAR and tensor.requires and recording():
+        elif op.opcode == VAR and tensor.requires and recording() and VAR_SLOPE.taken():
             means = means_of(tensor.array, axes)
             out = reductions.variance(tensor.array, means, mask, keepdims, correction)
         else:
@@ -1076,7 +1081,8 @@ def sum_product(x, y, axis=None, keepdims=False):
     """The sum of x * y, two tensors of one shape, over all axes, one, or a tuple of them. The products never
     lie in memory; rows of float32 are summed in float32, 1024 elements at a time.
 
-    >>> mg.sum_product(mg.tensor([1.0, 2.0]), mg.tensor([3.0, 4.0]))
+    >>> from minigrad._core import ops
+    >>> ops.sum_product(mg.tensor([1.0, 2.0]), mg.tensor([3.0, 4.0]))
     tensor(11.)
     """
     cdef Tensor a, b
@@ -1126,7 +1132,7 @@ cdef object slope_of_var(Tensor g, Tensor x, tuple axis, double correction, ndar
     cdef double count = elements(x.shape, axis)
     cdef double slope = 2 / (count - correction) if count > correction else math.nan if count else 0
     g = g * slope
-    if recording() or means is None:
+    if recording() or means is None or not VAR_SLOPE.taken():
         return expand(g, x.shape, axis) * (x - mean(x, axis, True))
     if PyArray_NDIM(g.array) != PyArray_NDIM(means):
         g = reshape(g, shape_of(means))
@@ -1149,11 +1155,12 @@ cdef object slope_of_prod(Tensor g, Tensor x, Tensor out, tuple axis):
     """The rule of `prod`: for each element the product of all others. That is a division, unless the product
     is or may be out of range, or a factor, by which the second derivative would divide twice; then it is the
     product of all elements before times that of all after, with the powers of two kept apart."""
-    if in_safe_range(out.array) and (not recording() or in_safe_range(x.array)):
+    if in_safe_range(out.array) and (not recording() or in_safe_range(x.array)) and PROD_SLOPE.taken():
         return expand(g, x.shape, axis) * (expand(out, x.shape, axis) / x)
     order = tuple([d for d in range(x.ndim) if d not in axis]) + axis
     moved = permute_dims(x, order)
-    rows = astype(reshape(moved, moved.shape[:x.ndim - len(axis)] + (-1,)), np.float64)
+    count = math.prod([x.shape[d] for d in axis])
+    rows = astype(reshape(moved, moved.shape[:x.ndim - len(axis)] + (count,)), np.float64)
     cdef int last = rows.ndim - 1
     powers = powers_in((<Tensor> rows).array)
     rest = np.clip(powers.sum(last, keepdims=True) - powers, -2000, 2000)
@@ -1259,7 +1266,8 @@ def linear_recurrence(factor, x, axis=-1):
     """y[k] = factor[k] * y[k - 1] + x[k] along an axis, for tensors of one shape, with 0 before the first.
     The gradient of a cumulative product is one, run backwards. Accumulates in double.
 
-    >>> mg.linear_recurrence(mg.tensor([0.5, 0.5, 0.5]), mg.tensor([4.0, 0.0, 1.0]))
+    >>> from minigrad._core import ops
+    >>> ops.linear_recurrence(mg.tensor([0.5, 0.5, 0.5]), mg.tensor([4.0, 0.0, 1.0]))
     tensor([4., 2., 2.])
     """
     cdef Tensor a = floating(factor, "linear_recurrence"), b = floating(x, "linear_recurrence")
@@ -1568,7 +1576,8 @@ GETITEM_.add_part = add_picked
 def getitem(x, index):
     """x[index], as in NumPy: integers, slices, None and Ellipsis give a view, integer and bool arrays a copy.
 
-    >>> mg.getitem(mg.tensor([1.0, 2.0, 3.0]), slice(1, None))
+    >>> from minigrad._core import ops
+    >>> ops.getitem(mg.tensor([1.0, 2.0, 3.0]), slice(1, None))
     tensor([2., 3.])
     """
     cdef Tensor tensor = to_tensor(x, "x[index]")
@@ -1674,7 +1683,8 @@ def put(x, index, shape):
     """Zeros of `shape` with x added at [index]; where an index stands twice both are added. The adjoint of
     x[index].
 
-    >>> mg.put(mg.tensor([1.0, 2.0]), mg.tensor([0, 0]), (3,))
+    >>> from minigrad._core import ops
+    >>> ops.put(mg.tensor([1.0, 2.0]), mg.tensor([0, 0]), (3,))
     tensor([3., 0., 0.])
     """
     cdef Tensor tensor = to_tensor(x, "put")
@@ -1733,7 +1743,8 @@ def add_along_axis(x, indices, axis, shape):
     """Zeros of `shape` with x added at the positions that `indices`, of the shape of x, give along an axis:
     the adjoint of `take_along_axis`.
 
-    >>> mg.add_along_axis(mg.tensor([[1.0, 2.0]]), mg.tensor([[0, 0]]), 1, (1, 3))
+    >>> from minigrad._core import ops
+    >>> ops.add_along_axis(mg.tensor([[1.0, 2.0]]), mg.tensor([[0, 0]]), 1, (1, 3))
     tensor([[3., 0., 0.]])
     """
     cdef Tensor tensor = to_tensor(x, "add_along_axis")
@@ -2115,7 +2126,8 @@ def window_max(x, starts, stops, steps, return_indices=False):
     elements of a window are. return_indices: also the int64 indices. Raises ValueError for a window that is
     empty or leaves its axis.
 
-    >>> mg.window_max(mg.tensor([1.0, 5.0, 2.0, 7.0]), [[0, 2]], [[2, 4]], [1])
+    >>> from minigrad._core import ops
+    >>> ops.window_max(mg.tensor([1.0, 5.0, 2.0, 7.0]), [[0, 2]], [[2, 4]], [1])
     tensor([5., 7.])
     """
     cdef Tensor tensor = floating(x, "window_max"), flat
@@ -2151,7 +2163,8 @@ def packed_matmul(x, y, shape, bias=None):
     added in place, and reshape's copy of a y that cannot be viewed so, such as sliding windows, is made anew
     for the gradient instead of kept, and a block of it at a time.
 
-    >>> mg.packed_matmul(mg.ones(1, 2), mg.unfold(mg.tensor([1.0, 2.0, 4.0]), 2), (2, 2, 1)).tolist()
+    >>> from minigrad._core import ops
+    >>> ops.packed_matmul(mg.ones(1, 2), mg.unfold(mg.tensor([1.0, 2.0, 4.0]), 2), (2, 2, 1)).tolist()
     [[[3.0]], [[6.0]]]
     """
     cdef Tensor a, b, c = None if bias is None else to_tensor(bias, "packed_matmul")
@@ -2179,7 +2192,8 @@ def packed_outer(x, y, shape):
     """The sum over b of x[b] @ reshape(y, shape)[b].mT, for x (b, ..., n, m) and y of that shape
     (b, ..., k, m): (..., n, k). The gradient of `packed_matmul` for its x.
 
-    >>> mg.packed_outer(mg.ones(2, 1, 1), mg.unfold(mg.tensor([1.0, 2.0, 4.0]), 2), (2, 2, 1))
+    >>> from minigrad._core import ops
+    >>> ops.packed_outer(mg.ones(2, 1, 1), mg.unfold(mg.tensor([1.0, 2.0, 4.0]), 2), (2, 2, 1))
     tensor([[3., 6.]])
     """
     cdef Tensor a, b
@@ -2320,7 +2334,8 @@ def lstm_cell(gates, cell):
     output sigmoid(o) tanh(c). A primitive of its own, since the composition takes 13 passes over memory
     forward and 25 backward.
 
-    >>> mg.lstm_cell(mg.zeros(4), mg.ones(1))
+    >>> from minigrad._core import ops
+    >>> ops.lstm_cell(mg.zeros(4), mg.ones(1))
     tensor([0.5       , 0.23105858])
     """
     cdef Tensor z = to_tensor(gates, "lstm_cell"), c = to_tensor(cell, "lstm_cell")
@@ -2332,14 +2347,36 @@ def lstm_cell(gates, cell):
         if dtype.kind != "f":
             dtype = np.float32 if dtype.kind == "b" else np.float64
         z, c = astype(z, dtype), astype(c, dtype)
-    cdef Tensor kept = wrap(recurrent.blocks(c.array, 5))
-    out = recurrent.cell_forward(contiguous(z.array), contiguous(c.array), kept.array)
+    cdef Tensor kept = None
+    cdef ndarray out
+    if LSTM_STEP.taken():
+        kept = wrap(recurrent.blocks(c.array, 5))
+        out = recurrent.cell_forward(contiguous(z.array), contiguous(c.array), kept.array)
+    else:
+        out = unobserved(lstm_step, z.array, c.array)
     return record(LSTM_CELL_, out, z, c, None, (kept,))
+
+
+cdef ndarray unobserved(object definition, ndarray x, ndarray y):
+    """What a definition in primitives computes, outside the graph, and so that nobody sees the primitives."""
+    observer = observe(None)
+    try:
+        return (<Tensor> definition(wrap(x), wrap(y))).array
+    finally:
+        observe(observer)
+
+
+def lstm_step(gates, cell):
+    """The formula of `lstm_cell`."""
+    n = cell.shape[0]
+    i, f, g, o = [gates[k * n:(k + 1) * n] for k in range(4)]
+    after = sigmoid(f) * cell + sigmoid(i) * tanh(g)
+    return concat([after, sigmoid(o) * tanh(after)])
 
 
 cdef object lstm_slope(Tensor g, Tensor gates, Tensor cell, Tensor kept, bint of_gates):
     """The rule of `lstm_cell` for either input; where nobody records it, in one pass."""
-    if not recording():
+    if not recording() and kept is not None and LSTM_STEP.taken():
         return wrap(recurrent.cell_backward(contiguous(g.array), contiguous(cell.array), kept.array,
                                             of_gates))
     n = cell.shape[0]
@@ -2363,7 +2400,8 @@ def softmax_cross_entropy(x, labels):
     the pick and what lay around them. Raises IndexError for a label that is no class, TypeError for labels
     of floats.
 
-    >>> mg.softmax_cross_entropy(mg.zeros(2, 4), mg.tensor([0, 3]))
+    >>> from minigrad._core import ops
+    >>> ops.softmax_cross_entropy(mg.zeros(2, 4), mg.tensor([0, 3]))
     tensor([1.3862944, 1.3862944])
     """
     cdef Tensor rows = to_tensor(x, "softmax_cross_entropy")
@@ -2382,9 +2420,18 @@ def softmax_cross_entropy(x, labels):
     if count_classes("softmax_cross_entropy", classes, PyArray_DIMS(rows.array)[1], NO_LABEL) != len(classes):
         raise IndexError(f"softmax_cross_entropy: label {NO_LABEL} is out of range")
     sizes[0], sizes[1] = 2, PyArray_DIMS(classes)[0]
-    cdef ndarray kept = loops.empty(2, sizes, NPY_DOUBLE)
-    out = loss.cross_entropy(contiguous(rows.array), classes, kept)
+    cdef ndarray kept = None, out
+    if CROSS_ENTROPY.taken():
+        kept = loops.empty(2, sizes, NPY_DOUBLE)
+        out = loss.cross_entropy(contiguous(rows.array), classes, kept)
+    else:
+        out = unobserved(picked_entropy, rows.array, classes)
     return record(SOFTMAX_CROSS_ENTROPY_, out, rows, None, None, (classes, kept))
+
+
+def picked_entropy(x, labels):
+    """The formula of `softmax_cross_entropy`."""
+    return negative(reshape(take_along_axis(log_softmax(x, 1), reshape(labels, (-1, 1)), 1), (-1,)))
 
 
 cdef long long NO_LABEL = -(<long long> 1 << 62)
@@ -2392,7 +2439,7 @@ cdef long long NO_LABEL = -(<long long> 1 << 62)
 
 cdef object slope_of_cross_entropy(Tensor g, Tensor x, ndarray labels, ndarray kept):
     """The rule of `softmax_cross_entropy`; where nobody records it, in one pass."""
-    if not recording():
+    if not recording() and kept is not None and CROSS_ENTROPY.taken():
         return wrap(loss.cross_entropy_slopes(contiguous(x.array), labels, kept, contiguous(g.array)))
     hot = np.zeros(x.shape, bool)
     hot[np.arange(len(labels)), labels] = True

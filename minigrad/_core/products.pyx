@@ -21,6 +21,7 @@ from libc.stdlib cimport free, malloc
 from numpy cimport (NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE, PyArray_NDIM,
                     PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
+from .accelerate cimport Shortcut
 from .kernels cimport SUM
 from .loops cimport (
     MAXDIMS, Part, Walk, add_in_place, contiguous, empty, in_parts, number_of_threads, plan_walk, recycle,
@@ -99,6 +100,7 @@ cdef enum:
     RELEASE_GIL = 1 << 18       # multiply-adds above which a product lets other threads run
     LONG = 64                   # inner sizes from which on narrow outputs are dot products
 
+cdef Shortcut PRODUCTS = Shortcut("products by our kernels")
 cdef const Kernels* kernels = choose_kernels(os.environ.get("MINIGRAD_MATMUL", ""))
 
 
@@ -118,6 +120,9 @@ def name_of_kernel():
 
 
 cdef inline const Kernel* kernel_of(ndarray x) noexcept:
+    """The kernel for the dtype of x; NULL where BLAS multiplies."""
+    if not PRODUCTS.taken():
+        return NULL
     return kernels.of_float if PyArray_TYPE(x) == NPY_FLOAT else kernels.of_double
 
 
@@ -502,13 +507,14 @@ cdef ndarray packed_outer(ndarray x, ndarray y, tuple shape):
     cdef int ndim = len(shape), d
     cdef PackedJob job
     cdef ndarray sums, total
-    if kernel_of(y) == NULL:
+    job.kernel, job.summed, job.bias = kernel_of(y), True, NULL
+    if job.kernel == NULL:
         return np.matmul(x, np.swapaxes(y.reshape(shape), -1, -2)).sum(0)
     for d in range(1, ndim - 1):
         sizes[d] = shape[d]
         bytes *= sizes[d]
     chunks = max(1, min(CHUNKS, SUMS_BYTES // bytes))
-    job.kernel, job.summed, job.bias, job.chunk = kernel_of(y), True, NULL, times(n, chunks)
+    job.chunk = times(n, chunks)
     sizes[0], sizes[ndim - 1] = times(n, job.chunk), PyArray_DIMS(x)[PyArray_NDIM(x) - 2]
     sums = empty(ndim, sizes, PyArray_TYPE(y))
     multiply_images(&job, x, y, shape, sums)

@@ -44,6 +44,7 @@ from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArr
                     PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM,
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
+from .accelerate cimport Shortcut
 from .kernels cimport (
     ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
     NOT_EQUAL, SUBTRACT, call_kernel)
@@ -94,6 +95,9 @@ cdef enum Argument:             # what a parameter of a rule stands for; attribu
 
 cdef enum:
     MAX_ATTRIBUTES = 64         # an Argument is one byte
+
+cdef Shortcut PARTS = Shortcut("parts added in place"), SUMS = Shortcut("postponed sums of products")
+cdef Shortcut SUMMED = Shortcut("products summed as they are made")
 
 cdef dict OTHER_PARAMETERS = {"g": COTANGENT, "out": OUT, "shape": SHAPE, "i": POSITION}
 
@@ -1352,13 +1356,14 @@ cdef void run_rules(Walk walk, Node node, Tensor g, set targets, bint create_gra
         below = edge(node, i)
         if below is None or not walk.leads_on(below, targets):
             continue
-        if op.add_part != NULL and not create_graph:
+        if op.add_part != NULL and not create_graph and PARTS.taken():
             deliver_part(walk, below, op, g, shape, attributes)
             continue
         if (op.sums is not None and not create_graph and i < 2 and op.sums[i] is not None
-                and walk.postpone(below, op, i, g, y if i == 0 else x)):
+                and SUMS.taken() and walk.postpone(below, op, i, g, y if i == 0 else x)):
             continue
-        if op.summed_gradient != NULL and not create_graph and node.broadcast and node.repeated[i]:
+        if (op.summed_gradient != NULL and not create_graph and node.broadcast and node.repeated[i]
+                and SUMMED.taken()):
             result = op.summed_gradient(g, y if i == 0 else x, node.repeated[i], node.extra[i])
             if result is not None:
                 deliver(walk, below, result, create_graph)

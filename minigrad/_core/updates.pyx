@@ -21,10 +21,17 @@ from libc.math cimport NAN, pow, sqrt
 from numpy cimport (NPY_DOUBLE, PyArray_DATA, PyArray_DIMS, PyArray_NDIM, PyArray_SIZE,
                     PyArray_TYPE, ndarray, npy_intp)
 
+from .accelerate cimport Shortcut
 from .loops cimport contiguous, copied, may_overlap, share, start_of, vector
 from .tensor cimport Tensor, Version, shared_version
 
+import numpy as np
+
+from . import formulas
+
 cnp.import_array()
+
+cdef Shortcut LOOPS = Shortcut("loops of the optimisers")
 
 cdef extern from "clones.h" nogil:
     ctypedef void cloned "MG_CLONED void"
@@ -246,6 +253,7 @@ cdef class Update:
     counts as 0.
     """
     cdef int rule, scalars, arrays
+    cdef str kind
     cdef tuple names
     cdef bint stateful
     cdef double options[MAX_OPTIONS]
@@ -256,7 +264,7 @@ cdef class Update:
         cdef tuple options
         cdef int i = 0
         self.rule, self.scalars, self.arrays, options = RULES[rule]
-        self.names = names
+        self.names, self.kind = names, rule
         self.stateful = any(names)
         if len(names) != self.scalars + self.arrays:
             raise ValueError(f"{rule}: expected {self.scalars + self.arrays} names, got {len(names)}")
@@ -326,7 +334,7 @@ cdef void prepare(Job job) except *:
         job.data[i] = vector(<ndarray> array, job.array, True, name)
 
 
-cdef void run(Job job) noexcept:
+cdef void run(Job job) except *:
     cdef Py_ssize_t n = PyArray_SIZE(job.array)
     cdef Update update = job.update
     cdef RuleJob loop
@@ -341,11 +349,32 @@ cdef void run(Job job) noexcept:
         update.step = job.scalars[0]
     if update.rule == NADAM:
         job.scalars[1] *= nadam_momentum(update.options, job.scalars[0])    # the product of all of them
+    if not LOOPS.taken():
+        run_formula(job)
+        return
     loop.rule, loop.is_double, loop.fresh = update.rule, PyArray_TYPE(job.array) == NPY_DOUBLE, job.fresh
     loop.parameter, loop.gradient = <char*> PyArray_DATA(job.array), <char*> PyArray_DATA(job.gradient)
     loop.state, loop.n = <void**> job.data, n
     loop.options, loop.scalars = <double*> update.options, <double*> job.scalars
     share(n, n, rule_part, &loop)
+
+
+cdef void run_formula(Job job) except *:
+    """The rule by its formula, on whole arrays."""
+    cdef Update update = job.update
+    cdef int i
+    names = [part for name in RULES[update.kind][3]
+             for part in (("beta1", "beta2") if name == "betas" else (name,))]
+    options = {name: update.options[i] for i, name in enumerate(names)}
+    owned = iter(job.owned)
+    state = [None if name is None else next(owned) for name in update.names[update.scalars:]]
+    numbers = [job.scalars[i] for i in range(update.scalars)]
+    with np.errstate(all="ignore"):
+        formula = getattr(formulas, update.kind.lower())
+        after = formula(job.array, job.gradient, *state, *numbers, fresh=job.fresh, **options)
+    for array, value in zip([job.array] + state, after):
+        if array is not None:
+            array[...] = value
 
 
 cdef void keep_state(Job job) except *:

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from .._core.accelerate import Shortcut
 from .._core.ops import (
     astype,
     concat,
@@ -39,11 +40,13 @@ from .._core.ops import (
 )
 from .._core.recurrent import lstm_backward, lstm_forward
 from .._core.tensor import Tensor, is_grad_enabled, run_graph, to_tensor
+from ..autograd import Function, enable_grad
 from ..creation import empty, full, ones, zeros
-from ..function import Function
 from ..functions import expand_dims, flip, split, stack, unstack
 from . import functional, init
 from .module import Module, ModuleList, Parameter, flag, number, positive
+
+SEQUENCE = Shortcut("LSTM over all steps in one call")
 
 State = tuple[Tensor, ...]
 
@@ -378,7 +381,7 @@ class LSTM(_LSTMKind, _Sequence):
         return y, (y[-1], c)
 
     def _has_rows(self) -> bool:
-        return not self.proj_size
+        return not self.proj_size and SEQUENCE.take()
 
 
 class LSTMSequence(Function):
@@ -401,14 +404,16 @@ class LSTMSequence(Function):
         """In one call, or recorded."""
         needs = ctx.needs_input_grad[1:]
         y, *tensors = ctx.saved_tensors
-        if is_grad_enabled():
-            tensors = [  # one of them may be given twice, or frozen since
-                t.detach().requires_grad_() if needed and not t.requires_grad else t[...]
-                for t, needed in zip(tensors, needs, strict=True)
-            ]
-            wanted = [t for t, needed in zip(tensors, needs, strict=True) if needed]
-            outputs = list(LSTMSequence.composed(*tensors))
-            found = iter(run_graph(outputs, [g, g_last], wanted, True, True, True))
+        recorded = is_grad_enabled()
+        if recorded or not SEQUENCE.take():
+            with enable_grad():
+                tensors = [  # one of them may be given twice, or frozen since
+                    t.detach().requires_grad_() if needed and not t.requires_grad else t[...]
+                    for t, needed in zip(tensors, needs, strict=True)
+                ]
+                wanted = [t for t, needed in zip(tensors, needs, strict=True) if needed]
+                outputs = list(LSTMSequence.composed(*tensors))
+            found = iter(run_graph(outputs, [g, g_last], wanted, True, recorded, True))
             return [None, *(next(found) if needed else None for needed in needs)]
         x, h, _, weight_ih, weight_hh = tensors[:5]
         kept, cells = ctx.kept

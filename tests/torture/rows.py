@@ -335,7 +335,7 @@ x += y      | inplace(x[...], '+', y)       | x + y        | x + y
 x -= y      | inplace(x[...], '-', y)       | x - y        | x - y
 x *= y      | inplace(x[...], '*', y)       | x * y        | x * y
 """, fits=lambda x, y: broadcastable(x, y) and np.broadcast(x, y).shape == x.shape)  # fmt: skip
-rows("gate | mg.gate(x, y) | R.select(y, 0, x, 0) | x * (y > 0)", fits=same_shape)
+rows("gate | mg._core.ops.gate(x, y) | R.select(y, 0, x, 0) | x * (y > 0)", fits=same_shape)
 
 # reductions
 rows("""

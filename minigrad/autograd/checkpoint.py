@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from . import creation
-from ._core.tensor import (
+from .. import creation
+from .._core.tensor import (
     Node,
     Tensor,
     count_nodes,
@@ -24,8 +24,8 @@ from ._core.tensor import (
     set_recording,
     set_running,
 )
+from ..tree import flatten
 from .function import _Joint, _joint_ops
-from .tree import flatten
 
 OPS = _joint_ops("checkpoint")
 

@@ -10,7 +10,8 @@ from functools import wraps
 from inspect import isgeneratorfunction
 from typing import Any, TypeVar, overload
 
-from ._core.tensor import Tensor, is_grad_enabled, run_graph, set_recording
+from .._core.accelerate import is_accelerated, set_accelerated
+from .._core.tensor import Tensor, is_grad_enabled, run_graph, set_recording
 from .anomaly import detect_anomaly
 from .checkpoint import checkpoint
 from .function import Function
@@ -120,6 +121,33 @@ class set_grad_enabled:  # noqa: N801 (used like a function, as in PyTorch)
         return enable_grad(function) if self._mode else no_grad(function)
 
 
+class accelerated(ContextDecorator):  # noqa: N801 (used like a function, as no_grad is)
+    """Whether shortcuts are taken in this thread, in a `with` block or a decorated function.
+
+    With False everything runs by its definition: primitives and their rules, formulas composed of
+    them, BLAS for products. It gives the same, but for roundings, and slower; so it tells whether
+    a shortcut is to blame for what looks wrong. MINIGRAD_FAST=0 in the environment does it for a
+    whole process. `minigrad._core.accelerate.shortcuts()` lists them.
+
+    >>> with mg.autograd.accelerated(False):
+    ...     mg.autograd.is_accelerated()
+    False
+    """
+
+    def __init__(self, mode: bool = True) -> None:
+        self._mode = bool(mode)
+        self._previous: list[bool] = []
+
+    def _recreate_cm(self) -> accelerated:
+        return accelerated(self._mode)  # a decorated function may run in several threads at once
+
+    def __enter__(self) -> None:
+        self._previous.append(set_accelerated(self._mode))
+
+    def __exit__(self, *exception: object) -> None:
+        set_accelerated(self._previous.pop())
+
+
 def grad(
     outputs: Tensor | Sequence[Tensor],
     inputs: Tensor | Sequence[Tensor],
@@ -167,12 +195,14 @@ def grad(
 __all__ = [
     "Function",
     "GradcheckError",
+    "accelerated",
     "checkpoint",
     "detect_anomaly",
     "enable_grad",
     "grad",
     "gradcheck",
     "gradgradcheck",
+    "is_accelerated",
     "is_grad_enabled",
     "no_grad",
     "set_grad_enabled",

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ._core.ops import put, zeros_like
-from ._core.tensor import (
+from .._core.ops import put, zeros_like
+from .._core.tensor import (
     Op,
     Tensor,
     adopt,
@@ -92,7 +92,7 @@ class FunctionContext:
     `needs_input_grad` says for each argument of forward whether it is a Tensor that requires grad.
     Any other attribute may be set, for what is no Tensor.
 
-    >>> ctx = mg.function.FunctionContext("Cube", (True, False))
+    >>> ctx = mg.autograd.function.FunctionContext("Cube", (True, False))
     >>> ctx.save_for_backward(mg.ones(2))
     >>> ctx.saved_tensors
     (tensor([1., 1.]),)

@@ -1,0 +1,91 @@
+"""The switch of the performance wing, and the registry of the shortcuts in it.
+
+Design note
+-----------
+1. A *shortcut* computes what its definition computes, faster, and with other roundings at most. The
+   definition stands beside it, where the shortcut asks `taken`. This file knows the names of the shortcuts
+   and whether they may be taken; it must not know what they do.
+2. Two ways switch all of them off: MINIGRAD_FAST=0 in the environment, for the whole process, and
+   `autograd.accelerated(False)`, for a block in one thread. Then only the primitives, their rules and what is
+   composed of them run, and the suite must still pass. tests/test_accelerated.py compares each shortcut with
+   its definition, and fails for one that it does not know.
+3. `taken` counts, so that a test can see that a shortcut ran. It costs 2 ns.
+"""
+cimport cython
+
+import os
+
+cdef extern from *:
+    """
+    #if defined(_MSC_VER)
+    static __declspec(thread) int mg_mode = 0;
+    #else
+    static __thread int mg_mode = 0;
+    #endif
+    """
+    int mg_mode                 # of this thread: 1 on, -1 off, 0 as the process was started
+
+cdef bint on_from_start = started_on(os.environ.get("MINIGRAD_FAST", "1"))
+cdef dict registry = {}
+
+
+cdef bint started_on(str asked) except -1:
+    if asked not in ("0", "1"):
+        raise ValueError(f"MINIGRAD_FAST is {asked!r}: expected 1, or 0 to switch every shortcut off")
+    return asked == "1"
+
+
+@cython.final
+cdef class Shortcut:
+    """A faster way to what a definition computes.
+
+    name: what the registry calls it. uses: how often it was taken in this process. enabled: False switches
+    this one off in all threads, for tests and benchmarks.
+    """
+
+    def __init__(self, str name not None):
+        self.name, self.enabled = name, True
+        if name in registry:
+            raise ValueError(f"shortcut {name!r} is registered twice")
+        registry[name] = self
+
+    cdef bint taken(self) noexcept:
+        if not self.enabled or mg_mode < 0 or mg_mode == 0 and not on_from_start:
+            return False
+        self.uses += 1
+        return True
+
+    def take(self):
+        """Whether to take it now; counts a use if so."""
+        return self.taken()
+
+    def __repr__(self):
+        return f"<shortcut {self.name}: {self.uses} uses>"
+
+
+def shortcuts():
+    """All shortcuts, a dict from names.
+
+    >>> from minigrad._core.accelerate import shortcuts
+    >>> "fused formulas" in shortcuts()
+    True
+    """
+    return dict(registry)
+
+
+def is_accelerated():
+    """Whether shortcuts are taken in this thread.
+
+    >>> mg.autograd.is_accelerated()
+    True
+    """
+    return mg_mode > 0 or mg_mode == 0 and on_from_start
+
+
+def set_accelerated(bint on):
+    """Switch the shortcuts on or off in this thread and return what they were; `autograd.accelerated` calls
+    it."""
+    global mg_mode
+    before = is_accelerated()
+    mg_mode = 1 if on else -1
+    return before

@@ -1,0 +1,109 @@
+"""Formulas that are worth one loop: each once, on arrays. `MINIGRAD_FAST=0` runs them as they are.
+
+Design note
+-----------
+1. The rule of an optimiser takes a parameter p, its gradient d, its arrays of state (None for one
+   that the options do without), its numbers of state, the first of which is the step, counted from
+   1; and as keywords `fresh`, whether the state was zeros before this step, and the options. It
+   returns the new p and the new arrays of state, and writes to nothing.
+2. The loops of updates.pyx are these formulas, in the same order of operations, in one pass over
+   memory. This file must not know them.
+"""
+# mypy: allow-untyped-defs, allow-untyped-calls
+
+from math import sqrt
+
+import numpy as np
+
+
+def gradient(p, d, weight_decay, maximize):
+    """The gradient of what is minimised, with that of weight_decay p² / 2 added."""
+    return (-d if maximize else d) + weight_decay * p
+
+
+def sgd(p, d, velocity, *, fresh, lr, momentum, dampening, weight_decay, nesterov, maximize):
+    """Gradient descent with momentum as PyTorch has it (Sutskever et al. 2013, without lr in v)."""
+    g = gradient(p, d, weight_decay, maximize)
+    if velocity is None:
+        return p - lr * g, None
+    velocity = momentum * velocity + (g if fresh else (1 - dampening) * g)
+    return p - lr * (g + momentum * velocity if nesterov else velocity), velocity
+
+
+def moments(p, d, first, second, options):
+    """The gradient, the next moments of Adam (Kingma & Ba 2015), and p after decoupled decay."""
+    decay, decoupled = options["weight_decay"], options["decoupled_weight_decay"]
+    g = gradient(p, d, 0.0 if decoupled else decay, options["maximize"])
+    first = first + (g - first) * (1 - options["beta1"])
+    second = options["beta2"] * second + (1 - options["beta2"]) * g * g
+    return g, first, second, (1 - options["lr"] * decay) * p if decoupled else p
+
+
+def adam(p, d, first, second, largest, step, *, fresh, **options):
+    """Adam (Kingma & Ba 2015, algorithm 1); with `largest` AMSGrad (Reddi et al. 2018)."""
+    _, first, second, p = moments(p, d, first, second, options)
+    largest = None if largest is None else np.maximum(second, largest)
+    step_size = options["lr"] / (1 - options["beta1"] ** step)
+    root = 1 / sqrt(1 - options["beta2"] ** step)
+    divisor = np.sqrt(second if largest is None else largest) * root + options["eps"]
+    return p - step_size * first / divisor, first, second, largest
+
+
+def adamw(p, d, first, second, largest, step, **options):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2)."""
+    options["decoupled_weight_decay"] = True
+    return adam(p, d, first, second, largest, step, **options)
+
+
+def nadam(p, d, first, second, step, mu_product, *, fresh, **options):
+    """Adam with Nesterov momentum (Dozat 2016, algorithm 2). mu_product: of all mu so far."""
+    g, first, second, p = moments(p, d, first, second, options)
+    lr, beta1, decay = options["lr"], options["beta1"], options["momentum_decay"]
+    mu, after = (beta1 * (1 - 0.5 * 0.96 ** (t * decay)) for t in (step, step + 1))
+    move = lr * (1 - mu) / (1 - mu_product) * g + lr * after / (1 - mu_product * after) * first
+    root = 1 / sqrt(1 - options["beta2"] ** step)
+    return p - move / (np.sqrt(second) * root + options["eps"]), first, second
+
+
+def rmsprop(
+    p, d, square, velocity, mean, step, *, fresh, lr, alpha, eps, weight_decay, momentum, maximize
+):
+    """RMSprop (Tieleman & Hinton 2012); with `mean` centred (Graves 2013, equations 38 to 45)."""
+    g = gradient(p, d, weight_decay, maximize)
+    square = alpha * square + (1 - alpha) * g * g
+    moment = square
+    if mean is not None:
+        mean = mean + (g - mean) * (1 - alpha)
+        moment = np.maximum(square - mean * mean, 0)  # rounding may leave less than nothing
+    move = g / (np.sqrt(moment) + eps)
+    if velocity is None:
+        return p - lr * move, square, None, mean
+    velocity = momentum * velocity + move
+    return p - lr * velocity, square, velocity, mean
+
+
+def adagrad(
+    p,
+    d,
+    total,
+    step,
+    *,
+    fresh,
+    lr,
+    lr_decay,
+    eps,
+    weight_decay,
+    initial_accumulator_value,
+    maximize,
+):
+    """Adagrad (Duchi, Hazan & Singer 2011, figure 1, diagonal)."""
+    g = gradient(p, d, weight_decay, maximize)
+    total = (initial_accumulator_value if fresh else 0.0) + total + g * g
+    return p - lr / (1 + (step - 1) * lr_decay) * g / (np.sqrt(total) + eps), total
+
+
+def lion(p, d, first, *, fresh, lr, beta1, beta2, weight_decay, maximize):
+    """Lion (Chen et al. 2023, algorithm 2)."""
+    g = gradient(p, d, 0.0, maximize)
+    direction = np.sign(beta1 * first + (1 - beta1) * g)
+    return (1 - lr * weight_decay) * p - lr * direction, beta2 * first + (1 - beta2) * g
