@@ -6,7 +6,7 @@ PYTHON ?= python3
 ARGS ?=
 PIP_INSTALL = -m pip --disable-pip-version-check install --quiet
 BUILD_REQUIRES = $(shell sed -n '/^requires = /s/[^"]*\("[^"]*"\)[^"]*/ \1/gp' pyproject.toml)
-CORE = $(wildcard minigrad/_core/*.pyx minigrad/_core/*.pxd minigrad/_core/*.h)
+CORE = $(wildcard minigrad/_core/*.pyx minigrad/_core/*.pxd minigrad/_core/*.h) minigrad/_core/table.py minigrad/_core/generate.py
 PY = .venv/bin/python
 # With PyTorch, where `make test-peers` has installed it.
 TORTURE = $(if $(wildcard .venv-peers/has-peers),.venv-peers/has-peers .venv-peers/compiled,.venv/has-test .venv/compiled)
@@ -69,7 +69,7 @@ wheel: .venv/has-dev ## build the source distribution, and from it the wheel, in
 
 clean: ## delete all that make has made
 	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -f minigrad/_core/*.so minigrad/_core/*.c
+	rm -rf minigrad/_core/*.so minigrad/_core/*.c minigrad/_core/generated minigrad/_core/elementwise.py*
 	find minigrad tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps, in each virtual environment: its build requirements, an editable install with an

@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from runpy import run_path
 from shutil import which
 from sysconfig import get_path
 
@@ -85,6 +86,7 @@ class BuildExt(build_ext):
 
 if __name__ == "__main__":  # not in the processes of cythonize
     src = Path("minigrad/_core")
-    near = [str(path) for path in src.iterdir() if path.suffix in (".pxd", ".h")]
+    run_path(str(src / "generate.py"), run_name="__main__")
+    near = [str(path) for path in src.rglob("*") if path.suffix in (".pxd", ".pxi", ".h")]
     ext = [Extension(f"minigrad._core.{f.stem}", [str(f)], depends=near) for f in src.glob("*.pyx")]
     setup(cmdclass={"build_ext": BuildExt}, ext_modules=ext)

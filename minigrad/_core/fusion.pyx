@@ -28,7 +28,7 @@ from numpy cimport (NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_N
                     PyArray_TYPE, ndarray, npy_intp)
 
 from .accelerate cimport Shortcut
-from .kernels cimport LESS, MAX, MEAN, MIN, MULTIPLY, PROD, SUM, VAR, call_kernel
+from .kernels cimport FIRST_COMPARISON, MAX, MEAN, MIN, MULTIPLY, PROD, SUM, VAR, call_kernel
 from .loops cimport Block, Operand, contiguous, empty, merge_dimensions, recycle, run_blocks
 from .reductions cimport Plan, make_plan, run_plan
 from .tensor cimport Op, Tensor, frozen, observed, record, recording, registry, shape_of, wrap
@@ -203,7 +203,7 @@ cdef class Trace:
             value = self.known_value(inputs[0])     # which stays as it is, whatever its sizes of 1
         elif name == "broadcast_to":
             value = self.value_of(inputs[0])
-        elif op is not None and op.opcode < LESS:
+        elif op is not None and op.opcode < FIRST_COMPARISON:
             operands = tuple([self.value_of(z) for z in inputs])
             shapes = [(<Value> self.values[v]).shape for v in operands]
             value = self.step(op.opcode, operands, tuple([max(sizes) for sizes in zip(*shapes)]))

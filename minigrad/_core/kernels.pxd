@@ -1,23 +1,7 @@
 # The opcodes, and the kernels that branch on them. kernels.pyx opens with the Design note.
 from cython cimport floating
 
-cdef enum Opcode:
-    # unary
-    NEGATIVE, ABS, SIGN, SQUARE, SQRT, RSQRT, RECIPROCAL, RELU
-    EXP, EXPM1, LOG, LOG1P, TANH, SIGMOID, SOFTPLUS, LOGSIGMOID, ERF
-    TANH_SLOPE, SIGMOID_SLOPE, SILU, SILU_SLOPE, GELU, GELU_SLOPE, MISH, MISH_SLOPE
-    # binary
-    ADD, SUBTRACT, MULTIPLY, DIVIDE, MAXIMUM, MINIMUM, GATE, WEIGH
-    # comparisons: floating in, bool out
-    LESS, LESS_EQUAL, GREATER, GREATER_EQUAL, EQUAL, NOT_EQUAL
-    # ternary
-    WHERE, CLIP, SCALED_DIFFERENCE
-    # reductions in one pass; passes about a centre, or over two arrays; what `reductions` makes of them
-    SUM, PROD, MAX, MIN
-    DIFFERENCE, DEVIATION, PRODUCTS, MOMENTS
-    MEAN, VAR, LOGSUM
-    # no kernel: NumPy computes
-    NO_KERNEL
+include "generated/opcodes.pxi"
 
 cdef enum:
     TILE = 512              # elements of a tile: three operands in float64 fill 12 KiB of the L1 cache

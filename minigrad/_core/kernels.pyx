@@ -31,27 +31,7 @@ cdef extern from "vecmath.h":
 
 cdef extern from * nogil:
     """
-    /* One name for both precisions. Cython sees a function of double; C picks by the argument's type. */
-    #define MG_BOTH(name, x) _Generic((x), float: name##_f32, double: name##_f64)(x)
-    #define mg_exp(x) MG_BOTH(mg_exp, x)
-    #define mg_expm1(x) MG_BOTH(mg_expm1, x)
-    #define mg_log(x) MG_BOTH(mg_log, x)
-    #define mg_log1p(x) MG_BOTH(mg_log1p, x)
-    #define mg_log_usual(x) MG_BOTH(mg_log_usual, x)
-    #define mg_log1p_usual(x) MG_BOTH(mg_log1p_usual, x)
     #define mg_usual(x, n, added) _Generic((x), float*: mg_usual_f32, double*: mg_usual_f64)(x, n, added)
-    #define mg_tanh(x) MG_BOTH(mg_tanh, x)
-    #define mg_sigmoid(x) MG_BOTH(mg_sigmoid, x)
-    #define mg_softplus(x) MG_BOTH(mg_softplus, x)
-    #define mg_erf(x) MG_BOTH(mg_erf, x)
-    #define mg_tanh_slope(x) MG_BOTH(mg_tanh_slope, x)
-    #define mg_sigmoid_slope(x) MG_BOTH(mg_sigmoid_slope, x)
-    #define mg_silu(x) MG_BOTH(mg_silu, x)
-    #define mg_silu_slope(x) MG_BOTH(mg_silu_slope, x)
-    #define mg_gelu(x) MG_BOTH(mg_gelu, x)
-    #define mg_gelu_slope(x) MG_BOTH(mg_gelu_slope, x)
-    #define mg_mish(x) MG_BOTH(mg_mish, x)
-    #define mg_mish_slope(x) MG_BOTH(mg_mish_slope, x)
     /* The larger or smaller; a NaN wins, and stays. (`best` is one instruction, in which a NaN in a stays; so
        they vectorise, where Cython's branches did not. Of four at once NaN is looked for in one go: compilers
        made a tangle of the conditions of two of the others.) */
@@ -82,25 +62,7 @@ cdef extern from * nogil:
     """
     double mg_one
     void mg_straight_line()
-    double mg_exp(double)
-    double mg_expm1(double)
-    double mg_log(double)
-    double mg_log1p(double)
-    double mg_log_usual(double)
-    double mg_log1p_usual(double)
     bint mg_usual(void*, Py_ssize_t, double)
-    double mg_tanh(double)
-    double mg_sigmoid(double)
-    double mg_softplus(double)
-    double mg_erf(double)
-    double mg_tanh_slope(double)
-    double mg_sigmoid_slope(double)
-    double mg_silu(double)
-    double mg_silu_slope(double)
-    double mg_gelu(double)
-    double mg_gelu_slope(double)
-    double mg_mish(double)
-    double mg_mish_slope(double)
     double mg_sqrt(double)
     double mg_abs(double)
     double mg_larger(double, double)
@@ -114,123 +76,18 @@ ctypedef fused item_t:                      # what `pack` moves: any element of 
     unsigned long long
 
 
-# ------------------------------------------------------------------------------------------- unary
-cdef cloned unary(int opcode, floating* x, floating* o, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i, w
-    if opcode == NEGATIVE:
-        for i in range(n): o[i] = -x[i]
-    elif opcode == ABS:
-        for i in range(n): o[i] = mg_abs(x[i])
-    elif opcode == SIGN:                    # NaN + 0 is NaN, and -0.0 + 0 is 0.0
-        for i in range(n): o[i] = 1 if x[i] > 0 else (-1 if x[i] < 0 else x[i] + 0)
-    elif opcode == SQUARE:
-        for i in range(n): o[i] = x[i] * x[i]
-    elif opcode == SQRT:
-        for i in range(n): o[i] = mg_sqrt(x[i])
-    elif opcode == RSQRT:
-        for i in range(n): o[i] = 1 / mg_sqrt(x[i])
-    elif opcode == RECIPROCAL:
-        for i in range(n): o[i] = 1 / x[i]
-    elif opcode == RELU:                    # written so that NaN stays NaN
-        for i in range(n): o[i] = 0 if x[i] <= 0 else x[i]
-    elif opcode == EXP:
-        for i in range(n): o[i] = mg_exp(x[i])
-    elif opcode == EXPM1:
-        for i in range(n): o[i] = mg_expm1(x[i])
-    elif opcode == LOG:
-        while n > 0:                        # tile by tile, as mostly no number there is special
-            w = min(n, <Py_ssize_t> TILE)
-            for i in range(w): o[i] = mg_log_usual(x[i])
-            if not mg_usual(x, w, 0):       # (the others keep their bits, whoever stands beside them)
-                for i in range(w): o[i] = o[i] if mg_usual(x + i, 1, 0) else <floating> mg_log(x[i])
-            x, o, n = x + w, o + w, n - w
-    elif opcode == LOG1P:
-        while n > 0:
-            w = min(n, <Py_ssize_t> TILE)
-            for i in range(w): o[i] = mg_log1p_usual(x[i])
-            if not mg_usual(x, w, 1):
-                for i in range(w): o[i] = o[i] if mg_usual(x + i, 1, 1) else <floating> mg_log1p(x[i])
-            x, o, n = x + w, o + w, n - w
-    elif opcode == TANH:
-        for i in range(n): o[i] = mg_tanh(x[i])
-    elif opcode == SIGMOID:
-        for i in range(n): o[i] = mg_sigmoid(x[i])
-    elif opcode == SOFTPLUS:
-        for i in range(n): o[i] = mg_softplus(x[i])
-    elif opcode == LOGSIGMOID:
-        for i in range(n): o[i] = -mg_softplus(-x[i])
-    elif opcode == ERF:
-        for i in range(n): o[i] = mg_erf(x[i])
-    elif opcode == TANH_SLOPE:
-        for i in range(n): o[i] = mg_tanh_slope(x[i])
-    elif opcode == SIGMOID_SLOPE:
-        for i in range(n): o[i] = mg_sigmoid_slope(x[i])
-    elif opcode == SILU:
-        for i in range(n): o[i] = mg_silu(x[i])
-    elif opcode == SILU_SLOPE:
-        for i in range(n): o[i] = mg_silu_slope(x[i])
-    elif opcode == GELU:
-        for i in range(n): o[i] = mg_gelu(x[i])
-    elif opcode == GELU_SLOPE:
-        for i in range(n): o[i] = mg_gelu_slope(x[i])
-    elif opcode == MISH:
-        for i in range(n): o[i] = mg_mish(x[i])
-    elif opcode == MISH_SLOPE:
-        for i in range(n): o[i] = mg_mish_slope(x[i])
+# ------------------------------------------------------------------------------------- elementwise
+# Made of table.py: `unary`, `binary_loop` and `compare_loop`, which branch on the opcode.
+include "generated/loops.pxi"
 
 
 # ------------------------------------------------------------------------------------------ binary
 # A number among the operands is read with a step of 0, which is a constant where these are inlined.
-cdef inline inlined binary_loop(int opcode, floating* x, floating* y, floating* o, Py_ssize_t n,
-                                Py_ssize_t dx, Py_ssize_t dy) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef floating left, right
-    if opcode == ADD:
-        for i in range(n): o[i] = x[i * dx] + y[i * dy]
-    elif opcode == SUBTRACT:
-        for i in range(n): o[i] = x[i * dx] - y[i * dy]
-    elif opcode == MULTIPLY:
-        for i in range(n): o[i] = x[i * dx] * y[i * dy]
-    elif opcode == DIVIDE:
-        for i in range(n): o[i] = x[i * dx] / y[i * dy]
-    elif opcode == MAXIMUM:                 # a NaN on either side wins (`|`, since `or` would be a branch)
-        for i in range(n):
-            left, right = x[i * dx], y[i * dy]
-            o[i] = left if (left > right) | (left != left) else right
-    elif opcode == MINIMUM:
-        for i in range(n):
-            left, right = x[i * dx], y[i * dy]
-            o[i] = left if (left < right) | (left != left) else right
-    elif opcode == GATE:
-        for i in range(n): o[i] = 0 if y[i * dy] <= 0 else x[i * dx]
-    elif opcode == WEIGH:
-        for i in range(n):
-            left, right = x[i * dx], y[i * dy]
-            o[i] = 0 if (right == 0) & (left == left) else left * right
-
-
 cdef cloned binary(int opcode, floating* x, floating* y, floating* o, Py_ssize_t n,
                    int numbers) noexcept nogil:
     if numbers == 0: binary_loop(opcode, x, y, o, n, 1, 1)
     elif numbers == 1: binary_loop(opcode, x, y, o, n, 0, 1)
     else: binary_loop(opcode, x, y, o, n, 1, 0)
-
-
-cdef inline inlined compare_loop(int opcode, floating* x, floating* y, mask_t* o, Py_ssize_t n, Py_ssize_t dx,
-                                 Py_ssize_t dy) noexcept nogil:
-    cdef Py_ssize_t i
-    if opcode == LESS:
-        for i in range(n): o[i] = x[i * dx] < y[i * dy]
-    elif opcode == LESS_EQUAL:
-        for i in range(n): o[i] = x[i * dx] <= y[i * dy]
-    elif opcode == GREATER:
-        for i in range(n): o[i] = x[i * dx] > y[i * dy]
-    elif opcode == GREATER_EQUAL:
-        for i in range(n): o[i] = x[i * dx] >= y[i * dy]
-    elif opcode == EQUAL:
-        for i in range(n): o[i] = x[i * dx] == y[i * dy]
-    elif opcode == NOT_EQUAL:
-        for i in range(n): o[i] = x[i * dx] != y[i * dy]
 
 
 cdef cloned compare(int opcode, floating* x, floating* y, mask_t* o, Py_ssize_t n,
@@ -277,9 +134,9 @@ cdef cloned scaled_difference(floating* x, floating* y, floating* z, floating* o
 
 cdef inline void dispatch(int opcode, void** p, void* out, Py_ssize_t n, floating* precision,
                           int numbers) noexcept nogil:
-    if opcode < ADD:
+    if opcode < FIRST_BINARY:
         unary(opcode, <floating*> p[0], <floating*> out, n)
-    elif opcode < LESS:
+    elif opcode < FIRST_COMPARISON:
         binary(opcode, <floating*> p[0], <floating*> p[1], <floating*> out, n, numbers)
     elif opcode < WHERE:
         compare(opcode, <floating*> p[0], <floating*> p[1], <mask_t*> out, n, numbers)
@@ -293,7 +150,7 @@ cdef inline void dispatch(int opcode, void** p, void* out, Py_ssize_t n, floatin
 
 cdef bint takes_numbers(int opcode, int numbers) noexcept nogil:
     """Whether `call_with_numbers` knows this set of operands to be numbers: bit k stands for operand k."""
-    if ADD <= opcode < WHERE:
+    if FIRST_BINARY <= opcode < WHERE:
         return numbers < 3
     if opcode == WHERE:
         return numbers == 0 or numbers == 2 or numbers == 4

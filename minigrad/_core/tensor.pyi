@@ -9,6 +9,7 @@ from typing_extensions import Self
 
 from .. import contraction, functions
 from . import ops
+from .elementwise import _Elementwise
 from .types import TensorLike
 
 DTYPES: tuple[np.dtype[Any], ...]
@@ -82,7 +83,7 @@ class RemovableHandle:
     def __init__(self, hooks: list[Callable[..., Any]], hook: Callable[..., Any]) -> None: ...
     def remove(self) -> None: ...
 
-class Tensor:
+class Tensor(_Elementwise):
     __array_ufunc__: None
     def __init__(
         self, data: ArrayLike, dtype: DTypeLike | None = None, requires_grad: bool = False
@@ -187,63 +188,14 @@ class Tensor:
     def __isub__(self, value: TensorLike, /) -> Tensor: ...
     def __imul__(self, value: TensorLike, /) -> Tensor: ...
     def __itruediv__(self, value: TensorLike, /) -> Tensor: ...
-    negative = ops.negative
-    abs = ops.abs
-    sign = ops.sign
-    square = ops.square
-    sqrt = ops.sqrt
-    rsqrt = ops.rsqrt
     reciprocal = ops.reciprocal
-    relu = ops.relu
-    exp = ops.exp
-    expm1 = ops.expm1
-    log = ops.log
-    log1p = ops.log1p
-    sin = ops.sin
-    cos = ops.cos
-    tanh = ops.tanh
-    sigmoid = ops.sigmoid
-    softplus = ops.softplus
-    logsigmoid = ops.logsigmoid
-    erf = ops.erf
-    add = ops.add
-    subtract = ops.subtract
-    multiply = ops.multiply
-    divide = ops.divide
     pow = ops.pow
-    floor_divide = ops.floor_divide
-    remainder = ops.remainder
-    maximum = ops.maximum
-    minimum = ops.minimum
-    less = ops.less
-    less_equal = ops.less_equal
-    greater = ops.greater
-    greater_equal = ops.greater_equal
-    equal = ops.equal
-    not_equal = ops.not_equal
     clip = ops.clip
     logical_and = ops.logical_and
     logical_or = ops.logical_or
     logical_xor = ops.logical_xor
     logical_not = ops.logical_not
-    floor = ops.floor
-    ceil = ops.ceil
-    trunc = ops.trunc
     round = ops.round
-    exp2 = ops.exp2
-    log2 = ops.log2
-    log10 = ops.log10
-    tan = ops.tan
-    asin = ops.asin
-    acos = ops.acos
-    atan = ops.atan
-    sinh = ops.sinh
-    cosh = ops.cosh
-    asinh = ops.asinh
-    acosh = ops.acosh
-    atanh = ops.atanh
-    atan2 = ops.atan2
-    hypot = ops.hypot
     roll = ops.roll
     repeat = ops.repeat
     diagonal = ops.diagonal
@@ -278,13 +230,11 @@ class Tensor:
     expand_dims = functions.expand_dims
     flatten = functions.flatten
     flip = functions.flip
-    gelu = ops.gelu
     isfinite = functions.isfinite
     isinf = functions.isinf
     isnan = functions.isnan
     moveaxis = functions.moveaxis
     norm = functions.norm
-    silu = ops.silu
     softmax = functions.softmax
     squeeze = functions.squeeze
     std = functions.std

@@ -46,8 +46,8 @@ from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArr
 
 from .accelerate cimport Shortcut
 from .kernels cimport (
-    ABS, ADD, DIVIDE, EQUAL, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE, NO_KERNEL,
-    NOT_EQUAL, SUBTRACT, call_kernel)
+    ABS, ADD, DIVIDE, EQUAL, FIRST_COMPARISON, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE,
+    NO_KERNEL, NOT_EQUAL, SUBTRACT, call_kernel)
 from .loops cimport (
     Operand, add_in_place, blend, contiguous, copied, elements, elementwise, empty, may_overlap,
     recycle, view_array, zeros_of)
@@ -828,7 +828,7 @@ cdef object binary(Op op, object left, object right):
             if (PyArray_TYPE(y) != typenum or (typenum != NPY_FLOAT and typenum != NPY_DOUBLE)
                     or op.opcode == NO_KERNEL):
                 return promote(op, left, right)
-            out_typenum = NPY_BOOL if op.opcode >= LESS else typenum
+            out_typenum = NPY_BOOL if op.opcode >= FIRST_COMPARISON else typenum
             if plain(x) and plain(y) and same_shape(x, y) and elements(x) < 32768:
                 out = empty(PyArray_NDIM(x), PyArray_DIMS(x), out_typenum)
                 pointers[0], pointers[1] = PyArray_DATA(x), PyArray_DATA(y)
@@ -857,7 +857,7 @@ cdef object binary(Op op, object left, object right):
         scalar.shape = scalar.strides = NULL
         scalar.ndim = 0
         scalar.itemsize = 8 if typenum == NPY_DOUBLE else 4
-    out_typenum = NPY_BOOL if op.opcode >= LESS else typenum
+    out_typenum = NPY_BOOL if op.opcode >= FIRST_COMPARISON else typenum
     out = elementwise(op.name, op.opcode, typenum == NPY_DOUBLE, out_typenum, operands, 2)
     return record(op, out, left, right)
 

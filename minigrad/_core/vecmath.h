@@ -569,4 +569,7 @@ MG_INLINE double mg_gelu_slope_f64(double x)
     double tail = ratio * m * first * second;
     return x < 0.0 ? tail : 1.0 - tail;
 }
+
+/* One name for both precisions. Cython sees a function of double; C picks by the argument's type. */
+#define MG_BOTH(name, x) _Generic((x), float: name##_f32, double: name##_f64)(x)
 #endif

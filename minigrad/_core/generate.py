@@ -1,0 +1,230 @@
+"""Makes of table.py what is compiled and what is exported; setup.py calls it before each build.
+
+Design note
+-----------
+1. It reads the source of the table, and runs none of it. It writes, into `generated/`, the opcodes,
+   the loops of kernels.pyx and the functions of ops.pyx; and `elementwise.py` with its stub, from
+   which the public names come. None of these is kept under version control.
+2. The loops are what one would write by hand: one line for each opcode and kind of operand.
+"""
+
+import ast
+import json
+import re
+from pathlib import Path
+from textwrap import fill, indent
+from typing import Any, NamedTuple
+
+HERE = Path(__file__).parent
+MADE = "made of table.py by generate.py"
+KINDS = ("unary", "binary", "comparison")
+
+
+class Entry(NamedTuple):
+    """An entry of the table, as source."""
+
+    name: str
+    kind: str
+    kernel: str | None
+    numpy: str
+    rules: list[str]
+    help: str
+    example: str
+    options: dict[str, Any]
+
+    @property
+    def opcode(self) -> str:
+        """Its name among the opcodes."""
+        return self.name.upper() if self.kernel else "NO_KERNEL"
+
+    @property
+    def parameters(self) -> str:
+        """Those of the function."""
+        return "x" if self.kind == "unary" else "x, y"
+
+    @property
+    def public(self) -> bool:
+        """Whether `mg` and Tensor have it."""
+        return bool(self.options.get("public", True))
+
+
+def read_table(source: str) -> tuple[list[Entry], list[str]]:
+    """The entries, by kind in the order of the table; and helpers and constants, as source."""
+    entries, helpers = [], []
+    for node in ast.parse(source).body:
+        value = getattr(node, "value", None)
+        kind = getattr(getattr(value, "func", None), "id", None)
+        if isinstance(node, ast.Assign) and isinstance(value, ast.Call) and kind in KINDS:
+            rules = {"unary": 1, "binary": 2, "comparison": 0}[kind]
+            kernel, numpy, *rest = value.args
+            texts = [ast.literal_eval(text) for text in rest[rules:]]
+            entries.append(
+                Entry(
+                    ast.unparse(node.targets[0]),
+                    kind,
+                    ast.literal_eval(kernel),
+                    ast.unparse(numpy),
+                    [ast.unparse(rule) for rule in rest[:rules]],
+                    " ".join(texts[:1]),
+                    " ".join(texts[1:]),
+                    {word.arg or "": ast.literal_eval(word.value) for word in value.keywords},
+                )
+            )
+        elif isinstance(node, ast.Assign):
+            helpers.append(f"cdef object {ast.unparse(node)}")
+        elif getattr(node, "name", "").startswith("_"):
+            helpers.append(ast.unparse(node))
+    return sorted(entries, key=lambda entry: KINDS.index(entry.kind)), helpers
+
+
+# ------------------------------------------------------------------------------------------- loops
+TILED = """\
+while n > 0:                        # tile by tile, as mostly no number there is special
+    w = min(n, <Py_ssize_t> TILE)
+    for i in range(w): o[i] = {usual}
+    if not mg_usual(x, w, {added}):       # (the others keep their bits, whoever stands beside them)
+        for i in range(w): o[i] = o[i] if mg_usual(x + i, 1, {added}) else <floating> {careful}
+    x, o, n = x + w, o + w, n - w"""
+
+
+def loop(entry: Entry) -> str:
+    """The loop of one opcode."""
+    kernel = str(entry.kernel)
+    if entry.kind == "unary":
+        careful = re.sub(r"\bx\b", "x[i]", kernel)
+        if "usual" in entry.options:
+            usual = re.sub(r"^(mg_\w+)", r"\1_usual", careful)
+            return TILED.format(usual=usual, careful=careful, added=entry.options["usual"])
+        return f"for i in range(n): o[i] = {careful}"
+    if len(re.findall(r"\b[xy]\b", kernel)) > 2:
+        kernel = re.sub(r"\bx\b", "left", re.sub(r"\by\b", "right", kernel))
+        return f"for i in range(n):\n    left, right = x[i * dx], y[i * dy]\n    o[i] = {kernel}"
+    kernel = re.sub(r"\bx\b", "x[i * dx]", re.sub(r"\by\b", "y[i * dy]", kernel))
+    return f"for i in range(n): o[i] = {kernel}"
+
+
+HEADS = {
+    "unary": """\
+cdef cloned unary(int opcode, floating* x, floating* o, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i, w""",
+    "binary": """\
+cdef inline inlined binary_loop(int opcode, floating* x, floating* y, floating* o, Py_ssize_t n,
+                                Py_ssize_t dx, Py_ssize_t dy) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef floating left, right""",
+    "comparison": """\
+cdef inline inlined compare_loop(int opcode, floating* x, floating* y, mask_t* o, Py_ssize_t n,
+                                 Py_ssize_t dx, Py_ssize_t dy) noexcept nogil:
+    cdef Py_ssize_t i""",
+}
+
+
+def functions_of_both(text: str) -> str:
+    """One name for both precisions of each function of vecmath.h that a loop calls."""
+    defined = set(re.findall(r"\b(mg_\w+)_f32\(", (HERE / "vecmath.h").read_text("utf-8")))
+    used = sorted(set(re.findall(r"\bmg_\w+", text)) & defined - {"mg_usual"})
+    macros = "".join(f"    #define {name}(x) MG_BOTH({name}, x)\n" for name in used)
+    declared = "\n".join(f"    double {name}(double)" for name in used)
+    return f'cdef extern from * nogil:\n    """\n{macros}    """\n{declared}'
+
+
+def loops(entries: list[Entry]) -> str:
+    """For each kind a function that branches on the opcode."""
+    parts = []
+    for kind, head in HEADS.items():
+        own = [entry for entry in entries if entry.kernel and entry.kind == kind]
+        branches = [f"if opcode == {e.opcode}:\n{indent(loop(e), '    ')}" for e in own]
+        parts.append(f"{head}\n{indent(f'{chr(10)}el'.join(branches), '    ')}")
+    return "\n\n\n".join([functions_of_both("".join(parts)), *parts])
+
+
+def opcodes(entries: list[Entry]) -> str:
+    """The enumeration, whose kinds follow one another."""
+    own = [[e.opcode for e in entries if e.kernel and e.kind == kind] for kind in KINDS]
+    first = dict(zip(("FIRST_BINARY", "FIRST_COMPARISON"), (own[1][0], own[2][0]), strict=True))
+    listed = ",\n    ".join(fill(", ".join(names), 96, subsequent_indent="    ") for names in own)
+    others = """\
+WHERE, CLIP, SCALED_DIFFERENCE          # three inputs
+    SUM, PROD, MAX, MIN                     # reductions in one pass;
+    DIFFERENCE, DEVIATION, PRODUCTS, MOMENTS    # passes about a centre, or over two arrays;
+    MEAN, VAR, LOGSUM                       # what `reductions` makes of them
+    NO_KERNEL                               # NumPy computes"""
+    names = "".join(f"    {name} = {opcode}\n" for name, opcode in first.items())
+    return f"cdef enum Opcode:\n    {listed},\n    {others}\n\ncdef enum:\n{names}"
+
+
+# --------------------------------------------------------------------------------------- functions
+def docstring(entry: Entry) -> str:
+    """Help and example."""
+    call, result = entry.example.split(" -> ")
+    call = re.sub(r"\[.*?\]", r"mg.tensor(\g<0>)", call).replace("'", '"')
+    result = re.sub(r"\[.*\]", r"tensor(\g<0>)", result, flags=re.DOTALL)
+    imports = "" if entry.public else ">>> from minigrad._core import ops\n"
+    call = f"{'mg' if entry.public else 'ops'}.{call}"
+    return f'"""{fill(entry.help, 96)}\n\n{imports}>>> {call}\n{result}\n"""'
+
+
+def functions(entries: list[Entry], helpers: list[str]) -> str:
+    """The primitives and their functions, as ops.pyx includes them."""
+    used = ", ".join(e.opcode for e in entries if e.kernel)
+    parts = [f"from .kernels cimport ({used})"]
+    for e in entries:
+        rules = ", ".join(e.rules) + "," if e.rules else "None, None"
+        broadcasts = "" if e.kind == "unary" else ", core_dims=0"
+        parts.append(
+            f"cdef Op {e.name.upper()}_ = register({json.dumps(e.name)}, {e.opcode}, {e.numpy}, "
+            f"({rules}){broadcasts})"
+        )
+    for e in entries:
+        if not e.options.get("by_hand"):
+            kind = "unary" if e.kind == "unary" else "binary"
+            body = f"{docstring(e)}\nreturn {kind}({e.name.upper()}_, {e.parameters})"
+            parts.append(f"def {e.name}({e.parameters}):\n{indent(body, '    ')}")
+    return "\n\n\n".join([*helpers, *parts])
+
+
+def stub(entries: list[Entry]) -> str:
+    """The stub of the functions, and of the methods of Tensor."""
+    made = [e for e in entries if not e.options.get("by_hand")]
+    public = sorted(e.name for e in made if e.public)
+    head = "from . import ops as _ops\nfrom .tensor import Tensor\nfrom .types import TensorLike"
+    methods = "".join(f"    {name} = _ops.{name}\n" for name in public)
+    parts = [head, f"__all__ = {json.dumps(public)}"]
+    for e in made:
+        typed = ", ".join(f"{name}: TensorLike" for name in e.parameters.split(", "))
+        parts.append(f"def {e.name}({typed}) -> Tensor:\n{indent(docstring(e), '    ')}")
+    return "\n\n".join([*parts, f"class _Elementwise:  # methods of Tensor\n{methods}"])
+
+
+def export(entries: list[Entry]) -> str:
+    """The module that the public names come from."""
+    made = sorted(e.name for e in entries if not e.options.get("by_hand"))
+    names = json.dumps(sorted(e.name for e in entries if e.public and e.name in made))
+    return f"from .ops import {', '.join(made)}\n\n__all__ = {names}\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Write what differs, so that only this is compiled again."""
+    path.parent.mkdir(exist_ok=True)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def generate(folder: Path = HERE) -> None:
+    """Write all that is made of the table in `folder`."""
+    entries, helpers = read_table((folder / "table.py").read_text(encoding="utf-8"))
+    public = [e.name for e in entries if e.public and not e.options.get("by_hand")]
+    methods = "cdef dict ELEMENTWISE = {" + ", ".join(f'"{n}": {n}' for n in public) + "}"
+    made = {
+        "opcodes.pxi": opcodes(entries),
+        "loops.pxi": loops(entries),
+        "functions.pxi": functions(entries, helpers) + f"\n\n\n{methods}",
+    }
+    for name, text in made.items():
+        write(folder / "generated" / name, f"# {MADE}\n{text}\n")
+    write(folder / "elementwise.py", f'"""Elementwise primitives, {MADE}."""\n\n{export(entries)}')
+    write(folder / "elementwise.pyi", f'"""Elementwise primitives, {MADE}."""\n\n{stub(entries)}')
+
+
+if __name__ == "__main__":
+    generate()
