@@ -851,6 +851,20 @@ TABLE = (
         ),
     ),
     unary(
+        "erfc",
+        np.vectorize(math.erfc, otypes=[np.float64]),
+        floating=True,
+        ulps=2,
+        specials=(
+            Special(
+                "erfc of 0, NaN, far out",
+                ([0.0, NAN, 30.0, -30.0, INF, -INF],),
+                [1.0, NAN, 0.0, 2.0, 0.0, 2.0],
+                ([-2 / math.sqrt(math.pi), NAN, 0.0, 0.0, 0.0, 0.0],),
+            ),
+        ),
+    ),
+    unary(
         "silu",
         lambda x: x * np_sigmoid(x),
         floating=True,

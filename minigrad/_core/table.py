@@ -143,6 +143,9 @@ logsigmoid = unary("-mg_softplus(-x)", None, lambda g, x: g * sigmoid(-x),
 erf = unary("mg_erf(x)", None, lambda g, x: g * (TWO_OVER_SQRT_PI * exp(-square(x))),
     "The error function 2/sqrt(pi) * integral of exp(-t²) from 0 to x, elementwise.",
     "erf([0.0, 1.0]) -> [0.       , 0.8427008]")
+erfc = unary("mg_erfc(x)", None, lambda g, x: g * (-TWO_OVER_SQRT_PI * exp(-square(x))),
+    "1 - erf(x) elementwise, accurate where erf rounds to 1.",
+    "erfc([0.0, 5.0]) -> [1.0000000e+00, 1.5374597e-12]")
 silu = unary("mg_silu(x)", None, lambda g, x: g * silu_slope(x),
     "x sigmoid(x), also called swish (Elfwing et al. 2018).",
     "silu([0.0, 1.0]) -> [0.       , 0.7310586]")

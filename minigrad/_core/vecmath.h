@@ -538,12 +538,10 @@ MG_INLINE double mg_mish_slope_f64(double x)
     return x < 0.0 ? low : ((1.0 + 2.0 * e) * high + four * (e * e)) / (high * high);
 }
 
-MG_INLINE double mg_normal_tail_f64(double a, double *m, double *first, double *second)
+/* Mills' ratio of the normal distribution, R(a) of mg_normal_tail. */
+MG_INLINE double mg_mills_f64(double a)
 {
     double inverse = 1.0 / (a + 5.0), t = (a - 5.0) * inverse;
-    double head = mg_from_bits_f64(mg_bits_f64(a) & 0xfffffffff8000000u), most = 0.5 * head * head;
-    double less = 0.5 * (a - head) * (a + head), exponent = -most - less;
-    *m = mg_exp_parts_f64(exponent, (-most - exponent) - less, first, second);
     return inverse * (
         0.76919304975006297 + t * (-0.66538250289005674 + t * (0.4953056159699773 + t * (
         -0.31353315667129622 + t * (0.16502036617033744 + t * (-0.069118638706570007 + t * (
@@ -553,6 +551,35 @@ MG_INLINE double mg_normal_tail_f64(double a, double *m, double *first, double *
         -3.3553719872755879e-07 + t * (4.328841812895495e-07 + t * (4.0880505599388768e-08 + t * (
         -6.6011576076617339e-08 + t * (-8.2948318569630486e-09 + t * (7.9421884926212046e-09 + t * (
         1.4319860094882634e-09 + t * -3.0289376862447703e-10))))))))))))))))))))));
+}
+
+/* e^(-factor a^2) as mg_exp_parts, from a cut in two. */
+MG_INLINE double mg_exp_square_f64(double a, double factor, double *first, double *second)
+{
+    double head = mg_from_bits_f64(mg_bits_f64(a) & 0xfffffffff8000000u), most = factor * head * head;
+    double less = factor * (a - head) * (a + head), exponent = -most - less;
+    return mg_exp_parts_f64(exponent, (-most - exponent) - less, first, second);
+}
+
+MG_INLINE double mg_normal_tail_f64(double a, double *m, double *first, double *second)
+{
+    *m = mg_exp_square_f64(a, 0.5, first, second);
+    return mg_mills_f64(a);
+}
+
+/* 1 - erf x below 1/2, which loses no digit there; above 2 Φ(-x √2) = 2 e^(-x^2) R(x √2). */
+MG_INLINE double mg_erfc_f64(double x)
+{
+    double first, second, a = fabs(mg_clamp_f64(x, 27.3));
+    double m = mg_exp_square_f64(a, 1.0, &first, &second);
+    double tail = 2.0 * mg_mills_f64(a * 1.4142135623730951) * m * first * second;
+    return x < 0.5 ? 1.0 - mg_erf_f64(x) : tail;
+}
+
+/* In double, as float32 has no digits to spare in the argument of R. */
+MG_INLINE float mg_erfc_f32(float x)
+{
+    return (float) mg_erfc_f64(x);
 }
 
 MG_INLINE double mg_gelu_f64(double x)
