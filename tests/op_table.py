@@ -219,6 +219,19 @@ def np_erf(x):
     return np.vectorize(math.erf, otypes=[np.float64])(x)
 
 
+def np_erfinv(x):
+    """By Newton's method on erf."""
+    x = np.asarray(x, float)
+    y = np.zeros_like(x)
+    inside = np.abs(x) < 1
+    for _ in range(60):
+        y = y - np.where(inside, np_erf(y) - x, 0) * (math.sqrt(math.pi) / 2) * np.exp(y * y)
+    return np.where(inside, y, np.where(np.abs(x) == 1, x * math.inf, math.nan))
+
+
+SLOPE_OF_ERFINV = math.sqrt(math.pi) / 2 * math.exp(0.47693627620446987**2)  # at 1/2
+
+
 def np_logsumexp(x, axis=None, keepdims=False):
     """logaddexp.reduce takes one axis at a time."""
     axes = range(x.ndim) if axis is None else (axis if isinstance(axis, tuple) else (axis,))
@@ -861,6 +874,27 @@ TABLE = (
                 ([0.0, NAN, 30.0, -30.0, INF, -INF],),
                 [1.0, NAN, 0.0, 2.0, 0.0, 2.0],
                 ([-2 / math.sqrt(math.pi), NAN, 0.0, 0.0, 0.0, 0.0],),
+            ),
+        ),
+    ),
+    unary(
+        "erfinv",
+        np_erfinv,
+        inside,
+        floating=True,
+        ulps=4,
+        specials=(
+            Special(
+                "erfinv of 0, NaN, the ends, outside",
+                ([0.0, NAN, 1.0, -1.0, 1.5],),
+                [0.0, NAN, INF, -INF, NAN],
+                ([math.sqrt(math.pi) / 2, NAN, INF, INF, NAN],),
+            ),
+            Special(
+                "erfinv of -0.5",
+                ([-0.5],),
+                [-0.47693627620446987],
+                ([SLOPE_OF_ERFINV],),
             ),
         ),
     ),

@@ -146,6 +146,9 @@ erf = unary("mg_erf(x)", None, lambda g, x: g * (TWO_OVER_SQRT_PI * exp(-square(
 erfc = unary("mg_erfc(x)", None, lambda g, x: g * (-TWO_OVER_SQRT_PI * exp(-square(x))),
     "1 - erf(x) elementwise, accurate where erf rounds to 1.",
     "erfc([0.0, 5.0]) -> [1.0000000e+00, 1.5374597e-12]")
+erfinv = unary("mg_erfinv(x)", None, lambda g, out: g * (exp(square(out)) / TWO_OVER_SQRT_PI),
+    "The inverse of erf, elementwise; ±inf at ±1, NaN outside [-1, 1].",
+    "erfinv([0.0, 0.5]) -> [0.        , 0.47693628]")
 silu = unary("mg_silu(x)", None, lambda g, x: g * silu_slope(x),
     "x sigmoid(x), also called swish (Elfwing et al. 2018).",
     "silu([0.0, 1.0]) -> [0.       , 0.7310586]")
@@ -154,7 +157,6 @@ gelu = unary("mg_gelu(x)", None, lambda g, x: g * gelu_slope(x),
     "gelu([0.0, 1.0]) -> [0.       , 0.8413447]")
 mish = unary("mg_mish(x)", None, lambda g, x: g * mish_slope(x),
     "x tanh(softplus(x)) (Misra 2019).", "mish([0.0, 1.0]) -> [0.       , 0.8650984]", public=False)
-
 
 # -------------------------------------- slopes whose formula in the output would cancel in one tail
 FAR = 1000  # where every slope is flat, but inf * 0 would be NaN

@@ -597,6 +597,26 @@ MG_INLINE double mg_gelu_slope_f64(double x)
     return x < 0.0 ? tail : 1.0 - tail;
 }
 
+/* The y with erf y = x: Winitzki's approximation (2008), then twice the step of Halley, in which the
+ * difference is that of erfc from 1/2 on, where erf would cancel. */
+MG_INLINE double mg_erfinv_f64(double x)
+{
+    double a = fabs(x), low = mg_log_f64((1.0 - a) * (1.0 + a)), h = 4.3307467508 + 0.5 * low;
+    double y = sqrt(sqrt(h * h - low * 6.8027210884) - h);
+    for (int i = 0; i < 2; i++) {
+        double rest = a < 0.5 ? a - mg_erf_f64(y) : mg_erfc_f64(y) - (1.0 - a);
+        double step = rest * 0.88622692545275801 * mg_exp_f64(y * y);
+        y += step / (1.0 - y * step);
+    }
+    y = a < 1.0 ? y : (a == 1.0 ? (double)INFINITY : (double)NAN);
+    return copysign(y, x);
+}
+
+MG_INLINE float mg_erfinv_f32(float x)
+{
+    return (float) mg_erfinv_f64(x);
+}
+
 /* One name for both precisions. Cython sees a function of double; C picks by the argument's type. */
 #define MG_BOTH(name, x) _Generic((x), float: name##_f32, double: name##_f64)(x)
 #endif
