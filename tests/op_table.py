@@ -1084,6 +1084,20 @@ TABLE = (
         ),
     ),
     binary(
+        "logaddexp",
+        np.logaddexp,
+        (positive, positive),  # near log(e**x + e**y) = 0 it is a difference
+        floating=True,
+        ulps=4,
+        specials=(
+            Special(
+                "logaddexp neither overflows nor loses the ends",
+                ([1000.0, -1000.0, INF, -INF, NAN], [1000.0, -1001.0, 1.0, -INF, 1.0]),
+                [1000.0 + math.log(2), -1000.0 + math.log1p(math.exp(-1)), INF, -INF, NAN],
+            ),
+        ),
+    ),
+    binary(
         "hypot",
         np.hypot,
         floating=True,

@@ -245,6 +245,11 @@ hypot = binary(None, np.hypot, lambda g, x, out: g * _over(x, out),
     lambda g, y, out: g * _over(y, out),
     "sqrt(x² + y²) elementwise, broadcast, without overflow. The gradient at the origin is 0.",
     "hypot([3.0, 0.0], [4.0, 0.0]) -> [5., 0.]")
+logaddexp = binary(
+    "x + 0.6931471805599453 if x == y else (x if x > y else y) + mg_softplus(-mg_abs(x - y))",
+    np.logaddexp, lambda g, x, y: g * sigmoid(x - y), lambda g, x, y: g * sigmoid(y - x),
+    "log(e**x + e**y) elementwise, broadcast, without overflow.",
+    "logaddexp([0.0, 1000.0], 0.0) -> [6.9314718e-01, 1.0000000e+03]")
 gate = binary("0 if y <= 0 else x", lambda x, y: np.where(y <= 0, 0, x), lambda g, y: gate(g, y),
     None,
     "x where the gate y is positive or NaN, 0 elsewhere: the gradient of relu. y gets no gradient.",
