@@ -714,6 +714,11 @@ TABLE = (
         specials=(Special("cos of infinities is NaN", ([0.0, INF, -INF],), [1.0, NAN, NAN]),),
     ),
     unary(
+        "sinc",
+        np.sinc,
+        specials=(Special("sinc at 0 and NaN", ([0.0, NAN],), [1.0, NAN], ([0.0, NAN],)),),
+    ),
+    unary(
         "tan",
         np.tan,
         inside,

@@ -59,6 +59,13 @@ LN_2 = math.log(2)
 LN_10 = math.log(10)
 TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 
+
+def _np_sinc(x, out=None):
+    """NumPy's, which is no ufunc; in double, as πx has no digits to spare in float32."""
+    y = np.sinc(np.asarray(x, np.float64))
+    return np.positive(y.astype(x.dtype) if x.dtype.kind == "f" else y, out=out)
+
+
 negative = unary("-x", np.negative, lambda g: -g,
     "-x elementwise.", "negative([1.0, -2.0]) -> [-1.,  2.]")
 abs = unary("mg_abs(x)", np.abs, lambda g, x: g * sign(x),
@@ -107,6 +114,8 @@ sin = unary(None, np.sin, lambda g, x: g * cos(x),
     "The sine of x in radians, elementwise.", "sin([0.0, 1.0]) -> [0.      , 0.841471]")
 cos = unary(None, np.cos, lambda g, x: -g * sin(x),
     "The cosine of x in radians, elementwise.", "cos([0.0, 1.0]) -> [1.        , 0.54030234]")
+sinc = unary(None, _np_sinc, lambda g, x: g * _sinc_slope(x),
+    "sin(πx) / (πx) elementwise, 1 at 0.", "sinc([0.0, 0.5]) -> [1.       , 0.63661975]")
 tan = unary(None, np.tan, lambda g, out: g * (1.0 + out * out),
     "The tangent of x in radians, elementwise.", "tan([0.0, 1.0]) -> [0.       , 1.5574077]")
 asin = unary(None, np.arcsin, lambda g, x: g * rsqrt((1.0 - x) * (1.0 + x)),
@@ -157,6 +166,17 @@ gelu = unary("mg_gelu(x)", None, lambda g, x: g * gelu_slope(x),
     "gelu([0.0, 1.0]) -> [0.       , 0.8413447]")
 mish = unary("mg_mish(x)", None, lambda g, x: g * mish_slope(x),
     "x tanh(softplus(x)) (Misra 2019).", "mish([0.0, 1.0]) -> [0.       , 0.8650984]", public=False)
+
+
+def _sinc_slope(x):
+    """(cos(πx) - sinc(x)) / x; below 1/4 by its series, as the difference cancels."""
+    near = abs(x) < 0.25
+    small, far, series = where(near, x, 0.0), where(near, 1.0, x), 0.0
+    for k in range(9, 0, -1):
+        term = (-1) ** k * 2 * k * math.pi ** (2 * k) / math.factorial(2 * k + 1)
+        series = term + series * square(small)
+    return where(near, small * series, (cos(math.pi * far) - sinc(far)) / far)
+
 
 # -------------------------------------- slopes whose formula in the output would cancel in one tail
 FAR = 1000  # where every slope is flat, but inf * 0 would be NaN
