@@ -66,6 +66,9 @@ def bars(axis, rows: list[dict]) -> None:
     axis.set_xlabel("peer / minigrad (right of 1: minigrad takes less)")
 
 
+TITLES = {"default": "idle machine", "busy": "one more process spinning on each processor"}
+
+
 def comparison(rows: list[dict]) -> Figure:
     """All rows of a run: the kernels, which are many, or the busy machine on the right."""
     from matplotlib.patches import Patch
@@ -79,6 +82,7 @@ def comparison(rows: list[dict]) -> Figure:
     figure = Figure(figsize=(9 * len(halves), 2 + 0.17 * height), layout="constrained")
     for axis, half in zip(figure.subplots(1, len(halves), squeeze=False)[0], halves, strict=True):
         bars(axis, half)
+        axis.set_title(TITLES.get(half[0]["group"], ""))
     shown = {name for row in rows for name in row["contenders"]}
     handles = [Patch(color=COLORS[name], label=LABELS[name]) for name in LABELS if name in shown]
     handles.append(Patch(color="black", label="target: the bar should reach this mark"))
