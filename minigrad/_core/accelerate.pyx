@@ -2,9 +2,9 @@
 
 Design note
 -----------
-1. A *shortcut* computes what its definition computes, faster, and with other roundings at most. The
-   definition stands beside it, where the shortcut asks `taken`. This file knows the names of the shortcuts
-   and whether they may be taken; it must not know what they do.
+1. A *shortcut* computes the same as its definition, faster, and differs by roundings at most. Where it is
+   used, the code asks `taken`, and the other branch is the definition. This file knows the names of the
+   shortcuts and whether they may be taken; it must not know what they do.
 2. Two ways switch all of them off: MINIGRAD_FAST=0 in the environment, for the whole process, and
    `autograd.accelerated(False)`, for a block in one thread. Then only the primitives, their rules and what is
    composed of them run, and the suite must still pass. tests/test_accelerated.py compares each shortcut with
@@ -37,7 +37,7 @@ cdef bint started_on(str asked) except -1:
 
 @cython.final
 cdef class Shortcut:
-    """A faster way to what a definition computes.
+    """A faster implementation of a definition.
 
     name: what the registry calls it. uses: how often it was taken in this process. enabled: False switches
     this one off in all threads, for tests and benchmarks.

@@ -1,10 +1,10 @@
-"""Makes of table.py what is compiled and what is exported; setup.py calls it before each build.
+"""Derives compiled code, exports and stubs from table.py; setup.py runs it before each build.
 
 Design note
 -----------
-1. It reads the source of the table, and runs none of it. It writes, into `generated/`, the opcodes,
-   the loops of kernels.pyx and the functions of ops.pyx; and `elementwise.py` with its stub, from
-   which the public names come. None of these is kept under version control.
+1. It parses the source of the table without running it. It writes the opcodes, the loops of
+   kernels.pyx and the functions of ops.pyx into `generated/`; and `elementwise.py` with its stub,
+   which export the public names. None of these files is under version control.
 2. The loops are what one would write by hand: one line for each opcode and kind of operand.
 """
 

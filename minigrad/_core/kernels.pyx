@@ -77,7 +77,7 @@ ctypedef fused item_t:                      # what `pack` moves: any element of 
 
 
 # ------------------------------------------------------------------------------------- elementwise
-# Made of table.py: `unary`, `binary_loop` and `compare_loop`, which branch on the opcode.
+# Generated from table.py: `unary`, `binary_loop` and `compare_loop`, which branch on the opcode.
 include "generated/loops.pxi"
 
 

@@ -2,7 +2,7 @@
 
 Design note
 -----------
-1. Elementwise primitives stand in table.py, of which generate.py makes what is included here. To read an
+1. Elementwise primitives are in table.py; generate.py turns them into the code included below. To read an
    entry of this file: `register("prod", PROD, np.multiply.reduce, rules)` says that the kernel branch is
    PROD, that NumPy's function serves integers, and what the gradients are. The function below it is what
    users call.
@@ -57,7 +57,7 @@ cdef Op reduction_op(str name, int opcode, object fallback, object rule):
 
 
 # ================================================================================ elementwise
-# The functions of table.py, but for those that take more than one pass over their elements.
+# The functions of table.py, except those with more to do than call their kernel.
 include "generated/functions.pxi"
 
 

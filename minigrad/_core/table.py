@@ -2,20 +2,20 @@
 
 Design note
 -----------
-1. An entry is all there is about a primitive. At build time generate.py makes of it the opcode, the
-   loops of both precisions, the function, its docstring and stub, the method of Tensor, and the
-   name in `mg`. What takes more than a pass over its elements stands in ops.pyx.
-2. `kernel` is the value of one element in C's terms, written as Python: functions of vecmath.h, or
-   operators. A NaN should stay one: `0 if x <= 0 else x`, not the other way round. Without a kernel
-   NumPy's function computes. Integers and bools always take NumPy's, if there is one; else they
-   are converted to floats.
-3. A rule is the gradient of one input as an expression in Tensor operations, so it can be
-   differentiated again. The names of its parameters say what is kept for it: g, the gradient of
-   the output, is there anyhow; out is the output, x and y are the inputs. None: no gradient.
+1. One entry defines a primitive. At build time generate.py derives from it the opcode, the loops
+   for both precisions, the function, its docstring and stub, the method of Tensor, and the name
+   in `mg`. Primitives that need more than one pass over the elements are in ops.pyx.
+2. `kernel` is the value of one element, as an expression of operators and functions of vecmath.h.
+   A NaN must stay NaN: `0 if x <= 0 else x`, not `x if x > 0 else 0`. Without a kernel, NumPy's
+   function computes the result. Integers and bools always use NumPy's function; if there is none,
+   they are converted to floats.
+3. A rule is the gradient for one input as an expression in Tensor operations, so it can be
+   differentiated again. The names of its parameters say what is saved for it: g, the gradient of
+   the output, is always available; out is the output, x and y are the inputs. None: no gradient.
 4. An example reads `call -> result`; lists in it are tensors.
 """
 # mypy: ignore-errors
-# ruff: noqa: F821 (rules name functions that are made of this table, or stand in ops.pyx)
+# ruff: noqa: F821 (rules name functions that are derived from this table, or defined in ops.pyx)
 
 import math
 from typing import Any, NamedTuple
