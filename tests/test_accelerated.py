@@ -237,6 +237,17 @@ def test_a_block_and_a_function_in_one_thread():
     assert str(seen[0]) == new_thread.stdout.strip()
 
 
+def test_a_decorated_generator_leaves_the_mode_of_its_caller_alone():
+    @accelerated(False)
+    def modes():
+        yield is_accelerated()
+        yield is_accelerated()
+
+    with accelerated(True):
+        running = modes()
+        assert [next(running), is_accelerated(), next(running)] == [False, True, False]
+
+
 @pytest.mark.parametrize("asked", ["0", "1", "", "off"])
 def test_the_environment_switches_them_off(asked):
     code = "import minigrad as mg; print(mg.autograd.is_accelerated())"

@@ -19,8 +19,7 @@ import minigrad as mg
 from minigrad._core import ops
 from minigrad._core.tensor import Tensor, primitives
 
-CORE = ("ops", "tensor", "loops", "reductions", "products", "kernels", "updates")
-COMPILED = tuple(f"minigrad._core.{name}" for name in CORE)
+COMPILED = [m.name for m in pkgutil.iter_modules(mg._core.__path__, "minigrad._core.")]
 FLOAT = re.compile(r"[-+]?\d+\.\d*(?:e[-+]?\d+)?")
 MODULES = [
     name

@@ -703,7 +703,8 @@ def fused(function):
     ... def standardise(x):
     ...     return (x - x.mean()) / x.var().sqrt()
     >>> x = mg.tensor([1.0, 3.0], requires_grad=True)
-    >>> [standardise(x).grad_fn.name for call in range(3)]
+    >>> with mg.autograd.accelerated():
+    ...     [standardise(x).grad_fn.name for call in range(3)]
     ['divide', 'standardise', 'standardise']
     """
     cdef Fused owner = Fused(function)

@@ -82,7 +82,7 @@ TILED = """\
 while n > 0:                        # tile by tile, as mostly no number there is special
     w = min(n, <Py_ssize_t> TILE)
     for i in range(w): o[i] = {usual}
-    if not mg_usual(x, w, {added}):       # (the others keep their bits, whoever stands beside them)
+    if not mg_usual(x, w, {added}):       # (the others keep their bits, whatever is next to them)
         for i in range(w): o[i] = o[i] if mg_usual(x + i, 1, {added}) else <floating> {careful}
     x, o, n = x + w, o + w, n - w"""
 

@@ -20,23 +20,20 @@ from .gradcheck import GradcheckError, gradcheck, gradgradcheck
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _GradMode(ContextDecorator):
-    """A context manager and decorator, also without parentheses (`@mg.no_grad`)."""
+class _Mode(ContextDecorator):
+    """A context manager and decorator that switches something of this thread."""
 
     _mode: bool
     _previous: list[bool]
 
-    @overload
-    def __new__(cls, function: None = None) -> _GradMode: ...
-    @overload
-    def __new__(cls, function: F) -> F: ...  # type: ignore[misc] # without parentheses, see above
-    def __new__(cls, function: Any = None) -> Any:
-        self = super().__new__(cls)
-        self._previous = []
-        return self if function is None else self(function)
+    @staticmethod
+    def _switch(mode: bool) -> bool:
+        """Switch it and return what it was."""
+        raise NotImplementedError
 
-    def _recreate_cm(self) -> _GradMode:
-        return type(self)()  # a decorated function may run in several threads at once
+    def _recreate_cm(self) -> _Mode:
+        """A decorated function may run in several threads at once, each with a block of its own."""
+        raise NotImplementedError
 
     def __call__(self, function: Any) -> Any:
         if not isgeneratorfunction(function):
@@ -65,10 +62,28 @@ class _GradMode(ContextDecorator):
         return generator
 
     def __enter__(self) -> None:
-        self._previous.append(set_recording(self._mode))
+        self._previous.append(self._switch(self._mode))
 
     def __exit__(self, *exception: object) -> None:
-        set_recording(self._previous.pop())
+        self._switch(self._previous.pop())
+
+
+class _GradMode(_Mode):
+    """Also without parentheses (`@mg.no_grad`)."""
+
+    _switch = staticmethod(set_recording)
+
+    @overload
+    def __new__(cls, function: None = None) -> _GradMode: ...
+    @overload
+    def __new__(cls, function: F) -> F: ...  # type: ignore[misc] # without parentheses, see above
+    def __new__(cls, function: Any = None) -> Any:
+        self = super().__new__(cls)
+        self._previous = []
+        return self if function is None else self(function)
+
+    def _recreate_cm(self) -> _GradMode:
+        return type(self)()
 
 
 class no_grad(_GradMode):  # noqa: N801 (used like a function, as in PyTorch)
@@ -121,7 +136,7 @@ class set_grad_enabled:  # noqa: N801 (used like a function, as in PyTorch)
         return enable_grad(function) if self._mode else no_grad(function)
 
 
-class accelerated(ContextDecorator):  # noqa: N801 (used like a function, as no_grad is)
+class accelerated(_Mode):  # noqa: N801 (used like a function, as no_grad is)
     """Whether shortcuts are taken in this thread, in a `with` block or a decorated function.
 
     With False everything runs by its definition: primitives and their rules, formulas composed of
@@ -134,18 +149,13 @@ class accelerated(ContextDecorator):  # noqa: N801 (used like a function, as no_
     False
     """
 
+    _switch = staticmethod(set_accelerated)
+
     def __init__(self, mode: bool = True) -> None:
-        self._mode = bool(mode)
-        self._previous: list[bool] = []
+        self._mode, self._previous = bool(mode), []
 
     def _recreate_cm(self) -> accelerated:
-        return accelerated(self._mode)  # a decorated function may run in several threads at once
-
-    def __enter__(self) -> None:
-        self._previous.append(set_accelerated(self._mode))
-
-    def __exit__(self, *exception: object) -> None:
-        set_accelerated(self._previous.pop())
+        return accelerated(self._mode)
 
 
 def grad(
