@@ -34,6 +34,7 @@ from torture import Result, Share, report  # noqa: E402
 # Each part: in how many processes, and how long one may run. The longest come first.
 PARTS: dict[str, tuple[int, int]] = {
     "sanitizers": (1, 3000),
+    "parts": (1, 3000),
     "programs": (2, 3000),
     "allocations": (2, 1800),
     "ulps": (1, 1800),

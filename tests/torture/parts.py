@@ -1,0 +1,99 @@
+"""The suite with every loop cut into parts, on two and on seven threads.
+
+Usually a loop is divided from 2^18 elements on, a product from 2^22 multiply-adds on; few tests
+are as large. Here the core is compiled in a copy of the tree, build/sanitized/parts, with
+thresholds of one element, so that the suite runs through divided loops and the thread pool.
+
+That a wrong cut is noticed is tried first: PLANTED drops the last elements of every part.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from torture import Result, Share
+from torture.sanitizers import compiled, copied
+
+THRESHOLDS = {
+    "minigrad/_core/loops.pxd": [("IN_PARTS = 1 << 18 ", "IN_PARTS = 1 ")],
+    "minigrad/_core/loops.pyx": [
+        ("RELEASE_GIL = 1 << 15 ", "RELEASE_GIL = 1 "),
+        ("BRIEF = 1 << 20 ", "BRIEF = 1 "),
+        ("PIECE = 1 << 17 ", "PIECE = 1 "),
+    ],
+    "minigrad/_core/matmul.h": [
+        ("MG_SHARED (1 << 22)", "MG_SHARED 1"),
+        ("MG_PIECE (1 << 20)", "MG_PIECE 1"),
+    ],
+    "minigrad/_core/tensor.pyx": [
+        ("elements(tensor.array) < 32768", "elements(tensor.array) < 2"),
+        ("elements(x) < 32768", "elements(x) < 2"),
+    ],
+}
+PLANTED = (
+    "minigrad/_core/loops.pyx",
+    "return n if part == parts else n * part // parts",
+    "return n - (parts > 1) if part == parts else n * part // parts",
+)
+# Left out: what counts or times the threads of loops of the usual sizes, what measures memory, and
+# test files that need the whole tree or do not run the core.
+NOT = "not (million or little_memory or recycled or nested or threads or benchmark or busy)"
+ELSEWHERE = ("examples", "lessons", "readme", "kernels", "torture")
+
+
+def replaced(tree: Path, name: str, pairs: list[tuple[str, str]]) -> None:
+    text = (tree / name).read_text()
+    for right, wrong in pairs:
+        assert text.count(right) == 1, f"{name} no longer says {right!r}: change it here"
+        text = text.replace(right, wrong)
+    (tree / name).write_text(text)
+
+
+def tested(tree: Path, threads: int, *arguments: str) -> tuple[int, str]:
+    """Run these tests there: the exit status, and what pytest said."""
+    words = [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-p", "no:cacheprovider"]
+    environment = {
+        **os.environ,
+        "MINIGRAD_NUM_THREADS": str(threads),
+        "PYTHONPATH": os.pathsep.join([str(tree), os.environ.get("PYTHONPATH", "")]),
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    words += [f"--ignore=tests/test_{name}.py" for name in ELSEWHERE]
+    words += ["-k", NOT, *arguments]
+    child = subprocess.run(
+        words, cwd=tree, env=environment, capture_output=True, text=True, check=False
+    )
+    return child.returncode, child.stdout + child.stderr
+
+
+def torment(share: Share) -> Result:
+    """The suite, once on each number of threads."""
+    result = Result("tests with every loop in parts")
+    tree = copied("parts")
+    for name, pairs in THRESHOLDS.items():
+        replaced(tree, name, pairs)
+    name, right, wrong = PLANTED
+    replaced(tree, name, [(right, wrong)])
+    if problem := compiled(tree, ""):
+        result.failures.append(f"not compiled: {problem}")
+        return result
+    noticed = tested(tree, 2, "-x", "tests/test_op_table.py")[0] != 0
+    result.note("planted wrong cut noticed", int(noticed))
+    if not noticed:
+        result.failures.append("a planted wrong cut of the loops is not noticed")
+    replaced(tree, name, [(wrong, right)])
+    if problem := compiled(tree, ""):
+        result.failures.append(f"not compiled: {problem}")
+        return result
+    files = ["tests/test_op_table.py"] if share.quick else []
+    for threads in share.progress([2, 7]):
+        status, text = tested(tree, threads, *files)
+        passed = re.search(r"(\d+) passed", text)
+        result.count += int(passed[1]) if passed else 0
+        if status:
+            result.failures.append(f"{threads} threads: status {status}: {text[-3000:]}")
+    return result
