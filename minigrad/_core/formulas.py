@@ -17,7 +17,7 @@ import numpy as np
 
 
 def gradient(p, d, weight_decay, maximize):
-    """The gradient of what is minimised, with that of weight_decay p² / 2 added."""
+    """The gradient of the objective, plus that of the penalty weight_decay p² / 2."""
     return (-d if maximize else d) + weight_decay * p
 
 
@@ -74,7 +74,7 @@ def rmsprop(
     moment = square
     if mean is not None:
         mean = mean + (g - mean) * (1 - alpha)
-        moment = np.maximum(square - mean * mean, 0)  # rounding may leave less than nothing
+        moment = np.maximum(square - mean * mean, 0)  # rounding may make it negative
     move = g / (np.sqrt(moment) + eps)
     if velocity is None:
         return p - lr * move, square, None, mean
