@@ -6,7 +6,7 @@ PYTHON ?= python3
 ARGS ?=
 PIP_INSTALL = -m pip --disable-pip-version-check install --quiet
 BUILD_REQUIRES = $(shell sed -n '/^requires = /s/[^"]*\("[^"]*"\)[^"]*/ \1/gp' pyproject.toml)
-CORE = $(wildcard minigrad/_core/*.pyx minigrad/_core/*.pxd minigrad/_core/*.h) minigrad/_core/table.py minigrad/_core/generate.py
+CORE = $(wildcard $(foreach e,pyx pxd pxi h,minigrad/_core/*.$e minigrad/_core/*/*.$e)) minigrad/_core/engine/table.py minigrad/_core/fast/generate.py
 PY = .venv/bin/python
 # With PyTorch, where `make test-peers` has installed it.
 TORTURE = $(if $(wildcard .venv-peers/has-peers),.venv-peers/has-peers .venv-peers/compiled,.venv/has-test .venv/compiled)
@@ -38,7 +38,7 @@ test-aarch64: ## run the C test of the kernels for aarch64 under qemu
 	@command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null \
 		|| { echo 'minigrad: `apt install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user`' >&2; exit 1; }
 	@mkdir -p build
-	@aarch64-linux-gnu-gcc -O3 -fno-math-errno -fno-trapping-math -static -pthread -Iminigrad/_core \
+	@aarch64-linux-gnu-gcc -O3 -fno-math-errno -fno-trapping-math -static -pthread -Iminigrad/_core/fast \
 		tests/kernels.c -lm -o build/kernels-aarch64
 	@qemu-aarch64 build/kernels-aarch64
 
@@ -69,7 +69,8 @@ wheel: .venv/has-dev ## build the source distribution, and from it the wheel, in
 
 clean: ## delete all that make has made
 	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	rm -rf minigrad/_core/*.so minigrad/_core/*.c minigrad/_core/generated minigrad/_core/elementwise.py*
+	find minigrad/_core -name '*.so' -delete
+	rm -rf minigrad/_core/generated minigrad/_core/elementwise.py*
 	find minigrad tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps, in each virtual environment: its build requirements, an editable install with an

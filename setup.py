@@ -1,4 +1,4 @@
-"""Compiles minigrad/_core/*.pyx; all else about the package stands in pyproject.toml."""
+"""Compiles the .pyx files below minigrad/_core; the rest stands in pyproject.toml."""
 
 import os
 import sys
@@ -86,7 +86,10 @@ class BuildExt(build_ext):
 
 if __name__ == "__main__":  # not in the processes of cythonize
     src = Path("minigrad/_core")
-    run_path(str(src / "generate.py"), run_name="__main__")
+    run_path(str(src / "fast/generate.py"), run_name="__main__")
     near = [str(path) for path in src.rglob("*") if path.suffix in (".pxd", ".pxi", ".h")]
-    ext = [Extension(f"minigrad._core.{f.stem}", [str(f)], depends=near) for f in src.glob("*.pyx")]
+    ext = [
+        Extension(".".join(f.with_suffix("").parts), [str(f)], depends=near)
+        for f in sorted(src.rglob("*.pyx"))
+    ]
     setup(cmdclass={"build_ext": BuildExt}, ext_modules=ext)

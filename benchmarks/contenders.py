@@ -303,7 +303,7 @@ def batchnorm_minigrad(shape: tuple[int, ...]) -> Callable:
 
 def unfused(run: Callable) -> Callable:
     """The same with fusion switched off."""
-    from minigrad._core.accelerate import shortcuts
+    from minigrad._core.fast.accelerate import shortcuts
 
     fusion = shortcuts()["fused formulas"]
 
@@ -317,7 +317,7 @@ def unfused(run: Callable) -> Callable:
 
 def on_two_threads(run: Callable) -> Callable:
     """The same with a second thread for large loops, wherever the process may run."""
-    from minigrad._core.loops import set_threads
+    from minigrad._core.fast.loops import set_threads
 
     def shared():
         threads, processors = set_threads(2), os.sched_getaffinity(0)

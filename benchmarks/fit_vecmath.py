@@ -1,4 +1,4 @@
-"""Fit the polynomials of minigrad/_core/vecmath.h.
+"""Fit the polynomials of minigrad/_core/fast/vecmath.h.
 
 Every function of the header ends in one polynomial on one short interval.  This script finds the
 polynomials anew, so that the header can be checked and changed: it prints, per polynomial, the

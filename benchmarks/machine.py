@@ -53,7 +53,7 @@ def cpu_field(field: str) -> str:
 
 
 def kernel_level() -> str:
-    """Which build of minigrad's kernels the loader picks here (minigrad/_core/clones.h)."""
+    """Which build of minigrad's kernels the loader picks here (minigrad/_core/fast/clones.h)."""
     flags = set(cpu_field("flags").split())
     return next((level for level, needed in LEVELS.items() if needed <= flags), "baseline")
 

@@ -19,6 +19,11 @@ from . import (
     viz as viz,
 )
 from ._core.elementwise import *  # all of table.py that is public
+from ._core.engine.graph import (
+    Tensor as Tensor,
+    get_default_dtype as get_default_dtype,
+    set_default_dtype as set_default_dtype,
+)
 from ._core.ops import (
     argsort as argsort,
     astype as astype,
@@ -57,11 +62,6 @@ from ._core.ops import (
     unfold as unfold,
     var as var,
     where as where,
-)
-from ._core.tensor import (
-    Tensor as Tensor,
-    get_default_dtype as get_default_dtype,
-    set_default_dtype as set_default_dtype,
 )
 from .autograd import (
     enable_grad as enable_grad,

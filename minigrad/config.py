@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ._core.products import name_of_kernel
+from ._core.fast.products import name_of_kernel
 from .threads import get_num_threads, processors
 
 

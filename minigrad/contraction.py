@@ -15,6 +15,7 @@ from itertools import combinations
 
 import numpy as np
 
+from ._core.engine.graph import Tensor, attach_methods, to_tensor, to_tensors
 from ._core.ops import (
     astype,
     diagonal,
@@ -27,7 +28,6 @@ from ._core.ops import (
     sum_product,
     whole,
 )
-from ._core.tensor import Tensor, attach_methods, to_tensor, to_tensors
 from ._core.types import TensorLike
 
 __all__ = ["einsum", "outer", "tensordot", "trace", "vecdot"]

@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from ._core.loops import memory_checked
-from ._core.ops import whole
-from ._core.tensor import (
+from ._core.engine.graph import (
     DTYPES,
     Tensor,
     adopt,
@@ -22,6 +20,8 @@ from ._core.tensor import (
     listed_tensors,
     to_tensor,
 )
+from ._core.fast.loops import memory_checked
+from ._core.ops import whole
 from ._core.types import Shape
 
 float32, float64, int32, int64, bool_ = DTYPES

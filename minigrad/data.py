@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ._core.engine.graph import Tensor
 from ._core.ops import whole
-from ._core.tensor import Tensor
 from .creation import asarray, generator, tensor
 from .functions import stack
 

@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ._core.ops import reshape, whole, zeros_like
-from ._core.tensor import (
+from ._core.engine.graph import (
     Tensor,
     adopt,
     count_nodes,
@@ -32,6 +31,7 @@ from ._core.tensor import (
     set_recording,
     to_tensor,
 )
+from ._core.ops import reshape, whole, zeros_like
 from .creation import asarray, ones_like, zeros
 from .functions import stack
 from .nn.module import BUFFER, PARAMETER, TRANSIENT, Module, _join

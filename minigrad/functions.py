@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ._core.loops import memory_checked
+from ._core.engine.graph import Tensor, adopt, attach_methods, to_tensor, to_tensors
+from ._core.fast.loops import memory_checked
 from ._core.ops import (
     abs,
     add_along_axis,
@@ -40,7 +41,6 @@ from ._core.ops import (
     where,
     whole,
 )
-from ._core.tensor import Tensor, adopt, attach_methods, to_tensor, to_tensors
 from ._core.types import Axis, Shape, TensorLike
 
 __all__ = [

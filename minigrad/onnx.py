@@ -26,8 +26,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import functions, nn
+from ._core.engine.graph import Tensor, observe, primitives
 from ._core.ops import abs as absolute, max as maximum, where, whole
-from ._core.tensor import Tensor, observe, primitives
 from .autograd import enable_grad
 from .creation import tensor
 from .functions import clone

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ._core.tensor import profile_engine
+from ._core.engine.graph import profile_engine
 
 
 class profile:  # noqa: N801  (a context manager is written like a function)

@@ -31,7 +31,7 @@ from typing import IO, Any, ClassVar, cast
 
 import numpy as np
 
-from ._core.tensor import Tensor, adopt
+from ._core.engine.graph import Tensor, adopt
 
 fcntl: Any
 try:

@@ -1,6 +1,7 @@
 """How many threads large loops use, and what that is when minigrad is imported.
 
-The loops divide themselves (`_core/threads.h`). Results do not depend on the number of threads.
+The loops divide themselves (`_core/fast/threads.h`). Results do not
+depend on their number.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ._core.loops import MOST_THREADS, number_of_threads, set_threads
+from ._core.fast.loops import MOST_THREADS, number_of_threads, set_threads
 from ._core.ops import whole
 
 

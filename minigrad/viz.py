@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._core.tensor import Node, Tensor, observe, run_graph
+from ._core.engine.graph import Node, Tensor, observe, run_graph
 from .autograd import no_grad
 from .nn.module import Module, Parameter, positive
 from .tree import flatten

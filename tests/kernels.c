@@ -3,7 +3,7 @@
  * `make test-aarch64` for another processor, on which qemu runs it. It prints what it did, and fails
  * by its exit status.
  *
- *     cc -O3 -fno-math-errno -fno-trapping-math -pthread -Iminigrad/_core tests/kernels.c -lm && ./a.out */
+ *     cc -O3 -fno-math-errno -fno-trapping-math -pthread -Iminigrad/_core/fast tests/kernels.c -lm && ./a.out */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -39,10 +39,10 @@ from keyword import iskeyword
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-COMPILED = "minigrad/_core/table.py"  # the one Python file of which compiled code is made
+COMPILED = "minigrad/_core/engine/table.py"  # the one Python file of which compiled code is made
 SOURCES = (
-    "minigrad/_core/*.pyx",
-    "minigrad/_core/*.h",
+    "minigrad/_core/**/*.px[yi]",
+    "minigrad/_core/fast/*.h",
     COMPILED,
     "minigrad/nn/*.py",
     "minigrad/optim/*.py",
@@ -581,33 +581,32 @@ class Trial:
         if mutant.file.endswith(".h"):  # compile again only what includes it
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
             (folder / "build" / mutant.file).write_bytes(changed)  # Cython's copy, which C reads
-            for c_file in (folder / "build/minigrad/_core").glob("*.c"):
-                if self.includes(c_file.stem, path.name):
+            for c_file in (folder / "build/minigrad/_core").rglob("*.c"):
+                source = c_file.relative_to(folder / "build").with_suffix(".pyx")
+                if self.includes(self.pristine / source, path.name):
                     os.utime(c_file)
         if self.compiled(folder)[0]:
             return "not compiled"
         pairs = [
             (a, self.pristine / a.relative_to(folder))
-            for a in (folder / "minigrad/_core").glob("*.so")
+            for a in (folder / "minigrad/_core").rglob("*.so")
         ]
         if all(a.read_bytes() == b.read_bytes() for a, b in pairs):
             return "same code"
         return None
 
-    def includes(self, module: str, header: str) -> bool:
-        """Whether the module includes the header, perhaps through another header."""
-        names, folder = {header}, self.pristine / "minigrad/_core"
+    def includes(self, module: Path, header: str) -> bool:
+        """Whether the module includes the header, perhaps through what it imports."""
+        names, folder = {header}, self.pristine / "minigrad/_core/fast"
         for path in folder.glob("*.h"):
             if f'#include "{header}"' in path.read_text():
                 names.add(path.name)
-        text = (folder / f"{module}.pyx").read_text() + "".join(
-            (folder / f"{name}.pxd").read_text()
-            for name in re.findall(r"from \.(\w+) cimport", (folder / f"{module}.pyx").read_text())
-            if (folder / f"{name}.pxd").exists()
-        )
-        own = folder / f"{module}.pxd"
-        text += own.read_text() if own.exists() else ""
-        return any(f'"{name}"' in text for name in names)
+        text = module.read_text()
+        imported = re.findall(r"^from \.+([\w.]+) cimport", text, re.MULTILINE)
+        own = module.with_suffix(".pxd")
+        for path in [own, *(folder / f"{name.split('.')[-1]}.pxd" for name in imported)]:
+            text += path.read_text() if path.exists() else ""
+        return any(f'{name}"' in text for name in names)
 
     def outcome(self, mutant: Mutant) -> Outcome:
         began = time.monotonic()

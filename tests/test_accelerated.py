@@ -10,7 +10,7 @@ import pytest
 import minigrad as mg
 from minigrad import nn
 from minigrad._core import formulas, ops
-from minigrad._core.accelerate import Shortcut, shortcuts
+from minigrad._core.fast.accelerate import Shortcut, shortcuts
 from minigrad.autograd import accelerated, is_accelerated
 from minigrad.nn import functional
 

@@ -12,7 +12,7 @@ import pytest
 
 import minigrad as mg
 from minigrad import nn
-from minigrad._core.tensor import observe
+from minigrad._core.engine.graph import observe
 from minigrad.autograd import Function, checkpoint, detect_anomaly
 
 

@@ -17,9 +17,9 @@ import pytest
 
 import minigrad as mg
 from minigrad._core import ops
-from minigrad._core.tensor import Tensor, primitives
+from minigrad._core.engine.graph import Tensor, primitives
 
-COMPILED = [m.name for m in pkgutil.iter_modules(mg._core.__path__, "minigrad._core.")]
+COMPILED = [m.name for m in pkgutil.walk_packages(mg._core.__path__, "minigrad._core.")]
 FLOAT = re.compile(r"[-+]?\d+\.\d*(?:e[-+]?\d+)?")
 MODULES = [
     name

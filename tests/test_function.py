@@ -10,7 +10,7 @@ import pytest
 
 import minigrad as mg
 from minigrad._core import ops
-from minigrad._core.tensor import observe
+from minigrad._core.engine.graph import observe
 from minigrad.autograd import Function, gradcheck, gradgradcheck
 
 RANDOM = np.random.default_rng(0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad._core.fusion import fused
+from minigrad._core.fast.fusion import fused
 from minigrad.autograd import accelerated, detect_anomaly, grad, gradcheck, gradgradcheck
 
 pytestmark = pytest.mark.accelerated

@@ -33,7 +33,7 @@ def result(compiler, headers, folder):
 def test_products_functions_and_threads_in_c(compiler, tmp_path):
     if not which(compiler):
         pytest.skip(f"no {compiler} here")
-    output, status = result(compiler, ROOT / "minigrad/_core", tmp_path)
+    output, status = result(compiler, ROOT / "minigrad/_core/fast", tmp_path)
     assert status == 0, output
     assert "products by the kernels for vector128" in output
 
@@ -41,7 +41,7 @@ def test_products_functions_and_threads_in_c(compiler, tmp_path):
 @pytest.mark.skipif(not which("gcc"), reason="no gcc here")
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_planted_error_is_found(name, tmp_path):
-    for header in (ROOT / "minigrad/_core").glob("*.h"):
+    for header in (ROOT / "minigrad/_core/fast").glob("*.h"):
         text = header.read_text()
         if header.name == name:
             assert PLANTED[name][0] in text

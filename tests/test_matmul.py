@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad._core.loops import set_threads
-from minigrad._core.products import name_of_kernel
+from minigrad._core.fast.loops import set_threads
+from minigrad._core.fast.products import name_of_kernel
 
 SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17, 31, 32, 33, 48, 65)
 ROWS, INNER, COLUMNS = (
@@ -176,7 +176,9 @@ def run(kernel, *arguments):
 
 @pytest.mark.parametrize("kernel", ["avx2", "vector128", "blas"])
 def test_this_file_with_the_other_kernels(kernel):
-    name = run(kernel, "-c", "from minigrad._core.products import name_of_kernel as n; print(n())")
+    name = run(
+        kernel, "-c", "from minigrad._core.fast.products import name_of_kernel as n; print(n())"
+    )
     if "if the processor has it" in name.stderr:
         pytest.skip(f"this processor has no {kernel}")
     assert name.stdout == f"{kernel}\n", name.stderr

@@ -546,14 +546,14 @@ def test_the_model_stays_as_it_was_after_an_error():
         exported(model, mg.ones(1, 3))
     assert all(module.training and "forward" not in vars(module) for module in model.modules())
     seen = []
-    previous = mg._core.tensor.observe(lambda *step: seen.append(step[0]))
+    previous = mg._core.engine.graph.observe(lambda *step: seen.append(step[0]))
     try:
         exported(nn.Linear(3, 2), mg.ones(1, 3))
         assert "linear" not in seen
         mg.ones(1) + 1.0
         assert seen[-1] == "add"
     finally:
-        mg._core.tensor.observe(previous)
+        mg._core.engine.graph.observe(previous)
 
 
 def test_dropout_is_off_and_the_generator_untouched():

@@ -30,7 +30,7 @@ from op_table import (
 
 import minigrad as mg
 from minigrad._core import ops
-from minigrad._core.tensor import primitives
+from minigrad._core.engine.graph import primitives
 from minigrad.autograd import gradcheck, gradgradcheck
 
 FLOATS = (np.float32, np.float64)

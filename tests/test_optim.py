@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad._core.updates import Update
+from minigrad._core.fast.updates import Update
 from minigrad.optim import LBFGS, SGD, Adagrad, Adam, AdamW, Lion, NAdam, Optimizer, RMSprop
 from minigrad.serialization import load, save
 

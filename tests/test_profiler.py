@@ -8,7 +8,7 @@ import time
 import pytest
 
 import minigrad as mg
-from minigrad._core.tensor import observe
+from minigrad._core.engine.graph import observe
 
 
 def test_calls_times_and_bytes():

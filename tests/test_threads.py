@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad._core.loops import set_threads
+from minigrad._core.fast.loops import set_threads
 from minigrad.threads import _quota, processors
 
 RANDOM = np.random.default_rng(0)
@@ -263,7 +263,7 @@ def test_fewer_threads_than_there_are_take_part():
 
 FORK = """
 import os, minigrad as mg
-from minigrad._core.loops import set_threads
+from minigrad._core.fast.loops import set_threads
 set_threads(2)
 x = mg.ones((2000, 1000))
 assert (x + x).sum(0).sum().item() == 4e6

@@ -16,7 +16,7 @@ import pytest
 
 import minigrad as mg
 from minigrad import nn
-from minigrad._core.tensor import observe
+from minigrad._core.engine.graph import observe
 
 TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|->|[{}\[\];=,]|[\w.#]+')
 

@@ -17,7 +17,7 @@ from .elementwise import (
     tanh_slope as tanh_slope,
     weigh as weigh,
 )
-from .tensor import Tensor
+from .engine.graph import Tensor
 from .types import Axis, Shape, TensorLike
 
 class Positions:

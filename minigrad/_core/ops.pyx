@@ -24,22 +24,22 @@ cimport numpy as cnp
 from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArray_DATA, PyArray_DIMS,
                     PyArray_NDIM, PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
-from . cimport loops, loss, products, recurrent, reductions
-from .accelerate cimport Shortcut
-from .kernels cimport (
+from .fast cimport loops, loss, products, recurrent, reductions
+from .fast.accelerate cimport Shortcut
+from .fast.kernels cimport (
     CLIP, LOGSUM, MAX, MEAN, MIN, NO_KERNEL, PROD, SUM, VAR, WHERE, all_between)
-from .loops cimport Operand, contiguous, view_array
-from .tensor cimport (Op, Tensor, binary, checked, install, record, record_view,
-                      number_array, python_number, recording, repeated_axes, shape_of, to_tensor, to_tensors,
-                      unary, wrap)
+from .fast.loops cimport Operand, contiguous, view_array
+from .engine.graph cimport (
+    Op, Tensor, binary, checked, install, number_array, python_number, record, record_view, recording,
+    repeated_axes, shape_of, to_tensor, to_tensors, unary, wrap)
 
 import math
 from operator import index as index_of
 
 import numpy as np
 
-from .loops import count_classes
-from .tensor import attach_methods, drops_graph, observe, plain_index, register
+from .fast.loops import count_classes
+from .engine.graph import attach_methods, drops_graph, observe, plain_index, register
 
 cnp.import_array()
 

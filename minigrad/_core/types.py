@@ -5,7 +5,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from .tensor import Tensor
+from .engine.graph import Tensor
 
 TensorLike: TypeAlias = Tensor | np.ndarray | np.generic | float
 Shape: TypeAlias = int | Sequence[int]

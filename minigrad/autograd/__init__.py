@@ -10,8 +10,8 @@ from functools import wraps
 from inspect import isgeneratorfunction
 from typing import Any, TypeVar, overload
 
-from .._core.accelerate import is_accelerated, set_accelerated
-from .._core.tensor import Tensor, is_grad_enabled, run_graph, set_recording
+from .._core.engine.graph import Tensor, is_grad_enabled, run_graph, set_recording
+from .._core.fast.accelerate import is_accelerated, set_accelerated
 from .anomaly import detect_anomaly
 from .checkpoint import checkpoint
 from .function import Function
@@ -142,7 +142,7 @@ class accelerated(_Mode):  # noqa: N801 (used like a function, as no_grad is)
     With False everything runs by its definition: primitives and their rules, formulas composed of
     them, BLAS for products. It gives the same, but for roundings, and slower; so it tells whether
     a shortcut is to blame for what looks wrong. MINIGRAD_FAST=0 in the environment does it for a
-    whole process. `minigrad._core.accelerate.shortcuts()` lists them.
+    whole process. `minigrad._core.fast.accelerate.shortcuts()` lists them.
 
     >>> with mg.autograd.accelerated(False):
     ...     mg.autograd.is_accelerated()

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._core.tensor import Node, Tensor, observe, running_node
+from .._core.engine.graph import Node, Tensor, observe, running_node
 
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 FROM_OUTSIDE = "It came with the data, or from outside of the library: look at the inputs."

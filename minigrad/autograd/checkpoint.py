@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .. import creation
-from .._core.tensor import (
+from .._core.engine.graph import (
     Node,
     Tensor,
     count_nodes,

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .._core.ops import put, zeros_like
-from .._core.tensor import (
+from .._core.engine.graph import (
     Op,
     Tensor,
     adopt,
@@ -27,6 +26,7 @@ from .._core.tensor import (
     make_op,
     set_recording,
 )
+from .._core.ops import put, zeros_like
 
 NOTHING = adopt(np.zeros(0, np.float32))
 

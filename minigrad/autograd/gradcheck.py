@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from .._core.tensor import Tensor, adopt, run_graph, set_recording
+from .._core.engine.graph import Tensor, adopt, run_graph, set_recording
 
 __all__ = ["GradcheckError", "gradcheck", "gradgradcheck"]
 

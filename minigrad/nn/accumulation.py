@@ -32,8 +32,8 @@ from typing import Any
 import numpy as np
 
 from .. import creation
+from .._core.engine.graph import Tensor, move_statistics, to_tensor
 from .._core.ops import concat
-from .._core.tensor import Tensor, move_statistics, to_tensor
 from ..autograd import enable_grad, grad, no_grad
 from . import functional
 from .module import Module

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 
 from .. import functions
 from .._core import ops
+from .._core.engine.graph import Tensor, to_tensor, to_tensors
 from .._core.ops import clip, expm1, logsigmoid, reshape, sigmoid, tanh, where, whole
-from .._core.tensor import Tensor, to_tensor, to_tensors
 from ..creation import full, zeros
 from .module import Module, Parameter, number, positive
 

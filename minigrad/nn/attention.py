@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from .._core.loops import memory_checked
+from .._core.engine.graph import Tensor, adopt, to_tensor
+from .._core.fast.loops import memory_checked
 from .._core.ops import broadcast_to, concat, gelu, linear, permute_dims, relu, reshape
-from .._core.tensor import Tensor, adopt, to_tensor
 from ..creation import empty, zeros
 from ..functions import expand_dims, split
 from . import functional, init

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from .._core.engine.graph import Tensor, to_tensor
 from .._core.ops import (
     fold,
     getitem,
@@ -20,7 +21,6 @@ from .._core.ops import (
     unfold,
     whole,
 )
-from .._core.tensor import Tensor, to_tensor
 from .._core.types import Shape
 from ..creation import empty
 from . import init

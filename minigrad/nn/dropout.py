@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._core.tensor import Tensor
+from .._core.engine.graph import Tensor
 from . import functional
 from .module import Module
 

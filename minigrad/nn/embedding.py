@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .._core.engine.graph import Tensor, to_tensor
 from .._core.ops import whole
-from .._core.tensor import Tensor, to_tensor
 from ..creation import empty
 from . import functional, init
 from .module import Module, Parameter, number, positive

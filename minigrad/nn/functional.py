@@ -11,8 +11,9 @@ import numpy as np
 
 from .. import creation
 from .._core import ops
-from .._core.fusion import fused
-from .._core.loops import count_classes, memory_checked
+from .._core.engine.graph import Tensor, adopt, move_statistics, to_tensor, to_tensors
+from .._core.fast.fusion import fused
+from .._core.fast.loops import count_classes, memory_checked
 from .._core.ops import (
     abs as absolute,
     broadcast_to,
@@ -36,7 +37,6 @@ from .._core.ops import (
     where,
     whole,
 )
-from .._core.tensor import Tensor, adopt, move_statistics, to_tensor, to_tensors
 from ..functions import moveaxis, norm
 from .activation import (
     celu as celu,

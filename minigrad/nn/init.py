@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from .. import creation
-from .._core.tensor import Tensor
+from .._core.engine.graph import Tensor
 from ..autograd import no_grad
 
 _GAINS = {

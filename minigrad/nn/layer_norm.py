@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from .._core.engine.graph import Tensor, to_tensor
 from .._core.ops import reshape
-from .._core.tensor import Tensor, to_tensor
 from ..creation import ones, zeros
 from . import functional, init
 from .module import Module, Parameter, positive

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from .._core.engine.graph import Tensor
 from .._core.ops import linear
-from .._core.tensor import Tensor
 from ..creation import empty
 from ..functions import flatten
 from . import init

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
+from .._core.engine.graph import RemovableHandle, Tensor
 from .._core.ops import whole
-from .._core.tensor import RemovableHandle, Tensor
 from ..creation import asarray
 
 PARAMETER, BUFFER, TRANSIENT, MODULE = "parameter", "buffer", "transient buffer", "module"

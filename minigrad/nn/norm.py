@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._core.tensor import Tensor, to_tensor
+from .._core.engine.graph import Tensor, to_tensor
 from ..autograd import no_grad
 from ..creation import ones, tensor, zeros
 from . import functional, init

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._core.loops import memory_checked
+from .._core.engine.graph import Tensor, adopt, to_tensor
+from .._core.fast.loops import memory_checked
 from .._core.ops import getitem, pad, unfold, where, whole, window_max
-from .._core.tensor import Tensor, adopt, to_tensor
 from .._core.types import Shape
 from .conv import per_axis
 from .module import Module, number, positive

@@ -1,8 +1,8 @@
 """RNN, LSTM, GRU, their cells, and the batch-normalised LSTM.
 
 An LSTM layer without proj_size is one `Function` over all steps, on the loops of
-`_core/recurrent.pyx`: 7.0 ms where a composition of steps took 8.6 (64 to 128 units, 32 steps of
-batch 32, forward and backward).
+`_core/fast/recurrent.pyx`: 7.0 ms where a composition of steps took 8.6 (64 to 128 units, 32 steps
+of batch 32, forward and backward).
 
 All else is composed of steps. In these a state is a matrix of columns, (hidden_size, N): the gates
 then lie one after the other in memory, as blocks of rows of (4 hidden_size, N). A step is one
@@ -24,7 +24,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._core.accelerate import Shortcut
+from .._core.engine.graph import Tensor, is_grad_enabled, run_graph, to_tensor
+from .._core.fast.accelerate import Shortcut
+from .._core.fast.recurrent import lstm_backward, lstm_forward
 from .._core.ops import (
     astype,
     concat,
@@ -38,8 +40,6 @@ from .._core.ops import (
     tanh,
     whole,
 )
-from .._core.recurrent import lstm_backward, lstm_forward
-from .._core.tensor import Tensor, is_grad_enabled, run_graph, to_tensor
 from ..autograd import Function, enable_grad
 from ..creation import empty, full, ones, zeros
 from ..functions import expand_dims, flip, split, stack, unstack

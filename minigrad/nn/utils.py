@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from .._core.engine.graph import Tensor
 from .._core.ops import clip, concat, reshape, whole
-from .._core.tensor import Tensor
 from ..autograd import no_grad
 from ..creation import tensor
 from ..functions import norm, stack

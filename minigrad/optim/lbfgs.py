@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._core.tensor import Tensor
+from .._core.engine.graph import Tensor
 from ..autograd import enable_grad
 from .optimizer import Optimizer, check_count, options
 

@@ -3,9 +3,9 @@
 Design note
 -----------
 1. A subclass gives the rule for one parameter (`update_rule`); everything else stands here, once.
-   A rule is an `Update`, which names one of the compiled loops of `_core/updates.pyx` and gives it
-   its options, or any function of three arguments. It gets raw C-contiguous arrays, and nothing is
-   recorded.
+   A rule is an `Update`, which names one of the compiled loops of `_core/fast/updates.pyx` and
+   gives it its options, or any function of three arguments. It gets raw C-contiguous arrays, and
+   nothing is recorded.
 2. Options are read from `param_groups` at every step, since that is where schedulers write.
 3. A step is on the hot path of training, so it is one compiled call for all groups. That call first
    looks at every parameter and only then writes to the first: a read-only parameter raises before
@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from .._core.engine.graph import Tensor
+from .._core.fast.updates import Update, apply_updates, drop_gradients
 from .._core.ops import whole
-from .._core.tensor import Tensor
-from .._core.updates import Update, apply_updates, drop_gradients
 from ..autograd import enable_grad
 
 LABELS = {"lr": "learning rate", "eps": "epsilon value"}  # as PyTorch's errors name them

@@ -11,7 +11,7 @@ from typing import Any
 
 import minigrad as mg
 from minigrad import nn, optim
-from minigrad._core.tensor import Node
+from minigrad._core.engine.graph import Node
 from torture import Result, Share
 from torture.programs import Program, derivatives, explore
 from torture.rows import ROWS

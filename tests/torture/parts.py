@@ -19,23 +19,23 @@ from torture import Result, Share
 from torture.sanitizers import compiled, copied
 
 THRESHOLDS = {
-    "minigrad/_core/loops.pxd": [("IN_PARTS = 1 << 18 ", "IN_PARTS = 1 ")],
-    "minigrad/_core/loops.pyx": [
+    "minigrad/_core/fast/loops.pxd": [("IN_PARTS = 1 << 18 ", "IN_PARTS = 1 ")],
+    "minigrad/_core/fast/loops.pyx": [
         ("RELEASE_GIL = 1 << 15 ", "RELEASE_GIL = 1 "),
         ("BRIEF = 1 << 20 ", "BRIEF = 1 "),
         ("PIECE = 1 << 17 ", "PIECE = 1 "),
     ],
-    "minigrad/_core/matmul.h": [
+    "minigrad/_core/fast/matmul.h": [
         ("MG_SHARED (1 << 22)", "MG_SHARED 1"),
         ("MG_PIECE (1 << 20)", "MG_PIECE 1"),
     ],
-    "minigrad/_core/tensor.pyx": [
+    "minigrad/_core/engine/apply.pxi": [
         ("elements(tensor.array) < 32768", "elements(tensor.array) < 2"),
         ("elements(x) < 32768", "elements(x) < 2"),
     ],
 }
 PLANTED = (
-    "minigrad/_core/loops.pyx",
+    "minigrad/_core/fast/loops.pyx",
     "return n if part == parts else n * part // parts",
     "return n - (parts > 1) if part == parts else n * part // parts",
 )

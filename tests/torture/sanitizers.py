@@ -35,7 +35,7 @@ NOT = {
 }
 THREAD = ("threads", "graph")
 PLANTED = (
-    "minigrad/_core/products.pyx",
+    "minigrad/_core/fast/products.pyx",
     "size = inner * ((columns + kernel.lanes - 1) // kernel.lanes * kernel.lanes)",
     "size = inner * columns",
 )

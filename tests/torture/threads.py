@@ -14,7 +14,7 @@ import numpy as np
 
 import minigrad as mg
 from minigrad import nn, optim
-from minigrad._core.loops import set_threads
+from minigrad._core.fast.loops import set_threads
 from torture import Result, Share
 
 THREADS = 4

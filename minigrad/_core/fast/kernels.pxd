@@ -1,7 +1,7 @@
 # The opcodes, and the kernels that branch on them. kernels.pyx opens with the Design note.
 from cython cimport floating
 
-include "generated/opcodes.pxi"
+include "../generated/opcodes.pxi"
 
 cdef enum:
     TILE = 512              # elements of a tile: three operands in float64 fill 12 KiB of the L1 cache

@@ -31,14 +31,14 @@ from .accelerate cimport Shortcut
 from .kernels cimport FIRST_COMPARISON, MAX, MEAN, MIN, MULTIPLY, PROD, SUM, VAR, call_kernel
 from .loops cimport Block, Operand, contiguous, empty, merge_dimensions, recycle, run_blocks
 from .reductions cimport Plan, make_plan, run_plan
-from .tensor cimport Op, Tensor, frozen, observed, record, recording, registry, shape_of, wrap
+from ..engine.graph cimport Op, Tensor, frozen, observed, record, recording, registry, shape_of, wrap
 
 from functools import update_wrapper
 from math import prod
 
 import numpy as np
 
-from .tensor import make_op, observe, run_graph, set_recording
+from ..engine.graph import make_op, observe, run_graph, set_recording
 
 cnp.import_array()
 
@@ -698,7 +698,7 @@ def fused(function):
     It runs fused from the second call with inputs of the same shapes, if these are at most 8, in C order, of
     one floating dtype, each but once, of 1 to 32,768 elements in up to 6 dimensions; else it runs composed.
 
-    >>> from minigrad._core.fusion import fused
+    >>> from minigrad._core.fast.fusion import fused
     >>> @fused
     ... def standardise(x):
     ...     return (x - x.mean()) / x.var().sqrt()

@@ -23,11 +23,11 @@ from numpy cimport (NPY_DOUBLE, PyArray_DATA, PyArray_DIMS, PyArray_NDIM, PyArra
 
 from .accelerate cimport Shortcut
 from .loops cimport contiguous, copied, may_overlap, share, start_of, vector
-from .tensor cimport Tensor, Version, shared_version
+from ..engine.graph cimport Tensor, Version, shared_version
 
 import numpy as np
 
-from . import formulas
+from .. import formulas
 
 cnp.import_array()
 

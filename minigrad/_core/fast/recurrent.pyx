@@ -27,7 +27,7 @@ from .kernels cimport SUM, TILE
 from .loops cimport Part, add_in_place, contiguous, copied, empty, in_parts, recycle, zeros
 from .products cimport Factor, factor_of, multiply, multiply_rows, panels_of, threads_of
 from .reductions cimport reduce
-from .tensor cimport Tensor, wrap
+from ..engine.graph cimport Tensor, wrap
 
 cnp.import_array()
 

@@ -1,6 +1,6 @@
 """Stubs of the loops of an LSTM; the docstrings stand in recurrent.pyx."""
 
-from .tensor import Tensor
+from ..engine.graph import Tensor
 
 def lstm_forward(
     x: Tensor,

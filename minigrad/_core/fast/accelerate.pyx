@@ -66,7 +66,7 @@ cdef class Shortcut:
 def shortcuts():
     """All shortcuts, a dict from names.
 
-    >>> from minigrad._core.accelerate import shortcuts
+    >>> from minigrad._core.fast.accelerate import shortcuts
     >>> "fused formulas" in shortcuts()
     True
     """

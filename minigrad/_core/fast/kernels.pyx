@@ -78,7 +78,7 @@ ctypedef fused item_t:                      # what `pack` moves: any element of 
 
 # ------------------------------------------------------------------------------------- elementwise
 # Generated from table.py: `unary`, `binary_loop` and `compare_loop`, which branch on the opcode.
-include "generated/loops.pxi"
+include "../generated/loops.pxi"
 
 
 # ------------------------------------------------------------------------------------------ binary

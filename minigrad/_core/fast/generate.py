@@ -15,7 +15,7 @@ from pathlib import Path
 from textwrap import fill, indent
 from typing import Any, NamedTuple
 
-HERE = Path(__file__).parent
+CORE = Path(__file__).parents[1]
 MADE = "made of table.py by generate.py"
 KINDS = ("unary", "binary", "comparison")
 
@@ -121,7 +121,7 @@ cdef inline inlined compare_loop(int opcode, floating* x, floating* y, mask_t* o
 
 def functions_of_both(text: str) -> str:
     """One name for both precisions of each function of vecmath.h that a loop calls."""
-    defined = set(re.findall(r"\b(mg_\w+)_f32\(", (HERE / "vecmath.h").read_text("utf-8")))
+    defined = set(re.findall(r"\b(mg_\w+)_f32\(", (CORE / "fast/vecmath.h").read_text("utf-8")))
     used = sorted(set(re.findall(r"\bmg_\w+", text)) & defined - {"mg_usual"})
     macros = "".join(f"    #define {name}(x) MG_BOTH({name}, x)\n" for name in used)
     declared = "\n".join(f"    double {name}(double)" for name in used)
@@ -167,7 +167,7 @@ def docstring(entry: Entry) -> str:
 def functions(entries: list[Entry], helpers: list[str]) -> str:
     """The primitives and their functions, as ops.pyx includes them."""
     used = ", ".join(e.opcode for e in entries if e.kernel)
-    parts = [f"from .kernels cimport ({used})"]
+    parts = [f"from .fast.kernels cimport ({used})"]
     for e in entries:
         rules = ", ".join(e.rules) + "," if e.rules else "None, None"
         broadcasts = "" if e.kind == "unary" else ", core_dims=0"
@@ -187,7 +187,9 @@ def stub(entries: list[Entry]) -> str:
     """The stub of the functions, and of the methods of Tensor."""
     made = [e for e in entries if not e.options.get("by_hand")]
     public = sorted(e.name for e in made if e.public)
-    head = "from . import ops as _ops\nfrom .tensor import Tensor\nfrom .types import TensorLike"
+    head = (
+        "from . import ops as _ops\nfrom .engine.graph import Tensor\nfrom .types import TensorLike"
+    )
     methods = "".join(f"    {name} = _ops.{name}\n" for name in public)
     parts = [head, f"__all__ = {json.dumps(public)}"]
     for e in made:
@@ -210,9 +212,9 @@ def write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def generate(folder: Path = HERE) -> None:
+def generate(folder: Path = CORE) -> None:
     """Write all that is made of the table in `folder`."""
-    entries, helpers = read_table((folder / "table.py").read_text(encoding="utf-8"))
+    entries, helpers = read_table((folder / "engine/table.py").read_text(encoding="utf-8"))
     public = [e.name for e in entries if e.public and not e.options.get("by_hand")]
     methods = "cdef dict ELEMENTWISE = {" + ", ".join(f'"{n}": {n}' for n in public) + "}"
     made = {

@@ -1,4 +1,4 @@
-"""Stubs of the engine; the docstrings stand in tensor.pyx."""
+"""Stubs of the engine; the docstrings stand in graph.pyx and the files it includes."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, final
@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import Self
 
-from .. import contraction, functions
-from . import ops
-from .elementwise import _Elementwise
-from .types import TensorLike
+from ... import contraction, functions
+from .. import ops
+from ..elementwise import _Elementwise
+from ..types import TensorLike
 
 DTYPES: tuple[np.dtype[Any], ...]
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar, final
 
-from .tensor import Tensor
+from ..engine.graph import Tensor
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

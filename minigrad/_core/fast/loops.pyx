@@ -170,7 +170,7 @@ def memory_checked(function):
     """A decorator for functions in Python that call NumPy: they raise MemoryError where NumPy has no memory
     and sets no exception, as all compiled code does (see setup.py).
 
-    >>> from minigrad._core.loops import memory_checked
+    >>> from minigrad._core.fast.loops import memory_checked
     >>> memory_checked(np.add)(1, 2)
     np.int64(3)
     """

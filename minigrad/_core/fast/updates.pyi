@@ -5,7 +5,7 @@ from typing import Any, final
 
 from numpy.typing import NDArray
 
-from .tensor import Tensor
+from ..engine.graph import Tensor
 
 @final
 class Update:

@@ -1,7 +1,7 @@
-# Tensor, Node, Op. tensor.pyx opens with the Design note.
+# Tensor, Node, Op. graph.pyx opens with the Design note.
 from numpy cimport ndarray, npy_intp
 
-from .loops cimport Operand
+from ..fast.loops cimport Operand
 
 cdef enum:
     MAX_INPUTS = 3              # inputs that have a rule of their own; a variadic op has one rule for all

@@ -1,0 +1,674 @@
+"""Tensor, the graph, and the backward pass.
+
+Design note
+-----------
+1. This module knows what a Tensor is, how an operation is recorded and how gradients flow. It must not
+   know any particular operation: those stand in the table (table.py, ops.pyx), and the operators look
+   theirs up there. Here stand Op, Tensor, Node and the record of an operation. The files included at the
+   end are rooms of the same module, because these parts call one another in a circle: apply.pxi runs an
+   operation, write.pxi writes to a Tensor, backward.pxi is reverse mode, tensor.pxi holds the methods.
+2. A *Tensor* is a NumPy array with a place in the graph. A *Node* is one recorded operation. Edges
+   point from a Node to its inputs: to the Node that made the input, or to the Tensor if it is a leaf.
+3. *Memory policy.* A rule names what it needs (`g`, `out`, `x`, `y`, `shape`, an attribute such as
+   `axis`), and the Node keeps that and no more. It never keeps its output Tensor, which would be a
+   reference cycle: where a rule names `out` it keeps the array, and wraps it again, with itself as
+   the graph node, when the rule runs. So graphs are freed by reference counting alone.
+4. *Backward* collects the Nodes, sorts them by the number they got when they were made, newest first,
+   and runs the rules. No recursion. Gradients wait in `cotangent`, and reach `.grad` only when the
+   whole pass has succeeded, so that an exception leaves every `.grad` as it was.
+   Where nobody records the gradients, three kinds of sums are made in one place: the cotangents of a
+   tensor's parts (`deliver_part`), the products for a weight (`Walk.postpone`), and those for what a
+   product repeats (`Op.summed_gradient`).
+5. Rules are Tensor expressions; with `create_graph` they are recorded like any other, and that is all
+   there is to gradients of gradients. Broadcasting is undone here, once (`run_rules`), never in a rule.
+6. *Versions* are counted per storage and made only when needed: by a view, a saved output or a write.
+   What was saved is compared when its rule runs. A write through a NumPy array that shares the storage is
+   not counted, so a Node saves a copy of a *foreign* tensor, one on memory that was not allocated here.
+7. Nodes and Tensors come from freelists. A chain of a million Nodes is freed by CPython's trashcan
+   without deep recursion (measured in tests/test_graph.py in a thread with a 512 KB stack).
+8. What is built on the graph from outside (Function, checkpoint, fusion, mg.func, detect_anomaly) needs four
+   things of it: a *joint* op, whose one rule is called once and returns the gradients of all inputs; a
+   pass that *stops at its inputs*, for a rule that differentiates a graph of its own; `edges_below`, where
+   a part of the graph ends; and observers, one per thread, which cost nothing while there are none.
+"""
+cimport cython
+cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.float cimport PyFloat_CheckExact
+from cpython.long cimport PyLong_CheckExact, PyLong_FromSsize_t
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.bool cimport PyBool_Check
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
+from libc.stdlib cimport qsort
+from libc.string cimport memcmp, memcpy, memmove
+from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArray_DATA, PyArray_DIMS,
+                    PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM,
+                    PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
+
+from ..fast.accelerate cimport Shortcut
+from ..fast.kernels cimport (
+    ABS, ADD, DIVIDE, EQUAL, FIRST_COMPARISON, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE,
+    NO_KERNEL, NOT_EQUAL, SUBTRACT, call_kernel)
+from ..fast.loops cimport (
+    Operand, add_in_place, blend, contiguous, copied, elements, elementwise, empty, may_overlap,
+    recycle, view_array, zeros_of)
+
+import weakref
+from sys import getswitchinterval
+from time import perf_counter_ns
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from *:
+    """
+    #if defined(_MSC_VER)
+    #define MG_THREAD_LOCAL __declspec(thread)
+    #else
+    #define MG_THREAD_LOCAL __thread
+    #endif
+    static MG_THREAD_LOCAL int mg_recording = 1;
+    static MG_THREAD_LOCAL PyObject *mg_observer = NULL, *mg_write_observer = NULL, *mg_running = NULL;
+    """
+    int mg_recording            # grad mode, one per thread as in PyTorch
+    PyObject* mg_observer       # who is told of every primitive of this thread, and of every write
+    PyObject* mg_write_observer
+    PyObject* mg_running        # the Node whose rules run in this thread, while anybody observes
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(PyObject*)
+    PyObject* Py_TYPE "(PyObject*) Py_TYPE"(PyObject*)
+    PyObject** PySequence_Fast_ITEMS(object)
+    bint PySequence_Check(object)
+    bint PyObject_CheckBuffer(object)
+    object PyObject_Vectorcall(object function, PyObject** arguments, size_t count, PyObject* names)
+    ctypedef struct PyThreadState:
+        pass
+    PyThreadState* PyEval_SaveThread()
+    void PyEval_RestoreThread(PyThreadState*)
+
+cdef enum:
+    LONG_SUM = 256              # terms of a product that is taken at once; more would gain little
+
+cdef enum Argument:             # what a parameter of a rule stands for; attributes follow
+    COTANGENT, OUT, X, Y, SHAPE, POSITION, ATTRIBUTE
+
+cdef enum:
+    MAX_ATTRIBUTES = 64         # an Argument is one byte
+
+cdef Shortcut PARTS = Shortcut("parts added in place"), SUMS = Shortcut("postponed sums of products")
+cdef Shortcut SUMMED = Shortcut("products summed as they are made")
+
+cdef dict OTHER_PARAMETERS = {"g": COTANGENT, "out": OUT, "shape": SHAPE, "i": POSITION}
+
+cdef dict registry = {}         # name -> Op, for every primitive
+cdef PyObject* by_opcode[<int> NO_KERNEL]
+cdef dict functions = {}        # name -> public function, for the operators that have no kernel
+cdef object add_tensors = None, cast = None      # what the engine itself calls; see install()
+cdef unbroadcast_t unbroadcast = NULL
+cdef unsigned long long node_count = 0, pass_count = 0
+
+cdef ndarray NOTHING = np.zeros(0, np.float32)
+DTYPES = tuple(map(np.dtype, ("float32", "float64", "int32", "int64", "bool")))
+
+
+# --------------------------------------------------------------------------------------- the table
+@cython.final
+cdef class Op:
+    """One primitive: its kernel, what NumPy calls it, and a gradient rule for each input."""
+
+    def __repr__(self):
+        return f"<primitive {self.name}>"
+
+
+def register(str name not None, int opcode, object fallback, tuple rules not None,
+             tuple inputs not None=("x", "y", "z"), tuple attributes not None=(), bint variadic=False,
+             int core_dims=NO_BROADCAST):
+    """Enter a primitive into the table."""
+    cdef Op op = make_op(name, opcode, fallback, rules, inputs, attributes, variadic, core_dims)
+    if name in registry:
+        raise ValueError(f"primitive {name} is registered twice")
+    registry[name] = op
+    if opcode < NO_KERNEL:
+        by_opcode[opcode] = <PyObject*> op
+    return op
+
+
+def make_op(str name not None, int opcode=NO_KERNEL, object fallback=None, tuple rules not None=(),
+            tuple inputs not None=("x", "y", "z"), tuple attributes not None=(), bint variadic=False,
+            int core_dims=NO_BROADCAST, bint joint=False):
+    """An operation that may stand in a graph. The parameter names of its rules say what a Node must keep.
+
+    variadic: any number of inputs share one rule. joint: that rule is called once, and returns a list
+    with the gradients of all inputs, None for one that has none.
+
+    Raises ValueError for more rules, parameters or attributes than a Node has room for, and for a parameter
+    that is no input, attribute or one of g, out, shape and i."""
+    cdef Op op = Op.__new__(Op)
+    cdef int i, k
+    if not 0 <= opcode <= NO_KERNEL:
+        raise ValueError(f"{name}: opcode {opcode} is none of the kernels'")
+    if core_dims < NO_BROADCAST or core_dims != NO_BROADCAST and (variadic or joint):
+        raise ValueError(f"{name}: core_dims={core_dims}: expected a number of dimensions, of an operation "
+                         "with a rule for each input")
+    if len(rules) > (1 if variadic or joint else <int> MAX_INPUTS) or len(attributes) > MAX_ATTRIBUTES:
+        raise ValueError(f"{name}: {len(rules)} rules and {len(attributes)} attributes; there may be "
+                         f"{1 if variadic or joint else MAX_INPUTS} and {MAX_ATTRIBUTES}")
+    op.name, op.opcode, op.fallback, op.rules = name, opcode, fallback, rules
+    op.inputs, op.attributes, op.core_dims = inputs, attributes, core_dims
+    op.variadic, op.joint = variadic or joint, joint
+    for i, rule in enumerate(rules):
+        if rule is None:
+            continue
+        op.differentiable |= <unsigned long long> 1 << i
+        parameters = rule.__code__.co_varnames[:rule.__code__.co_argcount]
+        if len(parameters) > MAX_ARGUMENTS:
+            raise ValueError(f"{name}: the rule of input {i} has {len(parameters)} parameters; it may have "
+                             f"{MAX_ARGUMENTS}")
+        op.arguments[i] = len(parameters)
+        for k, parameter in enumerate(parameters):
+            if parameter in attributes:
+                op.argument[i][k] = ATTRIBUTE + attributes.index(parameter)
+            elif parameter in inputs[:2]:
+                op.argument[i][k] = X + inputs.index(parameter)
+            elif parameter in OTHER_PARAMETERS:
+                op.argument[i][k] = OTHER_PARAMETERS[parameter]
+            else:
+                raise ValueError(f"{name}: the rule of input {i} asks for {parameter!r}; it may name its "
+                                 "first two inputs, attributes, g, out, shape and i")
+            if op.argument[i][k] == SHAPE:
+                op.names_shape = True
+            op.saves[i] |= 1 << min(<int> op.argument[i][k], <int> ATTRIBUTE)
+    if op.variadic:
+        op.differentiable = ~<unsigned long long> 0
+    return op
+
+
+cdef void install(object add, unbroadcast_t sum_repeated, object conversion, dict public):
+    """Called once by ops.pyx: the few operations that the engine itself must call."""
+    global add_tensors, unbroadcast, cast
+    add_tensors, unbroadcast, cast = add, sum_repeated, conversion
+    functions.update(public)
+
+
+def attach_methods(dict public):
+    """Make functions whose first parameter is a Tensor methods of Tensor, and known to its operators."""
+    cdef dict members = <dict> (<PyTypeObject*> Tensor).tp_dict
+    for name, function in public.items():
+        functions[name] = function
+        if name not in members:
+            members[name] = function
+    PyType_Modified(<type> Tensor)
+
+
+cdef extern from "Python.h":
+    ctypedef struct PyTypeObject:
+        PyObject* tp_dict
+    void PyType_Modified(type)
+
+cdef extern from *:
+    """
+    static PyObject *mg_refuse(PyTypeObject *type, PyObject *arguments, PyObject *options) {
+        PyErr_Format(PyExc_TypeError, "%s: made by the engine alone, it has no constructor", type->tp_name);
+        return NULL;
+    }
+    static void mg_engine_only(PyObject *object) {
+        PyTypeObject *type = (PyTypeObject *)object;
+        type->tp_new = mg_refuse;
+        type->tp_vectorcall = NULL;         /* which would call the old one */
+        PyType_Modified(type);
+    }
+    """
+    void mg_engine_only(object type)
+
+
+cdef Op ALIAS = make_op("alias", rules=(lambda g: g,))
+
+
+def primitives():
+    """The names of all primitives in the table, sorted."""
+    return sorted(registry)
+
+
+# --------------------------------------------------------------------------------------- the graph
+@cython.final
+@cython.auto_pickle(False)
+@cython.freelist(64)
+cdef class Version:
+    """How often a storage was written to; shared by the Tensors that look at it."""
+
+
+@cython.final
+@cython.auto_pickle(False)
+cdef class Notes:
+    """Hooks, and what else few Nodes have."""
+
+
+@cython.final
+@cython.auto_pickle(False)
+@cython.freelist(1024)
+@cython.trashcan(True)
+cdef class Node:
+    """One recorded operation: `tensor.grad_fn`."""
+
+    @property
+    def name(self):
+        """The name of the primitive, or of the function (a Function, or one that is fused)."""
+        return self.op.name
+
+    @property
+    def next_functions(self):
+        """The Nodes (or, for a leaf, Tensors) of the inputs, None where no gradient flows; a tuple."""
+        return tuple([edge(self, i) for i in range(input_count(self))])
+
+    @property
+    def output_shape(self):
+        """The shape of the output, a tuple of int; None beyond eight dimensions."""
+        cdef int d
+        if self.ndim > NOTED_SIZES:
+            return None
+        return tuple([self.sizes[d] for d in range(self.ndim)])
+
+    def register_hook(self, hook):
+        """As `Tensor.register_hook` of the output, which need not live any more."""
+        notes = notes_of(self)
+        if notes.hooks is None:
+            notes.hooks = []
+        return add_hook(notes.hooks, hook)
+
+    @property
+    def metadata(self):
+        """What a tool notes about this Node: None, or a dict."""
+        return None if self.notes is None else self.notes.metadata
+
+    @metadata.setter
+    def metadata(self, value):
+        notes_of(self).metadata = value
+
+    def __repr__(self):
+        return f"<{self.op.name}>"
+
+
+cdef Notes notes_of(Node node):
+    if node.notes is None:
+        node.notes = Notes.__new__(Notes)
+    return node.notes
+
+
+cdef inline int input_count(Node node):
+    return 2 if node.more is None else 2 + <int> len(node.more)
+
+
+cdef inline object edge(Node node, int i):
+    """Where the gradient of input i goes: a Node, a leaf Tensor, or None."""
+    cdef object slot
+    if not node.needs >> min(i, LAST_BIT) & 1:
+        return None
+    slot = node.x if i == 0 else (node.y if i == 1 else node.more[i - 2])
+    return edge_of(<Tensor> slot) if isinstance(slot, Tensor) else slot
+
+
+cdef inline object edge_of(Tensor tensor):
+    return tensor if tensor.node is None else tensor.node
+
+
+cdef inline bint requires(object value):
+    return isinstance(value, Tensor) and (<Tensor> value).requires
+
+
+cdef inline long version_of(object value):
+    if isinstance(value, Tensor) and (<Tensor> value).version is not None:
+        return (<Tensor> value).version.value
+    return 0
+
+
+cdef Version shared_version(Tensor tensor):
+    if tensor.version is None:
+        tensor.version = Version.__new__(Version)
+    return tensor.version
+
+
+cdef inline void count_write(Tensor tensor) noexcept:
+    cdef Version version = shared_version(tensor)
+    version.value += 1
+
+
+cdef bint recording():
+    return mg_recording
+
+
+cdef bint observed():
+    return observers > 0
+
+
+cdef inline bint same_shape(ndarray a, ndarray b):
+    return (PyArray_NDIM(a) == PyArray_NDIM(b)
+            and memcmp(PyArray_DIMS(a), PyArray_DIMS(b), PyArray_NDIM(a) * sizeof(npy_intp)) == 0)
+
+
+cdef inline bint alike(ndarray a, ndarray b):
+    return PyArray_TYPE(a) == PyArray_TYPE(b) and same_shape(a, b)
+
+
+cdef tuple shape_of(ndarray a):
+    cdef int d
+    cdef tuple shape = PyTuple_New(PyArray_NDIM(a))
+    for d in range(PyArray_NDIM(a)):
+        size = PyLong_FromSsize_t(PyArray_DIMS(a)[d])
+        Py_INCREF(size)                     # PyTuple_SET_ITEM steals it
+        PyTuple_SET_ITEM(shape, d, size)
+    return shape
+
+
+cdef Tensor wrap(ndarray array):
+    """A Tensor outside the graph on `array`, whose dtype is known to be one of DTYPES."""
+    cdef Tensor tensor = Tensor.__new__(Tensor)
+    tensor.array = array
+    return tensor
+
+
+cdef Tensor share(ndarray array):
+    """As `wrap`, for an array that others may write to."""
+    cdef Tensor tensor = wrap(array)
+    shared_version(tensor).foreign = True
+    return tensor
+
+
+def adopt(array, bint requires_grad=False):
+    """A Tensor on an array of one of the five dtypes that the caller has made and gives away. `Tensor(array)`
+    expects that others write to the array."""
+    cdef Tensor tensor = wrap(checked(array))
+    if requires_grad:
+        tensor.requires_grad = True
+    return tensor
+
+
+cdef Tensor frozen(Tensor tensor):
+    """The tensor as a graph may save it: itself, or a copy of a foreign one, at the same place in the graph.
+    Its version is shared, so a write through the library is reported as for any other tensor."""
+    cdef Tensor copy
+    if tensor.version is None or not tensor.version.foreign or alone(<PyObject*> tensor.array):
+        return tensor
+    copy = wrap(copied_as_laid_out(tensor.array))
+    if tensor.node is not None:
+        copy.node, copy.requires = tensor.node, True
+    elif tensor.requires:                   # a leaf stays the end of its graph
+        copy = attach_op(ALIAS, copy, (tensor,), None)
+    copy.version = tensor.version
+    return copy
+
+
+def freeze(Tensor tensor not None, bint follow=True):
+    """`frozen`, for what saves tensors in Python. Unless `follow`, a copy has no version, and is not copied
+    again where it is saved."""
+    cdef Tensor copy = frozen(tensor)
+    if copy is not tensor and not follow:
+        copy.version = None
+    return copy
+
+
+cdef inline bint alone(PyObject* array):
+    """Whether an array owns its memory, and only one Tensor holds it. (A borrowed pointer, as in `ours`.)"""
+    return Py_REFCNT(array) == 1 and cnp.PyArray_CHKFLAGS(<ndarray> array, cnp.NPY_ARRAY_OWNDATA)
+
+
+cdef ndarray copied_as_laid_out(ndarray array):
+    """A copy with the same strides if that takes no more memory than a copy in C order. Sliding windows and
+    broadcast views are larger than the memory they look at."""
+    cdef npy_intp low = 0, high = PyArray_ITEMSIZE(array), count, reach
+    cdef int d
+    cdef ndarray memory, view
+    if plain(array):
+        memory = empty(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array))
+        memcpy(PyArray_DATA(memory), PyArray_DATA(array), PyArray_NBYTES(array))
+        return memory
+    for d in range(PyArray_NDIM(array)):
+        reach = PyArray_STRIDES(array)[d] * (PyArray_DIMS(array)[d] - 1)
+        if reach < 0:
+            low += reach
+        else:
+            high += reach
+    count = (high - low) // PyArray_ITEMSIZE(array)
+    if high - low > PyArray_NBYTES(array) or (high - low) % PyArray_ITEMSIZE(array):
+        return copied(array)
+    memory = empty(1, &count, PyArray_TYPE(array))
+    memcpy(PyArray_DATA(memory), <char*> PyArray_DATA(array) + low, high - low)
+    view = cnp.PyArray_New(ndarray, PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array),
+                           PyArray_STRIDES(array), <char*> PyArray_DATA(memory) - low, 0,
+                           cnp.NPY_ARRAY_ALIGNED, None)
+    cnp.set_array_base(view, memory)
+    return view
+
+
+cdef Tensor record(Op op, ndarray out, object x, object y=None, tuple more=None, tuple attributes=None):
+    """Wrap the output of `op`; if a gradient may be wanted, remember how it was made."""
+    cdef Tensor tensor = wrap(out)
+    if mg_recording:
+        attach(tensor, op, out, x, y, more, attributes)
+    if profiling:
+        note_forward(op, out)
+    if observers:
+        announce(op.name, tuple([z for z in (x, y) + (more or ()) if z is not None]),
+                 dict(zip(op.attributes, attributes or ())), tensor)
+    return tensor
+
+
+cdef inline int attach(Tensor tensor, Op op, ndarray out, object x, object y, tuple more,
+                       tuple attributes) except -1:
+    """Give an output its Node, if any input requires a gradient that `op` has."""
+    cdef unsigned long long needs = 0
+    cdef unsigned char saves = 0
+    cdef int i
+    cdef Node node
+    if requires(x):
+        needs = 1
+    if requires(y):
+        needs |= 2
+    if more is not None:
+        for i in range(<int> len(more)):
+            if requires(more[i]):
+                needs |= <unsigned long long> 1 << min(i + 2, LAST_BIT)
+    needs &= op.differentiable
+    if needs == 0:
+        return 0
+
+    if op.variadic:
+        saves = op.saves[0]
+    else:
+        for i in range(MAX_INPUTS):
+            if needs >> i & 1:
+                saves |= op.saves[i]
+    node = Node.__new__(Node)
+    node.op = op
+    node.needs = needs
+    if saves & (1 << X):
+        node.x = x
+        if isinstance(x, Tensor) and (<Tensor> x).version is not None:
+            note_version(node, False)
+    elif needs & 1:
+        node.x = edge_of(<Tensor> x)
+    if saves & (1 << Y):
+        node.y = y
+        if isinstance(y, Tensor) and (<Tensor> y).version is not None:
+            note_version(node, True)
+    elif needs & 2:
+        node.y = edge_of(<Tensor> y)
+    global node_count
+    node_count += 1                         # here, since `note_version` may make a Node below this one
+    node.number = node_count
+    if more is not None:
+        node.more = tuple([edge_of(<Tensor> z) if requires(z) else None for z in more])
+    if saves & (1 << OUT):
+        node.out = out
+        node.version = shared_version(tensor)
+        node.out_version = node.version.value
+    if saves & (1 << ATTRIBUTE):
+        node.attributes = attributes
+    if op.names_shape:
+        node.shape = shape_of((<Tensor> x).array)
+    node.ndim = PyArray_NDIM(out)
+    for i in range(min(node.ndim, <int> NOTED_SIZES)):
+        node.sizes[i] = PyArray_DIMS(out)[i]
+    if op.core_dims != NO_BROADCAST:
+        note_broadcast(node, 0, x, out)
+        note_broadcast(node, 1, y, out)
+        if more is not None:
+            note_broadcast(node, 2, more[0], out)
+    tensor.node = node
+    tensor.requires = True
+    return 0
+
+
+cdef void note_version(Node node, bint of_y) except *:
+    """For a saved input that has a version: note it, and of a foreign tensor save a copy."""
+    cdef Tensor tensor = node.y if of_y else node.x
+    if of_y:
+        node.y_version = tensor.version.value
+    else:
+        node.x_version = tensor.version.value
+    if tensor.version.foreign:
+        if of_y:
+            node.y = frozen(tensor)
+        else:
+            node.x = frozen(tensor)
+
+
+cdef inline void note_broadcast(Node node, int i, object tensor, ndarray out) noexcept:
+    cdef ndarray array
+    if node.needs >> i & 1:
+        array = (<Tensor> tensor).array
+        node.repeated[i] = repeated_axes(PyArray_DIMS(array), PyArray_NDIM(array), out, node.op.core_dims)
+        node.extra[i] = PyArray_NDIM(out) - PyArray_NDIM(array)
+        node.broadcast |= node.repeated[i] != 0
+
+
+cdef unsigned long long repeated_axes(npy_intp* shape, int ndim, ndarray out, int core_dims):
+    """The axes of `out` along which broadcasting repeated an input of this shape, as bits."""
+    cdef unsigned long long axes = 0
+    cdef int d, extra = PyArray_NDIM(out) - ndim
+    for d in range(PyArray_NDIM(out) - core_dims):
+        if d < extra or (shape[d - extra] == 1 and PyArray_DIMS(out)[d] != 1):
+            axes |= <unsigned long long> 1 << d
+    return axes
+
+
+cdef Tensor record_view(Op op, ndarray out, Tensor x, tuple attributes=None):
+    """As `record`, for an output that may share the memory, and so the version, of x."""
+    cdef Tensor tensor = record(op, out, x, None, None, attributes)
+    tensor.version = shared_version(x)
+    return tensor
+
+
+def attach_op(Op op not None, Tensor values not None, tuple inputs, tuple attributes):
+    """A Tensor on the memory of `values`, made by `op` from the inputs: Tensors, or Nodes, which stand for
+    what they made. Nobody is told; see `announce`."""
+    cdef Tensor tensor = wrap(values.array)
+    cdef tuple given = tuple([stand_in(edge) for edge in inputs])
+    tensor.version = shared_version(values)
+    attach(tensor, op, values.array, given[0], given[1] if len(given) > 1 else None,
+           given[2:] if len(given) > 2 else None, attributes)
+    return tensor
+
+
+cdef Tensor stand_in(object edge):
+    """A Tensor, or for a Node one without values at the same place in the graph."""
+    cdef Tensor tensor
+    if isinstance(edge, Tensor):
+        return edge
+    tensor = wrap(NOTHING)
+    tensor.node = <Node?> edge
+    tensor.requires = True
+    return tensor
+
+
+def count_nodes():
+    """How many Nodes were made so far; a Node made later has a larger `number`."""
+    return node_count
+
+
+def edges_below(list outputs, unsigned long long since):
+    """Where the graph that was made after the first `since` Nodes ends below these Tensors: a list of
+    leaves, and of older Nodes."""
+    cdef list queue = [edge_of(<Tensor?> t) for t in outputs if (<Tensor?> t).requires], found = []
+    cdef set seen = set()
+    cdef int i
+    cdef Node node
+    for below in queue:                     # it grows on the way
+        if id(below) in seen:
+            continue
+        seen.add(id(below))
+        if type(below) is not Node or (<Node> below).number <= since:
+            found.append(below)
+            continue
+        node = <Node> below
+        check_whole(node)
+        for i in range(input_count(node)):
+            below = edge(node, i)
+            if below is not None:
+                queue.append(below)
+    return found
+
+
+cdef tuple OPERANDS = (Tensor, np.ndarray, np.generic, int, float)
+cdef object default_dtype = np.dtype(np.float32)
+
+
+def get_default_dtype():
+    """The dtype that Python floats become: float32 unless `set_default_dtype` changed it.
+
+    >>> mg.get_default_dtype()
+    dtype('float32')
+    """
+    return default_dtype
+
+
+def set_default_dtype(dtype):
+    """Set the dtype that Python floats become, in every thread: float32 or float64.
+
+    >>> mg.set_default_dtype(mg.float64); mg.tensor([0.5]).dtype
+    dtype('float64')
+    >>> mg.set_default_dtype(mg.float32)
+    """
+    global default_dtype
+    dtype = np.dtype(dtype)
+    if dtype not in DTYPES or dtype.kind != "f":
+        raise TypeError(f"set_default_dtype: expected float32 or float64, got {dtype}")
+    default_dtype = dtype
+
+
+def is_grad_enabled():
+    """Whether operations are recorded in this thread.
+
+    >>> mg.is_grad_enabled()
+    True
+    """
+    return bool(mg_recording)
+
+
+def set_recording(bint mode):
+    """Turn recording on or off in this thread and return what it was; the context managers call it."""
+    global mg_recording
+    previous = bool(mg_recording)
+    mg_recording = mode
+    return previous
+
+# ------------------------------------------------------------------------------------------ the other rooms
+# Textual, since as modules they would need one another: an operator applies a primitive, which is recorded;
+# backward applies primitives; Tensor.backward runs it.
+include "apply.pxi"
+include "write.pxi"
+include "backward.pxi"
+include "tensor.pxi"
+include "../observe.pxi"
+include "../interop.pxi"
+
+
+# Only the engine may make these. Made from Python, by copy and pickle too, they would hold None where the
+# code relies on a value.
+mg_engine_only(Op)
+mg_engine_only(Version)
+mg_engine_only(Notes)
+mg_engine_only(Node)
+mg_engine_only(Unequal)

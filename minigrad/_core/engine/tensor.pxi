@@ -1,0 +1,356 @@
+# Tensor: properties, conversions, operators.
+@cython.freelist(1024)
+@cython.trashcan(True)
+cdef class Tensor:
+    """An n-dimensional array that remembers how it was made.
+
+    `Tensor(data)` shares the memory of a NumPy array of one of the five dtypes, with the promise of
+    `mg.asarray` for what is written through the array; `mg.tensor` copies.
+    With `requires_grad=True` (float32 and float64 only) operations on it are recorded, and
+    `backward()` on a result puts d(result)/d(tensor) into `.grad`.
+
+    >>> import minigrad as mg
+    >>> x = mg.tensor([1.0, 2.0, 3.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4., 6.])
+    """
+
+    def __cinit__(self):
+        self.array = NOTHING                # until __init__ or the engine sets it: never None
+
+    def __dealloc__(self):
+        if self.array is not None:
+            recycle(<PyObject*> self.array)
+
+    __array_ufunc__ = None                  # so that `array * tensor` is left to Tensor
+
+    def __init__(self, data, dtype=None, bint requires_grad=False):
+        listed_tensors(data, "Tensor")
+        self.array = checked(np.asarray((<Tensor> data).array if isinstance(data, Tensor) else data, dtype))
+        if isinstance(data, Tensor) and self.array is (<Tensor> data).array:
+            self.version = shared_version(<Tensor> data)
+        elif not alone(<PyObject*> self.array):
+            shared_version(self).foreign = True
+        if requires_grad:
+            self.requires_grad = True
+
+    # ------------------------------------------------------------------ what it is
+    @property
+    def shape(self):
+        """The sizes of its dimensions, a tuple of int."""
+        return shape_of(self.array)
+
+    @property
+    def ndim(self):
+        """The number of dimensions."""
+        return PyArray_NDIM(self.array)
+
+    @property
+    def size(self):
+        """The number of elements, an int."""
+        return elements(self.array)
+
+    @property
+    def dtype(self):
+        """Its NumPy dtype: float32, float64, int32, int64 or bool."""
+        return self.array.dtype
+
+    @property
+    def requires_grad(self):
+        """Whether operations on it are recorded."""
+        return self.requires
+
+    @requires_grad.setter
+    def requires_grad(self, bint value):
+        if self.node is not None and not value:
+            raise RuntimeError("requires_grad: only leaves can be changed; use x.detach()")
+        if value and PyArray_TYPE(self.array) != NPY_FLOAT and PyArray_TYPE(self.array) != NPY_DOUBLE:
+            raise RuntimeError("requires_grad: only float32 and float64 have gradients, this is "
+                               f"{self.array.dtype}")
+        self.requires = value
+
+    @property
+    def is_leaf(self):
+        """True unless an operation in the graph made it."""
+        return self.node is None
+
+    @property
+    def grad_fn(self):
+        """The Node that made it, None for a leaf."""
+        return self.node
+
+    @property
+    def grad(self):
+        """The accumulated gradient, a Tensor, or None."""
+        return self.gradient
+
+    @grad.setter
+    def grad(self, value):
+        if value is not None:
+            if not isinstance(value, Tensor) or value is self:
+                raise TypeError("grad: expected another Tensor or None, got "
+                                f"{'itself' if value is self else type(value).__name__}")
+            if not alike((<Tensor> value).array, self.array):
+                raise ValueError(f"grad: expected shape {self.shape} and dtype {self.dtype}, "
+                                 f"got {value.shape} and {value.dtype}")
+        self.gradient = value
+
+    @property
+    def _array(self):
+        """The array itself, writable; whoever writes to it calls `_bump_version`."""
+        return self.array
+
+    @property
+    def _version(self):
+        """How often its storage was written to through the library."""
+        return version_of(self)
+
+    def _bump_version(self):
+        """Count a write to the storage, so that graphs that saved it notice."""
+        count_write(self)
+
+    def __repr__(self):
+        text = np.array2string(self.array, separator=", ", prefix="tensor(")
+        if self.array.dtype.kind == "f":
+            for name, count in (("nan", np.isnan(self.array).sum()), ("inf", np.isinf(self.array).sum())):
+                text += f", {name}={count}" if count else ""
+        if not 0 < self.array.size <= np.get_printoptions()["threshold"]:
+            text += f", shape={self.shape}"
+        if self.array.dtype not in (np.float32, np.int64, np.bool_):
+            text += f", dtype={self.array.dtype}"
+        if self.node is not None:
+            text += f", grad_fn={self.node!r}"
+        elif self.requires:
+            text += ", requires_grad=True"
+        return f"tensor({text})"
+
+    def __reduce__(self):
+        if self.node is not None:
+            raise RuntimeError("only leaves can be copied or pickled; use x.detach() or x.clone()")
+        return rebuild, (type(self), np.array(self.array, order="C"), self.requires, self.gradient)
+
+    # ------------------------------------------------------------------ as other things
+    def numpy(self, *, bint copy=False):
+        """Its elements as a NumPy array: a read-only view, or with `copy=True` an array of one's own."""
+        if copy:
+            return np.array(self.array, order="C")
+        view = self.array.view()
+        view.flags.writeable = False
+        return view
+
+    def __array__(self, dtype=None, copy=None):
+        if dtype is not None and np.dtype(dtype) != self.array.dtype:
+            if copy is False:
+                raise ValueError(f"asarray: {self.array.dtype} cannot become {np.dtype(dtype)} "
+                                 "without a copy")
+            return self.array.astype(dtype)
+        return self.numpy(copy=bool(copy))
+
+    def __array_function__(self, function, types, arguments, options):
+        """NumPy's functions compute with the values. Raises TypeError if an argument requires grad and the
+        result is one that a gradient would have to flow through."""
+        cdef list found = find_tensors((arguments, tuple(options.values())))
+        result = function(*as_arrays(arguments), **as_arrays(options))
+        if drops_graph(found) and function not in WITHOUT_GRADIENT and holds_floats(result):
+            raise TypeError(numpy_drops_graph(function))
+        return result
+
+    def __dlpack__(self, **options):
+        if self.requires:
+            raise BufferError("dlpack: the tensor requires grad, and a write elsewhere would not be seen; "
+                              "use x.detach()")
+        shared_version(self).foreign = True     # from now on the other library may write to it
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+    def item(self):
+        """Its only element as a Python number. Raises ValueError unless size is 1."""
+        if elements(self.array) != 1:
+            raise ValueError(f"item: expected one element, the tensor has shape {self.shape}")
+        return self.array.item()
+
+    def tolist(self):
+        """Its elements as nested lists of Python numbers."""
+        return self.array.tolist()
+
+    def __float__(self):
+        return float(self.item())
+
+    def __int__(self):
+        return int(self.item())
+
+    def __index__(self):
+        if self.array.dtype.kind not in "ib" or elements(self.array) != 1:
+            raise TypeError("only an integer tensor of one element is an index, "
+                            f"not {self.dtype} {self.shape}")
+        return int(self.array.item())
+
+    def __bool__(self):
+        if elements(self.array) != 1:
+            raise ValueError(f"the truth value of a tensor of shape {self.shape} is ambiguous; "
+                             "use .any() or .all()")
+        return bool(self.array.item())
+
+    def __len__(self):
+        if PyArray_NDIM(self.array) == 0:
+            raise TypeError("len() of a 0-d tensor")
+        return PyArray_DIMS(self.array)[0]
+
+    def __iter__(self):
+        if PyArray_NDIM(self.array) == 0:
+            raise TypeError("iteration over a 0-d tensor")
+        return iter([self[i] for i in range(PyArray_DIMS(self.array)[0])])
+
+    def __contains__(self, value):
+        if python_number(value) is None:
+            value = to_tensor(value, "in")
+        return bool((<Tensor> binary(<Op> by_opcode[<int> EQUAL], self, value)).array.any())
+
+    def __hash__(self):
+        return <Py_hash_t> (<size_t> <void*> self >> 4)
+
+    def __format__(self, str specification not None):
+        value = self.item() if elements(self.array) == 1 and specification else str(self)
+        return format(value, specification)
+
+    # ------------------------------------------------------------------ the graph
+    def backward(self, gradient=None, bint retain_graph=False, bint create_graph=False):
+        """Accumulate d(self)/d(leaf) · gradient into the `.grad` of every leaf that requires grad.
+
+        gradient: the cotangent, of the shape of self; may be left out for one element (then it is 1).
+        retain_graph: keep what the graph saved, for another backward through it.
+        create_graph: record the gradients themselves, for gradients of gradients; implies retain_graph.
+        Raises RuntimeError, and leaves every `.grad` as it was, if self has no graph, the graph was
+        freed, or something that it saved was written to since.
+        """
+        run_backward([self], [gradient], None, retain_graph or create_graph, create_graph, "backward")
+
+    def detach(self):
+        """A Tensor on the same memory, outside the graph."""
+        cdef Tensor tensor = wrap(self.array)
+        tensor.version = shared_version(self)
+        return tensor
+
+    def requires_grad_(self, bint requires_grad=True):
+        """Set `requires_grad` in place and return self."""
+        self.requires_grad = requires_grad
+        return self
+
+    def retain_grad(self):
+        """Have backward set `.grad` of this tensor although it is not a leaf."""
+        if not self.requires:
+            raise RuntimeError("retain_grad: the tensor does not require grad")
+        if self.node is None:
+            return
+        notes_of(self.node).retained = weakref.ref(self)        # weak: a Node must not own its output
+
+    def register_hook(self, hook):
+        """Call `hook(gradient)` when the gradient of this tensor is complete; what it returns, unless
+        None, replaces the gradient. Returns a handle with `remove()`."""
+        if not self.requires:
+            raise RuntimeError("register_hook: the tensor does not require grad")
+        if self.node is not None:
+            return self.node.register_hook(hook)
+        if self.hooks is None:
+            self.hooks = []
+        return add_hook(self.hooks, hook)
+
+    # ------------------------------------------------------------------ writing
+    def _may_write(self, str name, value=None):
+        """Raise if a write would happen behind the graph's back."""
+        if mg_recording:
+            check_write(self, name, value)
+
+    def __setitem__(self, index, value):
+        if mg_recording:
+            check_write(self, "x[i] = v", value)
+        write(self, value, plain_index(index))
+
+    def copy_(self, source):
+        """Write the elements of `source`, broadcast, into this tensor, in its dtype; returns self. Floats
+        lose their fraction in an integer tensor. Raises OverflowError (ValueError for NaN) for a value that
+        its integers cannot hold, TypeError for what is not numbers, and then writes nothing."""
+        return write_all(self, source, "copy_")
+
+    def fill_(self, value):
+        """Set every element to a number, in the dtype of the tensor; returns self. Errors as `copy_`."""
+        cdef npy_intp i
+        cdef long long number
+        if (PyLong_CheckExact(value) and PyArray_TYPE(self.array) == NPY_INT64 and plain(self.array)
+                and cnp.PyArray_ISWRITEABLE(self.array)):       # a counter, five times faster than below
+            if self.requires and mg_recording:
+                check_write(self, "fill_", value)
+            try:
+                number = value
+            except OverflowError:
+                raise out_of_bounds("fill_", value, self.array.dtype) from None
+            if observers:
+                announce_write(self)
+            for i in range(elements(self.array)):
+                (<long long*> PyArray_DATA(self.array))[i] = number
+            count_write(self)
+            return self
+        return write_all(self, value, "fill_")
+
+    def zero_(self):
+        """Set every element to zero; returns self."""
+        return write_all(self, 0, "zero_")
+
+    # ------------------------------------------------------------------ operators
+    def __add__(self, other): return operator(ADD, self, other)
+    def __radd__(self, other): return operator(ADD, other, self)
+    def __iadd__(self, other): return in_place("add", self, other)
+    def __sub__(self, other): return operator(SUBTRACT, self, other)
+    def __rsub__(self, other): return operator(SUBTRACT, other, self)
+    def __isub__(self, other): return in_place("subtract", self, other)
+    def __mul__(self, other): return operator(MULTIPLY, self, other)
+    def __rmul__(self, other): return operator(MULTIPLY, other, self)
+    def __imul__(self, other): return in_place("multiply", self, other)
+    def __truediv__(self, other): return operator(DIVIDE, self, other)
+    def __rtruediv__(self, other): return operator(DIVIDE, other, self)
+    def __itruediv__(self, other): return in_place("divide", self, other)
+    def __lt__(self, other): return operator(LESS, self, other)
+    def __le__(self, other): return operator(LESS_EQUAL, self, other)
+    def __gt__(self, other): return operator(GREATER, self, other)
+    def __ge__(self, other): return operator(GREATER_EQUAL, self, other)
+    def __eq__(self, other): return equality(EQUAL, self, other)
+    def __ne__(self, other): return equality(NOT_EQUAL, self, other)
+    def __neg__(self): return unary(<Op> by_opcode[<int> NEGATIVE], self)
+    def __abs__(self): return unary(<Op> by_opcode[<int> ABS], self)
+    def __pos__(self): return self
+    def __pow__(self, other, modulo): return power(self, other, modulo)
+    def __rpow__(self, other, modulo): return power(other, self, modulo)
+    def __ipow__(self, other): return in_place("pow", self, other)
+    def __floordiv__(self, other): return functions["floor_divide"](self, other)
+    def __rfloordiv__(self, other): return functions["floor_divide"](other, self)
+    def __ifloordiv__(self, other): return in_place("floor_divide", self, other)
+    def __mod__(self, other): return functions["remainder"](self, other)
+    def __rmod__(self, other): return functions["remainder"](other, self)
+    def __imod__(self, other): return in_place("remainder", self, other)
+    def __matmul__(self, other): return functions["matmul"](self, other)
+    def __rmatmul__(self, other): return functions["matmul"](other, self)
+    def __imatmul__(self, other): return in_place("matmul", self, other)
+    def __invert__(self): return wrap(checked(np.bitwise_not(self.array)))
+    def __and__(self, other): return bitwise(np.bitwise_and, self, other)
+    def __rand__(self, other): return bitwise(np.bitwise_and, other, self)
+    def __or__(self, other): return bitwise(np.bitwise_or, self, other)
+    def __ror__(self, other): return bitwise(np.bitwise_or, other, self)
+    def __xor__(self, other): return bitwise(np.bitwise_xor, self, other)
+    def __rxor__(self, other): return bitwise(np.bitwise_xor, other, self)
+    def __iand__(self, other): return write_result(self, bitwise(np.bitwise_and, self, other))
+    def __ior__(self, other): return write_result(self, bitwise(np.bitwise_or, self, other))
+    def __ixor__(self, other): return write_result(self, bitwise(np.bitwise_xor, self, other))
+    def __getitem__(self, index): return functions["getitem"](self, index)
+
+    @property
+    def T(self):
+        """The transpose: dimensions in reverse order, a view."""
+        return functions["permute_dims"](self, tuple(range(PyArray_NDIM(self.array)))[::-1])
+
+    @property
+    def mT(self):
+        """The transpose of the last two dimensions, a view."""
+        return functions["matrix_transpose"](self)

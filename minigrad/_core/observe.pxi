@@ -1,0 +1,91 @@
+# The profiler and the observers, which cost nothing while there are none.
+cdef bint profiling = False
+cdef int passes_running = 0             # counted, as passes may nest and run in several threads
+cdef dict profile_rows = {}                 # name -> [calls, forward ns, backward ns, bytes]
+cdef long long last_event = 0
+
+
+cdef list profile_row(Op op):
+    return profile_rows.setdefault(op.name, [0, 0, 0, 0])
+
+
+cdef void note_forward(Op op, ndarray out):
+    """Book the time since the last event on `op`, which ends now."""
+    global last_event
+    cdef long long now = perf_counter_ns()
+    cdef list row
+    if passes_running == 0:
+        row = profile_row(op)
+        row[0] += 1
+        row[1] += now - last_event
+        row[3] += PyArray_NBYTES(out)
+    last_event = now
+
+
+cdef void note_backward(Op op, long long started):
+    global last_event
+    last_event = perf_counter_ns()
+    profile_row(op)[2] += last_event - started
+
+
+cdef int observers = 0                  # installed in any thread: while there are none they cost nothing
+
+
+cdef object swap_observer(PyObject** slot, object function):
+    global observers
+    previous = None
+    if slot[0] != NULL:
+        previous = <object> slot[0]
+        Py_DECREF(previous)
+        observers -= 1
+    slot[0] = NULL
+    if function is not None:
+        Py_INCREF(function)
+        slot[0] = <PyObject*> function
+        observers += 1
+    return previous
+
+
+def observe(function):
+    """Have `function(name, inputs, attributes, output)` called after every primitive in this thread; None
+    ends it. Returns the function that was called before. The rules of a backward are seen too; then
+    `running_node()` tells whose."""
+    return swap_observer(&mg_observer, function)
+
+
+def observe_writes(function):
+    """As `observe`: have `function(tensor)` called before every write in place to a Tensor."""
+    return swap_observer(&mg_write_observer, function)
+
+
+def announce(str name, tuple inputs, dict attributes, output):
+    """Tell who observes this thread, if anybody does, of a primitive, or of what acts as one."""
+    if mg_observer != NULL:
+        (<object> mg_observer)(name, inputs, attributes, output)
+
+
+cdef void announce_write(Tensor target) except *:
+    if mg_write_observer != NULL:
+        (<object> mg_write_observer)(target)
+
+
+def running_node():
+    """The Node whose rules run in this thread, None outside of backward; known while there are observers."""
+    return None if mg_running == NULL else <object> mg_running
+
+
+def set_running(Node node):
+    """Have `running_node()` say this, for a rule that runs a forward; returns what it said. The caller puts
+    that back, and holds the Node until then."""
+    global mg_running
+    previous = running_node()
+    mg_running = NULL if node is None else <PyObject*> node
+    return previous
+
+
+def profile_engine(bint on):
+    """Switch the profiler; returns what it gathered: {name: [calls, forward ns, backward ns, bytes]}."""
+    global profiling, profile_rows, last_event
+    gathered, profile_rows = profile_rows, {}
+    profiling, last_event = on, perf_counter_ns()
+    return gathered
