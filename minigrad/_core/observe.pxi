@@ -22,13 +22,22 @@ cdef void note_forward(Op op, ndarray out):
     last_event = now
 
 
-cdef void note_backward(Op op, long long started):
-    global last_event
-    last_event = perf_counter_ns()
-    profile_row(op)[2] += last_event - started
-
-
 cdef int observers = 0                  # installed in any thread: while there are none they cost nothing
+
+
+cdef void run_rules_observed(Walk walk, Node node, Tensor g) except *:
+    """As `call_rules`; observers can ask whose rules run, and the profiler books their time on the Node."""
+    global mg_running, last_event
+    cdef PyObject* running = mg_running
+    cdef long long started = perf_counter_ns() if profiling else 0
+    mg_running = <PyObject*> node
+    try:
+        call_rules(walk, node, g)
+    finally:
+        mg_running = running
+    if profiling and started:
+        last_event = perf_counter_ns()
+        profile_row(node.op)[2] += last_event - started
 
 
 cdef object swap_observer(PyObject** slot, object function):

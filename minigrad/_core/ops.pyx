@@ -11,9 +11,9 @@ Design note
    `shape` the first input's shape; `i` which input (variadic operations); or an attribute, given by the
    caller (`axis`) or left by the forward (`kept`, `means`).
 3. Rules never undo broadcasting: the engine sums a gradient to its input's shape.
-   Beside its rules, which are enough, a primitive may have `add_part`, which adds the cotangent of a
-   pick into that of the whole in place; `summed_gradient`, one that is summed as it is computed; and
-   `sums`, the sum of many gradients of a product at once.
+   Beside its rules, which are enough, a primitive may have something faster (fast/cotangents.pxi):
+   `add_part` adds the cotangent of a pick into that of the whole in place, `summed_gradient` sums one as it
+   is computed, and `sums` takes many gradients of a product at once.
 4. `None` as a rule: no gradient flows there (a mask, a comparison).
 5. Smooth functions whose composition has a kink or overflows are primitives (softplus, logsigmoid,
    logsumexp, log_softmax, erf, sigmoid). So are some whose composition takes too many passes (linear,
@@ -30,8 +30,8 @@ from .fast.kernels cimport (
     CLIP, LOGSUM, MAX, MEAN, MIN, NO_KERNEL, PROD, SUM, VAR, WHERE, all_between)
 from .fast.loops cimport Operand, contiguous, view_array
 from .engine.graph cimport (
-    Op, Tensor, binary, checked, install, number_array, python_number, record, record_view, recording,
-    repeated_axes, shape_of, to_tensor, to_tensors, unary, wrap)
+    Op, Tensor, beside_rules, binary, checked, install, number_array, python_number, record, record_view,
+    recording, repeated_axes, shape_of, to_tensor, to_tensors, unary, wrap)
 
 import math
 from operator import index as index_of
@@ -397,7 +397,7 @@ cdef Tensor sum_of_products(Tensor g, Tensor factor, unsigned long long repeated
     return without_first(total, shape, axes, extra)
 
 
-MULTIPLY_.summed_gradient = sum_of_products
+beside_rules(MULTIPLY_).summed_gradient = sum_of_products
 
 
 cdef object sum_to(Tensor g, tuple shape):
@@ -919,7 +919,7 @@ def astype(x, dtype):
 
 cdef Op GETITEM_ = register("getitem", NO_KERNEL, None, (lambda g, shape, index: put(g, index, shape),),
                             attributes=("index",))
-GETITEM_.add_part = add_picked
+beside_rules(GETITEM_).add_part = add_picked
 def getitem(x, index):
     """x[index], as in NumPy: integers, slices, None and Ellipsis give a view, integer and bool arrays a copy.
 
@@ -1574,8 +1574,9 @@ cdef Op MATMUL_ = register("matmul", NO_KERNEL, np.matmul,
                            (lambda g, y: matmul(g, matrix_transpose(y)),
                             lambda g, x: matmul(matrix_transpose(x), g)),
                            core_dims=2)
-MATMUL_.sums = (lambda gs, ys: matmul(concat(gs, 1), matrix_transpose(concat(ys, 1))),
-                lambda gs, xs: matmul(matrix_transpose(concat(xs)), concat(gs)))
+beside_rules(MATMUL_).sums = (
+    lambda gs, ys: matmul(concat(gs, 1), matrix_transpose(concat(ys, 1))),
+    lambda gs, xs: matmul(matrix_transpose(concat(xs)), concat(gs)))
 def matmul(x, y):
     """The matrix product x @ y as in NumPy: (..., n, k) @ (..., k, m) -> (..., n, m); leading dimensions
     broadcast, a 1-d operand is a row on the left or a column on the right.
@@ -1639,7 +1640,7 @@ cdef Op LINEAR_ = register("linear", NO_KERNEL, None,
                             lambda g, x: matmul(matrix_transpose(g), x),
                             lambda g: sum(g, 0)),
                            inputs=("x", "weight", "bias"))
-LINEAR_.sums = (None, lambda gs, xs: matmul(matrix_transpose(concat(gs)), concat(xs)))
+beside_rules(LINEAR_).sums = (None, lambda gs, xs: matmul(matrix_transpose(concat(gs)), concat(xs)))
 def linear(x, weight, bias=None):
     """x @ weight.T + bias for weight (out, in), bias (out,) or None, x (..., in) -> (..., out). A
     primitive of its own: the gradient of weight comes out in the layout of weight, and the bias is added

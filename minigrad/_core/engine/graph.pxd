@@ -18,6 +18,11 @@ cdef class Tensor
 ctypedef Tensor (*summed_gradient_t)(Tensor g, Tensor factor, unsigned long long repeated, int extra)
 ctypedef void (*add_part_t)(ndarray whole, ndarray part, tuple attributes) except *
 
+cdef class Faster:
+    cdef tuple sums             # of a product: for each input None, or the sum of many of its gradients
+    cdef summed_gradient_t summed_gradient  # of a product: its gradient, summed over repeated axes, or None
+    cdef add_part_t add_part    # of a primitive that picks elements of its input: adds into such a pick
+
 cdef class Op:
     cdef readonly str name
     cdef readonly object fallback
@@ -29,9 +34,7 @@ cdef class Op:
     cdef int opcode
     cdef int core_dims          # trailing dimensions that do not broadcast; NO_BROADCAST for all
     cdef bint names_shape
-    cdef tuple sums             # of a product: for each input None, or the sum of many of its gradients
-    cdef summed_gradient_t summed_gradient  # of a product: its gradient, summed over repeated axes, or None
-    cdef add_part_t add_part    # of a primitive that picks elements of its input: adds into such a pick
+    cdef Faster faster          # what takes the place of its rules where nobody records them, or None
     cdef unsigned long long differentiable
     cdef unsigned char saves[MAX_INPUTS]
     cdef unsigned char argument[MAX_INPUTS][MAX_ARGUMENTS]
@@ -77,6 +80,7 @@ cdef enum:
 ctypedef Tensor (*unbroadcast_t)(Tensor, unsigned long long, int)
 
 cdef dict registry
+cdef Faster beside_rules(Op op)
 cdef void install(object add, unbroadcast_t sum_repeated, object conversion, dict public)
 cdef unsigned long long repeated_axes(npy_intp* shape, int ndim, ndarray out, int core_dims)
 cdef bint recording()

@@ -6,7 +6,8 @@ Design note
    know any particular operation: those stand in the table (table.py, ops.pyx), and the operators look
    theirs up there. Here stand Op, Tensor, Node and the record of an operation. The files included at the
    end are rooms of the same module, because these parts call one another in a circle: apply.pxi runs an
-   operation, write.pxi writes to a Tensor, backward.pxi is reverse mode, tensor.pxi holds the methods.
+   operation, write.pxi writes to a Tensor, backward.pxi is reverse mode (with walk.pxi and gradients.pxi),
+   tensor.pxi holds the methods.
 2. A *Tensor* is a NumPy array with a place in the graph. A *Node* is one recorded operation. Edges
    point from a Node to its inputs: to the Node that made the input, or to the Tensor if it is a leaf.
 3. *Memory policy.* A rule names what it needs (`g`, `out`, `x`, `y`, `shape`, an attribute such as
@@ -16,9 +17,8 @@ Design note
 4. *Backward* collects the Nodes, sorts them by the number they got when they were made, newest first,
    and runs the rules. No recursion. Gradients wait in `cotangent`, and reach `.grad` only when the
    whole pass has succeeded, so that an exception leaves every `.grad` as it was.
-   Where nobody records the gradients, three kinds of sums are made in one place: the cotangents of a
-   tensor's parts (`deliver_part`), the products for a weight (`Walk.postpone`), and those for what a
-   product repeats (`Op.summed_gradient`).
+   Where nobody records the gradients, a primitive may have something faster than its rules (`Op.faster`,
+   ../fast/cotangents.pxi); what it computes is the same.
 5. Rules are Tensor expressions; with `create_graph` they are recorded like any other, and that is all
    there is to gradients of gradients. Broadcasting is undone here, once (`run_rules`), never in a rule.
 6. *Versions* are counted per storage and made only when needed: by a view, a saved output or a write.
@@ -89,17 +89,11 @@ cdef extern from "Python.h":
     PyThreadState* PyEval_SaveThread()
     void PyEval_RestoreThread(PyThreadState*)
 
-cdef enum:
-    LONG_SUM = 256              # terms of a product that is taken at once; more would gain little
-
 cdef enum Argument:             # what a parameter of a rule stands for; attributes follow
     COTANGENT, OUT, X, Y, SHAPE, POSITION, ATTRIBUTE
 
 cdef enum:
     MAX_ATTRIBUTES = 64         # an Argument is one byte
-
-cdef Shortcut PARTS = Shortcut("parts added in place"), SUMS = Shortcut("postponed sums of products")
-cdef Shortcut SUMMED = Shortcut("products summed as they are made")
 
 cdef dict OTHER_PARAMETERS = {"g": COTANGENT, "out": OUT, "shape": SHAPE, "i": POSITION}
 
@@ -660,9 +654,12 @@ def set_recording(bint mode):
 include "apply.pxi"
 include "write.pxi"
 include "backward.pxi"
+include "walk.pxi"
+include "gradients.pxi"
 include "tensor.pxi"
 include "../observe.pxi"
 include "../interop.pxi"
+include "../fast/cotangents.pxi"
 
 
 # Only the engine may make these. Made from Python, by copy and pickle too, they would hold None where the

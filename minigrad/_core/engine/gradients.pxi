@@ -1,0 +1,139 @@
+# Gradients on their way: who owns one, how two are added, what hooks do, and how they reach `.grad`.
+cdef inline bint ours(PyObject* tensor):
+    """Whether one slot holds this gradient and nobody else sees its memory, so that it may be written to.
+    (A borrowed pointer, because a Cython argument would hold a reference of its own.)"""
+    return (Py_REFCNT(tensor) == 1 and Py_REFCNT(<PyObject*> (<Tensor> tensor).array) == 1
+            and (<Tensor> tensor).node is None and (<Tensor> tensor).version is None
+            and cnp.PyArray_CHKFLAGS((<Tensor> tensor).array, cnp.NPY_ARRAY_OWNDATA | cnp.NPY_ARRAY_CARRAY))
+
+
+cdef Tensor summed(Tensor present, Tensor addend, bint in_place, bint create_graph):
+    if create_graph:
+        return add_tensors(present, addend)
+    if in_place and plain(addend.array) and alike(present.array, addend.array):
+        add_in_place(present.array, addend.array)
+        return present
+    return binary(<Op> by_opcode[<int> ADD], present, addend)
+
+
+cdef Tensor own(Tensor g, bint create_graph):
+    """g, or a copy if somebody else holds it or sees its memory. The Node that made g may save it as its
+    output: that is a part of the graph of g, and notices a write."""
+    if ours(<PyObject*> g):
+        return g
+    if (create_graph and Py_REFCNT(<PyObject*> g) == 1 and g.node is not None
+            and Py_REFCNT(<PyObject*> g.array) == (2 if g.node.out is g.array else 1)
+            and cnp.PyArray_CHKFLAGS(g.array, cnp.NPY_ARRAY_OWNDATA | cnp.NPY_ARRAY_CARRAY)):
+        return g
+    if create_graph:
+        return binary(<Op> by_opcode[<int> MULTIPLY], g, 1.0)
+    return wrap(copied(g.array))
+
+
+cdef Tensor run_hooks(list hooks, Tensor cotangent):
+    for hook in list(hooks):
+        replacement = hook(cotangent)
+        if replacement is None:
+            continue
+        if not isinstance(replacement, Tensor) or not alike((<Tensor> replacement).array, cotangent.array):
+            raise RuntimeError(f"hook: expected None or a Tensor of the gradient's shape "
+                               f"{shape_of(cotangent.array)} and dtype {cotangent.array.dtype}, "
+                               f"got {replacement!r}")
+        cotangent = replacement
+    return cotangent
+
+
+cdef void run_hooks_of_leaf(Walk walk, Tensor leaf) except *:
+    """As for a Node in `take_gradient`: a hook gets a gradient that it may write to, or keep."""
+    cdef Tensor g = walk.pending(leaf)
+    walk.set_pending(leaf, None)
+    g = own(g, walk.create_graph)
+    g = run_hooks(leaf.hooks, g)
+    walk.set_pending(leaf, own(g, walk.create_graph))
+
+
+cdef list gradients_of(Walk walk, list inputs, bint for_a_rule):
+    """What the pass found for the inputs. Each gradient becomes its caller's alone; a rule takes what is
+    shared."""
+    cdef Tensor g
+    cdef Py_ssize_t i
+    cdef dict found = walk.cotangents if for_a_rule else walk.captured
+    cdef list gradients
+    for leaf in walk.leaves:
+        found[id(leaf)] = walk.pending(leaf)
+    gradients = [found.get(id(edge_of(<Tensor> t))) for t in inputs]
+    if for_a_rule:
+        return gradients
+    found.clear()
+    for leaf in walk.leaves:
+        walk.set_pending(leaf, None)
+    for i in range(len(gradients)):
+        g = gradients[i]
+        gradients[i] = None
+        if g is not None:
+            gradients[i] = own(g, walk.create_graph)
+    return gradients
+
+
+cdef inline bint adds_in_place(Tensor gradient, Tensor g, bint create_graph):
+    return (gradient is not None and not create_graph and not gradient.requires
+            and alike(gradient.array, g.array) and cnp.PyArray_CHKFLAGS(gradient.array, cnp.NPY_ARRAY_CARRAY))
+
+
+cdef void commit(Walk walk) except *:
+    """Move the cotangents into `.grad`: everything that can fail first, then the writes."""
+    cdef Tensor target, g
+    cdef list targets = list(walk.leaves), gradients = []
+    cdef Py_ssize_t i
+    cdef bint create_graph = walk.create_graph
+    for target in targets:
+        g = walk.pending(target)
+        walk.set_pending(target, None)
+        gradients.append(g)
+    if walk.retained is not None:
+        for reference, g in walk.retained:
+            target = reference()
+            if target is not None:
+                targets.append(target)
+                gradients.append(g)
+        walk.retained = None
+    for i in range(len(targets)):
+        target, g = targets[i], gradients[i]
+        gradients[i] = None
+        if target.gradient is not None and not adds_in_place(target.gradient, g, create_graph):
+            g = add_tensors(target.gradient, g)
+        elif target.gradient is None or not plain(g.array):
+            g = own(g, create_graph)
+        elif may_overlap(target.gradient.array, g.array):
+            g = wrap(copied(g.array))
+        gradients[i] = g
+        g = None
+    for i in range(len(targets)):
+        target, g = targets[i], gradients[i]
+        if adds_in_place(target.gradient, g, create_graph):
+            add_in_place(target.gradient.array, g.array)
+            count_write(target.gradient)
+        else:
+            target.gradient = g
+
+
+class RemovableHandle:
+    """What `register_hook` returns; `remove()` takes the hook out again."""
+
+    def __init__(self, hooks, hook):
+        self._hooks, self._hook = hooks, hook
+
+    def remove(self):
+        """Remove the hook; a second call does nothing."""
+        hooks, self._hooks = self._hooks, ()
+        for i, hook in enumerate(hooks):
+            if hook is self._hook:          # not ==, which may raise or mean something else
+                del hooks[i]
+                return
+
+
+cdef object add_hook(list hooks, object hook):
+    if not callable(hook):
+        raise TypeError(f"register_hook: expected a function of the gradient, got {type(hook).__name__}")
+    hooks.append(hook)
+    return RemovableHandle(hooks, hook)

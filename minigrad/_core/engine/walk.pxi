@@ -1,0 +1,186 @@
+# The Nodes of one backward pass, and what it notes about them.
+cdef struct Entry:
+    unsigned long long number
+    PyObject* node
+
+
+cdef int newest_first(const void* a, const void* b) noexcept nogil:
+    cdef unsigned long long x = (<Entry*> a).number, y = (<Entry*> b).number
+    return -1 if x > y else x < y
+
+
+cdef bint fields_taken = False              # a running pass keeps its state in the Nodes' and leaves' fields
+
+
+@cython.final
+@cython.internal
+cdef class Walk:
+    """The Nodes of one backward pass, newest first; holds a reference to each until it ends.
+
+    Cotangents wait in a field of their Node or leaf, which costs least. A pass that starts while
+    another runs (in a hook, in another thread) finds the fields taken and keeps its state in
+    dictionaries of its own, so that neither sees the other's."""
+    cdef Entry* entries
+    cdef Py_ssize_t count, capacity
+    cdef unsigned long long mark
+    cdef bint create_graph                  # the pass is recorded itself
+    cdef set targets                        # ids of the Nodes and leaves asked for, or None for all leaves
+    cdef dict captured                      # id -> gradient of those that are Nodes
+    cdef list leaves                        # leaf Tensors that a cotangent reached
+    cdef list retained                      # (weak reference, gradient) for retain_grad
+    cdef set ends                           # ids of Nodes and leaves where the pass ends, or None
+    cdef dict postponed                     # id -> [op, input, terms, cotangents, factors, their versions]
+    cdef bint private
+    cdef dict cotangents                    # id -> cotangent, where this walk is private
+    cdef set seen, useful
+    cdef long long held, interval           # since when the GIL is held, and how long it may be, in ns
+
+    def __cinit__(self, set targets, bint create_graph, bint stop_at_targets):
+        global pass_count, fields_taken
+        pass_count += 1
+        self.mark = pass_count
+        self.targets, self.create_graph = targets, create_graph
+        self.captured, self.leaves, self.postponed = {}, [], {}
+        self.ends = targets if stop_at_targets else None
+        self.private = fields_taken or stop_at_targets
+        if self.private:
+            self.cotangents, self.seen, self.useful = {}, set(), set()
+        else:
+            fields_taken = True
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        for i in range(self.count):
+            Py_DECREF(<object> self.entries[i].node)
+        PyMem_Free(self.entries)
+
+    cdef inline Tensor pending(self, object target):
+        """The cotangent that a Node or leaf has received so far, or None."""
+        if self.private:
+            return self.cotangents.get(id(target))
+        return (<Node> target).cotangent if type(target) is Node else (<Tensor> target).cotangent
+
+    cdef inline void set_pending(self, object target, Tensor cotangent) except *:
+        if self.private:
+            self.cotangents[id(target)] = cotangent
+        elif type(target) is Node:
+            (<Node> target).cotangent = cotangent
+        else:
+            (<Tensor> target).cotangent = cotangent
+
+    cdef inline bint is_useful(self, Node node):
+        return id(node) in self.useful if self.private else node.useful
+
+    cdef inline bint leads_on(self, object target):
+        """Whether a gradient is wanted at or below this Node or leaf."""
+        return (self.targets is None or id(target) in self.targets
+                or (type(target) is Node and self.is_useful(<Node> target)))
+
+    cdef void add(self, Node node) except *:
+        cdef Entry* grown
+        if id(node) in self.seen if self.private else node.mark == self.mark:
+            return
+        if self.ends is not None and id(node) in self.ends:
+            return
+        check_whole(node)
+        if self.private:
+            self.seen.add(id(node))
+        else:
+            node.mark = self.mark
+            node.useful = False
+        if self.count == self.capacity:
+            self.capacity = max(64, 2 * self.capacity)
+            grown = <Entry*> PyMem_Realloc(self.entries, self.capacity * sizeof(Entry))
+            if grown == NULL:
+                raise MemoryError
+            self.entries = grown
+        Py_INCREF(node)
+        self.entries[self.count].number = node.number
+        self.entries[self.count].node = <PyObject*> node
+        self.count += 1
+
+    cdef void collect(self, list roots) except *:
+        """Add everything below these Tensors; the entries are their own queue."""
+        cdef Py_ssize_t i = 0
+        cdef bint ordered = True
+        cdef int k
+        cdef Node node
+        cdef object below
+        cdef Tensor root
+        for root in roots:
+            if root.node is not None:
+                self.add(root.node)
+        while i < self.count:
+            node = <Node> self.entries[i].node
+            ordered = ordered and (i == 0 or self.entries[i - 1].number > node.number)
+            for k in range(input_count(node)):
+                below = edge(node, k)
+                if type(below) is Node:
+                    self.add(<Node> below)
+            i += 1
+            if i & 1023 == 0:
+                self.let_others_run()
+        if not ordered:
+            qsort(self.entries, self.count, sizeof(Entry), newest_first)
+        if self.targets is not None:
+            self.mark_useful()
+
+    cdef inline Node visit(self, Py_ssize_t i):
+        """Node i, newest first; between Nodes signals are handled, and other threads run."""
+        if i & 15 == 0:
+            PyErr_CheckSignals()
+        if i & 63 == 63:
+            self.let_others_run()
+        return <Node> self.entries[i].node
+
+    cdef void let_others_run(self) noexcept:
+        """Release the GIL for a moment if it was held for 1.5 times CPython's switch interval. A thread that
+        waits asks for it after one interval, and only then is sure to get it."""
+        cdef long long now = perf_counter_ns()
+        cdef PyThreadState* thread
+        if self.held == 0:
+            self.held, self.interval = now, <long long> (1.5e9 * <double> getswitchinterval())
+        elif now - self.held >= self.interval:
+            thread = PyEval_SaveThread()
+            PyEval_RestoreThread(thread)
+            self.held = perf_counter_ns()
+
+    cdef void retain(self, object reference, Tensor g) except *:
+        if self.retained is None:
+            self.retained = []
+        self.retained.append((reference, g))
+
+    cdef void mark_useful(self) except *:
+        """Only Nodes on a way to a target need to run; oldest first, each asks the Nodes below it."""
+        cdef Py_ssize_t i
+        cdef int k
+        cdef Node node
+        for i in reversed(range(self.count)):
+            node = <Node> self.entries[i].node
+            if i & 1023 == 1023:
+                self.let_others_run()
+            for k in range(input_count(node)):
+                below = edge(node, k)
+                if below is not None and self.leads_on(below):
+                    if self.private:
+                        self.useful.add(id(node))
+                    else:
+                        node.useful = True
+
+    cdef void end(self):
+        """Forget every pending cotangent, leave the fields to the next pass, and let the Nodes go."""
+        global fields_taken
+        cdef Py_ssize_t i
+        if not self.private:
+            for i in range(self.count):
+                (<Node> self.entries[i].node).cotangent = None
+                if i & 1023 == 1023:
+                    self.let_others_run()
+            for leaf in self.leaves:
+                (<Tensor> leaf).cotangent = None
+            fields_taken = False
+        while self.count > 0:
+            self.count -= 1
+            Py_DECREF(<object> self.entries[self.count].node)
+            if self.count & 1023 == 1023:
+                self.let_others_run()
