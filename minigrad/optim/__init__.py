@@ -8,24 +8,7 @@
 tensor([0., 0.], requires_grad=True)
 """
 
-from . import lr_scheduler
-from .adagrad import Adagrad
-from .adam import Adam, AdamW, NAdam
-from .lbfgs import LBFGS
-from .lion import Lion
-from .optimizer import Optimizer
-from .rmsprop import RMSprop
-from .sgd import SGD
-
-__all__ = [
-    "SGD",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "LBFGS",
-    "Lion",
-    "NAdam",
-    "Optimizer",
-    "RMSprop",
-    "lr_scheduler",
-]
+from . import lr_scheduler as lr_scheduler
+from .lbfgs import *
+from .optimizer import *
+from .rules import *

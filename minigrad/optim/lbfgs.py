@@ -13,6 +13,8 @@ from .._core.engine.graph import Tensor
 from ..autograd import enable_grad
 from .optimizer import Optimizer, check_count, options
 
+__all__ = ["LBFGS"]
+
 Vector = NDArray[Any]
 Pair = tuple[Vector, Vector, float]  # a step s, the change y of the gradient along it, and 1 / y·s
 

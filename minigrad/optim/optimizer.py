@@ -26,6 +26,8 @@ from .._core.fast.updates import Update, apply_updates, drop_gradients
 from .._core.ops import whole
 from ..autograd import enable_grad
 
+__all__ = ["Optimizer"]
+
 LABELS = {"lr": "learning rate", "eps": "epsilon value"}  # as PyTorch's errors name them
 Rule = Callable[[np.ndarray, np.ndarray, "dict[str, Any]"], None]
 
@@ -76,6 +78,7 @@ class Optimizer:
     # ------------------------------------------------------------------ what a subclass gives
     rule: str = ""  # the name of one of the compiled rules
     ranges: tuple[str, ...] = ()  # the options that must not be negative; or betas
+    keeps: tuple[str, ...] = ()  # of a parameter: `step`, `mu_product`, then arrays of its shape
 
     def update_rule(self, group: dict[str, Any]) -> Rule:
         """A function (parameter, gradient, state) that updates one parameter of the group in place.
@@ -94,9 +97,8 @@ class Optimizer:
         check_ranges(type(self).__name__, group, self.ranges)
 
     def state_names(self, group: dict[str, Any]) -> tuple[str | None, ...]:
-        """What a parameter's state holds: numbers (`step`, `mu_product`), then arrays of its shape;
-        None in the place of an array that the options do without."""
-        return ()
+        """`keeps`; in an override, None in the place of an array that the options do without."""
+        return self.keeps
 
     # ------------------------------------------------------------------ groups
     def _listed(self, params: Any) -> list[Any]:
