@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from .._core.engine.graph import Tensor
 from ..autograd import enable_grad
-from .optimizer import Optimizer, check_count, options
+from ..checks import check_count
+from .optimizer import Optimizer, options
 
 __all__ = ["LBFGS"]
 

@@ -37,11 +37,11 @@ import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
-from itertools import islice
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, ClassVar
 
-from .optimizer import Optimizer, check_count, check_range, plain
+from ..checks import check_count, check_length, check_range, check_share, plain
+from .optimizer import Optimizer
 
 __all__ = [
     "ConstantLR",
@@ -251,9 +251,6 @@ class LRScheduler:
                     )
 
 
-LONGEST = 100_000  # a list of milestones, which each step goes through
-
-
 def _saved_groups(state: dict[str, Any]) -> Any:
     """What was driven in the groups; PyTorch keeps the rates alone."""
     return state["groups"] if "groups" in state else [{"lr": lr} for lr in state["_last_lr"]]
@@ -309,23 +306,8 @@ def _per_group(owner: str, label: str, value: Any, optimizer: Optimizer) -> list
     return [plain(each) for each in value]
 
 
-def _share(owner: str, label: str, value: Any) -> Any:
-    value = check_range(owner, label, value)
-    if value > 1:
-        raise ValueError(f"{owner}: {label} must be between 0 and 1, got {value}")
-    return value
-
-
-def _bounded(owner: str, label: str, values: Iterable[Any]) -> list[Any]:
-    """The values as a list, unless they are so many that they are a mistake."""
-    listed = list(islice(values, LONGEST + 1))
-    if len(listed) > LONGEST:
-        raise ValueError(f"{owner}: expected at most {LONGEST:,} {label}, got more")
-    return listed
-
-
 def _milestones(owner: str, milestones: Iterable[int]) -> list[int]:
-    listed = _bounded(owner, "milestones", milestones)
+    listed = check_length(owner, "milestones", milestones)
     listed = [check_count(owner, "a milestone", value, least=0) for value in listed]
     if listed != sorted(listed):
         raise ValueError(f"{owner}: milestones must be in increasing order, got {listed}")
@@ -448,7 +430,7 @@ class ConstantLR(LRScheduler):
         total_iters: int = 5,
         last_epoch: int = -1,
     ) -> None:
-        self.factor = _share("ConstantLR", "factor", factor)
+        self.factor = check_share("ConstantLR", "factor", factor)
         self.total_iters = check_count("ConstantLR", "total_iters", total_iters, least=0)
         super().__init__(optimizer, last_epoch)
 
@@ -475,8 +457,8 @@ class LinearLR(LRScheduler):
         total_iters: int = 5,
         last_epoch: int = -1,
     ) -> None:
-        self.start_factor = _share("LinearLR", "start_factor", start_factor)
-        self.end_factor = _share("LinearLR", "end_factor", end_factor)
+        self.start_factor = check_share("LinearLR", "start_factor", start_factor)
+        self.end_factor = check_share("LinearLR", "end_factor", end_factor)
         if self.start_factor == 0:
             raise ValueError("LinearLR: start_factor must be greater than 0")
         self.total_iters = check_count("LinearLR", "total_iters", total_iters)
@@ -673,7 +655,7 @@ class OneCycleLR(LRScheduler):
             self.total_steps *= check_count(owner, "steps_per_epoch", steps_per_epoch)
         else:
             raise ValueError(f"{owner}: give total_steps, or both epochs and steps_per_epoch")
-        self.pct_start = _share(owner, "pct_start", pct_start)
+        self.pct_start = check_share(owner, "pct_start", pct_start)
         if anneal_strategy not in ("cos", "linear"):
             raise ValueError(
                 f"{owner}: anneal_strategy must be 'cos' or 'linear', got {anneal_strategy!r}"
@@ -802,7 +784,7 @@ class SequentialLR(LRScheduler):
         last_epoch: int = -1,
     ) -> None:
         self.optimizer = _checked(self, optimizer)
-        schedulers = _bounded("SequentialLR", "schedulers", schedulers)
+        schedulers = check_length("SequentialLR", "schedulers", schedulers)
         if not schedulers:
             raise ValueError("SequentialLR: expected at least one scheduler, got none")
         for number, scheduler in enumerate(schedulers):

@@ -15,7 +15,6 @@ Design note
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,8 +22,8 @@ import numpy as np
 
 from .._core.engine.graph import Tensor
 from .._core.fast.updates import Update, apply_updates, drop_gradients
-from .._core.ops import whole
 from ..autograd import enable_grad
+from ..checks import check_range, plain
 
 __all__ = ["Optimizer"]
 
@@ -94,7 +93,18 @@ class Optimizer:
 
     def check_options(self, group: dict[str, Any]) -> None:
         """Raise if an option in `group` has an impossible value."""
-        check_ranges(type(self).__name__, group, self.ranges)
+        owner = type(self).__name__
+        for name in self.ranges:
+            value = group[name]
+            if name != "betas":
+                check_range(owner, LABELS.get(name, f"{name} value"), value)
+                continue
+            if not isinstance(value, (tuple, list)) or len(value) != 2:
+                raise TypeError(
+                    f"{owner}: betas must be a pair of numbers such as (0.9, 0.999), got {value!r}"
+                )
+            for index, beta in enumerate(value):
+                check_range(owner, f"beta parameter at index {index}", beta, upper=1)
 
     def state_names(self, group: dict[str, Any]) -> tuple[str | None, ...]:
         """`keeps`; in an override, None in the place of an array that the options do without."""
@@ -345,60 +355,3 @@ def refuse_unknown(owner: str, options: Iterable[str], known: Iterable[str]) -> 
         raise TypeError(
             f"{owner}: unknown option {', '.join(unknown)}; known are {', '.join(known)}"
         )
-
-
-def plain(value: Any) -> Any:
-    """NumPy's numbers, and arrays and tensors of shape (), as Python numbers: an option that a
-    checkpoint gives back as it was, and that nobody changes in place. Other values as they are.
-
-    >>> plain(np.float64(0.5)), plain((mg.tensor(0.5), np.int64(2)))
-    (0.5, (0.5, 2))
-    """
-    if type(value) in (tuple, list):
-        return type(value)(map(plain, value))
-    if hasattr(value, "__array__") and np.ndim(value) == 0:
-        return value.item()
-    return value
-
-
-def check_range(owner: str, label: str, value: Any, upper: float = math.inf) -> Any:
-    """`value` as a Python number, if it is one in [0, upper)."""
-    value = plain(value)
-    if not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(
-            f"{owner}: the {label} must be a number, got {type(value).__name__} {value!r}"
-        )
-    if not 0 <= value < upper:
-        raise ValueError(f"{owner}: Invalid {label}: {value}; give a number in [0, {upper:g})")
-    return value
-
-
-def check_count(owner: str, label: str, value: Any, least: int = 1) -> int:
-    """`value` as a Python int, if it acts as one, is not below `least`, and is below 2**63."""
-    try:
-        count = whole(label, value)
-    except TypeError:
-        raise TypeError(
-            f"{owner}: {label} must be an int, got {type(value).__name__} {value!r}"
-        ) from None
-    if count < least:
-        raise ValueError(f"{owner}: {label} must be an int from {least} on, got {count}")
-    if count >= 2**63:
-        bits = count.bit_length()  # its digits may be too many to print
-        raise ValueError(f"{owner}: {label} must be below 2**63, got a number of {bits} bits")
-    return count
-
-
-def check_ranges(owner: str, group: dict[str, Any], names: Iterable[str]) -> None:
-    """`check_range` for options of a group; `betas` is a pair of numbers in [0, 1)."""
-    for name in names:
-        value = group[name]
-        if name != "betas":
-            check_range(owner, LABELS.get(name, f"{name} value"), value)
-            continue
-        if not isinstance(value, (tuple, list)) or len(value) != 2:
-            raise TypeError(
-                f"{owner}: betas must be a pair of numbers such as (0.9, 0.999), got {value!r}"
-            )
-        for index, beta in enumerate(value):
-            check_range(owner, f"beta parameter at index {index}", beta, upper=1)
