@@ -8,7 +8,12 @@
 tensor([0., 0.], requires_grad=True)
 """
 
-from . import lr_scheduler as lr_scheduler
+from typing import TYPE_CHECKING
+
+from . import lbfgs, lr_scheduler as lr_scheduler, optimizer, rules
 from .lbfgs import *
 from .optimizer import *
 from .rules import *
+
+if not TYPE_CHECKING:  # mypy reads only literal lists; without one, star imports export
+    __all__ = [*rules.__all__, *lbfgs.__all__, *optimizer.__all__, "lr_scheduler"]
