@@ -2,10 +2,10 @@
 
 Design note
 -----------
-A class says which rule of `_core/updates.pyx` it is (`rule`; `_core/formulas.py` has the formula),
-which of its options have a range (`ranges`), and what it keeps for a parameter (`keeps`, or
-`state_names` where an option decides). The signature of its constructor lists its options with
-their defaults.
+A class says which rule of `_core/fast/updates.pyx` it is (`rule`; `_core/formulas.py` has the
+formula), which of its options have a range (`ranges`), and what it keeps for a parameter (`keeps`,
+or `state_names` where an option decides). Its constructor's signature lists its options with their
+defaults.
 """
 
 from __future__ import annotations
