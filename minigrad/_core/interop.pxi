@@ -1,4 +1,22 @@
-# What pickle and NumPy ask of a Tensor: rebuilding, lists of Tensors, functions of NumPy.
+# What Python and NumPy ask of a Tensor: repr, pickle, lists of Tensors, functions of NumPy; memory that is
+# shared with others.
+cdef str described(Tensor x):
+    """Its elements as text, with what the elements do not show."""
+    text = np.array2string(x.array, separator=", ", prefix="tensor(")
+    if x.array.dtype.kind == "f":
+        for name, count in (("nan", np.isnan(x.array).sum()), ("inf", np.isinf(x.array).sum())):
+            text += f", {name}={count}" if count else ""
+    if not 0 < x.array.size <= np.get_printoptions()["threshold"]:
+        text += f", shape={x.shape}"
+    if x.array.dtype not in (np.float32, np.int64, np.bool_):
+        text += f", dtype={x.array.dtype}"
+    if x.node is not None:
+        text += f", grad_fn={x.node!r}"
+    elif x.requires:
+        text += ", requires_grad=True"
+    return f"tensor({text})"
+
+
 def rebuild(kind, array, requires_grad, grad):
     """Make a Tensor again from what `pickle` or `copy` took apart."""
     cdef Tensor tensor = kind.__new__(kind)
@@ -105,3 +123,94 @@ def plain_index(index):
     if isinstance(index, tuple):
         return tuple([plain_index(i) for i in index])
     return index
+
+
+# ------------------------------------------------------------------ memory that others may write to
+cdef Tensor share(ndarray array):
+    """As `wrap`, for an array that others may write to."""
+    cdef Tensor tensor = wrap(array)
+    shared_version(tensor).foreign = True
+    return tensor
+
+
+cdef Tensor frozen(Tensor tensor):
+    """The tensor as a graph may save it: itself, or a copy of a foreign one, at the same place in the graph.
+    Its version is shared, so a write through the library is reported as for any other tensor."""
+    cdef Tensor copy
+    if tensor.version is None or not tensor.version.foreign or alone(<PyObject*> tensor.array):
+        return tensor
+    copy = wrap(copied_as_laid_out(tensor.array))
+    if tensor.node is not None:
+        copy.node, copy.requires = tensor.node, True
+    elif tensor.requires:                   # a leaf stays the end of its graph
+        copy = attach_op(ALIAS, copy, (tensor,), None)
+    copy.version = tensor.version
+    return copy
+
+
+def freeze(Tensor tensor not None, bint follow=True):
+    """`frozen`, for what saves tensors in Python. Unless `follow`, a copy has no version, and is not copied
+    again where it is saved."""
+    cdef Tensor copy = frozen(tensor)
+    if copy is not tensor and not follow:
+        copy.version = None
+    return copy
+
+
+cdef inline bint alone(PyObject* array):
+    """Whether an array owns its memory, and only one Tensor holds it. (A borrowed pointer, as in `ours`.)"""
+    return Py_REFCNT(array) == 1 and cnp.PyArray_CHKFLAGS(<ndarray> array, cnp.NPY_ARRAY_OWNDATA)
+
+
+cdef ndarray copied_as_laid_out(ndarray array):
+    """A copy with the same strides if that takes no more memory than a copy in C order. Sliding windows and
+    broadcast views are larger than the memory they look at."""
+    cdef npy_intp low = 0, high = PyArray_ITEMSIZE(array), count, reach
+    cdef int d
+    cdef ndarray memory, view
+    if plain(array):
+        memory = empty(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array))
+        memcpy(PyArray_DATA(memory), PyArray_DATA(array), PyArray_NBYTES(array))
+        return memory
+    for d in range(PyArray_NDIM(array)):
+        reach = PyArray_STRIDES(array)[d] * (PyArray_DIMS(array)[d] - 1)
+        if reach < 0:
+            low += reach
+        else:
+            high += reach
+    count = (high - low) // PyArray_ITEMSIZE(array)
+    if high - low > PyArray_NBYTES(array) or (high - low) % PyArray_ITEMSIZE(array):
+        return copied(array)
+    memory = empty(1, &count, PyArray_TYPE(array))
+    memcpy(PyArray_DATA(memory), <char*> PyArray_DATA(array) + low, high - low)
+    view = cnp.PyArray_New(ndarray, PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array),
+                           PyArray_STRIDES(array), <char*> PyArray_DATA(memory) - low, 0,
+                           cnp.NPY_ARRAY_ALIGNED, None)
+    cnp.set_array_base(view, memory)
+    return view
+
+
+# ------------------------------------------------------------------ what only the engine makes
+cdef extern from *:
+    """
+    static PyObject *mg_refuse(PyTypeObject *type, PyObject *arguments, PyObject *options) {
+        PyErr_Format(PyExc_TypeError, "%s: made by the engine alone, it has no constructor", type->tp_name);
+        return NULL;
+    }
+    static void mg_engine_only(PyObject *object) {
+        PyTypeObject *type = (PyTypeObject *)object;
+        type->tp_new = mg_refuse;
+        type->tp_vectorcall = NULL;         /* which would call the old one */
+        PyType_Modified(type);
+    }
+    """
+    void mg_engine_only(object type)
+
+
+# Only the engine may make these. Made from Python, by copy and pickle too, they would hold None where the
+# code relies on a value.
+mg_engine_only(Op)
+mg_engine_only(Version)
+mg_engine_only(Notes)
+mg_engine_only(Node)
+mg_engine_only(Unequal)

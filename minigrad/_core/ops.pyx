@@ -30,8 +30,9 @@ from .fast.kernels cimport (
     CLIP, LOGSUM, MAX, MEAN, MIN, NO_KERNEL, PROD, SUM, VAR, WHERE, all_between)
 from .fast.loops cimport Operand, contiguous, view_array
 from .engine.graph cimport (
-    Op, Tensor, beside_rules, binary, checked, install, number_array, python_number, record, record_view,
-    recording, repeated_axes, shape_of, to_tensor, to_tensors, unary, wrap)
+    Op, Tensor, beside_rules, binary, checked, number_array, python_number, record, record_view,
+    recording, registry, repeated_axes, shape_of, to_tensor, to_tensors, unary, unbroadcast, without_first,
+    wrap)
 
 import math
 from operator import index as index_of
@@ -368,22 +369,6 @@ cdef double elements(tuple shape, tuple axis) except? -1:
     for d in axis:
         n *= shape[d]
     return n
-
-
-cdef Tensor unbroadcast(Tensor g, unsigned long long repeated, int extra):
-    """Sum g over the axes that broadcasting had repeated, the first `extra` of which it had added: the
-    adjoint of broadcasting. Called by the engine."""
-    cdef tuple shape = shape_of(g.array)
-    cdef int d
-    cdef tuple axes = tuple([d for d in range(len(shape)) if repeated >> d & 1])
-    return without_first(reduction(SUM_, g, axes, extra == 0), shape, axes, extra)
-
-
-cdef Tensor without_first(Tensor total, tuple shape, tuple axes, int extra):
-    """A sum over these axes of this shape in the shape of what was broadcast, which lacks the first axes."""
-    if extra == 0 or len(axes) == extra:
-        return total
-    return reshape(total, tuple([1 if d in axes else shape[d] for d in range(extra, len(shape))]))
 
 
 cdef Tensor sum_of_products(Tensor g, Tensor factor, unsigned long long repeated, int extra):
@@ -1808,7 +1793,9 @@ def zeros_like(x, dtype=None):
 
 
 # -------------------------------------------------------------------------------------- the public table
-install(add, unbroadcast, astype, {"getitem": getitem})
+for name, function in list(globals().items()):
+    if name in registry:
+        (<Op> registry[name]).function = function
 attach_methods(ELEMENTWISE)
 attach_methods({function.__name__: function for function in (
     reciprocal, pow, round, clip, logical_and, logical_or, logical_xor, logical_not, roll, repeat, diagonal,

@@ -56,10 +56,8 @@ cdef void call_rules(Walk walk, Node node, Tensor g) except *:
     cdef object x = node.x, y = node.y, below, returned, position
     cdef tuple attributes = node.attributes, shape = node.shape     # held: another thread may free the Node
     cdef list together = None
-    if isinstance(x, Tensor) and version_of(x) != node.x_version and saved(node, X):
-        raise changed(node, op.inputs[0], (<Tensor> x).array, node.x_version, version_of(x))
-    if isinstance(y, Tensor) and version_of(y) != node.y_version and saved(node, Y):
-        raise changed(node, op.inputs[1], (<Tensor> y).array, node.y_version, version_of(y))
+    check_unchanged(node, X, x, node.x_version)
+    check_unchanged(node, Y, y, node.y_version)
     if node.out is not None:
         if node.version.value != node.out_version:
             raise changed(node, "its output", node.out, node.out_version, node.version.value)
@@ -104,6 +102,22 @@ cdef void call_rules(Walk walk, Node node, Tensor g) except *:
         if node.broadcast and node.repeated[i] and not early:
             result = unbroadcast(result, node.repeated[i], node.extra[i])
         deliver(walk, below, result)
+
+
+cdef Tensor unbroadcast(Tensor g, unsigned long long repeated, int extra):
+    """Sum g over the axes that broadcasting had repeated, the first `extra` of which it had added: the
+    adjoint of broadcasting."""
+    cdef tuple shape = shape_of(g.array)
+    cdef int d
+    cdef tuple axes = tuple([d for d in range(len(shape)) if repeated >> d & 1])
+    return without_first(g.sum(axes, extra == 0), shape, axes, extra)
+
+
+cdef Tensor without_first(Tensor total, tuple shape, tuple axes, int extra):
+    """A sum over these axes of this shape in the shape of what was broadcast, which lacks the first axes."""
+    if extra == 0 or len(axes) == extra:
+        return total
+    return total.reshape(tuple([1 if d in axes else shape[d] for d in range(extra, len(shape))]))
 
 
 cdef void deliver(Walk walk, object target, Tensor cotangent) except *:
@@ -201,7 +215,7 @@ cdef Tensor first_cotangent(Tensor root, object gradient, str caller):
         raise RuntimeError(f"{caller}: the gradient has shape {shape_of((<Tensor> tensor).array)}, "
                            f"the output {shape_of(root.array)}; they must be equal")
     if PyArray_TYPE((<Tensor> tensor).array) != PyArray_TYPE(root.array):
-        tensor = cast(tensor, root.array.dtype)
+        tensor = tensor.astype(root.array.dtype)
     return tensor
 
 
@@ -223,6 +237,11 @@ cdef object changed(Node node, str what, ndarray array, long saved, long now):
         f"{node.op.name}: its gradient needs {what} of shape {shape_of(array)}, which was written to in "
         f"place since (version {saved} when it was saved, {now} now); write to a copy, x.clone(), or after "
         "backward")
+
+
+cdef inline void check_unchanged(Node node, int code, object value, long before) except *:
+    if isinstance(value, Tensor) and version_of(value) != before and saved(node, code):
+        raise changed(node, node.op.inputs[code - X], (<Tensor> value).array, before, version_of(value))
 
 
 cdef inline bint saved(Node node, int code):

@@ -8,12 +8,10 @@ cdef inline bint ours(PyObject* tensor):
 
 
 cdef Tensor summed(Tensor present, Tensor addend, bint in_place, bint create_graph):
-    if create_graph:
-        return add_tensors(present, addend)
-    if in_place and plain(addend.array) and alike(present.array, addend.array):
+    if in_place and not create_graph and plain(addend.array) and alike(present.array, addend.array):
         add_in_place(present.array, addend.array)
         return present
-    return binary(<Op> by_opcode[<int> ADD], present, addend)
+    return present + addend
 
 
 cdef Tensor own(Tensor g, bint create_graph):
@@ -26,7 +24,7 @@ cdef Tensor own(Tensor g, bint create_graph):
             and cnp.PyArray_CHKFLAGS(g.array, cnp.NPY_ARRAY_OWNDATA | cnp.NPY_ARRAY_CARRAY)):
         return g
     if create_graph:
-        return binary(<Op> by_opcode[<int> MULTIPLY], g, 1.0)
+        return attach_op(ALIAS, wrap(copied(g.array)), (g,), None)
     return wrap(copied(g.array))
 
 
@@ -101,7 +99,7 @@ cdef void commit(Walk walk) except *:
         target, g = targets[i], gradients[i]
         gradients[i] = None
         if target.gradient is not None and not adds_in_place(target.gradient, g, create_graph):
-            g = add_tensors(target.gradient, g)
+            g = target.gradient + g
         elif target.gradient is None or not plain(g.array):
             g = own(g, create_graph)
         elif may_overlap(target.gradient.array, g.array):

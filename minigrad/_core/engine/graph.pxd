@@ -26,6 +26,7 @@ cdef class Faster:
 cdef class Op:
     cdef readonly str name
     cdef readonly object fallback
+    cdef object function        # what users call
     cdef readonly tuple rules
     cdef readonly tuple inputs
     cdef readonly tuple attributes
@@ -77,11 +78,10 @@ cdef class Tensor:
 cdef enum:
     NO_BROADCAST = -1
 
-ctypedef Tensor (*unbroadcast_t)(Tensor, unsigned long long, int)
-
 cdef dict registry
 cdef Faster beside_rules(Op op)
-cdef void install(object add, unbroadcast_t sum_repeated, object conversion, dict public)
+cdef Tensor unbroadcast(Tensor g, unsigned long long repeated, int extra)
+cdef Tensor without_first(Tensor total, tuple shape, tuple axes, int extra)
 cdef unsigned long long repeated_axes(npy_intp* shape, int ndim, ndarray out, int core_dims)
 cdef bint recording()
 cdef bint observed()

@@ -47,9 +47,7 @@ from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArr
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from ..fast.accelerate cimport Shortcut
-from ..fast.kernels cimport (
-    ABS, ADD, DIVIDE, EQUAL, FIRST_COMPARISON, GREATER, GREATER_EQUAL, LESS, LESS_EQUAL, MULTIPLY, NEGATIVE,
-    NO_KERNEL, NOT_EQUAL, SUBTRACT, call_kernel)
+from ..fast.kernels cimport FIRST_COMPARISON, NO_KERNEL, call_kernel
 from ..fast.loops cimport (
     Operand, add_in_place, blend, contiguous, copied, elements, elementwise, empty, may_overlap,
     recycle, view_array, zeros_of)
@@ -78,6 +76,9 @@ cdef extern from *:
     PyObject* mg_running        # the Node whose rules run in this thread, while anybody observes
 
 cdef extern from "Python.h":
+    ctypedef struct PyTypeObject:
+        PyObject* tp_dict
+    void PyType_Modified(type)
     Py_ssize_t Py_REFCNT(PyObject*)
     PyObject* Py_TYPE "(PyObject*) Py_TYPE"(PyObject*)
     PyObject** PySequence_Fast_ITEMS(object)
@@ -98,10 +99,6 @@ cdef enum:
 cdef dict OTHER_PARAMETERS = {"g": COTANGENT, "out": OUT, "shape": SHAPE, "i": POSITION}
 
 cdef dict registry = {}         # name -> Op, for every primitive
-cdef PyObject* by_opcode[<int> NO_KERNEL]
-cdef dict functions = {}        # name -> public function, for the operators that have no kernel
-cdef object add_tensors = None, cast = None      # what the engine itself calls; see install()
-cdef unbroadcast_t unbroadcast = NULL
 cdef unsigned long long node_count = 0, pass_count = 0
 
 cdef ndarray NOTHING = np.zeros(0, np.float32)
@@ -117,22 +114,24 @@ cdef class Op:
         return f"<primitive {self.name}>"
 
 
+cdef Op named(str name):
+    """The primitive of this name, whether it is registered already or will be."""
+    return registry.setdefault(name, Op.__new__(Op))
+
+
 def register(str name not None, int opcode, object fallback, tuple rules not None,
              tuple inputs not None=("x", "y", "z"), tuple attributes not None=(), bint variadic=False,
              int core_dims=NO_BROADCAST):
     """Enter a primitive into the table."""
-    cdef Op op = make_op(name, opcode, fallback, rules, inputs, attributes, variadic, core_dims)
-    if name in registry:
+    cdef Op op = named(name)
+    if op.name is not None:
         raise ValueError(f"primitive {name} is registered twice")
-    registry[name] = op
-    if opcode < NO_KERNEL:
-        by_opcode[opcode] = <PyObject*> op
-    return op
+    return make_op(name, opcode, fallback, rules, inputs, attributes, variadic, core_dims, into=op)
 
 
 def make_op(str name not None, int opcode=NO_KERNEL, object fallback=None, tuple rules not None=(),
             tuple inputs not None=("x", "y", "z"), tuple attributes not None=(), bint variadic=False,
-            int core_dims=NO_BROADCAST, bint joint=False):
+            int core_dims=NO_BROADCAST, bint joint=False, Op into=None):
     """An operation that may stand in a graph. The parameter names of its rules say what a Node must keep.
 
     variadic: any number of inputs share one rule. joint: that rule is called once, and returns a list
@@ -140,7 +139,7 @@ def make_op(str name not None, int opcode=NO_KERNEL, object fallback=None, tuple
 
     Raises ValueError for more rules, parameters or attributes than a Node has room for, and for a parameter
     that is no input, attribute or one of g, out, shape and i."""
-    cdef Op op = Op.__new__(Op)
+    cdef Op op = Op.__new__(Op) if into is None else into
     cdef int i, k
     if not 0 <= opcode <= NO_KERNEL:
         raise ValueError(f"{name}: opcode {opcode} is none of the kernels'")
@@ -150,7 +149,7 @@ def make_op(str name not None, int opcode=NO_KERNEL, object fallback=None, tuple
     if len(rules) > (1 if variadic or joint else <int> MAX_INPUTS) or len(attributes) > MAX_ATTRIBUTES:
         raise ValueError(f"{name}: {len(rules)} rules and {len(attributes)} attributes; there may be "
                          f"{1 if variadic or joint else MAX_INPUTS} and {MAX_ATTRIBUTES}")
-    op.name, op.opcode, op.fallback, op.rules = name, opcode, fallback, rules
+    op.opcode, op.fallback, op.rules = opcode, fallback, rules
     op.inputs, op.attributes, op.core_dims = inputs, attributes, core_dims
     op.variadic, op.joint = variadic or joint, joint
     for i, rule in enumerate(rules):
@@ -177,45 +176,16 @@ def make_op(str name not None, int opcode=NO_KERNEL, object fallback=None, tuple
             op.saves[i] |= 1 << min(<int> op.argument[i][k], <int> ATTRIBUTE)
     if op.variadic:
         op.differentiable = ~<unsigned long long> 0
+    op.name = name
     return op
 
 
-cdef void install(object add, unbroadcast_t sum_repeated, object conversion, dict public):
-    """Called once by ops.pyx: the few operations that the engine itself must call."""
-    global add_tensors, unbroadcast, cast
-    add_tensors, unbroadcast, cast = add, sum_repeated, conversion
-    functions.update(public)
-
-
 def attach_methods(dict public):
-    """Make functions whose first parameter is a Tensor methods of Tensor, and known to its operators."""
+    """Make functions whose first parameter is a Tensor methods of Tensor."""
     cdef dict members = <dict> (<PyTypeObject*> Tensor).tp_dict
     for name, function in public.items():
-        functions[name] = function
-        if name not in members:
-            members[name] = function
+        members.setdefault(name, function)
     PyType_Modified(<type> Tensor)
-
-
-cdef extern from "Python.h":
-    ctypedef struct PyTypeObject:
-        PyObject* tp_dict
-    void PyType_Modified(type)
-
-cdef extern from *:
-    """
-    static PyObject *mg_refuse(PyTypeObject *type, PyObject *arguments, PyObject *options) {
-        PyErr_Format(PyExc_TypeError, "%s: made by the engine alone, it has no constructor", type->tp_name);
-        return NULL;
-    }
-    static void mg_engine_only(PyObject *object) {
-        PyTypeObject *type = (PyTypeObject *)object;
-        type->tp_new = mg_refuse;
-        type->tp_vectorcall = NULL;         /* which would call the old one */
-        PyType_Modified(type);
-    }
-    """
-    void mg_engine_only(object type)
 
 
 cdef Op ALIAS = make_op("alias", rules=(lambda g: g,))
@@ -223,7 +193,7 @@ cdef Op ALIAS = make_op("alias", rules=(lambda g: g,))
 
 def primitives():
     """The names of all primitives in the table, sorted."""
-    return sorted(registry)
+    return sorted([name for name, op in registry.items() if (<Op> op).name is not None])
 
 
 # --------------------------------------------------------------------------------------- the graph
@@ -363,13 +333,6 @@ cdef Tensor wrap(ndarray array):
     return tensor
 
 
-cdef Tensor share(ndarray array):
-    """As `wrap`, for an array that others may write to."""
-    cdef Tensor tensor = wrap(array)
-    shared_version(tensor).foreign = True
-    return tensor
-
-
 def adopt(array, bint requires_grad=False):
     """A Tensor on an array of one of the five dtypes that the caller has made and gives away. `Tensor(array)`
     expects that others write to the array."""
@@ -377,63 +340,6 @@ def adopt(array, bint requires_grad=False):
     if requires_grad:
         tensor.requires_grad = True
     return tensor
-
-
-cdef Tensor frozen(Tensor tensor):
-    """The tensor as a graph may save it: itself, or a copy of a foreign one, at the same place in the graph.
-    Its version is shared, so a write through the library is reported as for any other tensor."""
-    cdef Tensor copy
-    if tensor.version is None or not tensor.version.foreign or alone(<PyObject*> tensor.array):
-        return tensor
-    copy = wrap(copied_as_laid_out(tensor.array))
-    if tensor.node is not None:
-        copy.node, copy.requires = tensor.node, True
-    elif tensor.requires:                   # a leaf stays the end of its graph
-        copy = attach_op(ALIAS, copy, (tensor,), None)
-    copy.version = tensor.version
-    return copy
-
-
-def freeze(Tensor tensor not None, bint follow=True):
-    """`frozen`, for what saves tensors in Python. Unless `follow`, a copy has no version, and is not copied
-    again where it is saved."""
-    cdef Tensor copy = frozen(tensor)
-    if copy is not tensor and not follow:
-        copy.version = None
-    return copy
-
-
-cdef inline bint alone(PyObject* array):
-    """Whether an array owns its memory, and only one Tensor holds it. (A borrowed pointer, as in `ours`.)"""
-    return Py_REFCNT(array) == 1 and cnp.PyArray_CHKFLAGS(<ndarray> array, cnp.NPY_ARRAY_OWNDATA)
-
-
-cdef ndarray copied_as_laid_out(ndarray array):
-    """A copy with the same strides if that takes no more memory than a copy in C order. Sliding windows and
-    broadcast views are larger than the memory they look at."""
-    cdef npy_intp low = 0, high = PyArray_ITEMSIZE(array), count, reach
-    cdef int d
-    cdef ndarray memory, view
-    if plain(array):
-        memory = empty(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array))
-        memcpy(PyArray_DATA(memory), PyArray_DATA(array), PyArray_NBYTES(array))
-        return memory
-    for d in range(PyArray_NDIM(array)):
-        reach = PyArray_STRIDES(array)[d] * (PyArray_DIMS(array)[d] - 1)
-        if reach < 0:
-            low += reach
-        else:
-            high += reach
-    count = (high - low) // PyArray_ITEMSIZE(array)
-    if high - low > PyArray_NBYTES(array) or (high - low) % PyArray_ITEMSIZE(array):
-        return copied(array)
-    memory = empty(1, &count, PyArray_TYPE(array))
-    memcpy(PyArray_DATA(memory), <char*> PyArray_DATA(array) + low, high - low)
-    view = cnp.PyArray_New(ndarray, PyArray_NDIM(array), PyArray_DIMS(array), PyArray_TYPE(array),
-                           PyArray_STRIDES(array), <char*> PyArray_DATA(memory) - low, 0,
-                           cnp.NPY_ARRAY_ALIGNED, None)
-    cnp.set_array_base(view, memory)
-    return view
 
 
 cdef Tensor record(Op op, ndarray out, object x, object y=None, tuple more=None, tuple attributes=None):
@@ -478,19 +384,15 @@ cdef inline int attach(Tensor tensor, Op op, ndarray out, object x, object y, tu
     node.op = op
     node.needs = needs
     if saves & (1 << X):
-        node.x = x
-        if isinstance(x, Tensor) and (<Tensor> x).version is not None:
-            note_version(node, False)
+        node.x = kept(x, &node.x_version)
     elif needs & 1:
         node.x = edge_of(<Tensor> x)
     if saves & (1 << Y):
-        node.y = y
-        if isinstance(y, Tensor) and (<Tensor> y).version is not None:
-            note_version(node, True)
+        node.y = kept(y, &node.y_version)
     elif needs & 2:
         node.y = edge_of(<Tensor> y)
     global node_count
-    node_count += 1                         # here, since `note_version` may make a Node below this one
+    node_count += 1                         # here, since `kept` may make a Node below this one
     node.number = node_count
     if more is not None:
         node.more = tuple([edge_of(<Tensor> z) if requires(z) else None for z in more])
@@ -515,18 +417,12 @@ cdef inline int attach(Tensor tensor, Op op, ndarray out, object x, object y, tu
     return 0
 
 
-cdef void note_version(Node node, bint of_y) except *:
-    """For a saved input that has a version: note it, and of a foreign tensor save a copy."""
-    cdef Tensor tensor = node.y if of_y else node.x
-    if of_y:
-        node.y_version = tensor.version.value
-    else:
-        node.x_version = tensor.version.value
-    if tensor.version.foreign:
-        if of_y:
-            node.y = frozen(tensor)
-        else:
-            node.x = frozen(tensor)
+cdef object kept(object value, long* version):
+    """An input that a rule needs: with its version as of now, and of a foreign tensor a copy."""
+    if isinstance(value, Tensor) and (<Tensor> value).version is not None:
+        version[0] = (<Tensor> value).version.value
+        return frozen(value)
+    return value
 
 
 cdef inline void note_broadcast(Node node, int i, object tensor, ndarray out) noexcept:
@@ -555,83 +451,6 @@ cdef Tensor record_view(Op op, ndarray out, Tensor x, tuple attributes=None):
     return tensor
 
 
-def attach_op(Op op not None, Tensor values not None, tuple inputs, tuple attributes):
-    """A Tensor on the memory of `values`, made by `op` from the inputs: Tensors, or Nodes, which stand for
-    what they made. Nobody is told; see `announce`."""
-    cdef Tensor tensor = wrap(values.array)
-    cdef tuple given = tuple([stand_in(edge) for edge in inputs])
-    tensor.version = shared_version(values)
-    attach(tensor, op, values.array, given[0], given[1] if len(given) > 1 else None,
-           given[2:] if len(given) > 2 else None, attributes)
-    return tensor
-
-
-cdef Tensor stand_in(object edge):
-    """A Tensor, or for a Node one without values at the same place in the graph."""
-    cdef Tensor tensor
-    if isinstance(edge, Tensor):
-        return edge
-    tensor = wrap(NOTHING)
-    tensor.node = <Node?> edge
-    tensor.requires = True
-    return tensor
-
-
-def count_nodes():
-    """How many Nodes were made so far; a Node made later has a larger `number`."""
-    return node_count
-
-
-def edges_below(list outputs, unsigned long long since):
-    """Where the graph that was made after the first `since` Nodes ends below these Tensors: a list of
-    leaves, and of older Nodes."""
-    cdef list queue = [edge_of(<Tensor?> t) for t in outputs if (<Tensor?> t).requires], found = []
-    cdef set seen = set()
-    cdef int i
-    cdef Node node
-    for below in queue:                     # it grows on the way
-        if id(below) in seen:
-            continue
-        seen.add(id(below))
-        if type(below) is not Node or (<Node> below).number <= since:
-            found.append(below)
-            continue
-        node = <Node> below
-        check_whole(node)
-        for i in range(input_count(node)):
-            below = edge(node, i)
-            if below is not None:
-                queue.append(below)
-    return found
-
-
-cdef tuple OPERANDS = (Tensor, np.ndarray, np.generic, int, float)
-cdef object default_dtype = np.dtype(np.float32)
-
-
-def get_default_dtype():
-    """The dtype that Python floats become: float32 unless `set_default_dtype` changed it.
-
-    >>> mg.get_default_dtype()
-    dtype('float32')
-    """
-    return default_dtype
-
-
-def set_default_dtype(dtype):
-    """Set the dtype that Python floats become, in every thread: float32 or float64.
-
-    >>> mg.set_default_dtype(mg.float64); mg.tensor([0.5]).dtype
-    dtype('float64')
-    >>> mg.set_default_dtype(mg.float32)
-    """
-    global default_dtype
-    dtype = np.dtype(dtype)
-    if dtype not in DTYPES or dtype.kind != "f":
-        raise TypeError(f"set_default_dtype: expected float32 or float64, got {dtype}")
-    default_dtype = dtype
-
-
 def is_grad_enabled():
     """Whether operations are recorded in this thread.
 
@@ -652,20 +471,14 @@ def set_recording(bint mode):
 # Textual, since as modules they would need one another: an operator applies a primitive, which is recorded;
 # backward applies primitives; Tensor.backward runs it.
 include "apply.pxi"
-include "write.pxi"
 include "backward.pxi"
 include "walk.pxi"
 include "gradients.pxi"
-include "tensor.pxi"
-include "../observe.pxi"
+include "../generated/tensor.pxi"       # tensor.pxi and the operators
+include "../operands.pxi"
+include "../operators.pxi"
+include "../write.pxi"
 include "../interop.pxi"
+include "../subgraph.pxi"
+include "../observe.pxi"
 include "../fast/cotangents.pxi"
-
-
-# Only the engine may make these. Made from Python, by copy and pickle too, they would hold None where the
-# code relies on a value.
-mg_engine_only(Op)
-mg_engine_only(Version)
-mg_engine_only(Notes)
-mg_engine_only(Node)
-mg_engine_only(Unequal)

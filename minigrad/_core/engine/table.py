@@ -26,7 +26,8 @@ import numpy as np
 class Entry(NamedTuple):
     """A primitive. public: it is a function of `mg` and a method of Tensor. by_hand: ops.pyx has
     the function. usual: what is added before `mg_usual` looks at the elements of a tile, of which
-    most can take the kernel's faster version."""
+    most can take the kernel's faster version. operator: the one of Python that applies it, as the
+    name of its method without underscores."""
 
     kernel: str | None
     numpy: Any
@@ -36,6 +37,7 @@ class Entry(NamedTuple):
     public: bool = True
     by_hand: bool = False
     usual: int | None = None
+    operator: str | None = None
 
 
 def unary(kernel, numpy, rule, *text, **options):
@@ -48,9 +50,9 @@ def binary(kernel, numpy, rule_x, rule_y, *text, **options):
     return Entry(kernel, numpy, (rule_x, rule_y), *text, **options)
 
 
-def comparison(kernel, numpy, *text):
+def comparison(kernel, numpy, *text, **options):
     """A primitive of two inputs, broadcast together, that gives bools."""
-    return Entry(kernel, numpy, (None, None), *text)
+    return Entry(kernel, numpy, (None, None), *text, **options)
 
 
 # ---------------------------------------------------------------------------------- one input
@@ -67,9 +69,9 @@ def _np_sinc(x, out=None):
 
 
 negative = unary("-x", np.negative, lambda g: -g,
-    "-x elementwise.", "negative([1.0, -2.0]) -> [-1.,  2.]")
+    "-x elementwise.", "negative([1.0, -2.0]) -> [-1.,  2.]", operator="neg")
 abs = unary("mg_abs(x)", np.abs, lambda g, x: g * sign(x),
-    "|x| elementwise; its gradient at 0 is 0.", "abs([-1.5, 2.0]) -> [1.5, 2. ]")
+    "|x| elementwise; its gradient at 0 is 0.", "abs([-1.5, 2.0]) -> [1.5, 2. ]", operator="abs")
 sign = unary("1 if x > 0 else (-1 if x < 0 else x + 0)", np.sign, lambda g: zeros_like(g),
     "-1, 0 or 1 elementwise; its gradient is 0.", "sign([-3.0, 0.0, 2.0]) -> [-1.,  0.,  1.]")
 floor = unary(None, np.floor, lambda g: zeros_like(g),
@@ -229,23 +231,24 @@ def _over(x, length):
 
 
 add = binary("x + y", np.add, lambda g: g, lambda g: g,
-    "x + y elementwise, broadcast.", "add([1.0, 2.0], 1) -> [2., 3.]")
+    "x + y elementwise, broadcast.", "add([1.0, 2.0], 1) -> [2., 3.]", operator="add")
 subtract = binary("x - y", np.subtract, lambda g: g, lambda g: -g,
-    "x - y elementwise, broadcast.", "subtract([1.0, 2.0], 1) -> [0., 1.]")
+    "x - y elementwise, broadcast.", "subtract([1.0, 2.0], 1) -> [0., 1.]", operator="sub")
 multiply = binary("x * y", np.multiply, lambda g, y: g * y, lambda g, x: g * x,
-    "x * y elementwise, broadcast.", "multiply([1.0, 2.0], 3) -> [3., 6.]")
+    "x * y elementwise, broadcast.", "multiply([1.0, 2.0], 3) -> [3., 6.]", operator="mul")
 divide = binary("x / y", np.divide, lambda g, y: g / y, lambda g, y, out: g * out / -y,
     "x / y elementwise, broadcast; x / 0 is inf or NaN as in IEEE 754. Integers give float64, as "
     "in NumPy.",
-    "divide([1.0, 2.0], 4) -> [0.25, 0.5 ]")
+    "divide([1.0, 2.0], 4) -> [0.25, 0.5 ]", operator="truediv")
 pow = binary(None, np.power, lambda g, x, y: g * power_slope(x, y),
-    lambda g, x, y, out: g * where(logical_or(x != 0, y < 0), out * log_of(x), 0.0), by_hand=True)
+    lambda g, x, y, out: g * where(logical_or(x != 0, y < 0), out * log_of(x), 0.0), by_hand=True,
+    operator="pow")
 floor_divide = binary(None, np.floor_divide, lambda g: zeros_like(g), lambda g: zeros_like(g),
     "floor(x / y) elementwise, broadcast; its gradient is 0.",
-    "floor_divide([5.0, -5.0], 2) -> [ 2., -3.]")
+    "floor_divide([5.0, -5.0], 2) -> [ 2., -3.]", operator="floordiv")
 remainder = binary(None, np.remainder, lambda g: g, lambda g, x, y: -g * floor_divide(x, y),
     "x - y * floor(x / y) elementwise, broadcast: the remainder with the sign of y.",
-    "remainder([5.0, -5.0], 3) -> [2., 1.]")
+    "remainder([5.0, -5.0], 3) -> [2., 1.]", operator="mod")
 maximum = binary("x if (x > y) | (x != x) else y", np.maximum, lambda g, x, y: g * _share(x, y),
     lambda g, x, y: g * _share(y, x),
     "The larger of x and y elementwise, broadcast; NaN if either is. At a tie each gets half the "
@@ -284,14 +287,22 @@ weigh = binary("0 if (y == 0) & (x == x) else x * y", np.multiply, lambda g, y: 
 
 # -------------------------------------------------------------------------------- comparisons
 less = comparison("x < y", np.less,
-    "x < y elementwise, broadcast; bool.", "less([1.0, 2.0], 2) -> [ True, False]")
+    "x < y elementwise, broadcast; bool.", "less([1.0, 2.0], 2) -> [ True, False]", operator="lt")
 less_equal = comparison("x <= y", np.less_equal,
-    "x <= y elementwise, broadcast; bool.", "less_equal([1.0, 2.0], 2) -> [ True,  True]")
+    "x <= y elementwise, broadcast; bool.", "less_equal([1.0, 2.0], 2) -> [ True,  True]",
+    operator="le")
 greater = comparison("x > y", np.greater,
-    "x > y elementwise, broadcast; bool.", "greater([1.0, 2.0], 1) -> [False,  True]")
+    "x > y elementwise, broadcast; bool.", "greater([1.0, 2.0], 1) -> [False,  True]",
+    operator="gt")
 greater_equal = comparison("x >= y", np.greater_equal,
-    "x >= y elementwise, broadcast; bool.", "greater_equal([1.0, 2.0], 1) -> [ True,  True]")
+    "x >= y elementwise, broadcast; bool.", "greater_equal([1.0, 2.0], 1) -> [ True,  True]",
+    operator="ge")
 equal = comparison("x == y", np.equal,
-    "x == y elementwise, broadcast; bool.", "equal([1.0, 2.0], 1) -> [ True, False]")
+    "x == y elementwise, broadcast; bool.", "equal([1.0, 2.0], 1) -> [ True, False]", operator="eq")
 not_equal = comparison("x != y", np.not_equal,
-    "x != y elementwise, broadcast; bool.", "not_equal([1.0, 2.0], 1) -> [False,  True]")
+    "x != y elementwise, broadcast; bool.", "not_equal([1.0, 2.0], 1) -> [False,  True]",
+    operator="ne")
+
+
+# ------------------------------------------ operators of Python that stand for a primitive of ops.pyx
+operators = {"matmul": "matmul", "getitem": "getitem"}

@@ -111,19 +111,7 @@ cdef class Tensor:
         count_write(self)
 
     def __repr__(self):
-        text = np.array2string(self.array, separator=", ", prefix="tensor(")
-        if self.array.dtype.kind == "f":
-            for name, count in (("nan", np.isnan(self.array).sum()), ("inf", np.isinf(self.array).sum())):
-                text += f", {name}={count}" if count else ""
-        if not 0 < self.array.size <= np.get_printoptions()["threshold"]:
-            text += f", shape={self.shape}"
-        if self.array.dtype not in (np.float32, np.int64, np.bool_):
-            text += f", dtype={self.array.dtype}"
-        if self.node is not None:
-            text += f", grad_fn={self.node!r}"
-        elif self.requires:
-            text += ", requires_grad=True"
-        return f"tensor({text})"
+        return described(self)
 
     def __reduce__(self):
         if self.node is not None:
@@ -207,7 +195,7 @@ cdef class Tensor:
     def __contains__(self, value):
         if python_number(value) is None:
             value = to_tensor(value, "in")
-        return bool((<Tensor> binary(<Op> by_opcode[<int> EQUAL], self, value)).array.any())
+        return bool((self == value).any())
 
     def __hash__(self):
         return <Py_hash_t> (<size_t> <void*> self >> 4)
@@ -277,80 +265,23 @@ cdef class Tensor:
 
     def fill_(self, value):
         """Set every element to a number, in the dtype of the tensor; returns self. Errors as `copy_`."""
-        cdef npy_intp i
-        cdef long long number
-        if (PyLong_CheckExact(value) and PyArray_TYPE(self.array) == NPY_INT64 and plain(self.array)
-                and cnp.PyArray_ISWRITEABLE(self.array)):       # a counter, five times faster than below
-            if self.requires and mg_recording:
-                check_write(self, "fill_", value)
-            try:
-                number = value
-            except OverflowError:
-                raise out_of_bounds("fill_", value, self.array.dtype) from None
-            if observers:
-                announce_write(self)
-            for i in range(elements(self.array)):
-                (<long long*> PyArray_DATA(self.array))[i] = number
-            count_write(self)
-            return self
-        return write_all(self, value, "fill_")
+        return fill(self, value)
 
     def zero_(self):
         """Set every element to zero; returns self."""
         return write_all(self, 0, "zero_")
 
-    # ------------------------------------------------------------------ operators
-    def __add__(self, other): return operator(ADD, self, other)
-    def __radd__(self, other): return operator(ADD, other, self)
-    def __iadd__(self, other): return in_place("add", self, other)
-    def __sub__(self, other): return operator(SUBTRACT, self, other)
-    def __rsub__(self, other): return operator(SUBTRACT, other, self)
-    def __isub__(self, other): return in_place("subtract", self, other)
-    def __mul__(self, other): return operator(MULTIPLY, self, other)
-    def __rmul__(self, other): return operator(MULTIPLY, other, self)
-    def __imul__(self, other): return in_place("multiply", self, other)
-    def __truediv__(self, other): return operator(DIVIDE, self, other)
-    def __rtruediv__(self, other): return operator(DIVIDE, other, self)
-    def __itruediv__(self, other): return in_place("divide", self, other)
-    def __lt__(self, other): return operator(LESS, self, other)
-    def __le__(self, other): return operator(LESS_EQUAL, self, other)
-    def __gt__(self, other): return operator(GREATER, self, other)
-    def __ge__(self, other): return operator(GREATER_EQUAL, self, other)
-    def __eq__(self, other): return equality(EQUAL, self, other)
-    def __ne__(self, other): return equality(NOT_EQUAL, self, other)
-    def __neg__(self): return unary(<Op> by_opcode[<int> NEGATIVE], self)
-    def __abs__(self): return unary(<Op> by_opcode[<int> ABS], self)
-    def __pos__(self): return self
-    def __pow__(self, other, modulo): return power(self, other, modulo)
-    def __rpow__(self, other, modulo): return power(other, self, modulo)
-    def __ipow__(self, other): return in_place("pow", self, other)
-    def __floordiv__(self, other): return functions["floor_divide"](self, other)
-    def __rfloordiv__(self, other): return functions["floor_divide"](other, self)
-    def __ifloordiv__(self, other): return in_place("floor_divide", self, other)
-    def __mod__(self, other): return functions["remainder"](self, other)
-    def __rmod__(self, other): return functions["remainder"](other, self)
-    def __imod__(self, other): return in_place("remainder", self, other)
-    def __matmul__(self, other): return functions["matmul"](self, other)
-    def __rmatmul__(self, other): return functions["matmul"](other, self)
-    def __imatmul__(self, other): return in_place("matmul", self, other)
-    def __invert__(self): return wrap(checked(np.bitwise_not(self.array)))
-    def __and__(self, other): return bitwise(np.bitwise_and, self, other)
-    def __rand__(self, other): return bitwise(np.bitwise_and, other, self)
-    def __or__(self, other): return bitwise(np.bitwise_or, self, other)
-    def __ror__(self, other): return bitwise(np.bitwise_or, other, self)
-    def __xor__(self, other): return bitwise(np.bitwise_xor, self, other)
-    def __rxor__(self, other): return bitwise(np.bitwise_xor, other, self)
-    def __iand__(self, other): return write_result(self, bitwise(np.bitwise_and, self, other))
-    def __ior__(self, other): return write_result(self, bitwise(np.bitwise_or, self, other))
-    def __ixor__(self, other): return write_result(self, bitwise(np.bitwise_xor, self, other))
-    def __getitem__(self, index): return functions["getitem"](self, index)
-
     @property
     def T(self):
         """The transpose: dimensions in reverse order, a view."""
-        return functions["permute_dims"](self, tuple(range(PyArray_NDIM(self.array)))[::-1])
+        return self.permute_dims(tuple(range(PyArray_NDIM(self.array)))[::-1])
 
     @property
     def mT(self):
         """The transpose of the last two dimensions, a view."""
-        return functions["matrix_transpose"](self)
+        return self.matrix_transpose()
+
+    # ------------------------------------------------------------------ operators
+    def __pos__(self): return self
+    def __invert__(self): return wrap(checked(np.bitwise_not(self.array)))
+    # __add__, __radd__, __iadd__ and the others: generate.py writes them here, from the table.

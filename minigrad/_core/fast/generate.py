@@ -3,8 +3,9 @@
 Design note
 -----------
 1. It parses the source of the table without running it. It writes the opcodes, the loops of
-   kernels.pyx and the functions of ops.pyx into `generated/`; and `elementwise.py` with its stub,
-   which export the public names. None of these files is under version control.
+   kernels.pyx, the functions of ops.pyx and the operators of Tensor into `generated/`; and
+   `elementwise.py` with its stub, which export the public names. None of these files is under
+   version control.
 2. The loops are what one would write by hand: one line for each opcode and kind of operand.
 """
 
@@ -48,9 +49,18 @@ class Entry(NamedTuple):
         return bool(self.options.get("public", True))
 
 
-def read_table(source: str) -> tuple[list[Entry], list[str]]:
-    """The entries, by kind in the order of the table; and helpers and constants, as source."""
-    entries, helpers = [], []
+class Table(NamedTuple):
+    """What the table says. helpers: functions and constants, as source. operators: the method
+    (without underscores) and the primitive of those that are no entry's."""
+
+    entries: list[Entry]  # by kind, in the order of the table
+    helpers: list[str]
+    operators: dict[str, str]
+
+
+def read_table(source: str) -> Table:
+    """Take the source of the table apart."""
+    entries, helpers, operators = [], [], {}
     for node in ast.parse(source).body:
         value = getattr(node, "value", None)
         kind = getattr(getattr(value, "func", None), "id", None)
@@ -70,11 +80,13 @@ def read_table(source: str) -> tuple[list[Entry], list[str]]:
                     {word.arg or "": ast.literal_eval(word.value) for word in value.keywords},
                 )
             )
+        elif isinstance(node, ast.Assign) and isinstance(value, ast.Dict):
+            operators = ast.literal_eval(value)
         elif isinstance(node, ast.Assign):
             helpers.append(f"cdef object {ast.unparse(node)}")
         elif getattr(node, "name", "").startswith("_"):
             helpers.append(ast.unparse(node))
-    return sorted(entries, key=lambda entry: KINDS.index(entry.kind)), helpers
+    return Table(sorted(entries, key=lambda entry: KINDS.index(entry.kind)), helpers, operators)
 
 
 # ------------------------------------------------------------------------------------------- loops
@@ -183,6 +195,50 @@ def functions(entries: list[Entry], helpers: list[str]) -> str:
     return "\n\n\n".join([*helpers, *parts])
 
 
+OPERATORS = {
+    "unary": ["__{0}__(self): return unary({1}_, self)"],
+    "comparison": ["__{0}__(self, other): return operate({1}_, self, other)"],
+    "equality": ["__{0}__(self, other): return equality({1}_, self, other, {2})"],
+    "binary": [
+        "__{0}__(self, other): return operate({1}_, self, other)",
+        "__r{0}__(self, other): return operate({1}_, other, self)",
+        "__i{0}__(self, other): return in_place({1}_, self, other)",
+    ],
+    "pow": [
+        "__{0}__(self, other, modulo): return power({1}_, self, other, modulo)",
+        "__r{0}__(self, other, modulo): return power({1}_, other, self, modulo)",
+        "__i{0}__(self, other): return in_place({1}_, self, other)",
+    ],
+    "getitem": ["__{0}__(self, index): return {1}_.function(self, index)"],
+    "bitwise": [
+        "__{0}__(self, other): return bitwise(np.bitwise_{0}, self, other)",
+        "__r{0}__(self, other): return bitwise(np.bitwise_{0}, other, self)",
+        "__i{0}__(self, other): return write_result(self, bitwise(np.bitwise_{0}, self, other))",
+    ],
+}
+
+
+def operators(table: Table) -> list[tuple[str, str, str]]:
+    """The method (without underscores), the primitive and the kind of each operator."""
+    own = [(e.options["operator"], e.name, e.kind) for e in table.entries if "operator" in e.options]
+    others = [(method, name, "binary") for method, name in table.operators.items()]
+    special = {"eq": "equality", "ne": "equality", "pow": "pow", "getitem": "getitem"}
+    return [(method, name, special.get(method, kind)) for method, name, kind in own + others]
+
+
+def tensor(table: Table, source: str) -> str:
+    """The source of Tensor, with the operators behind it."""
+    found = operators(table)
+    handles = "".join(f'cdef Op {name.upper()}_ = named("{name}")\n' for _, name, _ in found)
+    bits = [(method, "", "bitwise") for method in ("and", "or", "xor")]
+    methods = [
+        "    def " + form.format(method, name.upper(), method == "ne")
+        for method, name, kind in found + bits
+        for form in OPERATORS[kind]
+    ]
+    return "\n".join([handles, "", source.rstrip(), *methods])
+
+
 def stub(entries: list[Entry]) -> str:
     """The stub of the functions, and of the methods of Tensor."""
     made = [e for e in entries if not e.options.get("by_hand")]
@@ -214,12 +270,14 @@ def write(path: Path, text: str) -> None:
 
 def generate(folder: Path = CORE) -> None:
     """Write all that is made of the table in `folder`."""
-    entries, helpers = read_table((folder / "engine/table.py").read_text(encoding="utf-8"))
+    table = read_table((folder / "engine/table.py").read_text(encoding="utf-8"))
+    entries, helpers, _ = table
     public = [e.name for e in entries if e.public and not e.options.get("by_hand")]
     methods = "cdef dict ELEMENTWISE = {" + ", ".join(f'"{n}": {n}' for n in public) + "}"
     made = {
         "opcodes.pxi": opcodes(entries),
         "loops.pxi": loops(entries),
+        "tensor.pxi": tensor(table, (folder / "engine/tensor.pxi").read_text(encoding="utf-8")),
         "functions.pxi": functions(entries, helpers) + f"\n\n\n{methods}",
     }
     for name, text in made.items():

@@ -1,0 +1,150 @@
+# Numbers, arrays and what else may stand beside a Tensor, as Tensors; the dtype of a number.
+cdef tuple OPERANDS = (Tensor, np.ndarray, np.generic, int, float)
+cdef object default_dtype = np.dtype(np.float32)
+
+
+def get_default_dtype():
+    """The dtype that Python floats become: float32 unless `set_default_dtype` changed it.
+
+    >>> mg.get_default_dtype()
+    dtype('float32')
+    """
+    return default_dtype
+
+
+def set_default_dtype(dtype):
+    """Set the dtype that Python floats become, in every thread: float32 or float64.
+
+    >>> mg.set_default_dtype(mg.float64); mg.tensor([0.5]).dtype
+    dtype('float64')
+    >>> mg.set_default_dtype(mg.float32)
+    """
+    global default_dtype
+    dtype = np.dtype(dtype)
+    if dtype not in DTYPES or dtype.kind != "f":
+        raise TypeError(f"set_default_dtype: expected float32 or float64, got {dtype}")
+    default_dtype = dtype
+
+
+cdef ndarray checked(object array):
+    """`array` as an aligned native array of one of the five dtypes, shared where that is possible."""
+    cdef ndarray result
+    result = array if type(array) is np.ndarray else np.asarray(array)
+    if not cnp.PyArray_ISBEHAVED_RO(result):
+        result = np.array(result, dtype=result.dtype.newbyteorder("="))
+    if result.dtype not in DTYPES:
+        raise TypeError(f"dtype {result.dtype} is not supported; convert it to one of "
+                        f"{', '.join(map(str, DTYPES))}, for example array.astype('float32')")
+    if PyArray_TYPE(result) not in (NPY_FLOAT, NPY_DOUBLE, NPY_INT32, NPY_INT64, NPY_BOOL):
+        result = result.view(np.dtype(f"int{8 * PyArray_ITEMSIZE(result)}"))    # long long is int64
+    return result
+
+
+cdef inline bint is_number(object value):
+    return PyFloat_CheckExact(value) or PyLong_CheckExact(value) or PyBool_Check(value)
+
+
+cdef object python_number(object value):
+    """A Python or NumPy scalar as a plain Python number; None for anything else, 0-d arrays too."""
+    if is_number(value):
+        return value
+    if isinstance(value, np.generic):
+        kind = value.dtype.kind
+        return float(value) if kind == "f" else int(value) if kind in "iu" else bool(value) if kind == "b" \
+            else None
+    if isinstance(value, int):              # of a subclass, such as IntEnum
+        return int(value)
+    return float(value) if isinstance(value, float) else None
+
+
+cdef ndarray number_array(object number, int typenum, str name):
+    """A Python number as a 0-d array of this dtype. What an integer dtype cannot hold raises: OverflowError,
+    ValueError for NaN."""
+    cdef ndarray array = cnp.PyArray_ZEROS(0, NULL, typenum, 0)
+    cdef void* data = PyArray_DATA(array)
+    cdef long long whole = 0
+    cdef bint fits = True
+    if typenum == NPY_DOUBLE:
+        (<double*> data)[0] = number
+    elif typenum == NPY_FLOAT:
+        (<float*> data)[0] = <float> <double> number
+    elif typenum == NPY_BOOL:
+        (<cnp.npy_bool*> data)[0] = bool(number)
+    else:
+        try:
+            whole = int(number)
+        except (OverflowError, ValueError):
+            fits = False
+        if not fits or typenum == NPY_INT32 and whole != <int> whole:
+            raise out_of_bounds(name, number, array.dtype)
+        if typenum == NPY_INT32: (<int*> data)[0] = <int> whole
+        else: (<long long*> data)[0] = whole
+    return array
+
+
+cdef object out_of_bounds(str name, object number, object dtype):
+    kind, wider = (ValueError, "floating") if number != number else (OverflowError, "wider")
+    return kind(f"{name}: {number} is out of bounds for {dtype}; give a {wider} dtype")
+
+
+cdef ndarray converted(ndarray source, ndarray like, str name):
+    """The elements in the dtype of `like`; those that its integers cannot hold raise, as a number does."""
+    if (PyArray_TYPE(like) in (NPY_INT32, NPY_INT64) and elements(source)
+            and PyArray_TYPE(source) in (NPY_FLOAT, NPY_DOUBLE, NPY_INT64)):
+        limits = np.iinfo(like.dtype)
+        for extreme in (source.min().item(), source.max().item()):
+            if not limits.min - 1 < extreme < limits.max + 1:       # of Python numbers, so exact
+                raise out_of_bounds(name, extreme, like.dtype)
+    return source.astype(like.dtype)
+
+
+cpdef Tensor to_tensor(object value, str name):
+    """A Tensor, array or number as a Tensor; raises TypeError with a hint otherwise. A number takes the
+    default dtype here; where it meets another operand, call `to_tensors`."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray):
+        return share(checked(value))
+    if isinstance(value, np.generic):
+        return wrap(checked(value))
+    number = python_number(value)
+    if number is None:
+        if isinstance(value, Unequal):
+            raise ValueError((<Unequal> value).message)
+        raise TypeError(f"{name}: expected a Tensor, got {type(value).__name__}; make one with "
+                        "mg.tensor(...)")
+    if PyFloat_CheckExact(number):
+        return wrap(number_array(number, default_dtype.num, name))
+    return wrap(number_array(number, NPY_BOOL if PyBool_Check(number) else NPY_INT64, name))
+
+
+cpdef tuple to_tensors(tuple values, str name):
+    """As `to_tensor` of each; but a number, Python's or NumPy's, is weak: it takes the dtype that promotion
+    gives it with the Tensors and arrays among the values. Where there are none, the numbers take the
+    dtype of those that are NumPy's, or that of the most general."""
+    cdef list tensors = [], dtypes = [], numpys = []
+    cdef object general = False             # of the numbers, the one of the most general type
+    for value in values:
+        if not isinstance(value, Tensor):
+            break
+    else:
+        return values
+    for value in values:
+        number = python_number(value)
+        if number is None:
+            value = to_tensor(value, name)
+            dtypes.append((<Tensor> value).array.dtype)
+        else:
+            if isinstance(value, np.generic):
+                numpys.append(value)
+            if PyFloat_CheckExact(number) or PyBool_Check(general):
+                general = number
+            value = number
+        tensors.append(value)
+    if not dtypes:
+        for value in numpys or [general]:
+            dtypes.append(to_tensor(value, name).array.dtype)
+    for i, value in enumerate(tensors):
+        if not isinstance(value, Tensor):
+            tensors[i] = wrap(number_array(value, np.result_type(*dtypes, value).num, name))
+    return tuple(tensors)

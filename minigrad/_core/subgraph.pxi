@@ -1,0 +1,49 @@
+# For what is built on the graph from outside: Function, checkpoint, fused functions, mg.func.
+def attach_op(Op op not None, Tensor values not None, tuple inputs, tuple attributes):
+    """A Tensor on the memory of `values`, made by `op` from the inputs: Tensors, or Nodes, which stand for
+    what they made. Nobody is told; see `announce`."""
+    cdef Tensor tensor = wrap(values.array)
+    cdef tuple given = tuple([stand_in(edge) for edge in inputs])
+    tensor.version = shared_version(values)
+    attach(tensor, op, values.array, given[0], given[1] if len(given) > 1 else None,
+           given[2:] if len(given) > 2 else None, attributes)
+    return tensor
+
+
+cdef Tensor stand_in(object edge):
+    """A Tensor, or for a Node one without values at the same place in the graph."""
+    cdef Tensor tensor
+    if isinstance(edge, Tensor):
+        return edge
+    tensor = wrap(NOTHING)
+    tensor.node = <Node?> edge
+    tensor.requires = True
+    return tensor
+
+
+def count_nodes():
+    """How many Nodes were made so far; a Node made later has a larger `number`."""
+    return node_count
+
+
+def edges_below(list outputs, unsigned long long since):
+    """Where the graph that was made after the first `since` Nodes ends below these Tensors: a list of
+    leaves, and of older Nodes."""
+    cdef list queue = [edge_of(<Tensor?> t) for t in outputs if (<Tensor?> t).requires], found = []
+    cdef set seen = set()
+    cdef int i
+    cdef Node node
+    for below in queue:                     # it grows on the way
+        if id(below) in seen:
+            continue
+        seen.add(id(below))
+        if type(below) is not Node or (<Node> below).number <= since:
+            found.append(below)
+            continue
+        node = <Node> below
+        check_whole(node)
+        for i in range(input_count(node)):
+            below = edge(node, i)
+            if below is not None:
+                queue.append(below)
+    return found
