@@ -9,7 +9,7 @@ SUFFIXES = (".py", ".pyx", ".pxi", ".pxd", ".pyi", ".h")
 SOURCE = {p for p in PACKAGE.rglob("*") if p.suffix in SUFFIXES}
 SOURCE -= {p for p in SOURCE if p.stem == "elementwise" or p.parent.name == "generated"}  # built
 CORE = {p for p in SOURCE if PACKAGE / "_core" in p.parents}
-ENGINE = {p for p in CORE if p.parent.name == "engine"}
+ENGINE = {p for p in CORE if p.parent.name == "engine" and p.suffix != ".pyi"}
 
 
 def lines(path):
@@ -18,7 +18,7 @@ def lines(path):
 
 @pytest.mark.parametrize(
     "files, most",  # what is aimed at: 17,000, 6,000 and 1,600; no file above 900
-    [(SOURCE, 25_800), (CORE, 11_500), (ENGINE, 2_800)],
+    [(SOURCE, 25_800), (CORE, 11_500), (ENGINE, 1_740)],
     ids=["package", "core", "engine"],
 )
 def test_the_house_does_not_grow(files, most):

@@ -75,6 +75,25 @@ def drops_graph(list tensors not None):
     return False
 
 
+cdef object as_array(Tensor x, dtype, copy):
+    """What np.asarray asks for."""
+    if dtype is not None and np.dtype(dtype) != x.array.dtype:
+        if copy is False:
+            raise ValueError(f"asarray: {x.array.dtype} cannot become {np.dtype(dtype)} without a copy")
+        return x.array.astype(dtype)
+    return x.numpy(copy=bool(copy))
+
+
+cdef object call_on_values(function, tuple arguments, dict options):
+    """NumPy's functions compute with the values. Raises TypeError if an argument requires grad and the
+    result is one that a gradient would have to flow through."""
+    cdef list found = find_tensors((arguments, tuple(options.values())))
+    result = function(*as_arrays(arguments), **as_arrays(options))
+    if drops_graph(found) and function not in WITHOUT_GRADIENT and holds_floats(result):
+        raise TypeError(numpy_drops_graph(function))
+    return result
+
+
 cdef object as_arrays(arguments):
     if isinstance(arguments, Tensor):
         return arguments.numpy()
@@ -126,6 +145,15 @@ def plain_index(index):
 
 
 # ------------------------------------------------------------------ memory that others may write to
+def adopt(array, bint requires_grad=False):
+    """A Tensor on an array of one of the five dtypes that the caller has made and gives away. `Tensor(array)`
+    expects that others write to the array."""
+    cdef Tensor tensor = wrap(checked(array))
+    if requires_grad:
+        tensor.requires_grad = True
+    return tensor
+
+
 cdef Tensor share(ndarray array):
     """As `wrap`, for an array that others may write to."""
     cdef Tensor tensor = wrap(array)
@@ -188,6 +216,55 @@ cdef ndarray copied_as_laid_out(ndarray array):
                            cnp.NPY_ARRAY_ALIGNED, None)
     cnp.set_array_base(view, memory)
     return view
+
+
+# ------------------------------------------------------------------ what NumPy computes
+cdef object numpy_error(str name, error):
+    """NumPy's error (often of a private class) as the plain one, with the name of the operation."""
+    for kind in (TypeError, OverflowError):
+        if isinstance(error, kind):
+            return kind(f"{name}: {error}")
+    return ValueError(f"{name}: {error}")
+
+
+cdef ndarray call_numpy(Op op, object x, object y):
+    """What the kernels do not do (integers, booleans, rare functions) NumPy's ufunc does."""
+    cdef ndarray target
+    if op.fallback is None:
+        raise TypeError(f"{op.name}: dtype {x.dtype} is not supported")
+    with np.errstate(all="ignore"):
+        # In C order, since NumPy's loops for other strides may round otherwise.
+        if (isinstance(x, np.ndarray) and x.dtype.kind == "f"
+                and (y is None or is_number(y) or isinstance(y, np.ndarray) and alike(x, y))):
+            x = contiguous(x)
+            y = contiguous(y) if isinstance(y, np.ndarray) else y
+            target = empty(PyArray_NDIM(x), PyArray_DIMS(x), PyArray_TYPE(x))   # recycled, if there is one
+            return op.fallback(x, out=target) if y is None else op.fallback(x, y, out=target)
+        if op.opcode == NO_KERNEL:
+            x, y = in_order(op, x, y)
+        try:
+            out = np.asarray(op.fallback(x) if y is None else op.fallback(x, y))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise numpy_error(op.name, error) from None
+        if out.dtype == np.float16:         # which NumPy makes of bool: too coarse, and no dtype of ours
+            x = x.astype(np.float32)
+            out = np.asarray(op.fallback(x) if y is None else op.fallback(x, y))
+        elif out.dtype == np.int8:
+            out = out.astype(np.int64)
+    return checked(out)
+
+
+cdef tuple in_order(Op op, object x, object y):
+    """The operands, where they are arrays, in C order and of one shape, so that it does not matter of which
+    arrays they are views."""
+    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and np.ndim(x) and np.ndim(y):
+        if not same_shape(x, y):
+            try:
+                x, y = np.broadcast_arrays(x, y)
+            except ValueError as error:
+                raise numpy_error(op.name, error) from None
+    return (contiguous(x) if isinstance(x, np.ndarray) else x,
+            contiguous(y) if isinstance(y, np.ndarray) else y)
 
 
 # ------------------------------------------------------------------ what only the engine makes

@@ -1,4 +1,5 @@
-# The profiler and the observers, which cost nothing while there are none.
+# What looks on: the profiler and the observers, which cost nothing while there are none; hooks; and other
+# threads, which a pass lets run.
 cdef bint profiling = False
 cdef int passes_running = 0             # counted, as passes may nest and run in several threads
 cdef dict profile_rows = {}                 # name -> [calls, forward ns, backward ns, bytes]
@@ -98,3 +99,53 @@ def profile_engine(bint on):
     gathered, profile_rows = profile_rows, {}
     profiling, last_event = on, perf_counter_ns()
     return gathered
+
+
+# ------------------------------------------------------------------ hooks
+cdef Tensor run_hooks(list hooks, Tensor cotangent):
+    for hook in list(hooks):
+        replacement = hook(cotangent)
+        if replacement is None:
+            continue
+        if not isinstance(replacement, Tensor) or not alike((<Tensor> replacement).array, cotangent.array):
+            raise RuntimeError(f"hook: expected None or a Tensor of the gradient's shape "
+                               f"{shape_of(cotangent.array)} and dtype {cotangent.array.dtype}, "
+                               f"got {replacement!r}")
+        cotangent = replacement
+    return cotangent
+
+
+class RemovableHandle:
+    """What `register_hook` returns; `remove()` takes the hook out again."""
+
+    def __init__(self, hooks, hook):
+        self._hooks, self._hook = hooks, hook
+
+    def remove(self):
+        """Remove the hook; a second call does nothing."""
+        hooks, self._hooks = self._hooks, ()
+        for i, hook in enumerate(hooks):
+            if hook is self._hook:          # not ==, which may raise or mean something else
+                del hooks[i]
+                return
+
+
+cdef object add_hook(list hooks, object hook):
+    if not callable(hook):
+        raise TypeError(f"register_hook: expected a function of the gradient, got {type(hook).__name__}")
+    hooks.append(hook)
+    return RemovableHandle(hooks, hook)
+
+
+# ------------------------------------------------------------------ other threads
+cdef void let_others_run(Walk walk) noexcept:
+    """Release the GIL for a moment if it was held for 1.5 times CPython's switch interval. A thread that
+    waits asks for it after one interval, and only then is sure to get it."""
+    cdef long long now = perf_counter_ns()
+    cdef PyThreadState* thread
+    if walk.held == 0:
+        walk.held, walk.interval = now, <long long> (1.5e9 * <double> getswitchinterval())
+    elif now - walk.held >= walk.interval:
+        thread = PyEval_SaveThread()
+        PyEval_RestoreThread(thread)
+        walk.held = perf_counter_ns()

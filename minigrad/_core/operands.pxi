@@ -1,29 +1,5 @@
-# Numbers, arrays and what else may stand beside a Tensor, as Tensors; the dtype of a number.
+# Numbers, arrays and what else may stand beside a Tensor, as Tensors.
 cdef tuple OPERANDS = (Tensor, np.ndarray, np.generic, int, float)
-cdef object default_dtype = np.dtype(np.float32)
-
-
-def get_default_dtype():
-    """The dtype that Python floats become: float32 unless `set_default_dtype` changed it.
-
-    >>> mg.get_default_dtype()
-    dtype('float32')
-    """
-    return default_dtype
-
-
-def set_default_dtype(dtype):
-    """Set the dtype that Python floats become, in every thread: float32 or float64.
-
-    >>> mg.set_default_dtype(mg.float64); mg.tensor([0.5]).dtype
-    dtype('float64')
-    >>> mg.set_default_dtype(mg.float32)
-    """
-    global default_dtype
-    dtype = np.dtype(dtype)
-    if dtype not in DTYPES or dtype.kind != "f":
-        raise TypeError(f"set_default_dtype: expected float32 or float64, got {dtype}")
-    default_dtype = dtype
 
 
 cdef ndarray checked(object array):

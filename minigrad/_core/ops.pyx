@@ -11,9 +11,10 @@ Design note
    `shape` the first input's shape; `i` which input (variadic operations); or an attribute, given by the
    caller (`axis`) or left by the forward (`kept`, `means`).
 3. Rules never undo broadcasting: the engine sums a gradient to its input's shape.
-   Beside its rules, which are enough, a primitive may have something faster (fast/cotangents.pxi):
-   `add_part` adds the cotangent of a pick into that of the whole in place, `summed_gradient` sums one as it
-   is computed, and `sums` takes many gradients of a product at once.
+   Beside its rules, which are enough, a primitive may have something faster for a pass that is not recorded
+   (fast/cotangents.pxi): `faster_rules` with the same parameters, one of which may return None; `add_part`
+   adds the cotangent of a pick into that of the whole in place; `summed_gradient` sums one as it is
+   computed; `sums` takes many gradients of a product at once.
 4. `None` as a rule: no gradient flows there (a mask, a comparison).
 5. Smooth functions whose composition has a kink or overflows are primitives (softplus, logsigmoid,
    logsumexp, log_softmax, erf, sigmoid). So are some whose composition takes too many passes (linear,
@@ -40,7 +41,7 @@ from operator import index as index_of
 import numpy as np
 
 from .fast.loops import count_classes
-from .engine.graph import attach_methods, drops_graph, observe, plain_index, register
+from .engine.graph import attach_methods, drops_graph, faster_rules, observe, plain_index, register
 
 cnp.import_array()
 
@@ -448,8 +449,10 @@ def mean(x, axis=None, keepdims=False):
 
 
 cdef Op VAR_ = register("var", VAR, np.var,
-                        (lambda g, x, axis, correction, means: slope_of_var(g, x, axis, correction, means),),
+                        (lambda g, x, axis, correction, means: slope_of_var(g, x, axis, correction),),
                         attributes=("axis", "keepdims", "correction", "means"))
+faster_rules(VAR_, VAR_SLOPE,
+             lambda g, x, axis, correction, means: slope_about(means, g, x, axis, correction))
 def var(x, axis=None, correction=0, keepdims=False):
     """The variance: the sum of (x - mean)² over (n - correction). correction=1 is the unbiased estimate.
 
@@ -459,20 +462,28 @@ def var(x, axis=None, correction=0, keepdims=False):
     return reduction(VAR_, x, axis, keepdims, correction)
 
 
-cdef object slope_of_var(Tensor g, Tensor x, tuple axis, double correction, ndarray means):
-    """The rule of `var`; where nobody records it, in one pass about the means of the forward."""
+cdef object slope_of_var(Tensor g, Tensor x, tuple axis, double correction):
+    return expand(scaled_for_var(g, x, axis, correction), x.shape, axis) * (x - mean(x, axis, True))
+
+
+cdef Tensor scaled_for_var(Tensor g, Tensor x, tuple axis, double correction):
     cdef double count = elements(x.shape, axis)
-    cdef double slope = 2 / (count - correction) if count > correction else math.nan if count else 0
-    g = g * slope
-    if recording() or means is None or not VAR_SLOPE.taken():
-        return expand(g, x.shape, axis) * (x - mean(x, axis, True))
+    return g * (2 / (count - correction) if count > correction else math.nan if count else 0)
+
+
+cdef object slope_about(ndarray means, Tensor g, Tensor x, tuple axis, double correction):
+    """`slope_of_var` in one pass about the means that the forward kept, if it did."""
+    if means is None:
+        return None
+    g = scaled_for_var(g, x, axis, correction)
     if PyArray_NDIM(g.array) != PyArray_NDIM(means):
         g = reshape(g, shape_of(means))
     return wrap(loops.scaled_difference(x.array, means, g.array))
 
 
 cdef Op PROD_ = reduction_op("prod", PROD, np.multiply.reduce,
-                             lambda g, x, out, axis: slope_of_prod(g, x, out, axis))
+                             lambda g, x, out, axis: slope_of_prod(g, x, axis))
+faster_rules(PROD_, PROD_SLOPE, lambda g, x, out, axis: slope_by_division(g, x, out, axis))
 def prod(x, axis=None, keepdims=False):
     """The product; 1 of nothing. Accumulates in double. Its gradient is exact with zeros too, and where the
     product over- or underflows.
@@ -483,12 +494,15 @@ def prod(x, axis=None, keepdims=False):
     return reduction(PROD_, x, axis, keepdims)
 
 
-cdef object slope_of_prod(Tensor g, Tensor x, Tensor out, tuple axis):
-    """The rule of `prod`: for each element the product of all others. That is a division, unless the product
-    is or may be out of range, or a factor, by which the second derivative would divide twice; then it is the
-    product of all elements before times that of all after, with the powers of two kept apart."""
-    if in_safe_range(out.array) and (not recording() or in_safe_range(x.array)) and PROD_SLOPE.taken():
+cdef object slope_by_division(Tensor g, Tensor x, Tensor out, tuple axis):
+    """`slope_of_prod` as out / x, unless the product is or may be out of range."""
+    if in_safe_range(out.array):
         return expand(g, x.shape, axis) * (expand(out, x.shape, axis) / x)
+
+
+cdef object slope_of_prod(Tensor g, Tensor x, tuple axis):
+    """For each element the product of all others: of all before it times that of all after, with the powers
+    of two kept apart."""
     order = tuple([d for d in range(x.ndim) if d not in axis]) + axis
     moved = permute_dims(x, order)
     count = math.prod([x.shape[d] for d in axis])
@@ -1658,9 +1672,12 @@ def linear(x, weight, bias=None):
 
 
 cdef Op LSTM_CELL_ = register("lstm_cell", NO_KERNEL, None,
-                              (lambda g, gates, cell, kept: lstm_slope(g, gates, cell, kept, True),
-                               lambda g, gates, cell, kept: lstm_slope(g, gates, cell, kept, False)),
+                              (lambda g, gates, cell, kept: lstm_slope(g, gates, cell, True),
+                               lambda g, gates, cell, kept: lstm_slope(g, gates, cell, False)),
                               inputs=("gates", "cell"), attributes=("kept",))
+faster_rules(LSTM_CELL_, LSTM_STEP,
+             lambda g, gates, cell, kept: lstm_slope_of(kept, g, cell, True),
+             lambda g, gates, cell, kept: lstm_slope_of(kept, g, cell, False))
 def lstm_cell(gates, cell):
     """One step of long short-term memory: gates (4 n, ...), the blocks i, f, g, o before their activation,
     and the cell (n, ...) give (2 n, ...), the next cell c = sigmoid(f) cell + sigmoid(i) tanh(g) and the
@@ -1707,11 +1724,14 @@ def lstm_step(gates, cell):
     return concat([after, sigmoid(o) * tanh(after)])
 
 
-cdef object lstm_slope(Tensor g, Tensor gates, Tensor cell, Tensor kept, bint of_gates):
-    """The rule of `lstm_cell` for either input; where nobody records it, in one pass."""
-    if not recording() and kept is not None and LSTM_STEP.taken():
-        return wrap(recurrent.cell_backward(contiguous(g.array), contiguous(cell.array), kept.array,
-                                            of_gates))
+cdef object lstm_slope_of(Tensor kept, Tensor g, Tensor cell, bint of_gates):
+    """`lstm_slope` in one pass, from what the forward kept, if it did."""
+    return None if kept is None else wrap(recurrent.cell_backward(
+        contiguous(g.array), contiguous(cell.array), kept.array, of_gates))
+
+
+cdef object lstm_slope(Tensor g, Tensor gates, Tensor cell, bint of_gates):
+    """The rule of `lstm_cell` for either input."""
     n = cell.shape[0]
     z_i, z_f, z_g, z_o = [gates[k * n:(k + 1) * n] for k in range(4)]
     i, f, m, o = sigmoid(z_i), sigmoid(z_f), tanh(z_g), sigmoid(z_o)
@@ -1725,8 +1745,11 @@ cdef object lstm_slope(Tensor g, Tensor gates, Tensor cell, Tensor kept, bint of
 
 cdef Op SOFTMAX_CROSS_ENTROPY_ = register(
     "softmax_cross_entropy", NO_KERNEL, None,
-    (lambda g, x, labels, kept: slope_of_cross_entropy(g, x, labels, kept),), inputs=("x",),
+    (lambda g, x, labels, kept: slope_of_cross_entropy(g, x, labels),), inputs=("x",),
     attributes=("labels", "kept"))
+faster_rules(SOFTMAX_CROSS_ENTROPY_, CROSS_ENTROPY, lambda g, x, labels, kept: None if kept is None else
+             wrap(loss.cross_entropy_slopes(contiguous((<Tensor> x).array), labels, kept,
+                                            contiguous((<Tensor> g).array))))
 def softmax_cross_entropy(x, labels):
     """-log(softmax(x)) at the label of each row: x (n, C), labels (n,) of integers from 0 to C - 1, to (n,).
     A primitive of its own, since training steps of small nets spent a fifth of their time on log_softmax,
@@ -1770,10 +1793,7 @@ def picked_entropy(x, labels):
 cdef long long NO_LABEL = -(<long long> 1 << 62)
 
 
-cdef object slope_of_cross_entropy(Tensor g, Tensor x, ndarray labels, ndarray kept):
-    """The rule of `softmax_cross_entropy`; where nobody records it, in one pass."""
-    if not recording() and kept is not None and CROSS_ENTROPY.taken():
-        return wrap(loss.cross_entropy_slopes(contiguous(x.array), labels, kept, contiguous(g.array)))
+cdef object slope_of_cross_entropy(Tensor g, Tensor x, ndarray labels):
     hot = np.zeros(x.shape, bool)
     hot[np.arange(len(labels)), labels] = True
     log_p = log_softmax(x, 1)

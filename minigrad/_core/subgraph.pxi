@@ -47,3 +47,15 @@ def edges_below(list outputs, unsigned long long since):
             if below is not None:
                 queue.append(below)
     return found
+
+
+def run_graph(list outputs, list grad_outputs, list inputs, bint retain_graph, bint create_graph,
+              bint stop_at_inputs=False):
+    """The engine behind `autograd.grad`: gradients of `inputs` (Tensors, or Nodes in their place), None
+    where no way leads to one."""
+    inputs = [stand_in(edge) for edge in inputs]
+    for tensor in inputs:
+        if not (<Tensor> tensor).requires:
+            raise RuntimeError("grad: an input does not require grad; call x.requires_grad_() before it is "
+                               "used")
+    return run_backward(outputs, grad_outputs, inputs, retain_graph, create_graph, "grad", stop_at_inputs)

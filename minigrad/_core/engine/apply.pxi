@@ -28,54 +28,6 @@ cdef object unary(Op op, object x):
     return record(op, out, tensor)
 
 
-cdef object numpy_error(str name, error):
-    """NumPy's error (often of a private class) as the plain one, with the name of the operation."""
-    for kind in (TypeError, OverflowError):
-        if isinstance(error, kind):
-            return kind(f"{name}: {error}")
-    return ValueError(f"{name}: {error}")
-
-
-cdef ndarray call_numpy(Op op, object x, object y):
-    """What the kernels do not do (integers, booleans, rare functions) NumPy's ufunc does."""
-    cdef ndarray target
-    if op.fallback is None:
-        raise TypeError(f"{op.name}: dtype {x.dtype} is not supported")
-    with np.errstate(all="ignore"):
-        # In C order, since NumPy's loops for other strides may round otherwise.
-        if (isinstance(x, np.ndarray) and x.dtype.kind == "f"
-                and (y is None or is_number(y) or isinstance(y, np.ndarray) and alike(x, y))):
-            x = contiguous(x)
-            y = contiguous(y) if isinstance(y, np.ndarray) else y
-            target = empty(PyArray_NDIM(x), PyArray_DIMS(x), PyArray_TYPE(x))   # recycled, if there is one
-            return op.fallback(x, out=target) if y is None else op.fallback(x, y, out=target)
-        if op.opcode == NO_KERNEL:
-            x, y = in_order(op, x, y)
-        try:
-            out = np.asarray(op.fallback(x) if y is None else op.fallback(x, y))
-        except (TypeError, ValueError, OverflowError) as error:
-            raise numpy_error(op.name, error) from None
-        if out.dtype == np.float16:         # which NumPy makes of bool: too coarse, and no dtype of ours
-            x = x.astype(np.float32)
-            out = np.asarray(op.fallback(x) if y is None else op.fallback(x, y))
-        elif out.dtype == np.int8:
-            out = out.astype(np.int64)
-    return checked(out)
-
-
-cdef tuple in_order(Op op, object x, object y):
-    """The operands, where they are arrays, in C order and of one shape, so that it does not matter of which
-    arrays they are views."""
-    if isinstance(x, np.ndarray) and isinstance(y, np.ndarray) and np.ndim(x) and np.ndim(y):
-        if not same_shape(x, y):
-            try:
-                x, y = np.broadcast_arrays(x, y)
-            except ValueError as error:
-                raise numpy_error(op.name, error) from None
-    return (contiguous(x) if isinstance(x, np.ndarray) else x,
-            contiguous(y) if isinstance(y, np.ndarray) else y)
-
-
 cdef object binary(Op op, object left, object right):
     """Apply an elementwise primitive of two inputs: Tensors, arrays or numbers, broadcast together."""
     cdef Operand operands[2]

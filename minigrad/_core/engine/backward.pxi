@@ -87,7 +87,11 @@ cdef void call_rules(Walk walk, Node node, Tensor g) except *:
             elif code == POSITION: arguments[k] = <PyObject*> position
             else: arguments[k] = <PyObject*> attributes[code - ATTRIBUTE]
         if together is None:
-            returned = PyObject_Vectorcall(op.rules[rule], arguments, op.arguments[rule], NULL)
+            returned = None
+            if op.faster is not None and not create_graph:
+                returned = call_faster(op, rule, arguments)
+            if returned is None:
+                returned = PyObject_Vectorcall(op.rules[rule], arguments, op.arguments[rule], NULL)
         if op.joint:
             if together is None:
                 together = <list?> returned
@@ -181,18 +185,6 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
         passes_running -= 1
         walk.end()
     return result
-
-
-def run_graph(list outputs, list grad_outputs, list inputs, bint retain_graph, bint create_graph,
-              bint stop_at_inputs=False):
-    """The engine behind `autograd.grad`: gradients of `inputs` (Tensors, or Nodes in their place), None
-    where no way leads to one."""
-    inputs = [stand_in(edge) for edge in inputs]
-    for tensor in inputs:
-        if not (<Tensor> tensor).requires:
-            raise RuntimeError("grad: an input does not require grad; call x.requires_grad_() before it is "
-                               "used")
-    return run_backward(outputs, grad_outputs, inputs, retain_graph, create_graph, "grad", stop_at_inputs)
 
 
 cdef Tensor first_cotangent(Tensor root, object gradient, str caller):

@@ -28,19 +28,6 @@ cdef Tensor own(Tensor g, bint create_graph):
     return wrap(copied(g.array))
 
 
-cdef Tensor run_hooks(list hooks, Tensor cotangent):
-    for hook in list(hooks):
-        replacement = hook(cotangent)
-        if replacement is None:
-            continue
-        if not isinstance(replacement, Tensor) or not alike((<Tensor> replacement).array, cotangent.array):
-            raise RuntimeError(f"hook: expected None or a Tensor of the gradient's shape "
-                               f"{shape_of(cotangent.array)} and dtype {cotangent.array.dtype}, "
-                               f"got {replacement!r}")
-        cotangent = replacement
-    return cotangent
-
-
 cdef void run_hooks_of_leaf(Walk walk, Tensor leaf) except *:
     """As for a Node in `take_gradient`: a hook gets a gradient that it may write to, or keep."""
     cdef Tensor g = walk.pending(leaf)
@@ -113,25 +100,3 @@ cdef void commit(Walk walk) except *:
             count_write(target.gradient)
         else:
             target.gradient = g
-
-
-class RemovableHandle:
-    """What `register_hook` returns; `remove()` takes the hook out again."""
-
-    def __init__(self, hooks, hook):
-        self._hooks, self._hook = hooks, hook
-
-    def remove(self):
-        """Remove the hook; a second call does nothing."""
-        hooks, self._hooks = self._hooks, ()
-        for i, hook in enumerate(hooks):
-            if hook is self._hook:          # not ==, which may raise or mean something else
-                del hooks[i]
-                return
-
-
-cdef object add_hook(list hooks, object hook):
-    if not callable(hook):
-        raise TypeError(f"register_hook: expected a function of the gradient, got {type(hook).__name__}")
-    hooks.append(hook)
-    return RemovableHandle(hooks, hook)

@@ -1,6 +1,7 @@
 # Tensor, Node, Op. graph.pyx opens with the Design note.
 from numpy cimport ndarray, npy_intp
 
+from ..fast.accelerate cimport Shortcut
 from ..fast.loops cimport Operand
 
 cdef enum:
@@ -21,6 +22,8 @@ ctypedef void (*add_part_t)(ndarray whole, ndarray part, tuple attributes) excep
 cdef class Faster:
     cdef tuple sums             # of a product: for each input None, or the sum of many of its gradients
     cdef summed_gradient_t summed_gradient  # of a product: its gradient, summed over repeated axes, or None
+    cdef tuple rules            # of the same parameters as the primitive's, or None
+    cdef Shortcut shortcut      # which says whether these are taken
     cdef add_part_t add_part    # of a primitive that picks elements of its input: adds into such a pick
 
 cdef class Op:

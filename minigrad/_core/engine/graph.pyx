@@ -2,12 +2,12 @@
 
 Design note
 -----------
-1. This module knows what a Tensor is, how an operation is recorded and how gradients flow. It must not
-   know any particular operation: those stand in the table (table.py, ops.pyx), and the operators look
-   theirs up there. Here stand Op, Tensor, Node and the record of an operation. The files included at the
-   end are rooms of the same module, because these parts call one another in a circle: apply.pxi runs an
-   operation, write.pxi writes to a Tensor, backward.pxi is reverse mode (with walk.pxi and gradients.pxi),
-   tensor.pxi holds the methods.
+1. This module knows what a Tensor is, how an operation is recorded and how gradients flow. It knows no
+   particular operation: those stand in the table (table.py, ../ops.pyx), and an `Op` is the one way to
+   them. Here stand Op, Node and the record of an operation. apply.pxi runs an operation, backward.pxi is
+   reverse mode (with walk.pxi and gradients.pxi), tensor.pxi is Tensor. They are rooms of one module,
+   because they call one another in a circle. The rooms in the folder above are for what meets Python and
+   NumPy: numbers, operators, writes in place, observers; they need not be read to understand the engine.
 2. A *Tensor* is a NumPy array with a place in the graph. A *Node* is one recorded operation. Edges
    point from a Node to its inputs: to the Node that made the input, or to the Tensor if it is a leaf.
 3. *Memory policy.* A rule names what it needs (`g`, `out`, `x`, `y`, `shape`, an attribute such as
@@ -31,64 +31,14 @@ Design note
    pass that *stops at its inputs*, for a rule that differentiates a graph of its own; `edges_below`, where
    a part of the graph ends; and observers, one per thread, which cost nothing while there are none.
 """
-cimport cython
-cimport numpy as cnp
-from cpython.exc cimport PyErr_CheckSignals
-from cpython.float cimport PyFloat_CheckExact
-from cpython.long cimport PyLong_CheckExact, PyLong_FromSsize_t
-from cpython.mem cimport PyMem_Free, PyMem_Realloc
-from cpython.bool cimport PyBool_Check
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from cpython.tuple cimport PyTuple_New, PyTuple_SET_ITEM
-from libc.stdlib cimport qsort
-from libc.string cimport memcmp, memcpy, memmove
-from numpy cimport (NPY_BOOL, NPY_DOUBLE, NPY_FLOAT, NPY_INT32, NPY_INT64, PyArray_DATA, PyArray_DIMS,
-                    PyArray_ITEMSIZE, PyArray_NBYTES, PyArray_NDIM,
-                    PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
+include "../plumbing.pxi"               # what is taken of C, CPython and NumPy
 
-from ..fast.accelerate cimport Shortcut
-from ..fast.kernels cimport FIRST_COMPARISON, NO_KERNEL, call_kernel
-from ..fast.loops cimport (
-    Operand, add_in_place, blend, contiguous, copied, elements, elementwise, empty, may_overlap,
-    recycle, view_array, zeros_of)
-
-import weakref
 from sys import getswitchinterval
 from time import perf_counter_ns
 
 import numpy as np
 
 cnp.import_array()
-
-cdef extern from *:
-    """
-    #if defined(_MSC_VER)
-    #define MG_THREAD_LOCAL __declspec(thread)
-    #else
-    #define MG_THREAD_LOCAL __thread
-    #endif
-    static MG_THREAD_LOCAL int mg_recording = 1;
-    static MG_THREAD_LOCAL PyObject *mg_observer = NULL, *mg_write_observer = NULL, *mg_running = NULL;
-    """
-    int mg_recording            # grad mode, one per thread as in PyTorch
-    PyObject* mg_observer       # who is told of every primitive of this thread, and of every write
-    PyObject* mg_write_observer
-    PyObject* mg_running        # the Node whose rules run in this thread, while anybody observes
-
-cdef extern from "Python.h":
-    ctypedef struct PyTypeObject:
-        PyObject* tp_dict
-    void PyType_Modified(type)
-    Py_ssize_t Py_REFCNT(PyObject*)
-    PyObject* Py_TYPE "(PyObject*) Py_TYPE"(PyObject*)
-    PyObject** PySequence_Fast_ITEMS(object)
-    bint PySequence_Check(object)
-    bint PyObject_CheckBuffer(object)
-    object PyObject_Vectorcall(object function, PyObject** arguments, size_t count, PyObject* names)
-    ctypedef struct PyThreadState:
-        pass
-    PyThreadState* PyEval_SaveThread()
-    void PyEval_RestoreThread(PyThreadState*)
 
 cdef enum Argument:             # what a parameter of a rule stands for; attributes follow
     COTANGENT, OUT, X, Y, SHAPE, POSITION, ATTRIBUTE
@@ -333,15 +283,6 @@ cdef Tensor wrap(ndarray array):
     return tensor
 
 
-def adopt(array, bint requires_grad=False):
-    """A Tensor on an array of one of the five dtypes that the caller has made and gives away. `Tensor(array)`
-    expects that others write to the array."""
-    cdef Tensor tensor = wrap(checked(array))
-    if requires_grad:
-        tensor.requires_grad = True
-    return tensor
-
-
 cdef Tensor record(Op op, ndarray out, object x, object y=None, tuple more=None, tuple attributes=None):
     """Wrap the output of `op`; if a gradient may be wanted, remember how it was made."""
     cdef Tensor tensor = wrap(out)
@@ -451,22 +392,6 @@ cdef Tensor record_view(Op op, ndarray out, Tensor x, tuple attributes=None):
     return tensor
 
 
-def is_grad_enabled():
-    """Whether operations are recorded in this thread.
-
-    >>> mg.is_grad_enabled()
-    True
-    """
-    return bool(mg_recording)
-
-
-def set_recording(bint mode):
-    """Turn recording on or off in this thread and return what it was; the context managers call it."""
-    global mg_recording
-    previous = bool(mg_recording)
-    mg_recording = mode
-    return previous
-
 # ------------------------------------------------------------------------------------------ the other rooms
 # Textual, since as modules they would need one another: an operator applies a primitive, which is recorded;
 # backward applies primitives; Tensor.backward runs it.
@@ -475,6 +400,7 @@ include "backward.pxi"
 include "walk.pxi"
 include "gradients.pxi"
 include "../generated/tensor.pxi"       # tensor.pxi and the operators
+include "../settings.pxi"
 include "../operands.pxi"
 include "../operators.pxi"
 include "../write.pxi"

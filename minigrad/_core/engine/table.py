@@ -304,5 +304,5 @@ not_equal = comparison("x != y", np.not_equal,
     operator="ne")
 
 
-# ------------------------------------------ operators of Python that stand for a primitive of ops.pyx
+# -------------------------------------- operators of Python that apply a primitive of ops.pyx
 operators = {"matmul": "matmul", "getitem": "getitem"}

@@ -128,21 +128,10 @@ cdef class Tensor:
         return view
 
     def __array__(self, dtype=None, copy=None):
-        if dtype is not None and np.dtype(dtype) != self.array.dtype:
-            if copy is False:
-                raise ValueError(f"asarray: {self.array.dtype} cannot become {np.dtype(dtype)} "
-                                 "without a copy")
-            return self.array.astype(dtype)
-        return self.numpy(copy=bool(copy))
+        return as_array(self, dtype, copy)
 
     def __array_function__(self, function, types, arguments, options):
-        """NumPy's functions compute with the values. Raises TypeError if an argument requires grad and the
-        result is one that a gradient would have to flow through."""
-        cdef list found = find_tensors((arguments, tuple(options.values())))
-        result = function(*as_arrays(arguments), **as_arrays(options))
-        if drops_graph(found) and function not in WITHOUT_GRADIENT and holds_floats(result):
-            raise TypeError(numpy_drops_graph(function))
-        return result
+        return call_on_values(function, arguments, options)
 
     def __dlpack__(self, **options):
         if self.requires:

@@ -119,7 +119,7 @@ cdef class Walk:
                     self.add(<Node> below)
             i += 1
             if i & 1023 == 0:
-                self.let_others_run()
+                let_others_run(self)
         if not ordered:
             qsort(self.entries, self.count, sizeof(Entry), newest_first)
         if self.targets is not None:
@@ -130,20 +130,8 @@ cdef class Walk:
         if i & 15 == 0:
             PyErr_CheckSignals()
         if i & 63 == 63:
-            self.let_others_run()
+            let_others_run(self)
         return <Node> self.entries[i].node
-
-    cdef void let_others_run(self) noexcept:
-        """Release the GIL for a moment if it was held for 1.5 times CPython's switch interval. A thread that
-        waits asks for it after one interval, and only then is sure to get it."""
-        cdef long long now = perf_counter_ns()
-        cdef PyThreadState* thread
-        if self.held == 0:
-            self.held, self.interval = now, <long long> (1.5e9 * <double> getswitchinterval())
-        elif now - self.held >= self.interval:
-            thread = PyEval_SaveThread()
-            PyEval_RestoreThread(thread)
-            self.held = perf_counter_ns()
 
     cdef void retain(self, object reference, Tensor g) except *:
         if self.retained is None:
@@ -158,7 +146,7 @@ cdef class Walk:
         for i in reversed(range(self.count)):
             node = <Node> self.entries[i].node
             if i & 1023 == 1023:
-                self.let_others_run()
+                let_others_run(self)
             for k in range(input_count(node)):
                 below = edge(node, k)
                 if below is not None and self.leads_on(below):
@@ -175,7 +163,7 @@ cdef class Walk:
             for i in range(self.count):
                 (<Node> self.entries[i].node).cotangent = None
                 if i & 1023 == 1023:
-                    self.let_others_run()
+                    let_others_run(self)
             for leaf in self.leaves:
                 (<Tensor> leaf).cotangent = None
             fields_taken = False
@@ -183,4 +171,4 @@ cdef class Walk:
             self.count -= 1
             Py_DECREF(<object> self.entries[self.count].node)
             if self.count & 1023 == 1023:
-                self.let_others_run()
+                let_others_run(self)

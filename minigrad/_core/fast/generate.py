@@ -220,38 +220,60 @@ OPERATORS = {
 
 def operators(table: Table) -> list[tuple[str, str, str]]:
     """The method (without underscores), the primitive and the kind of each operator."""
-    own = [(e.options["operator"], e.name, e.kind) for e in table.entries if "operator" in e.options]
+    own = [(e.options.get("operator", ""), e.name, e.kind) for e in table.entries]
     others = [(method, name, "binary") for method, name in table.operators.items()]
+    bits = [(method, "", "bitwise") for method in ("and", "or", "xor")]
     special = {"eq": "equality", "ne": "equality", "pow": "pow", "getitem": "getitem"}
-    return [(method, name, special.get(method, kind)) for method, name, kind in own + others]
+    found = own + others + bits
+    return [(method, name, special.get(method, kind)) for method, name, kind in found if method]
+
+
+def methods(table: Table) -> list[str]:
+    """The operators as methods of Tensor, a line each."""
+    return [
+        "    def " + form.format(method, name.upper(), method == "ne")
+        for method, name, kind in operators(table)
+        for form in OPERATORS[kind]
+    ]
 
 
 def tensor(table: Table, source: str) -> str:
     """The source of Tensor, with the operators behind it."""
-    found = operators(table)
-    handles = "".join(f'cdef Op {name.upper()}_ = named("{name}")\n' for _, name, _ in found)
-    bits = [(method, "", "bitwise") for method in ("and", "or", "xor")]
-    methods = [
-        "    def " + form.format(method, name.upper(), method == "ne")
-        for method, name, kind in found + bits
-        for form in OPERATORS[kind]
-    ]
-    return "\n".join([handles, "", source.rstrip(), *methods])
+    names = [name for _, name, _ in operators(table) if name]
+    handles = [f'cdef Op {name.upper()}_ = named("{name}")' for name in names]
+    return "\n".join([*handles, "", "", source.rstrip(), *methods(table)])
 
 
-def stub(entries: list[Entry]) -> str:
+def typed(method: str) -> str:
+    """The line of the stub for a method."""
+    name, parameters = re.findall(r"(\w+)\(self,? ?(.*?)\)", method)[0]
+    types = {
+        "": "",
+        "other": ", value: TensorLike, /",
+        "other, modulo": ", value: TensorLike, mod: None = None, /",
+        "index": ", index: Any, /",
+    }[parameters]
+    remark = {"__eq__": "override", "__ne__": "override", "__ipow__": "misc"}.get(name)
+    if remark == "override":
+        types = types.replace("TensorLike", "object")
+    ignored = f"  # type: ignore[{remark}]" if remark else ""
+    return f"    def {name}(self{types}) -> Tensor: ...{ignored}\n"
+
+
+def stub(table: Table) -> str:
     """The stub of the functions, and of the methods of Tensor."""
-    made = [e for e in entries if not e.options.get("by_hand")]
+    made = [e for e in table.entries if not e.options.get("by_hand")]
     public = sorted(e.name for e in made if e.public)
     head = (
+        "from typing import Any\n\n"
         "from . import ops as _ops\nfrom .engine.graph import Tensor\nfrom .types import TensorLike"
     )
-    methods = "".join(f"    {name} = _ops.{name}\n" for name in public)
+    lines = [f"    {name} = _ops.{name}\n" for name in public] + [*map(typed, methods(table))]
     parts = [head, f"__all__ = {json.dumps(public)}"]
     for e in made:
-        typed = ", ".join(f"{name}: TensorLike" for name in e.parameters.split(", "))
-        parts.append(f"def {e.name}({typed}) -> Tensor:\n{indent(docstring(e), '    ')}")
-    return "\n\n".join([*parts, f"class _Elementwise:  # methods of Tensor\n{methods}"])
+        given = ", ".join(f"{name}: TensorLike" for name in e.parameters.split(", "))
+        parts.append(f"def {e.name}({given}) -> Tensor:\n{indent(docstring(e), '    ')}")
+    return "\n\n".join([*parts, f"class _Elementwise:  # methods of Tensor\n{''.join(lines)}"])
 
 
 def export(entries: list[Entry]) -> str:
@@ -273,17 +295,17 @@ def generate(folder: Path = CORE) -> None:
     table = read_table((folder / "engine/table.py").read_text(encoding="utf-8"))
     entries, helpers, _ = table
     public = [e.name for e in entries if e.public and not e.options.get("by_hand")]
-    methods = "cdef dict ELEMENTWISE = {" + ", ".join(f'"{n}": {n}' for n in public) + "}"
+    attached = "cdef dict ELEMENTWISE = {" + ", ".join(f'"{n}": {n}' for n in public) + "}"
     made = {
         "opcodes.pxi": opcodes(entries),
         "loops.pxi": loops(entries),
         "tensor.pxi": tensor(table, (folder / "engine/tensor.pxi").read_text(encoding="utf-8")),
-        "functions.pxi": functions(entries, helpers) + f"\n\n\n{methods}",
+        "functions.pxi": functions(entries, helpers) + f"\n\n\n{attached}",
     }
     for name, text in made.items():
         write(folder / "generated" / name, f"# {MADE}\n{text}\n")
     write(folder / "elementwise.py", f'"""Elementwise primitives, {MADE}."""\n\n{export(entries)}')
-    write(folder / "elementwise.pyi", f'"""Elementwise primitives, {MADE}."""\n\n{stub(entries)}')
+    write(folder / "elementwise.pyi", f'"""Elementwise primitives, {MADE}."""\n\n{stub(table)}')
 
 
 if __name__ == "__main__":
