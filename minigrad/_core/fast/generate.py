@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 from textwrap import fill, indent
 from typing import Any, NamedTuple
+from zlib import crc32
 
 CORE = Path(__file__).parents[1]
 MADE = "made of table.py by generate.py"
@@ -292,7 +293,8 @@ def write(path: Path, text: str) -> None:
 
 def generate(folder: Path = CORE) -> None:
     """Write all that is made of the table in `folder`."""
-    table = read_table((folder / "engine/table.py").read_text(encoding="utf-8"))
+    source = (folder / "engine/table.py").read_text(encoding="utf-8")
+    table, stamp = read_table(source), f"BUILT_FROM = {crc32(source.encode())}"
     entries, helpers, _ = table
     public = [e.name for e in entries if e.public and not e.options.get("by_hand")]
     attached = "cdef dict ELEMENTWISE = {" + ", ".join(f'"{n}": {n}' for n in public) + "}"
@@ -300,7 +302,7 @@ def generate(folder: Path = CORE) -> None:
         "opcodes.pxi": opcodes(entries),
         "loops.pxi": loops(entries),
         "tensor.pxi": tensor(table, (folder / "engine/tensor.pxi").read_text(encoding="utf-8")),
-        "functions.pxi": functions(entries, helpers) + f"\n\n\n{attached}",
+        "functions.pxi": functions(entries, helpers) + f"\n\n\n{attached}\n{stamp}",
     }
     for name, text in made.items():
         write(folder / "generated" / name, f"# {MADE}\n{text}\n")

@@ -1,0 +1,51 @@
+"""A core that was not compiled, or from another table, says so in one line."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "minigrad"
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the package; the compiled modules are links."""
+    for path in PACKAGE.rglob("*"):
+        copy = tmp_path / "minigrad" / path.relative_to(PACKAGE)
+        if path.suffix == ".py":
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+        elif path.suffix in (".so", ".pyd"):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.symlink_to(path)
+    return tmp_path
+
+
+def said(checkout):
+    """The last line of what `import minigrad` prints there."""
+    command = [sys.executable, "-c", "import minigrad; print('imported')"]
+    run = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=60)
+    return (run.stdout + run.stderr).splitlines()[-1]
+
+
+def test_a_core_of_this_table_is_imported(checkout):
+    assert said(checkout) == "imported"
+
+
+def test_a_core_of_another_table_is_not(checkout):
+    table = checkout / "minigrad/_core/engine/table.py"
+    table.write_text(table.read_text("utf-8").replace("g: -g", "g: g", 1), "utf-8")
+    line = said(checkout)
+    assert line.startswith("ImportError: minigrad: the compiled core was made of another ")
+    assert str(table) in line and "make test" in line
+
+
+@pytest.mark.parametrize("missing", ["ops", "graph"])
+def test_a_core_that_is_not_compiled(checkout, missing):
+    for path in (checkout / "minigrad/_core").rglob(f"{missing}.*"):
+        path.unlink()
+    line = said(checkout)
+    assert line.startswith("ImportError: minigrad: the core is not compiled; build it: ")
