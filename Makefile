@@ -6,6 +6,7 @@ PYTHON ?= python3
 ARGS ?=
 PIP_INSTALL = -m pip --disable-pip-version-check install --quiet
 BUILD_REQUIRES = $(shell sed -n '/^requires = /s/[^"]*\("[^"]*"\)[^"]*/ \1/gp' pyproject.toml)
+OLDEST_NUMPY = $(shell sed -n 's/^dependencies = \["numpy>=\(.*\)"\]/\1/p' pyproject.toml)
 CORE = $(wildcard $(foreach e,pyx pxd pxi h,minigrad/_core/*.$e minigrad/_core/*/*.$e)) minigrad/_core/engine/table.py minigrad/_core/fast/generate.py
 PY = .venv/bin/python
 # With PyTorch, where `make test-peers` has installed it.
@@ -18,7 +19,7 @@ CYTHON_MADE = .*\.__(pyx_capi|test|reduce_cython|setstate_cython|pyx_vtable)__
 .NOTPARALLEL: # two targets would install into one .venv at a time
 .SECONDARY: # stamps are no intermediate files
 
-.PHONY: help demo test test-peers test-aarch64 torture mutants lint bench profile sdist wheel clean
+.PHONY: help demo test test-peers test-oldest test-aarch64 torture mutants lint bench profile sdist wheel clean
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
@@ -30,6 +31,9 @@ test: .venv/has-test .venv/compiled ## run the test suite
 
 test-peers: .venv-peers/has-peers .venv-peers/compiled ## run the suite where PyTorch is, beside which it compares
 	@.venv-peers/bin/python -m pytest $(ARGS)
+
+test-oldest: .venv-oldest/has-numpy .venv/has-test .venv/compiled ## run the suite on the oldest NumPy that is promised
+	@PYTHONPATH=. .venv-oldest/bin/python -m pytest $(ARGS)
 
 mutants: .venv/has-test .venv/compiled ## plant 100 random mutants and print those that survive the tests
 	@$(PY) tests/mutants.py $(ARGS)
@@ -68,7 +72,7 @@ wheel: .venv/has-dev ## build the source distribution, and from it the wheel, in
 	@$(PY) -m build --no-isolation
 
 clean: ## delete all that make has made
-	rm -rf .venv .venv-peers build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers .venv-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find minigrad/_core -name '*.so' -delete
 	rm -rf minigrad/_core/generated minigrad/_core/elementwise.py*
 	find minigrad tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
@@ -94,6 +98,13 @@ endef
 
 .venv-peers/has-%: .venv-peers/ready setup.py
 	$(install)
+
+# Only what the suite cannot do without; the core is compiled by the other environment.
+.venv-oldest/has-numpy: pyproject.toml
+	@$(check)
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/python $(PIP_INSTALL) numpy==$(OLDEST_NUMPY) pytest hypothesis
+	@touch $@
 
 %/compiled: %/ready $(CORE) setup.py
 	@$(@D)/bin/python setup.py --quiet build_ext --inplace
