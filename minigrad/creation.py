@@ -24,6 +24,12 @@ from ._core.fast.loops import memory_checked
 from ._core.ops import whole
 from ._core.types import Shape
 
+__all__ = [
+    "arange", "asarray", "empty", "empty_like", "eye", "float32", "float64", "from_dlpack", "full",
+    "full_like", "int32", "int64", "linspace", "manual_seed", "ones", "ones_like", "rand",
+    "randint", "randn", "randperm", "tensor", "zeros", "zeros_like",
+]  # fmt: skip
+
 float32, float64, int32, int64, bool_ = DTYPES
 
 # Made when it is first used, as numpy.random takes 10 ms to load.

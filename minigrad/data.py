@@ -20,6 +20,7 @@ from .creation import asarray, generator, tensor
 from .functions import stack
 
 __all__ = ["DataLoader", "Subset", "TensorDataset", "default_collate", "random_split"]
+__dir__ = __all__.copy
 
 
 class TensorDataset:

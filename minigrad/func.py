@@ -40,6 +40,7 @@ from .tree import flatten
 ArgNums = int | tuple[int, ...]
 
 __all__ = ["functional_call", "grad", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp"]
+__dir__ = __all__.copy
 
 
 class _Trace:

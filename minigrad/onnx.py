@@ -38,6 +38,7 @@ from .serialization import PathOrFile, writing
 from .tree import flatten
 
 __all__ = ["export", "supported"]
+__dir__ = __all__.copy
 
 _OLDEST = 18  # the first opset in which every reduction takes its axes as an input
 _END = np.iinfo(np.int64).max

@@ -27,6 +27,7 @@ from .nn.module import Module, Parameter, positive
 from .tree import flatten
 
 __all__ = ["Graph", "Row", "Summary", "graph", "record", "summary"]
+__dir__ = __all__.copy
 
 LONGEST_PERIOD = 256  # operations of one step or layer, where repeats are looked for
 FEWEST_REPEATS = 4  # the first and the last stay in sight, so at least two are folded

@@ -217,3 +217,4 @@ __all__ = [
     "no_grad",
     "set_grad_enabled",
 ]
+__dir__ = __all__.copy

@@ -161,3 +161,4 @@ __all__ = [
     "recalibrate",
     "utils",
 ]
+__dir__ = __all__.copy

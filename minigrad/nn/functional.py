@@ -21,6 +21,7 @@ from .._core.ops import (
     exp,
     getitem,
     hypot,
+    linear,
     log,
     log1p,
     logsigmoid as logsigmoid,
@@ -63,13 +64,7 @@ from .activation import (
     tanhshrink as tanhshrink,
     threshold as threshold,
 )
-from .conv import (
-    conv1d as conv1d,
-    conv2d as conv2d,
-    conv_transpose1d as conv_transpose1d,
-    conv_transpose2d as conv_transpose2d,
-    pad as pad,
-)
+from .conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d, pad
 from .module import number, positive
 from .pooling import (
     adaptive_avg_pool1d as adaptive_avg_pool1d,
@@ -82,10 +77,23 @@ from .pooling import (
     max_pool2d as max_pool2d,
 )
 
+__all__ = [
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool1d", "avg_pool2d",
+    "batch_norm", "binary_cross_entropy", "binary_cross_entropy_with_logits", "celu", "conv1d",
+    "conv2d", "conv_transpose1d", "conv_transpose2d", "cosine_embedding_loss", "cosine_similarity",
+    "cross_entropy", "dropout", "dropout2d", "elu", "embedding", "gelu", "glu", "group_norm",
+    "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "huber_loss", "instance_norm",
+    "interpolate", "kl_div", "l1_loss", "layer_norm", "leaky_relu", "linear", "log_softmax",
+    "logsigmoid", "max_pool1d", "max_pool2d", "mish", "mse_loss", "nll_loss", "normalize",
+    "one_hot", "pad", "pairwise_distance", "prelu", "relu", "relu6", "rms_norm",
+    "scaled_dot_product_attention", "selu", "sigmoid", "silu", "smooth_l1_loss", "softmax",
+    "softmin", "softplus", "softshrink", "softsign", "tanh", "tanhshrink", "threshold",
+    "triplet_margin_loss",
+]  # fmt: skip
+__dir__ = __all__.copy
+
+
 # ---------------------------------------------------------------------------------------- layers
-linear = ops.linear
-
-
 def batch_norm(
     x: Tensor,
     running_mean: Tensor | None,
@@ -340,13 +348,8 @@ def instance_norm(
         raise ValueError(f"instance_norm: expected a tensor of shape (N, C, L, ...), got {x.shape}")
     if (running_mean is None) != (running_var is None):
         raise ValueError("instance_norm: give running_mean and running_var, or neither")
-    given = {
-        "running_mean": running_mean,
-        "running_var": running_var,
-        "weight": weight,
-        "bias": bias,
-    }
-    mean, var, weight, bias = _columns("instance_norm", x, (-1, *(1,) * (x.ndim - 2)), **given)
+    own = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
+    mean, var, weight, bias = _columns("instance_norm", x, (-1, *(1,) * (x.ndim - 2)), **own)
     if not use_input_stats:
         if mean is None or var is None:
             raise ValueError("instance_norm: use_input_stats=False needs running statistics")

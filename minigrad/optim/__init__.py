@@ -17,3 +17,4 @@ from .rules import *
 
 if not TYPE_CHECKING:  # mypy reads only literal lists; without one, star imports export
     __all__ = [*rules.__all__, *lbfgs.__all__, *optimizer.__all__, "lr_scheduler"]
+    __dir__ = __all__.copy

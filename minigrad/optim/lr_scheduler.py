@@ -57,6 +57,7 @@ __all__ = [
     "SequentialLR",
     "StepLR",
 ]
+__dir__ = __all__.copy
 
 
 def _milestones(owner: str, milestones: Iterable[int]) -> list[int]:
