@@ -156,7 +156,7 @@ def batch_norm(
                 "batch_norm: the statistics of a batch need more than one value per channel, "
                 f"got shape {shape}; use a larger batch, or eval()"
             )
-        y, mean, var = normalise(x, weight, bias, axes, eps)
+        y, mean, var = centre_and_scale(x, weight, bias, axes, eps)
     else:
         mean, var = _per_channel(running_mean, ndim), _per_channel(running_var, ndim)
         y = (x - mean) * (weight / sqrt(var + eps)) + bias
@@ -169,7 +169,7 @@ def batch_norm(
 
 
 @fused
-def normalise(
+def centre_and_scale(
     x: Tensor, weight: Tensor | float, bias: Tensor | float, axes: tuple[int, ...], eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """x with mean 0 and variance 1 over the axes, times weight, plus bias; and mean and variance.
@@ -177,7 +177,7 @@ def normalise(
     The formula of all layers that normalise by the statistics of their input. Weight and bias
     broadcast against x. Mean and variance are returned as values, without a graph.
 
-    >>> y, mean, var = mg.nn.functional.normalise(mg.tensor([1.0, 3.0]), 2.0, 1.0, (0,), 0.0)
+    >>> y, mean, var = mg.nn.functional.centre_and_scale(mg.tensor([1.0, 3.0]), 2, 1, (0,), 0.0)
     >>> y.tolist(), mean.tolist(), var.tolist()
     ([-1.0, 3.0], [2.0], [1.0])
     """
@@ -265,7 +265,7 @@ def layer_norm(
     """
     x = to_tensor(x, "layer_norm")
     axes = _trailing(x, normalized_shape, "layer_norm", weight=weight, bias=bias)
-    return normalise(x, *_or_neutral(weight, bias), axes, eps)[0]
+    return centre_and_scale(x, *_or_neutral(weight, bias), axes, eps)[0]
 
 
 def rms_norm(
@@ -317,7 +317,7 @@ def group_norm(
     columns = _columns("group_norm", x, (num_groups, members, *around), weight=weight, bias=bias)
     rows = reshape(x, (batch, num_groups, members, *x.shape[2:]))
     axes = tuple(range(2, rows.ndim))
-    return reshape(normalise(rows, *_or_neutral(*columns), axes, eps)[0], x.shape)
+    return reshape(centre_and_scale(rows, *_or_neutral(*columns), axes, eps)[0], x.shape)
 
 
 def instance_norm(
@@ -361,7 +361,7 @@ def instance_norm(
             "instance_norm: the statistics of a sample need more than one element per channel, got "
             f"an input of shape {x.shape}; use a larger input, or running statistics"
         )
-    y, mean, var = normalise(x, *_or_neutral(weight, bias), axes, eps)
+    y, mean, var = centre_and_scale(x, *_or_neutral(weight, bias), axes, eps)
     if running_mean is not None and running_var is not None and x.size:
         every = (0, *axes)
         means, variances, correction = mean.mean(every), var.mean(every), count / (count - 1)
