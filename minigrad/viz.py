@@ -50,17 +50,14 @@ def _check_model(model: Any) -> None:
 
 @contextmanager
 def _around(model: Module, call: Callable[..., Any]) -> Iterator[None]:
-    """Run each forward in `model` as call(path, forward, *inputs, **options)."""
-    members = [(module.__dict__, module.__dict__.get("forward")) for module in model.modules()]
+    """Run each forward in `model` as call(path, module, forward, *inputs, **options)."""
+    wrappers = [(module, partial(call, path)) for path, module in model.named_modules()]
+    handles = [module.register_forward_wrapper(wrapper) for module, wrapper in wrappers]
     try:
-        for path, module in model.named_modules():
-            module.__dict__["forward"] = partial(call, path, module.forward)
         yield
     finally:
-        for attributes, forward in members:
-            attributes["forward"] = forward
-            if forward is None:
-                del attributes["forward"]
+        for handle in handles:
+            handle.remove()
 
 
 class record:  # noqa: N801  (a context manager is written like a function)
@@ -94,7 +91,9 @@ class record:  # noqa: N801  (a context manager is written like a function)
         observe(self._previous)
         self._wrapped.__exit__(None, None, None)
 
-    def _call(self, path: str, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+    def _call(
+        self, path: str, module: Module, forward: Callable[..., Any], *inputs: Any, **options: Any
+    ) -> Any:
         thread = get_ident()
         outer = self._running.get(thread)
         self._running[thread] = path
@@ -446,7 +445,9 @@ def summary(model: Module, *inputs: Any) -> Summary:
     spent: dict[str, list[float]] = {path: [] for path, _ in model.named_modules()}  # in each pass
     inner = [0.0]  # seconds in the submodules of each running module; the first is in none
 
-    def call(path: str, forward: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    def call(
+        path: str, module: Module, forward: Callable[..., Any], *arguments: Any, **options: Any
+    ) -> Any:
         entered = time.perf_counter()
         inner.append(0.0)
         start = time.perf_counter()

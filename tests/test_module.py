@@ -6,6 +6,7 @@ import copy
 import operator
 import pickle
 from collections import OrderedDict
+from functools import partial
 
 import numpy as np
 import pytest
@@ -280,6 +281,32 @@ def test_hooks():
     assert np.array_equal(layer(x).numpy(), layer.forward(x).numpy()) and seen == [(1, 2)]
     with pytest.raises(TypeError, match="function"):
         layer.register_forward_hook(3)
+
+
+def test_wrappers_run_forward_between_the_hooks_the_last_outermost():
+    layer, seen = nn.Linear(2, 2), []
+
+    def wrapper(name, module, forward, *inputs, **options):
+        assert module is layer
+        seen.append(name)
+        try:
+            return forward(*inputs, **options) * 10
+        finally:
+            seen.append(f"end of {name}")
+
+    layer.register_forward_pre_hook(lambda module, inputs: inputs[0] * 2)
+    layer.register_forward_hook(lambda module, inputs, output: output + 1)
+    handles = [layer.register_forward_wrapper(partial(wrapper, name)) for name in ("a", "b")]
+    x = mg.ones(1, 2)
+    np.testing.assert_allclose(layer(x).numpy(), layer.forward(x * 2).numpy() * 100 + 1, rtol=1e-6)
+    assert seen == ["b", "a", "end of a", "end of b"]
+    with pytest.raises(ValueError, match="linear"):
+        layer(mg.ones(1, 3))
+    assert seen[4:] == seen[:4]
+    for handle in handles:
+        handle.remove()
+    np.testing.assert_allclose(layer(x).numpy(), layer.forward(x * 2).numpy() + 1)
+    assert len(seen) == 8
 
 
 # ------------------------------------------------------------------------------------- state

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -125,14 +124,13 @@ class _Runner:
     def sharing(self) -> Iterator[None]:
         """While the BatchNorms share their statistics."""
         before = self.generator.state
-        for layer in self.layers:
-            layer.forward = partial(self._forward, layer)  # type: ignore[method-assign]
+        handles = [layer.register_forward_wrapper(self._forward) for layer in self.layers]
         try:
             yield
         finally:
             self.generator.state = before
-            for layer in self.layers:
-                del layer.__dict__["forward"]
+            for handle in handles:
+                handle.remove()
 
     def restore(self) -> None:
         """Buffers and generator as they were before."""
@@ -141,7 +139,7 @@ class _Runner:
             if buffer._version != version:
                 buffer.copy_(before)
 
-    def _forward(self, layer: _BatchNorm, x: Tensor) -> Tensor:
+    def _forward(self, layer: _BatchNorm, own: Callable[..., Tensor], x: Tensor) -> Tensor:
         x = layer._checked(x)
         position = len(self.reached)
         if position == len(self.calls):

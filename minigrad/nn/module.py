@@ -9,6 +9,7 @@ from __future__ import annotations
 import operator
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from numbers import Real
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -77,6 +78,7 @@ class Module:
     _members: Mapping[str, str] = MappingProxyType({})
     _forward_hooks: tuple[Hook, ...] | list[Hook] = ()
     _forward_pre_hooks: tuple[Hook, ...] | list[Hook] = ()
+    _forward_wrappers: tuple[Hook, ...] | list[Hook] = ()
     _has_hooks: bool = False  # or has had some
     # buffers that a checkpoint may lack, because they came later than the checkpoint format
     _may_be_missing: tuple[str, ...] = ()
@@ -104,7 +106,10 @@ class Module:
             replaced = hook(self, inputs)
             if replaced is not None:
                 inputs = replaced if isinstance(replaced, tuple) else (replaced,)
-        output = self.forward(*inputs, **options)
+        forward: Callable[..., Any] = self.forward
+        for wrapper in list(self._forward_wrappers):
+            forward = partial(wrapper, self, forward)
+        output = forward(*inputs, **options)
         for hook in list(self._forward_hooks):
             replaced = hook(self, inputs, output)
             if replaced is not None:
@@ -134,6 +139,24 @@ class Module:
         >>> handle.remove()
         """
         return self._register_hook("_forward_hooks", hook)
+
+    def register_forward_wrapper(self, wrapper: Hook) -> RemovableHandle:
+        """Call `wrapper(module, forward, *inputs, **options)` in place of each forward, between the
+        hooks; what it returns is the output. The wrapper registered last is the outermost.
+
+        >>> def report(module, forward, *inputs):
+        ...     try:
+        ...         return forward(*inputs)
+        ...     finally:
+        ...         print("left", module)
+        >>> layer = mg.nn.ReLU()
+        >>> handle = layer.register_forward_wrapper(report)
+        >>> layer(mg.tensor([-1.0, 2.0]))
+        left ReLU()
+        tensor([0., 2.])
+        >>> handle.remove()
+        """
+        return self._register_hook("_forward_wrappers", wrapper)
 
     def _register_hook(self, which: str, hook: Hook) -> RemovableHandle:
         if not callable(hook):
