@@ -6,7 +6,8 @@ Every function here is also a method of Tensor where its first parameter is one.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate, pairwise
 from typing import Any, Literal
 
@@ -99,7 +100,7 @@ def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = Fa
     tensor(1.)
     """
     square = var(x, axis, correction, keepdims)
-    if in_safe_range(square._array):
+    if _in_range(square):
         return sqrt(square)
     x = to_tensor(x, "std")
     scale = _magnitude(x, axis)
@@ -123,7 +124,7 @@ def norm(
         x = x.astype(np.float64)
     if ord == 2 or ord == "fro":
         square = sum_product(x, x, axis, keepdims)
-        if in_safe_range(square._array):
+        if _in_range(square):
             return sqrt(square)
         scale = _magnitude(x, axis)
         y = x / scale
@@ -138,11 +139,35 @@ def norm(
         raise ValueError(f"norm: ord must be positive or inf, got {ord}")
     power = pow if ord > 2 else _power
     total = sum(power(abs(x), ord), axis=axis, keepdims=keepdims)
-    if in_safe_range(total._array):
+    if _in_range(total):
         return pow(total, 1.0 / ord)
     scale = _magnitude(x, axis, ord if ord > 1 else 1)
     total = sum(power(abs(x / scale), ord), axis=axis, keepdims=keepdims)
     return _rescaled(_power(total, 1.0 / ord), scale)
+
+
+_scales_always = False
+
+
+@contextmanager
+def scaling() -> Iterator[None]:
+    """Have `std` and `norm` scale any data, by recorded operations: an export needs one graph for
+    all data. For all threads; not to be nested.
+
+    >>> with mg.functions.scaling():
+    ...     mg.norm(mg.tensor([3.0, 4.0]))
+    tensor(5.)
+    """
+    global _scales_always
+    _scales_always = True
+    try:
+        yield
+    finally:
+        _scales_always = False
+
+
+def _in_range(x: Tensor) -> bool:
+    return not _scales_always and in_safe_range(x._array)
 
 
 @memory_checked
@@ -151,6 +176,9 @@ def _magnitude(x: Tensor, axis: Axis, ord: float = 2) -> Tensor:
     without, or no scale would help (0, inf and NaN). Divided by that, which rounds nothing, x has
     powers that do not over- or underflow; and since |x| = s |x / s| for any s, no gradient needs to
     flow through it."""
+    if _scales_always:
+        scale = max(abs(x), axis=axis, keepdims=True)
+        return where(scale > 0, where(scale < np.inf, scale, 1.0), 1.0)
     if x.size == 0:
         return to_tensor(1.0, "norm")
     largest = np.asarray(max(abs(x.detach()), axis=axis, keepdims=True)._array)

@@ -497,6 +497,13 @@ def test_a_layer_with_hooks():
     check(trained(model), mg.randn(2, 3), mg.randn(1, 3))
 
 
+def test_a_layer_with_a_wrapper_is_what_both_compute():
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
+    model[0].register_forward_wrapper(lambda module, forward, x: forward(x) * 2.0)
+    proto = check(trained(model), mg.randn(2, 3), mg.randn(1, 3))
+    assert "BatchNormalization" not in operators(proto)
+
+
 def test_subclasses_are_what_they_compute():
     class Plain(nn.BatchNorm1d):
         pass
@@ -695,7 +702,7 @@ def test_what_nothing_evaluates_cannot_be_verified(monkeypatch):
     def broken(*arguments):
         raise RuntimeError("out of order")
 
-    monkeypatch.setattr(mg.onnx, "_ENGINES", {"the one": broken, "the other": broken})
+    monkeypatch.setattr("minigrad.onnx.verify.ENGINES", {"the one": broken, "the other": broken})
     message = r"cannot be verified \(the one: out of order; the other: out of order\)"
     with pytest.raises(ValueError, match=message):
         exported(nn.ReLU(), mg.ones(2, 2))

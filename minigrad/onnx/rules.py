@@ -1,0 +1,410 @@
+"""Rules: the ONNX nodes that a primitive, or a layer that ONNX knows, becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import zip_longest
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from .._core.engine.graph import Tensor
+from ..nn.conv import _padding as padded, per_axis
+from .graph import Graph, Step, equal
+
+Rule = Callable[..., Any]  # of a step and the names of its inputs; gives those of its outputs
+
+_END = np.iinfo(np.int64).max
+
+
+def _operators(operators: str, attributes: str = "", /, **constants: Any) -> Rule:
+    """The operators one after the other, the first with these attributes and those of the step that
+    are listed as name or, where ONNX calls them otherwise, as onnx=name."""
+    pairs = [(name.split("=")[0], name.split("=")[-1]) for name in attributes.split()]
+
+    def apply(step: Step, *x: str) -> Any:
+        options = constants | {key: step.attribute(name) for key, name in pairs}
+        for operator in operators.split():
+            x, options = (step.node(operator, *x, **options),), {}
+        return x[0]
+
+    return apply
+
+
+# ----------------------------------------------------------------------------------- the primitives
+def _reduction(operator: str) -> Rule:
+    def apply(step: Step, x: str, keepdims: bool | None = None) -> Any:
+        keep = step.attribute("keepdims") if keepdims is None else keepdims
+        axes = np.array(step.attribute("axis"), np.int64)
+        return step.node(operator, x, axes, keepdims=int(keep), noop_with_empty_axes=1)
+
+    return apply
+
+
+_mean, _sum = _reduction("ReduceMean"), _reduction("ReduceSum")
+
+
+def _var(step: Step, x: str) -> Any:
+    distance = step.Sub(x, _mean(step, x, True))
+    var = _mean(step, step.Mul(distance, distance))
+    if correction := step.attribute("correction"):
+        count, other = (s.inputs[0].size / max(s.outputs[0].size, 1) for s in (step, step.twin))
+        if count != other:
+            step.fail("var with a correction, over the batch, depends on the size of the batch")
+        var = step.Mul(var, count / (count - correction) if count > correction else np.nan)
+    return var
+
+
+def _to_shape(operator: str, infer: bool, **options: int) -> Rule:
+    def apply(step: Step, x: str) -> Any:
+        sizes = step.sizes(step.outputs[0].shape, step.twin.outputs[0].shape, infer)
+        return step.node(operator, x, sizes, **options)
+
+    return apply
+
+
+def _getitem(step: Step, x: str) -> Any:
+    given = (s.attributes["index"] for s in (step, step.twin))
+    index, other = (i if isinstance(i, tuple) else (i,) for i in given)
+    arrays = [d for d, part in enumerate(index) if isinstance(part, (np.ndarray, list))]
+    if arrays:
+        d, array = arrays[0], np.asarray(index[arrays[0]])
+        others = index[:d] + index[d + 1 :]
+        name = step.index(array, np.asarray(other[d]))
+        usable = array.dtype.kind == "i" or (name and d == 0)
+        if not usable or not all(equal(part, slice(None)) for part in others):
+            step.unsupported(
+                "of indices with arrays only integers are supported, in one axis, and masks that "
+                "an operation made, of the first axes"
+            )
+        if array.dtype.kind == "b":
+            places = step.Transpose(step.NonZero(name), perm=(1, 0))
+            return step.GatherND(x, places)
+        if name is None:
+            step.attribute("index")
+        return step.Gather(x, name or array.astype(np.int64), axis=d)
+    step.attribute("index")
+    index = index if Ellipsis in index else (*index, Ellipsis)
+    place = index.index(Ellipsis)
+    missing = step.inputs[0].ndim + 1 - sum(part is not None for part in index)
+    slices, dropped, new = [], [], []
+    axis = position = 0  # in x, and in the result
+    for part in (*index[:place], *(slice(None),) * missing, *index[place + 1 :]):
+        if part is None:
+            new.append(position)
+        elif isinstance(part, slice):
+            stride = 1 if part.step is None else part.step
+            start = (0 if stride > 0 else _END) if part.start is None else part.start
+            stop = (_END if stride > 0 else -_END) if part.stop is None else part.stop
+            if part != slice(None):
+                slices.append((start, stop, axis, stride))
+        else:
+            dropped.append(axis)
+            slices.append((part, part + 1 or _END, axis, 1))
+        axis += part is not None
+        position += part is None or isinstance(part, slice)
+    if slices:
+        x = step.Slice(x, *np.array(slices, np.int64).T)
+    if dropped:
+        x = step.Squeeze(x, np.array(dropped))
+    return step.Unsqueeze(x, np.array(new)) if new else x
+
+
+def _take_along_axis(step: Step, x: str) -> Any:
+    first, second = (s.attributes["indices"].array for s in (step, step.twin))
+    indices = step.index(first, second) or step.value(Tensor(first), Tensor(second))
+    return step.GatherElements(x, indices, axis=step.attribute("axis"))
+
+
+def _pad(step: Step, x: str) -> Any:
+    """With a constant; the other modes are indices."""
+
+    def widths(step: Step) -> list[int]:
+        before = [part.start for part in step.attributes["index"][:-1]]
+        after = np.subtract(step.outputs[0].shape, step.inputs[0].shape) - before
+        return [*before, *after.tolist()]
+
+    y, added = step.outputs[0].numpy(), np.ones(step.outputs[0].shape, bool)
+    added[step.attributes["index"]] = False
+    value = np.array(np.append(y[added], 0)[0], y.dtype)
+    return step.Pad(x, np.array(step.both("padding", widths)), value)
+
+
+def _remainder(step: Step, x: str, y: str) -> Any:
+    """The sign is that of y, in ONNX only for integers; fmod=1 for floats gives that of x."""
+    if step.dtype.kind == "i":
+        return step.Mod(x, y)
+    rest = step.Mod(x, y, fmod=1)
+    other = step.Less(step.Mul(step.Sign(rest), y), 0)
+    return step.Where(other, step.Add(rest, y), rest)
+
+
+def _gated(step: Step, x: str, gate: str) -> Any:
+    """x times a gate that is 0 at -inf, where the limit is -0 and not -inf * 0 = NaN."""
+    return step.Mul(step.Max(x, np.finfo(step.dtype).min), gate)
+
+
+def _gelu(step: Step, x: str) -> Any:
+    erf = step.Erf(step.Mul(x, 0.5**0.5))
+    return _gated(step, x, step.Mul(step.Add(erf, 1), 0.5))
+
+
+def _weigh(step: Step, x: str, y: str) -> Any:
+    """x * y, where an infinite x counts as 0 if y is 0."""
+    unseen = step.And(step.Equal(y, 0), step.IsInf(x))
+    return step.Mul(step.Where(unseen, 0, x), y)
+
+
+def _hypot(step: Step, x: str, y: str) -> Any:
+    """The larger one times sqrt(1 + q²), q the smaller by the larger, which does not overflow; the
+    larger itself where it is 0 or infinite."""
+    x, y = step.Abs(x), step.Abs(y)
+    large, small = step.Max(x, y), step.Min(x, y)
+    plain = step.Or(step.Equal(large, 0), step.IsInf(large))
+    ratio = step.Where(plain, 0, step.Div(small, step.Where(plain, 1, large)))
+    return step.Mul(large, step.Sqrt(step.Add(step.Mul(ratio, ratio), 1)))
+
+
+def _lstm_cell(step: Step, gates: str, cell: str) -> Any:
+    blocks = step.Split(gates, axis=0, num_outputs=4, outputs=4)
+    i, f, o = (step.Sigmoid(blocks[k]) for k in (0, 1, 3))
+    new = step.Mul(i, step.Tanh(blocks[2]))
+    new = step.Add(step.Mul(f, cell), new)
+    return step.Concat(new, step.Mul(o, step.Tanh(new)), axis=0)
+
+
+_ONE_OPERATOR = """
+    abs acos acosh add asin asinh atan atanh ceil cos cosh divide=Div equal erf exp floor greater
+    greater_equal=GreaterOrEqual less less_equal=LessOrEqual log matmul=MatMul maximum=Max
+    minimum=Min multiply=Mul negative=Neg pow reciprocal relu round sigmoid sign sin sinh softplus
+    sqrt subtract=Sub tan tanh where
+"""
+PRIMITIVES: dict[str, Rule] = {
+    **{
+        name: _operators(operator or name.capitalize())
+        for name, _, operator in (word.partition("=") for word in _ONE_OPERATOR.split())
+    },
+    **{name: _reduction(f"Reduce{name.capitalize()}") for name in ("max", "min", "prod", "sum")},
+    "astype": lambda step, x: step.cast(x, step.dtype),
+    "broadcast_to": _to_shape("Expand", False),
+    "clip": lambda step, x: step.Clip(x, step.attribute("low"), step.attribute("high")),
+    "concat": _operators("Concat", "axis"),
+    "expm1": lambda step, x: step.Sub(step.Exp(x), 1),
+    "gelu": _gelu,
+    "getitem": _getitem,
+    "hypot": _hypot,
+    "linear": _operators("Gemm", transB=1),
+    "log1p": lambda step, x: step.Log(step.Add(x, 1)),
+    "log_softmax": _operators("LogSoftmax", "axis"),
+    "logsigmoid": _operators("Neg Softplus Neg"),
+    "logsumexp": _reduction("ReduceLogSumExp"),
+    "lstm_cell": _lstm_cell,
+    "mean": _mean,
+    "mish": lambda step, x: _gated(step, x, step.Tanh(step.Softplus(x))),
+    "not_equal": _operators("Equal Not"),
+    "pad": _pad,
+    "permute_dims": _operators("Transpose", "perm=axes"),
+    "remainder": _remainder,
+    "reshape": _to_shape("Reshape", True, allowzero=1),
+    "rsqrt": _operators("Sqrt Reciprocal"),
+    "silu": lambda step, x: _gated(step, x, step.Sigmoid(x)),
+    "square": lambda step, x: step.Mul(x, x),
+    "sum_product": lambda step, x, y: _sum(step, step.Mul(x, y)),
+    "take_along_axis": _take_along_axis,
+    "var": _var,
+    "weigh": _weigh,
+}
+
+
+# --------------------------------------------------------------------------------------- the layers
+def _batch_norm(step: Step, x: str) -> Any:
+    ones = np.ones_like(step.attributes["running_mean"].numpy())
+    weight, bias = step.own("weight") or ones, step.own("bias") or 0 * ones
+    operands = (x, weight, bias, step.own("running_mean"), step.own("running_var"))
+    return step.BatchNormalization(*operands, epsilon=step.attributes["eps"])
+
+
+def _layer_norm(step: Step, x: str) -> Any:
+    shape = np.zeros(step.attributes["normalized_shape"]).shape  # an int is a shape too
+    weight = step.own("weight") or np.ones(shape, step.dtype)
+    options = {"axis": -len(shape), "epsilon": step.attributes["eps"]}
+    return step.LayerNormalization(x, weight, step.own("bias"), **options)
+
+
+_UNSUPPORTED = {"padding_mode": "zeros", "divisor_override": None, "return_indices": False}
+
+
+def _window(operator: str, rank: int, **options: str) -> Rule:
+    """A convolution or pooling over `rank` dimensions; options: ONNX's names of more attributes."""
+
+    def apply(step: Step, x: str) -> Any:
+        given = {name: value for name, value in step.attributes.items() if value is not None}
+        if step.inputs[0].ndim != rank + 2:
+            step.unsupported("an input without a batch axis is not supported")
+        for name, plain in _UNSUPPORTED.items():
+            if given.get(name, plain) != plain:
+                step.unsupported(f"{name}={given[name]!r} is not supported")
+        given |= {"kernel_size": given["weight"].shape[2:]} if "weight" in given else {}
+        given = {"stride": given["kernel_size"], "dilation": 1} | given
+        kernel, stride, dilation = (
+            per_axis(given[name], rank, name) for name in ("kernel_size", "stride", "dilation")
+        )
+        pads = zip(*padded(operator, given["padding"], kernel, stride, dilation), strict=True)
+        attributes: Any = {key: int(given[name]) for key, name in options.items()}
+        attributes |= {"kernel_shape": kernel, "strides": stride, "pads": sum(pads, ())}
+        if attributes.get("ceil_mode"):
+            attributes["ceil_mode"] = _rounded_up(
+                step, kernel, stride, dilation, attributes["pads"]
+            )
+        if operator != "AveragePool":  # which has them since opset 19
+            attributes["dilations"] = dilation
+        if operator == "ConvTranspose":
+            attributes["output_padding"] = per_axis(given["output_padding"], rank, operator, 0)
+        weights = step.own("weight"), step.own("bias")
+        return step.node(operator, x, *weights, **attributes)
+
+    return apply
+
+
+def _rounded_up(step: Step, kernel: Any, stride: Any, dilation: Any, pads: Any) -> int:
+    """ONNX's ceil_mode for the windows that there are: before opset 22 its shape inference counts
+    one that begins behind the input, which is dropped; what is left is as many as rounded down."""
+    added = []
+    for axis, (size, count) in enumerate(
+        zip(step.inputs[0].shape[2:], step.outputs[0].shape[2:], strict=True)
+    ):
+        room = (
+            size + pads[axis] + pads[axis + len(kernel)] - dilation[axis] * (kernel[axis] - 1) - 1
+        )
+        if room % stride[axis]:
+            added.append(count > room // stride[axis] + 1)
+    if len(set(added)) > 1:
+        step.unsupported(
+            "ceil_mode where a last window is dropped in one axis and kept in the other"
+        )
+    return int(any(added))
+
+
+def _adaptive_pool(step: Step, x: str) -> Any:
+    given, made = (tensors[0].shape[2:] for tensors in (step.inputs, step.outputs))
+    if any(n % m for n, m in zip(given, made, strict=True)):
+        step.unsupported(f"pooling {given} to {made}, in windows of different sizes")
+    kernel = [n // m for n, m in zip(given, made, strict=True)]
+    return step.AveragePool(x, kernel_shape=kernel, strides=kernel)
+
+
+# ONNX's order of the gates in PyTorch's: LSTM i, o, f, c of i, f, g, o; GRU z, r, h of r, z, n.
+_GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
+
+
+def _recurrent(step: Step, x: str, *initial: str) -> Any:
+    layer, kind, states = SimpleNamespace(**step.attributes), step.name, list(initial)
+    if getattr(layer, "proj_size", 0):
+        step.unsupported("proj_size is not supported")
+    batched = step.inputs[0].ndim == 3
+    suffixes = ("", "_reverse") if layer.bidirectional else ("",)
+    options: dict[str, Any] = {"hidden_size": layer.hidden_size, "outputs": len(step.outputs)}
+    options["direction"] = "bidirectional" if layer.bidirectional else "forward"
+    if kind == "GRU":
+        options["linear_before_reset"] = 1
+    if kind == "RNN":
+        options["activations"] = [layer.nonlinearity.capitalize()] * len(suffixes)
+
+    def gates(k: int, *names: str) -> np.ndarray:
+        """Weights, or the two biases, of all directions of layer k, in ONNX's order."""
+        rows = []
+        for suffix in suffixes:
+            owned = [step.own_array(f"{name}_l{k}{suffix}") for name in names]
+            blocks = [np.split(array, len(_GATES[kind])) for array in owned]
+            rows.append(np.concatenate([parts[i] for parts in blocks for i in _GATES[kind]]))
+        return np.stack(rows)
+
+    if not batched:
+        x, *states = (step.Unsqueeze(name, np.array([1])) for name in (x, *states))
+    elif layer.batch_first:
+        x = step.Transpose(x, perm=(1, 0, 2))
+    finals: list[list[str]] = []
+    for k in range(layer.num_layers):
+        bias = gates(k, "bias_ih", "bias_hh") if layer.bias else ""
+        rows = np.arange(k * len(suffixes), (k + 1) * len(suffixes))
+        start = [step.Gather(state, rows, axis=0) for state in states]
+        weights = (gates(k, "weight_ih"), gates(k, "weight_hh"), bias)
+        x, *final = step.node(kind, x, *weights, "", *start, **options)
+        x = step.Transpose(x, perm=(0, 2, 1, 3))  # time, batch, direction, hidden
+        x = step.Reshape(x, np.array([0, 0, -1]))
+        finals.append(final)
+    last = [step.Concat(*names, axis=0) for names in zip(*finals, strict=True)]
+    if not batched:
+        x, *last = (step.Squeeze(name, np.array([1])) for name in (x, *last))
+    elif layer.batch_first:
+        x = step.Transpose(x, perm=(1, 0, 2))
+    return [x, *last]
+
+
+_AVERAGE = {"ceil_mode": "ceil_mode", "count_include_pad": "count_include_pad"}
+_OF_RANK: dict[str, Callable[[int], Rule]] = {
+    "AdaptiveAvgPool": lambda rank: _adaptive_pool,
+    "AvgPool": lambda rank: _window("AveragePool", rank, **_AVERAGE),
+    "BatchNorm": lambda rank: _batch_norm,
+    "Conv": lambda rank: _window("Conv", rank, group="groups"),
+    "ConvTranspose": lambda rank: _window("ConvTranspose", rank, group="groups"),
+    "MaxPool": lambda rank: _window("MaxPool", rank, ceil_mode="ceil_mode"),
+}
+LAYERS: dict[str, Rule] = {
+    **{f"{name}{rank}d": rule(rank) for name, rule in _OF_RANK.items() for rank in (1, 2)},
+    **dict.fromkeys(_GATES, _recurrent),
+    "Embedding": lambda step, x: step.Gather(step.own("weight"), x, axis=0),
+    "Hardsigmoid": _operators("HardSigmoid", alpha=1 / 6),
+    "Hardswish": _operators("HardSwish"),
+    "Hardtanh": lambda step, x: step.Clip(x, *map(step.attributes.get, ("min_val", "max_val"))),
+    "LayerNorm": _layer_norm,
+    "ReLU6": lambda step, x: step.Clip(x, 0, 6),
+    "Softmax": _operators("Softmax", "axis=dim"),
+}
+RULES = PRIMITIVES | LAYERS
+
+
+def supported() -> tuple[list[str], list[str]]:
+    """The layers that become nodes of their own, as do the functions of their names if called as
+    `nn.functional.<name>`, and the primitives of which all else (Linear, ...) may consist.
+
+    >>> layers, functions = mg.onnx.supported()
+    >>> "BatchNorm2d" in layers, "linear" in functions
+    (True, True)
+    """
+    return sorted(LAYERS), sorted(PRIMITIVES)
+
+
+def translate(graph: Graph, first: list[Step], second: list[Step]) -> None:
+    """Add to `graph` what the steps of the first run become; the second one's are the same."""
+    for step, twin in zip_longest(first, second):
+        if step is None or twin is None or (step.path, step.name) != (twin.path, twin.name):
+            (step or twin).fail(
+                f"{(step or twin).name} runs here, but on other data the model goes another way"
+            )
+        step.twin = twin
+        graph.path = f"/{step.path}" if step.path else ""
+        if len(step.inputs) != len(twin.inputs) or len(step.outputs) != len(twin.outputs):
+            step.fail(f"{step.name} takes or gives more tensors on other data")
+        if step.name not in RULES:
+            layers, functions = map(", ".join, supported())
+            step.unsupported(
+                f"the primitive {step.name!r} has no translation; supported are the layers "
+                f"{layers}, and all that consists of the primitives {functions}"
+            )
+        step.graph, dtype = graph, _common_dtype(step)
+        pairs = zip(step.inputs, twin.inputs, strict=True)
+        made = RULES[step.name](step, *(step.value(x, y, dtype) for x, y in pairs))
+        names = made if isinstance(made, list) else [made]
+        for row in zip(names, step.outputs, twin.outputs, strict=True):
+            graph.bind(*row)
+
+
+def _common_dtype(step: Step) -> Any:
+    """The dtype that ONNX, which converts nothing, wants of all inputs; None where they differ."""
+    if step.name in LAYERS or step.name in ("where", "astype"):
+        return None
+    if step.dtype != bool:
+        return step.dtype
+    return np.result_type(*[x.dtype if isinstance(x, Tensor) else x for x in step.inputs])
