@@ -7,7 +7,6 @@
 tensor([ 3., 12.])
 """
 
-import types
 import typing
 
 from . import (
@@ -15,6 +14,7 @@ from . import (
     creation,
     data as data,
     func as func,
+    namespace,
     nn as nn,
     onnx as onnx,
     optim as optim,
@@ -83,10 +83,6 @@ bool = creation.bool_
 __version__ = "0.1.0"
 
 if not typing.TYPE_CHECKING:  # mypy reads only literal lists; without one, it goes by the imports
-    _MODULES = autograd, data, func, nn, onnx, optim, viz  # that are public
-    __all__ = ["__version__"] + [
-        name
-        for name, member in vars().items()
-        if name[0] != "_" and (not isinstance(member, types.ModuleType) or member in _MODULES)
-    ]
+    __all__ = ["__version__"]
+    __all__ += namespace.public_names(vars(), autograd, data, func, nn, onnx, optim, viz)
     __dir__ = __all__.copy

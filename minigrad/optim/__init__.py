@@ -8,13 +8,14 @@
 tensor([0., 0.], requires_grad=True)
 """
 
-from typing import TYPE_CHECKING
+import typing
 
-from . import lbfgs, lr_scheduler as lr_scheduler, optimizer, rules
+from ..namespace import public_names as _public_names
+from . import lr_scheduler as lr_scheduler
 from .lbfgs import *
 from .optimizer import *
 from .rules import *
 
-if not TYPE_CHECKING:  # mypy reads only literal lists; without one, star imports export
-    __all__ = [*rules.__all__, *lbfgs.__all__, *optimizer.__all__, "lr_scheduler"]
+if not typing.TYPE_CHECKING:  # mypy reads only literal lists; without one, it goes by the imports
+    __all__ = _public_names(vars(), lr_scheduler)
     __dir__ = __all__.copy
