@@ -209,7 +209,7 @@ def _sum_of_products(
 
     while len(terms) > 1:
         i, j = min(combinations(range(len(terms)), 2), key=growth) if len(terms) > 2 else (0, 1)
-        product = _pair(terms[i], terms[j], needed(i, j), sizes)
+        product = _product(terms[i], terms[j], needed(i, j), sizes)
         terms = [product, *(term for k, term in enumerate(terms) if k not in (i, j))]
     tensor, own = _summed(terms[0], set(output))
     return permute_dims(tensor, tuple(own.index(label) for label in output))
@@ -248,7 +248,7 @@ def _summed(term: Term, kept: set[int]) -> Term:
     return (sum(tensor, axes), tuple(n for n in labels if n in kept)) if axes else term
 
 
-def _pair(first: Term, second: Term, needed: set[int], sizes: dict[int, int]) -> Term:
+def _product(first: Term, second: Term, needed: set[int], sizes: dict[int, int]) -> Term:
     """The product of two terms, summed over the labels that nobody needs any more."""
     first = _summed(first, needed.union(second[1]))
     second = _summed(second, needed.union(first[1]))
@@ -262,7 +262,7 @@ def _pair(first: Term, second: Term, needed: set[int], sizes: dict[int, int]) ->
     if labels == batch or not inner:  # aligned with the larger one, whose order in memory stays
         large, small = (first, second) if len(first[1]) >= len(second[1]) else (second, first)
         labels = large[1] + tuple(label for label in small[1] if label not in large[1])
-        x, y = (_spread(term, labels) for term in (large, small))
+        x, y = (_aligned(term, labels) for term in (large, small))
         if not inner:
             return x * y, labels
         summed = tuple(d for d, label in enumerate(labels) if label in inner)
@@ -278,7 +278,7 @@ def _pair(first: Term, second: Term, needed: set[int], sizes: dict[int, int]) ->
     return reshape(product, tuple(sizes[label] for label in labels)), labels
 
 
-def _spread(term: Term, labels: Labels) -> Tensor:
+def _aligned(term: Term, labels: Labels) -> Tensor:
     """The tensor with its dimensions in this order, and dimensions of size 1 for other labels."""
     tensor, own = term
     ordered = permute_dims(tensor, tuple(own.index(label) for label in labels if label in own))

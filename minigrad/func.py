@@ -35,7 +35,7 @@ from ._core.ops import reshape, whole, zeros_like
 from .creation import asarray, ones_like, zeros
 from .functions import stack
 from .nn.module import BUFFER, PARAMETER, TRANSIENT, Module, _join
-from .tree import flatten
+from .tree import flatten_tree
 
 ArgNums = int | tuple[int, ...]
 
@@ -64,7 +64,7 @@ class _Trace:
         self.branches: list[tuple[int, Callable[[list[Any]], Any]]] = []
         called = list(arguments)
         for i in _positions(caller, argnums, len(arguments)):
-            leaves, rebuild = flatten(arguments[i])
+            leaves, rebuild = flatten_tree(arguments[i])
             fresh = [_variable(caller, i, leaf) for leaf in leaves]
             called[i] = rebuild(fresh)
             self.variables += fresh
@@ -79,7 +79,7 @@ class _Trace:
             if not (isinstance(output, tuple) and len(output) == 2):
                 raise TypeError(f"{caller}: with has_aux=True the function returns (output, aux)")
             output, *self.aux = output
-        self.outputs, self.rebuild = flatten(output)
+        self.outputs, self.rebuild = flatten_tree(output)
         for y in self.outputs:
             if not isinstance(y, Tensor):
                 raise TypeError(
@@ -99,7 +99,7 @@ class _Trace:
 
     def released(self, tree: Any) -> Any:
         """`tree` with the tensors detached that depend on nothing but our variables."""
-        leaves, rebuild = flatten(tree)
+        leaves, rebuild = flatten_tree(tree)
         for i, t in enumerate(leaves):
             if isinstance(t, Tensor) and not (self.recording and self._reaches_out([t])):
                 leaves[i] = t.detach() if t.requires_grad else t
@@ -167,7 +167,7 @@ def _variable(caller: str, position: int, leaf: Any) -> Tensor:
 def _cotangents(caller: str, tree: Any, outputs: list[Tensor], rebuild: Any) -> list[Tensor]:
     """The leaves of a tree of tangents or cotangents that matches `outputs` in structure and
     shapes."""
-    leaves, rebuild_given = flatten(tree)
+    leaves, rebuild_given = flatten_tree(tree)
     numbers = list(range(len(outputs)))
     if len(leaves) != len(outputs) or rebuild_given(numbers) != rebuild(numbers):
         raise ValueError(

@@ -7,13 +7,13 @@ from copy import copy
 from typing import Any
 
 
-def flatten(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
+def flatten_tree(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
     """The leaves of `tree` in order, and a function that builds the same tree of other leaves.
 
     Dicts, lists and tuples (namedtuples too) are branches, None is a branch without leaves, and
     everything else is a leaf.
 
-    >>> leaves, rebuild = mg.tree.flatten({"a": 1, "b": (2, [3, None])})
+    >>> leaves, rebuild = mg.tree.flatten_tree({"a": 1, "b": (2, [3, None])})
     >>> leaves
     [1, 2, 3]
     >>> rebuild([leaf * 10 for leaf in leaves])

@@ -24,7 +24,7 @@ import numpy as np
 from ._core.engine.graph import Node, Tensor, observe, run_graph
 from .autograd import no_grad
 from .nn.module import Module, Parameter, positive
-from .tree import flatten
+from .tree import flatten_tree
 
 __all__ = ["Graph", "Row", "Summary", "graph", "record", "summary"]
 __dir__ = __all__.copy
@@ -222,7 +222,7 @@ def graph(
             raise TypeError(f"viz.graph: params: {name!r} must be a Tensor, got {kind}")
     names = {id(tensor.grad_fn or tensor): str(name) for name, tensor in named}
 
-    below = _collect(output)
+    below = _nodes_below(output)
     parts = _fold(list(below), max_nodes)
     drawn = {id(node): f"n{i}" for i, part in enumerate(parts) for node in part}
     leaves = {id(x): x for inputs in below.values() for x in inputs if isinstance(x, Tensor)}
@@ -294,7 +294,7 @@ def _common(paths: list[str | None]) -> str | None:
     return ".".join(name for name, *others in takewhile(lambda row: len({*row}) == 1, names))
 
 
-def _collect(output: Tensor) -> dict[Node, list[Node | Tensor]]:
+def _nodes_below(output: Tensor) -> dict[Node, list[Node | Tensor]]:
     """All Nodes below `output` in the order they were made, each with what its inputs come from."""
     found: dict[Node, list[Node | Tensor]] = {}
     waiting = [output.grad_fn] if output.grad_fn is not None else []
@@ -483,5 +483,5 @@ def summary(model: Module, *inputs: Any) -> Summary:
 
 def _shapes(output: Any) -> str:
     """The shapes of an output that may be a Tensor, or a tuple, list or dict of them."""
-    leaves = [None] if output is None else flatten(output)[0]
+    leaves = [None] if output is None else flatten_tree(output)[0]
     return ", ".join(str(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in leaves)

@@ -14,7 +14,7 @@ import minigrad as mg
 from minigrad import nn
 from minigrad.autograd import checkpoint, gradcheck
 from minigrad.func import functional_call, grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
-from minigrad.tree import flatten
+from minigrad.tree import flatten_tree as flatten
 
 RANDOM = np.random.default_rng(0)
 Pair = namedtuple("Pair", "a b")

@@ -410,7 +410,7 @@ def test_what_a_hook_returns_stays_its_own():
 
 
 def apart(*results):
-    leaves = [t for result in results for t in mg.tree.flatten(result)[0]]
+    leaves = [t for result in results for t in mg.tree.flatten_tree(result)[0]]
     names = {f"g{k}": t for k, t in enumerate(leaves)}
     assert_apart(**names)
 

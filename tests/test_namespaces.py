@@ -1,6 +1,9 @@
-"""What dir() of the public namespaces shows: what each lists in `__all__`, and no other module."""
+"""Names: what dir() of the public namespaces shows, and that a name is defined in one file."""
 
+import re
 import types
+from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +34,25 @@ def test_what_a_function_and_its_module_are_both_called_is_the_function():
     for member in (autograd.checkpoint, autograd.gradcheck, nn.utils.weight_norm, mg.trace):
         assert isinstance(member, types.FunctionType)
     assert not hasattr(mg, "checkpoint")
+
+
+DEFINED = re.compile(r"^(?:(?:async )?def|(?:cdef )?class) (\w+)", re.MULTILINE)
+SHARED = {  # the names that two files define, and why
+    "Entry": "of the table: its values, and its source, of which the generator makes code",
+    "grad": "autograd.grad and func.grad, as in PyTorch",
+    "log_softmax": "mg.log_softmax(axis) and nn.functional.log_softmax(dim)",
+    "pad": "mg.pad of NumPy's arguments and nn.functional.pad of PyTorch's",
+    "softmax": "mg.softmax(axis) and nn.functional.softmax(dim)",
+    "zeros_like": "the public one makes tensors that may require grad; rules need less",
+}
+
+
+def test_a_name_is_defined_in_one_file():
+    homes = defaultdict(set)
+    for path in Path(mg.__file__).parent.rglob("*"):
+        if path.suffix in (".py", ".pyx", ".pxi") and path.parent.name != "generated":
+            for name in DEFINED.findall(path.read_text(encoding="utf-8")):
+                homes[name].add(path)
+    assert {
+        name: files for name, files in homes.items() if len(files) > 1 and name not in SHARED
+    } == {}

@@ -109,7 +109,7 @@ def test_against_jax(has_aux):
     x = np.linspace(0.5, 1.5, 4, dtype=np.float32)
     ours = func.value_and_grad(function, has_aux=has_aux)(mg.tensor(x))
     theirs = jax.value_and_grad(function, has_aux=has_aux)(x)
-    flat, _ = mg.tree.flatten(ours)
+    flat, _ = mg.tree.flatten_tree(ours)
     for a, b in zip(flat, jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(a.numpy(), np.asarray(b), rtol=1e-6)
     (product,) = func.hvp(lambda x: mg.sin(x * x).sum(), (mg.tensor(x),), (mg.tensor(x),))

@@ -24,7 +24,7 @@ from .._core.engine.graph import (
     set_recording,
     set_running,
 )
-from ..tree import flatten
+from ..tree import flatten_tree
 from .function import _Joint, _joint_ops
 
 OPS = _joint_ops("checkpoint")
@@ -66,7 +66,7 @@ def checkpoint(
     run = _Run(function, args, kwargs)
     since = count_nodes()
     result = run.first()
-    leaves, rebuild = flatten(result)
+    leaves, rebuild = flatten_tree(result)
     made = [i for i, leaf in enumerate(leaves) if _is_newer(leaf, since)]
     if not made:
         return result
@@ -90,7 +90,7 @@ class _Run:
     ) -> None:
         self.function, self.args, self.kwargs = function, args, kwargs
         # what the second run gets: the caller may refill its arrays before backward
-        given, rebuild = flatten((args, kwargs))
+        given, rebuild = flatten_tree((args, kwargs))
         saved = list(map(_frozen, given))
         as_given = all(a is b for a, b in zip(given, saved, strict=True))
         self.saved = (args, kwargs) if as_given else rebuild(saved)
@@ -122,7 +122,7 @@ class _Run:
         """Note which leaves of the result are outputs, and at what version the inputs are."""
         self.written = [(tensor, values) for tensor, values in self.written if tensor() is not None]
         self.made, self.inputs = made, inputs
-        given = [*flatten((self.args, self.kwargs))[0], *inputs]
+        given = [*flatten_tree((self.args, self.kwargs))[0], *inputs]
         ours = {id(tensor()) for tensor, _ in self.written}
         self.versions = [
             (x, x._version) for x in given if isinstance(x, Tensor) and id(x) not in ours
@@ -144,7 +144,7 @@ class _Run:
             try:
                 rule = set_running(None)
                 try:
-                    leaves, _ = flatten(self.function(*args, **kwargs))
+                    leaves, _ = flatten_tree(self.function(*args, **kwargs))
                 finally:
                     set_running(rule)
                 outputs = [leaves[i] for i in self.made if i < len(leaves)]

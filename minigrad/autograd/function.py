@@ -237,7 +237,7 @@ class Function:
                     gradients = cls.backward(ctx, *cotangents)
                 finally:
                     ctx._call = None
-                return _checked(f"{cls.__name__}.backward", gradients, expected, cotangents)
+                return _accepted(f"{cls.__name__}.backward", gradients, expected, cotangents)
 
             made = list(compress(results, flowing))
             attached = iter(_Joint(cls._ops, rule).attach(tensors, made))
@@ -250,7 +250,7 @@ class Function:
         return tuple(results) if isinstance(returned, tuple) else results[0]
 
 
-def _checked(
+def _accepted(
     name: str, returned: Any, expected: list[tuple[Any, Any] | None], cotangents: list[Tensor]
 ) -> list[Tensor | None]:
     """The gradients of those arguments that are Tensors, or an error that says what is wrong."""

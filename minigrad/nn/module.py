@@ -521,7 +521,7 @@ class Module:
             problems.append(f"missing: {', '.join(missing)}")
         if strict and unexpected:
             problems.append(f"unexpected: {', '.join(map(str, unexpected))}")
-        fitting = {key: _as_array(state_dict[key]) for key in own if key in state_dict}
+        fitting = {key: _foreign_array(state_dict[key]) for key in own if key in state_dict}
         for key, value in fitting.items():
             if misfit := _misfit(own[key], value):
                 problems.append(f"{key}: {misfit}")
@@ -586,7 +586,7 @@ def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _as_array(value: Any) -> Any:
+def _foreign_array(value: Any) -> Any:
     """A tensor of another library as an array, its float16 as float32; or why it cannot be."""
     if isinstance(value, Tensor):
         return value
@@ -687,7 +687,7 @@ class _Container(Module):
             self._arrange(named)
         else:
             name, _ = named[self._position(index)]
-            setattr(self, name, _module(module, type(self).__name__))
+            setattr(self, name, _as_module(module, type(self).__name__))
 
     def __delitem__(self, index: int | slice) -> None:
         named = self._own(MODULE)
@@ -712,7 +712,7 @@ class _Container(Module):
         return position % count
 
     def _checked_modules(self, modules: Any) -> list[Module]:
-        return [_module(module, type(self).__name__) for module in modules]
+        return [_as_module(module, type(self).__name__) for module in modules]
 
     def _arrange(self, named: list[tuple[str, Module]]) -> None:
         """Make these the modules, in this order. A number for a name becomes that of the place."""
@@ -758,7 +758,7 @@ class _Container(Module):
         return taken
 
 
-def _module(value: Any, name: str) -> Module:
+def _as_module(value: Any, name: str) -> Module:
     if not isinstance(value, Module):
         hint = "; an instance is needed, not the class" if isinstance(value, type) else ""
         raise TypeError(f"{name}: expected Modules, got {value!r:.60}{hint}")
@@ -787,7 +787,7 @@ class Sequential(_Container):
         super().__init__()
         if len(modules) == 1 and isinstance(modules[0], OrderedDict):
             for name, module in modules[0].items():
-                self.add_module(name, _module(module, "Sequential"))
+                self.add_module(name, _as_module(module, "Sequential"))
         else:
             self.extend(modules)
 
@@ -814,7 +814,7 @@ class Sequential(_Container):
             raise IndexError(
                 f"Sequential: index {index} is out of range, it has {len(named)} modules"
             )
-        named.insert(index, ("0", _module(module, "Sequential")))
+        named.insert(index, ("0", _as_module(module, "Sequential")))
         self._arrange(named)
         return self
 
@@ -859,5 +859,5 @@ class ModuleList(_Container):
         Tanh()
         """
         named = self._own(MODULE)
-        named.insert(index, ("0", _module(module, "ModuleList")))
+        named.insert(index, ("0", _as_module(module, "ModuleList")))
         self._arrange(named)

@@ -324,7 +324,7 @@ def interpolate(
 
 
 # ---------------------------------------------------------------------------------------- layers
-class _Pool(Module):
+class _Pooling(Module):
     """Options that are kept as they were given, with NumPy's integers as ints."""
 
     _axes: ClassVar[int]
@@ -351,7 +351,7 @@ class _Pool(Module):
         return ", ".join(f"{name}={getattr(self, name)}" for name in self._options)
 
 
-class _MaxPool(_Pool):
+class _MaxPool(_Pooling):
     dilation: Shape
     return_indices: bool
     _options = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
@@ -394,7 +394,7 @@ class MaxPool2d(_MaxPool):
     _axes = 2
 
 
-class _AvgPool(_Pool):
+class _AvgPool(_Pooling):
     count_include_pad: bool
     divisor_override: int | None = None
 

@@ -32,7 +32,7 @@ def _listed(parameters: Tensor | Iterable[Tensor], name: str) -> list[Tensor]:
     return listed
 
 
-def _gradients(parameters: Tensor | Iterable[Tensor], name: str) -> list[Tensor]:
+def _gradients_of(parameters: Tensor | Iterable[Tensor], name: str) -> list[Tensor]:
     """Those of all parameters, each of which counts once however often it is listed."""
     unique = dict.fromkeys(_listed(parameters, name))
     return [parameter.grad for parameter in unique if parameter.grad is not None]
@@ -73,7 +73,7 @@ def clip_grad_norm_(
         raise ValueError(f"clip_grad_norm_: max_norm must not be negative, got {max_norm}")
     if not number(norm_type, "clip_grad_norm_: norm_type") > 0:
         raise ValueError(f"clip_grad_norm_: norm_type must be positive or inf, got {norm_type}")
-    gradients = _gradients(parameters, "clip_grad_norm_")
+    gradients = _gradients_of(parameters, "clip_grad_norm_")
     gradients = [gradient for gradient in gradients if gradient.size]  # the others have no maximum
     if not gradients:
         return tensor(0.0)
@@ -104,7 +104,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
     """
     if not number(clip_value, "clip_grad_value_: clip_value") >= 0:
         raise ValueError(f"clip_grad_value_: clip_value must not be negative, got {clip_value}")
-    gradients = _gradients(parameters, "clip_grad_value_")
+    gradients = _gradients_of(parameters, "clip_grad_value_")
     _check_writable(gradients, "clip_grad_value_", "gradient")
     with no_grad():
         for gradient in gradients:

@@ -22,10 +22,10 @@ from .._core.ops import whole
 from ..creation import tensor
 from ..nn.module import Module
 from ..serialization import PathOrFile, writing
-from .graph import Graph
+from .graph import GraphBuilder
 from .rules import supported, translate
 from .trace import Run
-from .verify import compare
+from .verify import check_results
 
 __all__ = ["export", "supported"]
 __dir__ = __all__.copy
@@ -96,7 +96,7 @@ def export(
             f"names than its inputs; got {len(outputs)} and {len(runs[1].outputs)} of them"
         )
     for other in (runs[2], runs[1]):  # the first graph only shows what depends on the data
-        graph = Graph(onnx, model, {*inputs, *outputs})
+        graph = GraphBuilder(onnx, model, {*inputs, *outputs})
         if axis is not None:
             graph.batch = (inputs[0], axis, first[0].shape[axis], second[0].shape[axis])
         for name, *pair in zip(inputs, runs[0].inputs, other.inputs, strict=True):
@@ -116,7 +116,7 @@ def export(
     onnx.checker.check_model(file, full_check=True)
     if verify:
         for data, run in zip((first, second), runs, strict=False):
-            compare(file, dict(zip(inputs, data, strict=True)), outputs, run.outputs)
+            check_results(file, dict(zip(inputs, data, strict=True)), outputs, run.outputs)
     with writing("onnx.export", path) as stream:
         stream.write(file.SerializeToString())
 

@@ -14,7 +14,7 @@ from .._core.engine.graph import Tensor
 from ..nn.module import Module
 
 
-class Graph:
+class GraphBuilder:
     """Nodes and initializers as they come, and which tensors of the two runs have which name."""
 
     def __init__(self, onnx: Any, model: Module, taken: set[str]) -> None:
@@ -74,7 +74,7 @@ class Graph:
     def publish(self, results: list[Any]) -> None:
         """Give the values of the model's outputs the names that these have, and drop the rest."""
         self.path = ""
-        step = Step("", "the model", "the output", [], {}, [], None, self)
+        step = TracedStep("", "the model", "the output", [], {}, [], None, self)
         renamed: dict[str, str] = {}
         for name, *pair in results:
             value = step.value(*pair)
@@ -94,7 +94,7 @@ class Graph:
 
 
 @dataclass
-class Step:
+class TracedStep:
     """A primitive, or a layer that ONNX knows: what went in and came out."""
 
     path: str  # of the module that was running
@@ -115,7 +115,7 @@ class Step:
         self.fail(message, NotImplementedError)
 
     def node(self, operator: str, *inputs: Any, **options: Any) -> Any:
-        """As `Graph.node`; numbers among the inputs take the dtype of the step's output."""
+        """As `GraphBuilder.node`; numbers among the inputs take the dtype of the step's output."""
         given = (np.array(x, self.dtype) if isinstance(x, Number) else x for x in inputs)
         return self.graph.node(operator, *given, **options)
 
@@ -195,7 +195,7 @@ class Step:
         """An attribute, which must be the same in both runs."""
         return self.both(name, lambda step: step.attributes[name])
 
-    def both(self, name: str, of: Callable[[Step], Any]) -> Any:
+    def both(self, name: str, of: Callable[[TracedStep], Any]) -> Any:
         """What holds of a step in both runs."""
         value, other = of(self), of(self.twin)
         if not equal(value, other):

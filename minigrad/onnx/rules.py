@@ -11,7 +11,7 @@ import numpy as np
 
 from .._core.engine.graph import Tensor
 from ..nn.conv import _padding as padded, per_axis
-from .graph import Graph, Step, equal
+from .graph import GraphBuilder, TracedStep, equal
 
 Rule = Callable[..., Any]  # of a step and the names of its inputs; gives those of its outputs
 
@@ -23,7 +23,7 @@ def _operators(operators: str, attributes: str = "", /, **constants: Any) -> Rul
     are listed as name or, where ONNX calls them otherwise, as onnx=name."""
     pairs = [(name.split("=")[0], name.split("=")[-1]) for name in attributes.split()]
 
-    def apply(step: Step, *x: str) -> Any:
+    def apply(step: TracedStep, *x: str) -> Any:
         options = constants | {key: step.attribute(name) for key, name in pairs}
         for operator in operators.split():
             x, options = (step.node(operator, *x, **options),), {}
@@ -34,7 +34,7 @@ def _operators(operators: str, attributes: str = "", /, **constants: Any) -> Rul
 
 # ----------------------------------------------------------------------------------- the primitives
 def _reduction(operator: str) -> Rule:
-    def apply(step: Step, x: str, keepdims: bool | None = None) -> Any:
+    def apply(step: TracedStep, x: str, keepdims: bool | None = None) -> Any:
         keep = step.attribute("keepdims") if keepdims is None else keepdims
         axes = np.array(step.attribute("axis"), np.int64)
         return step.node(operator, x, axes, keepdims=int(keep), noop_with_empty_axes=1)
@@ -45,7 +45,7 @@ def _reduction(operator: str) -> Rule:
 _mean, _sum = _reduction("ReduceMean"), _reduction("ReduceSum")
 
 
-def _var(step: Step, x: str) -> Any:
+def _var(step: TracedStep, x: str) -> Any:
     distance = step.Sub(x, _mean(step, x, True))
     var = _mean(step, step.Mul(distance, distance))
     if correction := step.attribute("correction"):
@@ -57,14 +57,14 @@ def _var(step: Step, x: str) -> Any:
 
 
 def _to_shape(operator: str, infer: bool, **options: int) -> Rule:
-    def apply(step: Step, x: str) -> Any:
+    def apply(step: TracedStep, x: str) -> Any:
         sizes = step.sizes(step.outputs[0].shape, step.twin.outputs[0].shape, infer)
         return step.node(operator, x, sizes, **options)
 
     return apply
 
 
-def _getitem(step: Step, x: str) -> Any:
+def _getitem(step: TracedStep, x: str) -> Any:
     given = (s.attributes["index"] for s in (step, step.twin))
     index, other = (i if isinstance(i, tuple) else (i,) for i in given)
     arrays = [d for d, part in enumerate(index) if isinstance(part, (np.ndarray, list))]
@@ -111,16 +111,16 @@ def _getitem(step: Step, x: str) -> Any:
     return step.Unsqueeze(x, np.array(new)) if new else x
 
 
-def _take_along_axis(step: Step, x: str) -> Any:
+def _take_along_axis(step: TracedStep, x: str) -> Any:
     first, second = (s.attributes["indices"].array for s in (step, step.twin))
     indices = step.index(first, second) or step.value(Tensor(first), Tensor(second))
     return step.GatherElements(x, indices, axis=step.attribute("axis"))
 
 
-def _pad(step: Step, x: str) -> Any:
+def _constant_pad(step: TracedStep, x: str) -> Any:
     """With a constant; the other modes are indices."""
 
-    def widths(step: Step) -> list[int]:
+    def widths(step: TracedStep) -> list[int]:
         before = [part.start for part in step.attributes["index"][:-1]]
         after = np.subtract(step.outputs[0].shape, step.inputs[0].shape) - before
         return [*before, *after.tolist()]
@@ -131,7 +131,7 @@ def _pad(step: Step, x: str) -> Any:
     return step.Pad(x, np.array(step.both("padding", widths)), value)
 
 
-def _remainder(step: Step, x: str, y: str) -> Any:
+def _remainder(step: TracedStep, x: str, y: str) -> Any:
     """The sign is that of y, in ONNX only for integers; fmod=1 for floats gives that of x."""
     if step.dtype.kind == "i":
         return step.Mod(x, y)
@@ -140,23 +140,23 @@ def _remainder(step: Step, x: str, y: str) -> Any:
     return step.Where(other, step.Add(rest, y), rest)
 
 
-def _gated(step: Step, x: str, gate: str) -> Any:
+def _gated(step: TracedStep, x: str, gate: str) -> Any:
     """x times a gate that is 0 at -inf, where the limit is -0 and not -inf * 0 = NaN."""
     return step.Mul(step.Max(x, np.finfo(step.dtype).min), gate)
 
 
-def _gelu(step: Step, x: str) -> Any:
+def _gelu(step: TracedStep, x: str) -> Any:
     erf = step.Erf(step.Mul(x, 0.5**0.5))
     return _gated(step, x, step.Mul(step.Add(erf, 1), 0.5))
 
 
-def _weigh(step: Step, x: str, y: str) -> Any:
+def _weigh(step: TracedStep, x: str, y: str) -> Any:
     """x * y, where an infinite x counts as 0 if y is 0."""
     unseen = step.And(step.Equal(y, 0), step.IsInf(x))
     return step.Mul(step.Where(unseen, 0, x), y)
 
 
-def _hypot(step: Step, x: str, y: str) -> Any:
+def _hypot(step: TracedStep, x: str, y: str) -> Any:
     """The larger one times sqrt(1 + q²), q the smaller by the larger, which does not overflow; the
     larger itself where it is 0 or infinite."""
     x, y = step.Abs(x), step.Abs(y)
@@ -166,7 +166,7 @@ def _hypot(step: Step, x: str, y: str) -> Any:
     return step.Mul(large, step.Sqrt(step.Add(step.Mul(ratio, ratio), 1)))
 
 
-def _lstm_cell(step: Step, gates: str, cell: str) -> Any:
+def _lstm_cell(step: TracedStep, gates: str, cell: str) -> Any:
     blocks = step.Split(gates, axis=0, num_outputs=4, outputs=4)
     i, f, o = (step.Sigmoid(blocks[k]) for k in (0, 1, 3))
     new = step.Mul(i, step.Tanh(blocks[2]))
@@ -203,7 +203,7 @@ PRIMITIVES: dict[str, Rule] = {
     "mean": _mean,
     "mish": lambda step, x: _gated(step, x, step.Tanh(step.Softplus(x))),
     "not_equal": _operators("Equal Not"),
-    "pad": _pad,
+    "pad": _constant_pad,
     "permute_dims": _operators("Transpose", "perm=axes"),
     "remainder": _remainder,
     "reshape": _to_shape("Reshape", True, allowzero=1),
@@ -218,14 +218,14 @@ PRIMITIVES: dict[str, Rule] = {
 
 
 # --------------------------------------------------------------------------------------- the layers
-def _batch_norm(step: Step, x: str) -> Any:
+def _batch_norm(step: TracedStep, x: str) -> Any:
     ones = np.ones_like(step.attributes["running_mean"].numpy())
     weight, bias = step.own("weight") or ones, step.own("bias") or 0 * ones
     operands = (x, weight, bias, step.own("running_mean"), step.own("running_var"))
     return step.BatchNormalization(*operands, epsilon=step.attributes["eps"])
 
 
-def _layer_norm(step: Step, x: str) -> Any:
+def _layer_norm(step: TracedStep, x: str) -> Any:
     shape = np.zeros(step.attributes["normalized_shape"]).shape  # an int is a shape too
     weight = step.own("weight") or np.ones(shape, step.dtype)
     options = {"axis": -len(shape), "epsilon": step.attributes["eps"]}
@@ -238,7 +238,7 @@ _UNSUPPORTED = {"padding_mode": "zeros", "divisor_override": None, "return_indic
 def _window(operator: str, rank: int, **options: str) -> Rule:
     """A convolution or pooling over `rank` dimensions; options: ONNX's names of more attributes."""
 
-    def apply(step: Step, x: str) -> Any:
+    def apply(step: TracedStep, x: str) -> Any:
         given = {name: value for name, value in step.attributes.items() if value is not None}
         if step.inputs[0].ndim != rank + 2:
             step.unsupported("an input without a batch axis is not supported")
@@ -267,7 +267,7 @@ def _window(operator: str, rank: int, **options: str) -> Rule:
     return apply
 
 
-def _rounded_up(step: Step, kernel: Any, stride: Any, dilation: Any, pads: Any) -> int:
+def _rounded_up(step: TracedStep, kernel: Any, stride: Any, dilation: Any, pads: Any) -> int:
     """ONNX's ceil_mode for the windows that there are: before opset 22 its shape inference counts
     one that begins behind the input, which is dropped; what is left is as many as rounded down."""
     added = []
@@ -286,7 +286,7 @@ def _rounded_up(step: Step, kernel: Any, stride: Any, dilation: Any, pads: Any) 
     return int(any(added))
 
 
-def _adaptive_pool(step: Step, x: str) -> Any:
+def _adaptive_pool(step: TracedStep, x: str) -> Any:
     given, made = (tensors[0].shape[2:] for tensors in (step.inputs, step.outputs))
     if any(n % m for n, m in zip(given, made, strict=True)):
         step.unsupported(f"pooling {given} to {made}, in windows of different sizes")
@@ -298,7 +298,7 @@ def _adaptive_pool(step: Step, x: str) -> Any:
 _GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 
 
-def _recurrent(step: Step, x: str, *initial: str) -> Any:
+def _recurrent(step: TracedStep, x: str, *initial: str) -> Any:
     layer, kind, states = SimpleNamespace(**step.attributes), step.name, list(initial)
     if getattr(layer, "proj_size", 0):
         step.unsupported("proj_size is not supported")
@@ -376,7 +376,7 @@ def supported() -> tuple[list[str], list[str]]:
     return sorted(LAYERS), sorted(PRIMITIVES)
 
 
-def translate(graph: Graph, first: list[Step], second: list[Step]) -> None:
+def translate(graph: GraphBuilder, first: list[TracedStep], second: list[TracedStep]) -> None:
     """Add to `graph` what the steps of the first run become; the second one's are the same."""
     for step, twin in zip_longest(first, second):
         if step is None or twin is None or (step.path, step.name) != (twin.path, twin.name):
@@ -401,7 +401,7 @@ def translate(graph: Graph, first: list[Step], second: list[Step]) -> None:
             graph.bind(*row)
 
 
-def _common_dtype(step: Step) -> Any:
+def _common_dtype(step: TracedStep) -> Any:
     """The dtype that ONNX, which converts nothing, wants of all inputs; None where they differ."""
     if step.name in LAYERS or step.name in ("where", "astype"):
         return None

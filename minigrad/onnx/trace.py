@@ -19,8 +19,8 @@ from ..autograd import enable_grad
 from ..functions import clone, scaling
 from ..nn import functional
 from ..nn.module import Module
-from ..tree import flatten
-from .graph import Step
+from ..tree import flatten_tree
+from .graph import TracedStep
 from .rules import LAYERS
 
 
@@ -28,7 +28,7 @@ class Run:
     """One run of the model in evaluation mode: its steps and outputs; the model stays as it was."""
 
     def __init__(self, model: Module, data: list[Tensor]) -> None:
-        self.steps: list[Step] = []
+        self.steps: list[TracedStep] = []
         self.place, self.known, self.thread = ("", ""), 0, threading.get_ident()
         with enable_grad(), scaling(), self._watching(model):
             # Results in a graph, of which `y += x` makes new tensors instead of writing to y.
@@ -108,12 +108,14 @@ class Run:
 
     def _note(self, name: str, inputs: Any, attributes: dict[str, Any], *outputs: Tensor) -> None:
         if not self.known:
-            self.steps.append(Step(*self.place, name, list(inputs), attributes, list(outputs)))
+            self.steps.append(
+                TracedStep(*self.place, name, list(inputs), attributes, list(outputs))
+            )
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:
     """The Tensors in nested tuples, lists and dicts."""
-    return (leaf for leaf in flatten(tree)[0] if isinstance(leaf, Tensor))
+    return (leaf for leaf in flatten_tree(tree)[0] if isinstance(leaf, Tensor))
 
 
 def _layer_functions() -> dict[str, str]:

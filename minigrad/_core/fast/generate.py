@@ -277,7 +277,7 @@ def stub(table: Table) -> str:
     return "\n\n".join([*parts, f"class _Elementwise:  # methods of Tensor\n{''.join(lines)}"])
 
 
-def export(entries: list[Entry]) -> str:
+def exports(entries: list[Entry]) -> str:
     """The module that the public names come from."""
     made = sorted(e.name for e in entries if not e.options.get("by_hand"))
     names = json.dumps(sorted(e.name for e in entries if e.public and e.name in made))
@@ -306,7 +306,7 @@ def generate(folder: Path = CORE) -> None:
     }
     for name, text in made.items():
         write(folder / "generated" / name, f"# {MADE}\n{text}\n")
-    write(folder / "elementwise.py", f'"""Elementwise primitives, {MADE}."""\n\n{export(entries)}')
+    write(folder / "elementwise.py", f'"""Elementwise primitives, {MADE}."""\n\n{exports(entries)}')
     write(folder / "elementwise.pyi", f'"""Elementwise primitives, {MADE}."""\n\n{stub(table)}')
 
 
