@@ -1,10 +1,14 @@
-"""Checks of arguments: each returns what it accepts, and names owner and argument in its error."""
+"""Checks of arguments: each returns what it accepts, and names owner and argument in its error.
+
+A wrong type raises TypeError, a value out of range ValueError. NaN is out of every range.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from itertools import islice
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -86,3 +90,113 @@ def check_length(owner: str, label: str, values: Iterable[Any]) -> list[Any]:
     if len(listed) > LONGEST:
         raise ValueError(f"{owner}: expected at most {LONGEST:,} {label}, got more")
     return listed
+
+
+def integer(value: Any, name: str, least: int | None = None) -> int:
+    """`value` as an int, which must not be below `least`. Floats and bools are not ints.
+
+    >>> integer(np.int64(3), "DataLoader: batch_size", 1)
+    3
+    """
+    number = whole(name, value)
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
+def positive(value: Any, name: str) -> int:
+    """`value` as an int, which must be positive, as the sizes of layers are.
+
+    >>> positive(3, "Linear: in_features")
+    3
+    """
+    size = whole(name, value)
+    if size < 1:
+        raise ValueError(f"{name} must be positive, got {size}")
+    return size
+
+
+def real(value: Any, name: str) -> Any:
+    """`value`, which must be a real number.
+
+    >>> real(0.5, "PReLU: init")
+    0.5
+    """
+    if not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return value
+
+
+def positive_real(value: Any, name: str) -> Any:
+    """`value`, which must be a number above 0.
+
+    >>> positive_real(0.5, "HuberLoss: delta")
+    0.5
+    """
+    if not real(value, name) > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+    return value
+
+
+def nonnegative_real(value: Any, name: str) -> Any:
+    """`value`, which must be a number from 0 on.
+
+    >>> nonnegative_real(0, "BatchNorm1d: eps")
+    0
+    """
+    if not real(value, name) >= 0:
+        raise ValueError(f"{name} must not be negative, got {value}")
+    return value
+
+
+def probability(value: Any, name: str) -> Any:
+    """`value`, which must be a number between 0 and 1, both included.
+
+    >>> probability(0.5, "dropout: the probability p")
+    0.5
+    """
+    if not 0 <= real(value, name) <= 1:
+        raise ValueError(f"{name} must be between 0 and 1, got {value}")
+    return value
+
+
+def flag(value: Any, name: str) -> bool:
+    """`value` as a bool, which must be True or False.
+
+    >>> flag(True, "LSTM: batch_first")
+    True
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def choice(value: Any, name: str, *choices: str) -> Any:
+    """`value`, which must be one of the strings `choices`; else ValueError, whatever its type.
+
+    >>> choice("mean", "mse_loss: reduction", "none", "mean", "sum")
+    'mean'
+    """
+    if value not in choices:
+        known = ", ".join(map(repr, choices[:-1])) + " or " * (len(choices) > 1)
+        raise ValueError(f"{name} must be {known}{choices[-1]!r}, got {value!r}")
+    return value
+
+
+def per_axis(value: Any, axes: int, name: str, least: int = 1) -> tuple[int, ...]:
+    """`value` as a tuple of one int for each axis, none below `least`: an int, or a tuple of one
+    for all axes or of one for each.
+
+    >>> per_axis(3, 2, "conv2d: stride")
+    (3, 3)
+    """
+    given = value if isinstance(value, (tuple, list)) else (value,)
+    try:
+        values = tuple(whole(name, n) for n in given)
+    except TypeError:
+        raise TypeError(f"{name} must be an int or a tuple of {axes} ints, got {value!r}") from None
+    if len(values) == 1:
+        values *= axes
+    if len(values) != axes or min(values) < least:
+        raise ValueError(f"{name} must be an int or {axes} ints of at least {least}, got {value!r}")
+    return values

@@ -26,9 +26,9 @@ from ._core.ops import (
     reshape,
     sum,
     sum_product,
-    whole,
 )
 from ._core.types import TensorLike
+from .checks import integer
 
 __all__ = ["einsum", "outer", "tensordot", "trace", "vecdot"]
 
@@ -70,7 +70,7 @@ def vecdot(x: Tensor, y: TensorLike, axis: int = -1) -> Tensor:
     """
     x, y = to_tensors((x, y), "vecdot")
     fewest = x.ndim if x.ndim < y.ndim else y.ndim
-    axis = whole("vecdot: axis", axis)
+    axis = integer(axis, "vecdot: axis")
     along = one_axis("vecdot", axis, fewest) - fewest
     if axis >= 0 or x.shape[along] != y.shape[along]:
         raise ValueError(
@@ -98,7 +98,7 @@ def tensordot(
     if isinstance(axes, (tuple, list)) and len(axes) == 2:
         pairs = [np.atleast_1d(a).tolist() for a in axes]
     else:
-        count = whole("tensordot: axes", axes)
+        count = integer(axes, "tensordot: axes")
         if count < 0:
             raise ValueError(f"tensordot: axes must be an int of 0 or more, or a pair, got {axes}")
         pairs = [list(range(-count, 0)), list(range(count))]

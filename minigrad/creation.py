@@ -21,8 +21,8 @@ from ._core.engine.graph import (
     to_tensor,
 )
 from ._core.fast.loops import memory_checked
-from ._core.ops import whole
 from ._core.types import Shape
+from .checks import integer
 
 __all__ = [
     "arange", "asarray", "empty", "empty_like", "eye", "float32", "float64", "from_dlpack", "full",
@@ -398,4 +398,4 @@ def randperm(n: int) -> Tensor:
     >>> sorted(mg.randperm(4).tolist())
     [0, 1, 2, 3]
     """
-    return adopt(generator().permutation(whole("randperm: n", n)))
+    return adopt(generator().permutation(integer(n, "randperm: n")))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ._core.engine.graph import Tensor
-from ._core.ops import whole
+from .checks import integer
 from .creation import asarray, generator, tensor
 from .functions import stack
 
@@ -157,10 +157,10 @@ class DataLoader:
                 f"{type(dataset).__name__} has not; make a list of it, or a TensorDataset"
             )
         self.dataset = dataset
-        self.batch_size = _integer("batch_size", batch_size, 1)
+        self.batch_size = integer(batch_size, "DataLoader: batch_size", 1)
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self.seed = None if seed is None else _integer("seed", seed, 0)
+        self.seed = None if seed is None else integer(seed, "DataLoader: seed", 0)
         self.collate_fn = collate_fn
         self.epoch = 0
 
@@ -188,13 +188,6 @@ class DataLoader:
             return self.dataset[indices]
         samples = [self.dataset[i] for i in indices.tolist()]
         return default_collate(samples) if self.collate_fn is None else self.collate_fn(samples)
-
-
-def _integer(name: str, value: Any, least: int) -> int:
-    number = whole(f"DataLoader: {name}", value)
-    if number < least:
-        raise ValueError(f"DataLoader: {name} must be at least {least}, got {number}")
-    return number
 
 
 def default_collate(samples: list[Any]) -> Any:

@@ -31,7 +31,8 @@ from ._core.engine.graph import (
     set_recording,
     to_tensor,
 )
-from ._core.ops import reshape, whole, zeros_like
+from ._core.ops import reshape, zeros_like
+from .checks import integer
 from .creation import asarray, ones_like, zeros
 from .functions import stack
 from .nn.module import BUFFER, PARAMETER, TRANSIENT, Module, _join
@@ -136,7 +137,7 @@ def _positions(caller: str, argnums: ArgNums, count: int) -> list[int]:
     chosen = argnums if isinstance(argnums, tuple) else (argnums,)
     for i in chosen:
         try:
-            i = whole("argnums", i)
+            i = integer(i, "argnums")
         except TypeError:
             raise TypeError(
                 f"{caller}: argnums must be an int or a tuple of ints, got {argnums!r}"

@@ -40,9 +40,9 @@ from ._core.ops import (
     take_along_axis,
     var,
     where,
-    whole,
 )
 from ._core.types import Axis, Shape, TensorLike
+from .checks import choice, integer
 
 __all__ = [
     "all",
@@ -386,8 +386,7 @@ def meshgrid(*arrays: TensorLike, indexing: Literal["xy", "ij"] = "xy") -> tuple
     [(3, 2), (3, 2)]
     """
     tensors = to_tensors(arrays, "meshgrid")
-    if indexing not in ("xy", "ij"):
-        raise ValueError(f"meshgrid: indexing must be 'xy' or 'ij', got {indexing!r}")
+    choice(indexing, "meshgrid: indexing", "xy", "ij")
     if wrong := [t.shape for t in tensors if t.ndim > 1]:
         raise ValueError(f"meshgrid: expected tensors of one dimension, got shape {wrong[0]}")
     n, shape = len(tensors), tuple(t.size for t in tensors)
@@ -420,7 +419,7 @@ def triu(x: Tensor, k: int = 0) -> Tensor:
 
 @memory_checked
 def _triangle(x: Tensor, k: int, name: str, lower: bool) -> Tensor:
-    x, k = to_tensor(x, name), whole(f"{name}: k", k)
+    x, k = to_tensor(x, name), integer(k, f"{name}: k")
     if x.ndim < 2:
         raise ValueError(f"{name}: expected two or more dimensions, got shape {x.shape}")
     below = adopt(np.tri(x.shape[-2], x.shape[-1], k if lower else k - 1, dtype=bool))
@@ -479,7 +478,7 @@ def topk(
     x = to_tensor(x, "topk")
     axis = one_axis("topk", axis, x.ndim)
     n = x.shape[axis]
-    k = whole("topk: k", k)
+    k = integer(k, "topk: k")
     if not 0 <= k <= n:
         raise ValueError(f"topk: k must be from 0 to {n}, the size of axis {axis}, got {k}")
     positions = Tensor(_first_of_the_largest(x._array, k, axis, largest))

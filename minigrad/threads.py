@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ._core.fast.loops import MOST_THREADS, number_of_threads, set_threads
-from ._core.ops import whole
+from .checks import integer
 
 
 def set_num_threads(n: int) -> None:
@@ -30,7 +30,7 @@ def set_num_threads(n: int) -> None:
     1
     >>> mg.set_num_threads(before)
     """
-    count = whole("set_num_threads: the number of threads", n)
+    count = integer(n, "set_num_threads: the number of threads")
     if not 1 <= count <= MOST_THREADS:
         raise ValueError(
             f"set_num_threads: expected 1, for the calling thread alone, to {MOST_THREADS}, got {n}"

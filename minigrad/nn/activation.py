@@ -14,9 +14,10 @@ from typing import Any, TypeAlias
 from .. import functions
 from .._core import ops
 from .._core.engine.graph import Tensor, to_tensor, to_tensors
-from .._core.ops import clip, expm1, logsigmoid, reshape, sigmoid, tanh, where, whole
+from .._core.ops import clip, expm1, logsigmoid, reshape, sigmoid, tanh, where
+from ..checks import choice, integer, nonnegative_real, positive, positive_real, real
 from ..creation import full, zeros
-from .module import Module, Parameter, number, positive
+from .module import Module, Parameter
 
 _Function: TypeAlias = Callable[..., Tensor]
 
@@ -40,8 +41,7 @@ def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     """
     if approximate == "none":
         return ops.gelu(x)
-    if approximate != "tanh":
-        raise ValueError(f"GELU: approximate must be 'none' or 'tanh', got {approximate!r}")
+    choice(approximate, "GELU: approximate", "none", "tanh")
     x = to_tensor(x, "gelu")
     far = ops.abs(x) > 100.0  # where gelu is relu, and inf * 0 would be NaN
     near = where(far, 0.0, x)
@@ -57,8 +57,7 @@ def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
     >>> mg.nn.functional.softplus(mg.tensor([1000.0]), beta=2.0)
     tensor([1000.])
     """
-    if not number(beta, "Softplus: beta") > 0:
-        raise ValueError(f"Softplus: beta must be positive, got {beta}")
+    positive_real(beta, "Softplus: beta")
     return ops.softplus(x) if beta == 1 else ops.softplus(beta * x) / beta
 
 
@@ -237,8 +236,7 @@ def softshrink(x: Tensor, lambd: float = 0.5) -> Tensor:
     >>> mg.nn.functional.softshrink(mg.tensor([-2.0, 0.5, 2.0]))
     tensor([-1.5,  0. ,  1.5])
     """
-    if not lambd >= 0:
-        raise ValueError(f"Softshrink: lambd must not be negative, got {lambd}")
+    nonnegative_real(lambd, "Softshrink: lambd")
     return x - clip(x, -lambd, lambd)
 
 
@@ -279,7 +277,7 @@ def glu(x: Tensor, dim: int = -1) -> Tensor:
     tensor([1.5, 4. ])
     """
     x = to_tensor(x, "glu")
-    dim = whole("glu: dim", dim)
+    dim = integer(dim, "glu: dim")
     size = x.shape[dim] if -x.ndim <= dim < x.ndim else 1
     if size % 2:
         raise ValueError(f"glu: dimension {dim} of shape {x.shape} cannot be halved")
@@ -305,7 +303,7 @@ class _Activation(Module):
         for name in self._options:
             value = bound.arguments[name]
             if self._signature.parameters[name].annotation == "float":
-                number(value, f"{type(self).__name__}: {name}")
+                real(value, f"{type(self).__name__}: {name}")
             setattr(self, name, value)
         if "dim" not in self._options:
             self.forward(zeros(0))  # the function checks its options
@@ -379,7 +377,7 @@ class PReLU(Module):
     def __init__(self, num_parameters: int = 1, init: float = 0.25, dtype: Any = None) -> None:
         super().__init__()
         self.num_parameters = positive(num_parameters, "PReLU: num_parameters")
-        start = float(number(init, "PReLU: init"))
+        start = float(real(init, "PReLU: init"))
         self.weight = Parameter(full((self.num_parameters,), start, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,13 +11,14 @@ import numpy as np
 from .._core.engine.graph import Tensor, adopt, to_tensor
 from .._core.fast.loops import memory_checked
 from .._core.ops import broadcast_to, concat, gelu, linear, permute_dims, relu, reshape
+from ..checks import flag, positive, probability
 from ..creation import empty, zeros
 from ..functions import expand_dims, split
 from . import functional, init
 from .dropout import Dropout
 from .layer_norm import LayerNorm
 from .linear import Linear
-from .module import Module, ModuleList, Parameter, flag, positive
+from .module import Module, ModuleList, Parameter
 
 
 class MultiheadAttention(Module):
@@ -73,8 +74,7 @@ class MultiheadAttention(Module):
         self.vdim = e if vdim is None else positive(vdim, f"{name}: vdim")
         if e % num_heads:
             raise ValueError(f"{name}: embed_dim {embed_dim} is no multiple of {num_heads} heads")
-        functional.check_probability(dropout)
-        self.dropout = dropout
+        self.dropout = probability(dropout, "dropout: the probability p")
         self.add_zero_attn = flag(add_zero_attn, f"{name}: add_zero_attn")
         self.batch_first = flag(batch_first, f"{name}: batch_first")
         self._joint = self.kdim == self.vdim == e

@@ -19,33 +19,14 @@ from .._core.ops import (
     permute_dims,
     reshape,
     unfold,
-    whole,
 )
 from .._core.types import Shape
+from ..checks import integer, per_axis as per_axis, positive
 from ..creation import empty
 from . import init
-from .module import Module, Parameter, positive
+from .module import Module, Parameter
 
 Pairs = tuple[tuple[int, int], ...]  # (before, after) for each axis
-
-
-def per_axis(value: Shape, axes: int, what: str, least: int = 1) -> tuple[int, ...]:
-    """An int, or a tuple of one for all axes or one for each, as a tuple of one for each; TypeError
-    or ValueError for anything else.
-
-    >>> mg.nn.conv.per_axis(3, 2, "conv2d: stride")
-    (3, 3)
-    """
-    given = value if isinstance(value, (tuple, list)) else (value,)
-    try:
-        values = tuple(whole(what, n) for n in given)
-    except TypeError:
-        raise TypeError(f"{what} must be an int or a tuple of {axes} ints, got {value!r}") from None
-    if len(values) == 1:
-        values *= axes
-    if len(values) != axes or min(values) < least:
-        raise ValueError(f"{what} must be an int or {axes} ints of at least {least}, got {value!r}")
-    return values
 
 
 def _padding(name: str, padding: Shape | str, *options: tuple[int, ...]) -> Pairs:
@@ -74,7 +55,7 @@ def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float = 0)
     """
     x = to_tensor(x, "pad")
     try:
-        pad = [whole("pad", n) for n in pad]
+        pad = [integer(n, "pad") for n in pad]
     except TypeError:
         raise TypeError(f"pad: expected ints, got {pad!r}") from None
     if len(pad) % 2 or len(pad) > 2 * x.ndim:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .._core.engine.graph import Tensor
+from ..checks import probability
 from . import functional
 from .module import Module
 
@@ -21,8 +22,7 @@ class Dropout(Module):
 
     def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
         super().__init__()
-        functional.check_probability(p)
-        self.p = p
+        self.p = probability(p, "dropout: the probability p")
 
     def forward(self, x: Tensor) -> Tensor:
         """Of the shape and dtype of x."""

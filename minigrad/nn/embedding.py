@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from .._core.engine.graph import Tensor, to_tensor
-from .._core.ops import whole
+from ..checks import integer, positive, positive_real
 from ..creation import empty
 from . import functional, init
-from .module import Module, Parameter, number, positive
+from .module import Module, Parameter
 
 
 class Embedding(Module):
@@ -40,15 +40,15 @@ class Embedding(Module):
         self.num_embeddings = num_embeddings = positive(num_embeddings, "Embedding: num_embeddings")
         self.embedding_dim = embedding_dim = positive(embedding_dim, "Embedding: embedding_dim")
         if padding_idx is not None:
-            padding_idx = whole("Embedding: padding_idx", padding_idx)
+            padding_idx = integer(padding_idx, "Embedding: padding_idx")
             if not -num_embeddings <= padding_idx < num_embeddings:
                 raise ValueError(
                     f"Embedding: padding_idx {padding_idx} is no row of {num_embeddings}"
                 )
             padding_idx = padding_idx % num_embeddings
-        for value, option in ((max_norm, "max_norm"), (norm_type, "norm_type")):
-            if value is not None and not number(value, f"Embedding: {option}") > 0:
-                raise ValueError(f"Embedding: {option} must be positive, got {value}")
+        for option, value in (("max_norm", max_norm), ("norm_type", norm_type)):
+            if value is not None:
+                positive_real(value, f"Embedding: {option}")
         self.padding_idx, self.max_norm, self.norm_type = padding_idx, max_norm, norm_type
         self.weight = Parameter(empty(num_embeddings, embedding_dim, dtype=dtype))
         self.reset_parameters()

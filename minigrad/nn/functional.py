@@ -36,8 +36,8 @@ from .._core.ops import (
     tanh as tanh,
     weigh,
     where,
-    whole,
 )
+from ..checks import choice, integer, nonnegative_real, positive, positive_real, probability, real
 from ..functions import moveaxis, norm
 from .activation import (
     celu as celu,
@@ -65,7 +65,6 @@ from .activation import (
     threshold as threshold,
 )
 from .conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d, pad
-from .module import number, positive
 from .pooling import (
     adaptive_avg_pool1d as adaptive_avg_pool1d,
     adaptive_avg_pool2d as adaptive_avg_pool2d,
@@ -398,7 +397,7 @@ def dropout2d(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
 @memory_checked
 def _dropped(x: Tensor, shape: tuple[int, ...], p: float, training: bool, name: str) -> Tensor:
     """x times a random mask of a shape that broadcasts against it."""
-    check_probability(p)
+    probability(p, "dropout: the probability p")
     if not training or p == 0:
         return x
     if x.dtype.kind != "f":
@@ -407,15 +406,6 @@ def _dropped(x: Tensor, shape: tuple[int, ...], p: float, training: bool, name: 
         )
     kept = creation.generator().random(shape, np.float32) >= p
     return x * adopt(np.multiply(kept, 0.0 if p == 1 else 1 / (1 - p), dtype=x.dtype))
-
-
-def check_probability(p: float, name: str = "dropout: the probability p") -> None:
-    """Raise ValueError unless 0 <= p <= 1, TypeError for what is not a number.
-
-    >>> mg.nn.functional.check_probability(0.5)
-    """
-    if not 0 <= number(p, name) <= 1:
-        raise ValueError(f"{name} must be between 0 and 1, got {p}")
 
 
 @memory_checked
@@ -517,7 +507,7 @@ def attention(
         raise ValueError(f"{name}: give is_causal or attn_mask, not both; & makes one mask of two")
     if scale is None:
         scale = 1 / math.sqrt(max(query.shape[-1], 1))
-    scores = ops.matmul(query * number(scale, f"{name}: scale"), ops.matrix_transpose(key))
+    scores = ops.matmul(query * real(scale, f"{name}: scale"), ops.matrix_transpose(key))
     if is_causal:
         attn_mask = adopt(np.tri(*scores.shape[-2:], dtype=bool))
     if attn_mask is None:
@@ -563,7 +553,7 @@ def one_hot(target: Tensor, num_classes: int = -1) -> Tensor:
         if labels.size == 0:
             raise ValueError("one_hot: give num_classes, an empty target does not tell it")
         num_classes = int(labels.max()) + 1
-    num_classes = whole("one_hot: num_classes", num_classes)
+    num_classes = integer(num_classes, "one_hot: num_classes")
     nothing_ignored = np.iinfo(np.int64).min
     count_classes("one_hot", labels.astype(np.int64).reshape(-1), num_classes, nothing_ignored)
     return adopt(np.equal(labels[..., None], np.arange(num_classes)).astype(np.int64))
@@ -611,38 +601,13 @@ def pairwise_distance(
 
 
 # ---------------------------------------------------------------------------------------- losses
-def check_reduction(reduction: str, name: str, *also: str) -> None:
-    """Raise ValueError unless reduction is "none", "mean" or "sum", or one of `also`.
-
-    >>> mg.nn.functional.check_reduction("mean", "mse_loss")
-    """
-    if reduction not in ("none", "mean", "sum", *also):
-        known = "".join(f"{word!r}, " for word in ("none", *also))[:-2]
-        raise ValueError(f"{name}: reduction must be {known}, 'mean' or 'sum', got {reduction!r}")
-
-
-def check_sign(value: float, name: str, zero: bool = True) -> None:
-    """Raise ValueError if value is negative, or 0 unless `zero`, TypeError if it is no number.
-
-    >>> mg.nn.functional.check_sign(0.5, "huber_loss: delta")
-    """
-    if not (number(value, name) > 0 or (zero and value == 0)):
-        raise ValueError(f"{name} must {'not be negative' if zero else 'be positive'}, got {value}")
-
-
-def check_smoothing(label_smoothing: float) -> None:
-    """`check_probability` of a label_smoothing.
-
-    >>> mg.nn.functional.check_smoothing(0.1)
-    """
-    check_probability(label_smoothing, "cross_entropy: label_smoothing")
-
-
 def _reduce(loss: Tensor, reduction: str, name: str) -> Tensor:
-    check_reduction(reduction, name)
-    if reduction == "none":
-        return loss
-    return loss.mean() if reduction == "mean" else loss.sum()
+    if reduction == "mean":
+        return loss.mean()
+    if reduction == "sum":
+        return loss.sum()
+    choice(reduction, f"{name}: reduction", "none", "mean", "sum")
+    return loss
 
 
 def _pair(x: Tensor, target: Tensor, name: str) -> tuple[Tensor, Tensor]:
@@ -685,7 +650,7 @@ def smooth_l1_loss(x: Tensor, target: Tensor, reduction: str = "mean", beta: flo
     >>> mg.nn.functional.smooth_l1_loss(mg.tensor([0.5, 3.0]), mg.zeros(2), "none")
     tensor([0.125, 2.5  ])
     """
-    check_sign(beta, "smooth_l1_loss: beta")
+    nonnegative_real(beta, "smooth_l1_loss: beta")
     if beta == 0:
         return l1_loss(x, target, reduction)
     x, target = _pair(x, target, "smooth_l1_loss")
@@ -699,7 +664,7 @@ def huber_loss(x: Tensor, target: Tensor, reduction: str = "mean", delta: float 
     >>> mg.nn.functional.huber_loss(mg.tensor([1.0, 3.0]), mg.zeros(2), "none", delta=2.0)
     tensor([0.5, 4. ])
     """
-    check_sign(delta, "huber_loss: delta", zero=False)
+    positive_real(delta, "huber_loss: delta")
     x, target = _pair(x, target, "huber_loss")
     return _reduce(_huber(x - target, delta), reduction, "huber_loss")
 
@@ -723,7 +688,7 @@ def kl_div(x: Tensor, target: Tensor, reduction: str = "mean", log_target: bool 
     >>> mg.nn.functional.kl_div(mg.log(mg.tensor([[0.25, 0.75]])), p, "batchmean")
     tensor(0.14384103)
     """
-    check_reduction(reduction, "kl_div", "batchmean")
+    choice(reduction, "kl_div: reduction", "none", "batchmean", "mean", "sum")
     x, target = _pair(x, target, "kl_div")
     if log_target:
         weight, log_target_ = exp(target), where(target == -math.inf, 0.0, target)
@@ -778,7 +743,7 @@ def triplet_margin_loss(
     >>> mg.nn.functional.triplet_margin_loss(a, b, c)
     tensor(2.)
     """
-    check_sign(margin, "triplet_margin_loss: margin", zero=False)
+    positive_real(margin, "triplet_margin_loss: margin")
     near = pairwise_distance(anchor, positive, p, eps)
     far = pairwise_distance(anchor, negative, p, eps)
     if swap:
@@ -900,7 +865,7 @@ def cross_entropy(
     """
     x, target = to_tensor(x, "cross_entropy"), to_tensor(target, "cross_entropy")
     if label_smoothing or type(label_smoothing) is not float:
-        check_smoothing(label_smoothing)
+        probability(label_smoothing, "cross_entropy: label_smoothing")
     rows, places = _class_rows(x, "cross_entropy")
     if target.dtype.kind == "f" and target.shape == x.shape:
         log_p = ops.log_softmax(rows, axis=1)
@@ -951,7 +916,6 @@ def _index_loss(
     """The loss of the rows (n, C) that are not ignored, where `losses` takes rows and their labels.
     Elements are picked rather than multiplied by a mask, since a class that is masked out with -inf
     would give -inf * 0."""
-    check_reduction(reduction, name)
     if target.dtype.kind != "i":
         raise TypeError(
             f"{name}: expected class indices, int64 or int32 of shape {batch_shape}, got a target "
@@ -971,7 +935,7 @@ def _index_loss(
         labels, chosen = labels[kept], rows[kept]
     loss = losses(chosen, labels)
     if weight is None and not label_smoothing and reduction != "none":
-        return loss.mean() if reduction == "mean" else loss.sum()
+        return _reduce(loss, reduction, name)
     total: Tensor | float = float(count)
     if weight is not None:
         weight = _class_weight(weight, loss.dtype, classes)
@@ -984,4 +948,4 @@ def _index_loss(
 
     if reduction == "none":
         return reshape(loss if count == size else put(loss, kept, (size,)), batch_shape)
-    return loss.sum() / total if reduction == "mean" else loss.sum()
+    return loss.sum() / total if reduction == "mean" else _reduce(loss, reduction, name)

@@ -14,6 +14,7 @@ import numpy as np
 from .. import creation
 from .._core.engine.graph import Tensor
 from ..autograd import no_grad
+from ..checks import choice
 
 _GAINS = {
     "linear": 1.0,
@@ -50,10 +51,8 @@ def _fan(tensor: Tensor, name: str, *modes: str) -> int:
             f"{name}: fan in and fan out need two or more dimensions, got shape {shape}"
         )
     sizes = {"fan_in": shape[1], "fan_out": shape[0]}
-    for mode in modes:
-        if mode not in sizes:
-            raise ValueError(f"{name}: mode must be 'fan_in' or 'fan_out', got {mode!r}")
-    return sum(sizes[mode] for mode in modes) * math.prod(shape[2:])
+    ends = sum(sizes[choice(mode, f"{name}: mode", *sizes)] for mode in modes)
+    return ends * math.prod(shape[2:])
 
 
 def _write(tensor: Tensor, values: np.ndarray | float) -> Tensor:

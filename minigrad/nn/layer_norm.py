@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 
 from .._core.engine.graph import Tensor, to_tensor
 from .._core.ops import reshape
+from ..checks import nonnegative_real, positive
 from ..creation import ones, zeros
 from . import functional, init
-from .module import Module, Parameter, positive
+from .module import Module, Parameter
 from .norm import _BatchNorm
 
 
@@ -38,7 +39,7 @@ class _TrailingNorm(Module):
             raise ValueError(f"{name}: normalized_shape must name at least one size, got ()")
         self.normalized_shape, self.elementwise_affine = sizes, elementwise_affine
         if eps is not None:
-            functional.check_sign(eps, f"{name}: eps")
+            nonnegative_real(eps, f"{name}: eps")
         self.eps = eps
         start = {"weight": ones, "bias": zeros}
         for member in ("weight", "bias"):
@@ -82,7 +83,7 @@ class LayerNorm(_TrailingNorm):
         bias: bool = True,
         dtype: Any = None,
     ) -> None:
-        functional.check_sign(eps, "LayerNorm: eps")
+        nonnegative_real(eps, "LayerNorm: eps")
         members = ("weight", "bias") if bias else ("weight",)
         super().__init__(normalized_shape, eps, elementwise_affine, members, dtype)
 
@@ -143,7 +144,7 @@ class GroupNorm(Module):
             raise ValueError(
                 f"GroupNorm: num_channels {num_channels} cannot be split into {num_groups} groups"
             )
-        functional.check_sign(eps, "GroupNorm: eps")
+        nonnegative_real(eps, "GroupNorm: eps")
         self.eps, self.affine = eps, affine
         channels = self.num_channels
         weight = Parameter(ones(channels, dtype=dtype)) if affine else None

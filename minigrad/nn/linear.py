@@ -7,10 +7,11 @@ from typing import Any
 
 from .._core.engine.graph import Tensor
 from .._core.ops import linear
+from ..checks import positive
 from ..creation import empty
 from ..functions import flatten
 from . import init
-from .module import Module, Parameter, positive
+from .module import Module, Parameter
 
 
 class Linear(Module):

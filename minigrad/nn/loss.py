@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .._core.engine.graph import Tensor
+from ..checks import choice, nonnegative_real, positive_real, probability, real
 from . import functional
-from .module import Module, number
+from .module import Module
 
 
 class _Loss(Module):
@@ -14,8 +15,8 @@ class _Loss(Module):
 
     def __init__(self, reduction: str = "mean", weight: Tensor | None = None, *also: str) -> None:
         super().__init__()
-        functional.check_reduction(reduction, type(self).__name__, *also)
-        self.reduction = reduction
+        name = f"{type(self).__name__}: reduction"
+        self.reduction = choice(reduction, name, "none", *also, "mean", "sum")
         self.register_buffer("weight", weight)
 
 
@@ -58,7 +59,7 @@ class SmoothL1Loss(_Loss):
 
     def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
         super().__init__(reduction)
-        functional.check_sign(beta, "SmoothL1Loss: beta")
+        nonnegative_real(beta, "SmoothL1Loss: beta")
         self.beta = beta
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
@@ -75,7 +76,7 @@ class HuberLoss(_Loss):
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         super().__init__(reduction)
-        functional.check_sign(delta, "HuberLoss: delta", zero=False)
+        positive_real(delta, "HuberLoss: delta")
         self.delta = delta
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
@@ -111,7 +112,7 @@ class CosineEmbeddingLoss(_Loss):
 
     def __init__(self, margin: float = 0.0, reduction: str = "mean") -> None:
         super().__init__(reduction)
-        self.margin = number(margin, "CosineEmbeddingLoss: margin")
+        self.margin = real(margin, "CosineEmbeddingLoss: margin")
 
     def forward(self, x1: Tensor, x2: Tensor, target: Tensor) -> Tensor:
         """x1 and x2 of (N, D) or (D,), target of (N,) or (); 0-d unless reduction="none"."""
@@ -136,8 +137,8 @@ class TripletMarginLoss(_Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(reduction)
-        functional.check_sign(margin, "TripletMarginLoss: margin", zero=False)
-        functional.check_sign(p, "TripletMarginLoss: p", zero=False)
+        positive_real(margin, "TripletMarginLoss: margin")
+        positive_real(p, "TripletMarginLoss: p")
         self.margin, self.p, self.eps, self.swap = margin, p, eps, swap
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -228,7 +229,7 @@ class CrossEntropyLoss(_Loss):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(reduction, weight)
-        functional.check_smoothing(label_smoothing)
+        probability(label_smoothing, "cross_entropy: label_smoothing")
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
 

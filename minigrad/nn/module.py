@@ -10,7 +10,6 @@ import operator
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from numbers import Real
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from .._core.engine.graph import RemovableHandle, Tensor
-from .._core.ops import whole
+from ..checks import flag, positive as positive
 from ..creation import asarray
 
 PARAMETER, BUFFER, TRANSIENT, MODULE = "parameter", "buffer", "transient buffer", "module"
@@ -349,8 +348,7 @@ class Module:
         >>> mg.nn.Dropout().train(False).training
         False
         """
-        if not isinstance(mode, bool):
-            raise TypeError(f"train: mode must be True or False, got {mode!r}")
+        mode = flag(mode, "train: mode")
         for module in self.modules():
             module.training = mode and module._frozen is None
         return self
@@ -625,40 +623,6 @@ def _apart(values: dict[str, Any], own: dict[str, Tensor]) -> dict[str, Any]:
         shared = ((low[:i] < last) & (first < high[:i])).any()
         apart[key] = np.array(value) if shared else value
     return apart
-
-
-def positive(value: Any, name: str) -> int:
-    """`value` if it is a positive int, as sizes of layers must be.
-
-    >>> positive(3, "Linear: in_features")
-    3
-    """
-    size = whole(name, value)
-    if size < 1:
-        raise ValueError(f"{name} must be positive, got {size}")
-    return size
-
-
-def flag(value: Any, name: str) -> bool:
-    """`value` if it is True or False, as switches must be.
-
-    >>> flag(True, "LSTM: batch_first")
-    True
-    """
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return bool(value)
-
-
-def number(value: Any, name: str) -> Any:
-    """`value` if it is a number, as options such as a probability must be.
-
-    >>> number(0.5, "Dropout: p")
-    0.5
-    """
-    if not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    return value
 
 
 # ------------------------------------------------------------------------------------ containers

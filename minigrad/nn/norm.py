@@ -12,9 +12,10 @@ import numpy as np
 
 from .._core.engine.graph import Tensor, to_tensor
 from ..autograd import no_grad
+from ..checks import nonnegative_real, positive, real
 from ..creation import ones, tensor, zeros
 from . import functional, init
-from .module import Module, Parameter, number, positive
+from .module import Module, Parameter
 
 
 class _BatchNorm(Module):
@@ -41,9 +42,8 @@ class _BatchNorm(Module):
         super().__init__()
         name = type(self).__name__
         channels = positive(num_features, f"{name}: num_features")
-        if not number(eps, f"{name}: eps") >= 0:
-            raise ValueError(f"{name}: eps must not be negative, got {eps}")
-        if momentum is not None and not 0 <= number(momentum, f"{name}: momentum") <= 1:
+        nonnegative_real(eps, f"{name}: eps")
+        if momentum is not None and not 0 <= real(momentum, f"{name}: momentum") <= 1:
             raise ValueError(f"{name}: momentum must be None or between 0 and 1, got {momentum}")
         self.num_features, self.eps, self.momentum = channels, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats

@@ -11,10 +11,10 @@ import numpy as np
 
 from .._core.engine.graph import Tensor, adopt, to_tensor
 from .._core.fast.loops import memory_checked
-from .._core.ops import getitem, pad, unfold, where, whole, window_max
+from .._core.ops import getitem, pad, unfold, where, window_max
 from .._core.types import Shape
-from .conv import per_axis
-from .module import Module, number, positive
+from ..checks import choice, integer, per_axis, positive, real
+from .module import Module
 
 Output = int | None | Sequence[int | None]
 Sides = list[tuple[np.ndarray, np.ndarray]]  # where windows start and stop, for each axis
@@ -156,7 +156,7 @@ def _avg_pool(
         lengths = np.minimum(stops, size + counted) - np.maximum(starts, -counted)
         counts = counts[..., None] * lengths
     if divisor is not None:
-        counts = np.array(whole(f"{name}: divisor_override", divisor))
+        counts = np.array(integer(divisor, f"{name}: divisor_override"))
         if counts == 0:
             raise ValueError(f"{name}: divisor_override must not be 0")
     if any(map(any, widths)):
@@ -290,8 +290,7 @@ def interpolate(
     axes = x.ndim - 2
     if axes < 1 or 0 in x.shape[2:]:
         raise ValueError(f"interpolate: expected an input of shape (N, C, ...), got {x.shape}")
-    if mode != "nearest":
-        raise ValueError(f"interpolate: mode must be 'nearest', got {mode!r}")
+    choice(mode, "interpolate: mode", "nearest")
     if (size is None) == (scale_factor is None):
         raise ValueError("interpolate: give either size or scale_factor")
     if size is not None:
@@ -303,7 +302,7 @@ def interpolate(
         factors: Any = scale_factor
         if not isinstance(factors, (tuple, list)):
             factors = (scale_factor,) * axes
-        positives = all(number(factor, "interpolate: scale_factor") > 0 for factor in factors)
+        positives = all(real(factor, "interpolate: scale_factor") > 0 for factor in factors)
         if len(factors) != axes or not positives:
             raise ValueError(
                 f"interpolate: scale_factor must be positive, one for each of {axes} axes, got "

@@ -38,13 +38,13 @@ from .._core.ops import (
     reshape,
     sigmoid,
     tanh,
-    whole,
 )
 from ..autograd import Function, enable_grad
+from ..checks import choice, flag, integer, nonnegative_real, positive, probability
 from ..creation import empty, full, ones, zeros
 from ..functions import expand_dims, flip, split, stack, unstack
 from . import functional, init
-from .module import Module, ModuleList, Parameter, flag, number, positive
+from .module import Module, ModuleList, Parameter
 
 SEQUENCE = Shortcut("LSTM over all steps in one call")
 
@@ -139,12 +139,8 @@ class _ElmanKind(_Kind):
     nonlinearity: str
 
     def _set_nonlinearity(self, nonlinearity: str) -> None:
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(
-                f"{type(self).__name__}: nonlinearity must be 'tanh' or 'relu', "
-                f"got {nonlinearity!r}"
-            )
-        self.nonlinearity = nonlinearity
+        name = f"{type(self).__name__}: nonlinearity"
+        self.nonlinearity = choice(nonlinearity, name, "tanh", "relu")
 
     def _step(self, inputs: list[Tensor], state: State, matrices: list[Tensor]) -> State:
         z = matmul(matrices[0], concat([*inputs, state[0]]))
@@ -228,7 +224,7 @@ class _Sequence(_Kind):
         self.bias = flag(bias, f"{name}: bias")
         self.batch_first = flag(batch_first, f"{name}: batch_first")
         self.bidirectional = flag(bidirectional, f"{name}: bidirectional")
-        functional.check_probability(dropout)
+        probability(dropout, "dropout: the probability p")
         if dropout and num_layers == 1:
             warnings.warn(
                 f"{name}: dropout={dropout} stands between layers, and there is only one",
@@ -600,10 +596,8 @@ class BatchNormLSTMCell(Module):
         self.input_size = input_size = positive(input_size, f"{name}: input_size")
         self.hidden_size = hidden_size = positive(hidden_size, f"{name}: hidden_size")
         self.max_length = max_length = positive(max_length, f"{name}: max_length")
-        if not number(eps, f"{name}: eps") >= 0:
-            raise ValueError(f"{name}: eps must not be negative, got {eps}")
-        if not 0 <= number(momentum, f"{name}: momentum") <= 1:
-            raise ValueError(f"{name}: momentum must be between 0 and 1, got {momentum}")
+        nonnegative_real(eps, f"{name}: eps")
+        probability(momentum, f"{name}: momentum")
         rows = 4 * hidden_size
         self.weight_ih = Parameter(empty(rows, input_size, dtype=dtype))
         self.weight_hh = Parameter(empty(rows, hidden_size, dtype=dtype))
@@ -631,7 +625,7 @@ class BatchNormLSTMCell(Module):
         x = to_tensor(x, name)
         if x.ndim != 2 or x.shape[1] != self.input_size:
             raise ValueError(f"{name}: expected x of shape (N, {self.input_size}), got {x.shape}")
-        time = whole(f"{name}: time", time)
+        time = integer(time, f"{name}: time")
         if time < 0:
             raise ValueError(f"{name}: time must not be negative, got {time}")
         shape = (x.shape[0], self.hidden_size)

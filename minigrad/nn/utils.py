@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from .._core.engine.graph import Tensor
-from .._core.ops import clip, concat, reshape, whole
+from .._core.ops import clip, concat, reshape
 from ..autograd import no_grad
+from ..checks import integer, nonnegative_real, real
 from ..creation import tensor
 from ..functions import norm, stack
 from .conv import Conv1d, Conv2d
 from .linear import Identity, Linear
-from .module import Module, Parameter, Sequential, number
+from .module import Module, Parameter, Sequential
 from .norm import BatchNorm1d, BatchNorm2d
 
 
@@ -69,9 +70,8 @@ def clip_grad_norm_(
     >>> w.grad.numpy().round(3)
     array([0.6, 0.8], dtype=float32)
     """
-    if not number(max_norm, "clip_grad_norm_: max_norm") >= 0:
-        raise ValueError(f"clip_grad_norm_: max_norm must not be negative, got {max_norm}")
-    if not number(norm_type, "clip_grad_norm_: norm_type") > 0:
+    nonnegative_real(max_norm, "clip_grad_norm_: max_norm")
+    if not real(norm_type, "clip_grad_norm_: norm_type") > 0:
         raise ValueError(f"clip_grad_norm_: norm_type must be positive or inf, got {norm_type}")
     gradients = _gradients_of(parameters, "clip_grad_norm_")
     gradients = [gradient for gradient in gradients if gradient.size]  # the others have no maximum
@@ -102,8 +102,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
     >>> w.grad
     tensor([ 1. , -0.5])
     """
-    if not number(clip_value, "clip_grad_value_: clip_value") >= 0:
-        raise ValueError(f"clip_grad_value_: clip_value must not be negative, got {clip_value}")
+    nonnegative_real(clip_value, "clip_grad_value_: clip_value")
     gradients = _gradients_of(parameters, "clip_grad_value_")
     _check_writable(gradients, "clip_grad_value_", "gradient")
     with no_grad():
@@ -192,7 +191,7 @@ def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Mo
     if not isinstance(weight, Parameter):
         raise ValueError(f"weight_norm: {type(module).__name__} has no parameter {name!r}")
     try:
-        axis = None if dim is None else whole("dim", dim)
+        axis = None if dim is None else integer(dim, "dim")
     except TypeError:
         axis = -1
     if axis is not None and not 0 <= axis < weight.ndim:
