@@ -1,26 +1,458 @@
-"""Losses as Modules; the formulas stand in functional.py."""
+"""Distances and losses: the formulas as functions, and a Module of each loss."""
 
 from __future__ import annotations
 
-from .._core.engine.graph import Tensor
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .._core import ops
+from .._core.engine.graph import Tensor, to_tensor, to_tensors
+from .._core.fast.loops import count_classes, memory_checked
+from .._core.ops import (
+    abs as absolute,
+    broadcast_to,
+    clip,
+    exp,
+    getitem,
+    hypot,
+    log,
+    log1p,
+    minimum,
+    put,
+    reshape,
+    softplus,
+    square,
+    take_along_axis,
+    weigh,
+    where,
+)
 from ..checks import choice, nonnegative_real, positive_real, probability, real
-from . import functional
-from .module import Module
+from ..functions import moveaxis, norm
+from .applied import Applied
 
 
-class _Loss(Module):
-    """A Module that ends in a reduction: "mean", "sum" or "none"."""
+# -------------------------------------------------------------------------------------- distances
+def normalize(x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
+    """x / max(|x|_p, eps) with the norm of order p along `dim`.
 
-    weight: Tensor | None
-
-    def __init__(self, reduction: str = "mean", weight: Tensor | None = None, *also: str) -> None:
-        super().__init__()
-        name = f"{type(self).__name__}: reduction"
-        self.reduction = choice(reduction, name, "none", *also, "mean", "sum")
-        self.register_buffer("weight", weight)
+    >>> mg.nn.functional.normalize(mg.tensor([[3.0, 4.0]]))
+    tensor([[0.6, 0.8]])
+    """
+    return x / clip(norm(x, axis=dim, keepdims=True, ord=p), min=eps)
 
 
-class MSELoss(_Loss):
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """x1 · x2 / (max(|x1|, eps) max(|x2|, eps)) along `dim`, which goes, of inputs
+    that broadcast first.
+
+    >>> x = mg.tensor([[3.0, 4.0]])
+    >>> mg.nn.functional.cosine_similarity(x, mg.tensor([[4.0, 3.0]])).numpy().round(2)
+    array([0.96], dtype=float32)
+    """
+    x1, x2 = to_tensors((x1, x2), "cosine_similarity")
+    try:
+        shape = np.broadcast_shapes(x1.shape, x2.shape)
+    except ValueError:
+        raise ValueError(
+            f"cosine_similarity: shapes {x1.shape} and {x2.shape} do not broadcast"
+        ) from None
+    x1, x2 = broadcast_to(x1, shape), broadcast_to(x2, shape)
+    return (normalize(x1, 2.0, dim, eps) * normalize(x2, 2.0, dim, eps)).sum(axis=dim)
+
+
+def pairwise_distance(
+    x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
+) -> Tensor:
+    """|x1 - x2 + eps|_p along the last dimension; the others broadcast.
+
+    >>> x1, x2 = mg.tensor([[3.0, 0.0]]), mg.tensor([[0.0, 4.0]])
+    >>> mg.nn.functional.pairwise_distance(x1, x2)
+    tensor([5.])
+    """
+    return norm(x1 - x2 + eps, axis=-1, keepdims=keepdim, ord=p)
+
+
+# ---------------------------------------------------------------------------------------- losses
+def _reduction(value: Any, name: str) -> Any:
+    return choice(value, name, "none", "mean", "sum")
+
+
+def _kl_reduction(value: Any, name: str) -> Any:
+    return choice(value, name, "none", "batchmean", "mean", "sum")
+
+
+def _reduce(loss: Tensor, reduction: str, name: str) -> Tensor:
+    if reduction == "mean":
+        return loss.mean()
+    if reduction == "sum":
+        return loss.sum()
+    _reduction(reduction, f"{name}: reduction")
+    return loss
+
+
+def _pair(x: Tensor, target: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    x, target = to_tensors((x, target), name)
+    if x.shape != target.shape:
+        warnings.warn(
+            f"{name}: the target has shape {target.shape}, the input {x.shape}; broadcasting them "
+            "against each other is seldom meant: reshape one of them",
+            stacklevel=4,
+        )
+    if x.dtype.kind != "f" and target.dtype.kind != "f":  # their squares could overflow
+        return x.astype(np.float64), target.astype(np.float64)
+    return x, target
+
+
+def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """(x - target)². Warns, as PyTorch does, where the shapes differ.
+
+    >>> mg.nn.functional.mse_loss(mg.tensor([1.0, 2.0]), mg.tensor([1.0, 4.0]))
+    tensor(2.)
+    """
+    x, target = _pair(x, target, "mse_loss")
+    return _reduce(square(x - target), reduction, "mse_loss")
+
+
+def l1_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """|x - target|. Warns, as PyTorch does, where the shapes differ.
+
+    >>> mg.nn.functional.l1_loss(mg.tensor([1.0, 2.0]), mg.tensor([1.0, 4.0]))
+    tensor(1.)
+    """
+    x, target = _pair(x, target, "l1_loss")
+    return _reduce(absolute(x - target), reduction, "l1_loss")
+
+
+def smooth_l1_loss(x: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0) -> Tensor:
+    """d² / (2 beta) where |d| < beta, |d| - beta / 2 elsewhere, for d = x - target (Girshick 2015,
+    equation 3). beta=0 is `l1_loss`. Warns where the shapes differ, ValueError for beta < 0.
+
+    >>> mg.nn.functional.smooth_l1_loss(mg.tensor([0.5, 3.0]), mg.zeros(2), "none")
+    tensor([0.125, 2.5  ])
+    """
+    nonnegative_real(beta, "smooth_l1_loss: beta")
+    if beta == 0:
+        return l1_loss(x, target, reduction)
+    x, target = _pair(x, target, "smooth_l1_loss")
+    return _reduce(_huber(x - target, beta, beta), reduction, "smooth_l1_loss")
+
+
+def huber_loss(x: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
+    """d² / 2 where |d| < delta, delta (|d| - delta / 2) elsewhere, for d = x - target (Huber 1964).
+    Warns where the shapes differ, ValueError unless delta > 0.
+
+    >>> mg.nn.functional.huber_loss(mg.tensor([1.0, 3.0]), mg.zeros(2), "none", delta=2.0)
+    tensor([0.5, 4. ])
+    """
+    positive_real(delta, "huber_loss: delta")
+    x, target = _pair(x, target, "huber_loss")
+    return _reduce(_huber(x - target, delta), reduction, "huber_loss")
+
+
+def _huber(difference: Tensor, delta: float, divisor: float = 1.0) -> Tensor:
+    """With c = clip(d, -delta, delta) both branches are c (d - c / 2), without |d|, whose kink at 0
+    would hide the curvature from the second derivative. c is divided first, since the product may
+    underflow."""
+    limited = clip(difference, -delta, delta)
+    rest = difference - 0.5 * limited
+    return (limited if divisor == 1 else limited / divisor) * rest
+
+
+def kl_div(x: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False) -> Tensor:
+    """t (log t - x) for log-probabilities x and probabilities t, or with log_target=True their
+    logarithms; where t is 0, so is the loss, and where it is negative, NaN. "batchmean" divides the
+    sum by the size of the first axis, and is the Kullback-Leibler divergence; "mean" divides by the
+    number of elements.
+
+    >>> p = mg.tensor([[0.5, 0.5]])
+    >>> mg.nn.functional.kl_div(mg.log(mg.tensor([[0.25, 0.75]])), p, "batchmean")
+    tensor(0.14384103)
+    """
+    _kl_reduction(reduction, "kl_div: reduction")
+    x, target = _pair(x, target, "kl_div")
+    if log_target:
+        weight, log_target_ = exp(target), where(target == -math.inf, 0.0, target)
+    else:
+        weight, log_target_ = target, log(where(target == 0, 1.0, target))
+    loss = weigh(log_target_ - x, weight)
+    if reduction != "batchmean":
+        return _reduce(loss, reduction, "kl_div")
+    return loss.sum() / (loss.shape[0] if loss.ndim else 1)
+
+
+def cosine_embedding_loss(
+    x1: Tensor, x2: Tensor, target: Tensor, margin: float = 0.0, reduction: str = "mean"
+) -> Tensor:
+    """1 - cos(x1, x2) where target is 1, max(0, cos(x1, x2) - margin) where it is -1.
+
+    x1, x2: (N, D) or (D,). target: of 1 and -1, (N,) or (). Raises ValueError for other shapes.
+
+    >>> x1, x2 = mg.tensor([[1.0, 0.0], [1.0, 0.0]]), mg.tensor([[0.0, 2.0], [2.0, 0.0]])
+    >>> mg.nn.functional.cosine_embedding_loss(x1, x2, mg.tensor([1, -1]), reduction="none")
+    tensor([1., 1.])
+    """
+    name = "cosine_embedding_loss"
+    x1, x2, target = to_tensors((x1, x2, target), name)
+    if x1.shape != x2.shape or x1.ndim not in (1, 2) or target.shape != x1.shape[:-1]:
+        raise ValueError(
+            f"{name}: expected two inputs of shape (N, D) or (D,) and a target of shape (N,) or "
+            f"(), got {x1.shape}, {x2.shape} and {target.shape}"
+        )
+    # 1e-12 is added to the squares, as in PyTorch, but nothing is squared that may overflow
+    lengths = [hypot(norm(x, axis=-1, keepdims=True), 1e-6) for x in (x1, x2)]
+    cosine = ((x1 / lengths[0]) * (x2 / lengths[1])).sum(axis=-1)
+    apart = where(target == -1, clip(cosine - margin, min=0.0), 0.0)
+    return _reduce(where(target == 1, 1.0 - cosine, apart), reduction, name)
+
+
+def triplet_margin_loss(
+    anchor: Tensor,
+    positive: Tensor,
+    negative: Tensor,
+    margin: float = 1.0,
+    p: float = 2.0,
+    eps: float = 1e-6,
+    swap: bool = False,
+    reduction: str = "mean",
+) -> Tensor:
+    """max(0, d(anchor, positive) - d(anchor, negative) + margin) with the `pairwise_distance` d of
+    order p, for inputs of shape (N, D) or (D,). swap=True takes the nearer of d(anchor, negative)
+    and d(positive, negative) (Balntas et al. 2016, section 3.3).
+
+    >>> a, b, c = mg.tensor([[0.0, 0.0]]), mg.tensor([[3.0, 4.0]]), mg.tensor([[0.0, 4.0]])
+    >>> mg.nn.functional.triplet_margin_loss(a, b, c)
+    tensor(2.)
+    """
+    positive_real(margin, "triplet_margin_loss: margin")
+    near = pairwise_distance(anchor, positive, p, eps)
+    far = pairwise_distance(anchor, negative, p, eps)
+    if swap:
+        far = minimum(far, pairwise_distance(positive, negative, p, eps))
+    return _reduce(clip(near - far + margin, min=0.0), reduction, "triplet_margin_loss")
+
+
+@memory_checked
+def _bounds(x: np.ndarray) -> tuple[float, float]:
+    return x.min(initial=math.inf), x.max(initial=-math.inf)
+
+
+def binary_cross_entropy(
+    x: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
+) -> Tensor:
+    """-(t log(x) + (1 - t) log(1 - x)) for probabilities x. The logarithms are held at -100, so
+    that the loss is finite at 0 and 1; there they have the gradient 0. weight broadcasts.
+
+    Raises ValueError if the shapes of x and target differ, or x lies outside [0, 1].
+
+    >>> mg.nn.functional.binary_cross_entropy(mg.tensor([0.0, 0.0]), mg.tensor([0.0, 1.0]))
+    tensor(50.)
+    """
+    name = "binary_cross_entropy"
+    x, target = _equal_shapes(x, target, name)
+    low, high = _bounds(x._array)
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"{name}: expected probabilities between 0 and 1, got values from {low} to {high}; "
+            "use binary_cross_entropy_with_logits for logits"
+        )
+    # where stands inside the logarithm too: the gradient of log(0) is inf, and inf * 0 is NaN
+    log_x = where(x > 0, clip(log(where(x > 0, x, 1.0)), min=-100.0), -100.0)
+    log_rest = where(x < 1, clip(log1p(-where(x < 1, x, 0.0)), min=-100.0), -100.0)
+    loss = (target - 1.0) * log_rest - target * log_x
+    return _reduce(loss if weight is None else weigh(loss, weight), reduction, name)
+
+
+def _equal_shapes(x: Tensor, target: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    x, target = to_tensors((x, target), name)
+    if x.shape != target.shape:
+        raise ValueError(
+            f"{name}: the target has shape {target.shape}, the input {x.shape}; they must be equal"
+        )
+    return x, target
+
+
+def binary_cross_entropy_with_logits(
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+) -> Tensor:
+    """-(pos_weight t log(s) + (1 - t) log(1 - s)) for s = sigmoid(x), from the logits x, so that
+    nothing overflows or cancels; 0 log(0) is 0. weight (for every element) and pos_weight
+    broadcast.
+
+    Raises ValueError if the shapes of x and target differ.
+
+    >>> mg.nn.functional.binary_cross_entropy_with_logits(mg.tensor([1000.0]), mg.tensor([0.0]))
+    tensor(1000.)
+    """
+    name = "binary_cross_entropy_with_logits"
+    x, target = _equal_shapes(x, target, name)
+    positive_weight = target if pos_weight is None else pos_weight * target
+    loss = weigh(softplus(-x), positive_weight) + weigh(softplus(x), 1.0 - target)
+    return _reduce(loss if weight is None else weigh(loss, weight), reduction, name)
+
+
+def nll_loss(
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """-weight[t] x[t] for log-probabilities x (N, C), (C,) or (N, C, d1, ...) and class indices t.
+
+    target: int32 or int64, of the shape of x without C. Elements equal to ignore_index count
+    nothing. "mean" divides by the sum of the weights that counted. Raises IndexError for a class
+    that x does not have.
+
+    >>> mg.nn.functional.nll_loss(mg.tensor([[-0.5, -1.0]]), mg.tensor([1]))
+    tensor(1.)
+    """
+    x, target = to_tensor(x, "nll_loss"), to_tensor(target, "nll_loss")
+    rows, batch_shape = _class_rows(x, "nll_loss")
+
+    def losses(log_p: Tensor, labels: np.ndarray) -> Tensor:
+        return -reshape(take_along_axis(log_p, labels.reshape(-1, 1)), (-1,))
+
+    return _index_loss(
+        "nll_loss", losses, rows, batch_shape, target, weight, reduction, ignore_index
+    )
+
+
+def cross_entropy(
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """-sum over classes of weight q log(softmax(x)), for logits x (N, C), (C,) or (N, C, d1, ...).
+
+    target: class indices, int32 or int64 of the shape of x without C, or probabilities q, floats of
+        the shape of x.
+    label_smoothing: s replaces q by (1 - s) q + s / C (Szegedy et al. 2016, section 7).
+    weight: a factor for each class, (C,).
+    reduction: "mean" divides by the sum of the weights of the target classes that are not
+        ignore_index, or for probabilities by the number of rows, as in PyTorch.
+
+    Raises IndexError for a class that x does not have, ValueError for shapes, TypeError for dtypes.
+
+    >>> mg.nn.functional.cross_entropy(mg.zeros(2, 4), mg.tensor([0, 3]))
+    tensor(1.3862944)
+    """
+    x, target = to_tensor(x, "cross_entropy"), to_tensor(target, "cross_entropy")
+    if label_smoothing or type(label_smoothing) is not float:
+        probability(label_smoothing, "cross_entropy: label_smoothing")
+    rows, places = _class_rows(x, "cross_entropy")
+    if target.dtype.kind == "f" and target.shape == x.shape:
+        log_p = ops.log_softmax(rows, axis=1)
+        q, _ = _class_rows(target, "cross_entropy")
+        if label_smoothing:
+            q = q * (1.0 - label_smoothing) + label_smoothing / log_p.shape[1]
+        if weight is not None:
+            q = q * _class_weight(weight, log_p.dtype, log_p.shape[1])
+        loss = -weigh(log_p, q).sum(axis=1)
+        return _reduce(reshape(loss, places), reduction, "cross_entropy")
+    options = target, weight, reduction, ignore_index, label_smoothing
+    return _index_loss("cross_entropy", ops.softmax_cross_entropy, rows, places, *options)
+
+
+def _class_rows(x: Tensor, name: str) -> tuple[Tensor, tuple[int, ...]]:
+    """x as rows (n, C), and the shape that the n have in x."""
+    if x.ndim == 2:
+        return x, x.shape[:1]
+    if x.ndim == 0:
+        raise ValueError(
+            f"{name}: expected an input of shape (N, C), (C,) or (N, C, d1, ...), got a 0-d tensor"
+        )
+    if x.ndim > 2:
+        x = moveaxis(x, 1, -1)
+    return reshape(x, (-1, x.shape[-1]) if x.size else (0, x.shape[-1])), x.shape[:-1]
+
+
+def _class_weight(weight: Tensor, dtype: Any, classes: int) -> Tensor:
+    weight = to_tensor(weight, "cross_entropy")
+    if weight.shape != (classes,):
+        raise ValueError(
+            f"cross_entropy: expected one weight per class, {(classes,)}, got {weight.shape}"
+        )
+    return weight.astype(dtype)
+
+
+def _index_loss(
+    name: str,
+    losses: Callable[[Tensor, np.ndarray], Tensor],
+    rows: Tensor,
+    batch_shape: tuple[int, ...],
+    target: Tensor,
+    weight: Tensor | None,
+    reduction: str,
+    ignore_index: int,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """The loss of the rows (n, C) that are not ignored, where `losses` takes rows and their labels.
+    Elements are picked rather than multiplied by a mask, since a class that is masked out with -inf
+    would give -inf * 0."""
+    if target.dtype.kind != "i":
+        raise TypeError(
+            f"{name}: expected class indices, int64 or int32 of shape {batch_shape}, got a target "
+            f"of {target.dtype} of shape {target.shape}; convert it: target.astype(mg.int64)"
+        )
+    if target.shape != batch_shape:
+        raise ValueError(f"{name}: expected a target of shape {batch_shape}, got {target.shape}")
+    labels = target.astype(np.int64)._array
+    if len(batch_shape) != 1:
+        labels = labels.reshape(-1)
+    size, classes = rows.shape
+    count = count_classes(name, labels, classes, ignore_index)
+    kept: Any = slice(None)
+    chosen = rows
+    if count != size:
+        kept = (labels != ignore_index).nonzero()[0]
+        labels, chosen = labels[kept], rows[kept]
+    loss = losses(chosen, labels)
+    if weight is None and not label_smoothing and reduction != "none":
+        return _reduce(loss, reduction, name)
+    total: Tensor | float = float(count)
+    if weight is not None:
+        weight = _class_weight(weight, loss.dtype, classes)
+        counted = getitem(weight, labels)
+        loss, total = weigh(loss, counted), counted.sum()
+    if label_smoothing:
+        log_p = ops.log_softmax(rows, axis=1)
+        smoothed = (log_p if weight is None else weigh(log_p, weight)).sum(axis=1)[kept]
+        loss = weigh(loss, 1.0 - label_smoothing) - smoothed * (label_smoothing / classes)
+
+    if reduction == "none":
+        return reshape(loss if count == size else put(loss, kept, (size,)), batch_shape)
+    return loss.sum() / total if reduction == "mean" else _reduce(loss, reduction, name)
+
+
+# ----------------------------------------------------------------------------------------- Modules
+class _Loss(Applied, reduction=_reduction):
+    """A Module that applies a loss."""
+
+    def extra_repr(self) -> str:
+        """Nothing, as in PyTorch."""
+        return ""
+
+
+class _TargetLoss(_Loss):
+    """A loss of one input and a target."""
+
+    def forward(self, x: Tensor, target: Tensor) -> Any:
+        """x and target, of shapes that the function takes; 0-d unless reduction="none"."""
+        return self._function(x, target, *self._values(self))
+
+
+class MSELoss(_TargetLoss, function=mse_loss):
     """(x - target)², averaged ("mean"), added ("sum") or element by element ("none").
 
     >>> mg.nn.MSELoss()(mg.tensor([1.0, 2.0]), mg.tensor([1.0, 4.0]))
@@ -28,14 +460,10 @@ class MSELoss(_Loss):
     """
 
     def __init__(self, reduction: str = "mean") -> None:
-        super().__init__(reduction)
-
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """x and target of one shape; 0-d unless reduction="none"."""
-        return functional.mse_loss(x, target, self.reduction)
+        self._keep(locals())
 
 
-class L1Loss(_Loss):
+class L1Loss(_TargetLoss, function=l1_loss):
     """|x - target|, averaged ("mean"), added ("sum") or element by element ("none").
 
     >>> mg.nn.L1Loss()(mg.tensor([1.0, 2.0]), mg.tensor([1.0, 4.0]))
@@ -43,14 +471,10 @@ class L1Loss(_Loss):
     """
 
     def __init__(self, reduction: str = "mean") -> None:
-        super().__init__(reduction)
-
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """x and target of one shape; 0-d unless reduction="none"."""
-        return functional.l1_loss(x, target, self.reduction)
+        self._keep(locals())
 
 
-class SmoothL1Loss(_Loss):
+class SmoothL1Loss(_TargetLoss, function=smooth_l1_loss, beta=nonnegative_real):
     """d² / (2 beta) where |d| < beta, |d| - beta / 2 elsewhere; see `functional.smooth_l1_loss`.
 
     >>> mg.nn.SmoothL1Loss(reduction="none")(mg.tensor([0.5, 3.0]), mg.zeros(2))
@@ -58,16 +482,10 @@ class SmoothL1Loss(_Loss):
     """
 
     def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
-        super().__init__(reduction)
-        nonnegative_real(beta, "SmoothL1Loss: beta")
-        self.beta = beta
-
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """x and target of one shape; 0-d unless reduction="none"."""
-        return functional.smooth_l1_loss(x, target, self.reduction, self.beta)
+        self._keep(locals())
 
 
-class HuberLoss(_Loss):
+class HuberLoss(_TargetLoss, function=huber_loss, delta=positive_real):
     """d² / 2 where |d| < delta, delta (|d| - delta / 2) elsewhere; see `functional.huber_loss`.
 
     >>> mg.nn.HuberLoss(reduction="none", delta=2.0)(mg.tensor([1.0, 3.0]), mg.zeros(2))
@@ -75,16 +493,10 @@ class HuberLoss(_Loss):
     """
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
-        super().__init__(reduction)
-        positive_real(delta, "HuberLoss: delta")
-        self.delta = delta
-
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """x and target of one shape; 0-d unless reduction="none"."""
-        return functional.huber_loss(x, target, self.reduction, self.delta)
+        self._keep(locals())
 
 
-class KLDivLoss(_Loss):
+class KLDivLoss(_TargetLoss, function=kl_div, reduction=_kl_reduction):
     """Kullback-Leibler divergence of the distribution `target` from that with the logarithm x, with
     reduction="batchmean"; see `functional.kl_div`.
 
@@ -94,15 +506,10 @@ class KLDivLoss(_Loss):
     """
 
     def __init__(self, reduction: str = "mean", log_target: bool = False) -> None:
-        super().__init__(reduction, None, "batchmean")
-        self.log_target = log_target
-
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """x and target of one shape; 0-d unless reduction="none"."""
-        return functional.kl_div(x, target, self.reduction, self.log_target)
+        self._keep(locals())
 
 
-class CosineEmbeddingLoss(_Loss):
+class CosineEmbeddingLoss(_Loss, function=cosine_embedding_loss, margin=real):
     """1 - cos(x1, x2) where target is 1, max(0, cos(x1, x2) - margin) where it is -1.
 
     >>> x1, x2 = mg.tensor([[1.0, 0.0], [1.0, 0.0]]), mg.tensor([[0.0, 2.0], [2.0, 0.0]])
@@ -111,15 +518,14 @@ class CosineEmbeddingLoss(_Loss):
     """
 
     def __init__(self, margin: float = 0.0, reduction: str = "mean") -> None:
-        super().__init__(reduction)
-        self.margin = real(margin, "CosineEmbeddingLoss: margin")
+        self._keep(locals())
 
-    def forward(self, x1: Tensor, x2: Tensor, target: Tensor) -> Tensor:
+    def forward(self, x1: Tensor, x2: Tensor, target: Tensor) -> Any:
         """x1 and x2 of (N, D) or (D,), target of (N,) or (); 0-d unless reduction="none"."""
-        return functional.cosine_embedding_loss(x1, x2, target, self.margin, self.reduction)
+        return self._function(x1, x2, target, *self._values(self))
 
 
-class TripletMarginLoss(_Loss):
+class TripletMarginLoss(_Loss, function=triplet_margin_loss, margin=positive_real, p=positive_real):
     """max(0, d(anchor, positive) - d(anchor, negative) + margin); see
     `functional.triplet_margin_loss`.
 
@@ -136,19 +542,14 @@ class TripletMarginLoss(_Loss):
         swap: bool = False,
         reduction: str = "mean",
     ) -> None:
-        super().__init__(reduction)
-        positive_real(margin, "TripletMarginLoss: margin")
-        positive_real(p, "TripletMarginLoss: p")
-        self.margin, self.p, self.eps, self.swap = margin, p, eps, swap
+        self._keep(locals())
 
-    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Any:
         """Three tensors of (N, D) or (D,); 0-d unless reduction="none"."""
-        return functional.triplet_margin_loss(
-            anchor, positive, negative, self.margin, self.p, self.eps, self.swap, self.reduction
-        )
+        return self._function(anchor, positive, negative, *self._values(self))
 
 
-class BCELoss(_Loss):
+class BCELoss(_TargetLoss, function=binary_cross_entropy):
     """Binary cross-entropy of probabilities; see `functional.binary_cross_entropy`.
 
     weight: a factor for every element, broadcast. `BCEWithLogitsLoss` of what goes into the sigmoid
@@ -158,15 +559,13 @@ class BCELoss(_Loss):
     tensor(0.3465736)
     """
 
+    weight: Tensor | None
+
     def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
-        super().__init__(reduction, weight)
-
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """x and target (both in [0, 1]) of one shape; 0-d unless reduction="none"."""
-        return functional.binary_cross_entropy(x, target, self.weight, self.reduction)
+        self._keep(locals())
 
 
-class BCEWithLogitsLoss(_Loss):
+class BCEWithLogitsLoss(_TargetLoss, function=binary_cross_entropy_with_logits):
     """Binary cross-entropy of sigmoid(x), from the logits x, so that nothing overflows.
 
     weight: a factor for every element, broadcast; pos_weight: a factor for the positive class.
@@ -175,6 +574,7 @@ class BCEWithLogitsLoss(_Loss):
     tensor(0.3465736)
     """
 
+    weight: Tensor | None
     pos_weight: Tensor | None
 
     def __init__(
@@ -183,43 +583,34 @@ class BCEWithLogitsLoss(_Loss):
         reduction: str = "mean",
         pos_weight: Tensor | None = None,
     ) -> None:
-        super().__init__(reduction, weight)
-        self.register_buffer("pos_weight", pos_weight)
-
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """x and target (numbers in [0, 1]) of one shape; 0-d unless reduction="none"."""
-        return functional.binary_cross_entropy_with_logits(
-            x, target, self.weight, self.reduction, self.pos_weight
-        )
+        self._keep(locals())
 
 
-class NLLLoss(_Loss):
-    """-x[target] for log-probabilities x; see `functional.nll_loss`.
+class NLLLoss(_TargetLoss, function=nll_loss):
+    """-x[target] for log-probabilities x and class indices; see `functional.nll_loss`.
 
     >>> log_p = mg.log_softmax(mg.zeros(2, 4), axis=1)
     >>> mg.nn.NLLLoss()(log_p, mg.tensor([0, 3]))
     tensor(1.3862944)
     """
 
+    weight: Tensor | None
+
     def __init__(
         self, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
     ) -> None:
-        super().__init__(reduction, weight)
-        self.ignore_index = ignore_index
-
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """x of (N, C), (C,) or (N, C, d1, ...), target of class indices; 0-d unless
-        reduction="none"."""
-        return functional.nll_loss(x, target, self.weight, self.ignore_index, self.reduction)
+        self._keep(locals())
 
 
-class CrossEntropyLoss(_Loss):
+class CrossEntropyLoss(_TargetLoss, function=cross_entropy, label_smoothing=probability):
     """Cross-entropy of softmax(x) with class indices or class probabilities; see
     `functional.cross_entropy`.
 
     >>> mg.nn.CrossEntropyLoss()(mg.zeros(2, 4), mg.tensor([0, 3]))
     tensor(1.3862944)
     """
+
+    weight: Tensor | None
 
     def __init__(
         self,
@@ -228,13 +619,4 @@ class CrossEntropyLoss(_Loss):
         reduction: str = "mean",
         label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__(reduction, weight)
-        probability(label_smoothing, "cross_entropy: label_smoothing")
-        self.ignore_index = ignore_index
-        self.label_smoothing = label_smoothing
-
-    def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """x of (N, C), (C,) or (N, C, d1, ...); 0-d unless reduction="none"."""
-        return functional.cross_entropy(
-            x, target, self.weight, self.ignore_index, self.reduction, self.label_smoothing
-        )
+        self._keep(locals())
