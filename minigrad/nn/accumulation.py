@@ -38,6 +38,8 @@ from . import functional
 from .module import Module
 from .norm import BatchNorm1d, BatchNorm2d, _BatchNorm, _Pool
 
+__all__ = ["accumulate"]
+
 
 class _Reached(BaseException):
     """The call whose statistics are being pooled is reached: leaves the model's forward, past any

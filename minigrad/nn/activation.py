@@ -19,6 +19,11 @@ from ..checks import choice, integer, nonnegative_real, positive, positive_real,
 from ..creation import full, zeros
 from .module import Module, Parameter
 
+__all__ = ["CELU", "ELU", "GELU", "GLU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh"]
+__all__ += ["LeakyReLU", "LogSigmoid", "LogSoftmax", "Mish", "PReLU", "ReLU", "ReLU6", "SELU"]
+__all__ += ["Sigmoid", "SiLU", "Softmax", "Softmin", "Softplus", "Softshrink", "Softsign", "Tanh"]
+__all__ += ["Tanhshrink", "Threshold"]
+
 _Function: TypeAlias = Callable[..., Tensor]
 
 

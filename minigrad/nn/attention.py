@@ -20,6 +20,8 @@ from .layer_norm import LayerNorm
 from .linear import Linear
 from .module import Module, ModuleList, Parameter
 
+__all__ = ["MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer"]
+
 
 class MultiheadAttention(Module):
     """Attention in num_heads subspaces of embed_dim / num_heads dimensions (Vaswani et al. 2017,

@@ -26,6 +26,8 @@ from ..creation import empty
 from . import init
 from .module import Module, Parameter
 
+__all__ = ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"]
+
 Pairs = tuple[tuple[int, int], ...]  # (before, after) for each axis
 
 

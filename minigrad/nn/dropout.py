@@ -7,6 +7,8 @@ from ..checks import probability
 from . import functional
 from .module import Module
 
+__all__ = ["Dropout", "Dropout2d"]
+
 
 class Dropout(Module):
     """In training, zero each element with probability p and scale the others by 1 / (1 - p)

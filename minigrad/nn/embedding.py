@@ -10,6 +10,8 @@ from ..creation import empty
 from . import functional, init
 from .module import Module, Parameter
 
+__all__ = ["Embedding"]
+
 
 class Embedding(Module):
     """A table of vectors: integer indices (...) -> (..., embedding_dim).

@@ -15,6 +15,7 @@ from .._core.fast.fusion import fused
 from .._core.fast.loops import count_classes, memory_checked
 from .._core.ops import (
     getitem,
+    linear as linear,
     logsigmoid as logsigmoid,
     reshape,
     sigmoid as sigmoid,

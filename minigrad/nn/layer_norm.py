@@ -16,6 +16,8 @@ from . import functional, init
 from .module import Module, Parameter
 from .norm import _BatchNorm
 
+__all__ = ["GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "LayerNorm", "RMSNorm"]
+
 
 class _TrailingNorm(Module):
     """What LayerNorm and RMSNorm share: weight (and bias) of the shape of the last axes."""

@@ -13,6 +13,8 @@ from ..functions import flatten
 from . import init
 from .module import Module, Parameter
 
+__all__ = ["Flatten", "Identity", "Linear"]
+
 
 class Linear(Module):
     """x @ weight.T + bias: (..., in_features) -> (..., out_features).

@@ -34,6 +34,9 @@ from ..checks import choice, nonnegative_real, positive_real, probability, real
 from ..functions import moveaxis, norm
 from .applied import Applied
 
+__all__ = ["BCELoss", "BCEWithLogitsLoss", "CosineEmbeddingLoss", "CrossEntropyLoss", "HuberLoss"]
+__all__ += ["KLDivLoss", "L1Loss", "MSELoss", "NLLLoss", "SmoothL1Loss", "TripletMarginLoss"]
+
 
 # -------------------------------------------------------------------------------------- distances
 def normalize(x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:

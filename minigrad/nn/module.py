@@ -20,6 +20,8 @@ from .._core.engine.graph import RemovableHandle, Tensor
 from ..checks import flag, positive as positive
 from ..creation import asarray
 
+__all__ = ["Module", "ModuleList", "Parameter", "Sequential"]
+
 PARAMETER, BUFFER, TRANSIENT, MODULE = "parameter", "buffer", "transient buffer", "module"
 
 Self = TypeVar("Self", bound="Module")

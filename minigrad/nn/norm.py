@@ -17,6 +17,8 @@ from ..creation import ones, tensor, zeros
 from . import functional, init
 from .module import Module, Parameter
 
+__all__ = ["BatchNorm1d", "BatchNorm2d", "recalibrate"]
+
 
 class _BatchNorm(Module):
     """What BatchNorm1d and BatchNorm2d share: everything but the shapes that they take."""

@@ -16,6 +16,9 @@ from .._core.types import Shape
 from ..checks import choice, integer, per_axis, positive, real
 from .module import Module
 
+__all__ = ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool1d", "AvgPool2d"]
+__all__ += ["MaxPool1d", "MaxPool2d", "Upsample"]
+
 Output = int | None | Sequence[int | None]
 Sides = list[tuple[np.ndarray, np.ndarray]]  # where windows start and stop, for each axis
 

@@ -46,6 +46,9 @@ from ..functions import expand_dims, flip, split, stack, unstack
 from . import functional, init
 from .module import Module, ModuleList, Parameter
 
+__all__ = ["GRU", "LSTM", "RNN", "BatchNormLSTM", "BatchNormLSTMCell", "GRUCell", "LSTMCell"]
+__all__ += ["RNNCell"]
+
 SEQUENCE = Shortcut("LSTM over all steps in one call")
 
 State = tuple[Tensor, ...]
