@@ -17,6 +17,7 @@ from .._core.engine.graph import Tensor, to_tensor, to_tensors
 from .._core.ops import clip, expm1, logsigmoid, reshape, sigmoid, tanh, where
 from ..checks import choice, integer, nonnegative_real, positive, positive_real, real
 from ..creation import full, zeros
+from .applied import Applied
 from .module import Module, Parameter
 
 __all__ = ["CELU", "ELU", "GELU", "GLU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh"]
@@ -291,57 +292,40 @@ def glu(x: Tensor, dim: int = -1) -> Tensor:
 
 
 # ----------------------------------------------------------------------------------------- Modules
-class _Activation(Module):
-    """A Module that applies a function with options, which are its attributes."""
+class _Activation(Applied):
+    """A Module that applies a function of one tensor."""
 
-    _function: _Function
-    _signature: inspect.Signature
-    _options: tuple[str, ...]
+    __signature__: inspect.Signature
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__()
         try:
-            bound = self._signature.bind(*arguments, **options)
+            bound = self.__signature__.bind(*arguments, **options)
         except TypeError as error:
             raise TypeError(f"{type(self).__name__}: {error}") from None
         bound.apply_defaults()
-        for name in self._options:
-            value = bound.arguments[name]
-            if self._signature.parameters[name].annotation == "float":
-                real(value, f"{type(self).__name__}: {name}")
-            setattr(self, name, value)
+        self._keep(bound.arguments)
         if "dim" not in self._options:
             self.forward(zeros(0))  # the function checks its options
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         """The function of x."""
-        if not self._options:
-            return self._function(x)
-        return self._function(x, *[getattr(self, name) for name in self._options])
-
-    def extra_repr(self) -> str:
-        """The options."""
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._options)
+        return self._function(x, *self._values(self)) if self._options else self._function(x)
 
 
 def _module(name: str, function: _Function, direct: _Function | None = None) -> type[_Activation]:
     """A class of Modules that apply `function`. What `function` ignores is spared where `direct`,
     the primitive or composed function behind it, is given."""
     try:
-        signature = inspect.signature(function)
-        options = list(signature.parameters.values())[1:]
+        _, *options = inspect.signature(function).parameters.values()
     except ValueError:  # a compiled primitive
-        signature, options = inspect.Signature(), []
-    kept = tuple(option.name for option in options if option.name != "inplace")
+        options = []
     members = {
         "__doc__": f"As a Module: {(function.__doc__ or '').strip()}\n    ",
         "__module__": __name__,
-        "__signature__": signature.replace(parameters=options, return_annotation=None),
-        "_signature": signature.replace(parameters=options),
-        "_function": staticmethod(direct or function),
-        "_options": kept,
+        "__signature__": inspect.Signature(options, return_annotation=None),
     }
-    return type(name, (_Activation,), members)
+    floats = {option.name: real for option in options if option.annotation == "float"}
+    return type(name, (_Activation,), members, function=direct or function, **floats)
 
 
 CELU = _module("CELU", celu)
