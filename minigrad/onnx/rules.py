@@ -33,7 +33,7 @@ def _operators(operators: str, attributes: str = "", /, **constants: Any) -> Rul
 
 
 # ----------------------------------------------------------------------------------- the primitives
-def _reduction(operator: str) -> Rule:
+def _reduce_op(operator: str) -> Rule:
     def apply(step: TracedStep, x: str, keepdims: bool | None = None) -> Any:
         keep = step.attribute("keepdims") if keepdims is None else keepdims
         axes = np.array(step.attribute("axis"), np.int64)
@@ -42,7 +42,7 @@ def _reduction(operator: str) -> Rule:
     return apply
 
 
-_mean, _sum = _reduction("ReduceMean"), _reduction("ReduceSum")
+_mean, _sum = _reduce_op("ReduceMean"), _reduce_op("ReduceSum")
 
 
 def _var(step: TracedStep, x: str) -> Any:
@@ -185,7 +185,7 @@ PRIMITIVES: dict[str, Rule] = {
         name: _operators(operator or name.capitalize())
         for name, _, operator in (word.partition("=") for word in _ONE_OPERATOR.split())
     },
-    **{name: _reduction(f"Reduce{name.capitalize()}") for name in ("max", "min", "prod", "sum")},
+    **{name: _reduce_op(f"Reduce{name.capitalize()}") for name in ("max", "min", "prod", "sum")},
     "astype": lambda step, x: step.cast(x, step.dtype),
     "broadcast_to": _to_shape("Expand", False),
     "clip": lambda step, x: step.Clip(x, step.attribute("low"), step.attribute("high")),
@@ -198,7 +198,7 @@ PRIMITIVES: dict[str, Rule] = {
     "log1p": lambda step, x: step.Log(step.Add(x, 1)),
     "log_softmax": _operators("LogSoftmax", "axis"),
     "logsigmoid": _operators("Neg Softplus Neg"),
-    "logsumexp": _reduction("ReduceLogSumExp"),
+    "logsumexp": _reduce_op("ReduceLogSumExp"),
     "lstm_cell": _lstm_cell,
     "mean": _mean,
     "mish": lambda step, x: _gated(step, x, step.Tanh(step.Softplus(x))),

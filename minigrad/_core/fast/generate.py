@@ -238,7 +238,7 @@ def methods(table: Table) -> list[str]:
     ]
 
 
-def tensor(table: Table, source: str) -> str:
+def tensor_class(table: Table, source: str) -> str:
     """The source of Tensor, with the operators behind it."""
     names = [name for _, name, _ in operators(table) if name]
     handles = [f'cdef Op {name.upper()}_ = named("{name}")' for name in names]
@@ -301,7 +301,7 @@ def generate(folder: Path = CORE) -> None:
     made = {
         "opcodes.pxi": opcodes(entries),
         "loops.pxi": loops(entries),
-        "tensor.pxi": tensor(table, (folder / "engine/tensor.pxi").read_text(encoding="utf-8")),
+        "tensor.pxi": tensor_class(table, (folder / "engine/tensor.pxi").read_text(encoding="utf-8")),
         "functions.pxi": functions(entries, helpers) + f"\n\n\n{attached}\n{stamp}",
     }
     for name, text in made.items():
