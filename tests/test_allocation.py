@@ -44,7 +44,7 @@ def shapes(*operands):
         [mg.concat([x, y, x]), mg.stack([x, y, x]), mg.split(x, 2), mg.unstack(x)],
         [x[1], x[::-1, ..., None], x[rows], x[x > 0.5], mg.take(x, rows, axis=0), mg.pad(x, 1)],
         [x.reshape(-1), x.T, mg.flip(x, 0), mg.sort(x), ~(x > 0.5)],
-        [mg.broadcast_to(x[0], (3, 4)), mg.squeeze(x[:1]), mg.topk(x, 2)],
+        [mg.broadcast_to(x[0], (3, 4)), mg.squeeze(x[:1])],
     )
 
 
@@ -235,6 +235,8 @@ def test_only_an_error_that_was_never_set_becomes_a_memory_error(message, kind):
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
 def test_a_failed_allocation_is_a_memory_error(operation):
+    if operation is in_order and np.lib.NumpyVersion(np.__version__) < "2.4.0":
+        pytest.skip("argsort of NumPy before 2.4 crashes without memory")
     command = [sys.executable, __file__, operation.__name__]
     path = {"PYTHONPATH": str(Path(mg.__file__).parents[1])}
     child = subprocess.run(command, env=os.environ | path, capture_output=True, text=True)
