@@ -35,5 +35,5 @@ cdef void reduce_rows(int opcode, bint is_double, void* x, Py_ssize_t other, Py_
 cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride,
                          Py_ssize_t rows, Py_ssize_t n, double* centre, double* accumulator) noexcept nogil
 cdef double reduction_start(int opcode) noexcept nogil
-cdef void accumulate(bint is_double, void* x, void* out, Py_ssize_t rows, Py_ssize_t n) noexcept nogil
+cdef void add_rows(bint is_double, void* x, void* out, Py_ssize_t rows, Py_ssize_t n) noexcept nogil
 cdef void blend_into(floating* x, floating* out, Py_ssize_t n, double keep, double gain) noexcept nogil

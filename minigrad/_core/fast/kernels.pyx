@@ -277,8 +277,8 @@ cdef cloned keep_larger(floating* x, int place, floating* largest, int* at, Py_s
         at[i] = place if larger else at[i]
 
 
-cdef inline Py_ssize_t alike(long long* start, long long* stop, Py_ssize_t first,
-                             Py_ssize_t end) noexcept nogil:
+cdef inline Py_ssize_t equal_windows(long long* start, long long* stop, Py_ssize_t first,
+                                     Py_ssize_t end) noexcept nogil:
     """How many windows from `first` on have its size, and its distance to the next from their next."""
     cdef Py_ssize_t i = first + 1
     while i < end and (stop[i] - start[i] == stop[first] - start[first]
@@ -300,10 +300,10 @@ cdef inline void first_maxima_of(floating* x, Py_ssize_t planes, Py_ssize_t heig
     for _ in range(planes):
         i = 0
         while i < rows:
-            m = alike(bounds[0], bounds[1], i, rows)
+            m = equal_windows(bounds[0], bounds[1], i, rows)
             j = 0
             while j < columns:
-                n = min(alike(bounds[2], bounds[3], j, columns), <Py_ssize_t> TILE)
+                n = min(equal_windows(bounds[2], bounds[3], j, columns), <Py_ssize_t> TILE)
                 m = min(m, TILE // n)
                 down = (bounds[0][i + 1] - bounds[0][i]) * width if m > 1 else 0
                 along = bounds[2][j + 1] - bounds[2][j] if n > 1 else 0
@@ -767,7 +767,7 @@ cdef cloned add_to(floating* x, floating* o, Py_ssize_t rows, Py_ssize_t n) noex
         o += n
 
 
-cdef void accumulate(bint is_double, void* x, void* out, Py_ssize_t rows, Py_ssize_t n) noexcept nogil:
+cdef void add_rows(bint is_double, void* x, void* out, Py_ssize_t rows, Py_ssize_t n) noexcept nogil:
     """out += x, for each of the rows of n elements that out has. (`binary(ADD)` in place would not
     vectorise: its operands would overlap.)"""
     if is_double:

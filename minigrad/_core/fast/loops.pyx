@@ -29,7 +29,7 @@ from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
-    SCALED_DIFFERENCE, SUBTRACT, TILE, accumulate, add_along, add_block, all_within, blend_into, call_kernel,
+    SCALED_DIFFERENCE, SUBTRACT, TILE, add_along, add_block, add_rows, all_within, blend_into, call_kernel,
     call_with_numbers, copy_block, first_maxima, pack, scan, take_along, takes_numbers)
 
 from functools import wraps
@@ -282,7 +282,7 @@ cdef void in_parts(Part part, void* job, npy_intp parts) noexcept nogil:
     run_parts(part, job, parts)
 
 
-cdef void share(npy_intp n, npy_intp parts, Part part, void* job) noexcept:
+cdef void share_work(npy_intp n, npy_intp parts, Part part, void* job) noexcept:
     """part(job, 0, 1), which is a loop over n elements; or part(job, i, parts) for all i, if it is large. It
     can be cut into so many parts at most."""
     cdef PyThreadState* thread
@@ -363,7 +363,7 @@ cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Oper
         return out
     job = ElementwiseJob(opcode, count, is_double, operands, &block, <char*> PyArray_DATA(out),
                          PyArray_ITEMSIZE(out))
-    share(total, block.shape[0], elementwise_part, &job)
+    share_work(total, block.shape[0], elementwise_part, &job)
     return out
 
 
@@ -449,7 +449,7 @@ cdef void run_blocks(int opcode, bint is_double, Operand* operands, int count, B
     for d in range(outer):
         index[d] = 0
     while True:
-        run_rows(opcode, is_double, operands, count, data, row_stride, stride, rows, n, out, out_itemsize)
+        run_in_tiles(opcode, is_double, operands, count, data, row_stride, stride, rows, n, out, out_itemsize)
         out += rows * n * out_itemsize
         d = outer - 1
         while d >= 0:                       # an odometer: the next index, last dimension fastest
@@ -466,9 +466,9 @@ cdef void run_blocks(int opcode, bint is_double, Operand* operands, int count, B
             return
 
 
-cdef void run_rows(int opcode, bint is_double, Operand* operands, int count, char** data,
-                   npy_intp* row_stride, npy_intp* stride, npy_intp rows, npy_intp n, char* out,
-                   Py_ssize_t out_itemsize) noexcept nogil:
+cdef void run_in_tiles(int opcode, bint is_double, Operand* operands, int count, char** data,
+                       npy_intp* row_stride, npy_intp* stride, npy_intp rows, npy_intp n, char* out,
+                       Py_ssize_t out_itemsize) noexcept nogil:
     """Run rows × n elements, in groups that fit a tile; pack what is not contiguous."""
     cdef char tile[MAXOPERANDS][TILE * 8]
     cdef bint direct[MAXOPERANDS]
@@ -528,7 +528,7 @@ cdef void transfer(ndarray source, ndarray target, bint add):
     plan_walk(&job.plan, PyArray_NDIM(source), PyArray_DIMS(source), PyArray_STRIDES(source),
               PyArray_STRIDES(target), PyArray_ITEMSIZE(source), add)
     job.source, job.target = <char*> PyArray_DATA(source), <char*> PyArray_DATA(target)
-    share(elements(source), job.plan.shape[0] if outermost_apart(&job.plan) else 1, transfer_part, &job)
+    share_work(elements(source), job.plan.shape[0] if outermost_apart(&job.plan) else 1, transfer_part, &job)
 
 
 cdef struct TransferJob:
@@ -705,7 +705,7 @@ cdef tuple first_maxima_of(str name, ndarray x, list bounds, npy_intp row_step, 
     job.bounds, job.index = <long long**> pointers, <long long*> PyArray_DATA(index)
     job.out_rows, job.out_columns = shape[ndim - 2], shape[ndim - 1]
     job.row_step, job.column_step = row_step, column_step
-    share(elements(x), job.planes, maxima_part, &job)
+    share_work(elements(x), job.planes, maxima_part, &job)
     return out, index
 
 
@@ -774,7 +774,7 @@ cdef ndarray add_along_axis(ndarray x, ndarray index, int axis, tuple shape):
     job.length, job.picks = sizes[axis], PyArray_DIMS(index)[axis]
     job.x, job.out = <char*> PyArray_DATA(x), <char*> PyArray_DATA(out)
     job.index = <long long*> PyArray_DATA(index)
-    share(elements(out), job.outer, along_part, &job)
+    share_work(elements(out), job.outer, along_part, &job)
     return out
 
 
@@ -858,8 +858,8 @@ cdef void add_slices(str name, ndarray x, ndarray index, int axis, ndarray out) 
     for _ in range(outer):
         if inner > 1:
             for p in range(picks):
-                accumulate(is_double, source + p * size,
-                           target + (positions[p] + (length if positions[p] < 0 else 0)) * size, 1, inner)
+                add_rows(is_double, source + p * size,
+                         target + (positions[p] + (length if positions[p] < 0 else 0)) * size, 1, inner)
         elif is_double:
             add_along(<double*> source, positions, 1, length, picks, 1, <double*> target)
         else:
@@ -917,8 +917,8 @@ cdef void add_in_place(ndarray target, ndarray addend) noexcept:
     """target += addend, both C-contiguous and of one dtype; the addend has the shape of the target, or of
     each of its rows."""
     cdef npy_intp n = elements(addend)
-    accumulate(PyArray_TYPE(target) == NPY_DOUBLE, PyArray_DATA(addend), PyArray_DATA(target),
-               elements(target) // max(n, 1), n)
+    add_rows(PyArray_TYPE(target) == NPY_DOUBLE, PyArray_DATA(addend), PyArray_DATA(target),
+             elements(target) // max(n, 1), n)
 
 
 cdef void* vector(ndarray a, ndarray like, bint writable, str what) except? NULL:

@@ -23,7 +23,7 @@ from .kernels cimport (
     call_kernel, pack, reduce_columns, reduce_rows, reduction_start)
 from . cimport loops
 from .loops cimport (
-    add_in_place, difference, elements, elementwise, empty, recycle, share, start_of, view_array)
+    add_in_place, difference, elements, elementwise, empty, recycle, share_work, start_of, view_array)
 
 cnp.import_array()
 
@@ -161,7 +161,7 @@ cdef ndarray reduce_beside(int opcode, ndarray x, ndarray y, ndarray centres, un
     parts = parts_of(&plan)
     if not plan.row_wise and (plan.kept == 0 or parts > plan.kept_shape[0]):
         parts = min(parts, loops.number_of_threads())   # narrow stripes of long rows cost twice as much
-    share(elements(x), parts, reduction_part, &job)
+    share_work(elements(x), parts, reduction_part, &job)
     return out
 
 

@@ -22,7 +22,7 @@ from numpy cimport (NPY_DOUBLE, PyArray_DATA, PyArray_DIMS, PyArray_NDIM, PyArra
                     PyArray_TYPE, ndarray, npy_intp)
 
 from .accelerate cimport Shortcut
-from .loops cimport contiguous, copied, may_overlap, share, start_of, vector
+from .loops cimport contiguous, copied, may_overlap, share_work, start_of, vector
 from ..engine.graph cimport Tensor, Version, shared_version
 
 import numpy as np
@@ -282,7 +282,7 @@ cdef class Update:
     def __call__(self, ndarray parameter not None, ndarray gradient not None, dict state not None):
         cdef Job job = Job.__new__(Job)
         job.array, job.gradient, job.state, job.update = parameter, gradient, state, self
-        prepare(job)
+        prepare_state(job)
         run(job)
         keep_state(job)
 
@@ -302,7 +302,7 @@ cdef class Job:                 # one parameter in one step
     cdef bint converted         # they were of the dtype that the parameter had before
 
 
-cdef void prepare(Job job) except *:
+cdef void prepare_state(Job job) except *:
     """Look up or make the state; everything that can fail."""
     cdef Update update = job.update
     cdef int i
@@ -356,7 +356,7 @@ cdef void run(Job job) except *:
     loop.parameter, loop.gradient = <char*> PyArray_DATA(job.array), <char*> PyArray_DATA(job.gradient)
     loop.state, loop.n = <void**> job.data, n
     loop.options, loop.scalars = <double*> update.options, <double*> job.scalars
-    share(n, n, rule_part, &loop)
+    share_work(n, n, rule_part, &loop)
 
 
 cdef void run_formula(Job job) except *:
@@ -414,7 +414,7 @@ def apply_updates(list groups not None, list rules not None, dict states not Non
             job.state = states.get(parameter)
             if type(rule) is Update:
                 job.update = rule
-                prepare(job)
+                prepare_state(job)
             else:
                 job.rule = rule
             jobs.append(job)
