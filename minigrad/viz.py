@@ -11,8 +11,7 @@ from __future__ import annotations
 import html
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._core.engine.graph import Node, Tensor, observe, run_graph
+from ._core.engine.graph import Node, RemovableHandle, Tensor, observe, run_graph
 from .autograd import no_grad
 from .nn.module import Module, Parameter, positive
 from .tree import flatten_tree
@@ -48,16 +47,10 @@ def _check_model(model: Any) -> None:
         raise TypeError(f"viz: expected a Module as the model, got {type(model).__name__}")
 
 
-@contextmanager
-def _around(model: Module, call: Callable[..., Any]) -> Iterator[None]:
+def _wrap(model: Module, call: Callable[..., Any]) -> list[RemovableHandle]:
     """Run each forward in `model` as call(path, module, forward, *inputs, **options)."""
-    wrappers = [(module, partial(call, path)) for path, module in model.named_modules()]
-    handles = [module.register_forward_wrapper(wrapper) for module, wrapper in wrappers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    modules = list(model.named_modules())
+    return [module.register_forward_wrapper(partial(call, path)) for path, module in modules]
 
 
 class record:  # noqa: N801  (a context manager is written like a function)
@@ -82,14 +75,14 @@ class record:  # noqa: N801  (a context manager is written like a function)
         self._running: dict[int, str | None] = {}  # the innermost module, by thread
 
     def __enter__(self) -> record:
-        self._wrapped = _around(self.model, self._call)
-        self._wrapped.__enter__()
+        self._handles = _wrap(self.model, self._call)
         self._previous = observe(self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:
         observe(self._previous)
-        self._wrapped.__exit__(None, None, None)
+        for handle in self._handles:
+            handle.remove()
 
     def _call(
         self, path: str, module: Module, forward: Callable[..., Any], *inputs: Any, **options: Any
@@ -461,14 +454,17 @@ def summary(model: Module, *inputs: Any) -> Summary:
         return output
 
     modes = [(module, module.training) for module in model.modules()]
+    handles = _wrap(model, call)
     try:
         model.eval()
-        with no_grad(), _around(model, call):
+        with no_grad():
             for _ in range(4):
                 for passes in spent.values():
                     passes.append(0.0)
                 model(*inputs)
     finally:
+        for handle in handles:
+            handle.remove()
         for module, mode in modes:
             module.training = mode
     counts = {path: Counter[bool]() for path, _ in model.named_modules()}

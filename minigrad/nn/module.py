@@ -143,18 +143,13 @@ class Module:
 
     def register_forward_wrapper(self, wrapper: Hook) -> RemovableHandle:
         """Call `wrapper(module, forward, *inputs, **options)` in place of each forward, between the
-        hooks; what it returns is the output. The wrapper registered last is the outermost.
+        hooks; what it returns is the output. Unlike a pair of hooks it sees where forward raises.
+        The wrapper registered last is the outermost.
 
-        >>> def report(module, forward, *inputs):
-        ...     try:
-        ...         return forward(*inputs)
-        ...     finally:
-        ...         print("left", module)
         >>> layer = mg.nn.ReLU()
-        >>> handle = layer.register_forward_wrapper(report)
+        >>> handle = layer.register_forward_wrapper(lambda module, forward, x: forward(x) - x)
         >>> layer(mg.tensor([-1.0, 2.0]))
-        left ReLU()
-        tensor([0., 2.])
+        tensor([1., 0.])
         >>> handle.remove()
         """
         return self._register_hook("_forward_wrappers", wrapper)

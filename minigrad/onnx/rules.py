@@ -250,13 +250,12 @@ def _window(operator: str, rank: int, **options: str) -> Rule:
         kernel, stride, dilation = (
             per_axis(given[name], rank, name) for name in ("kernel_size", "stride", "dilation")
         )
-        pads = zip(*padded(operator, given["padding"], kernel, stride, dilation), strict=True)
+        sides = zip(*padded(operator, given["padding"], kernel, stride, dilation), strict=True)
+        pads: Any = sum(sides, ())  # all before, then all after
         attributes: Any = {key: int(given[name]) for key, name in options.items()}
-        attributes |= {"kernel_shape": kernel, "strides": stride, "pads": sum(pads, ())}
+        attributes |= {"kernel_shape": kernel, "strides": stride, "pads": pads}
         if attributes.get("ceil_mode"):
-            attributes["ceil_mode"] = _rounded_up(
-                step, kernel, stride, dilation, attributes["pads"]
-            )
+            attributes["ceil_mode"] = _rounded_up(step, kernel, stride, dilation, pads)
         if operator != "AveragePool":  # which has them since opset 19
             attributes["dilations"] = dilation
         if operator == "ConvTranspose":
@@ -270,16 +269,10 @@ def _window(operator: str, rank: int, **options: str) -> Rule:
 def _rounded_up(step: TracedStep, kernel: Any, stride: Any, dilation: Any, pads: Any) -> int:
     """ONNX's ceil_mode for the windows that there are: before opset 22 its shape inference counts
     one that begins behind the input, which is dropped; what is left is as many as rounded down."""
-    added = []
-    for axis, (size, count) in enumerate(
-        zip(step.inputs[0].shape[2:], step.outputs[0].shape[2:], strict=True)
-    ):
-        room = (
-            size + pads[axis] + pads[axis + len(kernel)] - dilation[axis] * (kernel[axis] - 1) - 1
-        )
-        if room % stride[axis]:
-            added.append(count > room // stride[axis] + 1)
-    if len(set(added)) > 1:
+    sizes, counts = (np.array(x.shape[2:]) for x in (step.inputs[0], step.outputs[0]))
+    room = sizes + np.reshape(pads, (2, -1)).sum(0) - np.multiply(dilation, kernel) + dilation - 1
+    added = set((counts > room // stride + 1)[room % stride > 0].tolist())
+    if len(added) > 1:
         step.unsupported(
             "ceil_mode where a last window is dropped in one axis and kept in the other"
         )
