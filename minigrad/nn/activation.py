@@ -322,6 +322,7 @@ def _module(name: str, function: _Function, direct: _Function | None = None) -> 
     members = {
         "__doc__": f"As a Module: {(function.__doc__ or '').strip()}\n    ",
         "__module__": __name__,
+        "__annotations__": {option.name: option.annotation for option in options},
         "__signature__": inspect.Signature(options, return_annotation=None),
     }
     floats = {option.name: real for option in options if option.annotation == "float"}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, ClassVar
 
-from .module import Module
+from .module import BUFFER, Module, Self
 
 Check = Callable[[Any, str], Any]  # one of checks.py: of a value and its name
 
@@ -15,12 +15,14 @@ Check = Callable[[Any, str], Any]  # one of checks.py: of a value and its name
 class Applied(Module):
     """The base of such Modules, which checks, keeps and shows the options.
 
-    A class gives the function, with its options in the order of the constructor, and checks of
-    single options. An option `weight` or `..._weight` becomes a buffer; `inplace` is ignored.
+    A class is a dataclass, whose fields are the options in the order in which the function takes
+    them; it gives the function, and checks of single options. A `weight` or `..._weight` becomes a
+    buffer, and `inplace` is ignored.
 
-    >>> class Scale(mg.nn.applied.Applied, function=mg.multiply, factor=mg.checks.real):
-    ...     def __init__(self, factor: float = 2.0) -> None:
-    ...         self._keep(locals())
+    >>> from dataclasses import dataclass
+    >>> @dataclass(eq=False, repr=False)
+    ... class Scale(Applied, function=mg.multiply, factor=mg.checks.real):
+    ...     factor: float = 2.0
     ...     def forward(self, x):
     ...         return self._function(x, *self._values(self))
     >>> Scale(3.0), Scale()(mg.ones(2))
@@ -28,36 +30,43 @@ class Applied(Module):
     """
 
     _function: ClassVar[Callable[..., Any]]
-    _options: ClassVar[tuple[str, ...]]
-    _values: ClassVar[Any]  # a function of the module to those of its options
+    _options: ClassVar[tuple[str, ...]] = ()
+    _values: ClassVar[Any]  # a function of the module to the tuple of its options
+    _shown: ClassVar[tuple[str, ...] | None] = None  # which of them repr shows, if not all in order
     _checks: ClassVar[Mapping[str, Check]] = {}
 
     def __init_subclass__(cls, function: Callable[..., Any] | None = None, **checks: Check) -> None:
         super().__init_subclass__()
         cls._checks = {**cls._checks, **checks}
         if function is not None:
-            names = tuple(name for name in inspect.signature(cls).parameters if name != "inplace")
+            fields = dict.fromkeys((*cls._options, *inspect.get_annotations(cls)))
+            names = tuple(name for name in fields if name[0] != "_" and name != "inplace")
+            one = staticmethod(lambda module: tuple([getattr(module, name) for name in names]))
             cls._function, cls._options = staticmethod(function), names
-            cls._values = _getter(names)
+            cls._values = attrgetter(*names) if len(names) > 1 else one  # always a tuple
+
+    def __new__(cls: type[Self], *arguments: Any, **options: Any) -> Self:
+        """A Module that is ready for members, before a dataclass assigns its fields."""
+        self: Self = object.__new__(cls)
+        Module.__init__(self)
+        return self
+
+    def __post_init__(self) -> None:
+        self._keep({name: getattr(self, name) for name in self._options})
 
     def _keep(self, given: Mapping[str, Any]) -> None:
-        """Check and keep the options among the arguments of the constructor, its `locals()`."""
-        super().__init__()
+        """Check and keep the options."""
         for name in self._options:
             value = given[name]
             if name in self._checks:
                 value = self._checks[name](value, f"{type(self).__name__}: {name}")
-            keep = self.register_buffer if name.endswith("weight") else self.__setattr__
-            keep(name, value)
+            if name.endswith("weight"):
+                self._register(name, None, BUFFER)
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
 
     def extra_repr(self) -> str:
         """The options."""
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self._options)
-
-
-def _getter(names: tuple[str, ...]) -> Any:
-    """A function of a module to the tuple of these attributes."""
-    if len(names) > 1:
-        return attrgetter(*names)
-    name = names[0] if names else ""
-    return staticmethod(lambda module: (getattr(module, name),) if name else ())
+        names = self._options if self._shown is None else self._shown
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from .._core.engine.graph import Tensor
@@ -11,6 +12,7 @@ from ..checks import positive
 from ..creation import empty
 from ..functions import flatten
 from . import init
+from .applied import Applied
 from .module import Module, Parameter
 
 __all__ = ["Flatten", "Identity", "Linear"]
@@ -63,24 +65,20 @@ class Linear(Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={has_bias}"
 
 
-class Flatten(Module):
+@dataclass(eq=False, repr=False)
+class Flatten(Applied, function=flatten):
     """The dimensions from start_dim to end_dim (included) as one; by default all but the batch.
 
     >>> mg.nn.Flatten()(mg.ones(2, 3, 4)).shape
     (2, 12)
     """
 
-    def __init__(self, start_dim: int = 1, end_dim: int = -1) -> None:
-        super().__init__()
-        self.start_dim, self.end_dim = start_dim, end_dim
+    start_dim: int = 1
+    end_dim: int = -1
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         """The flattened tensor, a view where possible."""
-        return flatten(x, self.start_dim, self.end_dim)
-
-    def extra_repr(self) -> str:
-        """The first and the last dimension."""
-        return f"start_dim={self.start_dim}, end_dim={self.end_dim}"
+        return self._function(x, *self._values(self))
 
 
 class Identity(Module):

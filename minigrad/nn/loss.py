@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -442,9 +443,7 @@ def _index_loss(
 class _Loss(Applied, reduction=_reduction):
     """A Module that applies a loss."""
 
-    def extra_repr(self) -> str:
-        """Nothing, as in PyTorch."""
-        return ""
+    _shown = ()
 
 
 class _TargetLoss(_Loss):
@@ -455,6 +454,7 @@ class _TargetLoss(_Loss):
         return self._function(x, target, *self._values(self))
 
 
+@dataclass(eq=False, repr=False)
 class MSELoss(_TargetLoss, function=mse_loss):
     """(x - target)², averaged ("mean"), added ("sum") or element by element ("none").
 
@@ -462,10 +462,10 @@ class MSELoss(_TargetLoss, function=mse_loss):
     tensor(2.)
     """
 
-    def __init__(self, reduction: str = "mean") -> None:
-        self._keep(locals())
+    reduction: str = "mean"
 
 
+@dataclass(eq=False, repr=False)
 class L1Loss(_TargetLoss, function=l1_loss):
     """|x - target|, averaged ("mean"), added ("sum") or element by element ("none").
 
@@ -473,10 +473,10 @@ class L1Loss(_TargetLoss, function=l1_loss):
     tensor(1.)
     """
 
-    def __init__(self, reduction: str = "mean") -> None:
-        self._keep(locals())
+    reduction: str = "mean"
 
 
+@dataclass(eq=False, repr=False)
 class SmoothL1Loss(_TargetLoss, function=smooth_l1_loss, beta=nonnegative_real):
     """d² / (2 beta) where |d| < beta, |d| - beta / 2 elsewhere; see `functional.smooth_l1_loss`.
 
@@ -484,10 +484,11 @@ class SmoothL1Loss(_TargetLoss, function=smooth_l1_loss, beta=nonnegative_real):
     tensor([0.125, 2.5  ])
     """
 
-    def __init__(self, reduction: str = "mean", beta: float = 1.0) -> None:
-        self._keep(locals())
+    reduction: str = "mean"
+    beta: float = 1.0
 
 
+@dataclass(eq=False, repr=False)
 class HuberLoss(_TargetLoss, function=huber_loss, delta=positive_real):
     """d² / 2 where |d| < delta, delta (|d| - delta / 2) elsewhere; see `functional.huber_loss`.
 
@@ -495,10 +496,11 @@ class HuberLoss(_TargetLoss, function=huber_loss, delta=positive_real):
     tensor([0.5, 4. ])
     """
 
-    def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
-        self._keep(locals())
+    reduction: str = "mean"
+    delta: float = 1.0
 
 
+@dataclass(eq=False, repr=False)
 class KLDivLoss(_TargetLoss, function=kl_div, reduction=_kl_reduction):
     """Kullback-Leibler divergence of the distribution `target` from that with the logarithm x, with
     reduction="batchmean"; see `functional.kl_div`.
@@ -508,10 +510,11 @@ class KLDivLoss(_TargetLoss, function=kl_div, reduction=_kl_reduction):
     tensor(0.14384103)
     """
 
-    def __init__(self, reduction: str = "mean", log_target: bool = False) -> None:
-        self._keep(locals())
+    reduction: str = "mean"
+    log_target: bool = False
 
 
+@dataclass(eq=False, repr=False)
 class CosineEmbeddingLoss(_Loss, function=cosine_embedding_loss, margin=real):
     """1 - cos(x1, x2) where target is 1, max(0, cos(x1, x2) - margin) where it is -1.
 
@@ -520,14 +523,15 @@ class CosineEmbeddingLoss(_Loss, function=cosine_embedding_loss, margin=real):
     tensor([1., 1.])
     """
 
-    def __init__(self, margin: float = 0.0, reduction: str = "mean") -> None:
-        self._keep(locals())
+    margin: float = 0.0
+    reduction: str = "mean"
 
     def forward(self, x1: Tensor, x2: Tensor, target: Tensor) -> Any:
         """x1 and x2 of (N, D) or (D,), target of (N,) or (); 0-d unless reduction="none"."""
         return self._function(x1, x2, target, *self._values(self))
 
 
+@dataclass(eq=False, repr=False)
 class TripletMarginLoss(_Loss, function=triplet_margin_loss, margin=positive_real, p=positive_real):
     """max(0, d(anchor, positive) - d(anchor, negative) + margin); see
     `functional.triplet_margin_loss`.
@@ -537,21 +541,18 @@ class TripletMarginLoss(_Loss, function=triplet_margin_loss, margin=positive_rea
     tensor(2.)
     """
 
-    def __init__(
-        self,
-        margin: float = 1.0,
-        p: float = 2.0,
-        eps: float = 1e-6,
-        swap: bool = False,
-        reduction: str = "mean",
-    ) -> None:
-        self._keep(locals())
+    margin: float = 1.0
+    p: float = 2.0
+    eps: float = 1e-6
+    swap: bool = False
+    reduction: str = "mean"
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Any:
         """Three tensors of (N, D) or (D,); 0-d unless reduction="none"."""
         return self._function(anchor, positive, negative, *self._values(self))
 
 
+@dataclass(eq=False, repr=False)
 class BCELoss(_TargetLoss, function=binary_cross_entropy):
     """Binary cross-entropy of probabilities; see `functional.binary_cross_entropy`.
 
@@ -562,12 +563,11 @@ class BCELoss(_TargetLoss, function=binary_cross_entropy):
     tensor(0.3465736)
     """
 
-    weight: Tensor | None
-
-    def __init__(self, weight: Tensor | None = None, reduction: str = "mean") -> None:
-        self._keep(locals())
+    weight: Tensor | None = None
+    reduction: str = "mean"
 
 
+@dataclass(eq=False, repr=False)
 class BCEWithLogitsLoss(_TargetLoss, function=binary_cross_entropy_with_logits):
     """Binary cross-entropy of sigmoid(x), from the logits x, so that nothing overflows.
 
@@ -577,18 +577,12 @@ class BCEWithLogitsLoss(_TargetLoss, function=binary_cross_entropy_with_logits):
     tensor(0.3465736)
     """
 
-    weight: Tensor | None
-    pos_weight: Tensor | None
-
-    def __init__(
-        self,
-        weight: Tensor | None = None,
-        reduction: str = "mean",
-        pos_weight: Tensor | None = None,
-    ) -> None:
-        self._keep(locals())
+    weight: Tensor | None = None
+    reduction: str = "mean"
+    pos_weight: Tensor | None = None
 
 
+@dataclass(eq=False, repr=False)
 class NLLLoss(_TargetLoss, function=nll_loss):
     """-x[target] for log-probabilities x and class indices; see `functional.nll_loss`.
 
@@ -597,14 +591,12 @@ class NLLLoss(_TargetLoss, function=nll_loss):
     tensor(1.3862944)
     """
 
-    weight: Tensor | None
-
-    def __init__(
-        self, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean"
-    ) -> None:
-        self._keep(locals())
+    weight: Tensor | None = None
+    ignore_index: int = -100
+    reduction: str = "mean"
 
 
+@dataclass(eq=False, repr=False)
 class CrossEntropyLoss(_TargetLoss, function=cross_entropy, label_smoothing=probability):
     """Cross-entropy of softmax(x) with class indices or class probabilities; see
     `functional.cross_entropy`.
@@ -613,13 +605,7 @@ class CrossEntropyLoss(_TargetLoss, function=cross_entropy, label_smoothing=prob
     tensor(1.3862944)
     """
 
-    weight: Tensor | None
-
-    def __init__(
-        self,
-        weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: str = "mean",
-        label_smoothing: float = 0.0,
-    ) -> None:
-        self._keep(locals())
+    weight: Tensor | None = None
+    ignore_index: int = -100
+    reduction: str = "mean"
+    label_smoothing: float = 0.0

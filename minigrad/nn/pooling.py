@@ -3,7 +3,8 @@ taken at its index, a mean is the sum of a window over its size."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from .._core.fast.loops import memory_checked
 from .._core.ops import getitem, pad, unfold, where, window_max
 from .._core.types import Shape
 from ..checks import choice, integer, per_axis, positive, real
-from .module import Module
+from .applied import Applied
 
 __all__ = ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool1d", "AvgPool2d"]
 __all__ += ["MaxPool1d", "MaxPool2d", "Upsample"]
@@ -84,7 +85,9 @@ def _each_axis(
 
 
 # --------------------------------------------------------------------------------------- maximum
-def _max_pool(name: str, axes: int, x: Tensor, ceil_mode: bool, indices: bool, *shapes: Any) -> Any:
+def _max_pool(name: str, axes: int, x: Tensor, *options: Any) -> Any:
+    """options: those of MaxPool2d, in the order of its constructor."""
+    *shapes, indices, ceil_mode = options
     x = _checked(name, x, axes)
     windows = _each_axis(name, axes, *shapes)
     pairs = zip(x.shape[-axes:], windows, strict=True)
@@ -108,8 +111,8 @@ def max_pool1d(
     >>> mg.nn.functional.max_pool1d(mg.tensor([[1.0, 3.0, 2.0, 0.0]]), 2)
     tensor([[3., 2.]])
     """
-    shapes = kernel_size, stride, padding, dilation
-    return _max_pool("max_pool1d", 1, x, ceil_mode, return_indices, *shapes)
+    options = kernel_size, stride, padding, dilation, return_indices, ceil_mode
+    return _max_pool("max_pool1d", 1, x, *options)
 
 
 def max_pool2d(
@@ -133,23 +136,17 @@ def max_pool2d(
     >>> mg.nn.functional.max_pool2d(mg.tensor([[[1.0, 3.0], [2.0, 0.0]]]), 2, return_indices=True)
     (tensor([[[3.]]]), tensor([[[1]]]))
     """
-    shapes = kernel_size, stride, padding, dilation
-    return _max_pool("max_pool2d", 2, x, ceil_mode, return_indices, *shapes)
+    options = kernel_size, stride, padding, dilation, return_indices, ceil_mode
+    return _max_pool("max_pool2d", 2, x, *options)
 
 
 # ------------------------------------------------------------------------------------------ mean
 @memory_checked
-def _avg_pool(
-    name: str,
-    axes: int,
-    x: Tensor,
-    ceil_mode: bool,
-    include: bool,
-    divisor: int | None,
-    *shapes: Any,
-) -> Tensor:
+def _avg_pool(name: str, axes: int, x: Tensor, *options: Any) -> Tensor:
+    """options: those of AvgPool1d or AvgPool2d, in the order of its constructor."""
+    kernel_size, stride, padding, ceil_mode, include, *divisors = options
     x = _checked(name, x, axes)
-    windows = _each_axis(name, axes, *shapes)
+    windows = _each_axis(name, axes, kernel_size, stride, padding)
     widths, counts = [(0, 0)] * (x.ndim - axes), np.ones(())
     for size, window in zip(x.shape[-axes:], windows, strict=True):
         starts, stops = _windows(name, size, window, bool(ceil_mode), False)
@@ -158,8 +155,8 @@ def _avg_pool(
         counted = padding if include else 0
         lengths = np.minimum(stops, size + counted) - np.maximum(starts, -counted)
         counts = counts[..., None] * lengths
-    if divisor is not None:
-        counts = np.array(integer(divisor, f"{name}: divisor_override"))
+    if divisors not in ([], [None]):
+        counts = np.array(integer(divisors[0], f"{name}: divisor_override"))
         if counts == 0:
             raise ValueError(f"{name}: divisor_override must not be 0")
     if any(map(any, widths)):
@@ -184,8 +181,8 @@ def avg_pool1d(
     >>> mg.nn.functional.avg_pool1d(mg.tensor([[1.0, 3.0, 2.0, 0.0]]), 2)
     tensor([[2., 1.]])
     """
-    shapes = kernel_size, stride, padding
-    return _avg_pool("avg_pool1d", 1, x, ceil_mode, count_include_pad, None, *shapes)
+    options = kernel_size, stride, padding, ceil_mode, count_include_pad
+    return _avg_pool("avg_pool1d", 1, x, *options)
 
 
 def avg_pool2d(
@@ -206,8 +203,8 @@ def avg_pool2d(
     >>> mg.nn.functional.avg_pool2d(mg.tensor([[[1.0, 3.0], [2.0, 0.0]]]), 2)
     tensor([[[1.5]]])
     """
-    shapes, include = (kernel_size, stride, padding), count_include_pad
-    return _avg_pool("avg_pool2d", 2, x, ceil_mode, include, divisor_override, *shapes)
+    options = kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    return _avg_pool("avg_pool2d", 2, x, *options)
 
 
 # -------------------------------------------------------------------------------------- adaptive
@@ -243,6 +240,12 @@ def _adaptive_avg_pool(name: str, axes: int, x: Tensor, output_size: Output) -> 
     return x
 
 
+def _adaptive_max_pool(name: str, axes: int, x: Tensor, size: Output, indices: bool) -> Any:
+    x, sides = _adaptive(name, x, axes, size)
+    starts, stops = zip(*sides, strict=True)
+    return window_max(x, starts, stops, (1,) * axes, indices)
+
+
 def adaptive_avg_pool1d(x: Tensor, output_size: Output) -> Tensor:
     """x (N, C, L) or (C, L) as `output_size` means; see `adaptive_avg_pool2d`.
 
@@ -268,9 +271,7 @@ def adaptive_max_pool2d(x: Tensor, output_size: Output, return_indices: bool = F
     >>> mg.nn.functional.adaptive_max_pool2d(mg.tensor([[[1.0, 3.0], [2.0, 0.0]]]), 1)
     tensor([[[3.]]])
     """
-    x, sides = _adaptive("adaptive_max_pool2d", x, 2, output_size)
-    starts, stops = zip(*sides, strict=True)
-    return window_max(x, starts, stops, (1, 1), return_indices)
+    return _adaptive_max_pool("adaptive_max_pool2d", 2, x, output_size, return_indices)
 
 
 # ------------------------------------------------------------------------------------ resampling
@@ -326,54 +327,40 @@ def interpolate(
 
 
 # ---------------------------------------------------------------------------------------- layers
-class _Pooling(Module):
-    """Options that are kept as they were given, with NumPy's integers as ints."""
+class _Pooling(Applied):
+    """A Module that applies a function of its name, the number of axes, x and the options."""
 
     _axes: ClassVar[int]
-    _options: ClassVar[tuple[str, ...]]  # in the order in which they are shown
-    kernel_size: Shape
-    stride: Shape
-    padding: Shape
-    ceil_mode: bool
-
-    def _keep(self, given: dict[str, Any]) -> None:
-        Module.__init__(self)
-        if given["stride"] is None:
-            given["stride"] = given["kernel_size"]
-        shapes = ("kernel_size", "stride", "padding", "dilation")
-        named = {name: given[name] for name in shapes if name in given}
-        _each_axis(type(self).__name__, self._axes, **named)
-        for name, size in named.items():
-            given[name] = tuple(map(int, size)) if isinstance(size, (tuple, list)) else int(size)
-        for name in self._options:
-            setattr(self, name, given[name])
-
-    def extra_repr(self) -> str:
-        """The options."""
-        return ", ".join(f"{name}={getattr(self, name)}" for name in self._options)
-
-
-class _MaxPool(_Pooling):
-    dilation: Shape
-    return_indices: bool
-    _options = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
-
-    def __init__(
-        self,
-        kernel_size: Shape,
-        stride: Shape | None = None,
-        padding: Shape = 0,
-        dilation: Shape = 1,
-        return_indices: bool = False,
-        ceil_mode: bool = False,
-    ) -> None:
-        self._keep(locals())
 
     def forward(self, x: Tensor) -> Any:
-        """The maxima, and their positions if they are wanted."""
-        shapes = self.kernel_size, self.stride, self.padding, self.dilation
-        name, indices = type(self).__name__, self.return_indices
-        return _max_pool(name, self._axes, x, self.ceil_mode, indices, *shapes)
+        """The means or maxima, with return_indices also the positions of the maxima."""
+        return self._function(type(self).__name__, self._axes, x, *self._values(self))
+
+
+class _WindowPool(_Pooling):
+    """Keeps sizes as they were given, with NumPy's integers as ints, and as the stride, where none
+    is given, the kernel size."""
+
+    def _keep(self, given: Mapping[str, Any]) -> None:
+        names = ("kernel_size", "stride", "padding", "dilation")
+        shapes = {name: given[name] for name in names if name in given}
+        if shapes["stride"] is None:
+            shapes["stride"] = shapes["kernel_size"]
+        _each_axis(type(self).__name__, self._axes, **shapes)
+        for name, size in shapes.items():
+            shapes[name] = tuple(map(int, size)) if isinstance(size, (tuple, list)) else int(size)
+        super()._keep({**given, **shapes})
+
+
+@dataclass(eq=False, repr=False)
+class _MaxPool(_WindowPool, function=_max_pool):
+    _shown = ("kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices")
+    kernel_size: Shape
+    stride: Shape | None = None
+    padding: Shape = 0
+    dilation: Shape = 1
+    return_indices: bool = False
+    ceil_mode: bool = False
 
 
 class MaxPool1d(_MaxPool):
@@ -396,15 +383,13 @@ class MaxPool2d(_MaxPool):
     _axes = 2
 
 
-class _AvgPool(_Pooling):
-    count_include_pad: bool
-    divisor_override: int | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The means."""
-        shapes, divisor = (self.kernel_size, self.stride, self.padding), self.divisor_override
-        name, include = type(self).__name__, self.count_include_pad
-        return _avg_pool(name, self._axes, x, self.ceil_mode, include, divisor, *shapes)
+@dataclass(eq=False, repr=False)
+class _AvgPool(_WindowPool, function=_avg_pool):
+    kernel_size: Shape
+    stride: Shape | None = None
+    padding: Shape = 0
+    ceil_mode: bool = False
+    count_include_pad: bool = True
 
 
 class AvgPool1d(_AvgPool):
@@ -415,20 +400,10 @@ class AvgPool1d(_AvgPool):
     """
 
     _axes = 1
-    _options = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad")
-
-    def __init__(
-        self,
-        kernel_size: Shape,
-        stride: Shape | None = None,
-        padding: Shape = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-    ) -> None:
-        self._keep(locals())
 
 
-class AvgPool2d(_AvgPool):
+@dataclass(eq=False, repr=False)
+class AvgPool2d(_AvgPool, function=_avg_pool):
     """Means of windows of (N, C, H, W) or (C, H, W); see `functional.avg_pool2d`.
 
     >>> mg.nn.AvgPool2d(2)(mg.ones(2, 3, 8, 8)).shape
@@ -436,36 +411,12 @@ class AvgPool2d(_AvgPool):
     """
 
     _axes = 2
-    _options = (*AvgPool1d._options, "divisor_override")
-
-    def __init__(
-        self,
-        kernel_size: Shape,
-        stride: Shape | None = None,
-        padding: Shape = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-    ) -> None:
-        self._keep(locals())
+    divisor_override: int | None = None
 
 
-class _AdaptivePool(Module):
-    def __init__(self, output_size: Output) -> None:
-        super().__init__()
-        self.output_size = output_size
-
-    def extra_repr(self) -> str:
-        """The output's size."""
-        return f"output_size={self.output_size}"
-
-
-class _AdaptiveAvgPool(_AdaptivePool):
-    _axes: ClassVar[int]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The means."""
-        return _adaptive_avg_pool(type(self).__name__, self._axes, x, self.output_size)
+@dataclass(eq=False, repr=False)
+class _AdaptiveAvgPool(_Pooling, function=_adaptive_avg_pool):
+    output_size: Output
 
 
 class AdaptiveAvgPool1d(_AdaptiveAvgPool):
@@ -489,23 +440,21 @@ class AdaptiveAvgPool2d(_AdaptiveAvgPool):
     _axes = 2
 
 
-class AdaptiveMaxPool2d(_AdaptivePool):
+@dataclass(eq=False, repr=False)
+class AdaptiveMaxPool2d(_Pooling, function=_adaptive_max_pool):
     """As AdaptiveAvgPool2d, with maxima.
 
     >>> mg.nn.AdaptiveMaxPool2d((1, 2))(mg.ones(2, 3, 8, 8)).shape
     (2, 3, 1, 2)
     """
 
-    def __init__(self, output_size: Output, return_indices: bool = False) -> None:
-        super().__init__(output_size)
-        self.return_indices = return_indices
-
-    def forward(self, x: Tensor) -> Any:
-        """The maxima, and their positions if they are wanted."""
-        return adaptive_max_pool2d(x, self.output_size, self.return_indices)
+    _axes, _shown = 2, ("output_size",)
+    output_size: Output
+    return_indices: bool = False
 
 
-class Upsample(Module):
+@dataclass(eq=False, repr=False)
+class Upsample(Applied, function=interpolate):
     """(N, C, L) or (N, C, H, W) in another size by repeating the nearest element; see
     `functional.interpolate`.
 
@@ -513,18 +462,13 @@ class Upsample(Module):
     (1, 3, 8, 8)
     """
 
-    def __init__(
-        self,
-        size: Shape | None = None,
-        scale_factor: float | Sequence[float] | None = None,
-        mode: str = "nearest",
-    ) -> None:
-        super().__init__()
-        self.size, self.scale_factor, self.mode = size, scale_factor, mode
+    size: Shape | None = None
+    scale_factor: float | Sequence[float] | None = None
+    mode: str = "nearest"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         """The larger, or smaller, tensor."""
-        return interpolate(x, self.size, self.scale_factor, self.mode)
+        return self._function(x, *self._values(self))
 
     def extra_repr(self) -> str:
         """The size or factor."""

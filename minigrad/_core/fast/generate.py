@@ -301,7 +301,9 @@ def generate(folder: Path = CORE) -> None:
     made = {
         "opcodes.pxi": opcodes(entries),
         "loops.pxi": loops(entries),
-        "tensor.pxi": tensor_class(table, (folder / "engine/tensor.pxi").read_text(encoding="utf-8")),
+        "tensor.pxi": tensor_class(
+            table, (folder / "engine/tensor.pxi").read_text(encoding="utf-8")
+        ),
         "functions.pxi": functions(entries, helpers) + f"\n\n\n{attached}\n{stamp}",
     }
     for name, text in made.items():
