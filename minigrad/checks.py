@@ -6,15 +6,16 @@ A wrong type raises TypeError, a value out of range ValueError. NaN is out of ev
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from numbers import Real
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ._core.ops import whole
 
+T = TypeVar("T")
 LONGEST = 100_000  # a list of milestones, which each step goes through
 
 
@@ -104,18 +105,6 @@ def integer(value: Any, name: str, least: int | None = None) -> int:
     return number
 
 
-def positive(value: Any, name: str) -> int:
-    """`value` as an int, which must be positive, as the sizes of layers are.
-
-    >>> positive(3, "Linear: in_features")
-    3
-    """
-    size = whole(name, value)
-    if size < 1:
-        raise ValueError(f"{name} must be positive, got {size}")
-    return size
-
-
 def real(value: Any, name: str) -> Any:
     """`value`, which must be a real number.
 
@@ -127,37 +116,24 @@ def real(value: Any, name: str) -> Any:
     return value
 
 
-def positive_real(value: Any, name: str) -> Any:
-    """`value`, which must be a number above 0.
+def _limited(
+    check: Callable[[Any, str], T], within: Callable[[T], bool], must: str
+) -> Callable[[Any, str], T]:
+    """A check of the type, and of the range, which the error names."""
 
-    >>> positive_real(0.5, "HuberLoss: delta")
-    0.5
-    """
-    if not real(value, name) > 0:
-        raise ValueError(f"{name} must be positive, got {value}")
-    return value
+    def limited(value: Any, name: str) -> T:
+        number = check(value, name)
+        if not within(number):
+            raise ValueError(f"{name} must {must}, got {number}")
+        return number
 
-
-def nonnegative_real(value: Any, name: str) -> Any:
-    """`value`, which must be a number from 0 on.
-
-    >>> nonnegative_real(0, "BatchNorm1d: eps")
-    0
-    """
-    if not real(value, name) >= 0:
-        raise ValueError(f"{name} must not be negative, got {value}")
-    return value
+    return limited
 
 
-def probability(value: Any, name: str) -> Any:
-    """`value`, which must be a number between 0 and 1, both included.
-
-    >>> probability(0.5, "dropout: the probability p")
-    0.5
-    """
-    if not 0 <= real(value, name) <= 1:
-        raise ValueError(f"{name} must be between 0 and 1, got {value}")
-    return value
+positive = _limited(integer, lambda size: size >= 1, "be positive")  # an int
+positive_real = _limited(real, lambda number: number > 0, "be positive")
+nonnegative_real = _limited(real, lambda number: number >= 0, "not be negative")
+probability = _limited(real, lambda number: 0 <= number <= 1, "be between 0 and 1")
 
 
 def flag(value: Any, name: str) -> bool:

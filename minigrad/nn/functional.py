@@ -138,15 +138,10 @@ def batch_norm(
     channels, axes = shape[1:2], (0,)
     if (running_mean is None) != (running_var is None):
         raise ValueError("batch_norm: give running_mean and running_var, or neither")
-    operands: tuple[Any, ...] = running_mean, running_var, weight, bias
-    for operand in operands:
-        if operand is not None and (given := getattr(operand, "shape", ())) != channels:
-            names = ("running_mean", "running_var", "weight", "bias")
-            name = next(n for n, other in zip(names, operands, strict=True) if other is operand)
-            raise ValueError(
-                f"batch_norm: {name} has shape {given}, but the input {shape} has "
-                f"{shape[1]} channels"
-            )
+    for operand in (running_mean, running_var, weight, bias):
+        if operand is not None and getattr(operand, "shape", ()) != channels:
+            given: Any = {"running_mean": running_mean, "running_var": running_var}
+            _check_shapes("batch_norm", x, **given, weight=weight, bias=bias)
     weight = 1.0 if weight is None else weight
     bias = 0.0 if bias is None else bias
     if ndim > 2:
@@ -226,14 +221,19 @@ def standardise(
     return y if bias is None else y + bias
 
 
+def _check_shapes(name: str, x: Tensor, sizes: Any = None, **operands: Any) -> None:
+    """Raise ValueError for an operand that has not the shape `sizes`, by default (C,)."""
+    expected = x.shape[1:2] if sizes is None else sizes
+    for operand_name, operand in operands.items():
+        if operand is not None and (given := getattr(operand, "shape", ())) != expected:
+            channels = f"the input {x.shape} has {expected[0]} channels"
+            reason = channels if sizes is None else f"normalized_shape is {sizes}"
+            raise ValueError(f"{name}: {operand_name} has shape {given}, but {reason}")
+
+
 def _columns(name: str, x: Tensor, split: tuple[int, ...], **operands: Tensor | None) -> list[Any]:
     """Operands of shape (C,) as `split`, which broadcasts against x with its channels on axis 1."""
-    for parameter, operand in operands.items():
-        if operand is not None and (given := getattr(operand, "shape", ())) != x.shape[1:2]:
-            raise ValueError(
-                f"{name}: {parameter} has shape {given}, but the input {x.shape} has "
-                f"{x.shape[1]} channels"
-            )
+    _check_shapes(name, x, **operands)
     return [None if operand is None else reshape(operand, split) for operand in operands.values()]
 
 
@@ -247,11 +247,7 @@ def _trailing(
         raise ValueError(
             f"{name}: expected an input of shape (*, {', '.join(map(str, sizes))}), got {x.shape}"
         )
-    for parameter, operand in operands.items():
-        if operand is not None and (given := getattr(operand, "shape", ())) != sizes:
-            raise ValueError(
-                f"{name}: {parameter} has shape {given}, but normalized_shape is {sizes}"
-            )
+    _check_shapes(name, x, sizes, **operands)
     return tuple(range(x.ndim - len(sizes), x.ndim))
 
 

@@ -11,26 +11,21 @@ from typing import Any, ClassVar
 from .._core.engine.graph import Tensor, to_tensor
 from .._core.ops import reshape
 from ..checks import nonnegative_real, positive
-from ..creation import ones, zeros
-from . import functional, init
-from .module import Module, Parameter
-from .norm import _BatchNorm
+from . import functional
+from .norm import _Affine, _BatchNorm
 
 __all__ = ["GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "LayerNorm", "RMSNorm"]
 
 
-class _TrailingNorm(Module):
+class _TrailingNorm(_Affine):
     """What LayerNorm and RMSNorm share: weight (and bias) of the shape of the last axes."""
-
-    weight: Any  # a Parameter, or None with elementwise_affine=False
-    bias: Any
 
     def __init__(
         self,
         normalized_shape: int | Sequence[int],
         eps: float | None,
         elementwise_affine: bool,
-        members: tuple[str, ...],
+        bias: bool,
         dtype: Any,
     ) -> None:
         super().__init__()
@@ -40,21 +35,8 @@ class _TrailingNorm(Module):
         if not sizes:
             raise ValueError(f"{name}: normalized_shape must name at least one size, got ()")
         self.normalized_shape, self.elementwise_affine = sizes, elementwise_affine
-        if eps is not None:
-            nonnegative_real(eps, f"{name}: eps")
-        self.eps = eps
-        start = {"weight": ones, "bias": zeros}
-        for member in ("weight", "bias"):
-            used = elementwise_affine and member in members
-            values = Parameter(start[member](sizes, dtype=dtype)) if used else None
-            self.register_parameter(member, values)
-
-    def reset_parameters(self) -> None:
-        """Start again with weight 1 and bias 0."""
-        if self.weight is not None:
-            init.ones_(self.weight)
-        if self.bias is not None:
-            init.zeros_(self.bias)
+        self.eps = eps if eps is None else nonnegative_real(eps, f"{name}: eps")
+        self._add_affine(sizes, elementwise_affine, elementwise_affine and bias, dtype)
 
     def extra_repr(self) -> str:
         """The sizes and the options."""
@@ -86,8 +68,7 @@ class LayerNorm(_TrailingNorm):
         dtype: Any = None,
     ) -> None:
         nonnegative_real(eps, "LayerNorm: eps")
-        members = ("weight", "bias") if bias else ("weight",)
-        super().__init__(normalized_shape, eps, elementwise_affine, members, dtype)
+        super().__init__(normalized_shape, eps, elementwise_affine, bias, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised tensor, of the shape of x."""
@@ -110,14 +91,14 @@ class RMSNorm(_TrailingNorm):
         elementwise_affine: bool = True,
         dtype: Any = None,
     ) -> None:
-        super().__init__(normalized_shape, eps, elementwise_affine, ("weight",), dtype)
+        super().__init__(normalized_shape, eps, elementwise_affine, False, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """The scaled tensor, of the shape of x."""
         return functional.rms_norm(x, self.normalized_shape, self.weight, self.eps)
 
 
-class GroupNorm(Module):
+class GroupNorm(_Affine):
     """Group normalisation of (N, C, ...) over groups of successive channels (Wu & He 2018); see
     `functional.group_norm`. The same in training and evaluation.
 
@@ -127,9 +108,6 @@ class GroupNorm(Module):
     >>> mg.nn.GroupNorm(3, 6)(mg.randn(2, 6, 4, 4)).shape
     (2, 6, 4, 4)
     """
-
-    weight: Any  # a Parameter, or None with affine=False
-    bias: Any
 
     def __init__(
         self,
@@ -146,12 +124,8 @@ class GroupNorm(Module):
             raise ValueError(
                 f"GroupNorm: num_channels {num_channels} cannot be split into {num_groups} groups"
             )
-        nonnegative_real(eps, "GroupNorm: eps")
-        self.eps, self.affine = eps, affine
-        channels = self.num_channels
-        weight = Parameter(ones(channels, dtype=dtype)) if affine else None
-        self.register_parameter("weight", weight)
-        self.register_parameter("bias", Parameter(zeros(channels, dtype=dtype)) if affine else None)
+        self.eps, self.affine = nonnegative_real(eps, "GroupNorm: eps"), affine
+        self._add_affine(num_channels, affine, affine, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised tensor, of the shape of x."""
@@ -187,17 +161,9 @@ class _InstanceNorm(_BatchNorm):
         x = to_tensor(x, type(self).__name__)
         single = x.ndim == min(self._layouts) - 1  # a sample without a batch
         batch = self._checked(reshape(x, (1, *x.shape)) if single else x)
-        mine = self.training or self.running_mean is None
-        y = functional.instance_norm(
-            batch,
-            self.running_mean,
-            self.running_var,
-            self.weight,
-            self.bias,
-            mine,
-            self.momentum or 0.0,
-            self.eps,
-        )
+        mine, momentum = self.training or self.running_mean is None, self.momentum or 0.0
+        state = self.running_mean, self.running_var, self.weight, self.bias
+        y = functional.instance_norm(batch, *state, mine, momentum, self.eps)
         return reshape(y, x.shape) if single else y
 
 

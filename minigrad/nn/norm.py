@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .._core.engine.graph import Tensor, to_tensor
+from .._core.types import Shape
 from ..autograd import no_grad
 from ..checks import nonnegative_real, positive, real
 from ..creation import ones, tensor, zeros
@@ -20,14 +21,36 @@ from .module import Module, Parameter
 __all__ = ["BatchNorm1d", "BatchNorm2d", "recalibrate"]
 
 
-class _BatchNorm(Module):
+class _Affine(Module):
+    """What all normalisations share: a weight and a bias of one shape, which start at 1 and 0."""
+
+    weight: Any  # a Parameter or None
+    bias: Any
+
+    def _add_affine(self, shape: Shape, weight: bool, bias: bool, dtype: Any) -> None:
+        start = Parameter(ones(shape, dtype=dtype)) if weight else None
+        self.register_parameter("weight", start)
+        self.register_parameter("bias", Parameter(zeros(shape, dtype=dtype)) if bias else None)
+
+    def reset_parameters(self) -> None:
+        """Start again with weight 1 and bias 0.
+
+        >>> layer = mg.nn.LayerNorm(2)
+        >>> layer.reset_parameters()
+        >>> layer.weight.tolist()
+        [1.0, 1.0]
+        """
+        for parameter, start in ((self.weight, init.ones_), (self.bias, init.zeros_)):
+            if parameter is not None:
+                start(parameter)
+
+
+class _BatchNorm(_Affine):
     """What BatchNorm1d and BatchNorm2d share: everything but the shapes that they take."""
 
     _layouts: ClassVar[dict[int, str]]
     _may_be_missing = ("num_batches_tracked",)  # PyTorch added it in version 0.4.1
 
-    weight: Any  # a Parameter, or None with affine=False
-    bias: Any
     running_mean: Any  # a Tensor, or None with track_running_stats=False
     running_var: Any
     num_batches_tracked: Any
@@ -49,10 +72,7 @@ class _BatchNorm(Module):
             raise ValueError(f"{name}: momentum must be None or between 0 and 1, got {momentum}")
         self.num_features, self.eps, self.momentum = channels, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
-        self.register_parameter(
-            "weight", Parameter(ones(channels, dtype=dtype)) if affine else None
-        )
-        self.register_parameter("bias", Parameter(zeros(channels, dtype=dtype)) if affine else None)
+        self._add_affine(channels, affine, affine, dtype)
         tracked = track_running_stats
         self.register_buffer("running_mean", zeros(channels, dtype=dtype) if tracked else None)
         self.register_buffer("running_var", ones(channels, dtype=dtype) if tracked else None)
@@ -73,17 +93,9 @@ class _BatchNorm(Module):
             self.num_batches_tracked.zero_()
 
     def reset_parameters(self) -> None:
-        """Start again with weight 1, bias 0 and fresh running statistics.
-
-        >>> layer = mg.nn.BatchNorm1d(2)
-        >>> layer.reset_parameters()
-        >>> layer.weight.tolist()
-        [1.0, 1.0]
-        """
+        """Start again with weight 1, bias 0 and fresh running statistics."""
         self.reset_running_stats()
-        if self.weight is not None:
-            init.ones_(self.weight)
-            init.zeros_(self.bias)
+        super().reset_parameters()
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised tensor, of the shape of x; in training the running statistics move."""
