@@ -1,5 +1,4 @@
-# What Python and NumPy ask of a Tensor: repr, pickle, lists of Tensors, functions of NumPy; memory that is
-# shared with others.
+# Python and NumPy protocols of Tensor: repr, pickle, nested lists, NumPy functions, shared memory.
 cdef str described(Tensor x):
     """Its elements as text, with what the elements do not show."""
     text = np.array2string(x.array, separator=", ", prefix="tensor(")

@@ -1,5 +1,4 @@
-# What looks on: the profiler and the observers, which cost nothing while there are none; hooks; and other
-# threads, which a pass lets run.
+# The profiler and the observers, which cost nothing while there are none; hooks; other threads.
 cdef bint profiling = False
 cdef int passes_running = 0             # counted, as passes may nest and run in several threads
 cdef dict profile_rows = {}                 # name -> [calls, forward ns, backward ns, bytes]
@@ -11,7 +10,7 @@ cdef list profile_row(Op op):
 
 
 cdef void note_forward(Op op, ndarray out):
-    """Book the time since the last event on `op`, which ends now."""
+    """Add the time since the last event to the row of `op`."""
     global last_event
     cdef long long now = perf_counter_ns()
     cdef list row

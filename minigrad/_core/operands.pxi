@@ -1,4 +1,4 @@
-# Numbers, arrays and what else may stand beside a Tensor, as Tensors.
+# Conversion of operands (numbers, arrays) to Tensors.
 cdef tuple OPERANDS = (Tensor, np.ndarray, np.generic, int, float)
 
 

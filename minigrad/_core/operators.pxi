@@ -1,4 +1,4 @@
-# What Python's operators do beside applying their primitive.
+# Python's operators: unknown types, `==` of any shapes, bits, in-place operators.
 cdef object operate(Op op, object left, object right):
     """Apply a primitive, or leave a type that we do not know to the other side."""
     other = right if isinstance(left, Tensor) else left

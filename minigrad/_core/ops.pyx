@@ -1,15 +1,15 @@
-"""The primitives that are more than a pass over elements: reductions, shapes, indexing, products.
+"""The primitives that are not elementwise: reductions, shapes, indexing, products.
 
 Design note
 -----------
-1. Elementwise primitives are in table.py; generate.py turns them into the code included below. To read an
-   entry of this file: `register("prod", PROD, np.multiply.reduce, rules)` says that the kernel branch is
-   PROD, that NumPy's function serves integers, and what the gradients are. The function below it is what
-   users call.
-2. A rule is written in Tensor operations, so its own gradient derives automatically. The names of its
-   parameters are all that a Node keeps: `g` the cotangent; `out` the output; `x`, `y` the inputs;
-   `shape` the first input's shape; `i` which input (variadic operations); or an attribute, given by the
-   caller (`axis`) or left by the forward (`kept`, `means`).
+1. Elementwise primitives are in table.py; generate.py turns them into the code included below. How to read
+   an entry of this file: in `register("prod", PROD, np.multiply.reduce, rules)`, PROD is the branch of the
+   kernel, NumPy's function computes integers, and the rules are the gradients. Users call the function
+   below it.
+2. A rule is written in Tensor operations, so its own gradient derives automatically. A Node saves only
+   what the rule's parameters name: `g` the cotangent; `out` the output; `x`, `y` the inputs; `shape` the
+   first input's shape; `i` which input (variadic operations); or an attribute, given by the caller
+   (`axis`) or computed by the forward (`kept`, `means`).
 3. Rules never undo broadcasting: the engine sums a gradient to its input's shape.
    Beside its rules, which are enough, a primitive may have something faster for a pass that is not recorded
    (fast/cotangents.pxi): `faster_rules` with the same parameters, one of which may return None; `add_part`
@@ -17,8 +17,8 @@ Design note
    computed; `sums` takes many gradients of a product at once.
 4. `None` as a rule: no gradient flows there (a mask, a comparison).
 5. Smooth functions whose composition has a kink or overflows are primitives (softplus, logsigmoid,
-   logsumexp, log_softmax, erf, sigmoid). So are some whose composition takes too many passes (linear,
-   lstm_cell, sum_product, softmax_cross_entropy). Everything else is composed, in functions.py,
+   logsumexp, log_softmax, erf, sigmoid), and so are some whose composition takes too many passes (linear,
+   lstm_cell, sum_product, softmax_cross_entropy). Everything else is composed in functions.py,
    contraction.py and nn/.
 """
 cimport numpy as cnp
@@ -46,8 +46,8 @@ from .engine.graph import attach_methods, drops_graph, faster_rules, observe, pl
 cnp.import_array()
 
 cdef enum:
-    LARGE = 1 << 15             # elements of a product above which it is summed without being written
-    MANY = 1 << 10              # elements from which on a second look at them costs less than a slower sort
+    LARGE = 1 << 15             # elements of a product; larger ones are summed without being stored
+    MANY = 1 << 10              # elements; from here on a second pass costs less than a slower sort
 
 cdef Shortcut VAR_SLOPE = Shortcut("slope of var about the kept means")
 cdef Shortcut PROD_SLOPE = Shortcut("slope of prod by division")
@@ -59,12 +59,12 @@ cdef Op reduction_op(str name, int opcode, object fallback, object rule):
 
 
 # ================================================================================ elementwise
-# The functions of table.py, except those with more to do than call their kernel.
+# The functions of table.py, except those that do more than call their kernel.
 include "generated/functions.pxi"
 
 
 def round(x, decimals=0):
-    """x rounded to so many decimals, elementwise, halves to the even neighbour; its gradient is 0.
+    """x rounded to `decimals` decimals elementwise, halves to even; its gradient is 0.
 
     >>> mg.round(mg.tensor([0.5, 1.5, 2.25]))
     tensor([0., 2., 2.])
@@ -77,8 +77,7 @@ def round(x, decimals=0):
 
 
 def reciprocal(x):
-    """1 / x elementwise. Raises TypeError for integers and bools, most of whose reciprocals are not integers;
-    1 / x gives floats.
+    """1 / x elementwise. Raises TypeError for integers and bools; use 1 / x, which gives floats.
 
     >>> mg.reciprocal(mg.tensor([2.0, 4.0]))
     tensor([0.5 , 0.25])
@@ -152,7 +151,7 @@ cdef Op CLIP_ = register("clip", CLIP, np.clip,
                          attributes=("low", "high"))
 def clip(x, min=None, max=None):
     """x limited to [min, max]; the gradient inside and at the bounds is 1. A bound may be None, a
-    number or a Tensor; one that is NaN makes the result NaN.
+    number or a Tensor; a NaN bound gives NaN.
 
     >>> mg.clip(mg.tensor([-1.0, 0.5, 2.0]), 0, 1)
     tensor([0. , 0.5, 1. ])
@@ -175,7 +174,7 @@ def clip(x, min=None, max=None):
         limited = limited if max is None else where(limited > max, max, limited)
         for value in (tensor, min, max):
             undefined = False if value is None else np.isnan(to_tensor(value, "clip").array)
-            if np.logical_or.reduce(undefined, axis=None):      # no comparison with a NaN is true
+            if np.logical_or.reduce(undefined, axis=None):      # comparisons with NaN are false
                 limited = where(undefined, math.nan, limited)
         return limited
     tensor = to_tensor(x, "clip")
@@ -187,7 +186,7 @@ def clip(x, min=None, max=None):
     view_array(&operands[0], tensor.array)
     view_array(&operands[1], low)
     view_array(&operands[2], high)
-    if min != min or max != max:            # the kernel does not look for a NaN among numbers
+    if min != min or max != max:            # the kernel does not check its bounds for NaN
         out = np.full_like(tensor.array, math.nan)
     else:
         out = loops.elementwise("clip", CLIP, typenum == NPY_DOUBLE, typenum, operands, 3)
@@ -196,7 +195,7 @@ def clip(x, min=None, max=None):
 
 # ------------------------------------------------------------------------------------- logical, no gradient
 cdef Tensor truth(x, str name):
-    """As `to_tensor`, but of a number its truth value, since a dtype might round it to 0."""
+    """As `to_tensor`, but a number becomes its truth value, since a dtype might round it to 0."""
     if isinstance(x, Tensor):
         return x
     number = python_number(x)
@@ -249,7 +248,7 @@ def logical_not(x):
 
 # ================================================================================================ reductions
 cdef bint ascending(tuple axes, int ndim):
-    """Whether these are ints in order without negatives, as they mostly are."""
+    """Whether these are nonnegative ints in ascending order, the common case."""
     cdef long last = -1, a
     for axis in axes:
         if type(axis) is not int:
@@ -262,7 +261,7 @@ cdef bint ascending(tuple axes, int ndim):
 
 
 cpdef tuple reduced_axes(str name, axis, int ndim):
-    """`axis` (None, an int, or a tuple of them) as a sorted tuple without negatives."""
+    """`axis` (None, an int, or a tuple of ints) as a sorted tuple of nonnegative ints."""
     if axis is None:
         return tuple(range(ndim))
     if type(axis) is int and -ndim <= axis < ndim:
@@ -279,20 +278,19 @@ cpdef tuple reduced_axes(str name, axis, int ndim):
                                           f"{ndim} dimensions")
         axes.append(a % ndim)
     if len(set(axes)) != len(axes):
-        raise ValueError(f"{name}: an axis stands twice in {axis}")
+        raise ValueError(f"{name}: duplicate axis in {axis}")
     return tuple(sorted(axes))
 
 
 cpdef int one_axis(str name, axis, int ndim) except -1:
-    """`axis` as an int that is not negative, where exactly one is expected."""
+    """`axis`, a single int, as a nonnegative int."""
     if axis is None or isinstance(axis, (tuple, list)):
         raise TypeError(f"{name}: axis must be an int, got {axis!r}")
     return reduced_axes(name, axis, ndim)[0]
 
 
 cdef object integer(value):
-    """`value` as an int if it acts as one (it has `__index__`, as NumPy's integers have) and is not a bool;
-    else None."""
+    """`value` as an int if it has `__index__`, as NumPy's integers do, and is not a bool; else None."""
     if type(value) is int:
         return value
     if isinstance(value, bool):
@@ -304,7 +302,7 @@ cdef object integer(value):
 
 
 cpdef object whole(str what, value):
-    """`value` as an int; raises TypeError if it does not act as one."""
+    """`value` as an int; raises TypeError if it is not an integer."""
     number = integer(value)
     if number is None:
         raise TypeError(f"{what} must be an int, got {value!r}")
@@ -320,7 +318,7 @@ cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
     cdef ndarray out, means = None
     if axis is None:
         axes = ALL_AXES[ndim]
-        mask = ~mask                        # bits beyond the last axis are not looked at
+        mask = ~mask                        # bits beyond the last axis are ignored
     else:
         axes = reduced_axes(op.name, axis, ndim)
         for d in axes:
@@ -329,7 +327,7 @@ cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
         for d in axes:
             if PyArray_DIMS(tensor.array)[d] == 0:
                 raise ValueError(f"{op.name}: axis {d} of shape {tensor.shape} is empty, "
-                                 f"and nothing has no {op.name}")
+                                 f"and the {op.name} of an empty axis is undefined")
     if typenum == NPY_FLOAT or typenum == NPY_DOUBLE:
         if op.opcode == LOGSUM:
             out = reductions.logsumexp(tensor.array, mask, keepdims)
@@ -346,7 +344,7 @@ cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
 
 
 cdef ndarray means_of(ndarray x, tuple axes):
-    """Room for the means of x over the axes."""
+    """An uninitialised array for the means of x over the axes."""
     cdef npy_intp shape[64]
     cdef int d
     for d in range(PyArray_NDIM(x)): shape[d] = PyArray_DIMS(x)[d]
@@ -358,14 +356,14 @@ cdef list ALL_AXES = [tuple(range(n)) for n in range(65)]
 
 
 cdef object expand(Tensor g, tuple shape, tuple axis):
-    """Bring the result of a reduction back to the shape that was reduced; a view."""
+    """Expand the result of a reduction to the shape of its input; a view."""
     if PyArray_NDIM(g.array) != len(shape):
         g = reshape(g, tuple([1 if d in axis else shape[d] for d in range(len(shape))]))
     return broadcast_to(g, shape)
 
 
 cdef double elements(tuple shape, tuple axis) except? -1:
-    """How many elements a reduction folds into one."""
+    """The number of elements that a reduction combines into one."""
     cdef double n = 1
     for d in axis:
         n *= shape[d]
@@ -373,7 +371,7 @@ cdef double elements(tuple shape, tuple axis) except? -1:
 
 
 cdef Tensor sum_of_products(Tensor g, Tensor factor, unsigned long long repeated, int extra):
-    """`unbroadcast(g * factor)` where the product is large enough to be worth not to be written to memory."""
+    """`unbroadcast(g * factor)` without storing the product, if that is large enough to pay; else None."""
     cdef tuple shape = shape_of(g.array), axes
     if (PyArray_SIZE(g.array) <= LARGE or PyArray_TYPE(g.array) != PyArray_TYPE(factor.array)
             or shape != shape_of(factor.array)):
@@ -398,7 +396,7 @@ cdef object sum_to(Tensor g, tuple shape):
 
 cdef Op SUM_ = reduction_op("sum", SUM, np.add.reduce, lambda g, shape, axis: expand(g, shape, axis))
 def sum(x, axis=None, keepdims=False):
-    """The sum over all axes, one, or a tuple of them; 0 of nothing. Accumulates in double.
+    """The sum over all axes, one axis, or a tuple of axes; 0 without elements. Accumulates in double.
 
     >>> mg.sum(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), axis=0)
     tensor([4., 6.])
@@ -411,8 +409,8 @@ cdef Op SUM_PRODUCT_ = register("sum_product", NO_KERNEL, None,
                                  lambda g, x, shape, axis: expand(g, shape, axis) * x),
                                 attributes=("axis", "keepdims"))
 def sum_product(x, y, axis=None, keepdims=False):
-    """The sum of x * y, two tensors of one shape, over all axes, one, or a tuple of them. The products never
-    lie in memory; rows of float32 are summed in float32, 1024 elements at a time.
+    """The sum of x * y, two tensors of one shape, over all axes, one axis, or a tuple of axes. The products
+    are not stored; rows of float32 are summed in float32, 1024 elements at a time.
 
     >>> from minigrad._core import ops
     >>> ops.sum_product(mg.tensor([1.0, 2.0]), mg.tensor([3.0, 4.0]))
@@ -440,7 +438,7 @@ cdef Op MEAN_ = reduction_op("mean", MEAN, np.mean,
                              lambda g, shape, axis:
                              expand(g * (1 / (elements(shape, axis) or 1)), shape, axis))
 def mean(x, axis=None, keepdims=False):
-    """The arithmetic mean; NaN of nothing.
+    """The arithmetic mean; NaN without elements.
 
     >>> mg.mean(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), axis=1)
     tensor([1.5, 3.5])
@@ -485,7 +483,7 @@ cdef Op PROD_ = reduction_op("prod", PROD, np.multiply.reduce,
                              lambda g, x, out, axis: slope_of_prod(g, x, axis))
 faster_rules(PROD_, PROD_SLOPE, lambda g, x, out, axis: slope_by_division(g, x, out, axis))
 def prod(x, axis=None, keepdims=False):
-    """The product; 1 of nothing. Accumulates in double. Its gradient is exact with zeros too, and where the
+    """The product; 1 without elements. Accumulates in double. Its gradient is exact for zeros too, and if the
     product over- or underflows.
 
     >>> mg.prod(mg.tensor([2.0, 3.0, 4.0]))
@@ -501,8 +499,8 @@ cdef object slope_by_division(Tensor g, Tensor x, Tensor out, tuple axis):
 
 
 cdef object slope_of_prod(Tensor g, Tensor x, tuple axis):
-    """For each element the product of all others: of all before it times that of all after, with the powers
-    of two kept apart."""
+    """For each element the product of all others: of all before it times all after it, with separate powers
+    of two."""
     order = tuple([d for d in range(x.ndim) if d not in axis]) + axis
     moved = permute_dims(x, order)
     count = math.prod([x.shape[d] for d in axis])
@@ -518,20 +516,20 @@ cdef object slope_of_prod(Tensor g, Tensor x, tuple axis):
 
 
 cdef ndarray powers_in(ndarray x):
-    """Powers of two, divided by which the elements of x are 0 or from sqrt(1/2) to sqrt(2)."""
+    """Powers of two that scale the elements of x to 0 or to [sqrt(1/2), sqrt(2)]."""
     fractions, powers = np.frexp(x)
     return powers.astype(np.int64) - (np.abs(fractions) < math.sqrt(0.5))
 
 
 cdef object scaled(Tensor x, powers):
-    """x times two to these powers, in two steps, since the power itself may be out of range."""
+    """x times two to these powers, in two steps, because the power itself may be out of range."""
     half = powers // 2
     return x * wrap(np.ldexp(1.0, half)) * wrap(np.ldexp(1.0, powers - half))
 
 
 cpdef bint in_safe_range(ndarray x) except -1:
-    """Whether all elements, floats, are far enough from over- and underflow that their squares and roots, and
-    what they are sums or products of, are in range.
+    """Whether all elements (floats) are so far from over- and underflow that their squares, their roots and
+    the intermediate results behind them are in range.
 
     >>> from minigrad._core.ops import in_safe_range
     >>> in_safe_range(np.array([1.0, 1e10])), in_safe_range(np.array([1.0, 0.0]))
@@ -549,7 +547,7 @@ cdef object turned(x, int axis):
 
 
 cdef object shifted(x, double first, int axis):
-    """The elements moved on by one along an axis, behind the number `first`; the last one is dropped."""
+    """The elements shifted by one along an axis; the first becomes `first`, the last is dropped."""
     before = (slice(None),) * axis
     start = astype(broadcast_to(first, x[before + (slice(1),)].shape), x.dtype)
     return concat([start, x[before + (slice(-1),)]], axis) if x.shape[axis] else x
@@ -560,8 +558,8 @@ cdef Op CUMULATIVE_SUM_ = register("cumulative_sum", NO_KERNEL, np.cumsum,
                                    (lambda g, axis: turned(cumulative_sum(turned(g, axis), axis), axis),),
                                    attributes=("axis",))
 def cumulative_sum(x, axis=None, include_initial=False):
-    """The sums of the first 1, 2, ... elements along an axis, which a 1-d tensor need not name; with
-    include_initial a 0 stands before them. Accumulates in double.
+    """The sums of the first 1, 2, ... elements along an axis, which is optional for a 1-d tensor; with
+    include_initial they start with 0. Accumulates in double.
 
     >>> mg.cumulative_sum(mg.tensor([1.0, 2.0, 3.0]))
     tensor([1., 3., 6.])
@@ -574,8 +572,8 @@ cdef Op CUMULATIVE_PROD_ = register("cumulative_prod", NO_KERNEL, np.cumprod,
                                      recurrence_adjoint(g, x, axis) * shifted(out, 1.0, axis),),
                                     attributes=("axis",))
 def cumulative_prod(x, axis=None, include_initial=False):
-    """The products of the first 1, 2, ... elements along an axis, which a 1-d tensor need not name; with
-    include_initial a 1 stands before them. Its gradient is exact with zeros too.
+    """The products of the first 1, 2, ... elements along an axis, which is optional for a 1-d tensor; with
+    include_initial they start with 1. Its gradient is exact for zeros too.
 
     >>> mg.cumulative_prod(mg.tensor([2.0, 3.0, 4.0]))
     tensor([ 2.,  6., 24.])
@@ -609,8 +607,8 @@ cdef Op LINEAR_RECURRENCE_ = register("linear_recurrence", NO_KERNEL, None,
                                        lambda g, x, axis: recurrence_adjoint(g, x, axis)),
                                       attributes=("axis",))
 def linear_recurrence(factor, x, axis=-1):
-    """y[k] = factor[k] * y[k - 1] + x[k] along an axis, for tensors of one shape, with 0 before the first.
-    The gradient of a cumulative product is one, run backwards. Accumulates in double.
+    """y[k] = factor[k] * y[k - 1] + x[k] along an axis, for tensors of one shape, with y[-1] = 0. The
+    gradient of a cumulative product is such a recurrence in reverse order. Accumulates in double.
 
     >>> from minigrad._core import ops
     >>> ops.linear_recurrence(mg.tensor([0.5, 0.5, 0.5]), mg.tensor([4.0, 0.0, 1.0]))
@@ -635,7 +633,8 @@ cdef object recurrence_adjoint(g, factor, int axis):
 cdef Op MAX_ = reduction_op("max", MAX, np.maximum.reduce,
                             lambda g, x, out, axis: share_ties(g, x, out, axis))
 def max(x, axis=None, keepdims=False):
-    """The largest element; a NaN wins. Ties share the gradient evenly. Raises ValueError for nothing.
+    """The largest element, NaN if there is one. Ties share the gradient evenly. Raises ValueError for an
+    empty axis.
 
     >>> mg.max(mg.tensor([[1.0, 5.0], [3.0, 4.0]]), axis=1)
     tensor([5., 4.])
@@ -646,7 +645,8 @@ def max(x, axis=None, keepdims=False):
 cdef Op MIN_ = reduction_op("min", MIN, np.minimum.reduce,
                             lambda g, x, out, axis: share_ties(g, x, out, axis))
 def min(x, axis=None, keepdims=False):
-    """The smallest element; a NaN wins. Ties share the gradient evenly. Raises ValueError for nothing.
+    """The smallest element, NaN if there is one. Ties share the gradient evenly. Raises ValueError for an
+    empty axis.
 
     >>> mg.min(mg.tensor([[1.0, 5.0], [3.0, 4.0]]), axis=1)
     tensor([1., 3.])
@@ -663,7 +663,7 @@ cdef Op LOGSUMEXP_ = reduction_op("logsumexp", LOGSUM, None,
                                   lambda g, x, out, axis:
                                   expand(g, x.shape, axis) * exp(x - expand(out, x.shape, axis)))
 def logsumexp(x, axis=None, keepdims=False):
-    """log(sum(exp(x))), without overflow; -inf of nothing.
+    """log(sum(exp(x))) without overflow; -inf without elements.
 
     >>> mg.logsumexp(mg.tensor([1000.0, 1000.0]))
     tensor(1000.6931)
@@ -786,7 +786,7 @@ def broadcast_to(x, shape):
 
 
 cpdef tuple sizes_of(shape, str name):
-    """A shape given as an int or a sequence of ints, as a tuple; anything else raises."""
+    """A shape, given as an int or a sequence of ints, as a tuple; raises TypeError or ValueError."""
     sizes = tuple([integer(n) for n in (shape if isinstance(shape, (tuple, list)) else (shape,))])
     if None in sizes:
         raise TypeError(f"{name}: a shape is an int or a tuple of ints, got {shape!r}")
@@ -807,8 +807,8 @@ cdef Op ROLL_ = register("roll", NO_KERNEL, np.roll,
                          (lambda g, shift, axis: roll(g, tuple([-n for n in shift]), axis),),
                          attributes=("shift", "axis"))
 def roll(x, shift, axis=None):
-    """Elements moved on by `shift` places along an axis, and from its end back to its start; for several axes
-    tuples. Without an axis the elements are rolled in C order.
+    """Elements shifted by `shift` places along an axis, from its end back to its start; tuples for several
+    axes. Without an axis, the elements are rolled in C order.
 
     >>> mg.roll(mg.tensor([1.0, 2.0, 3.0]), 1)
     tensor([3., 1., 2.])
@@ -829,9 +829,8 @@ cdef Op REPEAT_ = register("repeat", NO_KERNEL, np.repeat,
                            (lambda g, shape, repeats, axis: sum_repeats(g, shape, repeats, axis),),
                            attributes=("repeats", "axis"))
 def repeat(x, repeats, axis=None):
-    """Each element along an axis `repeats` times in a row: one count (an int, or an array of one) or one for
-    each element. Without an axis x is flattened first. (PyTorch calls this repeat_interleave, and our `tile`
-    repeat.)
+    """Each element along an axis `repeats` times in a row: one count, or one for each element. Without an
+    axis, x is flattened first. (PyTorch calls this repeat_interleave, and calls `tile` repeat.)
 
     >>> mg.repeat(mg.tensor([1.0, 2.0]), 2)
     tensor([1., 1., 2., 2.])
@@ -898,9 +897,9 @@ cdef Op ASTYPE_ = register("astype", NO_KERNEL, None, (lambda g, source: astype(
 def astype(x, dtype):
     """x in another dtype; x itself if it has that dtype. The gradient comes back in the dtype of x.
 
-    Floats lose their fraction in an integer dtype. As in NumPy and PyTorch the elements are converted
-    without a look at them: what an integer dtype cannot hold, NaN and infinities too, becomes some other
-    number. (A number, and what is written into a tensor, raises instead.)
+    Floats are truncated in an integer dtype. As in NumPy and PyTorch, the values are not checked: NaN,
+    infinities and values out of range become arbitrary integers. (Python numbers and assignments raise
+    instead.)
 
     >>> mg.astype(mg.tensor([1.7, -1.7]), mg.int64)
     tensor([ 1, -1])
@@ -920,7 +919,7 @@ cdef Op GETITEM_ = register("getitem", NO_KERNEL, None, (lambda g, shape, index:
                             attributes=("index",))
 beside_rules(GETITEM_).add_part = add_picked
 def getitem(x, index):
-    """x[index], as in NumPy: integers, slices, None and Ellipsis give a view, integer and bool arrays a copy.
+    """x[index] as in NumPy: a view for integers, slices, None and Ellipsis, a copy for index arrays.
 
     >>> from minigrad._core import ops
     >>> ops.getitem(mg.tensor([1.0, 2.0, 3.0]), slice(1, None))
@@ -940,13 +939,12 @@ def getitem(x, index):
     else:
         out = np.asarray(tensor.array[index])
     if tensor.requires and recording():
-        index = own_index(index)            # the caller may write to its index arrays before backward
+        index = own_index(index)            # the caller may modify its index arrays before backward
     return record(GETITEM_, out, tensor, None, None, (index,))
 
 
 def take(x, indices, axis=None):
-    """The slices of x at integer `indices` along an axis, which a 1-d tensor need not name: x[:, indices] for
-    axis=1.
+    """The slices of x at integer `indices` along an axis, optional for a 1-d tensor: x[:, indices] for axis=1.
 
     >>> mg.take(mg.tensor([10.0, 20.0, 30.0]), mg.tensor([2, 0]), axis=0)
     tensor([30., 10.])
@@ -962,7 +960,7 @@ def take(x, indices, axis=None):
 
 
 cdef object own_array(numbers, Tensor tensor):
-    """An array that the caller cannot write to, if the gradient of `tensor` will need it."""
+    """The numbers as an array; a private copy if the gradient of `tensor` will need it."""
     return np.array(plain_index(numbers), copy=True if tensor.requires and recording() else None)
 
 
@@ -988,8 +986,7 @@ cdef bint is_basic(index):
 
 
 cdef ndarray picked_slices(index, int* axis):
-    """The integer array (C-contiguous, int64) of an index that has only full slices beside it, before it;
-    else None."""
+    """The integer array (C-contiguous, int64) of an index in which only full slices precede it; else None."""
     if type(index) is tuple:
         for part in index[:-1]:
             if type(part) is not slice or part != slice(None):
@@ -1002,7 +999,7 @@ cdef ndarray picked_slices(index, int* axis):
 
 
 cdef void add_at(ndarray out, object index, ndarray addend) except *:
-    """out[index] += addend; where an index stands twice both are added."""
+    """out[index] += addend; repeated indices accumulate."""
     cdef int axis = 0
     cdef ndarray positions = picked_slices(index, &axis)
     if is_basic(index):
@@ -1026,8 +1023,7 @@ cdef void add_picked(ndarray whole, ndarray part, tuple attributes) except *:
 
 cdef Op PUT_ = register("put", NO_KERNEL, None, (lambda g, index: getitem(g, index),), attributes=("index",))
 def put(x, index, shape):
-    """Zeros of `shape` with x added at [index]; where an index stands twice both are added. The adjoint of
-    x[index].
+    """Zeros of `shape` with x added at [index]; repeated indices accumulate. The adjoint of x[index].
 
     >>> from minigrad._core import ops
     >>> ops.put(mg.tensor([1.0, 2.0]), mg.tensor([0, 0]), (3,))
@@ -1048,8 +1044,8 @@ cdef Op TAKE_ALONG_AXIS_ = register("take_along_axis", NO_KERNEL, None,
                                      add_along_axis(g, indices, axis, shape),),
                                     attributes=("indices", "axis"))
 def take_along_axis(x, indices, axis=-1):
-    """x at the positions that the integer `indices` give along an axis; in the other dimensions, as many in
-    both, they broadcast. A negative index counts from the end. Raises IndexError out of bounds.
+    """x at the integer `indices` along an axis. Both have the same number of dimensions; all but `axis` are
+    broadcast. A negative index counts from the end. Raises IndexError out of bounds.
 
     >>> mg.take_along_axis(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), mg.tensor([[1], [0]]), axis=1)
     tensor([[2.],
@@ -1086,8 +1082,8 @@ cdef Op ADD_ALONG_AXIS_ = register("add_along_axis", NO_KERNEL, None,
                                    (lambda g, indices, axis: take_along_axis(g, indices, axis),),
                                    attributes=("indices", "axis"))
 def add_along_axis(x, indices, axis, shape):
-    """Zeros of `shape` with x added at the positions that `indices`, of the shape of x, give along an axis:
-    the adjoint of `take_along_axis`.
+    """Zeros of `shape` with x added at `indices`, of the shape of x, along an axis: the adjoint of
+    `take_along_axis`.
 
     >>> from minigrad._core import ops
     >>> ops.add_along_axis(mg.tensor([[1.0, 2.0]]), mg.tensor([[0, 0]]), 1, (1, 3))
@@ -1116,10 +1112,9 @@ cdef ndarray NO_POSITIONS = np.zeros(0, np.int64)
 
 
 cdef class Positions:
-    """Integer indices as a C-contiguous int64 array; of our own, which nobody else can write to, if a
-    gradient rule will need it."""
+    """Integer indices as a C-contiguous int64 array; a private copy if a gradient rule will need it."""
     cdef readonly ndarray array
-    cdef npy_intp length                    # of the axis that they were found to be in, once they were
+    cdef npy_intp length                    # of the axis for which they have been checked
 
     def __cinit__(self):
         self.array = NO_POSITIONS           # until the engine sets it: never None
@@ -1154,9 +1149,9 @@ cdef Op SORT_ = register("sort", NO_KERNEL, np.sort,
                           add_along_axis(g, argsort(x, axis, descending, stable), axis, x.shape),),
                          attributes=("axis", "descending", "stable"))
 def sort(x, axis=-1, descending=False, stable=True):
-    """The elements in ascending order along an axis, NaN behind all others, or in descending order, NaN
-    first. If `stable`, equal ones (0.0 and -0.0 are) stay in their order. The gradient of equal elements is
-    handed out as `argsort` with these arguments orders them.
+    """The elements in ascending order along an axis, NaN last, or in descending order, NaN first. If
+    `stable`, equal elements (0.0 and -0.0 too) keep their order. The gradient of equal elements follows the order of
+    `argsort` with these arguments.
 
     >>> mg.sort(mg.tensor([3.0, 1.0, 2.0]), descending=True)
     tensor([3., 2., 1.])
@@ -1174,8 +1169,8 @@ def sort(x, axis=-1, descending=False, stable=True):
 
 
 def argsort(x, axis=-1, descending=False, stable=True):
-    """The positions, int64, of the elements in ascending order along an axis, NaN behind all others, or in
-    descending order, NaN first. If `stable`, equal ones stay in their order.
+    """The positions, int64, of the elements in ascending order along an axis, NaN last, or in descending
+    order, NaN first. If `stable`, equal elements keep their order.
 
     >>> mg.argsort(mg.tensor([3.0, 1.0, 2.0]))
     tensor([1, 2, 0])
@@ -1189,7 +1184,7 @@ def argsort(x, axis=-1, descending=False, stable=True):
     return wrap(checked(np.flip(order, along) if descending else order))
 
 
-# The integers in which floats have their bits; the least of them, which are the bits of -0.0; the largest.
+# The integer dtype of a float's size; its minimum, which has the bits of -0.0; its maximum.
 cdef dict INTEGERS = {4: (np.dtype("int32"), np.int32(-1 << 31), np.int32((1 << 31) - 1)),
                       8: (np.dtype("int64"), np.int64(-1 << 63), np.int64((1 << 63) - 1))}
 
@@ -1200,9 +1195,9 @@ cdef bint has_negative_zero(ndarray x) except -1:
 
 
 cdef object stable_order(ndarray x, int axis):
-    """np.argsort(x, axis, stable=True), which is 3 times slower than NumPy's default. So rows are sorted by
-    that, and anew if they have equal elements; long rows of 32 bits as integers of 64 that have the position
-    in their lower half, so that no two are equal."""
+    """np.argsort(x, axis, stable=True), which is 3 times slower than NumPy's default. So rows are sorted with
+    the default, and again if they have equal elements; long rows of 32 bits become integers of 64 bits with
+    the position in the lower half, so that no two are equal."""
     cdef int last = PyArray_NDIM(x) - 1
     cdef npy_intp length = PyArray_DIMS(x)[axis]
     if PyArray_SIZE(x) < MANY:
@@ -1223,8 +1218,8 @@ cdef object stable_order(ndarray x, int axis):
 
 
 cpdef object sort_keys(ndarray x):
-    """Integers, or bools, in the order of the elements of x: equal for 0.0 and -0.0, and for NaNs, which come
-    last. The bits of floats are in their order, but backwards for negative ones."""
+    """Integers or bools that sort as the elements of x do: equal for 0.0 and -0.0, and for NaNs, which come
+    last. The bits of floats sort as the floats do, but in reverse for negative ones."""
     if x.dtype.kind != "f":
         return x
     bits, _, largest = INTEGERS[x.itemsize]
@@ -1288,8 +1283,8 @@ def unfold(x, kernel_size, stride=1, dilation=1):
     """Sliding windows over the last k axes of x, k the length of kernel_size (an int is one axis): the shape
     (..., *places, *kernel_size), as numpy.lib.stride_tricks.sliding_window_view. A read-only view.
 
-    stride: how far apart neighbouring windows are; dilation: how far apart the elements of a window are; ints
-    or k of them. There are (size - dilation (kernel - 1) - 1) // stride + 1 places along an axis. Raises
+    stride: the distance of neighbouring windows; dilation: the distance of the elements of a window; ints or
+    k ints. There are (size - dilation (kernel - 1) - 1) // stride + 1 places along an axis. Raises
     ValueError for a window larger than its axis.
 
     >>> mg.unfold(mg.tensor([1.0, 2.0, 3.0, 4.0]), 2)
@@ -1340,7 +1335,7 @@ def fold(x, shape, stride=1, dilation=1):
 
 
 cdef tuple per_axis(str name, str what, value, int k, int least):
-    """An option for each of k axes (any number of them if k is 0) from an int or a tuple of ints."""
+    """An option for each of k axes (of any number if k is 0) from an int or a tuple of ints."""
     given = value if isinstance(value, (tuple, list)) else (value,) * (k or 1)
     numbers = tuple([integer(n) for n in given])
     if None in numbers:
@@ -1380,8 +1375,8 @@ cdef ndarray windows(str name, ndarray base, tuple kernel, tuple stride, tuple d
 
 cdef Op PAD_ = register("pad", NO_KERNEL, None, (lambda g, index: getitem(g, index),), attributes=("index",))
 def pad(x, pad_width, mode="constant", value=0):
-    """x with pad_width = ((before, after), ...) elements more along its axes, as in numpy.pad; one pair is
-    for every axis, an int for every side.
+    """x with pad_width = ((before, after), ...) additional elements along its axes, as in numpy.pad; one pair
+    applies to every axis, an int to every side.
 
     mode: "constant" for elements equal to `value`; or, as NumPy names them, "edge" (also called replicate),
     "reflect", "symmetric" and "wrap" (also called circular) for elements of x. Raises ValueError for
@@ -1422,7 +1417,7 @@ def pad(x, pad_width, mode="constant", value=0):
 
 
 cdef bint are_pairs(pad_width, int ndim):
-    """Whether these are the pairs of a layer, for which NumPy's broadcasting would take 8 us."""
+    """Whether this is a tuple of one pair per axis, the common case; np.broadcast_to would take 8 us."""
     if type(pad_width) is not tuple or len(pad_width) != ndim:
         return False
     for pair in pad_width:
@@ -1465,8 +1460,8 @@ cdef object padded_by_index(x, tuple widths, mode):
 
 
 def window_max(x, starts, stops, steps, return_indices=False):
-    """The largest element of each window of the last k axes of x, k 1 or 2: the shape (..., *places). A NaN
-    wins. The gradient goes to the first maximum: x is taken along these axes, seen as one, by index.
+    """The largest element of each window of the last k axes of x, k 1 or 2: the shape (..., *places), NaN if
+    the window has one. The gradient goes to the first maximum: x is indexed along these axes, flattened.
 
     starts, stops: for each axis the indices where its windows start and stop; steps: how far apart the
     elements of a window are. return_indices: also the int64 indices. Raises ValueError for a window that is
@@ -1505,9 +1500,9 @@ cdef Op PACKED_MATMUL_ = register("packed_matmul", NO_KERNEL, None,
                                   inputs=("x", "y", "bias"), attributes=("matrices", "source"))
 def packed_matmul(x, y, shape, bias=None):
     """x @ reshape(y, shape) + bias[..., None] for x (..., n, k), y of that shape (b, ..., k, m), b being an
-    axis that x does not have, and bias (..., n) or None: (b, ..., n, m). As that composition, but the bias is
-    added in place, and reshape's copy of a y that cannot be viewed so, such as sliding windows, is made anew
-    for the gradient instead of kept, and a block of it at a time.
+    axis that x does not have, and bias (..., n) or None: (b, ..., n, m). Unlike that composition, it adds the
+    bias in place, and copies a y that is not viewable in this shape, such as sliding windows, block by block
+    and again for the gradient, instead of saving the copy.
 
     >>> from minigrad._core import ops
     >>> ops.packed_matmul(mg.ones(1, 2), mg.unfold(mg.tensor([1.0, 2.0, 4.0]), 2), (2, 2, 1)).tolist()
@@ -1577,8 +1572,8 @@ beside_rules(MATMUL_).sums = (
     lambda gs, ys: matmul(concat(gs, 1), matrix_transpose(concat(ys, 1))),
     lambda gs, xs: matmul(matrix_transpose(concat(xs)), concat(gs)))
 def matmul(x, y):
-    """The matrix product x @ y as in NumPy: (..., n, k) @ (..., k, m) -> (..., n, m); leading dimensions
-    broadcast, a 1-d operand is a row on the left or a column on the right.
+    """The matrix product x @ y as in NumPy: (..., n, k) @ (..., k, m) -> (..., n, m). Leading dimensions
+    broadcast; a 1-d operand is a row on the left or a column on the right.
 
     >>> mg.matmul(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), mg.tensor([1.0, 1.0]))
     tensor([3., 7.])
@@ -1708,7 +1703,7 @@ def lstm_cell(gates, cell):
 
 
 cdef ndarray unobserved(object definition, ndarray x, ndarray y):
-    """What a definition in primitives computes, outside the graph, and so that nobody sees the primitives."""
+    """Evaluate a definition in primitives outside the graph, hidden from observers."""
     observer = observe(None)
     try:
         return (<Tensor> definition(wrap(x), wrap(y))).array
@@ -1751,10 +1746,9 @@ faster_rules(SOFTMAX_CROSS_ENTROPY_, CROSS_ENTROPY, lambda g, x, labels, kept: N
              wrap(loss.cross_entropy_slopes(contiguous((<Tensor> x).array), labels, kept,
                                             contiguous((<Tensor> g).array))))
 def softmax_cross_entropy(x, labels):
-    """-log(softmax(x)) at the label of each row: x (n, C), labels (n,) of integers from 0 to C - 1, to (n,).
-    A primitive of its own, since training steps of small nets spent a fifth of their time on log_softmax,
-    the pick and what lay around them. Raises IndexError for a label that is no class, TypeError for labels
-    of floats.
+    """-log(softmax(x)) at the label of each row: x (n, C), labels (n,) of integers in [0, C), to (n,). A
+    primitive of its own, because training steps of small nets spent a fifth of their time on its composition.
+    Raises IndexError for a label outside [0, C), TypeError for float labels.
 
     >>> from minigrad._core import ops
     >>> ops.softmax_cross_entropy(mg.zeros(2, 4), mg.tensor([0, 3]))
@@ -1771,7 +1765,7 @@ def softmax_cross_entropy(x, labels):
         raise TypeError(f"softmax_cross_entropy: expected labels of integers, got {classes.dtype}")
     if PyArray_TYPE(rows.array) != NPY_FLOAT and PyArray_TYPE(rows.array) != NPY_DOUBLE:
         rows = astype(rows, np.float32 if PyArray_TYPE(rows.array) == NPY_BOOL else np.float64)
-    # A copy of the labels, which nobody writes to before backward.
+    # A private copy of the labels, as the caller may modify them before backward.
     classes = loops.copied(classes) if PyArray_TYPE(classes) == NPY_INT64 else classes.astype(np.int64)
     if count_classes("softmax_cross_entropy", classes, PyArray_DIMS(rows.array)[1], NO_LABEL) != len(classes):
         raise IndexError(f"softmax_cross_entropy: label {NO_LABEL} is out of range")

@@ -1,4 +1,4 @@
-# What the engine takes of C, CPython and NumPy.
+# C, CPython and NumPy declarations of the engine.
 cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals

@@ -1,4 +1,4 @@
-# For what is built on the graph from outside: Function, checkpoint, fused functions, mg.func.
+# Access to the graph for Function, checkpoint, fused functions and mg.func.
 def attach_op(Op op not None, Tensor values not None, tuple inputs, tuple attributes):
     """A Tensor on the memory of `values`, made by `op` from the inputs: Tensors, or Nodes, which stand for
     what they made. Nobody is told; see `announce`."""

@@ -1,4 +1,4 @@
-# Operands to arrays: promotion, broadcasting, and the elementwise primitives' only way in.
+# Applies an elementwise primitive: promotion, broadcasting, and the call of its kernel.
 cdef inline bint plain(ndarray array):
     return cnp.PyArray_IS_C_CONTIGUOUS(array)
 
@@ -80,7 +80,7 @@ cdef object binary(Op op, object left, object right):
 
 
 cdef object promote(Op op, object left, object right):
-    """Mixed or integer dtypes, arrays, and what is no operand at all. Promotion is NumPy's."""
+    """The slow path: mixed or integer dtypes, arrays, and unsupported types. Promotion is NumPy's."""
     x, y = python_number(left), python_number(right)
     if x is not None and y is not None:
         left, right = to_tensors((left, right), op.name)

@@ -1,4 +1,4 @@
-# Reverse mode. The first function is all of it; the rest says what its words mean.
+# Reverse mode. The first function is all of it; the others define its terms.
 cdef void run_newest_first(Walk walk, bint retain_graph) except *:
     """A Node runs after everything that was computed from its output, so by then the gradient g of that
     output is complete: the sum of what those delivered. Nodes are numbered as they are made, hence newest
@@ -12,13 +12,13 @@ cdef void run_newest_first(Walk walk, bint retain_graph) except *:
         g = take_gradient(walk, node)
         if g is not None and (walk.targets is None or walk.is_useful(node)):
             run_rules(walk, node, g)
-        g = None                            # so that one Node or leaf holds it, which may write to it
+        g = None                            # so that a single reference remains, which allows in-place sums
         if not retain_graph:
             free_node(node)
 
 
 cdef Tensor take_gradient(Walk walk, Node node):
-    """What was delivered to a Node, or None; hooks have seen it, and who asked for it has it."""
+    """The gradient delivered to a Node, or None, after its hooks have run and it was captured or retained."""
     cdef Tensor g
     if walk.postponed:
         settle(walk, node)
@@ -27,7 +27,7 @@ cdef Tensor take_gradient(Walk walk, Node node):
         return None
     walk.set_pending(node, None)
     if node.notes is not None and node.notes.hooks is not None:
-        g = own(g, walk.create_graph)       # a hook may write to it, or keep it
+        g = own(g, walk.create_graph)       # a hook may write to it or keep it
         g = run_hooks(node.notes.hooks, g)
         g = own(g, walk.create_graph)
     check_whole(node)                       # a pass in a hook or in another thread may have freed it
@@ -74,7 +74,7 @@ cdef void call_rules(Walk walk, Node node, Tensor g) except *:
             continue
         rule = 0 if op.variadic else i
         position = i
-        # A rule of g alone (add, subtract) is linear and commutes with the sum, which leaves it less to do.
+        # A rule of g alone (add, subtract) is linear, so it may run after the sum, on less data.
         early = node.broadcast and node.repeated[i] != 0 and op.saves[rule] == 1 << COTANGENT
         cotangent = unbroadcast(g, node.repeated[i], node.extra[i]) if early else g
         for k in range(op.arguments[rule]):
@@ -102,7 +102,7 @@ cdef void call_rules(Walk walk, Node node, Tensor g) except *:
             raise RuntimeError(f"{op.name}: the rule of input {i} returned {type(returned).__name__}, "
                                "not a Tensor")
         result = <Tensor> returned
-        returned = cotangent = None         # so that `ours` can see that nobody else holds it
+        returned = cotangent = None         # so that `ours` sees a single reference
         if node.broadcast and node.repeated[i] and not early:
             result = unbroadcast(result, node.repeated[i], node.extra[i])
         deliver(walk, below, result)
@@ -136,7 +136,7 @@ cdef void deliver(Walk walk, object target, Tensor cotangent) except *:
     if present is None:
         walk.set_pending(target, cotangent)
         return
-    present = None                          # so that only the slot holds it
+    present = None                          # so that the slot holds the only reference
     in_place = ours(slot)
     present = <Tensor> slot
     walk.set_pending(target, summed(present, cotangent, in_place, walk.create_graph))
@@ -188,7 +188,7 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
 
 
 cdef Tensor first_cotangent(Tensor root, object gradient, str caller):
-    """The cotangent that a pass starts with: the one given, or 1 for a scalar."""
+    """The cotangent of an output: the one given, or 1 for a scalar."""
     cdef ndarray ones
     if gradient is None:
         if elements(root.array) != 1:

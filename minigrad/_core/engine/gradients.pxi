@@ -1,6 +1,6 @@
-# Gradients on their way: who owns one, how two are added, what hooks do, and how they reach `.grad`.
+# Gradients during a pass: ownership, addition, hooks, and the commit to `.grad`.
 cdef inline bint ours(PyObject* tensor):
-    """Whether one slot holds this gradient and nobody else sees its memory, so that it may be written to.
+    """Whether one slot holds the only reference to this gradient and its memory, so it may be written to.
     (A borrowed pointer, because a Cython argument would hold a reference of its own.)"""
     return (Py_REFCNT(tensor) == 1 and Py_REFCNT(<PyObject*> (<Tensor> tensor).array) == 1
             and (<Tensor> tensor).node is None and (<Tensor> tensor).version is None
@@ -15,8 +15,8 @@ cdef Tensor summed(Tensor present, Tensor addend, bint in_place, bint create_gra
 
 
 cdef Tensor own(Tensor g, bint create_graph):
-    """g, or a copy if somebody else holds it or sees its memory. The Node that made g may save it as its
-    output: that is a part of the graph of g, and notices a write."""
+    """g, or a copy if g or its memory is shared. The Node that computed g may have saved it as its output:
+    that belongs to the graph of g, and detects a write."""
     if ours(<PyObject*> g):
         return g
     if (create_graph and Py_REFCNT(<PyObject*> g) == 1 and g.node is not None
@@ -29,7 +29,7 @@ cdef Tensor own(Tensor g, bint create_graph):
 
 
 cdef void run_hooks_of_leaf(Walk walk, Tensor leaf) except *:
-    """As for a Node in `take_gradient`: a hook gets a gradient that it may write to, or keep."""
+    """As for a Node in `take_gradient`: a hook may write to its gradient or keep it."""
     cdef Tensor g = walk.pending(leaf)
     walk.set_pending(leaf, None)
     g = own(g, walk.create_graph)
@@ -38,8 +38,7 @@ cdef void run_hooks_of_leaf(Walk walk, Tensor leaf) except *:
 
 
 cdef list gradients_of(Walk walk, list inputs, bint for_a_rule):
-    """What the pass found for the inputs. Each gradient becomes its caller's alone; a rule takes what is
-    shared."""
+    """The gradients of the inputs. The caller becomes their only owner; a rule may get shared ones."""
     cdef Tensor g
     cdef Py_ssize_t i
     cdef dict found = walk.cotangents if for_a_rule else walk.captured

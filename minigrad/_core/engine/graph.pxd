@@ -12,7 +12,7 @@ cdef enum:
 
 cdef class Version:
     cdef long value
-    cdef bint foreign           # others may write to the storage, and nobody counts that
+    cdef bint foreign           # others may write to the storage without being counted
 
 cdef class Tensor
 
@@ -44,10 +44,10 @@ cdef class Op:
     cdef unsigned char argument[MAX_INPUTS][MAX_ARGUMENTS]
     cdef int arguments[MAX_INPUTS]
 
-cdef class Notes:               # what few Nodes have: as three fields of all, 2 ns of each operation
+cdef class Notes:               # rarely used fields; in every Node they would cost 2 ns per operation
     cdef list hooks
-    cdef object retained        # a weak reference to the output, if it wants its gradient kept
-    cdef object metadata        # what a tool notes about a Node: None, or a dict
+    cdef object retained        # a weak reference to the output after retain_grad
+    cdef object metadata        # data of a tool for this Node: None, or a dict
 
 cdef class Node:
     cdef readonly Op op

@@ -9,27 +9,28 @@ Design note
    because they call one another in a circle. The rooms in the folder above are for what meets Python and
    NumPy: numbers, operators, writes in place, observers; they need not be read to understand the engine.
 2. A *Tensor* is a NumPy array with a place in the graph. A *Node* is one recorded operation. Edges
-   point from a Node to its inputs: to the Node that made the input, or to the Tensor if it is a leaf.
+   point from a Node to its inputs: to the Node that computed the input, or to the Tensor if it is a leaf.
 3. *Memory policy.* A rule names what it needs (`g`, `out`, `x`, `y`, `shape`, an attribute such as
-   `axis`), and the Node keeps that and no more. It never keeps its output Tensor, which would be a
-   reference cycle: where a rule names `out` it keeps the array, and wraps it again, with itself as
-   the graph node, when the rule runs. So graphs are freed by reference counting alone.
-4. *Backward* collects the Nodes, sorts them by the number they got when they were made, newest first,
-   and runs the rules. No recursion. Gradients wait in `cotangent`, and reach `.grad` only when the
-   whole pass has succeeded, so that an exception leaves every `.grad` as it was.
-   Where nobody records the gradients, a primitive may have something faster than its rules (`Op.faster`,
-   ../fast/cotangents.pxi); what it computes is the same.
-5. Rules are Tensor expressions; with `create_graph` they are recorded like any other, and that is all
-   there is to gradients of gradients. Broadcasting is undone here, once (`run_rules`), never in a rule.
-6. *Versions* are counted per storage and made only when needed: by a view, a saved output or a write.
-   What was saved is compared when its rule runs. A write through a NumPy array that shares the storage is
-   not counted, so a Node saves a copy of a *foreign* tensor, one on memory that was not allocated here.
+   `axis`), and the Node saves that and no more. It never saves its output Tensor, which would be a
+   reference cycle: where a rule names `out`, it saves the array and wraps it in a new Tensor with itself
+   as graph node when the rule runs. So reference counting alone frees graphs.
+4. *Backward* collects the Nodes, sorts them by creation number, newest first, and runs the rules. There
+   is no recursion. Gradients accumulate in `cotangent` and reach `.grad` only when the whole pass has
+   succeeded, so an exception leaves every `.grad` unchanged. If the pass itself is not recorded, a
+   primitive may use something faster than its rules (`Op.faster`, ../fast/cotangents.pxi) with the same
+   result.
+5. Rules are Tensor expressions. With `create_graph` they are recorded like any other expression, and
+   that is all that gradients of gradients need. Only `call_rules` undoes broadcasting, never a rule.
+6. A *Version* counts the writes to one storage. It is created on demand: by a view, a saved output or a
+   write. When a rule runs, the versions of its saved tensors are compared. A write through a NumPy array
+   that shares the storage is not counted, so a Node saves a copy of a *foreign* tensor, one whose memory
+   was not allocated here.
 7. Nodes and Tensors come from freelists. A chain of a million Nodes is freed by CPython's trashcan
    without deep recursion (measured in tests/test_graph.py in a thread with a 512 KB stack).
-8. What is built on the graph from outside (Function, checkpoint, fusion, mg.func, detect_anomaly) needs four
-   things of it: a *joint* op, whose one rule is called once and returns the gradients of all inputs; a
-   pass that *stops at its inputs*, for a rule that differentiates a graph of its own; `edges_below`, where
-   a part of the graph ends; and observers, one per thread, which cost nothing while there are none.
+8. Function, checkpoint, fusion, mg.func and detect_anomaly build on the graph from outside. They need four
+   things: a *joint* op, whose single rule returns the gradients of all inputs; a pass that *stops at its
+   inputs*, for a rule that differentiates a graph of its own; `edges_below`, which finds where a subgraph
+   ends; and observers, one per thread, which cost nothing while there are none.
 """
 include "../plumbing.pxi"               # what is taken of C, CPython and NumPy
 
@@ -40,7 +41,7 @@ import numpy as np
 
 cnp.import_array()
 
-cdef enum Argument:             # what a parameter of a rule stands for; attributes follow
+cdef enum Argument:             # the meaning of a rule's parameter; attributes follow
     COTANGENT, OUT, X, Y, SHAPE, POSITION, ATTRIBUTE
 
 cdef enum:
@@ -82,17 +83,16 @@ def register(str name not None, int opcode, object fallback, tuple rules not Non
 def make_op(str name not None, int opcode=NO_KERNEL, object fallback=None, tuple rules not None=(),
             tuple inputs not None=("x", "y", "z"), tuple attributes not None=(), bint variadic=False,
             int core_dims=NO_BROADCAST, bint joint=False, Op into=None):
-    """An operation that may stand in a graph. The parameter names of its rules say what a Node must keep.
+    """An operation that a graph may contain. The parameter names of its rules say what a Node must save.
 
     variadic: any number of inputs share one rule. joint: that rule is called once, and returns a list
-    with the gradients of all inputs, None for one that has none.
+    with the gradients of all inputs, None for an input without one.
 
-    Raises ValueError for more rules, parameters or attributes than a Node has room for, and for a parameter
-    that is no input, attribute or one of g, out, shape and i."""
+    Raises ValueError for too many rules, parameters or attributes, and for an unknown parameter name."""
     cdef Op op = Op.__new__(Op) if into is None else into
     cdef int i, k
     if not 0 <= opcode <= NO_KERNEL:
-        raise ValueError(f"{name}: opcode {opcode} is none of the kernels'")
+        raise ValueError(f"{name}: opcode {opcode} is not that of a kernel")
     if core_dims < NO_BROADCAST or core_dims != NO_BROADCAST and (variadic or joint):
         raise ValueError(f"{name}: core_dims={core_dims}: expected a number of dimensions, of an operation "
                          "with a rule for each input")
@@ -151,13 +151,13 @@ def primitives():
 @cython.auto_pickle(False)
 @cython.freelist(64)
 cdef class Version:
-    """How often a storage was written to; shared by the Tensors that look at it."""
+    """Counts the writes to a storage; shared by the Tensors that view it."""
 
 
 @cython.final
 @cython.auto_pickle(False)
 cdef class Notes:
-    """Hooks, and what else few Nodes have."""
+    """Rarely used fields of a Node: hooks, retain_grad, metadata."""
 
 
 @cython.final
@@ -186,7 +186,7 @@ cdef class Node:
         return tuple([self.sizes[d] for d in range(self.ndim)])
 
     def register_hook(self, hook):
-        """As `Tensor.register_hook` of the output, which need not live any more."""
+        """As `Tensor.register_hook` of the output, which need not be alive."""
         notes = notes_of(self)
         if notes.hooks is None:
             notes.hooks = []
@@ -194,7 +194,7 @@ cdef class Node:
 
     @property
     def metadata(self):
-        """What a tool notes about this Node: None, or a dict."""
+        """Data of a tool for this Node: None, or a dict."""
         return None if self.notes is None else self.notes.metadata
 
     @metadata.setter
@@ -277,14 +277,14 @@ cdef tuple shape_of(ndarray a):
 
 
 cdef Tensor wrap(ndarray array):
-    """A Tensor outside the graph on `array`, whose dtype is known to be one of DTYPES."""
+    """A Tensor outside the graph that shares `array`, whose dtype is one of DTYPES."""
     cdef Tensor tensor = Tensor.__new__(Tensor)
     tensor.array = array
     return tensor
 
 
 cdef Tensor record(Op op, ndarray out, object x, object y=None, tuple more=None, tuple attributes=None):
-    """Wrap the output of `op`; if a gradient may be wanted, remember how it was made."""
+    """Wrap the output of `op`; if an input requires a gradient, record how it was computed."""
     cdef Tensor tensor = wrap(out)
     if mg_recording:
         attach(tensor, op, out, x, y, more, attributes)
@@ -298,7 +298,7 @@ cdef Tensor record(Op op, ndarray out, object x, object y=None, tuple more=None,
 
 cdef inline int attach(Tensor tensor, Op op, ndarray out, object x, object y, tuple more,
                        tuple attributes) except -1:
-    """Give an output its Node, if any input requires a gradient that `op` has."""
+    """Give an output its Node, if an input requires a gradient and `op` has a rule for it."""
     cdef unsigned long long needs = 0
     cdef unsigned char saves = 0
     cdef int i
@@ -359,7 +359,7 @@ cdef inline int attach(Tensor tensor, Op op, ndarray out, object x, object y, tu
 
 
 cdef object kept(object value, long* version):
-    """An input that a rule needs: with its version as of now, and of a foreign tensor a copy."""
+    """An input to save: notes its present version, and copies a foreign tensor."""
     if isinstance(value, Tensor) and (<Tensor> value).version is not None:
         version[0] = (<Tensor> value).version.value
         return frozen(value)
@@ -393,8 +393,8 @@ cdef Tensor record_view(Op op, ndarray out, Tensor x, tuple attributes=None):
 
 
 # ------------------------------------------------------------------------------------------ the other rooms
-# Textual, since as modules they would need one another: an operator applies a primitive, which is recorded;
-# backward applies primitives; Tensor.backward runs it.
+# Included as text, because separate modules would import one another: an operator applies a primitive, which
+# is recorded; backward applies primitives; Tensor.backward runs it.
 include "apply.pxi"
 include "backward.pxi"
 include "walk.pxi"

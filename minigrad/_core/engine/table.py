@@ -9,8 +9,8 @@ Design note
    A NaN must stay NaN: `0 if x <= 0 else x`, not `x if x > 0 else 0`. Without a kernel, NumPy's
    function computes the result. Integers and bools always use NumPy's function; if there is none,
    they are converted to floats.
-3. A rule is the gradient for one input as an expression in Tensor operations, so it can be
-   differentiated again. The names of its parameters say what is saved for it: g, the gradient of
+3. A rule is the gradient of one input as an expression in Tensor operations, so it can be
+   differentiated again. Its parameter names say what is saved for it: g, the gradient of
    the output, is always available; out is the output, x and y are the inputs. None: no gradient.
 4. An example reads `call -> result`; lists in it are tensors.
 """
@@ -63,7 +63,7 @@ TWO_OVER_SQRT_PI = 2 / math.sqrt(math.pi)
 
 
 def _np_sinc(x, out=None):
-    """NumPy's, which is no ufunc; in double, as πx has no digits to spare in float32."""
+    """np.sinc, which is not a ufunc. In float64, because πx loses digits in float32."""
     y = np.sinc(np.asarray(x, np.float64))
     return np.positive(y.astype(x.dtype) if x.dtype.kind == "f" else y, out=out)
 
@@ -180,7 +180,7 @@ def _sinc_slope(x):
     return where(near, small * series, (cos(math.pi * far) - sinc(far)) / far)
 
 
-# -------------------------------------- slopes whose formula in the output would cancel in one tail
+# ------------------------------ derivatives whose formula in the output would cancel in one tail
 FAR = 1000  # where every slope is flat, but inf * 0 would be NaN
 ONE_OVER_SQRT_2_PI = 1 / math.sqrt(2 * math.pi)
 

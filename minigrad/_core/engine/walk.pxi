@@ -1,4 +1,4 @@
-# The Nodes of one backward pass, and what it notes about them.
+# The Nodes of one backward pass, and its state.
 cdef struct Entry:
     unsigned long long number
     PyObject* node
@@ -9,7 +9,7 @@ cdef int newest_first(const void* a, const void* b) noexcept nogil:
     return -1 if x > y else x < y
 
 
-cdef bint fields_taken = False              # a running pass keeps its state in the Nodes' and leaves' fields
+cdef bint fields_taken = False              # a running pass uses the fields of the Nodes and leaves
 
 
 @cython.final
@@ -17,9 +17,8 @@ cdef bint fields_taken = False              # a running pass keeps its state in 
 cdef class Walk:
     """The Nodes of one backward pass, newest first; holds a reference to each until it ends.
 
-    Cotangents wait in a field of their Node or leaf, which costs least. A pass that starts while
-    another runs (in a hook, in another thread) finds the fields taken and keeps its state in
-    dictionaries of its own, so that neither sees the other's."""
+    Cotangents accumulate in a field of their Node or leaf, which is fastest. A pass that starts while
+    another one runs (in a hook, in another thread) is private: it keeps its state in dictionaries."""
     cdef Entry* entries
     cdef Py_ssize_t count, capacity
     cdef unsigned long long mark
@@ -33,7 +32,7 @@ cdef class Walk:
     cdef bint private
     cdef dict cotangents                    # id -> cotangent, where this walk is private
     cdef set seen, useful
-    cdef long long held, interval           # since when the GIL is held, and how long it may be, in ns
+    cdef long long held, interval           # start and allowed time of holding the GIL, in ns
 
     def __cinit__(self, set targets, bint create_graph, bint stop_at_targets):
         global pass_count, fields_taken
@@ -126,7 +125,7 @@ cdef class Walk:
             self.mark_useful()
 
     cdef inline Node visit(self, Py_ssize_t i):
-        """Node i, newest first; between Nodes signals are handled, and other threads run."""
+        """Node i, newest first. Between Nodes, signals are handled and other threads run."""
         if i & 15 == 0:
             PyErr_CheckSignals()
         if i & 63 == 63:
@@ -139,7 +138,7 @@ cdef class Walk:
         self.retained.append((reference, g))
 
     cdef void mark_useful(self) except *:
-        """Only Nodes on a way to a target need to run; oldest first, each asks the Nodes below it."""
+        """Mark the Nodes on a path to a target, oldest first; only these need to run."""
         cdef Py_ssize_t i
         cdef int k
         cdef Node node
@@ -156,7 +155,7 @@ cdef class Walk:
                         node.useful = True
 
     cdef void end(self):
-        """Forget every pending cotangent, leave the fields to the next pass, and let the Nodes go."""
+        """Drop every pending cotangent, free the fields for the next pass, and release the Nodes."""
         global fields_taken
         cdef Py_ssize_t i
         if not self.private:
