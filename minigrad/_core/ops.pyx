@@ -944,7 +944,8 @@ def getitem(x, index):
 
 
 def take(x, indices, axis=None):
-    """The slices of x at integer `indices` along an axis, optional for a 1-d tensor: x[:, indices] for axis=1.
+    """The slices of x at integer `indices` along an axis, optional for a 1-d tensor; for axis=1
+    x[:, indices].
 
     >>> mg.take(mg.tensor([10.0, 20.0, 30.0]), mg.tensor([2, 0]), axis=0)
     tensor([30., 10.])
@@ -1150,8 +1151,8 @@ cdef Op SORT_ = register("sort", NO_KERNEL, np.sort,
                          attributes=("axis", "descending", "stable"))
 def sort(x, axis=-1, descending=False, stable=True):
     """The elements in ascending order along an axis, NaN last, or in descending order, NaN first. If
-    `stable`, equal elements (0.0 and -0.0 too) keep their order. The gradient of equal elements follows the order of
-    `argsort` with these arguments.
+    `stable`, equal elements (0.0 and -0.0 too) keep their order. The gradient of equal elements follows the
+    order of `argsort` with these arguments.
 
     >>> mg.sort(mg.tensor([3.0, 1.0, 2.0]), descending=True)
     tensor([3., 2., 1.])
