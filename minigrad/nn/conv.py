@@ -22,9 +22,8 @@ from .._core.ops import (
 )
 from .._core.types import Shape
 from ..checks import integer, per_axis as per_axis, positive
-from ..creation import empty
-from . import init
-from .module import Module, Parameter
+from .linear import _Uniform
+from .module import Parameter
 
 __all__ = ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"]
 
@@ -309,11 +308,12 @@ def conv_transpose2d(
 
 
 # ---------------------------------------------------------------------------------------- layers
-class _Conv(Module):
+class _Conv(_Uniform):
     """What all convolutions share: options, parameters and their start."""
 
     _axes: ClassVar[int]
     _transposed: ClassVar[bool] = False
+    weight: Parameter
     bias: Parameter | None
 
     def __init__(
@@ -351,26 +351,9 @@ class _Conv(Module):
                 f"{name}: padding_mode must be {' or '.join(modes)}, got {padding_mode!r}"
             )
         self.padding_mode = padding_mode
-        first, second = out_channels, in_channels
-        if self._transposed:
-            first, second = second, first
-        self.weight = Parameter(empty(first, second // groups, *self.kernel_size, dtype=dtype))
-        start = Parameter(empty(out_channels, dtype=dtype)) if bias else None
-        self.register_parameter("bias", start)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw weight and bias anew, uniform in ±1 / sqrt(fan_in), fan_in being the second size of
-        the weight times that of the kernel, as PyTorch computes it.
-
-        >>> layer = mg.nn.Conv1d(4, 2, 4)
-        >>> layer.reset_parameters()
-        >>> bool((layer.weight.abs() <= 0.25).all())
-        True
-        """
-        bound = 1 / math.sqrt(math.prod(self.weight.shape[1:]))
-        for parameter in self.parameters(recurse=False):
-            init.uniform_(parameter, -bound, bound)
+        ends = (in_channels, out_channels) if self._transposed else (out_channels, in_channels)
+        shape = (ends[0], ends[1] // groups, *self.kernel_size)
+        self._add_weight(shape, out_channels, bias, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) -> (N, out_channels, ...), or both without N."""

@@ -18,7 +18,36 @@ from .module import Module, Parameter
 __all__ = ["Flatten", "Identity", "Linear"]
 
 
-class Linear(Module):
+class _Uniform(Module):
+    """What layers share whose parameters start uniform in ±1 / sqrt(fan_in), as in PyTorch."""
+
+    weight: Any
+    bias: Any
+
+    def _fan_in(self) -> int:
+        return math.prod(self.weight.shape[1:])
+
+    def _add_weight(self, shape: tuple[int, ...], outputs: int, bias: bool, dtype: Any) -> None:
+        self.weight = Parameter(empty(shape, dtype=dtype))
+        start = Parameter(empty(outputs, dtype=dtype)) if bias else None
+        self.register_parameter("bias", start)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter anew, uniform in ±1 / sqrt(fan_in): the second size of the weight
+        times that of the kernel, or hidden_size in recurrent layers.
+
+        >>> layer = mg.nn.Conv1d(4, 2, 4)
+        >>> layer.reset_parameters()
+        >>> bool((layer.weight.abs() <= 0.25).all())
+        True
+        """
+        bound = 1 / math.sqrt(self._fan_in())
+        for parameter in self.parameters(recurse=False):
+            init.uniform_(parameter, -bound, bound)
+
+
+class Linear(_Uniform):
     """x @ weight.T + bias: (..., in_features) -> (..., out_features).
 
     weight has the shape (out_features, in_features), bias (out_features,); both start uniform in
@@ -29,6 +58,7 @@ class Linear(Module):
     (5, 2)
     """
 
+    weight: Parameter
     bias: Parameter | None
 
     def __init__(
@@ -37,23 +67,8 @@ class Linear(Module):
         super().__init__()
         self.in_features = positive(in_features, "Linear: in_features")
         self.out_features = positive(out_features, "Linear: out_features")
-        self.weight = Parameter(empty(self.out_features, self.in_features, dtype=dtype))
-        self.register_parameter(
-            "bias", Parameter(empty(self.out_features, dtype=dtype)) if bias else None
-        )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw weight and bias anew.
-
-        >>> layer = mg.nn.Linear(4, 2)
-        >>> layer.reset_parameters()
-        >>> bool((layer.weight.abs() <= 0.5).all())
-        True
-        """
-        bound = 1 / math.sqrt(self.in_features)
-        for parameter in self.parameters(recurse=False):
-            init.uniform_(parameter, -bound, bound)
+        shape = (self.out_features, self.in_features)
+        self._add_weight(shape, self.out_features, bias, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) -> (..., out_features)."""

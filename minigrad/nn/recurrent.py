@@ -18,7 +18,6 @@ rest. Only the reverse direction of a bidirectional net would read the padding f
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any, ClassVar
 
@@ -43,7 +42,8 @@ from ..autograd import Function, enable_grad
 from ..checks import choice, flag, integer, nonnegative_real, positive, probability
 from ..creation import empty, full, ones, zeros
 from ..functions import expand_dims, flip, split, stack, unstack
-from . import functional, init
+from . import functional
+from .linear import _Uniform
 from .module import Module, ModuleList, Parameter
 
 __all__ = ["GRU", "LSTM", "RNN", "BatchNormLSTM", "BatchNormLSTMCell", "GRUCell", "LSTMCell"]
@@ -61,7 +61,7 @@ def _beside(*parts: Tensor | None) -> Tensor:
 
 
 # ---------------------------------------------------------------------------------------- one step
-class _Kind(Module):
+class _Kind(_Uniform):
     """What a layer and its cell share: the parameters, and how a step goes from state to state.
 
     A subclass has `_gates`, the number of blocks in its weights, `_states`, the number of tensors
@@ -94,17 +94,8 @@ class _Kind(Module):
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         return [self.__dict__.get(name + suffix) for name in names]
 
-    def reset_parameters(self) -> None:
-        """Draw every parameter anew, uniform in ±1/sqrt(hidden_size).
-
-        >>> layer = mg.nn.GRU(3, 4)
-        >>> layer.reset_parameters()
-        >>> bool((layer.weight_hh_l0.abs() <= 0.5).all())
-        True
-        """
-        bound = 1 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters(recurse=False):
-            init.uniform_(parameter, -bound, bound)
+    def _fan_in(self) -> int:
+        return self.hidden_size
 
     def _step(self, inputs: list[Tensor], state: State, matrices: list[Tensor]) -> State:
         """From the inputs [x] or [x, 1], (input_size, N) and (1, N), and a state to the next."""
@@ -560,7 +551,7 @@ class _StepNorm(Module):
         return row
 
 
-class BatchNormLSTMCell(Module):
+class BatchNormLSTMCell(_Uniform):
     """One step of the batch-normalised LSTM (Cooijmans et al. 2016, equations 6 to 8):
 
     i, f, g, o = the four blocks of BN(W_ih x_t) + BN(W_hh h_(t-1)) + b
@@ -610,17 +601,8 @@ class BatchNormLSTMCell(Module):
         self.norm_c = _StepNorm(hidden_size, max_length, eps, momentum, True, dtype)
         self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Draw weights and bias anew, uniform in ±1/sqrt(hidden_size); the norms stay.
-
-        >>> cell = mg.nn.BatchNormLSTMCell(3, 4, 10)
-        >>> cell.reset_parameters()
-        >>> bool((cell.weight_ih.abs() <= 0.5).all())
-        True
-        """
-        bound = 1 / math.sqrt(self.hidden_size)
-        for parameter in self.parameters(recurse=False):
-            init.uniform_(parameter, -bound, bound)
+    def _fan_in(self) -> int:
+        return self.hidden_size
 
     def forward(self, x: Tensor, hx: Any = None, time: int = 0) -> tuple[Tensor, Tensor]:
         """x (N, input_size) and a state (h, c), zeros by default, to the next (h, c)."""
