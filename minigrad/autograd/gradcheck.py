@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from .._core.engine.graph import Tensor, adopt, run_graph, set_recording
+from ..checks import positive_real
 
 __all__ = ["GradcheckError", "gradcheck", "gradgradcheck"]
 
@@ -204,8 +205,7 @@ class _Check:
     cotangents: np.ndarray | None = None  # None: the unit vectors
 
     def __post_init__(self) -> None:
-        if not self.eps > 0:
-            raise ValueError(f"{self.caller}: eps must be positive, got {self.eps}")
+        positive_real(self.eps, f"{self.caller}: eps")
         _check_inputs(self.caller, self.inputs)
 
     @property

@@ -21,7 +21,7 @@ from .._core.ops import (
     unfold,
 )
 from .._core.types import Shape
-from ..checks import integer, per_axis as per_axis, positive
+from ..checks import choice, integer, per_axis as per_axis, positive
 from .linear import _Uniform
 from .module import Parameter
 
@@ -66,8 +66,7 @@ def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float = 0)
 
 
 def _pad(x: Tensor, widths: Pairs, mode: str, value: float, name: str) -> Tensor:
-    if mode not in ("constant", "reflect", "replicate", "circular"):
-        raise ValueError(f"{name}: unknown padding mode {mode!r}")
+    choice(mode, f"{name}: mode", "constant", "reflect", "replicate", "circular")
     limit = {"reflect": 1, "circular": 0}.get(mode, -math.inf)
     last = mode in ("reflect", "replicate")  # they look at what is cropped, as in PyTorch
     for size, pair in zip(x.shape, widths, strict=True):

@@ -11,9 +11,9 @@ defaults.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from numbers import Real
 from typing import Any
 
+from ..checks import real
 from .optimizer import Optimizer, options
 
 __all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RMSprop"]
@@ -57,8 +57,7 @@ class SGD(Optimizer):
     def check_options(self, group: dict[str, Any]) -> None:
         """Raise if an option in `group` is out of its range."""
         super().check_options(group)
-        if not isinstance(group["dampening"], Real):
-            raise TypeError(f"SGD: the dampening must be a number, got {group['dampening']!r}")
+        real(group["dampening"], "SGD: the dampening")
         if group["nesterov"] and (group["momentum"] == 0 or group["dampening"] != 0):
             raise ValueError(
                 "SGD: Nesterov momentum requires a momentum and zero dampening, "
