@@ -369,16 +369,11 @@ class _Conv(_Uniform):
     def extra_repr(self) -> str:
         """Channels, kernel, stride, and the options that differ from the defaults."""
         zeros, ones = (0,) * self._axes, (1,) * self._axes
-        options = {"padding": zeros, "output_padding": zeros, "dilation": ones, "groups": 1}
-        given = [
-            f", {key}={getattr(self, key)!r}"
-            for key, default in (options | {"padding_mode": "zeros"}).items()
-            if getattr(self, key, default) != default
-        ]
-        return (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
-            f"stride={self.stride}{''.join(given)}{', bias=False' * (self.bias is None)}"
-        )
+        defaults = {"padding": zeros, "output_padding": zeros, "dilation": ones, "groups": 1}
+        given = self._changed(**defaults, padding_mode="zeros")
+        sizes = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
+        bias = ["bias=False"] * (self.bias is None)
+        return ", ".join([sizes, f"stride={self.stride}", *given, *bias])
 
 
 class _ConvTranspose(_Conv):

@@ -96,9 +96,5 @@ class Embedding(Module):
 
     def extra_repr(self) -> str:
         """The sizes, and the options that were given."""
-        given = [
-            f"{name}={value}"
-            for name, value in (("padding_idx", self.padding_idx), ("max_norm", self.max_norm))
-            if value is not None
-        ]
+        given = self._changed(padding_idx=None, max_norm=None)
         return ", ".join([str(self.num_embeddings), str(self.embedding_dim), *given])

@@ -539,6 +539,11 @@ class Module:
         """
         return ""
 
+    def _changed(self, **defaults: Any) -> list[str]:
+        """name=value of the attributes, where there are some, that differ from these defaults."""
+        values = {name: getattr(self, name, default) for name, default in defaults.items()}
+        return [f"{name}={value!r}" for name, value in values.items() if value != defaults[name]]
+
     def _rows(self, label: str, indent: str, seen: set[int]) -> tuple[list[tuple[str, int]], int]:
         """Lines of the tree with the parameters that each counts, and their sum."""
         count = 0

@@ -284,16 +284,9 @@ class _Sequence(_Kind):
 
     def extra_repr(self) -> str:
         """The sizes, and the options that are not the defaults."""
-        options = {
-            "proj_size": (self.proj_size, 0),
-            "num_layers": (self.num_layers, 1),
-            "bias": (self.bias, True),
-            "batch_first": (self.batch_first, False),
-            "dropout": (self.dropout, 0),
-            "bidirectional": (self.bidirectional, False),
-        }
-        chosen = [f"{name}={v}" for name, (v, default) in options.items() if v != default]
-        return ", ".join([str(self.input_size), str(self.hidden_size), *chosen])
+        options = {"batch_first": False, "dropout": 0, "bidirectional": False}
+        given = self._changed(proj_size=0, num_layers=1, bias=True, **options)
+        return ", ".join([str(self.input_size), str(self.hidden_size), *given])
 
 
 class RNN(_ElmanKind, _Sequence):
@@ -472,7 +465,7 @@ class _Cell(_Kind):
 
     def extra_repr(self) -> str:
         """The sizes, and bias if there is none."""
-        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias else ", bias=False")
+        return f"{self.input_size}, {self.hidden_size}" + ", bias=False" * (not self.bias)
 
 
 class RNNCell(_ElmanKind, _Cell):
