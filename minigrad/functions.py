@@ -100,7 +100,7 @@ def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = Fa
     tensor(1.)
     """
     square = var(x, axis, correction, keepdims)
-    if _in_range(square):
+    if in_safe_range(square._array) and not _scaling:
         return sqrt(square)
     x = to_tensor(x, "std")
     scale = _magnitude(x, axis)
@@ -124,7 +124,7 @@ def norm(
         x = x.astype(np.float64)
     if ord == 2 or ord == "fro":
         square = sum_product(x, x, axis, keepdims)
-        if _in_range(square):
+        if in_safe_range(square._array) and not _scaling:
             return sqrt(square)
         scale = _magnitude(x, axis)
         y = x / scale
@@ -139,35 +139,31 @@ def norm(
         raise ValueError(f"norm: ord must be positive or inf, got {ord}")
     power = pow if ord > 2 else _power
     total = sum(power(abs(x), ord), axis=axis, keepdims=keepdims)
-    if _in_range(total):
+    if in_safe_range(total._array) and not _scaling:
         return pow(total, 1.0 / ord)
     scale = _magnitude(x, axis, ord if ord > 1 else 1)
     total = sum(power(abs(x / scale), ord), axis=axis, keepdims=keepdims)
     return _rescaled(_power(total, 1.0 / ord), scale)
 
 
-_scales_always = False
+_scaling = 0  # how many blocks `scaling()` are open
 
 
 @contextmanager
 def scaling() -> Iterator[None]:
     """Have `std` and `norm` scale any data, by recorded operations: an export needs one graph for
-    all data. For all threads; not to be nested.
+    all data. It holds for all threads.
 
     >>> with mg.functions.scaling():
     ...     mg.norm(mg.tensor([3.0, 4.0]))
     tensor(5.)
     """
-    global _scales_always
-    _scales_always = True
+    global _scaling
+    _scaling += 1
     try:
         yield
     finally:
-        _scales_always = False
-
-
-def _in_range(x: Tensor) -> bool:
-    return not _scales_always and in_safe_range(x._array)
+        _scaling -= 1
 
 
 @memory_checked
@@ -176,7 +172,7 @@ def _magnitude(x: Tensor, axis: Axis, ord: float = 2) -> Tensor:
     without, or no scale would help (0, inf and NaN). Divided by that, which rounds nothing, x has
     powers that do not over- or underflow; and since |x| = s |x / s| for any s, no gradient needs to
     flow through it."""
-    if _scales_always:
+    if _scaling:
         scale = max(abs(x), axis=axis, keepdims=True)
         return where(scale > 0, where(scale < np.inf, scale, 1.0), 1.0)
     if x.size == 0:

@@ -25,7 +25,7 @@ from ..serialization import PathOrFile, writing
 from .graph import GraphBuilder
 from .rules import supported, translate
 from .trace import Run
-from .verify import check_results
+from .verify import validate
 
 __all__ = ["export", "supported"]
 __dir__ = __all__.copy
@@ -116,7 +116,7 @@ def export(
     onnx.checker.check_model(file, full_check=True)
     if verify:
         for data, run in zip((first, second), runs, strict=False):
-            check_results(file, dict(zip(inputs, data, strict=True)), outputs, run.outputs)
+            validate(file, dict(zip(inputs, data, strict=True)), outputs, run.outputs)
     with writing("onnx.export", path) as stream:
         stream.write(file.SerializeToString())
 

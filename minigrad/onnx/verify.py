@@ -10,9 +10,7 @@ import numpy as np
 from .._core.engine.graph import Tensor
 
 
-def check_results(
-    file: Any, inputs: dict[str, Tensor], names: list[str], wanted: list[Tensor]
-) -> None:
+def validate(file: Any, inputs: dict[str, Tensor], names: list[str], wanted: list[Tensor]) -> None:
     """Raise ValueError unless onnxruntime, if it is installed, or ONNX's reference evaluator gives
     what the model gave. The one lacks operators for float64, the other is less accurate."""
     arrays = {name: np.asarray(x) for name, x in inputs.items()}
