@@ -14,8 +14,8 @@ the image into 64 channels of 2×2 pixels, from which a linear layer reads the d
 all places, so that the places share scale and shift as they share the weights (Ioffe & Szegedy
 2015, section 3.2).
 
-In minigrad a convolution is a composition: a view, `unfold`, shows the window at each place,
-and a matrix product applies the weights to all of them; the gradient derives from those two.
+In minigrad a convolution is a composition: a view, `sliding_windows`, shows the window at each
+place, and a matrix product applies the weights to all of them; the gradient derives from those two.
 
 Two habits that this small data set rewards: the training images are moved by up to one pixel in
 each direction, anew in every epoch, for a moved digit is the same digit; and the learning rate

@@ -282,7 +282,7 @@ WINDOWS = (  # the shape of x, then kernel size, stride, dilation
 )
 
 
-def np_unfold(x, kernel_size, stride=1, dilation=1):
+def np_sliding_windows(x, kernel_size, stride=1, dilation=1):
     """Wider windows of which every so many elements are taken, at every so many places."""
     kernel = np.atleast_1d(kernel_size)
     k = len(kernel)
@@ -293,19 +293,21 @@ def np_unfold(x, kernel_size, stride=1, dilation=1):
     return windows[(..., *steps)]
 
 
-def np_fold(x, shape, stride=1, dilation=1):
-    """Every element is added where `np_unfold` takes it from."""
+def np_overlap_add(x, shape, stride=1, dilation=1):
+    """Every element is added where `np_sliding_windows` takes it from."""
     if x.dtype.kind != "f":
         raise TypeError("floats only")
     kernel = x.shape[len(shape) :]
-    places = np_unfold(np.arange(math.prod(shape)).reshape(shape), kernel, stride, dilation)
+    places = np_sliding_windows(
+        np.arange(math.prod(shape)).reshape(shape), kernel, stride, dilation
+    )
     return np_put(x, places.reshape(x.shape), (math.prod(shape),)).reshape(shape)
 
 
 def folded():
     """Windows of the shapes above, and how to add them up again."""
     for shape, kernel, stride, dilation in WINDOWS:
-        windows = np_unfold(np.zeros(shape), kernel, stride, dilation)
+        windows = np_sliding_windows(np.zeros(shape), kernel, stride, dilation)
         yield (windows.shape,), {"shape": shape, "stride": stride, "dilation": dilation}
 
 
@@ -1534,16 +1536,23 @@ TABLE = (
     ),
     # ------------------------------------------------------------------------------------- windows
     Row(
-        "unfold",
-        mg.unfold,
-        np_unfold,
+        "sliding_windows",
+        mg.sliding_windows,
+        np_sliding_windows,
         cases=tuple(
             ((shape,), {"kernel_size": kernel, "stride": stride, "dilation": dilation})
             for shape, kernel, stride, dilation in WINDOWS
         ),
         ulps=0,
     ),
-    Row("fold", mg.fold, np_fold, cases=tuple(folded()), ulps=4, scale=absolute(np_fold)),
+    Row(
+        "overlap_add",
+        mg.overlap_add,
+        np_overlap_add,
+        cases=tuple(folded()),
+        ulps=4,
+        scale=absolute(np_overlap_add),
+    ),
     Row(
         "pad",
         mg.pad,

@@ -147,7 +147,9 @@ def test_the_gradient_of_the_image_is_not_computed_unless_wanted():
         x = mg.randn(2, 2, 6, 6).requires_grad_(wanted)
         with mg.profile() as seen:
             layer(x).sum().backward()
-        assert (seen.rows["unfold"][2] > 0) == wanted  # the time of its rule, `fold`
+        assert (
+            seen.rows["sliding_windows"][2] > 0
+        ) == wanted  # the time of its rule, `overlap_add`
         assert (x.grad is not None) == wanted and layer.weight.grad is not None
 
 
@@ -315,7 +317,7 @@ def test_inputs_that_do_not_fit(call, message):
 # --------------------------------------------------------------------------- windows and padding
 def test_unfold_is_a_read_only_view():
     x = mg.tensor(np.arange(12.0).reshape(3, 4))
-    windows = mg.unfold(x, (2, 2))
+    windows = mg.sliding_windows(x, (2, 2))
     assert np.shares_memory(windows.numpy(), x.numpy())
     with pytest.raises(ValueError, match="read-only"):
         windows[0] = 1.0
@@ -324,7 +326,7 @@ def test_unfold_is_a_read_only_view():
 
 
 def test_fold_counts_how_many_windows_hold_an_element():
-    counts = mg.fold(mg.ones(3, 4, 3, 2), (5, 5))
+    counts = mg.overlap_add(mg.ones(3, 4, 3, 2), (5, 5))
     expected = np.outer([1, 2, 3, 2, 1], [1, 2, 2, 2, 1])
     np.testing.assert_array_equal(counts.numpy(), expected)
 
@@ -332,9 +334,9 @@ def test_fold_counts_how_many_windows_hold_an_element():
 def test_the_gradient_of_a_sum_of_windows():
     """Its cotangent is a broadcast view, of stride 0 along the windows."""
     x = leaf(2, 6, 7)
-    assert gradcheck(lambda x: mg.unfold(x, (3, 2), (2, 1)).sum(axis=(-1, -2)), x)
+    assert gradcheck(lambda x: mg.sliding_windows(x, (3, 2), (2, 1)).sum(axis=(-1, -2)), x)
     x = mg.ones(5, 5, requires_grad=True)
-    mg.unfold(x, (3, 2)).sum().backward()
+    mg.sliding_windows(x, (3, 2)).sum().backward()
     np.testing.assert_array_equal(x.grad.numpy(), np.outer([1, 2, 3, 2, 1], [1, 2, 2, 2, 1]))
 
 
@@ -416,21 +418,53 @@ def test_pad_with_a_negative_side_that_asks_too_much(mode, widths):
 
 WINDOW_ERRORS = [
     (
-        lambda: mg.unfold(mg.ones(3), 4),
+        lambda: mg.sliding_windows(mg.ones(3), 4),
         ValueError,
-        r"unfold: a window of 4 .* axis 0 of shape \(3,\)",
+        r"sliding_windows: a window of 4 .* axis 0 of shape \(3,\)",
     ),
-    (lambda: mg.unfold(mg.ones(3), (2, 2)), ValueError, "unfold: 2 sizes of a kernel for 1 dim"),
-    (lambda: mg.unfold(mg.ones(3), 2.0), TypeError, "unfold: kernel_size must be an int"),
-    (lambda: mg.unfold(mg.ones(3), True), TypeError, "unfold: kernel_size must be an int"),
-    (lambda: mg.unfold(mg.ones(3), 0), ValueError, "unfold: kernel_size .* at least 1"),
-    (lambda: mg.unfold(mg.ones(3), 2, stride=0), ValueError, "unfold: stride"),
-    (lambda: mg.unfold(mg.ones(3), 2, dilation=(1, 1)), ValueError, "unfold: dilation"),
-    (lambda: mg.unfold(mg.ones(*(1,) * 40), (1,) * 30), ValueError, "unfold: 30 sizes"),
-    (lambda: mg.fold(mg.ones(3, 2), (5,)), ValueError, r"fold: shape \(5,\) has windows \(4, 2\)"),
-    (lambda: mg.fold(mg.ones(3), (5,)), ValueError, "fold: x .* must have between"),
-    (lambda: mg.fold(mg.ones(3, 2, 1), (5, 5.0)), TypeError, "fold: a shape"),
-    (lambda: mg.fold(mg.arange(6).reshape(3, 2), (4,)), TypeError, "fold: expected float32"),
+    (
+        lambda: mg.sliding_windows(mg.ones(3), (2, 2)),
+        ValueError,
+        "sliding_windows: 2 sizes of a kernel for 1 dim",
+    ),
+    (
+        lambda: mg.sliding_windows(mg.ones(3), 2.0),
+        TypeError,
+        "sliding_windows: kernel_size must be an int",
+    ),
+    (
+        lambda: mg.sliding_windows(mg.ones(3), True),
+        TypeError,
+        "sliding_windows: kernel_size must be an int",
+    ),
+    (
+        lambda: mg.sliding_windows(mg.ones(3), 0),
+        ValueError,
+        "sliding_windows: kernel_size .* at least 1",
+    ),
+    (lambda: mg.sliding_windows(mg.ones(3), 2, stride=0), ValueError, "sliding_windows: stride"),
+    (
+        lambda: mg.sliding_windows(mg.ones(3), 2, dilation=(1, 1)),
+        ValueError,
+        "sliding_windows: dilation",
+    ),
+    (
+        lambda: mg.sliding_windows(mg.ones(*(1,) * 40), (1,) * 30),
+        ValueError,
+        "sliding_windows: 30 sizes",
+    ),
+    (
+        lambda: mg.overlap_add(mg.ones(3, 2), (5,)),
+        ValueError,
+        r"overlap_add: shape \(5,\) has windows \(4, 2\)",
+    ),
+    (lambda: mg.overlap_add(mg.ones(3), (5,)), ValueError, "overlap_add: x .* must have between"),
+    (lambda: mg.overlap_add(mg.ones(3, 2, 1), (5, 5.0)), TypeError, "overlap_add: a shape"),
+    (
+        lambda: mg.overlap_add(mg.arange(6).reshape(3, 2), (4,)),
+        TypeError,
+        "overlap_add: expected float32",
+    ),
     (lambda: mg.pad(mg.ones(3), -1), ValueError, "pad: a width cannot be negative"),
     (lambda: mg.pad(mg.ones(3), 1.5), TypeError, "pad: pad_width must hold ints"),
     (lambda: mg.pad(mg.ones(3), ((1, 1), (1, 1))), ValueError, "pad: pad_width must be"),

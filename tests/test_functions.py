@@ -880,8 +880,8 @@ TAKE_INTEGERS = {
     "tril": lambda n: mg.tril(mg.ones(5, 5), n),
     "triu": lambda n: mg.triu(mg.ones(5, 5), n),
     "diagonal": lambda n: mg.diagonal(mg.ones(5, 5), n),
-    "unfold": lambda n: mg.unfold(mg.arange(9), n, n),
-    "unfold, pairs": lambda n: mg.unfold(mg.ones(5, 5), (n, 2), (1, n)),
+    "sliding_windows": lambda n: mg.sliding_windows(mg.arange(9), n, n),
+    "sliding_windows, pairs": lambda n: mg.sliding_windows(mg.ones(5, 5), (n, 2), (1, n)),
     "round": lambda n: mg.round(mg.tensor([1.23456]), n),
     "func.grad": lambda n: mg.func.grad(lambda a, b, c, d: (a * d).sum(), n)(*[mg.ones(2)] * 4),
     "DataLoader": lambda n: next(iter(mg.data.DataLoader(list(range(9)), n))),
@@ -896,7 +896,7 @@ def test_whatever_acts_as_an_integer_is_a_size_an_axis_and_a_count(name, kind):
     assert result.shape == expected.shape and result.tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize("name", ["sum", "topk", "unfold", "tile", "roll", "softmax"])
+@pytest.mark.parametrize("name", ["sum", "topk", "sliding_windows", "tile", "roll", "softmax"])
 @pytest.mark.parametrize("wrong", [3.0, "3", True, None, np.float64(3)], ids=repr)
 def test_whatever_does_not_is_a_type_error(name, wrong):
     if wrong is not None or name not in ("sum", "roll"):

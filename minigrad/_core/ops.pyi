@@ -82,13 +82,13 @@ def take_along_axis(x: TensorLike, indices: TensorLike, axis: int = -1) -> Tenso
 def add_along_axis(
     x: TensorLike, indices: TensorLike, axis: int, shape: Sequence[int]
 ) -> Tensor: ...
-def unfold(
+def sliding_windows(
     x: TensorLike,
     kernel_size: int | Sequence[int],
     stride: int | Sequence[int] = 1,
     dilation: int | Sequence[int] = 1,
 ) -> Tensor: ...
-def fold(
+def overlap_add(
     x: TensorLike,
     shape: Sequence[int],
     stride: int | Sequence[int] = 1,

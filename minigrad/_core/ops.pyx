@@ -1277,10 +1277,11 @@ cdef object section(g, int axis, tuple offsets, int i):
 
 
 # =================================================================================================== windows
-cdef Op UNFOLD_ = register("unfold", NO_KERNEL, None,
-                           (lambda g, shape, stride, dilation: fold(g, shape, stride, dilation),),
-                           attributes=("stride", "dilation"))
-def unfold(x, kernel_size, stride=1, dilation=1):
+cdef Op SLIDING_WINDOWS_ = register(
+    "sliding_windows", NO_KERNEL, None,
+    (lambda g, shape, stride, dilation: overlap_add(g, shape, stride, dilation),),
+    attributes=("stride", "dilation"))
+def sliding_windows(x, kernel_size, stride=1, dilation=1):
     """Sliding windows over the last k axes of x, k the length of kernel_size (an int is one axis): the shape
     (..., *places, *kernel_size), as numpy.lib.stride_tricks.sliding_window_view. A read-only view.
 
@@ -1288,51 +1289,54 @@ def unfold(x, kernel_size, stride=1, dilation=1):
     k ints. There are (size - dilation (kernel - 1) - 1) // stride + 1 places along an axis. Raises
     ValueError for a window larger than its axis.
 
-    >>> mg.unfold(mg.tensor([1.0, 2.0, 3.0, 4.0]), 2)
+    >>> mg.sliding_windows(mg.tensor([1.0, 2.0, 3.0, 4.0]), 2)
     tensor([[1., 2.],
             [2., 3.],
             [3., 4.]])
     """
-    cdef Tensor tensor = to_tensor(x, "unfold")
-    cdef tuple kernel = per_axis("unfold", "kernel_size", kernel_size, 0, 1)
+    cdef Tensor tensor = to_tensor(x, "sliding_windows")
+    cdef tuple kernel = per_axis("sliding_windows", "kernel_size", kernel_size, 0, 1)
     cdef int k = len(kernel)
-    steps, gaps = per_axis("unfold", "stride", stride, k, 1), per_axis("unfold", "dilation", dilation, k, 1)
-    view = windows("unfold", tensor.array, kernel, steps, gaps, 0)
-    return record_view(UNFOLD_, view, tensor, (steps, gaps))
+    steps = per_axis("sliding_windows", "stride", stride, k, 1)
+    gaps = per_axis("sliding_windows", "dilation", dilation, k, 1)
+    view = windows("sliding_windows", tensor.array, kernel, steps, gaps, 0)
+    return record_view(SLIDING_WINDOWS_, view, tensor, (steps, gaps))
 
 
-cdef Op FOLD_ = register("fold", NO_KERNEL, None,
-                         (lambda g, kernel_size, stride, dilation: unfold(g, kernel_size, stride, dilation),),
-                         attributes=("kernel_size", "stride", "dilation"))
-def fold(x, shape, stride=1, dilation=1):
-    """Zeros of `shape` with windows x (..., *places, *kernel_size) added where `unfold` takes them from:
-    its adjoint. Raises ValueError unless `unfold` of that shape gives the shape of x.
+cdef Op OVERLAP_ADD_ = register(
+    "overlap_add", NO_KERNEL, None,
+    (lambda g, kernel_size, stride, dilation: sliding_windows(g, kernel_size, stride, dilation),),
+    attributes=("kernel_size", "stride", "dilation"))
+def overlap_add(x, shape, stride=1, dilation=1):
+    """Zeros of `shape` with windows x (..., *places, *kernel_size) added where `sliding_windows` takes them
+    from: its adjoint. Raises ValueError unless `sliding_windows` of that shape gives the shape of x.
 
-    >>> mg.fold(mg.tensor([[1.0, 2.0], [2.0, 3.0], [3.0, 4.0]]), (4,))
+    >>> mg.overlap_add(mg.tensor([[1.0, 2.0], [2.0, 3.0], [3.0, 4.0]]), (4,))
     tensor([1., 4., 6., 4.])
     """
-    cdef Tensor tensor = to_tensor(x, "fold")
+    cdef Tensor tensor = to_tensor(x, "overlap_add")
     cdef npy_intp target[64]
-    cdef tuple sizes = sizes_of(shape, "fold")
+    cdef tuple sizes = sizes_of(shape, "overlap_add")
     cdef int ndim = len(sizes), k = PyArray_NDIM(tensor.array) - ndim, d
     cdef ndarray out, view
     if tensor.array.dtype.kind != "f":
-        raise TypeError(f"fold: expected float32 or float64, got {tensor.array.dtype}; use "
+        raise TypeError(f"overlap_add: expected float32 or float64, got {tensor.array.dtype}; use "
                         "x.astype(mg.float32)")
     if not 0 < k <= ndim:
-        raise ValueError(f"fold: x {tensor.shape} must have between one and {ndim} dimensions more than the "
-                         f"shape {sizes}: places and kernel sizes for each axis that was unfolded")
+        raise ValueError(f"overlap_add: x {tensor.shape} must have between one and {ndim} dimensions more "
+                         f"than the shape {sizes}: places and kernel sizes for each axis with windows")
     kernel = tensor.shape[ndim:]
-    steps, gaps = per_axis("fold", "stride", stride, k, 1), per_axis("fold", "dilation", dilation, k, 1)
+    steps = per_axis("overlap_add", "stride", stride, k, 1)
+    gaps = per_axis("overlap_add", "dilation", dilation, k, 1)
     for d in range(ndim):
         target[d] = sizes[d]
     out = loops.zeros(ndim, target, PyArray_TYPE(tensor.array))
-    view = windows("fold", out, kernel, steps, gaps, cnp.NPY_ARRAY_WRITEABLE)
+    view = windows("overlap_add", out, kernel, steps, gaps, cnp.NPY_ARRAY_WRITEABLE)
     if shape_of(view) != tensor.shape:
-        raise ValueError(f"fold: shape {sizes} has windows {shape_of(view)} with stride {steps} and dilation "
-                         f"{gaps}, not {tensor.shape}")
+        raise ValueError(f"overlap_add: shape {sizes} has windows {shape_of(view)} with stride {steps} and "
+                         f"dilation {gaps}, not {tensor.shape}")
     loops.transfer(tensor.array, view, True)
-    return record(FOLD_, out, tensor, None, None, (kernel, steps, gaps))
+    return record(OVERLAP_ADD_, out, tensor, None, None, (kernel, steps, gaps))
 
 
 cdef tuple per_axis(str name, str what, value, int k, int least):
@@ -1352,7 +1356,7 @@ cdef object min_of(sequence):               # `min` is the reduction here
 
 
 cdef ndarray windows(str name, ndarray base, tuple kernel, tuple stride, tuple dilation, int flags):
-    """The view of `unfold`, writable with flags."""
+    """The view of `sliding_windows`, writable with flags."""
     cdef npy_intp shape[64]
     cdef npy_intp strides[64]
     cdef int k = len(kernel), ndim = PyArray_NDIM(base), d, i
@@ -1506,7 +1510,8 @@ def packed_matmul(x, y, shape, bias=None):
     and again for the gradient, instead of saving the copy.
 
     >>> from minigrad._core import ops
-    >>> ops.packed_matmul(mg.ones(1, 2), mg.unfold(mg.tensor([1.0, 2.0, 4.0]), 2), (2, 2, 1)).tolist()
+    >>> windows = mg.sliding_windows(mg.tensor([1.0, 2.0, 4.0]), 2)
+    >>> ops.packed_matmul(mg.ones(1, 2), windows, (2, 2, 1)).tolist()
     [[[3.0]], [[6.0]]]
     """
     cdef Tensor a, b, c = None if bias is None else to_tensor(bias, "packed_matmul")
@@ -1535,7 +1540,7 @@ def packed_outer(x, y, shape):
     (b, ..., k, m): (..., n, k). The gradient of `packed_matmul` for its x.
 
     >>> from minigrad._core import ops
-    >>> ops.packed_outer(mg.ones(2, 1, 1), mg.unfold(mg.tensor([1.0, 2.0, 4.0]), 2), (2, 2, 1))
+    >>> ops.packed_outer(mg.ones(2, 1, 1), mg.sliding_windows(mg.tensor([1.0, 2.0, 4.0]), 2), (2, 2, 1))
     tensor([[3., 6.]])
     """
     cdef Tensor a, b

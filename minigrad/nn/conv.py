@@ -1,7 +1,7 @@
 """Convolution as a composition: sliding windows, one matrix product, reshape.
 
 So its gradient, to any order, is that of its parts; and transposed convolution is the adjoint, part
-by part: a matrix product and `fold`.
+by part: a matrix product and `overlap_add`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 
 from .._core.engine.graph import Tensor, to_tensor
 from .._core.ops import (
-    fold,
     getitem,
+    overlap_add,
     packed_matmul,
     pad as pad_axes,
     permute_dims,
     reshape,
-    unfold,
+    sliding_windows,
 )
 from .._core.types import Shape
 from ..checks import choice, integer, per_axis as per_axis, positive
@@ -136,7 +136,7 @@ def _convolve(
                 f"{name}: a kernel of {kernel} with dilation {dilation} is larger than the padded "
                 f"input of {batched.shape[2:]}"
             )
-    windows = unfold(batched, kernel, stride, dilation)  # (N, C, *places, *kernel)
+    windows = sliding_windows(batched, kernel, stride, dilation)  # (N, C, *places, *kernel)
     batch, channels, places = *windows.shape[:2], windows.shape[2 : 2 + axes]
     order = (0, 1, *range(2 + axes, 2 + 2 * axes), *range(2, 2 + axes))
     depth = channels * math.prod(kernel)
@@ -185,7 +185,7 @@ def _convolve_transposed(
     columns = packed_matmul(rows.mT, batched, values)
     columns = reshape(columns, (batch, outputs, *kernel, *places))
     order = (0, 1, *range(2 + axes, 2 + 2 * axes), *range(2, 2 + axes))
-    y = fold(permute_dims(columns, order), (batch, outputs, *full), stride, dilation)
+    y = overlap_add(permute_dims(columns, order), (batch, outputs, *full), stride, dilation)
     y = _pad(y, ((0, 0), (0, 0), *crop), "constant", 0, name)
     if bias is not None:
         _check_bias(name, bias, outputs)

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._core.engine.graph import Tensor, adopt, to_tensor
 from .._core.fast.loops import memory_checked
-from .._core.ops import getitem, pad, unfold, where, window_max
+from .._core.ops import getitem, pad, sliding_windows, where, window_max
 from .._core.types import Shape
 from ..checks import choice, integer, per_axis, positive, real
 from .applied import Applied
@@ -162,7 +162,7 @@ def _avg_pool(name: str, axes: int, x: Tensor, *options: Any) -> Tensor:
     if any(map(any, widths)):
         x = pad(x, tuple(widths))
     kernel, stride, *_ = zip(*windows, strict=True)
-    total = unfold(x, kernel, stride).sum(axis=tuple(range(-axes, 0)))
+    total = sliding_windows(x, kernel, stride).sum(axis=tuple(range(-axes, 0)))
     if counts.min() == counts.max():
         return total / float(counts.flat[0])
     return total / adopt(counts.astype(total.dtype))
@@ -229,7 +229,7 @@ def _adaptive_avg_pool(name: str, axes: int, x: Tensor, output_size: Output) -> 
     pairs = zip(x.shape[-axes:], sides, strict=True)
     if all(size % len(starts) == 0 for size, (starts, _) in pairs):
         kernel = tuple(int(stops[0]) for _, stops in sides)
-        return unfold(x, kernel, kernel).mean(axis=tuple(range(-axes, 0)))
+        return sliding_windows(x, kernel, kernel).mean(axis=tuple(range(-axes, 0)))
     for axis, (starts, stops) in enumerate(sides, x.ndim - axes):
         index = starts[:, None] + np.arange((stops - starts).max())
         shape = (*index.shape, *(1,) * (x.ndim - axis - 1))
