@@ -307,7 +307,7 @@ class _Activation(Applied):
         if "dim" not in self._options:
             self.forward(zeros(0))  # the function checks its options
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         """The function of x."""
         return self._function(x, *self._values(self)) if self._options else self._function(x)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any, ClassVar
 
+from .._core.engine.graph import Tensor
 from .module import BUFFER, Module, Self
 
 Check = Callable[[Any, str], Any]  # one of checks.py: of a value and its name
@@ -29,7 +30,7 @@ class Applied(Module):
     (Scale(factor=3.0), tensor([2., 2.]))
     """
 
-    _function: ClassVar[Callable[..., Any]]
+    _function: ClassVar[Callable[..., Tensor]]
     _options: ClassVar[tuple[str, ...]] = ()
     _values: ClassVar[Any]  # a function of the module to the tuple of its options
     _shown: ClassVar[tuple[str, ...] | None] = None  # which of them repr shows, if not all in order

@@ -91,7 +91,7 @@ class Flatten(Applied, function=flatten):
     start_dim: int = 1
     end_dim: int = -1
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         """The flattened tensor, a view where possible."""
         return self._function(x, *self._values(self))
 

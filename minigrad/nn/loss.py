@@ -449,7 +449,7 @@ class _Loss(Applied, reduction=_reduction):
 class _TargetLoss(_Loss):
     """A loss of one input and a target."""
 
-    def forward(self, x: Tensor, target: Tensor) -> Any:
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
         """x and target, of shapes that the function takes; 0-d unless reduction="none"."""
         return self._function(x, target, *self._values(self))
 
@@ -526,7 +526,7 @@ class CosineEmbeddingLoss(_Loss, function=cosine_embedding_loss, margin=real):
     margin: float = 0.0
     reduction: str = "mean"
 
-    def forward(self, x1: Tensor, x2: Tensor, target: Tensor) -> Any:
+    def forward(self, x1: Tensor, x2: Tensor, target: Tensor) -> Tensor:
         """x1 and x2 of (N, D) or (D,), target of (N,) or (); 0-d unless reduction="none"."""
         return self._function(x1, x2, target, *self._values(self))
 
@@ -547,7 +547,7 @@ class TripletMarginLoss(_Loss, function=triplet_margin_loss, margin=positive_rea
     swap: bool = False
     reduction: str = "mean"
 
-    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Any:
+    def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Three tensors of (N, D) or (D,); 0-d unless reduction="none"."""
         return self._function(anchor, positive, negative, *self._values(self))
 

@@ -155,7 +155,7 @@ def _avg_pool(name: str, axes: int, x: Tensor, *options: Any) -> Tensor:
         counted = padding if include else 0
         lengths = np.minimum(stops, size + counted) - np.maximum(starts, -counted)
         counts = counts[..., None] * lengths
-    if divisors not in ([], [None]):
+    if divisors and divisors[0] is not None:
         counts = np.array(integer(divisors[0], f"{name}: divisor_override"))
         if counts == 0:
             raise ValueError(f"{name}: divisor_override must not be 0")
@@ -466,7 +466,7 @@ class Upsample(Applied, function=interpolate):
     scale_factor: float | Sequence[float] | None = None
     mode: str = "nearest"
 
-    def forward(self, x: Tensor) -> Any:
+    def forward(self, x: Tensor) -> Tensor:
         """The larger, or smaller, tensor."""
         return self._function(x, *self._values(self))
 

@@ -322,16 +322,8 @@ class RNN(_ElmanKind, _Sequence):
         bidirectional: bool = False,
         dtype: Any = None,
     ) -> None:
-        super().__init__(
-            input_size,
-            hidden_size,
-            num_layers,
-            bias,
-            batch_first,
-            dropout,
-            bidirectional,
-            dtype=dtype,
-        )
+        options = (num_layers, bias, batch_first, dropout, bidirectional)
+        super().__init__(input_size, hidden_size, *options, dtype=dtype)
         self._set_nonlinearity(nonlinearity)
 
 
