@@ -176,3 +176,13 @@ def per_axis(value: Any, axes: int, name: str, least: int = 1) -> tuple[int, ...
     if len(values) != axes or min(values) < least:
         raise ValueError(f"{name} must be an int or {axes} ints of at least {least}, got {value!r}")
     return values
+
+
+def wrong_shape(name: str, shape: tuple[int, ...], *layouts: str, where: str = "") -> ValueError:
+    """The error of an input whose shape has none of the layouts; `where` says what else it lacks.
+
+    >>> wrong_shape("conv1d", (5,), "(N, C, L)", "(C, L)")
+    ValueError('conv1d: expected an input of shape (N, C, L) or (C, L), got (5,)')
+    """
+    expected = " or ".join(layouts) + where
+    return ValueError(f"{name}: expected an input of shape {expected}, got {shape}")

@@ -21,12 +21,13 @@ from .._core.ops import (
     sliding_windows,
 )
 from .._core.types import Shape
-from ..checks import choice, integer, per_axis as per_axis, positive
+from ..checks import choice, integer, per_axis as per_axis, positive, wrong_shape
 from .linear import _Uniform
 from .module import Parameter
 
 __all__ = ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"]
 
+LAYOUTS = {1: ("(N, C, L)", "(C, L)"), 2: ("(N, C, H, W)", "(C, H, W)")}  # by spatial axes
 Pairs = tuple[tuple[int, int], ...]  # (before, after) for each axis
 
 
@@ -99,11 +100,8 @@ def _channels_first(name: str, x: Tensor, weight: Tensor, channels: int, groups:
     """x with a batch axis, after a check that it fits the weight."""
     x = to_tensor(x, name)
     axes = weight.ndim - 2
-    layout = ", ".join("DHW"[3 - axes :]) if axes != 1 else "L"
     if x.ndim not in (axes + 1, axes + 2):
-        raise ValueError(
-            f"{name}: expected an input of shape (N, C, {layout}) or (C, {layout}), got {x.shape}"
-        )
+        raise wrong_shape(name, x.shape, *LAYOUTS[axes])
     if x.shape[-axes - 1] != channels:
         raise ValueError(
             f"{name}: expected {channels} channels for a weight of shape {weight.shape} and "

@@ -24,7 +24,7 @@ from .._core.ops import (
     tanh as tanh,
     where,
 )
-from ..checks import integer, positive, probability, real
+from ..checks import integer, positive, probability, real, wrong_shape
 from .activation import (
     celu as celu,
     elu as elu,
@@ -134,7 +134,7 @@ def batch_norm(
         x = to_tensor(x, "batch_norm")
     shape, ndim = x.shape, x.ndim
     if ndim < 2:
-        raise ValueError(f"batch_norm: expected a tensor of shape (N, C, ...), got {shape}")
+        raise wrong_shape("batch_norm", shape, "(N, C, ...)")
     channels, axes = shape[1:2], (0,)
     if (running_mean is None) != (running_var is None):
         raise ValueError("batch_norm: give running_mean and running_var, or neither")
@@ -244,9 +244,7 @@ def _trailing(
     sizes = tuple(normalized_shape) if isinstance(normalized_shape, Sequence) else normalized_shape
     sizes = sizes if isinstance(sizes, tuple) else (sizes,)
     if not sizes or x.shape[-len(sizes) :] != sizes:
-        raise ValueError(
-            f"{name}: expected an input of shape (*, {', '.join(map(str, sizes))}), got {x.shape}"
-        )
+        raise wrong_shape(name, x.shape, f"(*, {', '.join(map(str, sizes))})")
     _check_shapes(name, x, sizes, **operands)
     return tuple(range(x.ndim - len(sizes), x.ndim))
 
@@ -308,7 +306,7 @@ def group_norm(
     """
     x = to_tensor(x, "group_norm")
     if x.ndim < 2:
-        raise ValueError(f"group_norm: expected a tensor of shape (N, C, ...), got {x.shape}")
+        raise wrong_shape("group_norm", x.shape, "(N, C, ...)")
     batch, channels = x.shape[:2]
     num_groups = positive(num_groups, "group_norm: num_groups")
     if channels % num_groups:
@@ -348,7 +346,7 @@ def instance_norm(
     """
     x = to_tensor(x, "instance_norm")
     if x.ndim < 3:
-        raise ValueError(f"instance_norm: expected a tensor of shape (N, C, L, ...), got {x.shape}")
+        raise wrong_shape("instance_norm", x.shape, "(N, C, L, ...)")
     if (running_mean is None) != (running_var is None):
         raise ValueError("instance_norm: give running_mean and running_var, or neither")
     own = {"running_mean": running_mean, "running_var": running_var, "weight": weight, "bias": bias}
@@ -394,7 +392,7 @@ def dropout2d(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     """
     x = to_tensor(x, "dropout2d")
     if x.ndim not in (3, 4):
-        raise ValueError(f"dropout2d: expected (N, C, H, W) or (N, C, L), got {x.shape}")
+        raise wrong_shape("dropout2d", x.shape, "(N, C, H, W)", "(N, C, L)")
     return _dropped(x, (*x.shape[:2], *(1,) * (x.ndim - 2)), p, training, "dropout2d")
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from .._core.engine.graph import Tensor, to_tensor
 from .._core.ops import reshape
-from ..checks import nonnegative_real, positive
+from ..checks import nonnegative_real, positive, wrong_shape
 from . import functional
 from .norm import _Affine, _BatchNorm
 
@@ -131,10 +131,7 @@ class GroupNorm(_Affine):
         """The normalised tensor, of the shape of x."""
         x = to_tensor(x, "GroupNorm")
         if x.ndim < 2 or x.shape[1] != self.num_channels:
-            raise ValueError(
-                f"GroupNorm: expected an input of shape (N, {self.num_channels}, ...), "
-                f"got {x.shape}"
-            )
+            raise wrong_shape("GroupNorm", x.shape, f"(N, {self.num_channels}, ...)")
         return functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from .._core.engine.graph import Tensor, to_tensor
 from .._core.types import Shape
 from ..autograd import no_grad
-from ..checks import nonnegative_real, positive, real
+from ..checks import nonnegative_real, positive, real, wrong_shape
 from ..creation import ones, tensor, zeros
 from . import functional, init
 from .module import Module, Parameter
@@ -115,10 +115,7 @@ class _BatchNorm(_Affine):
         if not isinstance(x, Tensor):
             x = to_tensor(x, type(self).__name__)
         if x.ndim not in self._layouts:
-            expected = " or ".join(self._layouts.values())
-            raise ValueError(
-                f"{type(self).__name__}: expected an input of shape {expected}, got {x.shape}"
-            )
+            raise wrong_shape(type(self).__name__, x.shape, *self._layouts.values())
         if x.shape[1] != self.num_features:
             raise ValueError(
                 f"{type(self).__name__}: expected {self.num_features} channels, got {x.shape[1]} "

@@ -14,8 +14,9 @@ from .._core.engine.graph import Tensor, adopt, to_tensor
 from .._core.fast.loops import memory_checked
 from .._core.ops import getitem, pad, sliding_windows, where, window_max
 from .._core.types import Shape
-from ..checks import choice, integer, per_axis, positive, real
+from ..checks import choice, integer, per_axis, positive, real, wrong_shape
 from .applied import Applied
+from .conv import LAYOUTS
 
 __all__ = ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool1d", "AvgPool2d"]
 __all__ += ["MaxPool1d", "MaxPool2d", "Upsample"]
@@ -27,11 +28,7 @@ Sides = list[tuple[np.ndarray, np.ndarray]]  # where windows start and stop, for
 def _checked(name: str, x: Tensor, axes: int) -> Tensor:
     x = to_tensor(x, name)
     if x.ndim not in (axes + 1, axes + 2) or 0 in x.shape[-axes:]:
-        layout = "L" if axes == 1 else "H, W"
-        raise ValueError(
-            f"{name}: expected an input of shape (N, C, {layout}) or (C, {layout}), none of these "
-            f"sizes 0, got {x.shape}"
-        )
+        raise wrong_shape(name, x.shape, *LAYOUTS[axes], where=", none of these sizes 0")
     return x
 
 
@@ -293,7 +290,7 @@ def interpolate(
     x = to_tensor(x, "interpolate")
     axes = x.ndim - 2
     if axes < 1 or 0 in x.shape[2:]:
-        raise ValueError(f"interpolate: expected an input of shape (N, C, ...), got {x.shape}")
+        raise wrong_shape("interpolate", x.shape, "(N, C, ...)")
     choice(mode, "interpolate: mode", "nearest")
     if (size is None) == (scale_factor is None):
         raise ValueError("interpolate: give either size or scale_factor")

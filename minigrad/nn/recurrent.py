@@ -39,7 +39,7 @@ from .._core.ops import (
     tanh,
 )
 from ..autograd import Function, enable_grad
-from ..checks import choice, flag, integer, nonnegative_real, positive, probability
+from ..checks import choice, flag, integer, nonnegative_real, positive, probability, wrong_shape
 from ..creation import empty, full, ones, zeros
 from ..functions import expand_dims, flip, split, stack, unstack
 from . import functional
@@ -104,11 +104,8 @@ class _Kind(_Uniform):
     def _input(self, given: Any, ranks: dict[int, str]) -> Tensor:
         x: Tensor = to_tensor(given, type(self).__name__)
         if x.ndim not in ranks or x.shape[-1] != self.input_size:
-            expected = " or ".join(ranks.values())
-            raise ValueError(
-                f"{type(self).__name__}: expected an input of shape {expected} with input_size "
-                f"{self.input_size}, got {x.shape}"
-            )
+            where = f" with input_size {self.input_size}"
+            raise wrong_shape(type(self).__name__, x.shape, *ranks.values(), where=where)
         return x
 
     def _given_state(self, hx: Any, leading: tuple[int, ...], x: Tensor) -> list[Tensor]:
@@ -661,10 +658,8 @@ class BatchNormLSTM(Module):
         n_in, time_axis = self.cells[0].input_size, 1 if self.batch_first else 0
         if x.ndim != 3 or x.shape[2] != n_in or x.shape[time_axis] == 0:
             layout = "(N, T, input_size)" if self.batch_first else "(T, N, input_size)"
-            raise ValueError(
-                f"BatchNormLSTM: expected an input of shape {layout} with input_size {n_in} and "
-                f"T > 0, got {x.shape}"
-            )
+            where = f" with input_size {n_in} and T > 0"
+            raise wrong_shape("BatchNormLSTM", x.shape, layout, where=where)
         steps: Any = unstack(x, axis=time_axis)
         if hx is not None and any(len(h) != self.num_layers for h in hx):
             raise ValueError(f"BatchNormLSTM: expected h0 and c0 for {self.num_layers} layers")
