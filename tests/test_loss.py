@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import itertools
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -530,3 +533,39 @@ def test_cosine_embedding_loss_of_large_vectors(scale):
     np.testing.assert_allclose(loss.item(), 0.04, rtol=1e-4)
     loss.backward()
     np.testing.assert_allclose(x1.grad.numpy() * scale, [[-0.0448, 0.0336]], rtol=1e-3)
+
+
+# ------------------------------------------------------------------------------ losses as classes
+def test_options_are_attributes_and_weights_are_buffers():
+    loss = nn.BCEWithLogitsLoss(nn.Parameter(WEIGHT), "sum", mg.tensor(WEIGHT))
+    assert list(loss.state_dict()) == ["weight", "pos_weight"] and not list(loss.parameters())
+    assert loss.reduction == "sum" and nn.BCELoss().weight is None
+    with pytest.raises(TypeError, match="BCELoss: buffer 'weight': expected a Tensor or None"):
+        nn.BCELoss([1.0])
+    huber = nn.HuberLoss(delta=3.0)
+    huber.delta = 1.0
+    assert huber(mg.tensor([3.0]), mg.zeros(1)).item() == 2.5
+    for twin in (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss))):
+        assert vars(twin).keys() == vars(loss).keys()
+        np.testing.assert_array_equal(twin.pos_weight.numpy(), WEIGHT)
+
+
+def test_losses_have_signatures_and_subclasses():
+    expected = "(reduction: 'str' = 'mean', delta: 'float' = 1.0) -> None"
+    assert str(inspect.signature(nn.HuberLoss)) == expected
+
+    class Scaled(nn.HuberLoss):
+        """A subclass with a constructor and a field of its own."""
+
+        scale: mg.Tensor
+
+        def __init__(self, scale):
+            super().__init__("sum", 2.0)
+            self.scale = nn.Parameter(scale)
+
+        def forward(self, x, target):
+            return self.scale * super().forward(x, target)
+
+    loss = Scaled([3.0])
+    assert loss(mg.tensor([1.0]), target=mg.zeros(1)).item() == 1.5
+    assert str(inspect.signature(Scaled)) == "(scale)" and len(list(loss.parameters())) == 1
