@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 FLAGS = ["-std=gnu11", "-O2", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
 PLANTED = {
     "matmul_kernel.h": ("sum[r][v] += x * b[v]", "sum[r][v] -= x * b[v]"),
-    "vecmath.h": ("0.00518832759f", "0.00528832759f"),
+    "vecmath_body.h": ("0.00518832759f", "0.00528832759f"),
     "threads.h": ("< pieces->parts)", "< pieces->parts - 1)"),
 }
 

@@ -134,8 +134,10 @@ cdef inline inlined compare_loop(int opcode, floating* x, floating* y, mask_t* o
 
 def functions_of_both(text: str) -> str:
     """One name for both precisions of each function of vecmath.h that a loop calls."""
-    defined = set(re.findall(r"\b(mg_\w+)_f32\(", (CORE / "fast/vecmath.h").read_text("utf-8")))
-    used = sorted(set(re.findall(r"\bmg_\w+", text)) & defined - {"mg_usual"})
+    headers = "".join(path.read_text("utf-8") for path in (CORE / "fast").glob("vecmath*.h"))
+    bodies = re.findall(r"\b(?:MG_NAME\(|mg_)(\w+?)(?:\)|_f32)\(", headers)
+    defined = {f"mg_{name}" for name in bodies} - {"mg_usual"}
+    used = sorted(set(re.findall(r"\bmg_\w+", text)) & defined)
     macros = "".join(f"    #define {name}(x) MG_BOTH({name}, x)\n" for name in used)
     declared = "\n".join(f"    double {name}(double)" for name in used)
     return f'cdef extern from * nogil:\n    """\n{macros}    """\n{declared}'
