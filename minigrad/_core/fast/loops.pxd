@@ -2,6 +2,8 @@
 from cpython.ref cimport PyObject
 from numpy cimport NPY_ARRAY_OWNDATA, PyArray_DIMS, PyArray_FLAGS, PyArray_NDIM, ndarray, npy_intp
 
+from .strides cimport Block
+
 cdef struct Operand:            # what an elementwise loop reads: an array, or one scalar with ndim 0
     char* data
     npy_intp* shape
@@ -10,21 +12,12 @@ cdef struct Operand:            # what an elementwise loop reads: an array, or o
     int itemsize
 
 cdef enum:
-    MAXDIMS = 64                # NumPy's own limit
-    MAXOPERANDS = 3
     IN_PARTS = 1 << 18          # elements above which a loop runs on several threads
 
-cdef struct Block:              # the loop that is left once dimensions were merged
-    int ndim
-    npy_intp shape[MAXDIMS]
-    npy_intp strides[MAXOPERANDS][MAXDIMS]
-
-cdef struct Walk:               # how elements are copied, or added, from strides to other strides
+cdef struct Transfer:           # how elements are copied, or added, from strides to other strides
     bint add, is_double         # additions are of floats
-    int itemsize, ndim
-    npy_intp shape[MAXDIMS]
-    npy_intp source[MAXDIMS]    # strides, in bytes
-    npy_intp target[MAXDIMS]
+    int itemsize
+    Block block                 # of the source and the target
 
 ctypedef void (*Part)(void* job, npy_intp part, npy_intp parts) noexcept nogil  # one of so many
 
@@ -59,9 +52,9 @@ cdef ndarray empty(int ndim, npy_intp* shape, int typenum)
 cdef ndarray zeros(int ndim, npy_intp* shape, int typenum)
 cdef ndarray contiguous(ndarray array)
 cdef bint is_viewable(ndarray x, tuple shape) except -1
-cdef void plan_walk(Walk* plan, int ndim, npy_intp* shape, npy_intp* source, npy_intp* target, int itemsize,
-                    bint add) noexcept
-cdef void walk(Walk* plan, char* x, char* o) noexcept nogil
+cdef void plan_transfer(Transfer* plan, int ndim, npy_intp* shape, npy_intp* source, npy_intp* target,
+                        int itemsize, bint add) noexcept
+cdef void run_transfer(Transfer* plan, char* x, char* o) noexcept nogil
 cdef void transfer(ndarray source, ndarray target, bint add)
 cdef tuple first_maxima_of(str name, ndarray x, list bounds, npy_intp row_step, npy_intp column_step)
 cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Operand* operands, int count)

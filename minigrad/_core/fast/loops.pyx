@@ -31,6 +31,8 @@ from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray
 from .kernels cimport (
     SCALED_DIFFERENCE, SUBTRACT, TILE, add_along, add_block, add_rows, all_within, blend_into, call_kernel,
     call_with_numbers, copy_block, first_maxima, pack, scan, take_along, takes_numbers)
+from .strides cimport (
+    MAXDIMS, MAXOPERANDS, Block, add_loop, advance, insert_loop, llabs, merge)
 
 from functools import wraps
 
@@ -42,12 +44,6 @@ cdef extern from "Python.h":
         pass
     PyThreadState* PyEval_SaveThread()
     void PyEval_RestoreThread(PyThreadState*)
-
-cdef extern from "<stdlib.h>" nogil:
-    long long llabs(long long)
-
-cdef extern from "numpy/npy_common.h":
-    npy_intp NPY_MAX_INTP
 
 cdef extern from "numpy/arrayobject.h":
     ctypedef struct PyArray_Dims:
@@ -82,6 +78,8 @@ cdef enum:
     RELEASE_GIL = 1 << 15       # elements above which a loop lets other threads run
     BRIEF = 1 << 20             # elements up to which it takes as long to wake a thread as it gains
     PIECE = 1 << 17             # elements of a part, at least
+    SOURCE = 0                  # the operands of a transfer
+    TARGET = 1
 
 
 # -------------------------------------------------------------------------------------- allocation
@@ -403,32 +401,18 @@ cdef void elementwise_part(void* data, npy_intp part, npy_intp parts) noexcept n
 cdef npy_intp merge_dimensions(Block* block, int ndim, npy_intp* shape, Operand* operands,
                                int count) noexcept nogil:
     """The loop for operands that broadcast to `shape`; returns the number of its elements."""
-    cdef npy_intp size, stride, total = 1
-    cdef int d, k, offset
-    cdef bint merge
+    cdef npy_intp total = 1
+    cdef int d, k, own, place
     cdef Operand* operand
     block.ndim = 0
     for d in range(ndim):
-        size = shape[d]
-        total *= size
-        if size == 1:
-            continue
-        merge = block.ndim > 0
+        total *= shape[d]
+        place = block.ndim
         for k in range(count):
             operand = operands + k
-            offset = d - ndim + operand.ndim
-            stride = operand.strides[offset] if offset >= 0 and operand.shape[offset] != 1 else 0
-            block.strides[k][block.ndim] = stride
-            if merge and block.strides[k][block.ndim - 1] != stride * size:
-                merge = False
-        if merge:
-            block.ndim -= 1
-            for k in range(count):
-                block.strides[k][block.ndim] = block.strides[k][block.ndim + 1]
-            block.shape[block.ndim] *= size
-        else:
-            block.shape[block.ndim] = size
-        block.ndim += 1
+            own = d - ndim + operand.ndim
+            block.strides[k][place] = operand.strides[own] if own >= 0 and operand.shape[own] != 1 else 0
+        add_loop(block, count, shape[d], place)
     return total
 
 
@@ -451,18 +435,7 @@ cdef void run_blocks(int opcode, bint is_double, Operand* operands, int count, B
     while True:
         run_in_tiles(opcode, is_double, operands, count, data, row_stride, stride, rows, n, out, out_itemsize)
         out += rows * n * out_itemsize
-        d = outer - 1
-        while d >= 0:                       # an odometer: the next index, last dimension fastest
-            index[d] += 1
-            for k in range(count):
-                data[k] += block.strides[k][d]
-            if index[d] < block.shape[d]:
-                break
-            for k in range(count):
-                data[k] -= block.strides[k][d] * block.shape[d]
-            index[d] = 0
-            d -= 1
-        if d < 0:
+        if not advance(block, outer, count, index, data):
             return
 
 
@@ -525,14 +498,15 @@ cdef void transfer(ndarray source, ndarray target, bint add):
     cdef TransferJob job
     if elements(source) == 0:
         return
-    plan_walk(&job.plan, PyArray_NDIM(source), PyArray_DIMS(source), PyArray_STRIDES(source),
-              PyArray_STRIDES(target), PyArray_ITEMSIZE(source), add)
+    plan_transfer(&job.plan, PyArray_NDIM(source), PyArray_DIMS(source), PyArray_STRIDES(source),
+                  PyArray_STRIDES(target), PyArray_ITEMSIZE(source), add)
     job.source, job.target = <char*> PyArray_DATA(source), <char*> PyArray_DATA(target)
-    share_work(elements(source), job.plan.shape[0] if outermost_apart(&job.plan) else 1, transfer_part, &job)
+    share_work(elements(source), job.plan.block.shape[0] if outermost_apart(&job.plan) else 1, transfer_part,
+               &job)
 
 
 cdef struct TransferJob:
-    Walk plan
+    Transfer plan
     char* source
     char* target
 
@@ -540,91 +514,66 @@ cdef struct TransferJob:
 cdef void transfer_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
     """A range of the outermost dimension."""
     cdef TransferJob* job = <TransferJob*> data
-    cdef Walk plan
+    cdef Transfer plan
     cdef npy_intp begin
     if parts == 1:
-        walk(&job.plan, job.source, job.target)
+        run_transfer(&job.plan, job.source, job.target)
         return
     plan = job.plan
-    begin = plan.shape[0] * part // parts
-    plan.shape[0] = plan.shape[0] * (part + 1) // parts - begin
-    walk(&plan, job.source + begin * plan.source[0], job.target + begin * plan.target[0])
+    begin = plan.block.shape[0] * part // parts
+    plan.block.shape[0] = plan.block.shape[0] * (part + 1) // parts - begin
+    run_transfer(&plan, job.source + begin * plan.block.strides[SOURCE][0],
+                 job.target + begin * plan.block.strides[TARGET][0])
 
 
-cdef bint outermost_apart(Walk* plan) noexcept:
-    """Whether no element of the target is reached from two places of the outermost dimension."""
+cdef bint outermost_apart(Transfer* plan) noexcept:
+    """Whether there is an outermost dimension, and no element of the target is reached from two places of
+    it."""
     cdef npy_intp reach = plan.itemsize
     cdef int d
-    for d in range(1, plan.ndim):
-        reach += (plan.shape[d] - 1) * llabs(plan.target[d])
-    return llabs(plan.target[0]) >= reach
+    for d in range(1, plan.block.ndim):
+        reach += (plan.block.shape[d] - 1) * llabs(plan.block.strides[TARGET][d])
+    return plan.block.ndim > 0 and llabs(plan.block.strides[TARGET][0]) >= reach
 
 
-cdef void plan_walk(Walk* plan, int ndim, npy_intp* shape, npy_intp* source, npy_intp* target, int itemsize,
-                    bint add) noexcept:
-    """How `walk` copies, or adds, elements with these strides. Dimensions are walked in the order in which
-    they lie in the memory of the one that is dense: the target of a copy, the source of an addition (where it
-    is broadcast, outermost)."""
-    cdef npy_intp* key = <npy_intp*> plan.source if add else <npy_intp*> plan.target
-    cdef npy_intp size
-    cdef int count = 0, d, e
-    plan.add, plan.itemsize, plan.is_double = add, itemsize, itemsize == 8
-    for d in range(ndim):                       # drop sizes of 1, insert by stride, the largest first
-        size = shape[d]
-        if size == 1:
-            continue
-        e = count
-        while e > 0 and rank(key[e - 1]) < rank(source[d] if add else target[d]):
-            plan.shape[e], plan.source[e], plan.target[e] = \
-                plan.shape[e - 1], plan.source[e - 1], plan.target[e - 1]
-            e -= 1
-        plan.shape[e], plan.source[e], plan.target[e] = size, source[d], target[d]
-        count += 1
-    e = 0
-    for d in range(1, count):                   # merge what lies one behind the other in both
-        size = plan.shape[d]
-        if plan.source[e] == plan.source[d] * size and plan.target[e] == plan.target[d] * size:
-            plan.shape[e] *= size
-        else:
-            e += 1
-            plan.shape[e] = size
-        plan.source[e], plan.target[e] = plan.source[d], plan.target[d]
-    plan.ndim = min(count, e + 1)
-    while plan.ndim < 2:                        # the kernels take rows
-        plan.shape[plan.ndim] = 1
-        plan.source[plan.ndim] = plan.target[plan.ndim] = plan.itemsize
-        plan.ndim += 1
+cdef void plan_transfer(Transfer* plan, int ndim, npy_intp* shape, npy_intp* source, npy_intp* target,
+                        int itemsize, bint add) noexcept:
+    """How `run_transfer` copies, or adds, elements with these strides. Dimensions are walked in the order in
+    which they lie in the memory of the one that is dense: the target of a copy, the source of an addition
+    (where that is broadcast, outermost)."""
+    cdef npy_intp strides[2]
+    cdef int d
+    plan.add, plan.itemsize, plan.is_double, plan.block.ndim = add, itemsize, itemsize == 8, 0
+    for d in range(ndim):
+        strides[SOURCE], strides[TARGET] = source[d], target[d]
+        insert_loop(&plan.block, 2, shape[d], strides, SOURCE if add else TARGET, True)
+    merge(&plan.block, 2)
 
 
-cdef inline npy_intp rank(npy_intp stride) noexcept:
-    return llabs(stride) if stride else NPY_MAX_INTP
-
-
-cdef void walk(Walk* plan, char* x, char* o) noexcept nogil:
-    """Run the kernel over the two last dimensions, at each index of the others."""
+cdef void run_transfer(Transfer* plan, char* x, char* o) noexcept nogil:
+    """Run the kernel over the two innermost dimensions, at each index of the others."""
+    cdef Block* block = &plan.block
     cdef npy_intp index[MAXDIMS]
-    cdef int inner = plan.ndim - 1, rows = plan.ndim - 2, d
-    for d in range(rows):
+    cdef npy_intp row_stride[2]
+    cdef npy_intp stride[2]
+    cdef char* at[2]
+    cdef int inner = block.ndim - 1, outer = block.ndim - 2, k, d
+    cdef npy_intp n = block.shape[inner] if inner >= 0 else 1
+    cdef npy_intp rows = block.shape[outer] if outer >= 0 else 1
+    at[SOURCE], at[TARGET] = x, o
+    for k in range(2):
+        stride[k] = block.strides[k][inner] if inner >= 0 else 0
+        row_stride[k] = block.strides[k][outer] if outer >= 0 else 0
+    for d in range(outer):
         index[d] = 0
     while True:
         if plan.add:
-            add_block(plan.is_double, x, plan.source[rows], plan.source[inner], o, plan.target[rows],
-                      plan.target[inner], plan.shape[rows], plan.shape[inner])
+            add_block(plan.is_double, at[SOURCE], row_stride[SOURCE], stride[SOURCE], at[TARGET],
+                      row_stride[TARGET], stride[TARGET], rows, n)
         else:
-            copy_block(x, plan.source[rows], plan.source[inner], o, plan.target[rows], plan.target[inner],
-                       plan.shape[rows], plan.shape[inner], plan.itemsize)
-        d = rows - 1
-        while d >= 0:
-            index[d] += 1
-            x += plan.source[d]
-            o += plan.target[d]
-            if index[d] < plan.shape[d]:
-                break
-            x -= plan.source[d] * plan.shape[d]
-            o -= plan.target[d] * plan.shape[d]
-            index[d] = 0
-            d -= 1
-        if d < 0:
+            copy_block(at[SOURCE], row_stride[SOURCE], stride[SOURCE], at[TARGET], row_stride[TARGET],
+                       stride[TARGET], rows, n, plan.itemsize)
+        if not advance(block, outer, 2, index, at):
             return
 
 

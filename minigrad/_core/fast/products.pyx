@@ -24,9 +24,10 @@ from numpy cimport (NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_I
 from .accelerate cimport Shortcut
 from .kernels cimport SUM
 from .loops cimport (
-    MAXDIMS, Part, Walk, add_in_place, contiguous, empty, in_parts, number_of_threads, plan_walk, recycle,
-    walk)
+    Part, Transfer, add_in_place, contiguous, empty, in_parts, number_of_threads, plan_transfer, recycle,
+    run_transfer)
 from .reductions cimport reduce
+from .strides cimport MAXDIMS
 
 import math
 import os
@@ -361,7 +362,7 @@ cdef npy_intp threads_of(double work) noexcept nogil:
 # ------------------------------------------------------- products with matrices that are packed on the way
 cdef struct PackedJob:
     const Kernel* kernel
-    Walk plan                       # packs an image: a matrix (depth, places) for each of its groups
+    Transfer plan                   # packs an image: a matrix (depth, places) for each of its groups
     const char* images
     npy_intp step                   # bytes from one image to the next
     bint packed                     # they are already
@@ -387,7 +388,7 @@ cdef void packed_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
         for i in range(chunk * job.chunk, min(job.count, (chunk + 1) * job.chunk)):
             image = job.images + i * job.step
             if not job.packed:
-                walk(&job.plan, <char*> image, room)
+                run_transfer(&job.plan, <char*> image, room)
                 image = room
             for g in range(job.groups):
                 multiply_packed(job, image, i, g, room + job.bytes)
@@ -444,7 +445,7 @@ cdef void multiply_images(PackedJob* job, ndarray x, ndarray y, tuple shape, nda
     for d in range(ndim - 1, 0, -1):            # those of an image in C order
         strides[d] = step
         step *= PyArray_DIMS(y)[d]
-    plan_walk(&job.plan, ndim - 1, PyArray_DIMS(y) + 1, PyArray_STRIDES(y) + 1, strides + 1, size, False)
+    plan_transfer(&job.plan, ndim - 1, PyArray_DIMS(y) + 1, PyArray_STRIDES(y) + 1, strides + 1, size, False)
     job.images, job.step = <char*> PyArray_DATA(y), PyArray_STRIDES(y)[0]
     job.packed = cnp.PyArray_IS_C_CONTIGUOUS(y)
     job.out, job.other, job.next = <char*> PyArray_DATA(out), matrix(x), 0

@@ -1,7 +1,8 @@
 # Reductions. reductions.pyx opens with the Design note.
 from numpy cimport ndarray, npy_intp
 
-from .loops cimport MAXDIMS, Operand
+from .loops cimport Operand
+from .strides cimport Block
 
 cdef struct Plan:               # a reduction whose dimensions were sorted by stride and merged
     bint is_double
@@ -13,13 +14,8 @@ cdef struct Plan:               # a reduction whose dimensions were sorted by st
     npy_intp places             # results that are computed side by side: of rows, or of columns
     npy_intp place_stride
     npy_intp out_stride
-    int kept                    # the other dimensions
-    npy_intp kept_shape[MAXDIMS]
-    npy_intp kept_strides[MAXDIMS]
-    npy_intp kept_out[MAXDIMS]
-    int reduced
-    npy_intp reduced_shape[MAXDIMS]
-    npy_intp reduced_strides[MAXDIMS]
+    Block kept                  # the other dimensions: of the array and the output
+    Block reduced               # of the array alone
     npy_intp count              # elements that fold into one
     double correction
 

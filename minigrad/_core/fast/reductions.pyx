@@ -24,11 +24,9 @@ from .kernels cimport (
 from . cimport loops
 from .loops cimport (
     add_in_place, difference, elements, elementwise, empty, recycle, share_work, start_of, view_array)
+from .strides cimport MAXDIMS, add_loop, advance, insert_loop, merge
 
 cnp.import_array()
-
-cdef extern from "<stdlib.h>" nogil:
-    long long llabs(long long)
 
 cdef enum:
     SHORT_ROW = 16              # a row reduction over fewer elements costs more to start than to do
@@ -41,76 +39,51 @@ cdef enum:
 
 cdef void make_plan(Plan* plan, Operand* x, unsigned long long axes, double correction) noexcept nogil:
     """How the axes whose bits are set are reduced: the dimensions sorted by stride, and merged."""
-    cdef npy_intp shape[MAXDIMS]
-    cdef npy_intp strides[MAXDIMS]
+    cdef Block* others
+    cdef Block block                            # of x and the output, whose strides are 0 where x is reduced
     cdef npy_intp out_strides[MAXDIMS]
-    cdef bint reduced[MAXDIMS]
-    cdef npy_intp size, stride, out_stride, step = x.itemsize
-    cdef int ndim = 0, d, e, inner, beside
+    cdef npy_intp strides[2]
+    cdef npy_intp step = x.itemsize
+    cdef int d, inner, beside
     plan.count = 1
-    plan.kept = plan.reduced = 0
+    plan.kept.ndim = plan.reduced.ndim = block.ndim = 0
     plan.other = plan.centres = 0
     plan.is_double, plan.correction = x.itemsize == 8, correction
-    for d in reversed(range(x.ndim)):                       # drop sizes of 1, insert by stride
-        size = x.shape[d]
-        stride = x.strides[d]
-        out_stride = 0
+    for d in reversed(range(x.ndim)):
         if axes >> d & 1:
-            plan.count *= size
+            out_strides[d] = 0
+            plan.count *= x.shape[d]
         else:
-            out_stride = step
-            step *= size
-        if size == 1:
-            continue
-        e = ndim
-        while e > 0 and llabs(strides[e - 1]) > llabs(stride):
-            shape[e] = shape[e - 1]; strides[e] = strides[e - 1]
-            out_strides[e] = out_strides[e - 1]; reduced[e] = reduced[e - 1]
-            e -= 1
-        shape[e] = size; strides[e] = stride
-        out_strides[e] = out_stride; reduced[e] = axes >> d & 1
-        ndim += 1
-    e = 0                                                   # merge; dimension 0 is the fastest now
-    for d in range(1, ndim):
-        if (reduced[d] == reduced[e] and strides[d] == strides[e] * shape[e]
-                and out_strides[d] == out_strides[e] * shape[e]):
-            shape[e] *= shape[d]
-        else:
-            e += 1
-            shape[e] = shape[d]; strides[e] = strides[d]
-            out_strides[e] = out_strides[d]; reduced[e] = reduced[d]
-    if ndim == 0:
-        shape[0] = 1; strides[0] = out_strides[0] = x.itemsize; reduced[0] = True
-    else:
-        ndim = e + 1
-    inner = 0
-    if reduced[0] and shape[0] <= SHORT_ROW:    # a short row is folded as columns beside its neighbours
-        for d in range(1, ndim):
-            if not reduced[d] and shape[d] >= 8:
+            out_strides[d] = step
+            step *= max(x.shape[d], 1)
+    for d in range(x.ndim):
+        strides[0], strides[1] = x.strides[d], out_strides[d]
+        insert_loop(&block, 2, x.shape[d], strides, 0, False)
+    merge(&block, 2)
+    if block.ndim == 0:                         # one number
+        block.ndim = block.shape[0] = 1
+        block.strides[0][0], block.strides[1][0] = x.itemsize, 0
+    inner = block.ndim - 1
+    if block.strides[1][inner] == 0 and block.shape[inner] <= SHORT_ROW:
+        for d in reversed(range(inner)):        # a short row is folded as columns beside its neighbours
+            if block.strides[1][d] and block.shape[d] >= 8:
                 inner = d
                 break
-    plan.row_wise = reduced[inner]
-    plan.width, plan.stride = shape[inner], strides[inner]
+    plan.row_wise = block.strides[1][inner] == 0
+    plan.width, plan.stride = block.shape[inner], block.strides[0][inner]
     beside = inner
-    if plan.row_wise:
-        beside = 1                              # the fastest that is kept, since neighbours have merged
-        while beside < ndim and reduced[beside]:
-            beside += 1
+    while beside >= 0 and block.strides[1][beside] == 0:    # the fastest that is kept
+        beside -= 1
     plan.places, plan.place_stride, plan.out_stride = 1, 0, 0
-    if beside < ndim:
-        plan.places, plan.place_stride, plan.out_stride = shape[beside], strides[beside], out_strides[beside]
-    for d in reversed(range(ndim)):
-        if d == inner or d == beside:
-            continue
-        if reduced[d]:
-            plan.reduced_shape[plan.reduced] = shape[d]
-            plan.reduced_strides[plan.reduced] = strides[d]
-            plan.reduced += 1
-        else:
-            plan.kept_shape[plan.kept] = shape[d]
-            plan.kept_strides[plan.kept] = strides[d]
-            plan.kept_out[plan.kept] = out_strides[d]
-            plan.kept += 1
+    if beside >= 0:
+        plan.places, plan.place_stride = block.shape[beside], block.strides[0][beside]
+        plan.out_stride = block.strides[1][beside]
+    for d in range(block.ndim):
+        if d != inner and d != beside:
+            others = &plan.kept if block.strides[1][d] else &plan.reduced
+            others.strides[0][others.ndim] = block.strides[0][d]
+            others.strides[1][others.ndim] = block.strides[1][d]
+            add_loop(others, 2, block.shape[d], others.ndim)
 
 
 cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdims, double correction):
@@ -159,7 +132,7 @@ cdef ndarray reduce_beside(int opcode, ndarray x, ndarray y, ndarray centres, un
         plan.centres = <char*> PyArray_DATA(centres) - <char*> PyArray_DATA(out)
     job = ReductionJob(opcode, &plan, <char*> PyArray_DATA(x), <char*> PyArray_DATA(out))
     parts = parts_of(&plan)
-    if not plan.row_wise and (plan.kept == 0 or parts > plan.kept_shape[0]):
+    if not plan.row_wise and (plan.kept.ndim == 0 or parts > plan.kept.shape[0]):
         parts = min(parts, loops.number_of_threads())   # narrow stripes of long rows cost twice as much
     share_work(elements(x), parts, reduction_part, &job)
     return out
@@ -175,7 +148,7 @@ cdef struct ReductionJob:
 cdef inline npy_intp parts_of(Plan* plan) noexcept nogil:
     """How many parts the results that are computed side by side make: few columns are slower than many."""
     cdef npy_intp beside = plan.places if plan.row_wise else plan.places // FEW_COLUMNS
-    return max(beside, plan.kept_shape[0] if plan.kept else 1)
+    return max(beside, plan.kept.shape[0] if plan.kept.ndim else 1)
 
 
 cdef void reduction_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
@@ -189,17 +162,17 @@ cdef void reduction_part(void* data, npy_intp part, npy_intp parts) noexcept nog
         run_plan(job.opcode, job.plan, x, out)
         return
     plan = job.plan[0]
-    if plan.kept == 0 or parts_of(&plan) > plan.kept_shape[0]:
+    if plan.kept.ndim == 0 or parts_of(&plan) > plan.kept.shape[0]:
         begin = start_of(part, parts, plan.places)
         plan.places = start_of(part + 1, parts, plan.places) - begin
         x += begin * plan.place_stride
         out += begin * plan.out_stride
     else:
-        begin = start_of(part, parts, plan.kept_shape[0])
-        plan.kept_shape[0] = start_of(part + 1, parts, plan.kept_shape[0]) - begin
-        x += begin * plan.kept_strides[0]
-        out += begin * plan.kept_out[0]
-    if plan.places > 0 and (plan.kept == 0 or plan.kept_shape[0] > 0):
+        begin = start_of(part, parts, plan.kept.shape[0])
+        plan.kept.shape[0] = start_of(part + 1, parts, plan.kept.shape[0]) - begin
+        x += begin * plan.kept.strides[0][0]
+        out += begin * plan.kept.strides[1][0]
+    if plan.places > 0 and (plan.kept.ndim == 0 or plan.kept.shape[0] > 0):
         run_plan(job.opcode, &plan, x, out)
 
 
@@ -243,6 +216,7 @@ cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil:
     """Walk the kept positions; at each, fold what lies side by side: as many columns as accumulators stay in
     the L1 cache, or as many rows as their elements do when they are read twice."""
     cdef npy_intp index[MAXDIMS]
+    cdef char* at[2]
     cdef double accumulator[2 * COLUMNS]
     cdef double centre[COLUMNS]
     cdef npy_intp c, w, widest
@@ -253,29 +227,19 @@ cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil:
         widest = max(1, min(<npy_intp> TILE, widest // max(plan.width, 1)))
     else:
         widest = COLUMNS if contiguous else TILE // 4
-    for d in range(plan.kept):
+    at[0], at[1] = x, out
+    for d in range(plan.kept.ndim):
         index[d] = 0
     while True:
         c = -widest
         while c + widest < plan.places:
             c += widest
             w = min(widest, plan.places - c)
-            reduce_position(opcode, plan, x + c * plan.place_stride, w, centre, accumulator)
-            store(plan, accumulator, w, out + c * plan.out_stride)
+            reduce_position(opcode, plan, at[0] + c * plan.place_stride, w, centre, accumulator)
+            store(plan, accumulator, w, at[1] + c * plan.out_stride)
             if plan.centres:
-                store(plan, centre, w, out + c * plan.out_stride + plan.centres)
-        d = plan.kept - 1
-        while d >= 0:
-            index[d] += 1
-            x += plan.kept_strides[d]
-            out += plan.kept_out[d]
-            if index[d] < plan.kept_shape[d]:
-                break
-            x -= plan.kept_strides[d] * plan.kept_shape[d]
-            out -= plan.kept_out[d] * plan.kept_shape[d]
-            index[d] = 0
-            d -= 1
-        if d < 0:
+                store(plan, centre, w, at[1] + c * plan.out_stride + plan.centres)
+        if not advance(&plan.kept, plan.kept.ndim, 2, index, at):
             return
 
 
@@ -384,7 +348,7 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
     cdef int itemsize = 8 if plan.is_double else 4
     cdef bint contiguous = (plan.stride == itemsize or (plan.row_wise and plan.width == 1)
                             or (not plan.row_wise and w == 1))
-    cdef int outer = plan.reduced, d
+    cdef int outer = plan.reduced.ndim, d
     cdef npy_intp rows = 1, row_stride = 0, other, height, r, i
     for i in range(w): accumulator[i] = start
     if opcode == MOMENTS:
@@ -395,8 +359,8 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
         for i in range(w): compensation[i] = 0
     elif outer > 0:                         # the columns' kernel walks one dimension by itself
         outer -= 1
-        rows = plan.reduced_shape[outer]
-        row_stride = plan.reduced_strides[outer]
+        rows = plan.reduced.shape[outer]
+        row_stride = plan.reduced.strides[0][outer]
     for d in range(outer):
         index[d] = 0
     while True:
@@ -412,16 +376,7 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
                 reduce_columns(opcode, plan.is_double, tile, other, w * itemsize, height, w, centre,
                                accumulator)
                 r += height
-        d = outer - 1
-        while d >= 0:
-            index[d] += 1
-            x += plan.reduced_strides[d]
-            if index[d] < plan.reduced_shape[d]:
-                break
-            x -= plan.reduced_strides[d] * plan.reduced_shape[d]
-            index[d] = 0
-            d -= 1
-        if d < 0:
+        if not advance(&plan.reduced, outer, 1, index, &x):
             break
     for i in range(w if plan.row_wise else 0):      # unless it is infinite or NaN
         accumulator[i] += compensation[i] if fabs(compensation[i]) < INFINITY else 0
