@@ -7,7 +7,7 @@ ARGS ?=
 PIP_INSTALL = -m pip --disable-pip-version-check install --quiet
 BUILD_REQUIRES = $(shell sed -n '/^requires = /s/[^"]*\("[^"]*"\)[^"]*/ \1/gp' pyproject.toml)
 OLDEST_NUMPY = $(shell sed -n 's/^dependencies = \["numpy>=\(.*\)"\]/\1/p' pyproject.toml)
-CORE = $(wildcard $(foreach e,pyx pxd pxi h,minigrad/_core/*.$e minigrad/_core/*/*.$e)) minigrad/_core/engine/table.py minigrad/_core/fast/generate.py
+CORE = $(wildcard $(foreach e,pyx pxd pxi h,minigrad/_core/*.$e minigrad/_core/*/*.$e)) minigrad/_core/engine/table.py minigrad/_core/formulas.py $(addprefix minigrad/_core/fast/,generate.py derive.py)
 PY = .venv/bin/python
 # With PyTorch, where `make test-peers` has installed it.
 TORTURE = $(if $(wildcard .venv-peers/has-peers),.venv-peers/has-peers .venv-peers/compiled,.venv/has-test .venv/compiled)

@@ -301,16 +301,16 @@ def batchnorm_minigrad(shape: tuple[int, ...]) -> Callable:
     return run
 
 
-def unfused(run: Callable) -> Callable:
-    """The same with fusion switched off."""
+def composed_of_primitives(run: Callable) -> Callable:
+    """The same with the derived formulas switched off."""
     from minigrad._core.fast.accelerate import shortcuts
 
-    fusion = shortcuts()["fused formulas"]
+    loops = shortcuts()["derived formulas"]
 
     def composed():
-        fusion.enabled = False
+        loops.enabled = False
         run()
-        fusion.enabled = True
+        loops.enabled = True
 
     return composed
 
@@ -845,7 +845,7 @@ COMPOSED = [
         "BatchNorm (100, 16), forward + backward",
         {
             "minigrad": lambda: batchnorm_minigrad((100, 16)),
-            "minigrad composed": lambda: unfused(batchnorm_minigrad((100, 16))),
+            "minigrad composed": lambda: composed_of_primitives(batchnorm_minigrad((100, 16))),
         },
         {"minigrad composed": 1.0},
     ),

@@ -27,9 +27,9 @@ BatchNorm subtracts the mean, so what a bias adds is taken away again, and a bia
 BatchNorm is useless (Ioffe & Szegedy 2015, section 3.2). Pictures of graphs find such things.
 
 `mg.viz.record` notes which module made which Node, for the frames, and has BatchNorm run primitive
-by primitive; in a training loop its formula soon runs as one Node, `centre_and_scale`, whose
-gradient was traced from what you see here. The picture needs Graphviz; where that is missing, DOT
-text is written, which https://dreampuf.github.io/GraphvizOnline shows.
+by primitive; in a training loop its formula runs as one Node, `normalise`, whose gradient was
+derived by the rules that you see at work here. The picture needs Graphviz; where that is missing,
+DOT text is written, which https://dreampuf.github.io/GraphvizOnline shows.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from ._core.engine.graph import profile_engine
 
 class profile:  # noqa: N801  (a context manager is written like a function)
     """Count and time the operations inside a `with` block, primitives and functions that run as
-    one (fused formulas, an LSTM layer's backward); print it for a table.
+    one (derived formulas, an LSTM layer's backward); print it for a table.
 
     The engine notes when each operation ends. *forward* is the time since the operation before it
     ended, so it includes the Python code between the two; *backward* is the time of the gradient

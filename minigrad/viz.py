@@ -57,7 +57,7 @@ class record:  # noqa: N801  (a context manager is written like a function)
     """Remember which module of `model` makes which operation, inside a `with` block.
 
     Handed to `graph` in the place of the model it draws the modules as clusters. It keeps the Nodes
-    (not what they saved) for as long as it lives. Inside, formulas that otherwise run fused run
+    (not what they saved) for as long as it lives. Inside, formulas that otherwise run as one run
     primitive by primitive, so that all of them are in the picture. What other threads do with the
     model meanwhile is not noted.
 

@@ -7,11 +7,13 @@ import io
 import re
 from importlib import import_module
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
 import minigrad as mg
 from minigrad import nn
+from minigrad._core.fast import derive
 
 import peers_table  # isort: skip
 
@@ -78,16 +80,22 @@ def stripped_lines(text: str) -> list[str]:
 
 
 def test_the_batchnorm_forward_stands_in_the_source_and_computes_batchnorm():
-    source = iter(stripped_lines((ROOT / "minigrad/nn/functional.py").read_text(encoding="utf-8")))
+    source = iter(stripped_lines((ROOT / "minigrad/_core/formulas.py").read_text(encoding="utf-8")))
     missing = [line for line in stripped_lines(QUOTED[0]) if line not in source]
-    assert not missing, f"not in minigrad/nn/functional.py, in this order: {missing}"
+    assert not missing, f"not in minigrad/_core/formulas.py, in this order: {missing}"
 
     mg.manual_seed(0)
     x, weight, bias = mg.randn(8, 3), mg.randn(3), mg.randn(3)
-    names = {"x": x, "weight": weight, "bias": bias, "axes": 0, "eps": 1e-5, "sqrt": mg.sqrt}
+    names = {"x": x, "weight": weight, "bias": bias, "axes": 0, "eps": 1e-5}
     exec(QUOTED[0], names)
     expected = nn.functional.batch_norm(x, None, None, weight, bias)
     assert names["y"].tolist() == expected.tolist()
+
+
+def test_the_derived_backward_of_batchnorm_is_what_is_printed():
+    (quoted,) = (text for language, text, _ in blocks() if language == "c")
+    _, (backward, _) = derive.written("normalise", "planes", "float")
+    assert indent(quoted, "    ", lambda line: line[0] != "#") in backward
 
 
 def test_the_quoted_table_entry_stands_in_the_source():

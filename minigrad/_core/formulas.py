@@ -16,6 +16,25 @@ from math import sqrt
 import numpy as np
 
 
+def normalise(x, weight, bias, axes, eps):
+    """x with mean 0 and variance 1 over the axes, times weight, plus bias; and mean and variance.
+
+    The formula of all layers that normalise by the statistics of their input. Weight and bias
+    broadcast against x. Mean and variance are returned as values, without a graph.
+
+    >>> y, mean, var = mg.nn.functional.centre_and_scale(mg.tensor([1.0, 3.0]), 2.0, 1.0, (0,), 0.0)
+    >>> y.tolist(), mean.tolist(), var.tolist()
+    ([-1.0, 3.0], [2.0], [1.0])
+    """
+    mean = x.mean(axes, keepdims=True)
+    centred = x - mean
+    var = centred.var(axes, keepdims=True)
+    std = (var + eps).sqrt()
+    scale = weight / std
+    y = centred * scale + bias
+    return y, mean.detach(), var.detach()
+
+
 def gradient(p, d, weight_decay, maximize):
     """The gradient of the objective, plus that of the penalty weight_decay p² / 2."""
     return (-d if maximize else d) + weight_decay * p

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import creation
-from .._core import ops
+from .._core import formulas, ops
 from .._core.engine.graph import Tensor, adopt, move_statistics, to_tensor
-from .._core.fast.fusion import fused
+from .._core.fast.derived import derived
 from .._core.fast.loops import count_classes, memory_checked
 from .._core.ops import (
     getitem,
@@ -170,24 +170,7 @@ def batch_norm(
     return y
 
 
-@fused
-def centre_and_scale(
-    x: Tensor, weight: Tensor | float, bias: Tensor | float, axes: tuple[int, ...], eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x with mean 0 and variance 1 over the axes, times weight, plus bias; and mean and variance.
-
-    The formula of all layers that normalise by the statistics of their input. Weight and bias
-    broadcast against x. Mean and variance are returned as values, without a graph.
-
-    >>> y, mean, var = mg.nn.functional.centre_and_scale(mg.tensor([1.0, 3.0]), 2, 1, (0,), 0.0)
-    >>> y.tolist(), mean.tolist(), var.tolist()
-    ([-1.0, 3.0], [2.0], [1.0])
-    """
-    mean = x.mean(axes, keepdims=True)
-    centred = x - mean
-    var = centred.var(axes, keepdims=True)
-    y = centred * (weight / sqrt(var + eps)) + bias
-    return y, mean.detach(), var.detach()
+centre_and_scale: Callable[..., tuple[Tensor, Tensor, Tensor]] = derived(formulas.normalise)
 
 
 def _or_neutral(weight: Any, bias: Any) -> tuple[Any, Any]:

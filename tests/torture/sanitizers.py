@@ -23,7 +23,7 @@ from torture import Result, Share
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = ("minigrad", "tests", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 ADDRESS = (
-    *("matmul", "fusion", "recurrent", "serialization", "optim", "graph", "conv", "pooling"),
+    *("matmul", "derived", "recurrent", "serialization", "optim", "graph", "conv", "pooling"),
     *("norms", "batchnorm", "embedding", "function", "functions", "attention", "loss"),
     *("hostile_files", "random_programs", "op_table"),
 )

@@ -67,7 +67,7 @@ def shortcuts():
     """All shortcuts, a dict from names.
 
     >>> from minigrad._core.fast.accelerate import shortcuts
-    >>> "fused formulas" in shortcuts()
+    >>> "derived formulas" in shortcuts()
     True
     """
     return dict(registry)

@@ -13,12 +13,14 @@ import ast
 import json
 import re
 from pathlib import Path
+from runpy import run_path
 from textwrap import fill, indent
 from typing import Any, NamedTuple
 from zlib import crc32
 
 CORE = Path(__file__).parents[1]
 MADE = "made of table.py by generate.py"
+MADE_OF_FORMULAS = "made of formulas.py and table.py by derive.py"
 KINDS = ("unary", "binary", "comparison")
 
 
@@ -310,6 +312,8 @@ def generate(folder: Path = CORE) -> None:
     }
     for name, text in made.items():
         write(folder / "generated" / name, f"# {MADE}\n{text}\n")
+    header = run_path(str(CORE / "fast/derive.py"))["header"]()
+    write(folder / "generated/formulas.h", f"/* {MADE_OF_FORMULAS} */\n{header}\n")
     write(folder / "elementwise.py", f'"""Elementwise primitives, {MADE}."""\n\n{exports(entries)}')
     write(folder / "elementwise.pyi", f'"""Elementwise primitives, {MADE}."""\n\n{stub(table)}')
 

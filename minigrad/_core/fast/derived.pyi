@@ -1,4 +1,4 @@
-"""Stubs of the fusion; the docstrings stand in fusion.pyx."""
+"""Stubs of the derived formulas; the docstrings stand in derived.pyx."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar, final
@@ -7,21 +7,16 @@ from ..engine.graph import Tensor
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-class FusionError(Exception): ...
-
 @final
-class Variant: ...
-
-@final
-class Fused: ...
+class Derived: ...
 
 def differentiate(
     g: Tensor,
-    owner: Fused,
-    variant: Variant,
+    owner: Derived,
     inputs: tuple[Any, ...],
     kept: Any,
+    wanted: int,
     writes: int,
     all_writes: int,
 ) -> list[Tensor | None]: ...
-def fused(function: _Function) -> _Function: ...
+def derived(function: _Function) -> _Function: ...

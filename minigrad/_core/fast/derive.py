@@ -1,0 +1,589 @@
+"""Derives the loops of a formula, and of its gradients; generate.py asks for them before a build.
+
+Design note
+-----------
+1. It calls a formula of formulas.py with symbols in place of Tensors, and walks back from the
+   result with the rules of table.py, the ones that Tensors follow: so the gradient is a program
+   too, and nobody wrote it. What is computed twice is one symbol. It must not know any formula.
+2. A symbol varies along some of the axes of the data, each a letter. What is summed needs a pass
+   over memory, and all sums of a level share it; the level of a sum is one above that of what it
+   sums. All else is computed again in registers, but for the statistics, which the forward keeps.
+3. The sum of a linear combination is taken term by term, and what does not vary is taken out of
+   it: so the gradient through a mean needs no pass of its own.
+4. Each operation rounds to the precision of the data, as in the definition. Sums, the product right
+   below one, and what leads from a sum to `narrow` are double. The gradient may reorder factors and
+   terms, and multiply by a reciprocal.
+5. `python -m minigrad._core.fast.derive normalise planes` prints a formula's loops for a layout.
+"""
+# mypy: ignore-errors
+
+import ast
+import re
+import sys
+from collections import defaultdict
+from contextlib import ExitStack, contextmanager
+from functools import partial, reduce
+from inspect import signature
+from itertools import count
+from pathlib import Path
+from runpy import run_path
+from typing import NamedTuple
+
+CORE = Path(__file__).parents[1]
+ORDER = "anrjcml"  # of the axes in memory, whatever the layout
+
+
+class Layout(NamedTuple):
+    """How data lies in memory: its axes, those that statistics sum over, those that weights vary
+    along, and those around all passes. Short vectors suit short rows."""
+
+    axes: str
+    reduced: str
+    weight: str
+    shared: str = ""
+    simd: str = "#pragma omp simd"
+
+
+LAYOUTS = {
+    "columns": Layout("rc", "r", "c"),
+    "planes": Layout("ncl", "nl", "c", "c"),
+    "rows": Layout("ajm", "m", "jm", "aj"),
+    "short_rows": Layout("ajm", "m", "jm", "aj", "#pragma omp simd simdlen(4)"),
+    "groups": Layout("ajml", "ml", "jm", "aj"),
+}
+# A formula's arrays, and its numbers.
+FORMULAS = {"normalise": ({"x": "axes", "weight": "weight", "bias": "weight"}, ("eps",))}
+
+
+def without(axes, others):
+    """The axes that are not among the others."""
+    return "".join(axis for axis in axes if axis not in others)
+
+
+# ------------------------------------------------------------------------------------------ symbols
+class Symbol:
+    """A value: what an operation gives for other symbols, or an input, a number, an extent."""
+
+    def __init__(self, trace, op, args, axes, value):
+        self.trace, self.op, self.args, self.axes, self.value = trace, op, args, axes, value
+        self.name = value if op in ("input", "number") else ""
+        inner = op != "narrow" and any(a.wide for a in args)
+        self.wide = inner or op in ("sum", "extent", "widen")  # double
+
+    def __getattr__(self, name):
+        """Any primitive is a method."""
+        if name in TABLE:
+            return partial(self.trace.make, name, self)
+        raise AttributeError(name)
+
+    def mean(self, axes, keepdims):
+        """About the first element, so that equal numbers give exactly themselves."""
+        trace, over = self.trace, self.trace.layout.reduced
+        first = trace.make("first", self, axes=without(self.axes, over))
+        shifted = trace.sum(trace.make("widen", self) - first, over)
+        return trace.make("narrow", first + shifted / trace.extent(over))
+
+    def var(self, axes, keepdims):
+        """Of what has been centred; else the difference of the two sums would cancel."""
+        trace, over = self.trace, self.trace.layout.reduced
+        if self.op != "subtract" or self.args[1] is not self.args[0].mean(axes, keepdims):
+            raise ValueError("var of what is not centred: write (x - x.mean(axes)).var(axes)")
+        n, squares = trace.extent(over), trace.sum(self.square(), over)
+        return trace.make("narrow", (squares - trace.sum(self, over).square() / n) / n)
+
+    def detach(self):
+        """Itself: only the first result of a formula has a gradient."""
+        return self
+
+
+def _operators(name, op):
+    setattr(Symbol, f"__{name}__", lambda a, b: a.trace.make(op, a, b))
+    setattr(Symbol, f"__r{name}__", lambda a, b: a.trace.make(op, b, a))
+
+
+_operators("add", "add")
+_operators("sub", "subtract")
+_operators("mul", "multiply")
+_operators("truediv", "divide")
+Symbol.__neg__ = lambda a: a.trace.make("negative", a)
+
+
+class Trace:
+    """The symbols of one formula in one layout."""
+
+    def __init__(self, layout):
+        self.layout, self.made = layout, {}
+
+    def make(self, op, *args, axes=None, value=None):
+        """The symbol; the same one for the same operation."""
+        const = partial(self.make, "const", axes="")
+        args = tuple(a if isinstance(a, Symbol) else const(value=float(a)) for a in args)
+        if axes is None:
+            axes = "".join(axis for axis in ORDER if any(axis in a.axes for a in args))
+        key = op, args, axes, repr(value)
+        return self.made.setdefault(key, Symbol(self, op, args, axes, value))
+
+    def extent(self, axes):
+        """The number of places along axes."""
+        return self.make("extent", axes="", value=axes)
+
+    def sum(self, x, over):
+        """Over axes that it varies along."""
+        return self.make("sum", x, axes=without(x.axes, over))
+
+    def total(self, x, over):
+        """The sum over axes; term by term, and what does not vary along them is taken out."""
+        fixed = [not set(over) & set(a.axes) for a in (x, *x.args)]
+        if fixed[0]:
+            return x * self.extent(over) if over else x
+        if ("sum", (x,), without(x.axes, over), "None") in self.made:  # the formula has it
+            return self.sum(x, over)
+        if x.op in ("add", "subtract", "negative"):
+            return self.make(x.op, *(self.total(a, over) for a in x.args))
+        if x.op == "divide" and fixed[2]:
+            return self.total(x.args[0], over) / x.args[1]
+        for one, other in (x.args, x.args[::-1]) if x.op == "multiply" else ():
+            if not set(over) & set(one.axes):
+                return one * self.total(other, over)
+            if other.op == "divide" and not set(over) & set(other.args[1].axes):
+                return self.total(one * other.args[0], over) / other.args[1]
+        return self.total(self.sum(x, over), without(over, x.axes))
+
+
+def walk(ends, stop=()):
+    """The symbols that lead to these, each after those it is made of."""
+    order = dict.fromkeys(stop)
+
+    def visit(symbol):
+        if symbol not in order:
+            for a in symbol.args:
+                visit(a)
+            order[symbol] = None
+
+    for end in ends:
+        visit(end)
+    return [s for s in list(order)[len(set(stop)) :] if s.op != "const"]
+
+
+def gradients(y, g, wanted):
+    """Reverse mode: the gradients of the wanted symbols, from that of y. What was broadcast is
+    summed, unless that leaves neither data nor statistics: then the gradient varies on, along the
+    axes `spread`, until it comes to one."""
+    pending, spread, order = {y: g}, {}, walk([y])
+    statistics = without(y.axes, y.trace.layout.reduced)
+    for out in reversed(order):
+        g = pending.get(out)
+        for arg, rule in zip(out.args, RULES[out.op] if g else (), strict=False):
+            if rule and arg.op not in ("const", "number"):
+                values = {"g": g, "out": out, "x": out.args[0], "y": out.args[-1]}
+                part = rule(*(values[name] for name in signature(rule).parameters))
+                axes, only = spread.get(out, out.axes), sum(s.args.count(arg) for s in order) == 1
+                if arg.op != "input" and without(arg.axes, statistics) and only:
+                    spread[arg] = axes
+                else:
+                    part = y.trace.total(part, without(axes, arg.axes))
+                part = part.trace.make("narrow", part) if part.wide else part
+                pending[arg] = pending[arg] + part if arg in pending else part
+        if g and out.name:
+            g.name = g.name or f"d_{out.name}"
+    return [pending[symbol] for symbol in wanted]
+
+
+def relaxed(ends, stop):
+    """The same with less to do for each element: what varies less is combined first."""
+    new = {symbol: symbol for symbol in stop}
+
+    def terms(s, op, axes):
+        if s.op == op and s.axes == axes:
+            return [term for a in s.args for term in terms(a, op, axes)]
+        return [s]
+
+    for s in walk(ends, stop):
+        make, args = partial(s.trace.make, s.op), [new.get(a, a) for a in s.args]
+        if s.op == "divide" and len(args[1].axes) < len(s.axes):
+            new[s] = args[0] * (1.0 / args[1])
+        elif s.op in ("add", "multiply"):
+            parts = [term for a in args for term in terms(a, s.op, s.axes)]
+            low = sorted((t for t in parts if t.axes != s.axes), key=lambda t: len(t.axes))
+            groups = [t for t in parts if t.axes == s.axes], low
+            new[s] = reduce(make, [reduce(make, group) for group in groups if group])
+        else:
+            new[s] = make(*args, axes=s.axes, value=s.value)
+        new[s].name = new[s].name or s.name
+    return [new[end] for end in ends]
+
+
+# -------------------------------------------------------------------------------------------- the C
+def c_text(node):
+    """A kernel of the table in C."""
+    if isinstance(node, ast.IfExp):
+        return f"({c_text(node.test)} ? {c_text(node.body)} : {c_text(node.orelse)})"
+    return ast.unparse(node)
+
+
+def index(axes, fixed=""):
+    """Where an element stands in an array along the axes; at 0 along those that are fixed."""
+    text = ""
+    for axis in axes:
+        scaled = f"({text}) * {axis.upper()}" if "+" in text else f"{text} * {axis.upper()}"
+        text = " + ".join(filter(None, (text and scaled, "" if axis in fixed else axis)))
+    return text or "0"
+
+
+class Writer:
+    """Writes one C function: from given symbols, by name, to results, by name."""
+
+    def __init__(self, layout, real, given, results):
+        self.layout, self.real, self.given, self.results = layout, real, given, results
+        self.vector, self.inner = layout.axes[-1], without(layout.axes, layout.shared)
+        self.lines, self.depth, self.known, self.level, self.names = [], 0, set(), {}, {}
+        self.order = walk(results.values(), given.values())
+        self.users = {s: [u for u in self.order for a in u.args if a is s] for s in self.order}
+        for s in self.order:
+            self.level[s] = max([self.level.get(a, 0) for a in s.args], default=0) + (s.op == "sum")
+        for s in reversed(self.order):  # late, so that fewer values have to stand in arrays
+            if s.op != "sum" and self.users[s]:
+                self.level[s] = min(self.level[u] - (u.op == "sum") for u in self.users[s])
+        self.arrays = [s for s in self.order if s.op == "sum" and not self.is_scalar(s)]
+        self.arrays += [s for s in self.order if self.per_place(s) and self.used_outside(s)]
+        self.names, numbers = {s: name for name, s in given.items()}, defaultdict(count)
+        for s in self.order:
+            if not self.is_part(s):
+                free = s.name and s.name not in self.names.values()
+                self.names[s] = s.name if free else f"{s.op}_{next(numbers[s.op]) + 1}"
+
+    # ------------------------------------------------------------------- where a symbol is computed
+    def is_scalar(self, s):
+        """It is one number while the shared loops stand still."""
+        return not without(s.axes, self.layout.shared)
+
+    def per_place(self, s):
+        """It is no sum, and computed for each place of the inner loop, before those around it."""
+        return s.op != "sum" and not self.layout.shared and s.axes == self.layout.weight
+
+    def used_outside(self, s):
+        """It is read where it is not computed."""
+        return any(not self.per_place(u) or self.level[u] > self.level[s] for u in self.users[s])
+
+    def is_part(self, s):
+        """It is written inside the one expression that uses it, as it has no name."""
+        if s.name or s.op == "sum" or s in self.arrays or s in self.results.values():
+            return False
+        user, *others = self.users[s]
+        return not others and user.op != "sum" and user.axes == s.axes
+
+    def needed(self, ends, here=()):
+        """What a loop defines to have these: it reads what stands in arrays, and computes the rest,
+        among it what stands in arrays from here on."""
+        self.here = here
+        read = [s for s in (*self.given.values(), *self.arrays) if s not in here]
+        inside = walk(ends, [*read, *self.known])
+        used = {a for s in inside if s.op != "first" for a in s.args} | set(ends)
+        return [s for s in (*read, *inside) if s in used & {*self.names} - self.known]
+
+    # ------------------------------------------------------------------------------------ its text
+    def kind(self, s):
+        """Its type."""
+        return "double" if s.wide else self.real
+
+    def text(self, s, single):
+        """A symbol inside an expression."""
+        if s.op == "const":
+            return repr(s.value) + "f" * single
+        return self.names[s] if s in self.names else f"({self.expression(s)})"
+
+    def expression(self, s, wide=False):
+        """What an operation computes; `wide`: in double, whatever its operands."""
+        single = self.real == "float" and not (s.wide or wide)
+        if s.op == "extent":
+            return f"(double) ({' * '.join(s.value.upper())})"
+        if s.op == "first":
+            x = s.args[0]
+            return f"MG_FINITE({self.names[x]}_in[{index(x.axes, self.layout.reduced)}])"
+        operands = [self.text(a, single) for a in s.args]
+        if s.op in ("narrow", "widen"):
+            return f"({self.kind(s)}) {operands[0]}"
+        if wide and self.real == "float":
+            operands = [f"(double) {x}" for x in operands]
+        text = c_text(ast.parse(TABLE[s.op].kernel, mode="eval").body)
+        text = re.sub(r"\bmg_(\w+)", rf"mg_\1_{'f32' if single else 'f64'}", text)
+        return re.sub(r"\b[xy]\b", lambda m: operands[0 if m[0] == "x" else -1], text)
+
+    def term(self, s):
+        """What a sum adds up, and what that is made of: a product is double, and so exact."""
+        x = s.args[0]
+        if x.op in ("multiply", "square"):
+            return self.expression(x, wide=True), x.args
+        return self.text(x, single=False), (x,)
+
+    def put(self, *lines):
+        self.lines += ["    " * self.depth * (line[0] != "#") + line for line in lines]
+
+    @contextmanager
+    def block(self, head):
+        """Lines in braces."""
+        self.put(f"{head} {{")
+        self.depth += 1
+        yield
+        self.depth -= 1
+        self.put("}")
+
+    def loop(self, axis, begin="0", end=""):
+        """Over an axis; over the range of the function, if it is the one that is divided."""
+        if axis == (self.layout.shared or self.vector)[0]:
+            begin, end = "start", "stop"
+        return self.block(
+            f"for (ptrdiff_t {axis} = {begin}; {axis} < {end or axis.upper()}; {axis}++)"
+        )
+
+    def define(self, symbols):
+        """The lines that give symbols their values."""
+        for s in symbols:
+            name, value = self.names[s], f"[{index(s.axes)}]"
+            if s in self.given.values():
+                value = f"{name}_in{value}"
+            elif s in self.arrays and s not in self.here:
+                value = f"{name}_at{value}"
+            else:
+                value = self.expression(s)
+            self.put(f"const {self.kind(s)} {name} = {value};")
+
+    def stores(self, symbols, arrays=()):
+        """The lines that write results and arrays."""
+        pairs = [(f"{self.names[s]}_at", s) for s in arrays]
+        pairs += [(f"{name}_out", s) for name, s in self.results.items() if s in symbols]
+        return [f"{to}[{index(s.axes)}] = {self.names[s]};" for to, s in pairs]
+
+    # ---------------------------------------------------------------------------------- its passes
+    def nest(self, axes, symbols, body):
+        """Loops over the axes; each symbol is defined as far out as can be."""
+        with ExitStack() as loops:
+            for k, axis in enumerate(axes):
+                self.put(*[self.layout.simd] * (axis == self.vector))
+                loops.enter_context(self.loop(axis))
+                depth = {
+                    s: max([axes.index(a) for a in s.axes if a in axes] or [0]) for s in symbols
+                }
+                self.define(s for s in symbols if depth[s] == k)
+            self.put(*body)
+
+    def add_up(self, sums):
+        """The pass that adds along the inner loop. In float64 it takes blocks, as rounding errors
+        grow with the length of a sum, and what the additions of these round off is kept."""
+        axis, terms, blocks = self.vector, [self.term(s) for s in sums], self.real == "double"
+        symbols = self.needed([end for _, ends in terms for end in ends])
+        scalars = [self.names[s] for s in sums if self.is_scalar(s)]
+        parts, after = [], []
+        for s in sums:
+            name = self.names[s]
+            parts.append(name if name in scalars and not blocks else f"{name}_part")
+            if name not in scalars:
+                after.append(f"{name}_at[{index(s.axes)}] += {name}_part;")
+            elif blocks:
+                after.append(f"MG_ADD({name}, {name}_low, {name}_part);")
+        self.put(*(f"double {name} = 0" + f", {name}_low = 0" * blocks + ";" for name in scalars))
+        with ExitStack() as loops:
+            for outer in self.inner[:-1]:
+                loops.enter_context(self.loop(outer))
+            self.define(s for s in symbols if axis not in s.axes)
+            start, stop = f"{axis}0" if blocks else "0", axis.upper()
+            if blocks:
+                head = f"for (ptrdiff_t {start} = 0; {start} < {stop}; {start} += MG_BLOCK)"
+                loops.enter_context(self.block(head))
+                stop = f"MG_END({start}, {stop})"
+            self.put(*(f"double {part} = 0;" for part in parts if part not in scalars))
+            self.put(f"{self.layout.simd} reduction(+ : {', '.join(parts)})")
+            with self.loop(axis, start, stop):
+                self.define(s for s in symbols if axis in s.axes)
+                self.put(*(f"{part} += {x};" for part, (x, _) in zip(parts, terms, strict=True)))
+            self.put(*after)
+        self.put(*(f"MG_CLOSE({name}, {name}_low);" for name in scalars if blocks))
+        self.known.update(s for s in sums if self.is_scalar(s))
+
+    def add_rows(self, sums):
+        """The pass that adds rows to sums that stand in arrays, four rows at a time: a quarter of
+        the traffic to these."""
+        (row, axis), terms = self.inner, {self.names[s]: self.term(s) for s in sums}
+        symbols = self.needed([end for _, ends in terms.values() for end in ends])
+        with self.block(
+            f"for (ptrdiff_t {row}0 = 0, rows; {row}0 < {row.upper()}; {row}0 += rows)"
+        ):
+            self.put(f"rows = {row.upper()} - {row}0 < 4 ? 1 : 4;")
+            for rows in (4, 1):
+                with self.block("if (rows == 4)" if rows == 4 else "else"):
+                    self.put(self.layout.simd)
+                    with self.loop(axis):
+                        self.define(s for s in symbols if row not in s.axes)
+                        self.put(*(f"double {name}_part = 0;" for name in terms))
+                        with self.loop(row, f"{row}0", f"{row}0 + {rows}"):
+                            self.define(s for s in symbols if row in s.axes)
+                            self.put(*(f"{name}_part += {x};" for name, (x, _) in terms.items()))
+                        self.put(*(f"{name}_at[{axis}] += {name}_part;" for name in terms))
+
+    def run_level(self, level):
+        """The sums of a level, and what follows from them for all places."""
+        sums = [s for s in self.order if s.op == "sum" and self.level[s] == level]
+        across = [s for s in sums if self.vector in s.axes]
+        if along := [s for s in sums if self.vector not in s.axes]:
+            self.add_up(along)
+        if across and self.layout.shared:
+            terms = {s: self.term(s) for s in across}
+            symbols = self.needed([end for _, ends in terms.values() for end in ends])
+            body = [f"{self.names[s]}_at[{index(s.axes)}] += {x};" for s, (x, _) in terms.items()]
+            self.nest(self.inner, symbols, body)
+        elif across:
+            self.add_rows(across)
+        here = [
+            s for s in self.order if s.op != "sum" and self.level[s] == level and s in self.names
+        ]
+        scalars = [s for s in here if self.is_scalar(s)]
+        self.here = here
+        self.define(scalars)
+        self.known.update(scalars)
+        here = [s for s in here if self.per_place(s)]
+        arrays = [s for s in here if s in self.arrays]
+        done = [s for s in here + across * (not self.layout.shared) if s in self.results.values()]
+        if arrays or done:
+            ends = dict.fromkeys(arrays + done)
+            self.nest(self.vector, self.needed(ends, here), self.stores(done, arrays))
+
+    def function(self, name):
+        """The whole function."""
+        layout, places = self.layout, " * ".join(self.layout.weight.upper())
+        self.put(f"MG_CLONED static void {name}(void **arrays, const ptrdiff_t *extents,")
+        used = {a for s in self.order for a in s.args}
+        pointers = [(n, s, "in") for n, s in self.given.items() if s.op != "number"]
+        pointers += [(n, s, "out") for n, s in self.results.items()]
+        numbers = [s for s in self.given.values() if s.op == "number"]
+        with self.block(
+            "    const double *numbers, double *work, ptrdiff_t start, ptrdiff_t stop)"
+        ):
+            for k, axis in enumerate(layout.axes):
+                self.put(f"const ptrdiff_t {axis.upper()} = extents[{k}];")
+            for k, (n, s, suffix) in enumerate(pointers):
+                if suffix == "out" or s in used:
+                    kind = "const " * (suffix == "in") + self.kind(s)
+                    self.put(f"{kind} *MG_RESTRICT {n}_{suffix} = arrays[{k}];")
+            for k, s in enumerate(numbers):
+                self.put(
+                    *[f"const {self.real} {s.name} = ({self.real}) numbers[{k}];"] * (s in used)
+                )
+            begin, length = ("", places) if layout.shared else (" + start", "(stop - start)")
+            for k, s in enumerate(self.arrays):
+                kind, at = self.kind(s), f"{self.names[s]}_at"
+                self.put(f"{kind} *MG_RESTRICT {at} = ({kind} *) (work + {k} * {places});")
+                if s.op == "sum":
+                    self.put(f"memset({at}{begin}, 0, {length} * sizeof(double));")
+            with ExitStack() as loops:
+                for axis in layout.shared:
+                    loops.enter_context(self.loop(axis))
+                inputs = [s for s in self.given.values() if s in used and self.is_scalar(s)]
+                self.define(s for s in inputs if s not in numbers)
+                self.known.update(inputs)
+                for level in range(max(self.level.values()) + 1):
+                    self.run_level(level)
+                full = [s for s in self.results.values() if s.axes == layout.axes]
+                stores = self.stores(full)
+                with self.block(f"if ({stores[0].partition('[')[0]} != NULL)"):
+                    self.nest(self.inner, self.needed(full), stores)
+                if layout.shared:
+                    self.put(*self.stores([s for s in self.results.values() if self.is_scalar(s)]))
+        return "\n".join(self.lines)
+
+
+# ---------------------------------------------------------------------------------------- formulas
+def traced(formula, *inputs):
+    """The results of a formula, whose symbols get the names of its variables."""
+    found = {}
+
+    def look(frame, event, arg):
+        if event == "return" and frame.f_code is formula.__code__:
+            found.update(frame.f_locals)
+
+    sys.setprofile(look)
+    try:
+        results = formula(*inputs)
+    finally:
+        sys.setprofile(None)
+    for name, value in found.items():
+        if isinstance(value, Symbol):
+            value.name = value.name or name
+    return results
+
+
+class Loops(NamedTuple):
+    """The functions of a formula for a layout, each as what is given and what results; and how many
+    statistics the one keeps for the other."""
+
+    forward: tuple[dict, dict]
+    backward: tuple[dict, dict]
+    kept: int
+
+
+def of_formula(name, layout):
+    """Trace a formula, and derive its gradient."""
+    (arrays, numbers), trace = FORMULAS[name], Trace(layout)
+    inputs = {n: trace.make("input", axes=getattr(layout, to), value=n) for n, to in arrays.items()}
+    rest = {n: trace.make("number", axes="", value=n) for n in numbers}
+    results = traced(FUNCTIONS[name], *inputs.values(), None, *rest.values())
+    g = trace.make("input", axes=layout.axes, value="g")
+    slopes = gradients(results[0], g, inputs.values())
+    statistics = without(layout.axes, layout.reduced)
+    kept = [s for s in walk(results, (*inputs.values(), *rest.values())) if s.axes == statistics]
+    slopes = relaxed(slopes, kept)
+    used = {a for s in walk(slopes, kept) for a in s.args}
+    kept = {s.name or f"sum_of_{s.args[0].name}": s for s in kept if s in used}
+    forward = {s.name: s for s in results} | {f"kept_{n}": s for n, s in kept.items()}
+    backward = {f"d_{n}": s for n, s in zip(arrays, slopes, strict=True)}
+    return Loops(
+        ({**inputs, **rest}, forward), ({"g": g, **inputs, **kept, **rest}, backward), len(kept)
+    )
+
+
+def written(name, layout, real):
+    """The forward and the backward in one precision, and how many arrays each needs to work."""
+    loops, both = of_formula(name, LAYOUTS[layout]), []
+    for pair, direction in ((loops.forward, "forward"), (loops.backward, "backward")):
+        writer = Writer(LAYOUTS[layout], real, *pair)
+        suffix = "f32" if real == "float" else "f64"
+        both.append((writer.function(f"{name}_{layout}_{direction}_{suffix}"), len(writer.arrays)))
+    return both
+
+
+def header():
+    """The loops of all formulas in all layouts, and a table of them."""
+    parts, table = [], []
+    for name, (arrays, _) in FORMULAS.items():
+        rows, reads = [], 0
+        for layout in LAYOUTS:
+            loops = of_formula(name, LAYOUTS[layout])
+            given, results = loops.backward
+            used = {a for s in walk(results.values(), given.values()) for a in s.args}
+            reads |= sum(1 << k for k, n in enumerate(arrays) if given[n] in used)
+            ahead, back = written(name, layout, "float")
+            parts += [text for text, _ in (ahead, back, *written(name, layout, "double"))]
+            stem = f"{name}_{layout}"
+            pairs = [f"{{{stem}_{d}_f32, {stem}_{d}_f64}}" for d in ("forward", "backward")]
+            rows.append(f"        {{{', '.join(pairs)}, {loops.kept}, {ahead[1]}, {back[1]}}},\n")
+        counts = f"{len(arrays) - 1}, {len(loops.forward[1]) - loops.kept}, {reads}"
+        table.append(f'    {{"{name}", {counts}, {{\n{"".join(rows)}    }}}},\n')
+    parts.append(f"static const MG_Formula mg_formulas[] = {{\n{''.join(table)}    {{0}},\n}};")
+    return "\n\n".join(parts)
+
+
+def read_table():
+    """The entries of the table by name; its rules see them as functions of symbols."""
+    space = {"__name__": "table"}
+    exec(compile((CORE / "engine/table.py").read_text("utf-8"), "table.py", "exec"), space)
+    entries = {name: e for name, e in space.items() if type(e) is space["Entry"]}
+    space |= {n: lambda x, *args, n=n: x.trace.make(n, x, *args) for n in entries}
+    return entries
+
+
+TABLE, FUNCTIONS = read_table(), run_path(str(CORE / "formulas.py"))
+RULES = defaultdict(tuple, {name: entry.rules for name, entry in TABLE.items()})
+RULES |= dict.fromkeys(("sum", "narrow", "widen"), (lambda g: g,))
+
+if __name__ == "__main__":
+    asked = sys.argv[1:] + ["normalise", "planes"][len(sys.argv) - 1 :]
+    print(*(text for text, _ in written(*asked, "float")), sep="\n\n")

@@ -1,0 +1,50 @@
+/* What the loops that derive.py writes are made of: generated/formulas.h holds them. */
+#ifndef MINIGRAD_DERIVED_H
+#define MINIGRAD_DERIVED_H
+
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+#if defined(_MSC_VER)
+#define MG_RESTRICT __restrict
+#else
+#define MG_RESTRICT restrict
+#endif
+
+#define MG_BLOCK 1024 /* elements of a row that are added up before the sum is compensated */
+#define MG_END(start, length) ((length) - (start) < MG_BLOCK ? (length) : (start) + MG_BLOCK)
+#define MG_FINITE(x) ((x) - (x) == 0 ? (x) : 0)
+
+/* Neumaier (1974): `low` keeps what the addition of a part to a sum rounds off. */
+#define MG_ADD(sum, low, part) do { \
+    const double before = sum; \
+    sum = before + part; \
+    low += fabs(before) >= fabs(part) ? (before - sum) + part : (part - sum) + before; \
+} while (0)
+#define MG_CLOSE(sum, low) (sum += MG_FINITE(low))
+
+#define mg_sqrt_f32 sqrtf
+#define mg_sqrt_f64 sqrt
+#define mg_abs_f32 fabsf
+#define mg_abs_f64 fabs
+
+/* Arrays are those of the inputs, then of the results; extents those of the axes; the loop runs from
+ * `start` to before `stop` along the axis that threads divide. */
+typedef void (*MG_Loop)(void **arrays, const ptrdiff_t *extents, const double *numbers, double *work,
+                        ptrdiff_t start, ptrdiff_t stop);
+
+typedef struct {
+    MG_Loop forward[2], backward[2]; /* in float and in double */
+    int kept;                        /* statistics that the one writes and the other reads */
+    int forward_work, backward_work; /* doubles for each place of a weight */
+} MG_Loops;
+
+typedef struct {
+    const char *name;
+    int weights, results; /* inputs beside the data, and what it returns */
+    unsigned reads;       /* the inputs that the backward reads, as bits */
+    MG_Loops loops[5];    /* for each layout */
+} MG_Formula;
+
+#endif

@@ -1,0 +1,426 @@
+# cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
+"""Formulas with statistics, run as one operation by loops that were derived from them.
+
+Design note
+-----------
+1. This file knows Tensors, shapes and the graph. It must not know any formula: the loops, forward and
+   backward, are made of formulas.py by derive.py when minigrad is built, and `derived` stands where the
+   formula does. What is observed, or lies in memory as no loop expects, runs as the formula itself.
+2. The axes that are reduced, and those that the weights vary along, make the layout (`find_layout`): so a
+   tensor of any shape is one of four. Threads divide the places of the statistics among them; what is summed
+   across these, the gradients of the weights of rows, is summed in as many parts as the size says, not in as
+   many as there are threads, so that its bits do not depend on that.
+3. Gradients of gradients, which need a graph, run the function itself and differentiate that.
+"""
+cimport cython
+cimport numpy as cnp
+from cpython.ref cimport PyObject
+from numpy cimport (NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_NDIM, PyArray_SIZE,
+                    PyArray_TYPE, ndarray, npy_intp)
+
+from .accelerate cimport Shortcut
+from .loops cimport MAXDIMS, contiguous, elements, empty, recycle, share, start_of
+from ..engine.graph cimport Op, Tensor, frozen, observed, record, recording, wrap
+
+from functools import update_wrapper
+
+from ..engine.graph import make_op, run_graph, set_recording
+
+cnp.import_array()
+
+cdef extern from "clones.h":
+    pass
+
+cdef extern from "vecmath.h":
+    pass
+
+cdef extern from "derived.h" nogil:
+    ctypedef void (*MG_Loop)(void** arrays, npy_intp* extents, double* numbers, double* work,
+                             npy_intp start, npy_intp stop) noexcept
+    ctypedef struct MG_Loops:
+        MG_Loop forward[2]
+        MG_Loop backward[2]
+        int kept, forward_work, backward_work
+    ctypedef struct MG_Formula:
+        const char* name
+        int weights, results
+        unsigned int reads
+        MG_Loops loops[5]
+
+cdef extern from "../generated/formulas.h":
+    MG_Formula mg_formulas[]
+
+cdef Shortcut DERIVED = Shortcut("derived formulas")
+cdef unsigned int ALL = ~<unsigned int> 0       # inputs, as bits
+
+cdef enum Layout:               # in the order of derive.py
+    COLUMNS, PLANES, ROWS, SHORT_ROWS, GROUPS
+
+cdef enum:
+    MAX_INPUTS = 8
+    MAX_ARRAYS = 24
+    PART = 1 << 16              # elements whose part in the gradient of a weight is summed by itself
+    MOST_PARTS = 16
+    FEW_COLUMNS = 32            # that are not worth a thread of their own
+    SHORT = 32                  # elements up to which a row is too short for long vectors
+
+cdef struct View:               # how the inputs lie in memory
+    Layout layout
+    bint is_double
+    npy_intp extents[4]
+    npy_intp divided            # places along the axis that threads divide
+    npy_intp statistics, weights            # how many there are of each
+
+
+# ------------------------------------------------------------------------------------------ layouts
+cdef bint find_layout(View* view, ndarray x, ndarray weight, unsigned long long axes) noexcept:
+    """Whether there is a layout for x, of which the axes whose bits are set are reduced, and for a weight
+    (None for a number)."""
+    cdef npy_intp rows[4]       # elements along axes that are kept and the weight lacks, kept and it has,
+    cdef npy_intp planes[3]     # reduced and it has, reduced and it lacks; before, along and behind channels
+    cdef int ndim = PyArray_NDIM(x), d, kind, last = 0, stage = 0
+    cdef int missing = ndim - (PyArray_NDIM(weight) if weight is not None else 0)
+    cdef bint reduced, varies, as_rows = True, as_planes = True
+    cdef npy_intp size
+    for d in range(4): rows[d] = 1
+    for d in range(3): planes[d] = 1
+    if missing < 0:
+        return False
+    for d in range(ndim):
+        size, reduced = PyArray_DIMS(x)[d], axes >> d & 1
+        varies = weight is not None and d >= missing and PyArray_DIMS(weight)[d - missing] != 1
+        if varies and PyArray_DIMS(weight)[d - missing] != size:
+            return False
+        if size == 1:
+            continue
+        kind = (2 if varies else 3) if reduced else (1 if varies else 0)
+        rows[kind] *= size
+        as_rows &= kind >= last
+        last = kind
+        if reduced:
+            stage = 2 if stage else 0
+            as_planes &= not varies
+        else:
+            as_planes &= stage < 2 and (varies or weight is None)
+            stage = 1
+        planes[stage] *= size
+    if rows[2] * rows[3] == 1 or elements(x) == 0:
+        return False
+    if as_rows:
+        for d in range(4): view.extents[d] = rows[d]
+        view.layout = GROUPS if rows[3] != 1 else (SHORT_ROWS if rows[2] < SHORT else ROWS)
+        view.divided, view.statistics, view.weights = rows[0], rows[0] * rows[1], rows[1] * rows[2]
+    else:
+        for d in range(3): view.extents[d] = planes[d]
+        view.layout = COLUMNS if planes[2] == 1 else PLANES
+        view.divided = view.statistics = view.weights = planes[1]
+    return as_rows or as_planes
+
+
+cdef bint alike(ndarray a, ndarray b) noexcept:
+    """Whether two arrays have the same shape."""
+    cdef int d
+    if PyArray_NDIM(a) != PyArray_NDIM(b):
+        return False
+    for d in range(PyArray_NDIM(a)):
+        if PyArray_DIMS(a)[d] != PyArray_DIMS(b)[d]:
+            return False
+    return True
+
+
+# -------------------------------------------------------------------------------------------- loops
+cdef struct Job:                # a loop, to be run for all places
+    MG_Loop loop
+    void** arrays
+    npy_intp* extents
+    double numbers[MAX_INPUTS]
+    double* work
+    npy_intp divided
+    npy_intp slabs, slab        # parts whose sums are apart, and the doubles of each; 0: there is no such sum
+
+
+cdef void run_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
+    """A range of the places; of whole slabs, if sums go across it."""
+    cdef Job* job = <Job*> data
+    cdef npy_intp q
+    if job.slabs == 0:
+        job.loop(job.arrays, job.extents, job.numbers, job.work, start_of(part, parts, job.divided),
+                 start_of(part + 1, parts, job.divided))
+        return
+    for q in range(job.slabs * part // parts, job.slabs * (part + 1) // parts):
+        job.loop(job.arrays, job.extents, job.numbers, job.work + q * job.slab,
+                 start_of(q, job.slabs, job.divided), start_of(q + 1, job.slabs, job.divided))
+
+
+cdef void fill(void* array, bint is_double, npy_intp n, double value) noexcept nogil:
+    cdef npy_intp i
+    for i in range(n):
+        if is_double: (<double*> array)[i] = value
+        else: (<float*> array)[i] = <float> value
+
+
+cdef void add_slabs(double* work, npy_intp slabs, npy_intp slab, npy_intp n, bint is_double,
+                    void* out) noexcept nogil:
+    """The sums of the slabs."""
+    cdef npy_intp i, q
+    cdef double total
+    for i in range(n):
+        total = work[i]
+        for q in range(1, slabs): total += work[q * slab + i]
+        if is_double: (<double*> out)[i] = total
+        else: (<float*> out)[i] = <float> total
+
+
+@cython.final
+cdef class Derived:
+    """A formula, and its loops: of x, weights, the axes that it reduces, and numbers."""
+    cdef object function
+    cdef Op op
+    cdef MG_Formula* formula
+    cdef Py_ssize_t count       # inputs
+
+    def __cinit__(self, object function, Py_ssize_t count):
+        cdef MG_Formula* formula = <MG_Formula*> mg_formulas
+        cdef bytes name = function.__name__.encode()
+        while formula.name != NULL and <bytes> formula.name != name:
+            formula += 1
+        if formula.name == NULL:
+            raise ValueError(f"derived: no loops were made for {function.__name__}; see derive.py")
+        self.function, self.formula, self.count = function, formula, count
+        self.op = make_op(function.__name__, rules=(differentiate,), joint=True,
+                          attributes=("owner", "inputs", "kept", "wanted", "writes", "all_writes"))
+
+    cdef bint fits(self, tuple inputs, View* view) except -1:
+        """Whether there are loops for these inputs: Tensors in C order, of one floating dtype, each at a
+        place of its own in the graph, and numbers."""
+        cdef ndarray weight = None
+        cdef Tensor x, tensor, other
+        cdef unsigned long long mask = 0
+        cdef int i, k, ndim, axis
+        if len(inputs) != self.count or not isinstance(inputs[0], Tensor):
+            return False
+        x = inputs[0]
+        ndim = PyArray_NDIM(x.array)
+        if PyArray_TYPE(x.array) != NPY_FLOAT and PyArray_TYPE(x.array) != NPY_DOUBLE:
+            return False
+        view.is_double = PyArray_TYPE(x.array) == NPY_DOUBLE
+        for i in range(self.count):
+            value = inputs[i]
+            if i == self.formula.weights + 1:
+                if type(value) is not tuple:
+                    return False
+                for axis in value:
+                    if not -ndim <= axis < ndim:
+                        return False
+                    mask |= <unsigned long long> 1 << (axis + ndim if axis < 0 else axis)
+            elif type(value) is not float and type(value) is not int:
+                if i > self.formula.weights or not isinstance(value, Tensor):
+                    return False
+                tensor = value
+                if PyArray_TYPE(tensor.array) != PyArray_TYPE(x.array) or not cnp.PyArray_ISCARRAY_RO(
+                        tensor.array):
+                    return False
+                for k in range(i):
+                    if isinstance(inputs[k], Tensor):
+                        other = inputs[k]
+                        if other is tensor or (tensor.node is not None and tensor.node is other.node):
+                            return False
+                if i > 0:
+                    if weight is not None and not alike(weight, tensor.array):
+                        return False
+                    weight = tensor.array
+        return find_layout(view, x.array, weight, mask)
+
+    cdef object call(self, tuple inputs):
+        cdef View view
+        if observed() or not self.fits(inputs, &view) or not DERIVED.taken():
+            return self.function(*inputs)
+        return self.forward(inputs, &view)
+
+    cdef void begin(self, Job* job, tuple inputs, View* view, void** arrays, double* fills) except *:
+        """Take the inputs as arrays and numbers; a number for a weight is repeated."""
+        cdef Py_ssize_t i
+        for i in range(self.formula.weights + 1):
+            if isinstance(inputs[i], Tensor):
+                arrays[i] = PyArray_DATA((<Tensor> inputs[i]).array)
+            else:
+                arrays[i] = fills
+                fill(fills, view.is_double, view.weights, inputs[i])
+                fills += view.weights
+        for i in range(self.formula.weights + 2, self.count):
+            job.numbers[i - self.formula.weights - 2] = inputs[i]
+        job.extents, job.divided, job.slabs = view.extents, view.divided, 0
+
+    cdef void run(self, Job* job, View* view, npy_intp size) except *:
+        cdef npy_intp parts = view.divided // FEW_COLUMNS if view.layout == COLUMNS else view.divided
+        share(size, max(1, job.slabs or parts), run_part, job)
+
+    cdef object forward(self, tuple inputs, View* view):
+        cdef MG_Loops* loops = &self.formula.loops[<int> view.layout]
+        cdef void* arrays[MAX_ARRAYS]
+        cdef npy_intp shape[MAXDIMS]
+        cdef ndarray x = (<Tensor> inputs[0]).array, work, kept, out
+        cdef npy_intp keep = loops.kept * view.statistics
+        cdef npy_intp room = (loops.forward_work + self.formula.weights) * view.weights
+        cdef int d, k, ndim = PyArray_NDIM(x), count = self.formula.weights + 1
+        cdef Job job
+        cdef list results = []
+        cdef unsigned long long wanted = 0
+        cdef tuple saved, tensors
+        cdef Tensor tensor
+        work, kept = empty(1, &room, NPY_DOUBLE), empty(1, &keep, NPY_DOUBLE)
+        job.loop, job.arrays, job.work = loops.forward[view.is_double], arrays, <double*> PyArray_DATA(work)
+        self.begin(&job, inputs, view, arrays, job.work + loops.forward_work * view.weights)
+        for d in range(ndim): shape[d] = PyArray_DIMS(x)[d]
+        for k in range(self.formula.results):
+            if k == 1:
+                for axis in inputs[self.formula.weights + 1]:
+                    shape[<int> axis + ndim if axis < 0 else <int> axis] = 1
+            out = empty(ndim, shape, PyArray_TYPE(x))
+            arrays[count + k] = PyArray_DATA(out)
+            results.append(out)
+        for k in range(loops.kept):
+            arrays[count + self.formula.results + k] = <double*> PyArray_DATA(kept) + k * view.statistics
+        self.run(&job, view, PyArray_SIZE(x))
+        recycle(<PyObject*> work)
+        for k in range(count):
+            if isinstance(inputs[k], Tensor):
+                wanted |= <unsigned long long> ((<Tensor> inputs[k]).requires) << k
+        if wanted and recording():
+            saved = as_saved(inputs)
+            tensors = tuple([z for z in saved if isinstance(z, Tensor)])
+            tensor = record(self.op, results[0], tensors[0], tensors[1] if len(tensors) > 1 else None,
+                            tensors[2:] if len(tensors) > 2 else None,
+                            (self, saved, kept, wanted, count_writes(inputs, self.formula.reads),
+                             count_writes(inputs, ALL)))
+        else:
+            tensor = wrap(results[0])
+            recycle(<PyObject*> kept)
+        if len(results) == 1:
+            return tensor
+        results = [wrap(result) for result in results[1:]]
+        return (tensor, *results)
+
+    cdef list backward(self, Tensor g, tuple inputs, ndarray kept, unsigned long long wanted):
+        cdef View view
+        self.fits(inputs, &view)
+        cdef MG_Loops* loops = &self.formula.loops[<int> view.layout]
+        cdef void* arrays[MAX_ARRAYS]
+        cdef ndarray x = (<Tensor> inputs[0]).array, cotangent = contiguous(g.array), work, out
+        cdef int k, count = self.formula.weights + 1
+        cdef bint crossing = view.layout != COLUMNS and view.layout != PLANES
+        cdef npy_intp slab = loops.backward_work * view.weights, slabs = 1, room
+        cdef double* fills
+        cdef Job job
+        cdef list results = []
+        if crossing:
+            slabs = max(1, min(<npy_intp> MOST_PARTS, PyArray_SIZE(x) // PART, view.divided))
+        room = slabs * slab + 2 * self.formula.weights * view.weights
+        work = empty(1, &room, NPY_DOUBLE)
+        job.loop, job.arrays, job.work = loops.backward[view.is_double], arrays, <double*> PyArray_DATA(work)
+        fills = job.work + slabs * slab
+        self.begin(&job, inputs, &view, arrays + 1, fills)
+        if crossing:
+            job.slabs, job.slab = slabs, slab
+        arrays[0] = PyArray_DATA(cotangent)
+        for k in range(loops.kept):
+            arrays[count + 1 + k] = <double*> PyArray_DATA(kept) + k * view.statistics
+        fills += self.formula.weights * view.weights
+        for k in range(count):
+            out = None
+            if wanted >> k & 1:
+                out = (<Tensor> inputs[k]).array
+                out = empty(PyArray_NDIM(out), PyArray_DIMS(out), PyArray_TYPE(out))
+                arrays[count + 1 + loops.kept + k] = PyArray_DATA(out)
+            else:
+                arrays[count + 1 + loops.kept + k] = NULL if k == 0 else fills + (k - 1) * view.weights
+            if isinstance(inputs[k], Tensor):
+                results.append(None if out is None else wrap(out))
+        self.run(&job, &view, PyArray_SIZE(x))
+        for k in range(1, count if crossing else 1):
+            if wanted >> k & 1:
+                add_slabs(job.work + (k - 1) * view.weights, slabs, slab, view.weights, view.is_double,
+                          arrays[count + 1 + loops.kept + k])
+        recycle(<PyObject*> work)
+        return results
+
+    cdef list differentiate_composed(self, Tensor g, tuple inputs, unsigned long long wanted):
+        """The gradients by the formula itself, recorded if others are. An input that was frozen since the
+        forward is represented by a leaf."""
+        cdef Tensor tensor
+        cdef list given = list(inputs), leaves = [], places = []
+        cdef int i
+        for i in range(self.formula.weights + 1):
+            if not isinstance(inputs[i], Tensor):
+                continue
+            tensor = inputs[i]
+            places.append(wanted >> i & 1)
+            if wanted >> i & 1:
+                if not tensor.requires:
+                    tensor = wrap(tensor.array)
+                    tensor.requires = True
+                    given[i] = tensor
+                leaves.append(tensor)
+        recorded = set_recording(True)
+        try:
+            returned = self.function(*given)
+        finally:
+            set_recording(recorded)
+        y = returned if self.formula.results == 1 else returned[0]
+        gradients = iter(run_graph([y], [g], leaves, True, recorded, True))
+        return [next(gradients) if place else None for place in places]
+
+
+# ------------------------------------------------------------------------------------------ the graph
+cdef tuple as_saved(tuple inputs):
+    """The inputs as a Node may save them; see `frozen`."""
+    cdef Tensor tensor
+    for value in inputs:
+        if isinstance(value, Tensor):
+            tensor = value
+            if tensor.version is not None and tensor.version.foreign:
+                return tuple([frozen(<Tensor> z) if isinstance(z, Tensor) else z for z in inputs])
+    return inputs
+
+
+cdef long long count_writes(tuple inputs, unsigned int chosen) except -1:
+    """How often those whose bits are set were written to, all together: while that stays, none was."""
+    cdef long long writes = 0
+    cdef Py_ssize_t i
+    for i in range(len(inputs)):
+        if chosen >> i & 1 and isinstance(inputs[i], Tensor) and (<Tensor> inputs[i]).version is not None:
+            writes += (<Tensor> inputs[i]).version.value
+    return writes
+
+
+def differentiate(Tensor g not None, Derived owner not None, tuple inputs not None, ndarray kept not None,
+                  unsigned long long wanted, long long writes, long long all_writes):
+    """The rule of every derived formula: the gradients of its Tensors, in a list."""
+    cdef bint composed = recording() or not DERIVED.taken()
+    if count_writes(inputs, ALL if composed else owner.formula.reads) != (all_writes if composed else writes):
+        raise RuntimeError(f"{owner.op.name}: an input was written to in place since it was used, and its "
+                           "gradient needs it; write to a copy, x.clone(), or after backward")
+    if composed:
+        return owner.differentiate_composed(g, inputs, wanted)
+    return owner.backward(g, inputs, kept, wanted)
+
+
+def derived(function):
+    """Have a formula of formulas.py run as one operation where there are loops for its inputs. A decorator.
+
+    Its inputs are positional: x, weights that broadcast against x, the axes that it reduces, and numbers. It
+    returns y, or y and values without a graph. It stays as `__wrapped__`, and runs for inputs of which a loop
+    knows no layout, and while somebody observes the engine.
+
+    >>> from minigrad._core.fast.derived import derived
+    >>> from minigrad._core.formulas import normalise
+    >>> x = mg.tensor([[1.0, 2.0], [3.0, 5.0]], requires_grad=True)
+    >>> with mg.autograd.accelerated():
+    ...     derived(normalise)(x, 1.0, 0.0, (0,), 1e-5)[0].grad_fn.name
+    'normalise'
+    """
+    cdef Derived owner = Derived(function, function.__code__.co_argcount)
+
+    def call(*inputs):
+        return owner.call(inputs)
+    return update_wrapper(call, function)
