@@ -15,7 +15,7 @@ from minigrad._core.fast import derive
 from minigrad._core.fast.derived import derived
 from minigrad._core.fast.loops import set_threads
 from minigrad.autograd import accelerated, detect_anomaly, grad, gradcheck, gradgradcheck
-from minigrad.nn.functional import centre_and_scale as normalise
+from minigrad.nn.functional import centre_and_scale as normalise, scale_by_rms as rms_normalise
 
 pytestmark = pytest.mark.accelerated
 random = np.random.default_rng(0)
@@ -101,6 +101,24 @@ def compare(shapes, dtype, name):
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_values_and_gradients_are_those_of_the_formula(name, dtype):
     compare(LAYOUTS[name], dtype, "normalise")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if "BatchNorm" not in name])
+def test_the_mean_square(name, dtype):
+    x, weight, _, axes, eps = inputs_of(LAYOUTS[name], dtype)
+    tensors = [z for z in (x, weight) if isinstance(z, mg.Tensor)]
+    cotangent = mg.tensor(random.standard_normal(x.shape).astype(dtype))
+    found, expected = [], []
+    for function, into in ((rms_normalise, found), (formulas.rms_normalise, expected)):
+        y = function(x, weight, axes, eps)
+        assert y.grad_fn.name == ("multiply" if into is expected else "rms_normalise")
+        into += [y, *grad(y, tensors, cotangent)]
+    tolerance = 5e-6 if dtype is np.float32 else 1e-14
+    for value, want in zip(found, expected, strict=True):
+        value, want = value.detach().numpy(), want.detach().numpy()
+        atol = tolerance * (1 + np.abs(want).max())
+        np.testing.assert_allclose(value, want, rtol=tolerance, atol=atol)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -329,10 +347,10 @@ def test_no_tensor_is_left_and_no_cycle():
 
 # ------------------------------------------------------------------------------ what derives them
 def test_the_gradient_needs_one_pass_of_sums_and_one_of_results():
-    for name, layout in derive.LAYOUTS.items():
-        loops = derive.of_formula("normalise", layout)
+    for name, layout in itertools.product(derive.FORMULAS, derive.LAYOUTS.values()):
+        loops = derive.of_formula(name, layout)
         levels = derive.Writer(layout, "float", *loops.backward).level
-        assert max(levels.values()) == 1, name
+        assert max(levels.values()) == 1, (name, layout)
 
 
 def test_a_formula_and_its_gradient_are_printed():

@@ -35,6 +35,19 @@ def normalise(x, weight, bias, axes, eps):
     return y, mean.detach(), var.detach()
 
 
+def rms_normalise(x, weight, axes, eps):
+    """x over the root of its mean square over the axes, times weight (Zhang & Sennrich 2019,
+    equation 4); weight broadcasts against x.
+
+    >>> from minigrad._core.formulas import rms_normalise
+    >>> rms_normalise(mg.tensor([3.0, 4.0, 0.0, 0.0]), 1.0, (0,), 0.0)
+    tensor([1.2, 1.6, 0. , 0. ])
+    """
+    square = x.square().mean(axes, keepdims=True)
+    root = (square + eps).sqrt()
+    return x / root * weight
+
+
 def gradient(p, d, weight_decay, maximize):
     """The gradient of the objective, plus that of the penalty weight_decay p² / 2."""
     return (-d if maximize else d) + weight_decay * p

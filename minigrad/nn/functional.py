@@ -20,7 +20,6 @@ from .._core.ops import (
     reshape,
     sigmoid as sigmoid,
     sqrt,
-    square,
     tanh as tanh,
     where,
 )
@@ -171,6 +170,7 @@ def batch_norm(
 
 
 centre_and_scale: Callable[..., tuple[Tensor, Tensor, Tensor]] = derived(formulas.normalise)
+scale_by_rms: Callable[..., Tensor] = derived(formulas.rms_normalise)
 
 
 def _or_neutral(weight: Any, bias: Any) -> tuple[Any, Any]:
@@ -269,7 +269,7 @@ def rms_norm(
     axes = _trailing(x, normalized_shape, "rms_norm", weight=weight)
     if eps is None:
         eps = float(np.finfo(x.dtype).eps)
-    return standardise(x, None, square(x).mean(axes, keepdims=True), eps, weight)
+    return scale_by_rms(x, 1.0 if weight is None else weight, axes, eps)
 
 
 def group_norm(

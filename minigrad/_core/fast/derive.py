@@ -52,7 +52,10 @@ LAYOUTS = {
     "groups": Layout("ajml", "ml", "jm", "aj"),
 }
 # A formula's arrays, and its numbers.
-FORMULAS = {"normalise": ({"x": "axes", "weight": "weight", "bias": "weight"}, ("eps",))}
+FORMULAS = {
+    "normalise": ({"x": "axes", "weight": "weight", "bias": "weight"}, ("eps",)),
+    "rms_normalise": ({"x": "axes", "weight": "weight"}, ("eps",)),
+}
 
 
 def without(axes, others):
@@ -77,19 +80,22 @@ class Symbol:
         raise AttributeError(name)
 
     def mean(self, axes, keepdims):
-        """About the first element, so that equal numbers give exactly themselves."""
+        """That of data about their first element, so that equal numbers give exactly themselves."""
         trace, over = self.trace, self.trace.layout.reduced
+        share = 1.0 / trace.extent(over)
+        if self.op != "input":
+            return trace.make("narrow", trace.sum(self, over) * share)
         first = trace.make("first", self, axes=without(self.axes, over))
         shifted = trace.sum(trace.make("widen", self) - first, over)
-        return trace.make("narrow", first + shifted / trace.extent(over))
+        return trace.make("narrow", first + shifted * share)
 
     def var(self, axes, keepdims):
         """Of what has been centred; else the difference of the two sums would cancel."""
         trace, over = self.trace, self.trace.layout.reduced
         if self.op != "subtract" or self.args[1] is not self.args[0].mean(axes, keepdims):
             raise ValueError("var of what is not centred: write (x - x.mean(axes)).var(axes)")
-        n, squares = trace.extent(over), trace.sum(self.square(), over)
-        return trace.make("narrow", (squares - trace.sum(self, over).square() / n) / n)
+        share, squares = 1.0 / trace.extent(over), trace.sum(self.square(), over)
+        return trace.make("narrow", (squares - trace.sum(self, over).square() * share) * share)
 
     def detach(self):
         """Itself: only the first result of a formula has a gradient."""
@@ -200,7 +206,8 @@ def relaxed(ends, stop):
 
     for s in walk(ends, stop):
         make, args = partial(s.trace.make, s.op), [new.get(a, a) for a in s.args]
-        if s.op == "divide" and len(args[1].axes) < len(s.axes):
+        sums = any(a.op == "sum" for a in walk(args[1:], stop))
+        if s.op == "divide" and not sums and args[0].value != 1.0:
             new[s] = args[0] * (1.0 / args[1])
         elif s.op in ("add", "multiply"):
             parts = [term for a in args for term in terms(a, s.op, s.axes)]
@@ -526,6 +533,7 @@ def of_formula(name, layout):
     inputs = {n: trace.make("input", axes=getattr(layout, to), value=n) for n, to in arrays.items()}
     rest = {n: trace.make("number", axes="", value=n) for n in numbers}
     results = traced(FUNCTIONS[name], *inputs.values(), None, *rest.values())
+    results = results if isinstance(results, tuple) else (results,)
     g = trace.make("input", axes=layout.axes, value="g")
     slopes = gradients(results[0], g, inputs.values())
     statistics = without(layout.axes, layout.reduced)
@@ -533,7 +541,7 @@ def of_formula(name, layout):
     slopes = relaxed(slopes, kept)
     used = {a for s in walk(slopes, kept) for a in s.args}
     kept = {s.name or f"sum_of_{s.args[0].name}": s for s in kept if s in used}
-    forward = {s.name: s for s in results} | {f"kept_{n}": s for n, s in kept.items()}
+    forward = {s.name or "y": s for s in results} | {f"kept_{n}": s for n, s in kept.items()}
     backward = {f"d_{n}": s for n, s in zip(arrays, slopes, strict=True)}
     return Loops(
         ({**inputs, **rest}, forward), ({"g": g, **inputs, **kept, **rest}, backward), len(kept)
