@@ -254,7 +254,7 @@ def test_a_second_run_that_differs_is_an_error_and_everything_is_put_back():
     buffers = [b.numpy(copy=True) for b in net.buffers()]
     state = mg.creation.generator().bit_generator.state
     size[0] = 2
-    with pytest.raises(RuntimeError, match=r"checkpoint: .*\(48, 2\).*\(32, 2\).*do the same"):
+    with pytest.raises(RuntimeError, match=r"checkpoint: .*\(48, 2\).*\(32, 2\).*compute the same"):
         y.backward(retain_graph=True)
     size[0] = 0
     with pytest.raises(KeyError, match="gone"):

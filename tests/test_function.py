@@ -351,7 +351,7 @@ def test_a_wrong_backward_is_named_and_leaves_the_gradients(backward, kind, mess
 
 def test_a_gradient_for_what_is_no_tensor():
     wrong = define(lambda ctx, x, n: x * n, lambda ctx, g: (g, g), "Wrong")
-    with pytest.raises(RuntimeError, match="argument 1 of forward is no Tensor; return None"):
+    with pytest.raises(RuntimeError, match="argument 1 of forward is not a Tensor; return None"):
         wrong.apply(leaf(3), 2).sum().backward()
 
 

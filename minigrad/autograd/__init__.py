@@ -1,5 +1,5 @@
-"""Gradients on demand, where recording is on or off, and the tools around the graph: `Function`,
-`checkpoint`, `detect_anomaly`, `gradcheck`.
+"""Gradients on demand, the grad modes, and the tools around the graph: `Function`, `checkpoint`,
+`detect_anomaly`, `gradcheck`.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Mode(ContextDecorator):
-    """A context manager and decorator that switches something of this thread."""
+    """A context manager and decorator that switches a mode of the current thread."""
 
     _mode: bool
     _previous: list[bool]
 
     @staticmethod
     def _switch(mode: bool) -> bool:
-        """Switch it and return what it was."""
+        """Set the mode and return the previous one."""
         raise NotImplementedError
 
     def _recreate_cm(self) -> _Mode:
-        """A decorated function may run in several threads at once, each with a block of its own."""
+        """A decorated function may run in several threads at once; each call gets its own block."""
         raise NotImplementedError
 
     def __call__(self, function: Any) -> Any:
         if not isgeneratorfunction(function):
             return super().__call__(function)
 
-        # The caller runs between two resumptions, in its own mode: each resumption has its block.
+        # Between two resumptions the caller runs in its own mode: each resumption enters a block.
         @wraps(function)
         def generator(*arguments: Any, **options: Any) -> Any:
             running = function(*arguments, **options)
@@ -69,7 +69,7 @@ class _Mode(ContextDecorator):
 
 
 class _GradMode(_Mode):
-    """Also without parentheses (`@mg.no_grad`)."""
+    """Also works without parentheses (`@mg.no_grad`)."""
 
     _switch = staticmethod(set_recording)
 
@@ -87,7 +87,7 @@ class _GradMode(_Mode):
 
 
 class no_grad(_GradMode):  # noqa: N801 (used like a function, as in PyTorch)
-    """Record nothing: `with mg.no_grad():` or `@mg.no_grad()`.
+    """Disable recording: `with mg.no_grad():` or `@mg.no_grad()`.
 
     >>> x = mg.ones(2, requires_grad=True)
     >>> with mg.no_grad():
@@ -99,7 +99,7 @@ class no_grad(_GradMode):  # noqa: N801 (used like a function, as in PyTorch)
 
 
 class enable_grad(_GradMode):  # noqa: N801 (used like a function, as in PyTorch)
-    """Record again inside `no_grad`.
+    """Enable recording inside `no_grad`.
 
     >>> x = mg.ones(2, requires_grad=True)
     >>> with mg.no_grad(), mg.enable_grad():
@@ -111,9 +111,9 @@ class enable_grad(_GradMode):  # noqa: N801 (used like a function, as in PyTorch
 
 
 class set_grad_enabled:  # noqa: N801 (used like a function, as in PyTorch)
-    """Turn recording on or off in this thread: at once, and until the end of a `with` block.
+    """Turn recording on or off in this thread: immediately, or for a `with` block.
 
-    As a decorator it changes the mode inside the function alone.
+    As a decorator it changes the mode only inside the function.
 
     >>> with mg.set_grad_enabled(False):
     ...     mg.is_grad_enabled()
@@ -131,17 +131,17 @@ class set_grad_enabled:  # noqa: N801 (used like a function, as in PyTorch)
         set_recording(self._before)
 
     def __call__(self, function: F) -> F:
-        """`function`, decorated."""
+        """Decorate `function`."""
         set_recording(self._before)
         return enable_grad(function) if self._mode else no_grad(function)
 
 
 class accelerated(_Mode):  # noqa: N801 (used like a function, as no_grad is)
-    """Whether shortcuts are taken in this thread, in a `with` block or a decorated function.
+    """Enable or disable shortcuts in this thread, in a `with` block or a decorated function.
 
     With False everything runs by its definition: primitives and their rules, formulas composed of
-    them, BLAS for products. It gives the same, but for roundings, and slower; so it tells whether
-    a shortcut is to blame for what looks wrong. MINIGRAD_FAST=0 in the environment does it for a
+    them, BLAS for products. Results are the same up to rounding, but slower, which tells whether a
+    shortcut causes a wrong result. MINIGRAD_FAST=0 in the environment disables shortcuts for the
     whole process. `minigrad._core.fast.accelerate.shortcuts()` lists them.
 
     >>> with mg.autograd.accelerated(False):
@@ -166,13 +166,14 @@ def grad(
     create_graph: bool = False,
     allow_unused: bool = False,
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of (the sum of) `outputs` with respect to `inputs`, a tuple. No `.grad` moves.
+    """Return the gradients of (the sum of) `outputs` with respect to `inputs` as a tuple. No
+    `.grad` changes.
 
-    grad_outputs: a cotangent for each output, of its shape; None means 1 for a single element. A
-        number is one of shape ().
-    retain_graph: keep the graph for another pass; by default it is kept if create_graph is set.
+    grad_outputs: a cotangent for each output, of its shape (a number has shape ()); None means 1
+        for a single-element output.
+    retain_graph: keep the graph for another pass; defaults to create_graph.
     create_graph: record the gradients, so that they can be differentiated again.
-    allow_unused: give None for an input that the outputs do not depend on, instead of raising.
+    allow_unused: return None for an input that no output depends on, instead of raising.
 
     >>> x = mg.tensor(3.0, requires_grad=True)
     >>> (dx,) = mg.autograd.grad(x * x, x, create_graph=True)

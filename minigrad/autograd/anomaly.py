@@ -1,4 +1,4 @@
-"""Where the first NaN or infinity comes from: `detect_anomaly`."""
+"""`detect_anomaly`: find where the first NaN or infinity comes from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from .._core.engine.graph import Node, Tensor, observe, running_node
 
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
-FROM_OUTSIDE = "It came with the data, or from outside of the library: look at the inputs."
+FROM_OUTSIDE = "It came with the data, or from outside of the library: check the inputs."
 USUAL_CAUSES = (
     "log, sqrt, norm, divide and pow near 0 and exp of large numbers are the usual causes: add a "
     "small constant, or replace the argument with mg.where before the operation."
@@ -34,19 +34,19 @@ class _Place(NamedTuple):
 
 
 class detect_anomaly(ContextDecorator):  # noqa: N801 (used like a function, as in PyTorch)
-    """Raise FloatingPointError at the first operation in this thread that makes a NaN or infinity,
-    and name the line of the program that called it.
+    """Raise FloatingPointError at the first operation in this thread that produces a NaN or
+    infinity, and name the line of the program that called it.
 
-    In forward the error names the operation, its line, and the shapes of its inputs; in backward
-    the line of the operation in forward whose gradient rule made the NaN or infinity. A NaN is an
-    anomaly wherever it comes from; an infinity only where an operation makes it of finite inputs:
-    one that an operation is given, as a mask of -inf before a softmax or a bound is, passes.
+    In forward the error names the operation, its line, and the shapes of its inputs; in backward,
+    the line of the forward operation whose gradient rule produced the NaN or infinity. A NaN is
+    always an anomaly. An infinity is one only if an operation produces it from finite inputs:
+    infinite inputs, such as a mask of -inf before a softmax or an infinite bound, are allowed.
 
-    check_inf: False looks for NaN alone.
+    check_inf: False checks for NaN only.
 
-    Run forward and backward inside the block. Every operation is looked at, which costs some
-    microseconds each; outside of a block nothing. Also a decorator. Operations of other threads are
-    not seen, nor is what NumPy does.
+    Run forward and backward inside the block, or use it as a decorator. Checking costs a few
+    microseconds per operation inside a block and nothing outside. Operations of other threads
+    and of NumPy are not checked.
 
     >>> x = mg.tensor([0.0, 4.0], requires_grad=True)
     >>> try:
@@ -59,7 +59,7 @@ class detect_anomaly(ContextDecorator):  # noqa: N801 (used like a function, as 
 
     def __init__(self, *, check_inf: bool = True) -> None:
         self._check_inf = check_inf
-        self._outer: list[Any] = []  # who observed before; a block may stand within itself
+        self._outer: list[Any] = []  # the previous observers; a block can be nested in itself
 
     def __enter__(self) -> None:
         self._outer.append(observe(self._look))
@@ -72,7 +72,7 @@ class detect_anomaly(ContextDecorator):  # noqa: N801 (used like a function, as 
     ) -> None:
         if self._outer[-1] is not None:
             self._outer[-1](name, inputs, attributes, output)
-        node = running_node()  # what its rule makes has the line of the operation in forward
+        node = running_node()  # results of its rule get the line of the forward operation
         place = _place() if node is None else (node.metadata or {}).get("place")
         if output.grad_fn is not None:
             _note(output.grad_fn, place)
@@ -104,7 +104,7 @@ def _holds(test: Any, value: Any) -> bool:
 
 
 def _place() -> _Place | None:
-    """The innermost line that runs now and is not the library's own."""
+    """The innermost running line outside of the library."""
     frame = sys._getframe(1)
     while frame.f_code.co_filename.startswith(HERE):
         if frame.f_back is None:

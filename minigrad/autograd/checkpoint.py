@@ -1,5 +1,5 @@
-"""Memory for time: `checkpoint` forgets what a part of a net made, and makes it again in backward
-(Chen, Xu, Zhang & Guestrin 2016).
+"""Trade time for memory: `checkpoint` drops the intermediate results of a part of a net and
+recomputes them in backward (Chen, Xu, Zhang & Guestrin 2016).
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ OPS = _joint_ops("checkpoint")
 def checkpoint(
     function: Callable[..., Any], *args: Any, use_reentrant: bool | None = None, **kwargs: Any
 ) -> Any:
-    """`function(*args, **kwargs)`, without the graph between its inputs and its outputs: backward
-    calls the function again to have it.
+    """Return `function(*args, **kwargs)` without keeping the graph between its inputs and outputs:
+    backward calls the function again to rebuild it.
 
     A net of n equal parts, each in a checkpoint, keeps the outputs of n parts and the graph of one,
-    and takes the time of one more forward. Gradients reach whatever the function uses: arguments,
-    the parameters of a module, tensors that it finds around it. They can be differentiated again
-    (create_graph), and checkpoints may stand within one another.
+    and takes the time of one more forward. Gradients reach every tensor the function uses:
+    arguments, module parameters, tensors it closes over. They can be differentiated again
+    (create_graph), and checkpoints can be nested.
 
-    The second run is to compute the same as the first. It draws the same random numbers from the
-    library's generator (the same dropout mask) and starts with what the first run found in the
-    tensors that it wrote to (a BatchNorm's running statistics); generator and tensors are then put
-    back, so that statistics move once. (For a graph that saved such a tensor this is a write.)
-    Other state, such as train() or eval() or a generator of one's own, is up to the caller.
-    `use_reentrant` is taken for PyTorch's sake; it changes nothing.
+    The second run must compute the same as the first. It draws the same random numbers from the
+    library's generator (the same dropout mask). Tensors that the first run wrote to (running
+    statistics of BatchNorm) start with their original values. Generator and tensors are restored
+    afterwards: statistics are updated once. (To a graph that saved such a tensor, this is a write.)
+    Other state, such as train() or eval() or a generator of your own, is up to the caller.
+    `use_reentrant` is accepted for compatibility with PyTorch and ignored.
 
-    Raises RuntimeError in backward if an argument or a parameter was written to since, or if the
-    second run makes other outputs.
+    Raises RuntimeError in backward if an argument or a parameter was written to in place since, or
+    if the second run returns outputs of other shapes or dtypes.
 
     >>> net = mg.nn.Sequential(mg.nn.Linear(4, 64), mg.nn.Tanh(), mg.nn.Linear(64, 1))
     >>> y = mg.autograd.checkpoint(net, mg.ones(8, 4))
@@ -83,21 +83,21 @@ def _is_newer(value: Any, since: int) -> bool:
 
 
 class _Run:
-    """A call, and all that it needs to be made again."""
+    """A call, and everything needed to repeat it."""
 
     def __init__(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         self.function, self.args, self.kwargs = function, args, kwargs
-        # what the second run gets: the caller may refill its arrays before backward
+        # the arguments of the second run: the caller may refill its arrays before backward
         given, rebuild = flatten_tree((args, kwargs))
         saved = list(map(_frozen, given))
         as_given = all(a is b for a, b in zip(given, saved, strict=True))
         self.saved = (args, kwargs) if as_given else rebuild(saved)
         self.generator = creation.generator()
         self.random_state = self.generator.bit_generator.state
-        # what the first run wrote to, with what was there before; weakly: what the function made
-        # for itself is gone after it, and need not be put back
+        # tensors that the first run wrote to, with their previous values; weak references, because
+        # the function's own temporaries are gone afterwards and need no restoring
         self.written: list[tuple[weakref.ref[Tensor], np.ndarray]] = []
         self.inputs: list[Node | Tensor] = []
 
@@ -119,7 +119,7 @@ class _Run:
         return result
 
     def remember(self, made: list[int], inputs: list[Node | Tensor]) -> None:
-        """Note which leaves of the result are outputs, and at what version the inputs are."""
+        """Remember which leaves of the result are outputs, and the versions of the inputs."""
         self.written = [(tensor, values) for tensor, values in self.written if tensor() is not None]
         self.made, self.inputs = made, inputs
         given = [*flatten_tree((self.args, self.kwargs))[0], *inputs]
@@ -129,13 +129,13 @@ class _Run:
         ]
 
     def again(self, call: _Joint, cotangents: list[Tensor]) -> list[Tensor | None]:
-        """The rule: run the function again, now with its graph, and differentiate that."""
+        """The gradient rule: run the function again, recorded, and differentiate that graph."""
         for x, version in self.versions:
             if x._version != version:
                 raise RuntimeError(
                     f"checkpoint: an input of shape {x.shape} was written to in place since "
-                    f"(version {version} then, {x._version} now), and backward runs the function "
-                    "again with it; write to a copy, x.clone(), or after backward"
+                    f"(version {version} then, {x._version} now), but backward runs the function "
+                    "on it again; write to a copy, x.clone(), or after backward"
                 )
         create_graph = is_grad_enabled()
         args, kwargs = self.saved
@@ -151,9 +151,9 @@ class _Run:
                 made = [(y.shape, y.dtype) for y in outputs if _is_newer(y, 0)]
                 if made != list(zip(call.shapes, call.dtypes, strict=True)):
                     raise RuntimeError(
-                        f"checkpoint: the first run made outputs of shapes {call.shapes}, the "
-                        f"second of {[shape for shape, _ in made]}; the function must do the same "
-                        "when it runs again in backward"
+                        f"checkpoint: the first run returned outputs of shapes {call.shapes}, the "
+                        f"second of {[shape for shape, _ in made]}; the function must compute the "
+                        "same when it runs again in backward"
                     )
                 given: list[Tensor | None] = [*cotangents]
                 return run_graph(outputs, given, self.inputs, True, create_graph, True)
@@ -162,8 +162,8 @@ class _Run:
 
     @contextmanager
     def _as_it_was(self) -> Iterator[None]:
-        """The random numbers and the tensors that the first run began with; afterwards those of
-        now."""
+        """Restore the random state and the tensors the first run started with; afterwards, the
+        current ones."""
         current, state = creation._generator, self.generator.bit_generator.state
         alive = [(tensor, values) for ref, values in self.written if (tensor := ref()) is not None]
         now = [(tensor, tensor.numpy(copy=True)) for tensor, _ in alive]

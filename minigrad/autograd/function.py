@@ -1,10 +1,10 @@
-"""Operations with a gradient written by hand: `Function`.
+"""Operations with a hand-written gradient: `Function`.
 
 How it works. A call becomes one Node whose rule is called once and returns the gradients of all
-inputs. That Node makes no values; above it stands one Node for each output, whose rule puts the
-cotangent of the output into its place in a vector of all cotangents, and the Node below takes the
-vector apart again. So a call with many outputs needs nothing else from the engine than a graph of
-operations with one output each, and second order follows as it does everywhere.
+inputs. That Node produces no values. Each output has a Node above it, whose rule writes the
+cotangent of the output to its place in a vector of all cotangents; the Node below splits the
+vector again. To the engine, a call with many outputs is therefore a graph of single-output
+operations, and second order works as everywhere else.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NOTHING = adopt(np.zeros(0, np.float32))
 
 
 def _joint_ops(name: str) -> tuple[Op, Op]:
-    """What stands in the graph for the calls of a function, and for each of their outputs."""
+    """The Ops for the calls of a function and for each of their outputs."""
     whole = (lambda g, out, call: call.gradients(g, out),)
     part = (lambda g, call, k: call.placed(g, k),)
     return (
@@ -42,33 +42,33 @@ def _joint_ops(name: str) -> tuple[Op, Op]:
 
 
 class _Joint:
-    """One call with all its outputs, in the graph. `rule(call, cotangents)`, a cotangent for each
-    output, returns the gradients of the inputs, which are Tensors or Nodes."""
+    """One call in the graph with all its outputs. `rule(call, cotangents)` takes a cotangent per
+    output and returns the gradients of the inputs, which are Tensors or Nodes."""
 
     def __init__(self, ops: tuple[Op, Op], rule: Callable[..., Sequence[Tensor | None]]) -> None:
         self.ops, self.rule = ops, rule
-        self.node: Tensor = NOTHING  # stands for the Node of the call while its rule runs
+        self.node: Tensor = NOTHING  # represents the Node of the call while its rule runs
 
     def attach(self, inputs: Sequence[Any], outputs: Sequence[Tensor]) -> list[Tensor]:
-        """The outputs, which have no graph, at their place in it."""
+        """Attach the outputs, which have no graph yet, to this one."""
         self.shapes = [y.shape for y in outputs]
         self.dtypes = [y.dtype for y in outputs]
         self.offsets = np.cumsum([0, *(y.size for y in outputs)]).tolist()
         whole = self.node = attach_op(self.ops[0], NOTHING, tuple(inputs), (self,))
         parts = [self.part(y, k) for k, y in enumerate(outputs)]
-        self.node = NOTHING  # the Node holds this call, not the other way round
-        shared: dict[str, Any] = {}  # what a tool notes about an output holds for the call too
+        self.node = NOTHING  # the Node holds this call, not the reverse
+        shared: dict[str, Any] = {}  # a tool's notes on an output apply to the call too
         for made in (whole, *parts):
             if made.grad_fn is not None:
                 made.grad_fn.metadata = shared
         return parts
 
     def part(self, values: Tensor, k: int) -> Tensor:
-        """Output k, made by the call."""
+        """Output k of the call."""
         return attach_op(self.ops[1], values, (self.node,), (self, k))
 
     def placed(self, g: Tensor, k: int) -> Tensor:
-        """The rule of an output: its cotangent among those of all outputs."""
+        """The rule of an output: place its cotangent among those of all outputs."""
         if len(self.shapes) == 1:
             return g
         return put(g.reshape(-1), slice(*self.offsets[k : k + 2]), (self.offsets[-1],))
@@ -87,10 +87,10 @@ class _Joint:
 
 
 class FunctionContext:
-    """What `Function.forward` leaves for `Function.backward`: the `ctx` of both.
+    """The `ctx` by which `Function.forward` passes values to `Function.backward`.
 
     `needs_input_grad` says for each argument of forward whether it is a Tensor that requires grad.
-    Any other attribute may be set, for what is no Tensor.
+    Set any other attribute to keep values that are not Tensors.
 
     >>> ctx = mg.autograd.function.FunctionContext("Cube", (True, False))
     >>> ctx.save_for_backward(mg.ones(2))
@@ -101,12 +101,12 @@ class FunctionContext:
     def __init__(self, name: str, needs_input_grad: tuple[bool, ...]) -> None:
         self.needs_input_grad = needs_input_grad
         self._name = name
-        self._saved: list[tuple[Tensor | None, int, int | None]] = []  # with version and output
+        self._saved: list[tuple[Tensor | None, int, int | None]] = []  # tensor, version, output
         self._constant: tuple[Tensor, ...] = ()
         self._call: _Joint | None = None  # set while backward runs: the graph has no cycles
 
     def save_for_backward(self, *tensors: Tensor | None) -> None:
-        """Keep inputs or outputs (or None) for backward, which finds them in `saved_tensors`.
+        """Keep inputs or outputs (or None) for backward, where they are in `saved_tensors`.
 
         Raises TypeError for anything else: set it as an attribute of ctx.
         """
@@ -120,7 +120,7 @@ class FunctionContext:
 
     @property
     def saved_tensors(self) -> tuple[Tensor | None, ...]:
-        """What was saved. Raises RuntimeError if one of them was written to in place since."""
+        """The saved tensors. Raises RuntimeError if one of them was written to in place since."""
         for tensor, version, _ in self._saved:
             if tensor is not None and tensor._version != version:
                 raise RuntimeError(
@@ -137,13 +137,13 @@ class FunctionContext:
         )
 
     def mark_non_differentiable(self, *outputs: Tensor) -> None:
-        """Say in forward that no gradient flows through these outputs; integer and bool outputs
-        have none anyhow. Backward gets zeros for them."""
+        """Declare in forward that no gradient flows through these outputs; integer and bool outputs
+        never have one. Backward gets zeros for them."""
         self._constant += outputs
 
     def _link(self, inputs: tuple[Any, ...], outputs: list[Tensor]) -> None:
-        """Tell which of the saved tensors are outputs: second order must see how they were made.
-        From now on they are part of a graph, which copies foreign ones."""
+        """Mark the saved tensors that are outputs: second order must see how they were computed.
+        From now on they are part of a graph, which copies foreign memory."""
         given = {id(x) for x in inputs}
         place = {id(y): k for k, y in enumerate(outputs) if id(y) not in given}
         self._saved = [
@@ -153,18 +153,17 @@ class FunctionContext:
 
 
 class Function:
-    """An operation with a gradient of your own: subclass it, write both static methods, call
-    `apply`.
+    """An operation with a custom gradient: subclass it, write both static methods, call `apply`.
 
-    `forward(ctx, *arguments)` computes a Tensor or a tuple of them; nothing in it is recorded.
-    `backward(ctx, *cotangents)` takes a cotangent for each output (zeros where none came) and
-    returns a gradient for each argument of forward, None for one that has none or is no Tensor. It
-    is called once for each pass. Written in Tensor operations it is differentiable itself, to any
-    order, provided that it takes inputs and outputs from `ctx.saved_tensors`.
+    `forward(ctx, *arguments)` returns a Tensor or a tuple of them; nothing in it is recorded.
+    `backward(ctx, *cotangents)` takes a cotangent for each output (zeros if there is none) and
+    returns a gradient for each argument of forward: None if the argument has no gradient or is not
+    a Tensor. It is called once per pass. If it is written in Tensor operations and takes inputs and
+    outputs from `ctx.saved_tensors`, it can itself be differentiated, to any order.
 
     Errors of a backward are raised when it runs: RuntimeError for a wrong number of gradients, a
-    wrong shape, or a gradient for what is no Tensor, TypeError for a gradient that is no Tensor. A
-    gradient of another floating dtype is converted to that of its argument.
+    wrong shape, or a gradient for an argument that is not a Tensor; TypeError for a gradient that
+    is not a Tensor. A gradient of another floating dtype is converted to that of its argument.
 
     >>> class Cube(mg.autograd.Function):
     ...     @staticmethod
@@ -192,17 +191,17 @@ class Function:
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Any:
-        """What the function computes, a Tensor or a tuple of Tensors."""
+        """Return the result, a Tensor or a tuple of Tensors."""
         raise NotImplementedError("Function: a subclass needs a static method forward(ctx, ...)")
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Any) -> Any:
-        """A gradient for each argument of forward."""
+        """Return a gradient for each argument of forward."""
         raise NotImplementedError("Function: a subclass needs a static method backward(ctx, ...)")
 
     @classmethod
     def apply(cls, *arguments: Any) -> Any:
-        """Call `forward`, and record the call if a Tensor among the arguments requires grad.
+        """Call `forward`, and record the call if a Tensor argument requires grad.
 
         Raises TypeError if forward returns anything but a Tensor or a tuple of Tensors.
         """
@@ -253,12 +252,12 @@ class Function:
 def _accepted(
     name: str, returned: Any, expected: list[tuple[Any, Any] | None], cotangents: list[Tensor]
 ) -> list[Tensor | None]:
-    """The gradients of those arguments that are Tensors, or an error that says what is wrong."""
+    """The gradients of the Tensor arguments; raises an error that says what is wrong with them."""
     gradients = returned if isinstance(returned, (tuple, list)) else (returned,)
     if len(gradients) != len(expected):
         raise RuntimeError(
             f"{name}: {len(gradients)} gradients were returned for {len(expected)} arguments of "
-            "forward; return one for each, None where there is none"
+            "forward; return one for each, None if it has no gradient"
         )
     fitting: list[Tensor | None] = []
     for i, (gradient, wanted) in enumerate(zip(gradients, expected, strict=True)):
@@ -272,7 +271,7 @@ def _accepted(
                 "mg.asarray(...)"
             )
         if wanted is None:
-            raise RuntimeError(f"{name}: argument {i} of forward is no Tensor; return None for it")
+            raise RuntimeError(f"{name}: argument {i} of forward is not a Tensor; return None")
         shape, dtype = wanted
         if gradient.shape != shape or gradient.dtype.kind != "f":
             raise RuntimeError(

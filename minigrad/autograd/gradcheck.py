@@ -1,15 +1,15 @@
-"""Gradients against finite differences: `gradcheck` for first order, `gradgradcheck` for second.
+"""Check gradients against finite differences: `gradcheck` first order, `gradgradcheck` second.
 
-How it works. For a function f with outputs of M elements in all, a random cotangent u turns f into
-the number u·f(x). Its gradient uᵀJ comes from one backward pass, and each element of it is compared
-with a central difference, (u·f(x + eps e) - u·f(x - eps e)) / (2 eps). A wrong entry anywhere in
-the Jacobian shows in uᵀJ, since no element of u is near zero. Inputs with many elements are moved
-along random directions, which together move every element once; a direction that disagrees is
-halved until one element is left. With `full=True` the cotangents are the M unit vectors, and the
-whole Jacobian is compared.
+How it works. For a function f whose outputs have M elements in total, a random cotangent u turns f
+into the number u·f(x). One backward pass computes its gradient uᵀJ, and each element of it is
+compared with a central difference, (u·f(x + eps e) - u·f(x - eps e)) / (2 eps). A wrong entry
+anywhere in the Jacobian shows in uᵀJ, since no element of u is near zero. Inputs with many elements
+are perturbed along random directions that together cover every element once; a direction that
+disagrees is halved until one element is left. With `full=True` the cotangents are the M unit
+vectors, and the whole Jacobian is compared.
 
-Inputs are moved in place and restored bit for bit, as in PyTorch, so that a function may also reach
-them by another way, such as the parameters of a module.
+Inputs are perturbed in place and restored bitwise, as in PyTorch, so a function can also access
+them in another way, for example as the parameters of a module.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..checks import positive_real
 
 __all__ = ["GradcheckError", "gradcheck", "gradgradcheck"]
 
-MAX_ELEMENTWISE = 256  # an input with more elements than this is moved along directions
+MAX_ELEMENTWISE = 256  # an input with more elements is perturbed along directions
 DIRECTIONS = 32
 
 
@@ -53,13 +53,13 @@ def gradcheck(
 ) -> bool:
     """Compare the gradients of `function(*inputs)` with central differences; True if they agree.
 
-    function: returns a Tensor or a tuple of them; must be deterministic and leave its inputs alone.
-    inputs: a Tensor, or a sequence of Tensors (and anything else, which is passed on). Those that
-        require grad are checked, and must be float64: in float32 rounding drowns the differences.
+    function: returns a Tensor or a tuple of them; must be deterministic and not modify its inputs.
+    inputs: a Tensor, or a sequence of Tensors (other values are passed through). Tensors that
+        require grad are checked, and must be float64: float32 rounding drowns the differences.
     eps: the step. atol, rtol: analytic and numeric agree if |a - n| <= atol + rtol |n|.
     full: compare the whole Jacobian (outputs × inputs) instead of one random projection.
-    seed: of the random cotangents and directions; the same call gives the same result, bit for bit.
-    name: what the report calls the function, otherwise its `__name__` or its last primitive.
+    seed: seeds the random cotangents and directions; the same call gives bitwise the same result.
+    name: the function's name in the report; defaults to its `__name__` or its last primitive.
 
     Raises GradcheckError (or returns False with raise_exception=False) with a report that names the
     function, the input, the worst element, both values, both errors, and the likely cause: the
@@ -98,8 +98,8 @@ def gradgradcheck(
 ) -> bool:
     """Check second derivatives: `gradcheck` of the function (inputs, cotangents) -> gradients.
 
-    grad_outputs: a cotangent for each output that requires grad, random if left out; those that
-    require grad are checked as inputs too. The rest, and what is raised, as in `gradcheck`.
+    grad_outputs: a cotangent for each output that requires grad, random by default; those that
+    require grad are checked as inputs too. Other parameters and errors as in `gradcheck`.
 
     >>> x = mg.tensor([0.5, -1.0, 2.0], dtype=mg.float64, requires_grad=True)
     >>> mg.autograd.gradgradcheck(mg.tanh, x)
@@ -150,7 +150,7 @@ def _is_checked(value: Any) -> bool:
 
 
 def _parameters(function: Callable[..., Any]) -> list[str | None]:
-    """The names of the positional parameters, as far as they are known."""
+    """The names of the positional parameters, if known."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):  # a builtin without a signature
@@ -160,7 +160,7 @@ def _parameters(function: Callable[..., Any]) -> list[str | None]:
 
 
 def _away_from_zero(random: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Random signs times magnitudes in [0.5, 1.5): nothing that a wrong entry could hide behind."""
+    """Random signs times magnitudes in [0.5, 1.5): no value is small enough to hide an error."""
     return np.asarray(random.choice((-1.0, 1.0), shape) * random.uniform(0.5, 1.5, shape))
 
 
@@ -180,7 +180,7 @@ def _check_inputs(caller: str, inputs: tuple[Any, ...]) -> None:
         if x.size and (repeats or not x._array.flags.writeable):
             raise ValueError(
                 f"{caller}: input {i} is read-only or broadcast memory, whose elements cannot be "
-                "moved singly; pass x.detach().clone().requires_grad_(), broadcast in the function"
+                "moved one by one; pass x.detach().clone().requires_grad_() and broadcast inside"
             )
 
 
@@ -220,8 +220,8 @@ class _Check:
         return GradcheckError(f"{self.caller}: {self.name}: {message}")
 
     def call(self) -> list[Tensor]:
-        """The floating outputs of the function; integer ones have no gradient. It is recorded for
-        values alone too, for a function that differentiates something inside."""
+        """The floating outputs of the function; integer ones have no gradient. Calls that need only
+        values are recorded too, for functions that differentiate internally."""
         previous = set_recording(True)
         try:
             outputs = _as_tuple(self.function(*self.inputs))
@@ -246,7 +246,7 @@ class _Check:
         return np.concatenate([np.zeros(0), *(y.numpy().ravel() for y in outputs)])
 
     def check_function(self) -> np.ndarray:
-        """Raise if the function is unfit for differences; returns its value."""
+        """Raise if the function cannot be checked by differences; return its value."""
         tensors = [
             (i, x, x.numpy(copy=True)) for i, x in enumerate(self.inputs) if isinstance(x, Tensor)
         ]
@@ -259,7 +259,7 @@ class _Check:
         if not np.array_equal(first, self.values(), equal_nan=True):
             raise self.error(
                 "the function gave different values when called twice; seed it inside "
-                "(mg.manual_seed), or switch what is random off (model.eval())"
+                "(mg.manual_seed), or switch off its randomness (model.eval())"
             )
         return first
 
@@ -267,7 +267,7 @@ class _Check:
         return values if self.cotangents is None else self.cotangents @ values
 
     def analytic(self, wanted: list[Tensor], m: int) -> list[np.ndarray]:
-        """uᵀJ by backward, one row a cotangent, for each input."""
+        """uᵀJ by backward for each input, one row per cotangent."""
         outputs = self.call()
         bounds = np.cumsum([0, *(y.size for y in outputs)])
         count = m if self.cotangents is None else len(self.cotangents)
@@ -290,7 +290,7 @@ class _Check:
         return result
 
     def run(self, full: bool, seed: int) -> list[str]:
-        """The reports on the inputs whose gradient is wrong."""
+        """The reports for the inputs whose gradient is wrong."""
         random = np.random.default_rng(seed)
         m = self.check_function().size
         self.cotangents = None if full else _away_from_zero(random, (1, m))
@@ -301,7 +301,7 @@ class _Check:
 
 
 class _Moved:
-    """An input that is moved along probes: flat indices of elements, each times its weight."""
+    """An input that is perturbed along probes: flat indices of elements, with weights."""
 
     def __init__(self, check: _Check, i: int, rows: np.ndarray, random: Any) -> None:
         self.check, self.x, self.rows = check, check.inputs[i], rows
@@ -315,7 +315,7 @@ class _Moved:
             self.probes = np.array_split(random.permutation(size), DIRECTIONS)
 
     def at(self, probe: np.ndarray, step: float) -> np.ndarray:
-        """The outputs with the input moved by step along the probe."""
+        """The outputs with the input perturbed by step along the probe."""
         elements = self.x._array.flat
         kept = elements[probe]
         try:
@@ -336,7 +336,7 @@ class _Moved:
         return self.rows[:, probe] @ self.weights[probe], self.slope(probe, eps, -eps)
 
     def error(self, probe: np.ndarray) -> Any:
-        """|analytic - numeric| where it is beyond the tolerance, inf where it is NaN, else 0."""
+        """|analytic - numeric| where it exceeds the tolerance, inf where it is NaN, else 0."""
         analytic, numeric = self.slopes(probe)
         with np.errstate(invalid="ignore"):
             error = np.abs(analytic - numeric)
@@ -344,12 +344,12 @@ class _Moved:
             return np.where(excused, 0.0, np.where(np.isnan(error), np.inf, error))
 
     def tolerance(self, numeric: Any, probe: np.ndarray) -> Any:
-        """Along n elements rtol shrinks, for beside n right ones a single wrong one weighs less."""
+        """Along n elements rtol shrinks: a single wrong one among n right ones weighs less."""
         return self.check.atol + self.check.rtol / np.sqrt(len(probe)) * np.abs(numeric)
 
     # -------------------------------------------------------------------------------- the report
     def report(self) -> str:
-        """What is wrong with the gradient of this input; nothing if it is right."""
+        """Describe what is wrong with the gradient of this input; empty if it is right."""
         if not self.rows.size:
             return ""
         error = np.stack([self.error(probe) for probe in self.probes], axis=1)
@@ -373,7 +373,7 @@ class _Moved:
         )
 
     def _narrow(self, probe: np.ndarray, r: int) -> np.ndarray:
-        """Halve a direction that disagrees as long as a half of it does."""
+        """Halve a direction that disagrees, while one of its halves still does."""
         while len(probe) > 1:
             halves = np.split(probe, [len(probe) // 2])
             errors = [self.error(half)[r] for half in halves]
@@ -394,7 +394,7 @@ class _Moved:
         return f"{where}, for output {output} at index {_index(r - bounds[output], shapes[output])}"
 
     def _diagnosis(self, probe: np.ndarray, r: int, numeric: float) -> str:
-        """Rule, step size, or kink? See what becomes of the numeric value with other steps."""
+        """Rule, step size, or kink? Compare the numeric values for several steps."""
         eps, here, cotangents = self.check.eps, self.check.values(), self.check.cotangents
         if not np.isfinite(numeric) or not np.all(np.isfinite(here)):
             return f"the function is not finite within eps = {eps:g} of this point; move the input"
@@ -411,9 +411,7 @@ class _Moved:
             f"{wide:.6g}, {numeric:.6g}, {narrow:.6g}"
         )
         if rounding > tolerance:
-            return (
-                f"the step size: at eps = {eps:g} rounding makes errors of {rounding:.2g}; {steps}"
-            )
+            return f"the step size: at eps = {eps:g} rounding errors reach {rounding:.2g}; {steps}"
         jumps = np.allclose([10 * wide, narrow / 10], numeric, rtol=0.1, atol=0)
         kink, gap = bool(jumps and abs(numeric) > tolerance), abs(ahead - back)
         if not kink and gap > tolerance:  # a gap from curvature shrinks with eps
@@ -426,7 +424,7 @@ class _Moved:
             )
         if abs(wide - numeric) > tolerance or abs(narrow - numeric) > tolerance:
             return f"the step size: {steps}"
-        return f"the gradient rule: the function is smooth here, the numeric value stable; {steps}"
+        return f"the gradient rule: the function is smooth and the numeric value stable; {steps}"
 
 
 def _verdict(check: _Check, full: bool, seed: int, raise_exception: bool) -> bool:
