@@ -1,9 +1,9 @@
 """Sums of products: einsum, and the products of vectors and tensors that are cases of it.
 
-A dimension carries a label; dimensions with the same label run together, and a label that the
-result lacks is summed over. Every pair of tensors becomes one (batched) matrix product, or an
-elementwise one where nothing is summed, or a `sum_product` of two of one shape, so that the
-gradients derive from those of the primitives.
+Each dimension has a label. Dimensions with the same label share an index, and a label missing from
+the result is summed over. Every pair of tensors becomes one (batched) matrix product, an
+elementwise product if nothing is summed, or a `sum_product` of two tensors of the same shape;
+gradients follow from those primitives.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from .checks import integer
 
 __all__ = ["einsum", "outer", "tensordot", "trace", "vecdot"]
 
-Labels = tuple[int, ...]  # letters' codes; negative for a dimension of an ellipsis, from its end
+Labels = tuple[int, ...]  # codes of letters; negative for ellipsis dimensions, from the end
 Term = tuple[Tensor, Labels]
 
 
 def trace(x: Tensor, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
-    """The sum of a diagonal; its arguments are those of `diagonal`.
+    """The sum of a diagonal; takes the arguments of `diagonal`.
 
     >>> mg.trace(mg.tensor([[1.0, 2.0], [3.0, 4.0]]))
     tensor(5.)
@@ -62,8 +62,8 @@ def outer(x: Tensor, y: TensorLike) -> Tensor:
 
 
 def vecdot(x: Tensor, y: TensorLike, axis: int = -1) -> Tensor:
-    """The dot products of the vectors along an axis, counted from the end; the others broadcast.
-    Integers and bools give int64, as from `sum`.
+    """The dot products of vectors along an axis, counted from the end; other dimensions broadcast.
+    Integers and bools give int64, as in `sum`.
 
     >>> mg.vecdot(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), mg.tensor([1.0, 1.0]))
     tensor([3., 7.])
@@ -74,7 +74,7 @@ def vecdot(x: Tensor, y: TensorLike, axis: int = -1) -> Tensor:
     along = one_axis("vecdot", axis, fewest) - fewest
     if axis >= 0 or x.shape[along] != y.shape[along]:
         raise ValueError(
-            f"vecdot: {x.shape} and {y.shape} along axis {axis}: expected a negative axis, of the "
+            f"vecdot: {x.shape} and {y.shape} along axis {axis}: expected a negative axis with the "
             "same size in both"
         )
     if x.shape == y.shape:
@@ -88,8 +88,8 @@ def tensordot(
     x: Tensor, y: TensorLike, axes: int | tuple[int | Sequence[int], int | Sequence[int]] = 2
 ) -> Tensor:
     """Products of x and y summed over the last `axes` dimensions of x and the first of y, or over
-    the dimensions that a pair names in x and in y; what is left of x comes first in the result.
-    Sums of integers and bools are int64, as from `sum`.
+    a pair of lists of dimensions of x and of y. The remaining dimensions of x come first in the
+    result. Sums of integers and bools are int64, as in `sum`.
 
     >>> mg.tensordot(mg.ones(2, 3, 4), mg.ones(4, 3, 5), axes=((1, 2), (1, 0))).shape
     (2, 5)
@@ -118,11 +118,11 @@ def tensordot(
 
 
 def einsum(subscripts: str, *operands: TensorLike) -> Tensor:
-    """Einstein's summation: letters name the dimensions of each operand, "..." those that broadcast
-    (sizes of 1 do, too). A letter that does not stand behind "->" is summed over; one that an
-    operand has twice is its diagonal. Without "->" the result has the letters that stand once, in
-    alphabetical order. Of many operands those with the smallest product are multiplied first. Sums
-    of integers and bools are int64, as from `sum`.
+    """Einstein summation. Letters name the dimensions of each operand, "..." those that broadcast
+    (sizes of 1 also do). A letter that does not appear after "->" is summed over; one that occurs
+    twice in an operand takes its diagonal. Without "->" the result has the letters that occur once,
+    in alphabetical order. Of several operands, those with the smallest product are multiplied
+    first. Sums of integers and bools are int64, as in `sum`.
 
     >>> mg.einsum("bij,bj->bi", mg.ones(2, 3, 4), mg.ones(2, 4)).shape
     (2, 3)
@@ -153,7 +153,7 @@ def _parse(subscripts: str, ndims: tuple[int, ...]) -> tuple[list[Labels], Label
     for label in output:
         if label not in every or output.count(label) > 1:
             raise ValueError(
-                f"einsum: {subscripts!r}: {chr(label)!r} must stand once behind '->', and before it"
+                f"einsum: {subscripts!r}: {chr(label)!r} must occur once after '->', and before it"
             )
     return labels, output
 
@@ -165,9 +165,7 @@ def _labels(term: str, ndim: int, subscripts: str) -> Labels:
     head, dots, tail = term.partition("...")
     letters = head + tail
     if letters and not (letters.isascii() and letters.isalpha()):
-        raise ValueError(
-            f"einsum: {subscripts!r}: {term!r} may hold letters and one '...', nothing else"
-        )
+        raise ValueError(f"einsum: {subscripts!r}: {term!r} may contain only letters and one '...'")
     if ndim < len(letters) or (ndim > len(letters) and not dots):
         raise ValueError(
             f"einsum: {subscripts!r}: {term!r} names {len(letters)} dimensions, there are {ndim}"
@@ -178,8 +176,8 @@ def _labels(term: str, ndim: int, subscripts: str) -> Labels:
 def _sum_of_products(
     name: str, tensors: list[Tensor], labels: list[Labels], output: Labels
 ) -> Tensor:
-    """The product of all tensors, summed over the labels that `output` lacks."""
-    if any(t.dtype.kind != "f" for t in tensors):  # whose products could overflow before the sum
+    """The product of all tensors, summed over the labels missing from `output`."""
+    if any(t.dtype.kind != "f" for t in tensors):  # products could overflow before the sum
         common = np.result_type(*(t.dtype for t in tensors))
         if common.kind != "f" and not set(output).issuperset(
             label for own in labels for label in own
@@ -222,7 +220,7 @@ def _mismatch(name: str, label: int, n: int, m: int, tensors: list[Tensor]) -> V
 
 
 def _diagonals(name: str, tensor: Tensor, labels: Labels) -> Term:
-    """A label that stands twice becomes one dimension, the diagonal of the two."""
+    """Replace the two dimensions of a repeated label by their diagonal."""
     for label in set(labels):
         while labels.count(label) > 1:
             i = labels.index(label)
@@ -235,7 +233,7 @@ def _diagonals(name: str, tensor: Tensor, labels: Labels) -> Term:
 
 
 def _without_ones(tensor: Tensor, labels: Labels, sizes: dict[int, int]) -> Term:
-    """Leave out dimensions of size 1 that others have larger: they broadcast by not being there."""
+    """Drop dimensions of size 1 that are larger in other tensors: they broadcast when absent."""
     kept = tuple(label for label, n in zip(labels, tensor.shape, strict=True) if n == sizes[label])
     if kept == labels:
         return tensor, labels
@@ -249,7 +247,7 @@ def _summed(term: Term, kept: set[int]) -> Term:
 
 
 def _product(first: Term, second: Term, needed: set[int], sizes: dict[int, int]) -> Term:
-    """The product of two terms, summed over the labels that nobody needs any more."""
+    """The product of two terms, summed over the labels that are no longer needed."""
     first = _summed(first, needed.union(second[1]))
     second = _summed(second, needed.union(first[1]))
     shared = [label for label in first[1] if label in second[1]]
@@ -259,7 +257,7 @@ def _product(first: Term, second: Term, needed: set[int], sizes: dict[int, int])
     columns = tuple(label for label in second[1] if label not in shared)
 
     labels = batch + rows + columns
-    if labels == batch or not inner:  # aligned with the larger one, whose order in memory stays
+    if labels == batch or not inner:  # aligned with the larger one, to keep its memory order
         large, small = (first, second) if len(first[1]) >= len(second[1]) else (second, first)
         labels = large[1] + tuple(label for label in small[1] if label not in large[1])
         x, y = (_aligned(term, labels) for term in (large, small))
@@ -279,7 +277,7 @@ def _product(first: Term, second: Term, needed: set[int], sizes: dict[int, int])
 
 
 def _aligned(term: Term, labels: Labels) -> Tensor:
-    """The tensor with its dimensions in this order, and dimensions of size 1 for other labels."""
+    """The tensor with its dimensions in this order, and size 1 for labels it does not have."""
     tensor, own = term
     ordered = permute_dims(tensor, tuple(own.index(label) for label in labels if label in own))
     sizes = iter(ordered.shape)

@@ -1,6 +1,6 @@
-"""Tensors from data, from nothing, and from chance.
+"""Create tensors from data, constants and random numbers.
 
-Names and arguments are NumPy's; `requires_grad` as in PyTorch. Random functions draw from one
+Names and arguments follow NumPy, `requires_grad` follows PyTorch. Random functions draw from one
 `numpy.random.Generator`, which `manual_seed` sets.
 """
 
@@ -32,15 +32,15 @@ __all__ = [
 
 float32, float64, int32, int64, bool_ = DTYPES
 
-# Made when it is first used, as numpy.random takes 10 ms to load.
+# Created on first use, because numpy.random takes 10 ms to load.
 _generator: np.random.Generator | None = None
 
 
 def _as_array(
     data: Tensor | ArrayLike, dtype: DTypeLike | None, copy: bool, name: str
 ) -> np.ndarray:
-    """Python data as an array: floats take the default dtype, arrays keep theirs. Numbers that do
-    not fit into the dtype raise; arrays are converted as by `astype`."""
+    """Convert Python data to an array: floats take the default dtype, arrays keep theirs. Numbers
+    out of range for the dtype raise; arrays are converted as by `astype`."""
     if isinstance(data, Tensor):
         data = data.numpy() if copy else data._array
     if isinstance(data, (str, bytes)) or data is None:
@@ -53,7 +53,7 @@ def _as_array(
         array = np.asarray(data)
     except ValueError as error:
         raise ValueError(
-            f"{name}: rows of different lengths do not make a tensor ({error})"
+            f"{name}: rows of different lengths do not form a tensor ({error})"
         ) from None
     kind = array.dtype.kind
     if kind == "O" and not given and all(isinstance(v, (int, float)) for v in array.flat):
@@ -85,11 +85,11 @@ def tensor(
 ) -> Tensor:
     """A new tensor with a copy of `data`: nested lists of numbers, an array, or a Tensor.
 
-    Python floats make float32 (see `set_default_dtype`), ints int64; arrays keep their dtype. The
-    result is a leaf: of a Tensor that requires grad it has the values alone (`mg.clone(x)` stays in
-    the graph), and a list of such Tensors raises RuntimeError, as `mg.stack` is meant most often.
-    Raises TypeError for what is not numbers, ValueError for ragged lists, OverflowError for a
-    number that an integer dtype cannot hold (ValueError for NaN); arrays are converted as by
+    Python floats become float32 (see `set_default_dtype`), ints int64; arrays keep their dtype. The
+    result is a leaf: it takes only the values of a Tensor that requires grad (`mg.clone(x)` stays
+    in the graph); a list of such Tensors raises RuntimeError, because `mg.stack` is usually meant.
+    Raises TypeError for anything that is not numbers, ValueError for ragged lists, OverflowError
+    for a number out of range for an integer dtype (ValueError for NaN); arrays are converted as by
     `astype`.
 
     >>> mg.tensor([[1.0, 2.0], [3.0, 4.0]])
@@ -102,13 +102,13 @@ def tensor(
 def asarray(
     data: Tensor | ArrayLike, dtype: DTypeLike | None = None, requires_grad: bool = False
 ) -> Tensor:
-    """As `tensor`, but sharing the memory of an array or Tensor where its dtype allows; of a Tensor
-    the version too, so that graphs notice what is written through either.
+    """Like `tensor`, but share the memory of an array or Tensor if its dtype allows. With a Tensor
+    the version is shared too: graphs detect writes through either.
 
-    A write through the array changes the tensor, but not the gradients of what was computed
-    before: an operation that saves the tensor for backward saves a copy. So one array may be
-    refilled for each batch. The copy is made only if a gradient needs the values and the array is
-    held elsewhere; `tensor` copies once and saves it.
+    A write through the array changes the tensor, but not the gradients of earlier results: an
+    operation that saves the tensor for backward saves a copy. One array can therefore be refilled
+    for each batch. The copy is made only if a gradient needs the values and the array is referenced
+    elsewhere; `tensor` copies once and saves that copy.
 
     >>> a = np.zeros(2, np.float32)
     >>> t = mg.asarray(a)
@@ -122,22 +122,21 @@ def asarray(
 
 
 def from_dlpack(x: Any, *, copy: bool | None = None) -> Tensor:
-    """A tensor on the memory of x, an object of any library with `__dlpack__` (PyTorch, JAX, NumPy,
-    CuPy on the CPU), without a copy unless copy=True.
+    """A tensor that shares the memory of x, an object of any library with `__dlpack__` (PyTorch,
+    JAX, NumPy, CuPy on the CPU); copy=True copies.
 
-    Both see what either writes, and our graph saves copies, as it does for `asarray`: a write
-    through the other library does not change the gradients of what was computed here before. The
-    other library's graph does not notice what is written here. Memory that its owner calls
-    read-only (JAX) stays so, and in-place operations raise. Of a Tensor the version is shared too,
-    as by `detach`.
+    Writes are visible on both sides, and our graph saves copies, as for `asarray`: a write through
+    the other library does not change the gradients of earlier results. The other library's graph
+    does not detect writes made here. Read-only memory (JAX) stays read-only, and in-place
+    operations raise. With a Tensor the version is shared too, as by `detach`.
 
-    The other way `torch.from_dlpack(t)`, `jax.dlpack.from_dlpack(t)` and `np.from_dlpack(t)` share
-    the memory of a Tensor t that does not require grad (else: `t.detach()`). From then on graphs
-    save copies of t; a graph that saved t before does not notice writes through the other library.
-    `np.asarray(t)` and `t.numpy()` are read-only views of any.
+    In the other direction, `torch.from_dlpack(t)`, `jax.dlpack.from_dlpack(t)` and
+    `np.from_dlpack(t)` share the memory of a Tensor t that does not require grad (otherwise use
+    `t.detach()`). From then on graphs save copies of t; a graph that saved t earlier does not
+    detect writes through the other library. `np.asarray(t)` and `t.numpy()` are read-only views.
 
-    Raises TypeError for an object without `__dlpack__` or a dtype that Tensors do not have,
-    BufferError for memory on another device, or a PyTorch tensor that requires grad.
+    Raises TypeError for an object without `__dlpack__` or an unsupported dtype, BufferError for
+    memory on another device or a PyTorch tensor that requires grad.
 
     >>> a = np.zeros(2, np.float32)
     >>> t = mg.from_dlpack(a)
@@ -163,7 +162,7 @@ def from_dlpack(x: Any, *, copy: bool | None = None) -> Tensor:
         return adopt(np.array(array, order="C")) if copy else Tensor(array)
     except (BufferError, ValueError) as error:
         raise BufferError(f"from_dlpack: {error}") from error
-    except (RuntimeError, TypeError) as error:  # of NumPy and of Tensor for dtypes
+    except (RuntimeError, TypeError) as error:  # raised by NumPy and Tensor for dtypes
         raise TypeError(f"from_dlpack: {error}") from error
 
 
@@ -173,7 +172,7 @@ def full(
     dtype: DTypeLike | None = None,
     requires_grad: bool = False,
 ) -> Tensor:
-    """A tensor of `shape`, every element `fill_value`.
+    """A tensor of `shape` filled with `fill_value`.
 
     >>> mg.full((2,), 3.0)
     tensor([3., 3.])
@@ -181,7 +180,7 @@ def full(
     if isinstance(fill_value, Tensor):
         _check_values("full", (fill_value,), "mg.broadcast_to(fill_value, shape)")
     if dtype is not None and isinstance(fill_value, (Tensor, np.ndarray)):
-        fill_value = fill_value.tolist()  # so that a number that does not fit raises
+        fill_value = fill_value.tolist()  # numbers out of range raise
     if dtype is None and isinstance(fill_value, float):
         dtype = get_default_dtype()
     value = _as_array(fill_value, dtype, False, "full")
@@ -189,7 +188,7 @@ def full(
 
 
 def zeros(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
-    """Zeros of `shape`, given as ints or one tuple; the default dtype.
+    """Zeros of `shape`, given as ints or one tuple, in the default dtype.
 
     >>> mg.zeros(2)
     tensor([0., 0.])
@@ -198,7 +197,7 @@ def zeros(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = F
 
 
 def ones(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
-    """Ones of `shape`, given as ints or one tuple; the default dtype.
+    """Ones of `shape`, given as ints or one tuple, in the default dtype.
 
     >>> mg.ones(3)
     tensor([1., 1., 1.])
@@ -207,7 +206,7 @@ def ones(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = Fa
 
 
 def empty(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
-    """A tensor of `shape` whose elements are whatever the memory holds; write before you read.
+    """A tensor of `shape` with uninitialised elements; write before you read.
 
     >>> mg.empty(2, 3).shape
     (2, 3)
@@ -218,7 +217,7 @@ def empty(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = F
 def _check_values(name: str, values: tuple[Any, ...], way_out: str) -> None:
     if drops_graph([value for value in values if isinstance(value, Tensor)]):
         raise RuntimeError(
-            f"{name}: a number was given as a tensor that requires grad, and its gradient would be "
+            f"{name}: a number was given as a tensor that requires grad; its gradient would be "
             f"lost; use {way_out}, or x.item()"
         )
 
@@ -232,7 +231,7 @@ def _float(dtype: Any) -> Any:
 
 
 def zeros_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
-    """Zeros in the shape and dtype of x.
+    """Zeros with the shape and dtype of x.
 
     >>> mg.zeros_like(mg.ones(2))
     tensor([0., 0.])
@@ -241,7 +240,7 @@ def zeros_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = 
 
 
 def ones_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
-    """Ones in the shape and dtype of x.
+    """Ones with the shape and dtype of x.
 
     >>> mg.ones_like(mg.zeros(2))
     tensor([1., 1.])
@@ -252,7 +251,7 @@ def ones_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = F
 def full_like(
     x: Tensor, fill_value: float, dtype: DTypeLike | None = None, requires_grad: bool = False
 ) -> Tensor:
-    """A tensor in the shape and dtype of x, every element `fill_value`.
+    """A tensor with the shape and dtype of x, filled with `fill_value`.
 
     >>> mg.full_like(mg.zeros(2), 5)
     tensor([5., 5.])
@@ -262,7 +261,7 @@ def full_like(
 
 
 def empty_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
-    """A tensor in the shape and dtype of x, its elements undefined.
+    """A tensor with the shape and dtype of x and uninitialised elements.
 
     >>> mg.empty_like(mg.zeros(2)).shape
     (2,)
@@ -289,7 +288,7 @@ def arange(
     if dtype is None and any(isinstance(v, float) for v in (start, stop, step)):
         dtype = get_default_dtype()
     array = np.arange(start, stop, step, dtype=dtype)
-    if array.dtype == np.int32:  # which NumPy adds up without a look at overflow
+    if array.dtype == np.int32:  # NumPy does not check for overflow here
         array = np.arange(start, stop, step, dtype=np.int64)
         _as_array([int(n) for n in (*array[:1], *array[-1:])], int32, False, "arange")
         array = array.astype(np.int32)
@@ -305,7 +304,7 @@ def linspace(
     *,
     endpoint: bool = True,
 ) -> Tensor:
-    """`num` numbers at equal distances from start to stop, which endpoint=False leaves out.
+    """`num` evenly spaced numbers from start to stop; endpoint=False excludes stop.
 
     >>> mg.linspace(0, 1, 3)
     tensor([0. , 0.5, 1. ])
@@ -337,7 +336,7 @@ def eye(
 
 
 def manual_seed(seed: int) -> np.random.Generator:
-    """Seed the generator behind rand, randn, randint, randperm, dropout, initialisation, shuffling.
+    """Seed the generator of rand, randn, randint, randperm, dropout, initialisation, shuffling.
 
     >>> _ = mg.manual_seed(0); a = mg.rand(2)
     >>> _ = mg.manual_seed(0); bool((a == mg.rand(2)).all())
@@ -349,7 +348,7 @@ def manual_seed(seed: int) -> np.random.Generator:
 
 
 def generator() -> np.random.Generator:
-    """The generator that `manual_seed` set.
+    """The generator set by `manual_seed`.
 
     >>> type(mg.creation.generator()).__name__
     'Generator'
@@ -361,7 +360,7 @@ def generator() -> np.random.Generator:
 
 
 def rand(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
-    """Uniform in [0, 1), of `shape`.
+    """Random numbers uniform in [0, 1), of `shape`.
 
     >>> mg.rand(2, 3).shape
     (2, 3)
@@ -371,7 +370,7 @@ def rand(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = Fa
 
 
 def randn(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
-    """Standard normal, of `shape`.
+    """Standard normal random numbers, of `shape`.
 
     >>> mg.randn(2, 3).shape
     (2, 3)
@@ -384,7 +383,7 @@ def randn(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = F
 def randint(
     low: int, high: int | None = None, size: Shape = (), dtype: DTypeLike = int64
 ) -> Tensor:
-    """Integers uniform in [low, high), or in [0, low) if only one bound is given; shape `size`.
+    """Random integers uniform in [low, high), or in [0, low) with one bound; shape `size`.
 
     >>> bool((mg.randint(5, size=(100,)) < 5).all())
     True

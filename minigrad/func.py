@@ -1,16 +1,16 @@
-"""Derivatives as functions of functions: `grad`, `vjp`, `jvp`, `jacobian`, `hessian`.
+"""Derivatives as function transforms: `grad`, `vjp`, `jvp`, `jacobian`, `hessian`.
 
 Each takes a Python function of tensors, or of nested dicts, lists and tuples of them, and returns a
 function or a derivative; none touches a `.grad` or changes its arguments. How it works: the
-function is called with a fresh variable in place of each tensor, and the graph that this makes is
-differentiated with respect to these variables and no others. A fresh variable is an alias of its
-tensor in the graph around the call. So derivatives nest to any order, and one with respect to an
+function is called with a fresh variable in place of each tensor, and the resulting graph is
+differentiated with respect to these variables only. A fresh variable is an alias of its tensor in
+the surrounding graph. This lets derivatives nest to any order, and a derivative with respect to an
 inner variable is never confused with one with respect to an outer variable of the same value
 (Siskind & Pearlmutter 2005).
 
-A derivative is itself recorded where that can matter: where recording is on, and an argument or a
-tensor that the function closes over requires grad. Under `mg.no_grad()` it is not; what happens
-inside of the function is recorded all the same.
+A derivative is itself recorded if recording is on and an argument, or a tensor that the function
+closes over, requires grad. Under `mg.no_grad()` it is not recorded; operations inside the function
+still are.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class _Trace:
                     f"{caller}: the function must return Tensors, got {type(y).__name__}; "
                     "leave out .item() and .numpy(), or return it as aux (has_aux=True)"
                 )
-        self.shared = self._reaches_out(self.outputs)  # others hold parts of the graph
+        self.shared = self._reaches_out(self.outputs)  # parts of the graph are used elsewhere
         self.create_graph = self.recording and self.shared
 
     def _reaches_out(self, tensors: list[Tensor]) -> bool:
@@ -95,11 +95,11 @@ class _Trace:
         return any(id(edge) not in own for edge in edges_below(tensors, self.since))
 
     def results(self, output: Any, *others: Any) -> tuple[Any, ...]:
-        """The output, what was found of it, and aux if there is any, without our own graph."""
+        """The output, its derivatives, and aux if present, without our own graph."""
         return (self.released(output), *others, *map(self.released, self.aux))
 
     def released(self, tree: Any) -> Any:
-        """`tree` with the tensors detached that depend on nothing but our variables."""
+        """`tree`, with tensors detached if they depend only on our variables."""
         leaves, rebuild = flatten_tree(tree)
         for i, t in enumerate(leaves):
             if isinstance(t, Tensor) and not (self.recording and self._reaches_out([t])):
@@ -109,14 +109,14 @@ class _Trace:
     def pulled_back(
         self, ys: list[Tensor], cotangents: list[Tensor | None], retain: bool, create: bool
     ) -> list[Tensor]:
-        """The gradients of all variables, zeros for those that the outputs do not depend on."""
+        """The gradients of all variables; zeros if the outputs do not depend on one."""
         flowing = [(y, g) for y, g in zip(ys, cotangents, strict=True) if y.requires_grad]
         found = _gradients(flowing, self.variables, retain, create)
         pairs = zip(self.variables, found, strict=True)
         return [zeros_like(x) if g is None else g for x, g in pairs]
 
     def as_arguments(self, values: list[Tensor]) -> Any:
-        """One value for each variable in the structure of the arguments that were chosen."""
+        """One value per variable, in the structure of the chosen arguments."""
         parts, position = [], 0
         for count, rebuild in self.branches:
             parts.append(rebuild(values[position : position + count]))
@@ -127,7 +127,7 @@ class _Trace:
 def _gradients(
     flowing: list[tuple[Tensor, Any]], inputs: list[Tensor], retain: bool, create: bool
 ) -> list[Tensor | None]:
-    """`run_graph` of pairs of outputs and cotangents, of which there may be none."""
+    """`run_graph` for pairs of outputs and cotangents; there may be none."""
     if not (flowing and inputs):
         return [None] * len(inputs)
     return run_graph([y for y, _ in flowing], [g for _, g in flowing], inputs, retain, create)
@@ -145,7 +145,7 @@ def _positions(caller: str, argnums: ArgNums, count: int) -> list[int]:
         if not -count <= i < count:
             raise ValueError(
                 f"{caller}: argnums={argnums}, but the function was called with {count} positional "
-                "arguments; one passed by keyword is not differentiated"
+                "arguments; keyword arguments are not differentiated"
             )
     positions = [int(i) % count for i in chosen]
     if not positions or len(set(positions)) < len(positions):
@@ -157,16 +157,16 @@ def _variable(caller: str, position: int, leaf: Any) -> Tensor:
     x = to_tensor(leaf, f"{caller}: argument {position}")
     if x.dtype.kind != "f":
         raise TypeError(
-            f"{caller}: argument {position} holds {x.dtype}, and only float32 and float64 have "
+            f"{caller}: argument {position} holds {x.dtype}, but only float32 and float64 have "
             "gradients; use x.astype(mg.float32), 1.0 for 1, or leave it out of argnums"
         )
-    x = freeze(x, follow=False)  # once here, instead of wherever the function saves it
+    x = freeze(x, follow=False)  # once here, rather than each time the function saves it
     alias = reshape(x, x.shape)
     return alias if alias.requires_grad else alias.requires_grad_()
 
 
 def _cotangents(caller: str, tree: Any, outputs: list[Tensor], rebuild: Any) -> list[Tensor]:
-    """The leaves of a tree of tangents or cotangents that matches `outputs` in structure and
+    """The leaves of a tree of tangents or cotangents, which must match `outputs` in structure and
     shapes."""
     leaves, rebuild_given = flatten_tree(tree)
     numbers = list(range(len(outputs)))
@@ -188,8 +188,8 @@ def _cotangents(caller: str, tree: Any, outputs: list[Tensor], rebuild: Any) -> 
 def value_and_grad(
     function: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False
 ) -> Callable[..., tuple[Any, Any]]:
-    """A function that returns `(function(...), gradient)`, or with has_aux
-    `((output, aux), gradient)`; otherwise as `grad`.
+    """Return a function that computes `(function(...), gradient)`, or with has_aux
+    `((output, aux), gradient)`; otherwise like `grad`.
 
     >>> mg.func.value_and_grad(lambda x: (x * x).sum())(mg.tensor([1.0, 2.0]))
     (tensor(5.), tensor([2., 4.]))
@@ -218,16 +218,16 @@ def _value_and_grad(
 def grad(
     function: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False
 ) -> Callable[..., Any]:
-    """A function that returns the gradient of `function`, whose value is one tensor of shape ().
+    """Return a function that computes the gradient of `function`, whose value has shape ().
 
     argnums: which positional arguments to differentiate: an int for the gradient of one, in the
         structure of that argument, or a tuple of ints for a tuple of them. Each is a float32 or
         float64 Tensor (an array or float becomes one) or a nested dict, list or tuple of them. The
-        gradient is zero where the value does not depend on an argument.
-    has_aux: `function` returns `(value, aux)`, and the gradient comes as `(gradient, aux)`.
+        gradient is zero if the value does not depend on the argument.
+    has_aux: `function` returns `(value, aux)`, and the result is `(gradient, aux)`.
 
-    Raises ValueError for a value of another shape, and for argnums out of range, TypeError for
-    arguments that are no floats.
+    Raises ValueError for a value of another shape or argnums out of range, TypeError for arguments
+    that are not floating point.
 
     >>> mg.func.grad(mg.sin)(0.0)
     tensor(1.)
@@ -246,10 +246,10 @@ def grad(
 
 
 def vjp(function: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
-    """`(function(*primals), pull_back)`, or with has_aux `(output, pull_back, aux)`.
+    """Return `(function(*primals), pull_back)`, or with has_aux `(output, pull_back, aux)`.
 
-    `pull_back(cotangents)`, in the structure and shapes of the output, returns the vector-Jacobian
-    product with respect to each primal, a tuple; it may be called many times.
+    `pull_back(cotangents)` takes cotangents in the structure and shapes of the output and returns a
+    tuple of vector-Jacobian products, one per primal; it can be called many times.
 
     >>> y, pull_back = mg.func.vjp(lambda x: x * x, mg.tensor([1.0, 2.0]))
     >>> pull_back(mg.tensor([1.0, 10.0]))
@@ -274,18 +274,18 @@ def jvp(
     tangents: tuple[Any, ...],
     has_aux: bool = False,
 ) -> tuple[Any, ...]:
-    """`(function(*primals), derivative along the tangents)`, or with has_aux
+    """Return `(function(*primals), derivative along the tangents)`, or with has_aux
     `(output, derivative, aux)`. tangents: a tuple in the structure and shapes of primals.
 
-    The Jacobian-vector product comes from two reverse passes: the vector-Jacobian product is linear
-    in its cotangent, and its own derivative with respect to that is the transpose (Townsend 2017,
+    The Jacobian-vector product takes two reverse passes: the vector-Jacobian product is linear in
+    its cotangent, and its derivative with respect to the cotangent is the transpose (Townsend 2017,
     "A new trick for calculating Jacobian vector products").
 
     >>> mg.func.jvp(lambda x: x ** 3, (mg.tensor(2.0),), (mg.tensor(1.0),))
     (tensor(8.), tensor(12.))
     """
     if not all(isinstance(given, tuple) for given in (primals, tangents)):
-        raise TypeError("jvp: primals and tangents must be tuples, of one element for one argument")
+        raise TypeError("jvp: primals and tangents must be tuples, one element per argument")
     trace = _Trace("jvp", function, primals, {}, tuple(range(len(primals))), has_aux)
     given = _cotangents("jvp", tangents, trace.variables, trace.as_arguments)
     create_graph = trace.recording and (trace.shared or any(t.requires_grad for t in given))
@@ -302,10 +302,10 @@ def jvp(
 def hvp(
     function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Any, ...]:
-    """The Hessian of a function of shape () times the tangents, a tuple like primals.
+    """Return the Hessian of a function of shape () times the tangents, a tuple like primals.
 
-    As the Hessian is symmetric this is the vector-Jacobian product of the gradient; the matrix is
-    never formed.
+    Since the Hessian is symmetric, this is the vector-Jacobian product of the gradient; the matrix
+    is never formed.
 
     >>> mg.func.hvp(lambda x: (x ** 3).sum(), (mg.tensor([1.0, 2.0]),), (mg.tensor([1.0, 1.0]),))
     (tensor([ 6., 12.]),)
@@ -318,12 +318,12 @@ def hvp(
 def jacobian(
     function: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False
 ) -> Callable[..., Any]:
-    """A function that returns the Jacobian of `function`: for an output and an argument a tensor of
-    shape `output.shape + argument.shape`.
+    """Return a function that computes the Jacobian of `function`: for each output and argument a
+    tensor of shape `output.shape + argument.shape`.
 
-    Where the output is a tree, each of its leaves is replaced by the Jacobian of that leaf, in the
-    structure of the argument (of a tuple of arguments, where argnums is a tuple). One reverse pass
-    for each element of the output. argnums, has_aux and errors as in `grad`.
+    If the output is a tree, each leaf is replaced by its Jacobian, in the structure of the argument
+    (of a tuple of arguments if argnums is a tuple). It takes one reverse pass per element of the
+    output. argnums, has_aux and errors as in `grad`.
 
     >>> mg.func.jacobian(lambda x: x * x)(mg.tensor([1.0, 2.0]))
     tensor([[2., 0.],
@@ -360,10 +360,10 @@ def _rows(trace: _Trace, y: Tensor) -> list[Tensor]:
 def hessian(
     function: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False
 ) -> Callable[..., Any]:
-    """A function that returns the second derivatives: the Jacobian of the Jacobian, for a function
-    of shape () and an argument x a tensor of shape `x.shape + x.shape`.
+    """Return a function that computes second derivatives, the Jacobian of the Jacobian: for a
+    function of shape () and an argument x, a tensor of shape `x.shape + x.shape`.
 
-    With several arguments or a tree as argument, the structure of the argument stands within
+    For several arguments or an argument that is a tree, the structure of the argument is nested in
     itself: `h["a"]["b"]` is d²f / da db. argnums, has_aux and errors as in `grad`.
 
     >>> mg.func.hessian(lambda x: x[0] ** 2 * x[1])(mg.tensor([1.0, 3.0]))
@@ -380,16 +380,16 @@ def functional_call(
     args: Any = (),
     kwargs: Mapping[str, Any] | None = None,
 ) -> Any:
-    """`module(*args, **kwargs)` with other tensors in place of parameters and buffers, by name.
+    """Call `module(*args, **kwargs)` with its parameters and buffers replaced by name.
 
-    parameters_and_buffers: such as `dict(module.named_parameters())`, or several such dicts. What
-        it does not name stays the module's own. A parameter that the module has under several names
-        (tied weights) is replaced everywhere. A buffer that the module updates is updated in the
-        tensor given, in place, or, where the module assigns a new one, in the dict.
+    parameters_and_buffers: such as `dict(module.named_parameters())`, or several such dicts. Names
+        that it omits keep the module's own tensors. A parameter that the module has under several
+        names (tied weights) is replaced everywhere. If the module updates a buffer, the given
+        tensor is updated in place or, if the module assigns a new one, the dict is.
     args: a tuple, or a single argument.
 
-    The module is as before afterwards, also after an error. Raises KeyError for a name that it does
-    not have, TypeError for what is no Tensor, ValueError for two tensors for one tied parameter.
+    The module is restored afterwards, even after an error. Raises KeyError for an unknown name,
+    TypeError for a value that is not a Tensor, ValueError for two tensors for one tied parameter.
 
     >>> net = mg.nn.Linear(2, 1)
     >>> weights = {"weight": mg.tensor([[1.0, 2.0]]), "bias": mg.tensor([0.5])}
@@ -424,7 +424,7 @@ def functional_call(
         for same in tied[id(members[attribute])]:
             if chosen.setdefault(same, tensor) is not tensor:
                 raise ValueError(
-                    f"functional_call: {name} is one parameter under several names, and two "
+                    f"functional_call: {name} is one parameter under several names, but two "
                     "different tensors were given for it; give one"
                 )
     slots = [places[name] for name in chosen]

@@ -1,6 +1,6 @@
-"""Functions composed from the primitives: their gradients need no rule.
+"""Functions composed from primitives: they need no gradient rules.
 
-Every function here is also a method of Tensor where its first parameter is one.
+Every function here whose first parameter is a Tensor is also a method of Tensor.
 """
 
 from __future__ import annotations
@@ -80,15 +80,15 @@ __all__ = [
 
 # ------------------------------------------------------------------------ activations, statistics
 def softmax(x: Tensor, axis: int = -1) -> Tensor:
-    """exp(x) / sum(exp(x)) along one axis. The largest element is subtracted first, which changes
-    nothing, so that nothing overflows (and no gradient needs to flow through it).
+    """exp(x) / sum(exp(x)) along one axis. The largest element is subtracted first to avoid
+    overflow; this does not change the result, so no gradient needs to flow through it.
 
     >>> mg.softmax(mg.tensor([0.0, 0.0]))
     tensor([0.5, 0.5])
     """
     x = to_tensor(x, "softmax")
     axis = one_axis("softmax", axis, x.ndim)
-    largest = max(x, axis=axis, keepdims=True).detach() if x.size else 0.0  # max of nothing raises
+    largest = max(x, axis=axis, keepdims=True).detach() if x.size else 0.0  # empty: max raises
     weights = exp(x - largest)
     return weights / sum(weights, axis=axis, keepdims=True)
 
@@ -113,8 +113,8 @@ def norm(
     """The vector norm (sum |x|**ord) ** (1/ord) over the axes; ord=inf is the largest |x|, and
     ord="fro", the Frobenius norm of a matrix, is ord=2.
 
-    The gradient of the norm at 0 is 0 (a subgradient), as in PyTorch; so is, for ord < 1, that of
-    an element that is 0.
+    The gradient of the norm at 0 is 0 (a subgradient), as in PyTorch; for ord < 1 the gradient of
+    an element that is 0 is also 0.
 
     >>> mg.norm(mg.tensor([3.0, 4.0]))
     tensor(5.)
@@ -151,8 +151,8 @@ _scaling = 0  # how many blocks `scaling()` are open
 
 @contextmanager
 def scaling() -> Iterator[None]:
-    """Have `std` and `norm` scale any data, by recorded operations: an export needs one graph for
-    all data. It holds for all threads.
+    """Make `std` and `norm` scale all data by recorded operations: an export needs one graph that
+    is valid for any data. Applies to all threads; must not be nested.
 
     >>> with mg.functions.scaling():
     ...     mg.norm(mg.tensor([3.0, 4.0]))
@@ -169,8 +169,8 @@ def scaling() -> Iterator[None]:
 @memory_checked
 def _magnitude(x: Tensor, axis: Axis, ord: float = 2) -> Tensor:
     """The largest |x| over the axes, rounded down to a power of two; 1 where |x|**ord is in range
-    without, or no scale would help (0, inf and NaN). Divided by that, which rounds nothing, x has
-    powers that do not over- or underflow; and since |x| = s |x / s| for any s, no gradient needs to
+    anyway, or no scale would help (0, inf and NaN). Dividing x by it is exact, and powers of the
+    quotient do not overflow or underflow. Since |x| = s |x / s| for any s, no gradient needs to
     flow through it."""
     if _scaling:
         scale = max(abs(x), axis=axis, keepdims=True)
@@ -179,7 +179,7 @@ def _magnitude(x: Tensor, axis: Axis, ord: float = 2) -> Tensor:
         return to_tensor(1.0, "norm")
     largest = np.asarray(max(abs(x.detach()), axis=axis, keepdims=True)._array)
     info, one = np.finfo(largest.dtype), largest.dtype.type(1)
-    # The smallest normal number at least: gradients pass through multiples of the scale.
+    # At least the smallest normal number: gradients pass through multiples of the scale.
     powers = np.maximum(np.frexp(largest)[1] - 1, info.minexp)
     needed = (largest > 0) & (largest < np.inf) & (np.abs(powers) * ord > info.maxexp // 2)
     return adopt(np.where(needed, np.ldexp(one, powers), one))
@@ -190,8 +190,8 @@ def _rescaled(x: Tensor, scale: Tensor) -> Tensor:
 
 
 def _power(x: Tensor, exponent: float) -> Tensor:
-    """x ** exponent for x >= 0 and a positive exponent, with the slope 0 at x = 0. The slope of
-    `pow` is inf there if the exponent is below 1, and the chain rule would make inf * 0 = NaN."""
+    """x ** exponent for x >= 0 and a positive exponent, with slope 0 at x = 0. The slope of `pow`
+    is inf there if the exponent is below 1, and the chain rule would give inf * 0 = NaN."""
     if not x.requires_grad:
         return sqrt(x) if exponent == 0.5 else pow(x, exponent)
     zero = x == 0.0
@@ -200,7 +200,7 @@ def _power(x: Tensor, exponent: float) -> Tensor:
 
 # -------------------------------------------------------------------------------------------- shape
 def expand_dims(x: Tensor, axis: int | tuple[int, ...] = 0) -> Tensor:
-    """A new dimension of size 1 at `axis` (or several), a view.
+    """Insert a dimension of size 1 at `axis` (or several); a view.
 
     >>> mg.expand_dims(mg.ones(3), 0).shape
     (1, 3)
@@ -214,7 +214,7 @@ def expand_dims(x: Tensor, axis: int | tuple[int, ...] = 0) -> Tensor:
 
 
 def squeeze(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
-    """Drop dimensions of size 1: all, or those named. Raises ValueError for another size.
+    """Drop dimensions of size 1: all, or the given ones. Raises ValueError for any other size.
 
     >>> mg.squeeze(mg.ones(1, 3, 1)).shape
     (3,)
@@ -230,7 +230,7 @@ def squeeze(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
 
 
 def flatten(x: Tensor, start_axis: int = 0, end_axis: int = -1) -> Tensor:
-    """The dimensions from start_axis to end_axis (included) as one.
+    """Merge the dimensions from start_axis to end_axis (inclusive) into one.
 
     >>> mg.flatten(mg.ones(2, 3, 4), 1).shape
     (2, 12)
@@ -240,13 +240,13 @@ def flatten(x: Tensor, start_axis: int = 0, end_axis: int = -1) -> Tensor:
         return reshape(x, (1,))
     start, end = one_axis("flatten", start_axis, x.ndim), one_axis("flatten", end_axis, x.ndim)
     if start > end:
-        raise ValueError(f"flatten: start_axis {start_axis} lies behind end_axis {end_axis}")
+        raise ValueError(f"flatten: start_axis {start_axis} comes after end_axis {end_axis}")
     return reshape(x, (*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
 
 
 def moveaxis(x: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
-    """Dimensions moved to other places, the others in their order, a view: one, or a tuple of as
-    many as there are places. Raises ValueError if one is named twice or their numbers differ.
+    """Move one dimension, or a tuple of them, to new positions; the others keep their order. A
+    view. Raises ValueError for a repeated dimension, or if source and destination differ in length.
 
     >>> mg.moveaxis(mg.ones(2, 3, 4), 0, -1).shape
     (3, 4, 2)
@@ -271,14 +271,14 @@ def moveaxis(x: Tensor, source: int | Sequence[int], destination: int | Sequence
 
 
 def _listed_axes(name: str, axes: int | Sequence[int], ndim: int) -> list[int]:
-    """`axes` in the order in which they are given, without negatives; none may occur twice."""
+    """`axes` in the given order, as nonnegative ints; none may occur twice."""
     listed = tuple(axes) if isinstance(axes, (tuple, list)) else (axes,)
     reduced_axes(name, listed, ndim)
     return [one_axis(name, axis, ndim) for axis in listed]
 
 
 def swapaxes(x: Tensor, axis1: int, axis2: int) -> Tensor:
-    """Two dimensions exchanged, a view.
+    """Swap two dimensions; a view.
 
     >>> mg.swapaxes(mg.ones(2, 3, 4), 0, 2).shape
     (4, 3, 2)
@@ -291,7 +291,7 @@ def swapaxes(x: Tensor, axis1: int, axis2: int) -> Tensor:
 
 
 def flip(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
-    """Elements in reverse order along the axes (all of them by default), a view.
+    """Reverse the order of elements along the axes (all by default); a view.
 
     >>> mg.flip(mg.tensor([1.0, 2.0, 3.0]))
     tensor([3., 2., 1.])
@@ -302,7 +302,7 @@ def flip(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
 
 
 def stack(arrays: Sequence[Tensor], axis: int = 0) -> Tensor:
-    """Join tensors of one shape along a new axis.
+    """Join tensors of the same shape along a new axis.
 
     >>> mg.stack([mg.ones(2), mg.zeros(2)]).shape
     (2, 2)
@@ -316,9 +316,9 @@ def stack(arrays: Sequence[Tensor], axis: int = 0) -> Tensor:
 
 
 def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
-    """Views of consecutive pieces, of `sizes` elements each (the last may be shorter) or of the
-    sizes in a sequence. Raises TypeError for sizes that are not ints, ValueError for a size below 1
-    (in a sequence below 0) or sizes that do not add up.
+    """Split into views of consecutive pieces, of `sizes` elements each (the last may be shorter) or
+    of the sizes in a sequence. Raises TypeError for sizes that are not ints, ValueError for a size
+    below 1 (in a sequence below 0) or sizes that do not add up.
 
     >>> [piece.shape for piece in mg.split(mg.ones(5), 2)]
     [(2,), (2,), (1,)]
@@ -346,7 +346,7 @@ def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor,
 
 
 def unstack(x: Tensor, axis: int = 0) -> tuple[Tensor, ...]:
-    """The slices along an axis, which they lose: the inverse of `stack`; views.
+    """The slices along an axis, without that axis: the inverse of `stack`; views.
 
     >>> mg.unstack(mg.tensor([[1.0, 2.0], [3.0, 4.0]]))[1]
     tensor([3., 4.])
@@ -357,8 +357,8 @@ def unstack(x: Tensor, axis: int = 0) -> tuple[Tensor, ...]:
 
 
 def tile(x: Tensor, repetitions: Shape) -> Tensor:
-    """x as often as `repetitions` says along each dimension; the shorter of it and the shape gets
-    ones in front. (PyTorch also calls this repeat.)
+    """Repeat x as many times as `repetitions` says along each dimension; the shorter of it and the
+    shape is padded with ones in front. (PyTorch also calls this repeat.)
 
     >>> mg.tile(mg.tensor([1.0, 2.0]), 2)
     tensor([1., 2., 1., 2.])
@@ -367,7 +367,7 @@ def tile(x: Tensor, repetitions: Shape) -> Tensor:
     times = sizes_of(repetitions, "tile")
     ndim = len(times) if len(times) > x.ndim else x.ndim
     times, sizes = (1,) * (ndim - len(times)) + times, (1,) * (ndim - x.ndim) + x.shape
-    for d in range(ndim):  # a dimension is tiled by repeating all that one index before it holds
+    for d in range(ndim):  # to tile a dimension, repeat the whole block below each earlier index
         block = math.prod(sizes[d:])
         if times[d] != 1 and block:
             x = repeat(reshape(x, (-1, block)), times[d], 0)
@@ -375,8 +375,8 @@ def tile(x: Tensor, repetitions: Shape) -> Tensor:
 
 
 def meshgrid(*arrays: TensorLike, indexing: Literal["xy", "ij"] = "xy") -> tuple[Tensor, ...]:
-    """Coordinates of a grid from 1-d tensors along its axes, read-only views; "xy", as in NumPy,
-    has the first two axes exchanged, "ij" not.
+    """The coordinates of a grid given by 1-d tensors along its axes; read-only views. "xy", the
+    default as in NumPy, swaps the first two axes, "ij" does not.
 
     >>> [x.shape for x in mg.meshgrid(mg.ones(2), mg.ones(3))]
     [(3, 2), (3, 2)]
@@ -384,7 +384,7 @@ def meshgrid(*arrays: TensorLike, indexing: Literal["xy", "ij"] = "xy") -> tuple
     tensors = to_tensors(arrays, "meshgrid")
     choice(indexing, "meshgrid: indexing", "xy", "ij")
     if wrong := [t.shape for t in tensors if t.ndim > 1]:
-        raise ValueError(f"meshgrid: expected tensors of one dimension, got shape {wrong[0]}")
+        raise ValueError(f"meshgrid: expected 1-d tensors, got shape {wrong[0]}")
     n, shape = len(tensors), tuple(t.size for t in tensors)
     grid = [
         broadcast_to(reshape(t, (1,) * i + (-1,) + (1,) * (n - i - 1)), shape)
@@ -423,7 +423,7 @@ def _triangle(x: Tensor, k: int, name: str, lower: bool) -> Tensor:
 
 
 def clone(x: Tensor) -> Tensor:
-    """A copy in new memory, through which gradients flow.
+    """A copy in new memory; gradients flow through it.
 
     >>> mg.clone(mg.ones(2))
     tensor([1., 1.])
@@ -436,9 +436,9 @@ def clone(x: Tensor) -> Tensor:
 
 # ----------------------------------------------------------------------------------------- indexing
 def scatter_add(x: Tensor, axis: int, indices: TensorLike, source: Tensor) -> Tensor:
-    """A copy of x with each source[i] added at indices[i] along an axis; duplicates add up. As in
-    PyTorch: indices and source are of the rank of x, the part of the source that the shape of
-    indices covers is added, at the same place in the other dimensions.
+    """A copy of x with each source[i] added at indices[i] along an axis; duplicates accumulate. As
+    in PyTorch, indices and source have the rank of x, and the part of source covered by the shape
+    of indices is added, at the same position in the other dimensions.
 
     >>> mg.scatter_add(mg.zeros(3), 0, mg.tensor([0, 2, 0]), mg.ones(3))
     tensor([2., 0., 1.])
@@ -451,8 +451,8 @@ def scatter_add(x: Tensor, axis: int, indices: TensorLike, source: Tensor) -> Te
     larger = [n for n, m in zip(places.shape, covered, strict=False) if n > m]
     if not places.ndim == x.ndim == source.ndim or larger:
         raise ValueError(
-            f"scatter_add: indices {places.shape} must not exceed source {source.shape}, nor, but "
-            f"for axis {axis}, x {x.shape}, and all three must have as many dimensions"
+            f"scatter_add: indices {places.shape} must not exceed source {source.shape} nor, "
+            f"except along axis {axis}, x {x.shape}; all three need the same rank"
         )
     if source.shape != places.shape:
         source = getitem(source, tuple(slice(n) for n in places.shape))
@@ -465,8 +465,8 @@ def topk(
     x: Tensor, k: int, axis: int = -1, largest: bool = True, sorted: bool = True
 ) -> tuple[Tensor, Tensor]:
     """The k largest elements along an axis in descending order (or the k smallest, ascending), and
-    their positions, int64. Of equal elements those of the lowest positions are taken, in their
-    order; NaN counts as the largest, as in PyTorch. sorted=False gives them by position.
+    their positions, int64. Ties are broken by the lowest position; NaN counts as the largest, as in
+    PyTorch. sorted=False returns them by position.
 
     >>> mg.topk(mg.tensor([3.0, 1.0, 2.0]), 2)
     (tensor([3., 2.]), tensor([0, 2]))
@@ -486,8 +486,8 @@ def topk(
 
 @memory_checked
 def _first_of_the_largest(x: np.ndarray, k: int, axis: int, largest: bool) -> np.ndarray:
-    """The positions, in ascending order, of the k largest or smallest elements along an axis; of
-    those that are equal to the last of them, the first."""
+    """The positions, in ascending order, of the k largest or smallest elements along an axis; among
+    those equal to the last of them, the first."""
     rows = np.moveaxis(x, axis, -1)
     shape, n = (*rows.shape[:-1], k), rows.shape[-1]
     if k == 0 or rows.size == 0 or k == n:
@@ -507,8 +507,8 @@ def _first_of_the_largest(x: np.ndarray, k: int, axis: int, largest: bool) -> np
 
 @memory_checked
 def nonzero(x: Tensor) -> tuple[Tensor, ...]:
-    """The positions of the elements that are not zero, in C order: for each dimension an int64
-    tensor of indices.
+    """The positions of the nonzero elements in C order: an int64 tensor of indices for each
+    dimension.
 
     >>> mg.nonzero(mg.tensor([[0.0, 5.0], [7.0, 0.0]]))
     (tensor([0, 1]), tensor([1, 0]))
@@ -548,7 +548,7 @@ def _position(
 
 
 def argmax(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor:
-    """The position of the (first) largest element, int64; of the flattened tensor without an axis.
+    """The position of the (first) largest element, int64; in the flattened tensor if axis is None.
 
     >>> mg.argmax(mg.tensor([1.0, 3.0, 2.0]))
     tensor(1)
@@ -557,7 +557,7 @@ def argmax(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor
 
 
 def argmin(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor:
-    """The position of the (first) smallest element, int64; of the flattened tensor without an axis.
+    """The position of the (first) smallest element, int64; in the flattened tensor if axis is None.
 
     >>> mg.argmin(mg.tensor([1.0, 3.0, 2.0]))
     tensor(0)
@@ -566,7 +566,7 @@ def argmin(x: Tensor, axis: int | None = None, keepdims: bool = False) -> Tensor
 
 
 def all(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Whether every element is true (not zero), bool.
+    """Whether all elements are true (nonzero), bool.
 
     >>> mg.all(mg.tensor([True, False]))
     tensor(False)
@@ -575,7 +575,7 @@ def all(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 def any(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """Whether some element is true (not zero), bool.
+    """Whether any element is true (nonzero), bool.
 
     >>> mg.any(mg.tensor([True, False]))
     tensor(True)
@@ -584,7 +584,7 @@ def any(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 def count_nonzero(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """How many elements are not zero, int64.
+    """The number of nonzero elements, int64.
 
     >>> mg.count_nonzero(mg.tensor([1.0, 0.0, 2.0]))
     tensor(2)
@@ -635,7 +635,7 @@ def isclose(
 def allclose(
     x: Tensor, y: TensorLike, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
 ) -> bool:
-    """Whether `isclose` holds for all elements; a Python bool, as in NumPy and PyTorch.
+    """Whether `isclose` is true for all elements; a Python bool, as in NumPy and PyTorch.
 
     >>> mg.allclose(mg.tensor([1.0]), mg.tensor([1.000001]))
     True

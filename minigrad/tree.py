@@ -1,4 +1,4 @@
-"""Nested dicts, lists and tuples as a flat list of their leaves, and back."""
+"""Flatten nested dicts, lists and tuples to a list of their leaves, and rebuild them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 
 def flatten_tree(tree: Any) -> tuple[list[Any], Callable[[list[Any]], Any]]:
-    """The leaves of `tree` in order, and a function that builds the same tree of other leaves.
+    """Return the leaves of `tree` in order, and a function that builds the same tree from others.
 
-    Dicts, lists and tuples (namedtuples too) are branches, None is a branch without leaves, and
-    everything else is a leaf.
+    Dicts, lists and tuples (including namedtuples) are branches, None is a branch without leaves,
+    and everything else is a leaf.
 
     >>> leaves, rebuild = mg.tree.flatten_tree({"a": 1, "b": (2, [3, None])})
     >>> leaves
@@ -35,7 +35,7 @@ def _collect(tree: Any, leaves: list[Any]) -> Callable[[Any], Any]:
         branches = {key: _collect(value, leaves) for key, value in tree.items()}
 
         def build_dict(values: Any) -> Any:
-            result = copy(tree)  # of the same type, with what else it holds
+            result = copy(tree)  # keeps the type and any other contents
             for key, branch in branches.items():
                 result[key] = branch(values)  # `update` of a Counter would add
             return result
