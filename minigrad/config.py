@@ -1,4 +1,4 @@
-"""What a bug report needs to know of an installation: `mg.show_config()`, `python -m minigrad`."""
+"""Describe an installation for a bug report: `mg.show_config()`, `python -m minigrad`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Data sets and mini-batches, with PyTorch's names.
+"""Datasets and mini-batches, with PyTorch's names.
 
-A data set is anything with `__len__` and `__getitem__`. One that can gather many samples with a
-single index array says so with `takes_index_arrays = True`; a batch then costs one indexing, not
-one per sample.
+A dataset is anything with `__len__` and `__getitem__`. A dataset that accepts index arrays sets
+`takes_index_arrays = True`; a batch then takes one indexing operation instead of one per sample.
 """
 
 from __future__ import annotations
@@ -24,10 +23,11 @@ __dir__ = __all__.copy
 
 
 class TensorDataset:
-    """Samples from tensors of one first size: sample i is (tensors[0][i], tensors[1][i], ...).
+    """Samples from tensors with the same first size: sample i is (tensors[0][i], tensors[1][i],
+    ...).
 
-    tensors: Tensors or arrays, whose memory is shared. An int, a slice, or an array of ints or of
-    bools as the index gives a tuple of Tensors. Raises ValueError if the first sizes differ.
+    tensors: Tensors or arrays, whose memory is shared. Indexing with an int, a slice, or an array
+    of ints or bools returns a tuple of Tensors. Raises ValueError if the first sizes differ.
 
     >>> data = mg.data.TensorDataset(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), np.array([0, 1]))
     >>> len(data), data[1]
@@ -61,15 +61,15 @@ class TensorDataset:
     def __getitem__(self, index: Any) -> tuple[Tensor, ...]:
         if isinstance(index, tuple):
             raise TypeError(
-                f"TensorDataset: the index chooses samples, one axis only, got the tuple {index}"
+                f"TensorDataset: the index selects samples, one axis only, got the tuple {index}"
             )
         return tuple(t[index] for t in self.tensors)
 
 
 class Subset:
-    """The samples of a data set at the given indices, in their order.
+    """The samples of a dataset at the given indices, in that order.
 
-    Raises TypeError for indices that are not ints; a mask is given as np.flatnonzero(mask).
+    Raises TypeError for indices that are not ints; for a mask, pass np.flatnonzero(mask).
 
     >>> part = mg.data.Subset(mg.data.TensorDataset(mg.arange(10)), [7, 2])
     >>> len(part), part[0]
@@ -83,7 +83,7 @@ class Subset:
             raise TypeError(
                 "Subset: indices must be a sequence of ints, got "
                 f"{positions.ndim} dimensions of {positions.dtype}; "
-                "for a mask give np.flatnonzero(mask)"
+                "for a mask pass np.flatnonzero(mask)"
             )
         self.indices = positions.astype(np.int64)
         self.takes_index_arrays = getattr(dataset, "takes_index_arrays", False)
@@ -97,11 +97,11 @@ class Subset:
 
 
 def random_split(dataset: Any, lengths: Sequence[float], seed: int | None = None) -> list[Subset]:
-    """Parts of a data set, drawn at random without overlap: a list of `Subset`.
+    """Split a dataset at random into non-overlapping parts: a list of `Subset`.
 
-    lengths: how many samples each part has, or with floats which fraction; fractions are rounded
-        down, and the samples left over go to the first parts, one each.
-    seed: for the same split each time; without it the generator of `mg.manual_seed` decides.
+    lengths: the number of samples in each part, or, as floats, the fractions; fractions are rounded
+        down, and the remaining samples go to the first parts, one each.
+    seed: gives the same split each time; by default the generator of `mg.manual_seed` is used.
     Raises ValueError unless the lengths add up to len(dataset), or the fractions to 1.
 
     >>> data = mg.data.TensorDataset(mg.zeros(10))
@@ -114,28 +114,28 @@ def random_split(dataset: Any, lengths: Sequence[float], seed: int | None = None
     if any(isinstance(size, float) for size in sizes):
         if not math.isclose(sum(sizes), 1):
             raise ValueError(f"random_split: the fractions {sizes} add up to {sum(sizes):g}, not 1")
-        # so that 0.29 of 100, in binary 28.999999999999996, is 29
+        # 0.29 of 100, in binary 28.999999999999996, must be 29
         sizes = [math.floor(total * fraction + 1e-9) for fraction in sizes]
         left_over = total - sum(sizes)
         sizes = [size + (position < left_over) for position, size in enumerate(sizes)]
     if sum(sizes) != total:
         raise ValueError(
-            f"random_split: the lengths {sizes} add up to {sum(sizes)}, the data set has {total}"
+            f"random_split: the lengths {sizes} add up to {sum(sizes)}, the dataset has {total}"
         )
     order = (generator() if seed is None else np.random.default_rng(seed)).permutation(total)
     return [Subset(dataset, part) for part in np.split(order, np.cumsum(sizes)[:-1])]
 
 
 class DataLoader:
-    """Mini-batches of a data set; iterate over it once per epoch.
+    """Mini-batches of a dataset; iterate over it once per epoch.
 
     dataset: anything with `__len__` and `__getitem__`.
-    shuffle: another order in each epoch. With a `seed` the order follows from (seed, epoch) alone,
-        so that two loaders with one seed agree; set `loader.epoch` to continue an interrupted run.
-        Without a seed the generator of `mg.manual_seed` decides.
-    drop_last: leave out the last batch if it is not full.
+    shuffle: use a new order in each epoch. With a `seed` the order depends only on (seed, epoch):
+        loaders with the same seed agree; set `loader.epoch` to continue an interrupted run.
+        Without a seed the generator of `mg.manual_seed` is used.
+    drop_last: drop the last batch if it is not full.
     collate_fn: makes a batch from a list of samples; by default `default_collate`.
-    Raises ValueError for batch_size < 1 or seed < 0, TypeError for a data set without a length.
+    Raises ValueError for batch_size < 1 or seed < 0, TypeError for a dataset without a length.
 
     >>> data = mg.data.TensorDataset(mg.arange(5))
     >>> [batch.tolist() for (batch,) in mg.data.DataLoader(data, batch_size=2)]
@@ -153,8 +153,8 @@ class DataLoader:
     ) -> None:
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
             raise TypeError(
-                "DataLoader: the data set must have __len__ and __getitem__, "
-                f"{type(dataset).__name__} has not; make a list of it, or a TensorDataset"
+                "DataLoader: the dataset must have __len__ and __getitem__, "
+                f"{type(dataset).__name__} does not; convert it to a list or a TensorDataset"
             )
         self.dataset = dataset
         self.batch_size = integer(batch_size, "DataLoader: batch_size", 1)
@@ -170,7 +170,7 @@ class DataLoader:
         return full + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[Any]:
-        # drawn here, not at the first batch, so that it does not matter which iterator is read
+        # drawn here, not at the first batch: the order in which iterators are read has no effect
         order = self._order()
         self.epoch += 1
         starts = range(0, len(self) * self.batch_size, self.batch_size)
@@ -191,11 +191,11 @@ class DataLoader:
 
 
 def default_collate(samples: list[Any]) -> Any:
-    """A batch from a list of samples.
+    """Make a batch from a list of samples.
 
     Numbers, arrays and Tensors are stacked along a new first axis; tuples, lists and dicts keep
-    their form, namedtuples and other mappings their type too; strings stay a list.
-    Raises ValueError for samples of different shapes, TypeError for what cannot be stacked.
+    their structure, namedtuples and other mappings also their type; strings stay a list.
+    Raises ValueError for samples of different shapes, TypeError for types that cannot be stacked.
 
     >>> mg.data.default_collate([(1.0, "a"), (2.0, "b")])
     (tensor([1., 2.]), ['a', 'b'])
@@ -220,7 +220,7 @@ def default_collate(samples: list[Any]) -> Any:
 
 
 def _of_type(example: Mapping[Any, Any], batch: dict[Any, Any]) -> Mapping[Any, Any]:
-    """The batch as a mapping of the example's type, with what else that holds, if it can be."""
+    """The batch as a mapping of the example's type, with its other contents, if possible."""
     if type(example) is dict:
         return batch
     try:
@@ -246,9 +246,9 @@ def _stacked(samples: list[Any]) -> Tensor:
             f"{_WAY_OUT}"
         )
     if any(isinstance(sample, Tensor) for sample in samples):
-        return stack(samples)  # through which gradients flow
+        return stack(samples)  # gradients flow through it
     plain_numbers = _all(samples, bool, int, float) and not _all(samples, np.generic)
     return tensor(samples if plain_numbers else np.stack(samples))
 
 
-_WAY_OUT = "make them alike in the data set, or give a collate_fn"
+_WAY_OUT = "make them alike in the dataset, or pass a collate_fn"

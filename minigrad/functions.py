@@ -152,7 +152,7 @@ _scaling = 0  # how many blocks `scaling()` are open
 @contextmanager
 def scaling() -> Iterator[None]:
     """Make `std` and `norm` scale all data by recorded operations: an export needs one graph that
-    is valid for any data. Applies to all threads; must not be nested.
+    is valid for any data. Applies to all threads.
 
     >>> with mg.functions.scaling():
     ...     mg.norm(mg.tensor([3.0, 4.0]))

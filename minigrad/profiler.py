@@ -1,4 +1,4 @@
-"""Where the time of a computation goes, by primitive."""
+"""Profile a computation by primitive."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from ._core.engine.graph import profile_engine
 
 
 class profile:  # noqa: N801  (a context manager is written like a function)
-    """Count and time the operations inside a `with` block, primitives and functions that run as
-    one (derived formulas, an LSTM layer's backward); print it for a table.
+    """Count and time the operations inside a `with` block: primitives and functions that run as one
+    operation (derived formulas, the backward of an LSTM layer); print it for a table.
 
-    The engine notes when each operation ends. *forward* is the time since the operation before it
-    ended, so it includes the Python code between the two; *backward* is the time of the gradient
-    rules. *bytes* are those of the outputs. The profiler costs about 0.2 us an operation. All
-    threads are counted together, and only one profile runs at a time.
+    The engine records when each operation ends. *forward* is the time since the end of the previous
+    operation, including the Python code in between; *backward* is the time of the gradient rules;
+    *bytes* is the size of the outputs. The profiler costs about 0.2 us per operation. All threads
+    are counted together, and only one profile can run at a time.
 
     >>> x = mg.ones(3, requires_grad=True)
     >>> with mg.profile() as seen:

@@ -1,17 +1,17 @@
-"""State dicts in files: `.npz` and `.safetensors` are written, PyTorch's `.pt` is read as well.
+"""Save and load state dicts: writes `.npz` and `.safetensors`, and also reads PyTorch's `.pt`.
 
-A flat dict of Tensors becomes a plain file of either format, one entry per Tensor, which `np.load`
-and the safetensors library read. Anything nested has one more entry, `structure.json`, that holds
-the nesting, the numbers and strings, the names of the arrays, and the metadata.
+A flat dict of Tensors becomes a plain file of either format with one entry per Tensor, readable by
+`np.load` and the safetensors library. Nested state has an additional entry, `structure.json`, that
+holds the nesting, the numbers and strings, the names of the arrays, and the metadata.
 
-Loading runs nobody's code. Arrays are never pickled, and of the pickle in a `.pt` only the opcodes
-that torch.save writes and the names of storages, OrderedDict and the functions that rebuild tensors
-are admitted; they stand for functions of ours. What a file claims is compared with its size before
-memory is taken, and neither time nor memory can grow faster than the file: an object in a pickle is
-only hashed, compared or printed once it is known to be a string or an int of 64 bits, since a tuple
-of tuples that refer to one another has 2^60 items after 60 opcodes.
+Loading never runs code from the file. Arrays are never pickled. The pickle in a `.pt` may contain
+only the opcodes that torch.save writes and the names of storages, OrderedDict and the functions
+that rebuild tensors; these map to functions of ours. Sizes claimed by a file are compared with its
+actual size before memory is allocated, and neither time nor memory can grow faster than the file:
+an object in a pickle is hashed, compared or printed only once it is known to be a string or a
+64-bit int, since a tuple of tuples that share references has 2^60 items after 60 opcodes.
 
-float16 and bfloat16, which Tensors do not have, become float32 on loading: every value is exact.
+float16 and bfloat16, which Tensors do not support, are loaded as float32; every value is exact.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ _EXPECTED = (
 
 PathOrFile = str | os.PathLike[str] | IO[bytes]
 
-# For each dtype in files, by safetensors' name: that of its bytes ("<" as files are little-endian),
-# and the class that stands for it in a .pt.
+# The dtypes in files by safetensors name: the dtype of the bytes ("<": files are little-endian) and
+# the storage class in a .pt.
 _DTYPES = {
     "F64": ("<f8", "DoubleStorage"),
     "F32": ("<f4", "FloatStorage"),
@@ -65,7 +65,7 @@ _STORAGES = {storage: kind for kind, (_, storage) in _DTYPES.items()}
 
 
 class StateDict(dict[Any, Any]):
-    """The dict that `load` returns, with the file's text in `metadata`, a dict of str to str.
+    """The dict returned by `load`, with the text metadata of the file in `metadata`.
 
     >>> import io
     >>> file = io.BytesIO()
@@ -83,16 +83,17 @@ class StateDict(dict[Any, Any]):
 
 def save(state: Any, path: PathOrFile, metadata: Mapping[str, str] | None = None) -> None:
     """Write a state dict to `path` (a path, or a binary file open for writing): as safetensors if
-    its name ends in `.safetensors`, else as `.npz`.
+    its name ends in `.safetensors`, otherwise as `.npz`.
 
-    state: Tensors, arrays, numbers, strings, None and bools, in dicts (keys str or int), lists and
-        tuples, nested at will. dtypes and shapes are kept; arrays come back as Tensors.
-    metadata: text to go with a dict, for example {"format": "pt"}; by default that of a StateDict.
-    The file is written beside `path` and then renamed, so that an old file stays whole until the
-    new one is. A process that was killed meanwhile leaves a `.minigrad-*.tmp`, which the next save
-    into that folder from the same host removes (not on Windows). No suffix is added. Raises
-    TypeError for other contents, FileNotFoundError for a missing folder, ImportError where the
-    package safetensors is needed and missing.
+    state: Tensors, arrays, numbers, strings, None and bools, in arbitrarily nested dicts (keys str
+        or int), lists and tuples. dtypes and shapes are preserved; arrays are loaded as Tensors.
+    metadata: a dict of str to str, such as {"format": "pt"}, stored with a dict; defaults to the
+        metadata of a StateDict.
+    The new file is written to the same folder and then renamed: an existing file stays intact until
+    the new one is complete. A killed process leaves a `.minigrad-*.tmp`; the next save to that
+    folder from the same host removes it (not on Windows). No suffix is added. Raises TypeError for
+    other contents, FileNotFoundError for a missing folder, ImportError if the package safetensors
+    is needed but missing.
 
     >>> import io
     >>> file = io.BytesIO()
@@ -106,7 +107,7 @@ def save(state: Any, path: PathOrFile, metadata: Mapping[str, str] | None = None
     metadata = _checked_metadata(metadata, state)
     arrays: dict[str, np.ndarray] = {}
     document = {"version": _VERSION, "state": _encode(state, "", arrays)}
-    # Whether the names of the arrays say everything: they are the keys of one dict.
+    # Whether the names of the arrays are the whole structure, the keys of a single dict.
     flat = isinstance(state, dict) and bool(state) and list(state) == list(arrays)
     name = path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "")
     if isinstance(name, (str, os.PathLike)) and Path(name).suffix.lower() == ".safetensors":
@@ -125,17 +126,17 @@ def save(state: Any, path: PathOrFile, metadata: Mapping[str, str] | None = None
 
 
 def load(path: PathOrFile) -> Any:
-    """Read what `save` wrote, from a path or a binary file; of `np.savez`, of safetensors and of
-    `torch.save(model.state_dict(), path)` a dict of Tensors. A dict comes as a `StateDict`.
+    """Read a file written by `save`, from a path or a binary file; also a dict of Tensors written
+    by `np.savez`, safetensors or `torch.save(model.state_dict(), path)`. A dict is returned as a
+    `StateDict`.
 
-    The content tells the format, not the name. Of safetensors the keys are in that library's order.
-    A `.pt` is read without PyTorch; it may hold tensors (on any device), numbers, strings, dicts,
-    lists and tuples, but no modules. float16 and bfloat16 become float32.
+    The format is detected from the content, not the name. Keys of a safetensors file come in that
+    library's order. A `.pt` is read without PyTorch; it may hold tensors (on any device), numbers,
+    strings, dicts, lists and tuples, but no modules. float16 and bfloat16 become float32.
 
-    Raises FileNotFoundError for a missing file, ImportError where the package safetensors is needed
-    and missing, and ValueError that names the file for one that is truncated, in none of these
-    formats, larger than its bytes can be, or holds Python objects or dtypes that Tensors do not
-    have.
+    Raises FileNotFoundError for a missing file, ImportError if the package safetensors is needed
+    but missing, and a ValueError that names the file if it is truncated, in another format, claims
+    to be larger than its bytes allow, or holds Python objects or unsupported dtypes.
 
     >>> import io
     >>> file = io.BytesIO()
@@ -158,8 +159,8 @@ def _check_binary(caller: str, file: Any, method: str) -> None:
 
 @contextlib.contextmanager
 def writing(caller: str, path: PathOrFile) -> Iterator[IO[bytes]]:
-    """A binary file that takes the place of `path` when the block ends well; after an error or
-    Ctrl-C the old file stays, and nothing else. An open file is passed on.
+    """A binary file that replaces `path` when the block succeeds; after an error or Ctrl-C only the
+    old file remains. An open file is passed through.
 
     >>> import io
     >>> with mg.serialization.writing("save", io.BytesIO()) as file:
@@ -173,7 +174,7 @@ def writing(caller: str, path: PathOrFile) -> Iterator[IO[bytes]]:
     target = Path(os.path.realpath(path))  # a link stays a link
     if not target.parent.is_dir():
         raise FileNotFoundError(
-            f"{caller}: the folder {str(target.parent)!r} does not exist; make it first"
+            f"{caller}: the folder {str(target.parent)!r} does not exist; create it first"
         )
     if target.exists() and not target.is_file():
         raise IsADirectoryError(f"{caller}: {os.fspath(path)!r} is a folder; add a file name")
@@ -190,14 +191,14 @@ def writing(caller: str, path: PathOrFile) -> Iterator[IO[bytes]]:
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
     finally:
-        temporary.unlink(missing_ok=True)  # it is there only if something went wrong
+        temporary.unlink(missing_ok=True)  # still exists only after an error
         if lock is not None:
             os.close(lock)
 
 
-# Who writes a temporary file holds a lock on it, which ends with the process however that ends.
-# Process numbers would not do: they are used again. Not every network drive passes locks on to
-# other hosts, so a host looks at its own files only.
+# The writer of a temporary file holds a lock on it, which is released however the process ends.
+# Process numbers would not work: they are reused. Not every network drive shares locks between
+# hosts, so a host considers only its own files.
 def _temporary_names() -> str:
     return f".minigrad-{os.uname().nodename if fcntl else 'host'}-"
 
@@ -211,7 +212,7 @@ def _temporary(folder: Path) -> tuple[Path, IO[bytes]]:
             if fcntl:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             blocked = not path.exists()
-        except BlockingIOError:  # by one who takes it for left over, and removes it
+        except BlockingIOError:  # by a process that takes it for a leftover and removes it
             blocked = True
         except OSError:  # no locks on this drive
             blocked = False
@@ -221,19 +222,19 @@ def _temporary(folder: Path) -> tuple[Path, IO[bytes]]:
 
 
 def _remove_leavings(folder: Path) -> None:
-    """Remove the temporary files of processes that are no more."""
+    """Remove the temporary files of dead processes."""
     if not fcntl:
         return
     names = _temporary_names()
-    with contextlib.suppress(OSError):  # a folder that must not be listed
+    with contextlib.suppress(OSError):  # a folder that cannot be listed
         for entry in os.listdir(folder):
-            # The length tells the files of host "a" from those of host "a-b".
+            # The length distinguishes the files of host "a" from those of host "a-b".
             if entry.startswith(names) and len(entry) == len(names) + len("01234567.tmp"):
                 _remove_left_over(folder / entry)
 
 
 def _remove_left_over(path: Path) -> None:
-    with contextlib.suppress(OSError):  # in use, another user's, or gone meanwhile
+    with contextlib.suppress(OSError):  # in use, another user's, or already gone
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -250,7 +251,7 @@ def _new_archive(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
         yield archive
         archive.close()
     except BaseException:
-        archive.fp = None  # else closing a half written entry raises ValueError in place of Ctrl-C
+        archive.fp = None  # otherwise closing a half-written entry raises ValueError, hiding Ctrl-C
         raise
 
 
@@ -261,9 +262,9 @@ def _checked_metadata(metadata: Any, state: Any) -> dict[str, str]:
     ):
         raise TypeError(f"save: metadata must be a dict of str to str, got {metadata!r:.60}")
     if metadata and not isinstance(state, dict):
-        raise TypeError(f"save: metadata goes with a dict, the state is a {type(state).__name__}")
+        raise TypeError(f"save: metadata needs a dict as state, got a {type(state).__name__}")
     if _STRUCTURE in metadata:
-        raise ValueError(f"save: the key {_STRUCTURE!r} of metadata is taken for the nesting")
+        raise ValueError(f"save: the metadata key {_STRUCTURE!r} is reserved for the nesting")
     return dict(metadata)
 
 
@@ -289,7 +290,7 @@ def _load(file: IO[bytes], path: str) -> Any:
             return _read_safetensors(library, file.read())
         except Exception as error:
             raise ValueError(
-                f"load: {place} is truncated or no .safetensors ({error}); {_EXPECTED}"
+                f"load: {place} is truncated or not a .safetensors ({error}); {_EXPECTED}"
             ) from error
     try:
         size = file.seek(0, os.SEEK_END)
@@ -300,8 +301,8 @@ def _load(file: IO[bytes], path: str) -> Any:
                 raise ValueError(f"its {size} bytes would unpack to {claimed}; that is an attack")
             names = archive.namelist()
             if len(set(names)) < len(names):
-                raise ValueError("it has two entries of one name")
-            for entry in archive.infolist():  # we store this text, and torch its pickle, as it is
+                raise ValueError("it has two entries with the same name")
+            for entry in archive.infolist():  # we store this text, and torch its pickle, unpacked
                 if entry.filename.endswith((_STRUCTURE, "data.pkl")) and entry.file_size > size:
                     raise ValueError(f"its {size} bytes hold a larger {entry.filename!r:.60}")
             pickles = [name for name in names if name.endswith("/data.pkl")]
@@ -309,12 +310,12 @@ def _load(file: IO[bytes], path: str) -> Any:
                 return _CheckpointReader(archive, pickles[0], limit).state()
             return _read_npz(archive)
     except zipfile.BadZipFile as error:
-        hint = "; a bare pickle, as torch.save wrote before version 1.6, is not read"
+        hint = "; a bare pickle, as torch.save wrote before version 1.6, is not supported"
         hint *= head[:1] == b"\x80"
         raise ValueError(
-            f"load: {place} is truncated or no .npz at all ({error}){hint}; {_EXPECTED}"
+            f"load: {place} is truncated or not an .npz ({error}){hint}; {_EXPECTED}"
         ) from error
-    except Exception as error:  # whatever zipfile, NumPy, json and pickle raise for bytes
+    except Exception as error:  # whatever zipfile, NumPy, json and pickle raise for bad bytes
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"load: {place} cannot be loaded: {reason:.400}; {_EXPECTED}") from error
 
@@ -324,7 +325,7 @@ def _read_npz(archive: zipfile.ZipFile) -> Any:
     entries = [name for name in names if name != _STRUCTURE]
     foreign = [name for name in entries if not name.endswith(".npy")]
     if foreign:
-        raise ValueError(f"the archive holds {foreign[0]!r}, which is no array")
+        raise ValueError(f"the archive holds {foreign[0]!r}, which is not an array")
     if not names:
         raise ValueError("the archive is empty")
     arrays = {name.removesuffix(".npy"): _read_array(archive, name) for name in entries}
@@ -335,7 +336,7 @@ def _read_npz(archive: zipfile.ZipFile) -> Any:
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> Tensor:
     try:
-        content = archive.read(name)  # whole, so that its checksum is verified first
+        content = archive.read(name)  # all of it, to verify the checksum first
         _check_header(content)
         array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
         if array.dtype == np.float16:
@@ -346,7 +347,7 @@ def _read_array(archive: zipfile.ZipFile, name: str) -> Tensor:
 
 
 def _check_header(content: bytes) -> None:
-    """Raise if an array claims another size than its bytes have, before room is made for it."""
+    """Raise if an array claims a size other than that of its bytes, before memory is allocated."""
     buffer = io.BytesIO(content)
     version = np.lib.format.read_magic(buffer)
     read = np.lib.format.read_array_header_1_0
@@ -359,7 +360,7 @@ def _check_header(content: bytes) -> None:
 
 
 def _read_safetensors(library: Any, content: bytes) -> Any:
-    entries = library.deserialize(content)  # it checks the header, the offsets and the sizes
+    entries = library.deserialize(content)  # checks the header, the offsets and the sizes
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     arrays = {}
     for name, entry in entries:
@@ -377,7 +378,7 @@ def _read_safetensors(library: Any, content: bytes) -> Any:
 
 
 def _from_bytes(data: bytes | bytearray, kind: str) -> np.ndarray:
-    """The bytes as a 1-d array of a dtype that Tensors have, shared where that is possible."""
+    """The bytes as a 1-d array of a dtype that Tensors support, shared if possible."""
     array: np.ndarray = np.frombuffer(data, _DTYPES[kind][0])
     if kind == "BF16":  # the upper half of a float32
         return (array.astype(np.uint32) << 16).view(np.float32)
@@ -387,7 +388,7 @@ def _from_bytes(data: bytes | bytearray, kind: str) -> np.ndarray:
     return array.astype(native, copy=False)
 
 
-_DEPTH = 200  # of nested dicts, lists and tuples; Python prints about a thousand
+_DEPTH = 200  # of nested dicts, lists and tuples; Python can print about a thousand levels
 
 
 def _is_branch(value: Any) -> bool:
@@ -395,15 +396,15 @@ def _is_branch(value: Any) -> bool:
 
 
 def _checked_key(key: Any) -> str | int:
-    """A key of a dict. Of longer ints thousands can have one hash."""
+    """A key of a dict. Thousands of longer ints could share one hash."""
     if type(key) is not str and not _is_int64(key):
         kind = type(key).__name__
-        raise ValueError(f"a key of a dict must be a str or an int of 64 bits, got a {kind}")
+        raise ValueError(f"a key of a dict must be a str or a 64-bit int, got a {kind}")
     return cast("str | int", key)
 
 
 def _ordered_dict() -> OrderedDict[Any, Any]:
-    return OrderedDict()  # whose items follow; a list of them would be copied at each call
+    return OrderedDict()  # its items follow; a list of them would be copied at each call
 
 
 def _is_int64(value: Any) -> bool:
@@ -412,11 +413,11 @@ def _is_int64(value: Any) -> bool:
 
 def _sizes(shape: Any) -> tuple[int, ...]:
     if not _is_branch(shape) or len(shape) > 64 or not all(map(_is_int64, shape)):
-        raise ValueError("a shape must be a tuple of at most 64 ints of 64 bits")
+        raise ValueError("a shape must be a tuple of at most 64 ints, each of 64 bits")
     return tuple(shape)
 
 
-# What torch.save writes, by any of pickle's protocols from 2 on, for what is read here.
+# The opcodes that torch.save writes for supported contents, in pickle protocols 2 and later.
 _OPCODES = b"".join(
     getattr(pickle, name)
     for names in (
@@ -428,9 +429,9 @@ _OPCODES = b"".join(
 )
 
 
-class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can corrupt no memory
+class _CheckpointReader(pickle._Unpickler):  # pure Python: a hostile pickle cannot corrupt memory
     """Reads the zip that torch.save writes: a pickle that refers to the entries data/0, data/1, ...
-    for the bytes of its storages. Nothing that the pickle names is imported."""
+    for the bytes of its storages. Nothing named in the pickle is imported."""
 
     stack: list[Any]
 
@@ -443,7 +444,7 @@ class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can c
         if f"{self._folder}byteorder" in archive.namelist():
             order = archive.read(f"{self._folder}byteorder")
             if order != b"little":
-                raise ValueError(f"the byte order is {order!r:.20}, only little-endian is read")
+                raise ValueError(f"the byte order is {order!r:.20}; only little-endian is read")
         self._globals: dict[str, Any] = {
             "collections.OrderedDict": _ordered_dict,
             "torch._utils._rebuild_tensor_v2": self._tensor,
@@ -458,8 +459,8 @@ class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can c
         return StateDict(state) if isinstance(state, dict) else state
 
     def _check_tree(self, state: Any) -> None:
-        """Raise for what is small in the pickle but not for those who walk it, level by level."""
-        level, left = [state], max(self._length, 1000)  # as many as opcodes; few are ever shared
+        """Raise for a state that is small in the pickle but huge to walk, level by level."""
+        level, left = [state], max(self._length, 1000)  # number of opcodes; sharing is rare
         for _ in range(_DEPTH):
             inner = [x.values() if isinstance(x, dict) else x for x in level if _is_branch(x)]
             left -= sum(map(len, inner))
@@ -468,8 +469,8 @@ class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can c
             level = [item for items in inner for item in items]
         if inner:
             raise ValueError(
-                "its dicts, lists and tuples hold one another, many times or too deep; that is an "
-                "attack"
+                "its dicts, lists and tuples contain each other many times, or too deep; that is "
+                "an attack"
             )
 
     def find_class(self, module: str, name: str) -> Any:
@@ -477,7 +478,7 @@ class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can c
         if found is None:
             raise ValueError(
                 f"its pickle refers to {module:.60}.{name:.60}, which is refused: only tensors of "
-                f"{', '.join(_STORAGES)} in dicts, lists and tuples are read; of a model save "
+                f"{', '.join(_STORAGES)} in dicts, lists and tuples are read; for a model, save "
                 "model.state_dict()"
             )
         return found
@@ -510,9 +511,9 @@ class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can c
 
     def load_reduce(self) -> None:
         arguments = self.stack.pop()
-        if type(arguments) is not tuple or len(arguments) > 9:  # more are not worth the copy
+        if type(arguments) is not tuple or len(arguments) > 9:  # no function takes more
             raise ValueError(
-                "its pickle calls a function with no tuple of arguments, or a long one"
+                "its pickle calls a function without a tuple of arguments, or with a long one"
             )
         self.stack[-1] = self.stack[-1](*arguments)
 
@@ -522,7 +523,7 @@ class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can c
         )
 
     def load_build(self) -> None:
-        """Drop the attributes (`_metadata`) that torch gives to a dict; no object has others."""
+        """Drop the attributes (`_metadata`) that torch sets on a dict; no other object has any."""
         self.stack.pop()
         if type(self.stack[-1]) is not OrderedDict:
             raise ValueError(f"its pickle sets attributes of {type(self.stack[-1]).__name__}")
@@ -539,9 +540,9 @@ class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can c
     }
 
     def persistent_load(self, reference: Any) -> np.ndarray:
-        """The storage of a reference ('storage', class, key, device, number of elements)."""
+        """The storage for a reference ('storage', class, key, device, number of elements)."""
         if type(reference) is not tuple or list(map(type, reference)) != [str, str, str, str, int]:
-            raise ValueError("its pickle refers to a storage by other things than names")
+            raise ValueError("its pickle refers to a storage by something other than names")
         _, kind, key, _, count = reference
         if (key, kind) not in self._storages:
             self._take(len(self._storages))
@@ -559,20 +560,18 @@ class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can c
     def _tensor(
         self, storage: np.ndarray, offset: int, shape: Any, strides: Any, *ignored: Any
     ) -> Tensor:
-        """A copy, for tensors that overlap would not know of each other's versions."""
+        """A copy, because overlapping tensors would not share versions."""
         shape, strides, (offset,) = _sizes(shape), _sizes(strides), _sizes((offset,))
         if not isinstance(storage, np.ndarray):
-            raise ValueError(f"a tensor has a {type(storage).__name__} for its storage")
+            raise ValueError(f"a tensor has a {type(storage).__name__} as its storage")
         if len(shape) != len(strides) or min(offset, *shape, *strides, 0) < 0:
-            raise ValueError(
-                f"a tensor of shape {shape} and offset {offset} has the strides {strides}"
-            )
+            raise ValueError(f"a tensor of shape {shape} and offset {offset} has strides {strides}")
         size = storage.itemsize
         for n in shape:
             size *= n
         last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         if size and last >= len(storage):
-            raise ValueError(f"a tensor of shape {shape} leaves its storage of {len(storage)}")
+            raise ValueError(f"a tensor of shape {shape} exceeds its storage of {len(storage)}")
         self._take(size)
         if not size:
             return adopt(np.zeros(shape, storage.dtype))
@@ -582,13 +581,13 @@ class _CheckpointReader(pickle._Unpickler):  # in Python: a hostile pickle can c
 
 
 # ---------------------------------------------------------------------------------- the structure
-# Scalars and lists stand for themselves in the JSON; {"array": name}, {"tuple": [...]} and
-# {"dict": [[key, value], ...]} for what JSON does not have (its keys would all become strings).
+# Scalars and lists represent themselves in the JSON; {"array": name}, {"tuple": [...]} and
+# {"dict": [[key, value], ...]} represent what JSON lacks (it would turn all keys into strings).
 def _encode(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
-        # zipfile would cut a name at a NUL and refuses lone surrogates and very long names
+        # zipfile truncates names at a NUL and rejects lone surrogates and very long names
         name = place.replace("\0", "~").encode(errors="replace").decode()[:9999] or "array"
         while name in arrays or name == "__metadata__":  # {"a/b": x, "a": {"b": y}}
             name += "~"
@@ -629,11 +628,11 @@ def _storable(value: Tensor | np.ndarray | np.generic, place: str) -> np.ndarray
 def _restored(
     text: bytes | str, arrays: dict[str, Tensor], metadata: dict[str, str] | None = None
 ) -> Any:
-    """The state that the text of `structure.json` describes."""
+    """The state described by the text of `structure.json`."""
     document = json.loads(text)
     if not isinstance(document, dict) or document.get("version") != _VERSION:
         raise ValueError(
-            f"{_STRUCTURE} is not of version {_VERSION}, the one that this minigrad reads"
+            f"{_STRUCTURE} is not version {_VERSION}, the one that this minigrad reads"
         )
     state = _decode(document.get("state"), arrays)
     if not isinstance(state, dict):
@@ -653,11 +652,11 @@ def _decode(node: Any, arrays: dict[str, Tensor]) -> Any:
         case {"dict": list(pairs)}:
             return {_key(pair): _decode(pair[1], arrays) for pair in pairs}
         case dict():
-            raise ValueError(f"{_STRUCTURE} refers to something that is not there: {node!s:.60}")
+            raise ValueError(f"{_STRUCTURE} refers to a missing entry: {node!s:.60}")
     return node
 
 
 def _key(pair: Any) -> str | int:
     if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], (str, int)):
         return pair[0] if isinstance(pair[0], bool) else _checked_key(pair[0])
-    raise ValueError(f"{_STRUCTURE} holds {pair!s:.60}, which is no key with its value")
+    raise ValueError(f"{_STRUCTURE} holds {pair!s:.60}, which is not a key with a value")

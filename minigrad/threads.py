@@ -1,7 +1,6 @@
-"""How many threads large loops use, and what that is when minigrad is imported.
+"""The number of threads that large loops use, and its value when minigrad is imported.
 
-The loops divide themselves (`_core/fast/threads.h`). Results do not
-depend on their number.
+The loops are divided in `_core/fast/threads.h`. Results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -17,12 +16,13 @@ from .checks import integer
 
 
 def set_num_threads(n: int) -> None:
-    """Let large loops run on n threads, the calling one included; 1 for none beside it.
+    """Run large loops on n threads, including the calling thread.
 
-    At the start that is MINIGRAD_NUM_THREADS in the environment, or else as many processors as the
-    process may use (its affinity and the quota of its control group), no more than OMP_NUM_THREADS,
-    which joblib and others set in their workers. `threadpoolctl.threadpool_limits` sets it too.
-    Raises TypeError for what is not an int, ValueError for one below 1 or above 64.
+    The initial value is MINIGRAD_NUM_THREADS in the environment, or otherwise the number of
+    processors available to the process (its affinity and the quota of its control group), at most
+    OMP_NUM_THREADS, which joblib and others set in their workers.
+    `threadpoolctl.threadpool_limits` also sets it. Raises TypeError if n is not an int, ValueError
+    if it is below 1 or above 64.
 
     >>> before = mg.get_num_threads()
     >>> mg.set_num_threads(1)
@@ -33,13 +33,13 @@ def set_num_threads(n: int) -> None:
     count = integer(n, "set_num_threads: the number of threads")
     if not 1 <= count <= MOST_THREADS:
         raise ValueError(
-            f"set_num_threads: expected 1, for the calling thread alone, to {MOST_THREADS}, got {n}"
+            f"set_num_threads: expected 1 (the calling thread only) to {MOST_THREADS}, got {n}"
         )
     set_threads(count)
 
 
 def get_num_threads() -> int:
-    """How many threads a large loop runs on, the calling one included; see `set_num_threads`.
+    """The number of threads of a large loop, including the calling one; see `set_num_threads`.
 
     >>> mg.get_num_threads() >= 1
     True
@@ -48,7 +48,7 @@ def get_num_threads() -> int:
 
 
 def processors() -> int:
-    """How many this process may use: those of its affinity, within the quota of its control group.
+    """The number of processors available to this process, by affinity and control group quota.
 
     >>> mg.threads.processors() >= 1
     True
@@ -59,21 +59,21 @@ def processors() -> int:
 
 
 def _quota(root: str = "/sys/fs/cgroup", groups: str = "/proc/self/cgroup") -> float:
-    """Processors that the control groups of this process grant it, on Linux; else infinity."""
+    """The processors granted by the control groups of this process on Linux, else infinity."""
     least = float("inf")
     with suppress(OSError):
         for line in Path(groups).read_text().splitlines():
             _, controllers, group = line.split(":", 2)  # version 2 names no controllers
             if not controllers or "cpu" in controllers.split(","):
                 folder = Path(root, "cpu" if controllers else "")
-                for name in ("", *group.strip("/").split("/")):  # each group limits those below it
+                for name in ("", *group.strip("/").split("/")):  # each group limits its children
                     folder /= name
                     least = min(least, _quota_of(folder))
     return least
 
 
 def _quota_of(folder: Path) -> float:
-    """What the files of a control group of either version say."""
+    """The quota in the files of a control group, version 1 or 2."""
     with suppress(OSError, ValueError):
         if (folder / "cpu.max").exists():
             quota, period = map(float, (folder / "cpu.max").read_text().split())
@@ -92,8 +92,8 @@ def _at_the_start() -> int:
         if asked.isdecimal() and 1 <= int(asked) <= MOST_THREADS:
             return int(asked)
         raise ValueError(
-            f"MINIGRAD_NUM_THREADS is {asked!r}: expected a number of threads from 1, for the "
-            f"calling thread alone, to {MOST_THREADS}"
+            f"MINIGRAD_NUM_THREADS is {asked!r}: expected a number of threads from 1 (the "
+            f"calling thread only) to {MOST_THREADS}"
         )
     count = min(processors(), MOST_THREADS)
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
@@ -108,7 +108,7 @@ def _register_with_threadpoolctl() -> None:
 
     class _Controller(threadpoolctl.LibController):  # type: ignore[misc]  # which has no stubs
         user_api = internal_api = "minigrad"
-        filename_prefixes = ("loops.cpython",)  # the library that has the threads
+        filename_prefixes = ("loops.cpython",)  # the library that owns the threads
 
         def get_num_threads(self) -> int:
             return get_num_threads()

@@ -147,7 +147,7 @@ def test_a_batch_is_gathered_at_once_and_is_a_copy():
 
 
 class Samples:
-    """A map-style data set that knows nothing of arrays of indices."""
+    """A map-style dataset that knows nothing of arrays of indices."""
 
     def __init__(self, samples):
         self.samples = samples
@@ -246,9 +246,9 @@ def test_default_collate_refuses(samples, error, message):
         (
             lambda: DataLoader(iter([1])),
             TypeError,
-            "__len__ and __getitem__, list_iterator has not; make a list",
+            "__len__ and __getitem__, list_iterator does not; convert it to a list",
         ),
-        (lambda: DataLoader(3), TypeError, "int has not"),
+        (lambda: DataLoader(3), TypeError, "int does not"),
         (
             lambda: DataLoader(numbers(), shuffle=True, seed=-1),
             ValueError,
@@ -277,7 +277,7 @@ def test_subset_takes_positions():
 @pytest.mark.parametrize(
     "indices, message",
     [
-        ([True, False, True], r"1 dimensions of bool; for a mask give np.flatnonzero\(mask\)"),
+        ([True, False, True], r"1 dimensions of bool; for a mask pass np.flatnonzero\(mask\)"),
         ([0.5, 1.0], "1 dimensions of float64"),
         ([[0, 1]], "2 dimensions of int64"),
         (3, "0 dimensions"),
@@ -329,7 +329,7 @@ def test_random_split_works_on_any_dataset_and_with_manual_seed():
 @pytest.mark.parametrize(
     "lengths, message",
     [
-        ([5, 4], "add up to 9, the data set has 10"),
+        ([5, 4], "add up to 9, the dataset has 10"),
         ([0.5, 0.4], "fractions .* add up to 0.9, not 1"),
         ([11, -1], "must not be negative"),
     ],

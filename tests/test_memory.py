@@ -494,7 +494,7 @@ def test_lists_of_tensors_without_a_graph():
 
 
 class Samples:
-    """A data set of three samples."""
+    """A dataset of three samples."""
 
     def __init__(self, *samples):
         self.samples = samples

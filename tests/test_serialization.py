@@ -345,8 +345,8 @@ def test_metadata_is_kept(tmp_path, name, state):
     [
         ({}, {"epoch": 3}, TypeError, "metadata must be a dict of str to str, got {'epoch': 3}"),
         ({}, "text", TypeError, "metadata must be a dict of str to str, got 'text'"),
-        ([], {"a": "b"}, TypeError, "metadata goes with a dict, the state is a list"),
-        ({}, {"structure.json": "b"}, ValueError, "'structure.json' of metadata is taken"),
+        ([], {"a": "b"}, TypeError, "metadata needs a dict as state, got a list"),
+        ({}, {"structure.json": "b"}, ValueError, "metadata key 'structure.json' is reserved"),
     ],
 )
 def test_metadata_that_cannot_be_kept(tmp_path, state, metadata, kind, message):
@@ -425,13 +425,13 @@ def test_half_precision_becomes_float32():
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"", "truncated or no .safetensors"),
-        (b"hello, world\n" * 50, "truncated or no .safetensors"),
-        (safetensors({}, length=2**63), "truncated or no .safetensors"),
-        (safetensors({}, length=99_999_999), "truncated or no .safetensors"),
-        (safetensors({"x": entry()}), "truncated or no .safetensors"),
-        (safetensors({"x": entry()}, b"1234567"), "truncated or no .safetensors"),
-        (safetensors({"x": entry()}, b"123456789"), "truncated or no .safetensors"),
+        (b"", "truncated or not a .safetensors"),
+        (b"hello, world\n" * 50, "truncated or not a .safetensors"),
+        (safetensors({}, length=2**63), "truncated or not a .safetensors"),
+        (safetensors({}, length=99_999_999), "truncated or not a .safetensors"),
+        (safetensors({"x": entry()}), "truncated or not a .safetensors"),
+        (safetensors({"x": entry()}, b"1234567"), "truncated or not a .safetensors"),
+        (safetensors({"x": entry()}, b"123456789"), "truncated or not a .safetensors"),
         (safetensors({"x": entry(offsets=(0, 2**60))}, b"12345678"), "truncated or no"),
         (safetensors({"x": entry(offsets=(8, 0))}, b"12345678"), "truncated or no"),
         (safetensors({"x": entry(offsets=(-8, 0))}, b"12345678"), "truncated or no"),
@@ -448,9 +448,9 @@ def test_half_precision_becomes_float32():
         (safetensors({"__metadata__": {"structure.json": "[" * 10**5}}), "truncated or no"),
         (
             safetensors({"__metadata__": {"structure.json": '{"version": 1, "state": {"a": 1}}'}}),
-            "refers to something that is not there",
+            "refers to a missing entry",
         ),
-        (b"PK\3\4" + b"\0" * 40, "truncated or no .npz"),
+        (b"PK\3\4" + b"\0" * 40, "truncated or not an .npz"),
     ],
 )
 def test_bad_safetensors_name_the_file(tmp_path, content, message):
@@ -553,12 +553,12 @@ def test_storages_of_a_checkpoint(kind, stored, expected):
         (torch_tensor() + b"}" + opcodes("grad") + b"Nsb", "sets attributes of Tensor"),
         (storage() + b")b", "sets attributes of ndarray"),
         (named("torch._utils", "_rebuild_tensor_v2") + b")b", "sets attributes of method"),
-        (torch_tensor(shape=(5,), strides=(1,)), r"shape \(5,\) leaves its storage of 4"),
-        (torch_tensor(offset=1), "leaves its storage"),
-        (torch_tensor(offset=-1), "has the strides"),
-        (torch_tensor(shape=(2, 2), strides=(-1, 1)), "has the strides"),
-        (torch_tensor(shape=(-2, 2)), "has the strides"),
-        (torch_tensor(shape=(2,)), "has the strides"),
+        (torch_tensor(shape=(5,), strides=(1,)), r"shape \(5,\) exceeds its storage of 4"),
+        (torch_tensor(offset=1), "exceeds its storage"),
+        (torch_tensor(offset=-1), "has strides"),
+        (torch_tensor(shape=(2, 2), strides=(-1, 1)), "has strides"),
+        (torch_tensor(shape=(-2, 2)), "has strides"),
+        (torch_tensor(shape=(2,)), "has strides"),
         (torch_tensor(shape=(2**60,), strides=(0,)), "that is an attack"),
         (torch_tensor(shape=(2**20, 2**20), strides=(0, 0)), "that is an attack"),
         (torch_tensor(shape=(0, 2**70)), "cannot be loaded: "),
@@ -568,7 +568,7 @@ def test_storages_of_a_checkpoint(kind, stored, expected):
         (torch_tensor(key="1"), "no item named 'archive/data/1'"),
         (torch_tensor(key="../data.pkl"), "cannot be loaded: "),
         (torch_tensor(shape=(2**70,), strides=(0,)), "a shape must be a tuple of at most 64 ints"),
-        (opcodes("x") + b"Q", "refers to a storage by other things"),
+        (opcodes("x") + b"Q", "refers to a storage by something other"),
         (b"h\x99", "cannot be loaded: "),
         (b"X\xff\xff\xff\x7f", "cannot be loaded: "),
         (b"r\xff\xff\xff\xff", "cannot be loaded: "),
@@ -591,7 +591,7 @@ def nested(open_, join, depth=60):
 
 TUPLES = nested(b")", b"h\x01\x86")
 LISTS = b"(" + nested(b"]", b"](h\x01h\x01e") + b"t"
-TUPLE_KEY = "a key of a dict must be a str or an int of 64 bits, got a tuple"
+TUPLE_KEY = "a key of a dict must be a str or a 64-bit int, got a tuple"
 LONG_KEYS = b"".join(
     b"\x8a\x20" + ((2**61 - 1) * i).to_bytes(32, "little") + b"N" for i in range(1, 30_000)
 )  # all of one hash
@@ -608,15 +608,15 @@ THOUSANDS = b"](" + b"N" * 100_000 + b"e"
         (b"(" + TUPLES + b"Nd", "opcode that torch.save does not write"),  # a dict
         (b"\x8f(" + TUPLES + b"\x90", "opcode that torch.save does not write"),  # a set
         (b"(" + TUPLES + b"\x91", "opcode that torch.save does not write"),  # a frozenset
-        (b"}(" + LONG_KEYS + b"u", "must be a str or an int of 64 bits, got a int"),
+        (b"}(" + LONG_KEYS + b"u", "must be a str or a 64-bit int, got a int"),
         (
             named("collections", "OrderedDict") + b"]]" + TUPLES + b"aNaa\x85R",
             "takes 0 positional arguments but 1 was given",
         ),
-        (TUPLES, "hold one another, many times or too deep"),
-        (LISTS, "hold one another, many times or too deep"),
-        (b"]q\x01h\x01a", "hold one another, many times or too deep"),
-        (b")" + b"\x85" * 100_000, "hold one another, many times or too deep"),
+        (TUPLES, "contain each other many times, or too deep"),
+        (LISTS, "contain each other many times, or too deep"),
+        (b"]q\x01h\x01a", "contain each other many times, or too deep"),
+        (b")" + b"\x85" * 100_000, "contain each other many times, or too deep"),
         (
             b"("
             + opcodes("storage")
@@ -625,7 +625,7 @@ THOUSANDS = b"](" + b"N" * 100_000 + b"e"
             + opcodes("cpu")
             + opcodes(4)
             + b"tQ",
-            "refers to a storage by other things",
+            "refers to a storage by something other",
         ),
         (
             REBUILD + b"(" + storage() + opcodes(0) + TUPLES * 2 + b"\x89NtR",
@@ -706,7 +706,7 @@ def test_an_entry_is_read_once(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for content in [b""] * 20 + [npy(np.zeros(10**6))]:
             archive.writestr("a.npy", content)
-    with pytest.raises(ValueError, match="two entries of one name"):
+    with pytest.raises(ValueError, match="two entries with the same name"):
         load(path)
 
 
@@ -728,7 +728,7 @@ def test_long_integer_keys_are_refused():
     ):
         save({"a": {2**63: 1}}, io.BytesIO())
     document = {"version": 1, "state": {"dict": [[2**63, 1]]}}
-    with pytest.raises(ValueError, match="a str or an int of 64 bits, got a int"):
+    with pytest.raises(ValueError, match="a str or a 64-bit int, got a int"):
         load(io.BytesIO(zipped(**{"structure.json": json.dumps(document)})))
     same({2**63 - 1: 1, -(2**63): 2}, round_trip({2**63 - 1: 1, -(2**63): 2}))
 
@@ -780,10 +780,10 @@ HUGE = npy(np.ones(2)).replace(b"(2,), }" + b" " * 12, b"(2222222222222,), }", 1
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"", "truncated or no .npz"),
-        (b"hello, world\n" * 50, "truncated or no .npz"),
-        (npy(np.ones(3)), "truncated or no .npz"),
-        (zipped(**{"readme.txt": "hello"}), "holds 'readme.txt', which is no array"),
+        (b"", "truncated or not an .npz"),
+        (b"hello, world\n" * 50, "truncated or not an .npz"),
+        (npy(np.ones(3)), "truncated or not an .npz"),
+        (zipped(**{"readme.txt": "hello"}), "holds 'readme.txt', which is not an array"),
         (zipped(**{"a.npy": npy(np.ones(3)), "archive/data.pkl": b""}), "holds 'archive/data.pkl'"),
         (zipped(), "the archive is empty"),
         (zipped(**{"a.npy": b"not an array"}), "entry 'a.npy': "),
@@ -798,13 +798,13 @@ HUGE = npy(np.ones(2)).replace(b"(2,), }" + b" " * 12, b"(2222222222222,), }", 1
             "entry 'a.npy': dtype uint8 is not supported",
         ),
         (zipped(**{"a.npy": npy(np.array(["text"]))}), "entry 'a.npy': dtype <U4 is not supported"),
-        (structure(), "not of version 1"),
-        (structure(version=2, state=None), "not of version 1"),
-        (structure(version=1, state={"array": "y"}), "refers to something that is not there"),
-        (structure(version=1, state={"array": ["x"]}), "refers to something that is not there"),
-        (structure(version=1, state={"set": []}), "refers to something that is not there"),
-        (structure(version=1, state={"dict": [3]}), "no key with its value"),
-        (structure(version=1, state={"dict": [[[], 3]]}), "no key with its value"),
+        (structure(), "not version 1"),
+        (structure(version=2, state=None), "not version 1"),
+        (structure(version=1, state={"array": "y"}), "refers to a missing entry"),
+        (structure(version=1, state={"array": ["x"]}), "refers to a missing entry"),
+        (structure(version=1, state={"set": []}), "refers to a missing entry"),
+        (structure(version=1, state={"dict": [3]}), "not a key with a value"),
+        (structure(version=1, state={"dict": [[[], 3]]}), "not a key with a value"),
         (zipped(**{"structure.json": "{"}), "cannot be loaded"),
         (zipped(**{"structure.json": b"\xff\xff\xff"}), "cannot be loaded"),
         (
@@ -813,7 +813,7 @@ HUGE = npy(np.ones(2)).replace(b"(2,), }" + b" " * 12, b"(2222222222222,), }", 1
             ),
             "cannot be loaded: ",
         ),
-        (zipped(**{"structure.json": "[1]"}), "not of version 1"),
+        (zipped(**{"structure.json": "[1]"}), "not version 1"),
     ],
 )
 def test_bad_content_names_the_file_and_what_was_expected(tmp_path, content, message):
