@@ -400,7 +400,7 @@ def test_a_snapshot_stays_what_it_is():
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda s: s.update(d=mg.ones(3)), r"d has a vector of shape \(3,\), the parameters 2"),
+        (lambda s: s.update(d=mg.ones(3)), r"has a vector of shape \(3,\), the parameters have 2"),
         (lambda s: s["old_dirs"].append(mg.ones(1)), r"old_dirs has a vector of shape \(1,\)"),
         (lambda s: s["ro"].pop(), "the histories differ in length"),
         (lambda s: s.update(prev_flat_grad="a"), "prev_flat_grad has a vector of shape"),

@@ -565,7 +565,7 @@ def edited(edit):
 
 MISFITS = {
     "expected a dict with 'state' and 'param_groups'": lambda state: state["state"],
-    "has 2 parameter groups, this optimiser 1": edited(
+    "has 2 parameter groups, this optimiser has 1": edited(
         lambda s: s["param_groups"].append(s["param_groups"][0])
     ),
     "group 0 has 2 parameters there, 3 here": edited(
@@ -581,10 +581,10 @@ MISFITS = {
     "the state of parameter 1 must be a dict, got NoneType": edited(
         lambda s: s["state"].update({1: None})
     ),
-    "step of parameter 1 must be made of numbers, got 'a'": edited(
+    "step of parameter 1 must consist of numbers, got 'a'": edited(
         lambda s: s["state"][1].update(step="a")
     ),
-    "exp_avg of parameter 2 must be made of numbers, got 'a'": edited(
+    "exp_avg of parameter 2 must consist of numbers, got 'a'": edited(
         lambda s: s["state"][2].update(exp_avg="a")
     ),
     "step of parameter 1 must be an int from 0 on, got -5": edited(
@@ -602,7 +602,7 @@ MISFITS = {
         lambda s: s.update(param_groups=[None])
     ),
     "group 0 must be a dict with a list": edited(lambda s: s["param_groups"][0].update(params=3)),
-    r"exp_avg of parameter 1 has shape \(2,\), the parameter \(5,\)": edited(
+    r"exp_avg of parameter 1 has shape \(2,\), the parameter has \(5,\)": edited(
         lambda s: s["state"][1].update(exp_avg=mg.ones(2))
     ),
 }
@@ -683,7 +683,7 @@ def x():
         (
             lambda: SGD([x()] * 2),
             ValueError,
-            "parameter 1 of group 0 stands in the parameter groups twice",
+            "parameter 1 of group 0 occurs in the parameter groups twice",
         ),
         (
             lambda: SGD([{"params": [x()]}, x()]),
@@ -1178,5 +1178,5 @@ def test_a_product_of_momenta_that_is_no_number_is_refused():
     train(optimizer, params, 1)
     state = optimizer.state_dict()
     state["state"][0]["mu_product"] = "a"
-    with pytest.raises(ValueError, match="mu_product of parameter 0 must be made of numbers"):
+    with pytest.raises(ValueError, match="mu_product of parameter 0 must consist of numbers"):
         optimizer.load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Optimisers, with the names, defaults and meanings of PyTorch's.
+"""Optimisers, with PyTorch's names, defaults and semantics.
 
 >>> x = mg.tensor([3.0, -2.0], requires_grad=True)
 >>> optimizer = mg.optim.SGD([x], lr=0.5)

@@ -1,4 +1,4 @@
-"""L-BFGS: quasi-Newton steps from the last differences of gradients, and a line search."""
+"""L-BFGS: quasi-Newton steps from recent gradient differences, and a line search."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ VECTORS = ("d", "prev_flat_grad", "old_dirs", "old_stps")
 class LBFGS(Optimizer):
     """L-BFGS (Liu & Nocedal 1989; Nocedal & Wright 2006, algorithm 7.5) over all parameters.
 
-    One `step(closure)` makes up to max_iter iterations, each of which moves the parameters by t d.
-    d = -H g is the quasi-Newton direction (algorithm 7.4) with the history_size last pairs of steps
-    and changes of the gradient; the very first d is -g.
+    One `step(closure)` runs up to max_iter iterations; each moves the parameters by t d. d = -H g
+    is the quasi-Newton direction (algorithm 7.4) from the history_size most recent pairs of steps
+    and gradient changes; the very first d is -g.
 
-    lr: the step length t, in the very first iteration times min(1, 1 / |g|₁).
-    line_search_fn: None, or 'strong_wolfe', which starts at that t and looks for one that fulfils
-        the strong Wolfe conditions (section 3.5, c1 = 1e-4 and c2 = 0.9).
-    max_eval: evaluations of the closure in one step, 1.25 max_iter unless given.
+    lr: the step length t; in the very first iteration multiplied by min(1, 1 / |g|₁).
+    line_search_fn: None, or 'strong_wolfe', which starts at that t and searches for one that
+        satisfies the strong Wolfe conditions (section 3.5, c1 = 1e-4 and c2 = 0.9).
+    max_eval: the maximum number of closure evaluations per step; defaults to 1.25 max_iter.
     tolerance_grad, tolerance_change: a step ends once no element of g exceeds the first, or the
         loss, or every parameter, changes by no more than the second.
 
-    A parameter without a gradient counts as one with gradient 0. A loss or slope that is not finite
-    counts as infinite, so that the line search turns back from it.
+    A parameter without a gradient is treated as having gradient 0. A loss or slope that is not
+    finite is treated as infinite: the line search turns back from it.
     Raises ValueError for more than one parameter group; for other errors see `Optimizer`. If the
-    closure raises, parameters and state are as they were before the step.
-    State, kept for the first parameter: `func_evals`, `n_iter`, `d`, `t`, `old_dirs` (changes of
-    the gradient), `old_stps` (steps), `ro`, `H_diag`, `prev_flat_grad`, `prev_loss`.
+    closure raises, parameters and state are restored.
+    State, kept for the first parameter: `func_evals`, `n_iter`, `d`, `t`, `old_dirs` (gradient
+    changes), `old_stps` (steps), `ro`, `H_diag`, `prev_flat_grad`, `prev_loss`.
 
     >>> x = mg.tensor([-1.5, 2.0], dtype=mg.float64, requires_grad=True)
     >>> optimizer = mg.optim.LBFGS([x], max_iter=60, line_search_fn="strong_wolfe")
@@ -85,7 +85,7 @@ class LBFGS(Optimizer):
             )
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """The one group of parameters; ValueError for a second.
+        """Add the single group of parameters; ValueError for a second.
 
         >>> optimizer = mg.optim.LBFGS([mg.ones(2, requires_grad=True)])
         >>> len(optimizer.param_groups)
@@ -93,8 +93,8 @@ class LBFGS(Optimizer):
         """
         if self.param_groups:
             raise ValueError(
-                "LBFGS: there can be only one parameter group, as one direction holds for all "
-                "parameters; pass them in one list"
+                "LBFGS: there can be only one parameter group, because all parameters share one "
+                "direction; pass them in one list"
             )
         super().add_param_group(param_group)
 
@@ -121,11 +121,11 @@ class LBFGS(Optimizer):
 
     # ------------------------------------------------------------------ the step
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Up to max_iter iterations; returns the loss that the first call of the closure gave.
+        """Run up to max_iter iterations; return the loss from the first call of the closure.
 
         closure: a function that clears the gradients, computes the loss, calls backward and returns
-            the loss. TypeError without one, or if it returns no number. ValueError for a read-only
-            parameter.
+            the loss. Raises TypeError without one, or if it does not return a number; ValueError
+            for a read-only parameter.
 
         >>> x = mg.tensor([3.0], requires_grad=True)
         >>> optimizer = mg.optim.LBFGS([x], lr=0.5)
@@ -179,7 +179,7 @@ class LBFGS(Optimizer):
             if previous_gradient is not None:
                 s, y = direction * length, gradient - previous_gradient
                 curvature = float(y.dot(s))
-                if curvature > 1e-10:  # or H would not stay positive definite
+                if curvature > 1e-10:  # otherwise H would not stay positive definite
                     history = [*history, (s, y, 1 / curvature)][-group["history_size"] :]
                     scale = curvature / float(y.dot(y))
             direction = _quasi_newton(gradient, history, scale)
@@ -188,7 +188,7 @@ class LBFGS(Optimizer):
                 length *= min(1.0, 1 / float(np.abs(gradient).sum()))
             previous_gradient, previous_loss = gradient, loss
             slope = float(gradient.dot(direction))
-            if not -math.inf < slope <= -tolerance:  # a NaN ends it too
+            if not -math.inf < slope <= -tolerance:  # stops for NaN too
                 break
 
             if group["line_search_fn"] is not None:
@@ -242,7 +242,7 @@ class LBFGS(Optimizer):
     def _loaded_state(
         self, index: int, saved: Any, parameter: Tensor, group: dict[str, Any]
     ) -> dict[str, Any]:
-        """As of the other optimisers; the vectors have an element for each of all parameters."""
+        """Like the other optimisers, but the vectors span the elements of all parameters."""
         loaded = super()._loaded_state(index, saved, parameter, group)
         size = sum(p.size for p in group["params"])
         dtype = np.result_type(*(p.dtype for p in group["params"]))
@@ -253,7 +253,7 @@ class LBFGS(Optimizer):
             if np.shape(value) != (size,) or np.asarray(value).dtype.kind != "f":
                 raise self._misfit(
                     f"{name} has a vector of shape {np.shape(value)}, "
-                    f"the parameters {size} elements"
+                    f"the parameters have {size} elements"
                 )
             return value.astype(dtype)
 
@@ -305,7 +305,7 @@ def _quasi_newton(gradient: Vector, history: list[Pair], scale: float) -> Vector
 
 # ------------------------------------------------------------------------------- the line search
 class Point(NamedTuple):
-    """What is known at one step length: loss, gradient, and the slope along the direction."""
+    """A step length with its loss, gradient, and slope along the direction."""
 
     step: float
     loss: float
@@ -322,17 +322,17 @@ def strong_wolfe(
     c1: float = 1e-4,
     c2: float = 0.9,
 ) -> tuple[Point, int]:
-    """A step length that fulfils the strong Wolfe conditions (Nocedal & Wright 2006, algorithms 3.5
-    and 3.6): f(t) <= f(0) + c1 t f'(0) and |f'(t)| <= c2 |f'(0)|.
+    """Find a step length that satisfies the strong Wolfe conditions (Nocedal & Wright 2006,
+    algorithms 3.5 and 3.6): f(t) <= f(0) + c1 t f'(0) and |f'(t)| <= c2 |f'(0)|.
 
-    along: gives loss, gradient and slope at a step length. start: the point at length 0, with a
-        negative slope. step: the first length to try. max_iter: further lengths to try at most.
+    along: returns loss, gradient and slope at a step length. start: the point at length 0, with a
+        negative slope. step: the first length to try. max_iter: the most further lengths to try.
     min_width: stop once the bracket is narrower.
     Returns the point and the number of evaluations. If max_iter or min_width ended the search, the
-    point is the best one that decreased, and its slope need not fulfil the second condition.
+    point is the best one that decreased, and its slope may violate the second condition.
 
-    New lengths are minima of cubics, kept a tenth of the bracket away from its ends where the last
-    one came close to them already, as in minFunc (Schmidt 2005) and in PyTorch. (PyTorch may also
+    New lengths are minima of cubics, kept a tenth of the bracket away from its ends if the previous
+    one was already close to them, as in minFunc (Schmidt 2005) and in PyTorch. (PyTorch may also
     return the lower end of a bracket that has not decreased enough.)
 
     >>> from minigrad.optim.lbfgs import Point, strong_wolfe
@@ -357,7 +357,7 @@ def strong_wolfe(
         return abs(point.slope) <= -c2 * start.slope
 
     previous, point = start, evaluate(step)
-    while count <= max_iter:  # go on until a minimum lies between two points
+    while count <= max_iter:  # continue until a minimum lies between two points
         if not decreased(point) or (count > 2 and point.loss >= previous.loss):
             low, high = previous, point
             break
@@ -400,7 +400,7 @@ def strong_wolfe(
 
 def _cubic_minimum(a: Point, b: Point, least: float, most: float) -> float:
     """The minimum, within bounds, of the cubic through two points (Nocedal & Wright 2006, equation
-    3.59), or the middle of the bounds where there is none."""
+    3.59), or the middle of the bounds if there is none."""
     if a.step > b.step:
         a, b = b, a
     width = b.step - a.step

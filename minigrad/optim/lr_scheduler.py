@@ -2,21 +2,21 @@
 
 Design note
 -----------
-1. A schedule is one formula: `multiplier(epoch)`, by which the initial learning rate is multiplied.
-   A step multiplies the rate that the group has now by multiplier(epoch) / multiplier(epoch - 1),
-   so that several schedulers on one optimiser multiply, and a rate that somebody else changed stays
-   changed. That is PyTorch's "chainable form"; its "closed form", the initial rate times
-   multiplier(epoch), serves where a sequence starts a schedule, and after a multiplier of 0.
-2. LambdaLR, OneCycleLR and CosineAnnealingWarmRestarts set the rate outright, as in PyTorch.
-3. The rate stands in the optimiser's groups (`lr`), where users and other schedulers see it, and
-   the rate at the start beside it (`initial_lr`), where checkpoints keep it.
-4. A checkpoint of a scheduler holds what it drives in the optimiser's groups as well, so that the
-   constructor, the optimiser's state and the scheduler's state may come in any order on resuming.
-5. A group that is added later joins at the next step: one that multiplies goes on from the rate
-   that the group has, one that sets the rate outright does so for it too.
-6. A call out of order (`scheduler.step()` before `optimizer.step()`) is not warned about.
-7. Every constructor raises TypeError for an argument that is not a number, int or optimiser where
-   its docstring asks for one, ValueError for one that is out of the range given there.
+1. A schedule is one formula, `multiplier(epoch)`, the factor of the initial learning rate. A step
+   multiplies the current rate of the group by multiplier(epoch) / multiplier(epoch - 1): the
+   factors of several schedulers on one optimiser multiply, and rates changed elsewhere stay
+   changed. This is PyTorch's "chainable form"; the "closed form", the initial rate times
+   multiplier(epoch), is used when a sequence starts a schedule, and after a multiplier of 0.
+2. LambdaLR, OneCycleLR and CosineAnnealingWarmRestarts set the rate directly, as in PyTorch.
+3. The rate is kept in the optimiser's groups (`lr`), where users and other schedulers see it, with
+   the initial rate next to it (`initial_lr`), where checkpoints keep it.
+4. A scheduler's checkpoint includes the values it controls in the optimiser's groups: on resuming,
+   constructor, optimiser state and scheduler state can come in any order.
+5. A group added later joins at the next step: a scheduler that multiplies continues from the
+   group's rate, one that sets the rate directly sets it for the new group too.
+6. There is no warning for calls out of order (`scheduler.step()` before `optimizer.step()`).
+7. Every constructor raises TypeError for an argument that is not a number, int or optimiser as
+   documented, and ValueError for one out of the documented range.
 
 >>> x = mg.ones(1, requires_grad=True)
 >>> optimizer = mg.optim.SGD([x], lr=1.0)
@@ -72,8 +72,8 @@ def _milestones(owner: str, milestones: Iterable[int]) -> list[int]:
 class LambdaLR(LRScheduler):
     """lr = initial lr * lr_lambda(epoch).
 
-    lr_lambda: a function of the epoch, or a list of them, one for each parameter group. Functions
-        are not in the state_dict; of other callables the attributes are.
+    lr_lambda: a function of the epoch, or a list of them, one per parameter group. The state_dict
+        does not include functions; for other callables it includes the attributes.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> scheduler = mg.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1 / (1 + epoch))
@@ -99,7 +99,7 @@ class LambdaLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def _spread(self, count: int) -> None:
-        """One function for all groups is that of groups that are added, too."""
+        """A function shared by all groups also applies to groups added later."""
         if all(function is self.lr_lambdas[0] for function in self.lr_lambdas):
             self.lr_lambdas = self.lr_lambdas[:1] * count
 
@@ -109,14 +109,14 @@ class LambdaLR(LRScheduler):
         super()._check_state(state)
 
     def get_lr(self) -> list[float]:
-        """The initial rates times what the functions give for `last_epoch`."""
+        """The initial rates times the values of the functions at `last_epoch`."""
         self._spread(len(self.base_lrs))
         pairs = zip(self.base_lrs, self.lr_lambdas, strict=False)
         return [base * function(self.last_epoch) for base, function in pairs]
 
 
 class StepLR(LRScheduler):
-    """lr is multiplied by gamma, which is not negative, every step_size epochs, a positive int.
+    """Multiply lr by gamma (nonnegative) every step_size epochs (a positive int).
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> scheduler = mg.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.25)
@@ -139,8 +139,8 @@ class StepLR(LRScheduler):
 
 
 class MultiStepLR(LRScheduler):
-    """lr is multiplied by gamma, which is not negative, at each of the milestones, which are ints
-    from 0 on in increasing order.
+    """Multiply lr by gamma (nonnegative) at each of the milestones (nonnegative ints in increasing
+    order).
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> scheduler = mg.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[1, 3], gamma=0.5)
@@ -168,7 +168,7 @@ class MultiStepLR(LRScheduler):
 
 
 class ConstantLR(LRScheduler):
-    """lr is multiplied by `factor`, in [0, 1], for the first total_iters epochs, an int from 0 on.
+    """Multiply lr by `factor`, in [0, 1], for the first total_iters epochs (a nonnegative int).
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> mg.optim.lr_scheduler.ConstantLR(optimizer, factor=0.5).get_last_lr()
@@ -189,13 +189,13 @@ class ConstantLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def multiplier(self, epoch: int) -> float:
-        """The factor before total_iters, 1 from there on."""
+        """The factor before total_iters, 1 afterwards."""
         return float(self.factor) if epoch < self.total_iters else 1.0
 
 
 class LinearLR(LRScheduler):
-    """lr is multiplied by a factor that goes in total_iters equal steps, a positive int, from
-    start_factor, in (0, 1], to end_factor, in [0, 1].
+    """Multiply lr by a factor that changes from start_factor, in (0, 1], to end_factor, in [0, 1],
+    in total_iters equal steps (a positive int).
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> scheduler = mg.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.5, total_iters=2)
@@ -225,7 +225,7 @@ class LinearLR(LRScheduler):
 
 
 class ExponentialLR(LRScheduler):
-    """lr is multiplied by gamma, which is not negative, every epoch.
+    """Multiply lr by gamma (nonnegative) every epoch.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> scheduler = mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
@@ -243,8 +243,8 @@ class ExponentialLR(LRScheduler):
 
 
 class PolynomialLR(LRScheduler):
-    """lr falls to 0 in total_iters epochs, a positive int, as (1 - epoch / total_iters) to the
-    given power, which is not negative.
+    """Decay lr to 0 in total_iters epochs (a positive int): (1 - epoch / total_iters) to the given
+    power (nonnegative).
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> scheduler = mg.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=2, power=2.0)
@@ -260,7 +260,7 @@ class PolynomialLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def multiplier(self, epoch: int) -> float:
-        """The polynomial, 0 from total_iters on."""
+        """The polynomial; 0 from total_iters on."""
         return float((1 - min(epoch, self.total_iters) / self.total_iters) ** self.power)
 
 
@@ -268,7 +268,7 @@ class CosineAnnealingLR(LRScheduler):
     """lr = eta_min + (initial lr - eta_min) (1 + cos(π epoch / T_max)) / 2.
 
     This is equation 5 of Loshchilov & Hutter 2017, without restarts: after T_max epochs lr rises.
-    T_max is a positive int, eta_min is not negative.
+    T_max is a positive int, eta_min is nonnegative.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> scheduler = mg.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=2)
@@ -289,11 +289,11 @@ class CosineAnnealingLR(LRScheduler):
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
-    """Cosine annealing that starts anew after T_0 epochs, then T_0 T_mult, then T_0 T_mult², ...
+    """Cosine annealing that restarts after T_0 epochs, then T_0 T_mult, then T_0 T_mult², ...
     (SGDR, Loshchilov & Hutter 2017, equation 5).
 
-    T_0 and T_mult are positive ints, eta_min is not negative. Attributes: `T_cur`, the number of
-    epochs since the last restart, and `T_i`, the number between two.
+    T_0 and T_mult are positive ints, eta_min is nonnegative. Attributes: `T_cur`, the number of
+    epochs since the last restart, and `T_i`, the number between two restarts.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> scheduler = mg.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=2)
@@ -319,12 +319,12 @@ class CosineAnnealingWarmRestarts(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
-        """The cosine at T_cur of T_i."""
+        """The cosine at T_cur out of T_i."""
         new, low = (1 + math.cos(math.pi * self.T_cur / self.T_i)) / 2, self.eta_min
         return [low + (base - low) * new for base in self.base_lrs]
 
     def step(self, epoch: float | None = None) -> None:
-        """Go on to the next epoch, or to any from 0 on, with a fraction for the part that is done.
+        """Advance to the next epoch, or to any nonnegative epoch, which may be fractional.
 
         >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
         >>> scheduler = mg.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, T_0=2)
@@ -360,20 +360,20 @@ class CosineAnnealingWarmRestarts(LRScheduler):
 class OneCycleLR(LRScheduler):
     """The 1cycle policy (Smith & Topin 2018): lr rises to max_lr and falls far below its start.
 
-    In the first pct_start of the steps lr goes from max_lr / div_factor to max_lr, in the rest from
-    there to max_lr / div_factor / final_div_factor; with three_phase it first comes down in as many
-    steps as it went up, and falls to its end in what is left. The scheduler is stepped after every
-    batch.
+    In the first pct_start of the steps lr rises from max_lr / div_factor to max_lr, then it falls
+    to max_lr / div_factor / final_div_factor; with three_phase it first returns to its start in as
+    many steps as it rose, and falls to the end in the remaining steps. Step the scheduler after
+    every batch.
 
-    total_steps: of the whole cycle; or else epochs and steps_per_epoch, whose product it is.
-    anneal_strategy: 'cos' or 'linear', how it goes from one value to another.
-    cycle_momentum: the momentum, or beta1, goes the other way, from max_momentum to base_momentum
-        and back.
-    max_lr, base_momentum and max_momentum may be lists with a value for each parameter group. A
-    group that is added later has the bounds of the others; where these differ, set its `max_lr`,
-    `min_lr`, `initial_lr`, `max_momentum` and `base_momentum` in `optimizer.param_groups`.
-    Raises ValueError for an optimiser without momentum or betas if cycle_momentum, and for a step
-    beyond the total.
+    total_steps: the length of the cycle; alternatively the product of epochs and steps_per_epoch.
+    anneal_strategy: 'cos' or 'linear' interpolation between two values.
+    cycle_momentum: move the momentum, or beta1, inversely, from max_momentum to base_momentum and
+        back.
+    max_lr, base_momentum and max_momentum can be lists with a value per parameter group. A group
+    added later uses the bounds of the others; if these differ, set its `max_lr`, `min_lr`,
+    `initial_lr`, `max_momentum` and `base_momentum` in `optimizer.param_groups`.
+    Raises ValueError if cycle_momentum is set for an optimiser without momentum or betas, and for a
+    step beyond the total.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=0.1, momentum=0.9)
     >>> scheduler = mg.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=10)
@@ -439,7 +439,7 @@ class OneCycleLR(LRScheduler):
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
-        """The rates for `last_epoch`; sets the momenta."""
+        """The rates for `last_epoch`; also sets the momenta."""
         if self.last_epoch > self.total_steps:
             raise ValueError(
                 f"OneCycleLR: step {self.last_epoch} is beyond the {self.total_steps} of the cycle"
@@ -463,13 +463,13 @@ class OneCycleLR(LRScheduler):
         return ("initial_lr", "lr", "max_lr", "min_lr", *momenta[: 4 * self.cycle_momentum])
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As of the base class; the momenta too."""
+        """Like the base class; also loads the momenta."""
         super().load_state_dict(state_dict)
         if self.cycle_momentum and "groups" not in state_dict:
             self._set_momenta()
 
     def _join(self, group: dict[str, Any], number: int) -> None:
-        """The bounds of the group are those that it has already, or that all others share."""
+        """Give the group the bounds shared by all the others, unless it has its own."""
         own = group if "max_lr" in group else {}
         lacking = set(self._driven) - {"lr", "momentum", "betas"} - set(own)
         bounds = {}
@@ -490,7 +490,7 @@ class OneCycleLR(LRScheduler):
         return [self._between(group, names, done) for group in self.optimizer.param_groups]
 
     def _phase(self) -> tuple[float, tuple[str, str], tuple[str, str]]:
-        """How much of the present phase is done, and the rate and momentum at its two ends."""
+        """The completed share of the current phase, and the rate and momentum at its two ends."""
         rise = self.pct_start * self.total_steps - 1
         knots = [
             (0.0, ("initial_lr", "max_momentum")),
@@ -511,11 +511,11 @@ class OneCycleLR(LRScheduler):
         return start + (end - start) * done
 
 
-# -------------------------------------------------------------------------- of schedules and losses
+# ------------------------------------------------------------------- driven by schedules and losses
 class SequentialLR(LRScheduler):
-    """One scheduler after the other: schedulers[i] begins, at its epoch 0, at milestones[i - 1].
+    """Run schedulers one after another: schedulers[i] starts, at its epoch 0, at milestones[i - 1].
 
-    Raises ValueError for no schedulers, schedulers of another optimiser, ReduceLROnPlateau (whose
+    Raises ValueError for an empty list, schedulers of another optimiser, ReduceLROnPlateau (whose
     step needs a metric), and milestones that are not in order or not one fewer than the schedulers.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
@@ -560,7 +560,7 @@ class SequentialLR(LRScheduler):
         self._start()
 
     def step(self) -> None:
-        """Go on to the next epoch, with the scheduler whose turn it is."""
+        """Advance to the next epoch with the scheduler whose turn it is."""
         epoch = self.last_epoch + 1
         turn = bisect_right(self._milestones, epoch)
         scheduler = self._schedulers[turn]
@@ -584,12 +584,12 @@ class SequentialLR(LRScheduler):
 
 
 class ReduceLROnPlateau(LRScheduler):
-    """lr is multiplied by factor when a metric has not improved for more than patience epochs.
+    """Multiply lr by factor when a metric has not improved for more than patience epochs.
 
-    mode: 'min' or 'max', whether less or more is better. threshold: what counts as better: in
-    threshold_mode 'rel' a change by that share of the best value's size, in 'abs' by that much.
-    cooldown: epochs after a reduction in which none is counted as bad. min_lr: a bound for lr, or a
-    list of them for the groups. eps: a smaller reduction than that is not made.
+    mode: 'min' or 'max', whether lower or higher is better. threshold: the smallest improvement
+    that counts, relative to the magnitude of the best value with threshold_mode 'rel', absolute
+    with 'abs'. cooldown: the number of epochs after a reduction in which bad epochs do not count.
+    min_lr: a lower bound for lr, or a list of bounds per group. eps: skip smaller reductions.
     A NaN is never better. Attributes: `best`, `num_bad_epochs`, `cooldown_counter`.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
@@ -634,7 +634,7 @@ class ReduceLROnPlateau(LRScheduler):
         self._last_lr = self._rates_now()
 
     def step(self, metrics: Any) -> None:  # type: ignore[override]
-        """Note the metric of an epoch, a number, and reduce the rates if it is time."""
+        """Record the metric of an epoch, a number, and reduce the rates if it is time."""
         try:
             current = float(metrics)
         except (TypeError, ValueError):
@@ -656,7 +656,7 @@ class ReduceLROnPlateau(LRScheduler):
     def _is_better(self, current: float) -> bool:
         sign, margin = 1 if self.mode == "min" else -1, float(self.threshold)
         if self.threshold_mode == "rel" and math.isfinite(self.best):
-            margin *= abs(self.best)  # so that less is better below 0 too
+            margin *= abs(self.best)  # lower is better below 0 too
         return sign * current < sign * self.best - margin
 
     def _reduce(self) -> None:

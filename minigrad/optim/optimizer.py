@@ -1,15 +1,15 @@
-"""What all optimisers share: parameter groups, state, checkpoints, and the step over all of them.
+"""The base class of optimisers: parameter groups, state, checkpoints, and the step over all groups.
 
 Design note
 -----------
-1. A subclass gives the rule for one parameter (`update_rule`); everything else stands here, once.
-   A rule is an `Update`, which names one of the compiled loops of `_core/fast/updates.pyx` and
-   gives it its options, or any function of three arguments. It gets raw C-contiguous arrays, and
-   nothing is recorded.
-2. Options are read from `param_groups` at every step, since that is where schedulers write.
-3. A step is on the hot path of training, so it is one compiled call for all groups. That call first
-   looks at every parameter and only then writes to the first: a read-only parameter raises before
-   anything has changed.
+1. A subclass provides the rule for one parameter (`update_rule`); this file has everything else. A
+   rule is an `Update`, which names a compiled loop of `_core/fast/updates.pyx` and passes its
+   options, or any function of three arguments. It gets raw C-contiguous arrays, and nothing is
+   recorded.
+2. Options are read from `param_groups` at every step, because schedulers write there.
+3. A step is on the hot path of training: it is one compiled call for all groups. The call checks
+   every parameter before it writes to the first: a read-only parameter raises before anything has
+   changed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..checks import check_range, plain
 
 __all__ = ["Optimizer"]
 
-LABELS = {"lr": "learning rate", "eps": "epsilon value"}  # as PyTorch's errors name them
+LABELS = {"lr": "learning rate", "eps": "epsilon value"}  # the names in PyTorch's errors
 Rule = Callable[[np.ndarray, np.ndarray, "dict[str, Any]"], None]
 
 
@@ -35,16 +35,16 @@ class Optimizer:
     """The base class of optimisers.
 
     params: an iterable of leaf Tensors, or of dicts, each with `params` and the options that differ
-        from `defaults` for them. Tensors without a gradient are skipped by `step`.
-    defaults: the options of a group that does not set its own. unknown: options that a subclass was
-        given and does not have.
+        from `defaults` for them. `step` skips Tensors without a gradient.
+    defaults: the options of groups that do not set their own. unknown: options passed to a subclass
+        that does not have them.
 
-    Raises TypeError for what is not an iterable of Tensors or dicts, for Tensors of integers or
-    bools and for unknown options, ValueError for no parameters at all, a tensor that is no leaf, or
-    one that stands there twice, and for options out of range: of those in `ranges` betas must lie
-    in [0, 1), and the others must not be negative.
+    Raises TypeError unless params is an iterable of Tensors or dicts, for Tensors of integers or
+    bools and for unknown options; ValueError for an empty list, a tensor that is not a leaf or
+    occurs twice, and options out of range: of the options in `ranges`, betas must be in [0, 1), and
+    the others must not be negative.
 
-    To write an optimiser, give the rule for one parameter:
+    To write an optimiser, provide the rule for one parameter:
 
     >>> class SignDescent(mg.optim.Optimizer):
     ...     def update_rule(self, group):
@@ -69,21 +69,21 @@ class Optimizer:
         entries = self._listed(params)
         if not entries:
             raise ValueError(
-                f"{type(self).__name__}: got an empty parameter list; there is nothing to optimise"
+                f"{type(self).__name__}: got an empty parameter list; nothing to optimise"
             )
         for group in entries if isinstance(entries[0], dict) else [{"params": entries}]:
             self.add_param_group(group)
 
-    # ------------------------------------------------------------------ what a subclass gives
-    rule: str = ""  # the name of one of the compiled rules
+    # ------------------------------------------------------------------ defined by subclasses
+    rule: str = ""  # the name of a compiled rule
     ranges: tuple[str, ...] = ()  # the options that must not be negative; or betas
-    keeps: tuple[str, ...] = ()  # of a parameter: `step`, `mu_product`, then arrays of its shape
+    keeps: tuple[str, ...] = ()  # per parameter: `step`, `mu_product`, then arrays of its shape
 
     def update_rule(self, group: dict[str, Any]) -> Rule:
         """A function (parameter, gradient, state) that updates one parameter of the group in place.
 
-        It gets C-contiguous arrays of one shape and dtype, and the state dict of the parameter,
-        empty at first. Without one of its own, an optimiser runs the compiled `rule`.
+        It gets C-contiguous arrays of the same shape and dtype, and the state dict of the
+        parameter, initially empty. By default an optimiser runs the compiled `rule`.
         """
         if not self.rule:
             raise NotImplementedError(
@@ -92,7 +92,7 @@ class Optimizer:
         return Update(self.rule, self.state_names(group), group)
 
     def check_options(self, group: dict[str, Any]) -> None:
-        """Raise if an option in `group` has an impossible value."""
+        """Raise if an option in `group` is invalid."""
         owner = type(self).__name__
         for name in self.ranges:
             value = group[name]
@@ -107,7 +107,7 @@ class Optimizer:
                 check_range(owner, f"beta parameter at index {index}", beta, upper=1)
 
     def state_names(self, group: dict[str, Any]) -> tuple[str | None, ...]:
-        """`keeps`; in an override, None in the place of an array that the options do without."""
+        """`keeps`; an override returns None in place of an array that the options do not need."""
         return self.keeps
 
     # ------------------------------------------------------------------ groups
@@ -121,7 +121,7 @@ class Optimizer:
         return list(params)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a dict of `params` (a Tensor or an iterable of them) and options; defaults fill up.
+        """Add a dict of `params` (a Tensor or an iterable of them) and options, with defaults.
 
         >>> optimizer = mg.optim.SGD([mg.ones(2, requires_grad=True)], lr=0.1)
         >>> optimizer.add_param_group({"params": mg.ones(3, requires_grad=True), "lr": 0.01})
@@ -161,13 +161,13 @@ class Optimizer:
             )
         if not parameter.is_leaf:
             raise ValueError(
-                f"{owner}: {place} is not a leaf but the output of {parameter.grad_fn}, and its "
-                "gradient is not kept; optimise the tensor that it was made from, or "
+                f"{owner}: {place} is not a leaf but the output of {parameter.grad_fn}, so its "
+                "gradient is not kept; optimise the tensor that it was computed from, or "
                 "x.detach().requires_grad_()"
             )
         if id(parameter) in known:
             raise ValueError(
-                f"{owner}: {place} stands in the parameter groups twice; give each tensor once"
+                f"{owner}: {place} occurs in the parameter groups twice; pass each tensor once"
             )
 
     # ------------------------------------------------------------------ the step
@@ -184,9 +184,9 @@ class Optimizer:
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient.
 
-        closure: a function that computes the loss anew and calls backward; it is called first, and
-            the loss that it returns is returned.
-        Raises ValueError, and changes nothing, for a read-only parameter.
+        closure: a function that recomputes the loss and calls backward; it is called first, and its
+            loss is returned.
+        Raises ValueError for a read-only parameter, without changing anything.
         """
         loss = None
         if closure is not None:
@@ -200,8 +200,8 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """A snapshot: {'state': {index: {...}}, 'param_groups': [{..., 'params': [index, ...]}]}.
 
-        Parameters are numbered through all groups. Arrays are copied into Tensors, so that the next
-        step does not change the snapshot; `mg.save` writes it to a file.
+        Parameters are numbered across all groups. Arrays are copied into Tensors: the next step
+        does not change the snapshot. `mg.save` writes it to a file.
 
         >>> x = mg.ones(2, requires_grad=True)
         >>> mg.optim.SGD([x], lr=0.5).state_dict()["param_groups"][0]["params"]
@@ -221,10 +221,10 @@ class Optimizer:
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over options and state, copied, the arrays in the parameters' dtypes.
+        """Load copies of options and state, with arrays converted to the parameters' dtypes.
 
-        state_dict: what `state_dict()` of such an optimiser gave, or of PyTorch's of that name.
-        Raises ValueError, and changes nothing, if groups, sizes, options or shapes do not fit.
+        state_dict: returned by `state_dict()` of such an optimiser, or of PyTorch's of that name.
+        Raises ValueError if groups, sizes, options or shapes do not match; nothing is changed.
 
         >>> x = mg.ones(2, requires_grad=True)
         >>> optimizer = mg.optim.SGD([x], lr=0.5)
@@ -235,7 +235,7 @@ class Optimizer:
         given: Any = state_dict
         if not isinstance(given, dict) or not {"state", "param_groups"} <= set(given):
             raise self._misfit(
-                "expected a dict with 'state' and 'param_groups', as state_dict() makes it"
+                "expected a dict with 'state' and 'param_groups', as returned by state_dict()"
             )
         if not isinstance(given["state"], dict) or not isinstance(given["param_groups"], list):
             raise self._misfit("'state' must be a dict and 'param_groups' a list")
@@ -262,7 +262,7 @@ class Optimizer:
         if len(saved_groups) != len(self.param_groups):
             raise self._misfit(
                 f"it has {len(saved_groups)} parameter groups, "
-                f"this optimiser {len(self.param_groups)}"
+                f"this optimiser has {len(self.param_groups)}"
             )
         groups = []
         for number, (saved, group) in enumerate(zip(saved_groups, self.param_groups, strict=True)):
@@ -271,7 +271,7 @@ class Optimizer:
             missing = [name for name in ("params", *self.defaults) if name not in saved]
             if missing:
                 raise self._misfit(
-                    f"group {number} lacks {', '.join(missing)}; was it another optimiser's?"
+                    f"group {number} lacks {', '.join(missing)}; is it from another optimiser?"
                 )
             if len(saved["params"]) != len(group["params"]):
                 raise self._misfit(
@@ -297,7 +297,7 @@ class Optimizer:
                 raise self._misfit(f"the state of parameter {index} lacks {name}")
             if np.asarray(value).dtype.kind not in "biuf":
                 raise self._misfit(
-                    f"{name} of parameter {index} must be made of numbers, got {value!r:.40}"
+                    f"{name} of parameter {index} must consist of numbers, got {value!r:.40}"
                 )
             if name == "step":
                 loaded[name] = self._loaded_step(index, value)
@@ -306,14 +306,14 @@ class Optimizer:
             elif np.shape(value) != parameter.shape:
                 raise self._misfit(
                     f"{name} of parameter {index} has shape {np.shape(value)}, "
-                    f"the parameter {parameter.shape}"
+                    f"the parameter has {parameter.shape}"
                 )
             else:
                 loaded[name] = np.asarray(value, dtype=parameter.dtype, order="C")
         return loaded
 
     def _loaded_step(self, index: int, value: Any) -> int:
-        """A number of steps; PyTorch keeps it as a float in an array."""
+        """A number of steps; PyTorch stores it as a float array."""
         if np.ndim(value) or not value >= 0 or not float(value).is_integer():
             raise self._misfit(f"step of parameter {index} must be an int from 0 on, got {value!r}")
         return int(value)
@@ -335,20 +335,20 @@ def _snapshot(value: Any) -> Any:
 
 
 def _copied(value: Any) -> Any:
-    """A value of somebody's state dict: Tensors (PyTorch's too) become arrays of our own."""
+    """A copy of a value in a state dict; Tensors (also PyTorch's) become our own arrays."""
     if isinstance(value, list):
         return [_copied(item) for item in value]
     return np.array(np.asarray(value)) if hasattr(value, "__array__") else copy.deepcopy(value)
 
 
 def options(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The options that a constructor was given, from its `locals()` before it makes others."""
+    """The options passed to a constructor, from its `locals()` before it defines others."""
     others = ("self", "params", "unknown", "__class__")
     return {name: value for name, value in arguments.items() if name not in others}
 
 
 def refuse_unknown(owner: str, options: Iterable[str], known: Iterable[str]) -> None:
-    """Raise TypeError for options that are not known, and say which are."""
+    """Raise TypeError for unknown options, and list the known ones."""
     known = list(known)
     unknown = [repr(name) for name in options if name not in known]
     if unknown:

@@ -1,11 +1,10 @@
-"""The optimisers with a compiled loop: for each its formula, its options and its state.
+"""The optimisers with a compiled loop: their formulas, options and state.
 
 Design note
 -----------
-A class says which rule of `_core/fast/updates.pyx` it is (`rule`; `_core/formulas.py` has the
-formula), which of its options have a range (`ranges`), and what it keeps for a parameter (`keeps`,
-or `state_names` where an option decides). Its constructor's signature lists its options with their
-defaults.
+A class names its rule in `_core/fast/updates.pyx` (`rule`; `_core/formulas.py` has the formula),
+the options that have a range (`ranges`), and the state per parameter (`keeps`, or `state_names` if
+it depends on an option). The signature of its constructor lists its options with their defaults.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ class SGD(Optimizer):
     """Gradient descent with momentum: p -= lr v, where v = momentum v + (1 - dampening) g.
 
     At the first step v = g; g is the gradient (its negative to maximize) + weight_decay p.
-    nesterov: step along g + momentum v instead (Sutskever et al. 2013, section 2, in the form of
-        PyTorch); needs a momentum and no dampening, or ValueError. Other errors: see `Optimizer`.
-    State: `momentum_buffer`, where there is momentum.
+    nesterov: step along g + momentum v instead (Sutskever et al. 2013, section 2, in PyTorch's
+        form); ValueError unless momentum > 0 and dampening = 0. Other errors: see `Optimizer`.
+    State: `momentum_buffer`, if there is momentum.
 
     >>> x = mg.tensor([1.0], requires_grad=True)
     >>> optimizer = mg.optim.SGD([x], lr=0.1, momentum=0.9)
@@ -74,7 +73,7 @@ class Adam(Optimizer):
 
     m and v are running means of the gradient and of its square, with the weights `betas`.
 
-    weight_decay: is added to the gradient times p (L2 regularisation).
+    weight_decay: weight_decay p is added to the gradient (L2 regularisation).
     decoupled_weight_decay: p shrinks by the factor 1 - lr weight_decay instead, as in AdamW.
     amsgrad: divide by the largest v so far (Reddi et al. 2018, algorithm 2, with bias correction).
     Errors: see `Optimizer`.
@@ -105,7 +104,7 @@ class Adam(Optimizer):
         **unknown: Any,
     ) -> None:
         defaults = options(locals())
-        if defaults.pop("decoupled_weight_decay"):  # which checkpoints without it need not have
+        if defaults.pop("decoupled_weight_decay"):  # old checkpoints do not have it
             defaults["decoupled_weight_decay"] = True
         super().__init__(params, defaults, unknown)
 
@@ -152,9 +151,9 @@ class NAdam(Optimizer):
 
     With mu_t = beta1 (1 - 0.96^(t momentum_decay) / 2) and M_t the product mu_1 ... mu_t:
     p -= lr ((1 - mu_t) g / (1 - M_t) + mu_t+1 m / (1 - M_t+1)) / (sqrt(v / (1 - beta2^t)) + eps),
-    m and v being Adam's running means of the gradient g and of its square.
+    where m and v are Adam's running means of the gradient g and of its square.
 
-    weight_decay, decoupled_weight_decay: as of Adam. Errors: see `Optimizer`.
+    weight_decay, decoupled_weight_decay: as in Adam. Errors: see `Optimizer`.
     State: `step` (t), `mu_product` (M), `exp_avg` (m), `exp_avg_sq` (v).
 
     >>> x = mg.tensor([1.0, -1.0], requires_grad=True)
@@ -188,8 +187,8 @@ class NAdam(Optimizer):
 class RMSprop(Optimizer):
     """RMSprop (Tieleman & Hinton 2012, lecture 6e): p -= lr g / (sqrt(v) + eps).
 
-    v = alpha v + (1 - alpha) g² is the running mean square of the gradient g, to which weight_decay
-    times p is added.
+    v = alpha v + (1 - alpha) g² is the running mean square of the gradient g, including
+    weight_decay p.
 
     centered: divide by the running standard deviation, sqrt(v - m²) with m the running mean of g,
         instead (Graves 2013, equations 38 to 45).
@@ -236,7 +235,7 @@ class Adagrad(Optimizer):
     negative to maximize) + weight_decay p, and lr_t = lr / (1 + (t - 1) lr_decay).
 
     Errors: see `Optimizer`.
-    State: `step` (t), `sum` (s), made at the first step that has a gradient.
+    State: `step` (t), `sum` (s), created at the first step with a gradient.
 
     >>> x = mg.tensor([1.0, -1.0], requires_grad=True)
     >>> optimizer = mg.optim.Adagrad([x], lr=0.25)
@@ -269,8 +268,8 @@ class Lion(Optimizer):
     """Lion (Chen et al. 2023, algorithm 2): p -= lr (sign(c) + weight_decay p).
 
     c = beta1 m + (1 - beta1) g, then m = beta2 m + (1 - beta2) g; g is the gradient (its negative
-    to maximize). All elements move by lr, so it wants a 3 to 10 times smaller lr than Adam, and a
-    larger weight_decay (section 5 of the paper). Names and defaults are those of the authors' code.
+    to maximize). Every element moves by lr: use a 3 to 10 times smaller lr than for Adam, and a
+    larger weight_decay (section 5 of the paper). Names and defaults follow the authors' code.
 
     Errors: see `Optimizer`. State: `exp_avg` (m).
 

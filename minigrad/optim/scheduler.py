@@ -1,8 +1,8 @@
-"""What all schedulers share: epochs, the rates in the groups, groups added later, checkpoints.
+"""The base class of schedulers: epochs, the rates of the groups, groups added later, checkpoints.
 
 Design note
 -----------
-`lr_scheduler.py` describes how schedulers behave. This file must not know any one of them.
+`lr_scheduler.py` describes how schedulers behave. This file must not know any particular one.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from .optimizer import Optimizer
 
 
 class LRScheduler:
-    """The base class of schedulers: give `multiplier(epoch)`, or `get_lr()` for another form.
+    """The base class of schedulers: define `multiplier(epoch)`, or `get_lr()` for another form.
 
-    optimizer: its groups' `lr` is set, at once and then by every `step()`.
-    last_epoch: of a run that is resumed, after `optimizer.load_state_dict`; -1 starts a new one.
+    optimizer: its groups' `lr` is set by the constructor and by every `step()`.
+    last_epoch: of a resumed run, after `optimizer.load_state_dict`; -1 starts a new run.
     Attributes: `last_epoch` counts the steps from 0; `base_lrs` are the initial rates.
 
-    Raises KeyError for last_epoch from 0 on if a group has no `initial_lr`.
+    Raises KeyError if last_epoch is not -1 and a group has no `initial_lr`.
 
     >>> class Halving(mg.optim.lr_scheduler.LRScheduler):
     ...     def multiplier(self, epoch):
@@ -35,9 +35,9 @@ class LRScheduler:
     [0.5]
     """
 
-    _moves_on_resuming = False  # as PyTorch's, whose rates differ here from one to the other
-    _driven: ClassVar[tuple[str, ...]] = ("initial_lr", "lr")  # what it writes in the groups
-    eta_min: float = 0.0  # the rate that a multiplier of 0 stands for
+    _moves_on_resuming = False  # follows PyTorch, where it varies between schedulers
+    _driven: ClassVar[tuple[str, ...]] = ("initial_lr", "lr")  # the keys it writes in the groups
+    eta_min: float = 0.0  # the rate for a multiplier of 0
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         self.optimizer = check_optimizer(self, optimizer)
@@ -56,13 +56,13 @@ class LRScheduler:
         self._start()
 
     def multiplier(self, epoch: int) -> float:
-        """What the initial learning rate is multiplied by at `epoch`."""
+        """The factor of the initial learning rate at `epoch`."""
         raise NotImplementedError(
             f"{type(self).__name__} must define multiplier(epoch) or get_lr()"
         )
 
     def get_lr(self) -> list[float]:
-        """The rates for `last_epoch`, one for each group, from those that the groups have now."""
+        """The rates for `last_epoch`, one per group, computed from the current rates."""
         rates = self._rates_now()
         old = self.multiplier(self.last_epoch - 1) if self.last_epoch > 0 else 1.0
         new, low = self.multiplier(self.last_epoch), self.eta_min
@@ -73,15 +73,15 @@ class LRScheduler:
         return [low + (lr - low) * (new / old) for lr in rates]
 
     def get_last_lr(self) -> list[float]:
-        """The rates that the last step set, one for each group; see the example of the class."""
+        """The rates set by the last step, one per group; see the example of the class."""
         return self._last_lr
 
     def step(self) -> None:
-        """Go on to the next epoch; call it after `optimizer.step()`. The module has an example."""
+        """Advance one epoch; call it after `optimizer.step()`. The module has an example."""
         self._go_to(self.last_epoch + 1, self.get_lr)
 
     def _go_to(self, epoch: int, rates: Callable[[], list[float]]) -> None:
-        """Set the epoch and the rates for it; after an error both are what they were."""
+        """Set the epoch and its rates; an error leaves both unchanged."""
         groups = self.optimizer.param_groups
         self._join_new_groups()
         before, self.last_epoch = self.last_epoch, epoch
@@ -100,7 +100,7 @@ class LRScheduler:
         self._last_lr = values
 
     def _join_new_groups(self) -> None:
-        """Take in the groups that were added since."""
+        """Include the groups added since the last step."""
         groups = self.optimizer.param_groups
         known = vars(self).get("base_lrs", groups)  # without them there is nothing to join
         for number in range(len(known), len(groups)):
@@ -108,16 +108,16 @@ class LRScheduler:
             self.base_lrs.append(groups[number]["initial_lr"])
 
     def _join(self, group: dict[str, Any], number: int) -> None:
-        """Give a group, that of this number, what the schedule needs; `initial_lr` at least."""
+        """Give the group with this number what the schedule needs, at least `initial_lr`."""
         group.setdefault("initial_lr", plain(group["lr"]))
 
     def _start(self) -> None:
-        """The step that the constructor makes."""
+        """The step made by the constructor."""
         stays = self.last_epoch >= 0 and self._has_formula() and not self._moves_on_resuming
         self._go_to(self.last_epoch + 1, self._rates_now if stays else self.get_lr)
 
     def _restart(self) -> None:
-        """Begin at epoch 0 with the initial rates, whatever the groups have now."""
+        """Start at epoch 0 with the initial rates, whatever the current rates are."""
         self._go_to(0, self._closed_form if self._has_formula() else self.get_lr)
 
     def _has_formula(self) -> bool:
@@ -131,7 +131,7 @@ class LRScheduler:
         return [low + (base - low) * new for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of everything but the optimiser, and of what it drives in the optimiser's groups.
+        """A copy of everything except the optimiser, and of the values it controls in the groups.
 
         >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=0.5)
         >>> state = mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5).state_dict()
@@ -148,12 +148,12 @@ class LRScheduler:
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what `state_dict()` of such a scheduler gave, and set the rates, or momenta, of
-        the optimiser's groups to what they were then: before or after `optimizer.load_state_dict`.
+        """Load the `state_dict()` of such a scheduler, and restore the rates, or momenta, in the
+        optimiser's groups. Call it before or after `optimizer.load_state_dict`.
 
-        Raises ValueError, and changes nothing, if entries are missing (but `groups`, which PyTorch
-        does not have; the rates are then the last that it set) or the optimiser has too few groups;
-        unknown entries are left out.
+        Raises ValueError, without changing anything, if the optimiser has too few groups or entries
+        are missing (except `groups`, which PyTorch does not have; its last rates are used instead);
+        unknown entries are ignored.
 
         >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=0.5)
         >>> scheduler = mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
@@ -166,7 +166,7 @@ class LRScheduler:
         self._check_state(state_dict)
         for name in vars(self).keys() - {"optimizer"}:
             setattr(self, name, _loaded(getattr(self, name), copy.deepcopy(state_dict[name])))
-        # a group that the state does not have joined later
+        # groups missing from the state were added later
         for group, saved in zip(
             self.optimizer.param_groups, _saved_groups(state_dict), strict=False
         ):
@@ -182,7 +182,7 @@ class LRScheduler:
         missing = [key for key in vars(self) if key not in state and key != "optimizer"]
         if missing:
             raise ValueError(
-                f"{name}: the state lacks {', '.join(missing)}; was it another scheduler's? "
+                f"{name}: the state lacks {', '.join(missing)}; is it from another scheduler? "
                 "Nothing was loaded"
             )
         for key in ("lr_lambdas", "_schedulers"):
@@ -209,12 +209,12 @@ class LRScheduler:
 
 
 def _saved_groups(state: dict[str, Any]) -> Any:
-    """What was driven in the groups; PyTorch keeps the rates alone."""
+    """The controlled values of the groups; PyTorch keeps only the rates."""
     return state["groups"] if "groups" in state else [{"lr": lr} for lr in state["_last_lr"]]
 
 
 def _loaded(mine: Any, saved: Any) -> Any:
-    """The value of an attribute that `_state_of` gave `saved` for."""
+    """The value of an attribute, from what `_state_of` saved."""
     if isinstance(mine, list) and any(callable(m) or isinstance(m, LRScheduler) for m in mine):
         return [_loaded(item, part) for item, part in zip(mine, saved, strict=True)]
     if isinstance(mine, LRScheduler):
@@ -224,13 +224,13 @@ def _loaded(mine: Any, saved: Any) -> Any:
         if saved:
             vars(mine).update(saved)
         return mine
-    if isinstance(mine, Counter):  # which has text for keys after JSON
+    if isinstance(mine, Counter):  # JSON turned its keys into text
         return Counter({int(key): count for key, count in saved.items()})
     return saved
 
 
 def check_optimizer(scheduler: Any, optimizer: Any) -> Optimizer:
-    """`optimizer`, if it is one."""
+    """Return `optimizer`; raise TypeError if it is not one."""
     if not isinstance(optimizer, Optimizer):
         raise TypeError(
             f"{type(scheduler).__name__}: expected an optimiser such as mg.optim.SGD(...), "
@@ -240,7 +240,7 @@ def check_optimizer(scheduler: Any, optimizer: Any) -> Optimizer:
 
 
 def _state_of(value: Any) -> Any:
-    """What a checkpoint keeps of an attribute: of callables their attributes, of functions none."""
+    """What a checkpoint keeps of an attribute: attributes of callables, nothing of functions."""
     if isinstance(value, list):
         return [_state_of(item) for item in value]
     if isinstance(value, LRScheduler):
@@ -253,7 +253,7 @@ def _state_of(value: Any) -> Any:
 
 
 def per_group(owner: str, label: str, value: Any, optimizer: Optimizer) -> list[Any]:
-    """One value for each group: `value`, or its elements if it is a list or tuple."""
+    """One value per group: `value`, or its elements if it is a list or tuple."""
     count = len(optimizer.param_groups)
     if not isinstance(value, (list, tuple)):
         return [plain(value)] * count
