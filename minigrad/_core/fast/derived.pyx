@@ -19,7 +19,8 @@ from numpy cimport (NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_N
                     PyArray_TYPE, ndarray, npy_intp)
 
 from .accelerate cimport Shortcut
-from .loops cimport MAXDIMS, contiguous, elements, empty, recycle, share, start_of
+from .loops cimport contiguous, elements, empty, recycle, share_work, start_of
+from .strides cimport MAXDIMS
 from ..engine.graph cimport Op, Tensor, frozen, observed, record, recording, wrap
 
 from functools import update_wrapper
@@ -253,7 +254,7 @@ cdef class Derived:
 
     cdef void run(self, Job* job, View* view, npy_intp size) except *:
         cdef npy_intp parts = view.divided // FEW_COLUMNS if view.layout == COLUMNS else view.divided
-        share(size, max(1, job.slabs or parts), run_part, job)
+        share_work(size, max(1, job.slabs or parts), run_part, job)
 
     cdef object forward(self, tuple inputs, View* view):
         cdef MG_Loops* loops = &self.formula.loops[<int> view.layout]
