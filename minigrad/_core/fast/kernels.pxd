@@ -1,6 +1,4 @@
 # The opcodes, and the kernels that branch on them. kernels.pyx opens with the Design note.
-from cython cimport floating
-
 include "../generated/opcodes.pxi"
 
 cdef enum:
@@ -17,8 +15,8 @@ cdef void pack(char* source, Py_ssize_t row_stride, Py_ssize_t stride, Py_ssize_
                int itemsize, char* tile) noexcept nogil
 cdef void copy_block(char* x, Py_ssize_t x_row, Py_ssize_t x_stride, char* o, Py_ssize_t o_row,
                      Py_ssize_t o_stride, Py_ssize_t rows, Py_ssize_t n, int itemsize) noexcept nogil
-cdef void add_block(bint is_double, char* x, Py_ssize_t x_row, Py_ssize_t x_stride, char* o, Py_ssize_t o_row,
-                    Py_ssize_t o_stride, Py_ssize_t rows, Py_ssize_t n) noexcept nogil
+cdef void add_block(bint is_double, void* x, Py_ssize_t x_row, Py_ssize_t x_stride, void* o,
+                    Py_ssize_t o_row, Py_ssize_t o_stride, Py_ssize_t rows, Py_ssize_t n) noexcept nogil
 cdef void first_maxima(bint is_double, void* x, Py_ssize_t planes, Py_ssize_t height, Py_ssize_t width,
                        long long** bounds, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t row_step,
                        Py_ssize_t column_step, void* o, long long* index) noexcept nogil
@@ -26,14 +24,14 @@ cdef bint all_between(bint is_double, void* x, Py_ssize_t n, double low, double 
 cdef bint all_within(long long* index, Py_ssize_t n, long long length) noexcept nogil
 cdef void take_along(char* x, long long* index, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t picks,
                      Py_ssize_t inner, int itemsize, char* o) noexcept nogil
-cdef void add_along(floating* x, long long* index, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t picks,
-                    Py_ssize_t inner, floating* o) noexcept nogil
-cdef void scan(floating* factor, floating* x, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t inner,
-               floating* o) noexcept nogil
+cdef void add_along(bint is_double, void* x, long long* index, Py_ssize_t outer, Py_ssize_t length,
+                    Py_ssize_t picks, Py_ssize_t inner, void* o) noexcept nogil
+cdef void scan(bint is_double, void* factor, void* x, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t inner,
+               void* o) noexcept nogil
 cdef void reduce_rows(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride,
                       Py_ssize_t rows, Py_ssize_t n, double* centre, double* accumulator) noexcept nogil
 cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride,
                          Py_ssize_t rows, Py_ssize_t n, double* centre, double* accumulator) noexcept nogil
 cdef double reduction_start(int opcode) noexcept nogil
-cdef void add_rows(bint is_double, void* x, void* out, Py_ssize_t rows, Py_ssize_t n) noexcept nogil
-cdef void blend_into(floating* x, floating* out, Py_ssize_t n, double keep, double gain) noexcept nogil
+cdef void blend_into(bint is_double, void* x, void* out, Py_ssize_t n, double keep,
+                     double gain) noexcept nogil

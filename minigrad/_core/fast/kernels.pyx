@@ -8,7 +8,8 @@ Design note
    packed by `loops.pyx` or `reductions.pyx` into a tile of 512 elements first (`pack`), so that an
    operation is written once, not once per layout; but a number is read in its place (`call_with_numbers`).
    Fusion calls the same kernels.
-3. A kernel is a fused function over float and double. `MG_CLONED` (clones.h) has gcc build it for
+3. A kernel is a fused function over float and double. What other modules call takes pointers to void and
+   chooses the dtype, once for each kernel. `MG_CLONED` (clones.h) has gcc build it for
    AVX-512, AVX2 and baseline x86-64 and pick at load time; the loops vectorise by themselves.
 4. Reductions accumulate in double, whatever the input; extrema and sums of products in the precision of
    the input, of which the latter are summed 1024 at a time. 256 bytes of lanes keep the adders busy. What
@@ -248,26 +249,31 @@ cdef void copy_block(char* x, Py_ssize_t x_row, Py_ssize_t x_stride, char* o, Py
         copy_items(<unsigned char*> x, x_row, x_stride, o, o_row, o_stride, rows, n)
 
 
-cdef cloned add_strided(floating* source, char* x, Py_ssize_t x_row, Py_ssize_t x_stride, char* o,
-                        Py_ssize_t o_row, Py_ssize_t o_stride, Py_ssize_t rows, Py_ssize_t n) noexcept nogil:
+cdef cloned add_strided(floating* x, Py_ssize_t x_row, Py_ssize_t x_stride, floating* o, Py_ssize_t o_row,
+                        Py_ssize_t o_stride, Py_ssize_t rows, Py_ssize_t n) noexcept nogil:
     cdef Py_ssize_t i, _
+    cdef floating number
     for _ in range(rows):
         if x_stride == sizeof(floating) and o_stride == sizeof(floating):
-            for i in range(n): (<floating*> o)[i] += (<floating*> x)[i]
+            for i in range(n): o[i] += x[i]
+        elif x_stride == 0 and o_stride == sizeof(floating):
+            number = x[0]
+            for i in range(n): o[i] += number
         else:
             for i in range(n):
-                (<floating*> (o + i * o_stride))[0] += (<floating*> (x + i * x_stride))[0]
-        x += x_row
-        o += o_row
+                (<floating*> (<char*> o + i * o_stride))[0] += (<floating*> (<char*> x + i * x_stride))[0]
+        x = <floating*> (<char*> x + x_row)
+        o = <floating*> (<char*> o + o_row)
 
 
-cdef void add_block(bint is_double, char* x, Py_ssize_t x_row, Py_ssize_t x_stride, char* o, Py_ssize_t o_row,
-                    Py_ssize_t o_stride, Py_ssize_t rows, Py_ssize_t n) noexcept nogil:
-    """As `copy_block`, but o += x; elements of o may coincide."""
+cdef void add_block(bint is_double, void* x, Py_ssize_t x_row, Py_ssize_t x_stride, void* o,
+                    Py_ssize_t o_row, Py_ssize_t o_stride, Py_ssize_t rows, Py_ssize_t n) noexcept nogil:
+    """As `copy_block`, but o += x; elements of o may coincide. (`binary(ADD)` in place would not vectorise:
+    its operands would overlap.)"""
     if is_double:
-        add_strided(<double*> x, x, x_row, x_stride, o, o_row, o_stride, rows, n)
+        add_strided(<double*> x, x_row, x_stride, <double*> o, o_row, o_stride, rows, n)
     else:
-        add_strided(<float*> x, x, x_row, x_stride, o, o_row, o_stride, rows, n)
+        add_strided(<float*> x, x_row, x_stride, <float*> o, o_row, o_stride, rows, n)
 
 
 # ------------------------------------------------------------------------------------------------ windows
@@ -413,9 +419,8 @@ cdef void take_along(char* x, long long* index, Py_ssize_t outer, Py_ssize_t len
         index += picks * inner
 
 
-cdef void add_along(floating* x, long long* index, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t picks,
-                    Py_ssize_t inner, floating* o) noexcept nogil:
-    """o[a, index[a, p, i], i] += x[a, p, i], the adjoint of `take_along`."""
+cdef inline void add_items(floating* x, long long* index, Py_ssize_t outer, Py_ssize_t length,
+                           Py_ssize_t picks, Py_ssize_t inner, floating* o) noexcept nogil:
     cdef Py_ssize_t _, p, i
     cdef long long k
     for _ in range(outer):
@@ -428,6 +433,15 @@ cdef void add_along(floating* x, long long* index, Py_ssize_t outer, Py_ssize_t 
         o += length * inner
         x += picks * inner
         index += picks * inner
+
+
+cdef void add_along(bint is_double, void* x, long long* index, Py_ssize_t outer, Py_ssize_t length,
+                    Py_ssize_t picks, Py_ssize_t inner, void* o) noexcept nogil:
+    """o[a, index[a, p, i], i] += x[a, p, i], the adjoint of `take_along`."""
+    if is_double:
+        add_items(<double*> x, index, outer, length, picks, inner, <double*> o)
+    else:
+        add_items(<float*> x, index, outer, length, picks, inner, <float*> o)
 
 
 cdef inline double next_state(floating* factor, floating* x, Py_ssize_t i, double state) noexcept nogil:
@@ -453,16 +467,24 @@ cdef cloned scan_columns(floating* factor, floating* x, Py_ssize_t length, Py_ss
             o[k * inner + i] = <floating> states[i]
 
 
-cdef void scan(floating* factor, floating* x, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t inner,
-               floating* o) noexcept nogil:
-    """o[a, k, i] = factor[a, k, i] * o[a, k - 1, i] + x[a, k, i], kept in double. Without a factor (NULL) it
-    is 1; without x it is 0, and what stands before the first is 1."""
+cdef inline void scan_all(floating* factor, floating* x, Py_ssize_t outer, Py_ssize_t length,
+                          Py_ssize_t inner, floating* o) noexcept nogil:
     cdef Py_ssize_t a, i, start
     for a in range(outer):
         for i from 0 <= i < inner by TILE:
             start = a * length * inner + i
             scan_columns(NULL if factor == NULL else factor + start, NULL if x == NULL else x + start, length,
                          inner, min(<Py_ssize_t> TILE, inner - i), o + start)
+
+
+cdef void scan(bint is_double, void* factor, void* x, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t inner,
+               void* o) noexcept nogil:
+    """o[a, k, i] = factor[a, k, i] * o[a, k - 1, i] + x[a, k, i], kept in double. Without a factor (NULL) it
+    is 1; without x it is 0, and what stands before the first is 1."""
+    if is_double:
+        scan_all(<double*> factor, <double*> x, outer, length, inner, <double*> o)
+    else:
+        scan_all(<float*> factor, <float*> x, outer, length, inner, <float*> o)
 
 
 # -------------------------------------------------------------------------------------- reductions
@@ -762,28 +784,16 @@ cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t other, 
         column_kernel(opcode, <float*> x, other, row_stride, rows, n, centre, accumulator)
 
 
-# ------------------------------------------------------------------- accumulation, running averages
-cdef cloned add_to(floating* x, floating* o, Py_ssize_t rows, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t i, _
-    for _ in range(rows):
-        for i in range(n): o[i] += x[i]
-        o += n
-
-
-cdef void add_rows(bint is_double, void* x, void* out, Py_ssize_t rows, Py_ssize_t n) noexcept nogil:
-    """out += x, for each of the rows of n elements that out has. (`binary(ADD)` in place would not
-    vectorise: its operands would overlap.)"""
-    if is_double:
-        add_to(<double*> x, <double*> out, rows, n)
-    else:
-        add_to(<float*> x, <float*> out, rows, n)
-
-
+# -------------------------------------------------------------------------------- running averages
 cdef cloned blend(floating* x, floating* o, Py_ssize_t n, floating keep, floating gain) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(n): o[i] = keep * o[i] + gain * x[i]
 
 
-cdef void blend_into(floating* x, floating* out, Py_ssize_t n, double keep, double gain) noexcept nogil:
+cdef void blend_into(bint is_double, void* x, void* out, Py_ssize_t n, double keep,
+                     double gain) noexcept nogil:
     """out = keep * out + gain * x, the step of a running average."""
-    blend(x, out, n, <floating> keep, <floating> gain)
+    if is_double:
+        blend(<double*> x, <double*> out, n, keep, gain)
+    else:
+        blend(<float*> x, <float*> out, n, <float> keep, <float> gain)

@@ -29,7 +29,7 @@ from numpy cimport (NPY_ARRAY_OWNDATA, NPY_DOUBLE, NPY_FLOAT, NPY_INT64, PyArray
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .kernels cimport (
-    SCALED_DIFFERENCE, SUBTRACT, TILE, add_along, add_block, add_rows, all_within, blend_into, call_kernel,
+    SCALED_DIFFERENCE, SUBTRACT, TILE, add_along, add_block, all_within, blend_into, call_kernel,
     call_with_numbers, copy_block, first_maxima, pack, scan, take_along, takes_numbers)
 from .strides cimport (
     MAXDIMS, MAXOPERANDS, Block, add_loop, advance, insert_loop, llabs, merge)
@@ -742,12 +742,8 @@ cdef void along_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
     cdef npy_intp size = 8 if job.is_double else 4, read = begin * job.picks * job.inner
     cdef char* out = job.out + begin * job.length * job.inner * size
     memset(out, 0, outer * job.length * job.inner * size)
-    if job.is_double:
-        add_along(<double*> job.x + read, job.index + read, outer, job.length, job.picks, job.inner,
-                  <double*> out)
-    else:
-        add_along(<float*> job.x + read, job.index + read, outer, job.length, job.picks, job.inner,
-                  <float*> out)
+    add_along(job.is_double, job.x + read * size, job.index + read, outer, job.length, job.picks, job.inner,
+              out)
 
 
 cdef ndarray cumulate(ndarray factor, ndarray x, int axis):
@@ -758,10 +754,7 @@ cdef ndarray cumulate(ndarray factor, ndarray x, int axis):
     cdef void* data = NULL if x is None else PyArray_DATA(x)
     out = empty(PyArray_NDIM(like), PyArray_DIMS(like), PyArray_TYPE(like))
     split_at(PyArray_DIMS(like), PyArray_NDIM(like), axis, &outer, &inner)
-    if PyArray_TYPE(like) == NPY_DOUBLE:
-        scan(<double*> f, <double*> data, outer, PyArray_DIMS(like)[axis], inner, <double*> PyArray_DATA(out))
-    else:
-        scan(<float*> f, <float*> data, outer, PyArray_DIMS(like)[axis], inner, <float*> PyArray_DATA(out))
+    scan(PyArray_TYPE(like) == NPY_DOUBLE, f, data, outer, PyArray_DIMS(like)[axis], inner, PyArray_DATA(out))
     return out
 
 
@@ -797,22 +790,22 @@ cdef ndarray take_slices(str name, ndarray x, ndarray index, int axis):
 cdef void add_slices(str name, ndarray x, ndarray index, int axis, ndarray out) except *:
     """out[..., index, ...] += x for an int64 `index` at an axis; all C-contiguous, x and out of one dtype."""
     cdef npy_intp outer, inner, length = PyArray_DIMS(out)[axis], picks = elements(index), _, p
+    cdef npy_intp itemsize = PyArray_ITEMSIZE(x), size
     cdef bint is_double = PyArray_TYPE(x) == NPY_DOUBLE
     cdef long long* positions = <long long*> PyArray_DATA(index)
     cdef char* source = <char*> PyArray_DATA(x)
     cdef char* target = <char*> PyArray_DATA(out)
     check_positions(name, index, axis, length)
     split_at(PyArray_DIMS(out), PyArray_NDIM(out), axis, &outer, &inner)
-    cdef npy_intp size = inner * PyArray_ITEMSIZE(x)
+    size = inner * itemsize
     for _ in range(outer):
         if inner > 1:
             for p in range(picks):
-                add_rows(is_double, source + p * size,
-                         target + (positions[p] + (length if positions[p] < 0 else 0)) * size, 1, inner)
-        elif is_double:
-            add_along(<double*> source, positions, 1, length, picks, 1, <double*> target)
+                add_block(is_double, source + p * size, 0, itemsize,
+                          target + (positions[p] + (length if positions[p] < 0 else 0)) * size, 0, itemsize,
+                          1, inner)
         else:
-            add_along(<float*> source, positions, 1, length, picks, 1, <float*> target)
+            add_along(is_double, source, positions, 1, length, picks, 1, target)
         source += picks * size
         target += length * size
 
@@ -865,9 +858,9 @@ def count_classes(str name, ndarray labels not None, long long classes, long lon
 cdef void add_in_place(ndarray target, ndarray addend) noexcept:
     """target += addend, both C-contiguous and of one dtype; the addend has the shape of the target, or of
     each of its rows."""
-    cdef npy_intp n = elements(addend)
-    add_rows(PyArray_TYPE(target) == NPY_DOUBLE, PyArray_DATA(addend), PyArray_DATA(target),
-             elements(target) // max(n, 1), n)
+    cdef npy_intp n = elements(addend), size = PyArray_ITEMSIZE(target)
+    add_block(PyArray_TYPE(target) == NPY_DOUBLE, PyArray_DATA(addend), 0, size, PyArray_DATA(target),
+              n * size, size, elements(target) // max(n, 1), n)
 
 
 cdef void* vector(ndarray a, ndarray like, bint writable, str what) except? NULL:
@@ -887,7 +880,4 @@ cdef void blend(ndarray average, ndarray batch, double keep, double gain) except
     """average = keep * average + gain * batch, in place."""
     cdef void* a = vector(average, average, True, "the running average")
     cdef void* b = vector(batch, average, False, "the batch's value")
-    if PyArray_TYPE(average) == NPY_DOUBLE:
-        blend_into(<double*> b, <double*> a, elements(average), keep, gain)
-    else:
-        blend_into(<float*> b, <float*> a, elements(average), keep, gain)
+    blend_into(PyArray_TYPE(average) == NPY_DOUBLE, b, a, elements(average), keep, gain)

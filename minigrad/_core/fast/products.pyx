@@ -16,13 +16,12 @@ Design note
 """
 cimport numpy as cnp
 from cpython.ref cimport PyObject
-from cython cimport floating
 from libc.stdlib cimport free, malloc
 from numpy cimport (NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE, PyArray_NDIM,
                     PyArray_SIZE, PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .accelerate cimport Shortcut
-from .kernels cimport SUM
+from .kernels cimport SUM, add_block
 from .loops cimport (
     Part, Transfer, add_in_place, contiguous, empty, in_parts, number_of_threads, plan_transfer, recycle,
     run_transfer)
@@ -90,9 +89,6 @@ cdef extern from "matmul.h" nogil:
     npy_intp times "mg_times"(npy_intp x, npy_intp y)
     void multiply_stack "mg_multiply_stack"(Stack* stack, npy_intp threads,
                                             void (*share)(Part, void*, npy_intp) noexcept nogil)
-
-cdef extern from "clones.h" nogil:
-    ctypedef void cloned "MG_CLONED void"
 
 cdef enum:
     IMAGES = 1 << 20            # multiply-adds of a chunk of images: 18 us
@@ -414,16 +410,9 @@ cdef void multiply_packed(PackedJob* job, const char* image, npy_intp i, npy_int
         kernel.matmul(x, y, NULL, start, out, rows, inner, columns)
     else:
         multiply_large(kernel, x, y, NULL, start, out, rows, inner, columns, job.threads, in_parts, room)
-    if job.bias != NULL and kernel.size == 4:
-        add_bias(<float*> out, <const float*> job.bias + g * rows, rows, columns)
-    elif job.bias != NULL:
-        add_bias(<double*> out, <const double*> job.bias + g * rows, rows, columns)
-
-
-cdef cloned add_bias(floating* out, const floating* bias, npy_intp rows, npy_intp columns) noexcept nogil:
-    cdef npy_intp r, k
-    for r in range(rows):
-        for k in range(columns): out[r * columns + k] += bias[r]
+    if job.bias != NULL:                        # a number for each row
+        add_block(kernel.size == 8, <char*> job.bias + g * rows * kernel.size, kernel.size, 0, out,
+                  columns * kernel.size, kernel.size, rows, columns)
 
 
 cdef void multiply_images(PackedJob* job, ndarray x, ndarray y, tuple shape, ndarray out) except *:
