@@ -31,6 +31,7 @@ from typing import NamedTuple
 
 CORE = Path(__file__).parents[1]
 ORDER = "anrjcml"  # of the axes in memory, whatever the layout
+SIMD = "#pragma omp simd"
 
 
 class Layout(NamedTuple):
@@ -41,15 +42,18 @@ class Layout(NamedTuple):
     reduced: str
     weight: str
     shared: str = ""
-    simd: str = "#pragma omp simd"
+    simd: str = SIMD
 
 
 LAYOUTS = {
     "columns": Layout("rc", "r", "c"),
+    "few_columns": Layout("rc", "r", "c", "c"),
     "planes": Layout("ncl", "nl", "c", "c"),
+    "short_planes": Layout("ncl", "nl", "c", "c", f"{SIMD} simdlen(4)"),
     "rows": Layout("ajm", "m", "jm", "aj"),
-    "short_rows": Layout("ajm", "m", "jm", "aj", "#pragma omp simd simdlen(4)"),
+    "short_rows": Layout("ajm", "m", "jm", "aj", f"{SIMD} simdlen(4)"),
     "groups": Layout("ajml", "ml", "jm", "aj"),
+    "short_groups": Layout("ajml", "ml", "jm", "aj", f"{SIMD} simdlen(4)"),
 }
 # A formula's arrays, and its numbers.
 FORMULAS = {
@@ -242,7 +246,8 @@ class Writer:
 
     def __init__(self, layout, real, given, results):
         self.layout, self.real, self.given, self.results = layout, real, given, results
-        self.vector, self.inner = layout.axes[-1], without(layout.axes, layout.shared)
+        self.inner = without(layout.axes, layout.shared)
+        self.vector = self.inner[-1]
         self.lines, self.depth, self.known, self.level, self.names = [], 0, set(), {}, {}
         self.order = walk(results.values(), given.values())
         self.users = {s: [u for u in self.order for a in u.args if a is s] for s in self.order}

@@ -44,7 +44,7 @@ typedef struct {
     const char *name;
     int weights, results; /* inputs beside the data, and what it returns */
     unsigned reads;       /* the inputs that the backward reads, as bits */
-    MG_Loops loops[5];    /* for each layout */
+    MG_Loops loops[8];    /* for each layout */
 } MG_Formula;
 
 #endif

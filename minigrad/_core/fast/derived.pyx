@@ -46,7 +46,7 @@ cdef extern from "derived.h" nogil:
         const char* name
         int weights, results
         unsigned int reads
-        MG_Loops loops[5]
+        MG_Loops loops[8]
 
 cdef extern from "../generated/formulas.h":
     MG_Formula mg_formulas[]
@@ -55,14 +55,15 @@ cdef Shortcut DERIVED = Shortcut("derived formulas")
 cdef unsigned int ALL = ~<unsigned int> 0       # inputs, as bits
 
 cdef enum Layout:               # in the order of derive.py
-    COLUMNS, PLANES, ROWS, SHORT_ROWS, GROUPS
+    COLUMNS, FEW_COLUMNS, PLANES, SHORT_PLANES, ROWS, SHORT_ROWS, GROUPS, SHORT_GROUPS
 
 cdef enum:
     MAX_INPUTS = 8
     MAX_ARRAYS = 24
     PART = 1 << 16              # elements whose part in the gradient of a weight is summed by itself
     MOST_PARTS = 16
-    FEW_COLUMNS = 32            # that are not worth a thread of their own
+    STRIPE = 32                 # columns that are worth a thread of their own
+    FEW = 8                     # columns, of which each is read by itself if there are fewer
     SHORT = 32                  # elements up to which a row is too short for long vectors
 
 cdef struct View:               # how the inputs lie in memory
@@ -109,11 +110,13 @@ cdef bint find_layout(View* view, ndarray x, ndarray weight, unsigned long long 
         return False
     if as_rows:
         for d in range(4): view.extents[d] = rows[d]
-        view.layout = GROUPS if rows[3] != 1 else (SHORT_ROWS if rows[2] < SHORT else ROWS)
+        view.layout = GROUPS if rows[3] > 1 else ROWS
+        view.layout = <Layout> (view.layout + ((rows[3] if rows[3] > 1 else rows[2]) < SHORT))
         view.divided, view.statistics, view.weights = rows[0], rows[0] * rows[1], rows[1] * rows[2]
     else:
         for d in range(3): view.extents[d] = planes[d]
-        view.layout = COLUMNS if planes[2] == 1 else PLANES
+        if planes[2] == 1: view.layout = FEW_COLUMNS if planes[1] < FEW else COLUMNS
+        else: view.layout = SHORT_PLANES if planes[2] < SHORT else PLANES
         view.divided = view.statistics = view.weights = planes[1]
     return as_rows or as_planes
 
@@ -253,7 +256,7 @@ cdef class Derived:
         job.extents, job.divided, job.slabs = view.extents, view.divided, 0
 
     cdef void run(self, Job* job, View* view, npy_intp size) except *:
-        cdef npy_intp parts = view.divided // FEW_COLUMNS if view.layout == COLUMNS else view.divided
+        cdef npy_intp parts = view.divided // STRIPE if view.layout == COLUMNS else view.divided
         share_work(size, max(1, job.slabs or parts), run_part, job)
 
     cdef object forward(self, tuple inputs, View* view):
@@ -309,7 +312,7 @@ cdef class Derived:
         cdef void* arrays[MAX_ARRAYS]
         cdef ndarray x = (<Tensor> inputs[0]).array, cotangent = contiguous(g.array), work, out
         cdef int k, count = self.formula.weights + 1
-        cdef bint crossing = view.layout != COLUMNS and view.layout != PLANES
+        cdef bint crossing = view.layout >= ROWS
         cdef npy_intp slab = loops.backward_work * view.weights, slabs = 1, room
         cdef double* fills
         cdef Job job
