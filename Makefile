@@ -7,7 +7,7 @@ ARGS ?=
 PIP_INSTALL = -m pip --disable-pip-version-check install --quiet
 BUILD_REQUIRES = $(shell sed -n '/^requires = /s/[^"]*\("[^"]*"\)[^"]*/ \1/gp' pyproject.toml)
 OLDEST_NUMPY = $(shell sed -n 's/^dependencies = \["numpy>=\(.*\)"\]/\1/p' pyproject.toml)
-CORE = $(wildcard $(foreach e,pyx pxd pxi h,minigrad/_core/*.$e minigrad/_core/*/*.$e)) minigrad/_core/engine/table.py minigrad/_core/formulas.py $(addprefix minigrad/_core/fast/,generate.py derive.py)
+CORE = $(wildcard minigrad/*.py $(foreach e,py pyx pxd pxi h,minigrad/_core/*.$e minigrad/_core/*/*.$e))
 PY = .venv/bin/python
 # With PyTorch, where `make test-peers` has installed it.
 TORTURE = $(if $(wildcard .venv-peers/has-peers),.venv-peers/has-peers .venv-peers/compiled,.venv/has-test .venv/compiled)
@@ -73,8 +73,8 @@ wheel: .venv/has-dev ## build the source distribution, and from it the wheel, in
 
 clean: ## delete all that make has made
 	rm -rf .venv .venv-peers .venv-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find minigrad/_core -name '*.so' -delete
-	rm -rf minigrad/_core/generated minigrad/_core/elementwise.py*
+	find minigrad/_core -name '*.so' -delete -o -name '*.pyi' -delete
+	rm -rf minigrad/_core/generated minigrad/_core/elementwise.py
 	find minigrad tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps, in each virtual environment: its build requirements, an editable install with an

@@ -54,7 +54,7 @@ CHECKED = b"""    PyObject *ptype, *pvalue, *ptraceback, *text;
     if (c_line) {
 """
 MENDS = (TWICE, ONCE), (PASSING, CHECKED)
-DIRECTIVES = {"language_level": 3, "binding": True, "embedsignature": False, **FORCED}
+DIRECTIVES = {"language_level": 3, "binding": True, "annotation_typing": False, **FORCED}
 
 
 class BuildExt(build_ext):
@@ -89,7 +89,8 @@ class BuildExt(build_ext):
 
 if __name__ == "__main__":  # not in the processes of cythonize
     src = Path("minigrad/_core")
-    run_path(str(src / "fast/generate.py"), run_name="__main__")
+    for maker in ("generate", "stubs"):
+        run_path(str(src / f"fast/{maker}.py"), run_name="__main__")
     near = [str(path) for path in src.rglob("*") if path.suffix in (".pxd", ".pxi", ".h")]
     ext = [
         Extension(".".join(f.with_suffix("").parts), [str(f)], depends=near)

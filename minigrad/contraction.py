@@ -284,4 +284,4 @@ def _aligned(term: Term, labels: Labels) -> Tensor:
     return reshape(ordered, tuple(next(sizes) if label in own else 1 for label in labels))
 
 
-attach_methods({"trace": trace, "outer": outer})
+attach_methods(globals(), ["trace", "outer"])

@@ -643,5 +643,4 @@ def allclose(
     return bool(all(isclose(x, y, rtol, atol, equal_nan)))
 
 
-_NOT_METHODS = {"stack", "unstack", "split", "meshgrid"}
-attach_methods({name: globals()[name] for name in __all__ if name not in _NOT_METHODS})
+attach_methods(globals(), sorted({*__all__} - {"stack", "unstack", "split", "meshgrid"}))

@@ -16,7 +16,7 @@ cdef str described(Tensor x):
     return f"tensor({text})"
 
 
-def rebuild(kind, array, requires_grad, grad):
+def rebuild(kind: type[Tensor], array: NDArray[Any], requires_grad: bool, grad: Tensor | None) -> Tensor:
     """Make a Tensor again from what `pickle` or `copy` took apart."""
     cdef Tensor tensor = kind.__new__(kind)
     tensor.array = array
@@ -54,7 +54,7 @@ cdef list find_tensors(data, list found=None, int depth=0):
     return found
 
 
-def listed_tensors(data, str name):
+def listed_tensors(data: Any, str name) -> list[Tensor]:
     """The Tensors in `data`, if it is a sequence. Raises RuntimeError if values taken from them lack a
     gradient."""
     found = find_tensors(data) if is_sequence(data) else []
@@ -64,7 +64,7 @@ def listed_tensors(data, str name):
     return found
 
 
-def drops_graph(list tensors not None):
+def drops_graph(list tensors not None: list[Tensor]) -> bool:
     """Whether one of these has a graph that is lost where values are taken from it."""
     cdef Tensor tensor
     if mg_recording:
@@ -134,7 +134,7 @@ cdef str numpy_drops_graph(function):
             "x.detach() gives values without it")
 
 
-def plain_index(index):
+def plain_index(index: Any) -> Any:
     """An index with Tensors replaced by their arrays, as NumPy takes it."""
     if isinstance(index, Tensor):
         return (<Tensor> index).array
@@ -144,7 +144,7 @@ def plain_index(index):
 
 
 # ------------------------------------------------------------------ memory that others may write to
-def adopt(array, bint requires_grad=False):
+def adopt(array: ArrayLike, bint requires_grad=False) -> Tensor:
     """A Tensor on an array of one of the five dtypes that the caller has made and gives away. `Tensor(array)`
     expects that others write to the array."""
     cdef Tensor tensor = wrap(checked(array))
@@ -175,7 +175,7 @@ cdef Tensor frozen(Tensor tensor):
     return copy
 
 
-def freeze(Tensor tensor not None, bint follow=True):
+def freeze(Tensor tensor not None, bint follow=True) -> Tensor:
     """`frozen`, for what saves tensors in Python. Unless `follow`, a copy has no version, and is not copied
     again where it is saved."""
     cdef Tensor copy = frozen(tensor)

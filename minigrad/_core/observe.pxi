@@ -55,19 +55,19 @@ cdef object swap_observer(PyObject** slot, object function):
     return previous
 
 
-def observe(function):
+def observe(function: Observer | None) -> Observer | None:
     """Have `function(name, inputs, attributes, output)` called after every primitive in this thread; None
     ends it. Returns the function that was called before. The rules of a backward are seen too; then
     `running_node()` tells whose."""
     return swap_observer(&mg_observer, function)
 
 
-def observe_writes(function):
+def observe_writes(function: Callable[[Tensor], object] | None) -> Callable[[Tensor], object] | None:
     """As `observe`: have `function(tensor)` called before every write in place to a Tensor."""
     return swap_observer(&mg_write_observer, function)
 
 
-def announce(str name, tuple inputs, dict attributes, output):
+def announce(str name, tuple inputs, dict attributes, output: Tensor) -> None:
     """Tell who observes this thread, if anybody does, of a primitive, or of what acts as one."""
     if mg_observer != NULL:
         (<object> mg_observer)(name, inputs, attributes, output)
@@ -78,12 +78,12 @@ cdef void announce_write(Tensor target) except *:
         (<object> mg_write_observer)(target)
 
 
-def running_node():
+def running_node() -> Node | None:
     """The Node whose rules run in this thread, None outside of backward; known while there are observers."""
     return None if mg_running == NULL else <object> mg_running
 
 
-def set_running(Node node):
+def set_running(Node node: Node | None) -> Node | None:
     """Have `running_node()` say this, for a rule that runs a forward; returns what it said. The caller puts
     that back, and holds the Node until then."""
     global mg_running
@@ -92,7 +92,7 @@ def set_running(Node node):
     return previous
 
 
-def profile_engine(bint on):
+def profile_engine(bint on) -> dict[str, list[int]]:
     """Switch the profiler; returns what it gathered: {name: [calls, forward ns, backward ns, bytes]}."""
     global profiling, profile_rows, last_event
     gathered, profile_rows = profile_rows, {}
@@ -117,10 +117,10 @@ cdef Tensor run_hooks(list hooks, Tensor cotangent):
 class RemovableHandle:
     """What `register_hook` returns; `remove()` takes the hook out again."""
 
-    def __init__(self, hooks, hook):
+    def __init__(self, hooks: list[Callable[..., Any]], hook: Callable[..., Any]) -> None:
         self._hooks, self._hook = hooks, hook
 
-    def remove(self):
+    def remove(self) -> None:
         """Remove the hook; a second call does nothing."""
         hooks, self._hooks = self._hooks, ()
         for i, hook in enumerate(hooks):

@@ -94,7 +94,7 @@ cpdef Tensor to_tensor(object value, str name):
     return wrap(number_array(number, NPY_BOOL if PyBool_Check(number) else NPY_INT64, name))
 
 
-cpdef tuple to_tensors(tuple values, str name):
+cpdef tuple to_tensors(tuple values, str name):  # type: tuple[Tensor, ...]
     """As `to_tensor` of each; but a number, Python's or NumPy's, is weak: it takes the dtype that promotion
     gives it with the Tensors and arrays among the values. Where there are none, the numbers take the
     dtype of those that are NumPy's, or that of the most general."""

@@ -17,16 +17,16 @@ cdef class Unequal:
     cdef str message
     cdef bint differs
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         return self.differs
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         raise ValueError(self.message)
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
         raise ValueError(self.message)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<{self.differs}: {self.message}>"
 
 

@@ -63,7 +63,7 @@ cdef Op reduction_op(str name, int opcode, object fallback, object rule):
 include "generated/functions.pxi"
 
 
-def round(x, decimals=0):
+def round(x: TensorLike, decimals: int = 0) -> Tensor:
     """x rounded to `decimals` decimals elementwise, halves to even; its gradient is 0.
 
     >>> mg.round(mg.tensor([0.5, 1.5, 2.25]))
@@ -76,7 +76,7 @@ def round(x, decimals=0):
         return record(ROUND_, checked(np.round(tensor.array, decimals)), tensor)
 
 
-def reciprocal(x):
+def reciprocal(x: TensorLike) -> Tensor:
     """1 / x elementwise. Raises TypeError for integers and bools; use 1 / x, which gives floats.
 
     >>> mg.reciprocal(mg.tensor([2.0, 4.0]))
@@ -88,7 +88,7 @@ def reciprocal(x):
     return unary(RECIPROCAL_, tensor)
 
 
-def pow(x, y):
+def pow(x: TensorLike, y: TensorLike) -> Tensor:
     """x ** y elementwise, broadcast; NaN for a negative x and a fractional y.
 
     >>> mg.pow(mg.tensor([1.0, 3.0]), 2)
@@ -122,7 +122,7 @@ cdef Op WHERE_ = register("where", WHERE, np.where,
                           (None, lambda g, condition: where(condition, g, 0.0),
                            lambda g, condition: where(condition, 0.0, g)),
                           inputs=("condition", "x", "y"), core_dims=0)
-def where(condition, x, y):
+def where(condition: TensorLike, x: TensorLike, y: TensorLike) -> Tensor:
     """x where condition is true, y elsewhere, all three broadcast together. condition is bool.
 
     >>> mg.where(mg.tensor([True, False]), mg.tensor([1.0, 2.0]), 0.0)
@@ -149,7 +149,7 @@ def where(condition, x, y):
 cdef Op CLIP_ = register("clip", CLIP, np.clip,
                          (lambda g, x, low, high: where(logical_and(x >= low, x <= high), g, 0.0),),
                          attributes=("low", "high"))
-def clip(x, min=None, max=None):
+def clip(x: TensorLike, min: TensorLike | None = None, max: TensorLike | None = None) -> Tensor:
     """x limited to [min, max]; the gradient inside and at the bounds is 1. A bound may be None, a
     number or a Tensor; a NaN bound gives NaN.
 
@@ -210,7 +210,7 @@ cdef Tensor logical(str name, object ufunc, x, y):
         raise ValueError(f"{name}: shapes {a.shape} and {b.shape} do not broadcast") from None
 
 
-def logical_and(x, y):
+def logical_and(x: TensorLike, y: TensorLike) -> Tensor:
     """x and y elementwise, broadcast; bool. For bool tensors this is `x & y`.
 
     >>> mg.logical_and(mg.tensor([True, False]), mg.tensor([True, True]))
@@ -219,7 +219,7 @@ def logical_and(x, y):
     return logical("logical_and", np.logical_and, x, y)
 
 
-def logical_or(x, y):
+def logical_or(x: TensorLike, y: TensorLike) -> Tensor:
     """x or y elementwise, broadcast; bool. For bool tensors this is `x | y`.
 
     >>> mg.logical_or(mg.tensor([True, False]), mg.tensor([False, False]))
@@ -228,7 +228,7 @@ def logical_or(x, y):
     return logical("logical_or", np.logical_or, x, y)
 
 
-def logical_xor(x, y):
+def logical_xor(x: TensorLike, y: TensorLike) -> Tensor:
     """Exactly one of x and y, elementwise, broadcast; bool. For bool tensors this is `x ^ y`.
 
     >>> mg.logical_xor(mg.tensor([True, False]), mg.tensor([True, True]))
@@ -237,7 +237,7 @@ def logical_xor(x, y):
     return logical("logical_xor", np.logical_xor, x, y)
 
 
-def logical_not(x):
+def logical_not(x: TensorLike) -> Tensor:
     """not x elementwise; bool. For bool tensors this is `~x`.
 
     >>> mg.logical_not(mg.tensor([True, False]))
@@ -260,7 +260,7 @@ cdef bint ascending(tuple axes, int ndim):
     return True
 
 
-cpdef tuple reduced_axes(str name, axis, int ndim):
+cpdef tuple reduced_axes(str name, axis: Axis, int ndim):  # type: tuple[int, ...]
     """`axis` (None, an int, or a tuple of ints) as a sorted tuple of nonnegative ints."""
     if axis is None:
         return tuple(range(ndim))
@@ -282,7 +282,7 @@ cpdef tuple reduced_axes(str name, axis, int ndim):
     return tuple(sorted(axes))
 
 
-cpdef int one_axis(str name, axis, int ndim) except -1:
+cpdef int one_axis(str name, axis: int, int ndim) except -1:
     """`axis`, a single int, as a nonnegative int."""
     if axis is None or isinstance(axis, (tuple, list)):
         raise TypeError(f"{name}: axis must be an int, got {axis!r}")
@@ -301,7 +301,7 @@ cdef object integer(value):
         return None
 
 
-cpdef object whole(str what, value):
+cpdef object whole(str what, value: Any):  # type: int
     """`value` as an int; raises TypeError if it is not an integer."""
     number = integer(value)
     if number is None:
@@ -395,7 +395,7 @@ cdef object sum_to(Tensor g, tuple shape):
 
 
 cdef Op SUM_ = reduction_op("sum", SUM, np.add.reduce, lambda g, shape, axis: expand(g, shape, axis))
-def sum(x, axis=None, keepdims=False):
+def sum(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The sum over all axes, one axis, or a tuple of axes; 0 without elements. Accumulates in double.
 
     >>> mg.sum(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), axis=0)
@@ -408,7 +408,7 @@ cdef Op SUM_PRODUCT_ = register("sum_product", NO_KERNEL, None,
                                 (lambda g, y, shape, axis: expand(g, shape, axis) * y,
                                  lambda g, x, shape, axis: expand(g, shape, axis) * x),
                                 attributes=("axis", "keepdims"))
-def sum_product(x, y, axis=None, keepdims=False):
+def sum_product(x: TensorLike, y: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The sum of x * y, two tensors of one shape, over all axes, one axis, or a tuple of axes. The products
     are not stored; rows of float32 are summed in float32, 1024 elements at a time.
 
@@ -437,7 +437,7 @@ def sum_product(x, y, axis=None, keepdims=False):
 cdef Op MEAN_ = reduction_op("mean", MEAN, np.mean,
                              lambda g, shape, axis:
                              expand(g * (1 / (elements(shape, axis) or 1)), shape, axis))
-def mean(x, axis=None, keepdims=False):
+def mean(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The arithmetic mean; NaN without elements.
 
     >>> mg.mean(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), axis=1)
@@ -451,7 +451,7 @@ cdef Op VAR_ = register("var", VAR, np.var,
                         attributes=("axis", "keepdims", "correction", "means"))
 faster_rules(VAR_, VAR_SLOPE,
              lambda g, x, axis, correction, means: slope_about(means, g, x, axis, correction))
-def var(x, axis=None, correction=0, keepdims=False):
+def var(x: TensorLike, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
     """The variance: the sum of (x - mean)² over (n - correction). correction=1 is the unbiased estimate.
 
     >>> mg.var(mg.tensor([1.0, 2.0, 3.0, 4.0]))
@@ -482,7 +482,7 @@ cdef object slope_about(ndarray means, Tensor g, Tensor x, tuple axis, double co
 cdef Op PROD_ = reduction_op("prod", PROD, np.multiply.reduce,
                              lambda g, x, out, axis: slope_of_prod(g, x, axis))
 faster_rules(PROD_, PROD_SLOPE, lambda g, x, out, axis: slope_by_division(g, x, out, axis))
-def prod(x, axis=None, keepdims=False):
+def prod(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The product; 1 without elements. Accumulates in double. Its gradient is exact for zeros too, and if the
     product over- or underflows.
 
@@ -557,7 +557,7 @@ cdef object shifted(x, double first, int axis):
 cdef Op CUMULATIVE_SUM_ = register("cumulative_sum", NO_KERNEL, np.cumsum,
                                    (lambda g, axis: turned(cumulative_sum(turned(g, axis), axis), axis),),
                                    attributes=("axis",))
-def cumulative_sum(x, axis=None, include_initial=False):
+def cumulative_sum(x: TensorLike, axis: int | None = None, include_initial: bool = False) -> Tensor:
     """The sums of the first 1, 2, ... elements along an axis, which is optional for a 1-d tensor; with
     include_initial they start with 0. Accumulates in double.
 
@@ -571,7 +571,7 @@ cdef Op CUMULATIVE_PROD_ = register("cumulative_prod", NO_KERNEL, np.cumprod,
                                     (lambda g, x, out, axis:
                                      recurrence_adjoint(g, x, axis) * shifted(out, 1.0, axis),),
                                     attributes=("axis",))
-def cumulative_prod(x, axis=None, include_initial=False):
+def cumulative_prod(x: TensorLike, axis: int | None = None, include_initial: bool = False) -> Tensor:
     """The products of the first 1, 2, ... elements along an axis, which is optional for a 1-d tensor; with
     include_initial they start with 1. Its gradient is exact for zeros too.
 
@@ -606,7 +606,7 @@ cdef Op LINEAR_RECURRENCE_ = register("linear_recurrence", NO_KERNEL, None,
                                        recurrence_adjoint(g, x, axis) * shifted(out, 0.0, axis),
                                        lambda g, x, axis: recurrence_adjoint(g, x, axis)),
                                       attributes=("axis",))
-def linear_recurrence(factor, x, axis=-1):
+def linear_recurrence(factor: TensorLike, x: TensorLike, axis: int = -1) -> Tensor:
     """y[k] = factor[k] * y[k - 1] + x[k] along an axis, for tensors of one shape, with y[-1] = 0. The
     gradient of a cumulative product is such a recurrence in reverse order. Accumulates in double.
 
@@ -632,7 +632,7 @@ cdef object recurrence_adjoint(g, factor, int axis):
 
 cdef Op MAX_ = reduction_op("max", MAX, np.maximum.reduce,
                             lambda g, x, out, axis: share_ties(g, x, out, axis))
-def max(x, axis=None, keepdims=False):
+def max(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The largest element, NaN if there is one. Ties share the gradient evenly. Raises ValueError for an
     empty axis.
 
@@ -644,7 +644,7 @@ def max(x, axis=None, keepdims=False):
 
 cdef Op MIN_ = reduction_op("min", MIN, np.minimum.reduce,
                             lambda g, x, out, axis: share_ties(g, x, out, axis))
-def min(x, axis=None, keepdims=False):
+def min(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The smallest element, NaN if there is one. Ties share the gradient evenly. Raises ValueError for an
     empty axis.
 
@@ -662,7 +662,7 @@ cdef object share_ties(g, x, out, tuple axis):
 cdef Op LOGSUMEXP_ = reduction_op("logsumexp", LOGSUM, None,
                                   lambda g, x, out, axis:
                                   expand(g, x.shape, axis) * exp(x - expand(out, x.shape, axis)))
-def logsumexp(x, axis=None, keepdims=False):
+def logsumexp(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) without overflow; -inf without elements.
 
     >>> mg.logsumexp(mg.tensor([1000.0, 1000.0]))
@@ -674,7 +674,7 @@ def logsumexp(x, axis=None, keepdims=False):
 cdef Op LOG_SOFTMAX_ = register("log_softmax", NO_KERNEL, None,
                                 (lambda g, out, axis: g - exp(out) * sum(g, axis, True),),
                                 attributes=("axis",))
-def log_softmax(x, axis=-1):
+def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
     """x - logsumexp(x) along one axis: the logarithm of softmax.
 
     >>> mg.log_softmax(mg.tensor([0.0, 0.0]))
@@ -700,7 +700,7 @@ cdef Tensor floating(x, str name):
 
 # ===================================================================================================== shape
 cdef Op RESHAPE_ = register("reshape", NO_KERNEL, None, (lambda g, shape: reshape(g, shape),))
-def reshape(x, *shape):
+def reshape(x: TensorLike, *shape: Any) -> Tensor:
     """The same elements in C order in another shape; one size may be -1. A view where possible.
 
     >>> mg.reshape(mg.arange(4), (2, 2))
@@ -729,7 +729,7 @@ cdef object type_or_value(target):
 
 cdef Op PERMUTE_DIMS_ = register("permute_dims", NO_KERNEL, None,
                                  (lambda g, axes: permute_dims(g, inverse(axes)),), attributes=("axes",))
-def permute_dims(x, axes):
+def permute_dims(x: TensorLike, axes: Sequence[int]) -> Tensor:
     """The dimensions in another order; a view.
 
     >>> mg.permute_dims(mg.zeros((2, 3, 4)), (2, 0, 1)).shape
@@ -753,7 +753,7 @@ cdef tuple inverse(tuple axes):
 
 
 cdef Op BROADCAST_TO_ = register("broadcast_to", NO_KERNEL, None, (lambda g, shape: sum_to(g, shape),))
-def broadcast_to(x, shape):
+def broadcast_to(x: TensorLike, shape: Sequence[int]) -> Tensor:
     """x repeated along dimensions of size 1 and new leading ones, without a copy; the view is read-only.
 
     >>> mg.broadcast_to(mg.tensor([1.0, 2.0]), (2, 2))
@@ -785,7 +785,7 @@ def broadcast_to(x, shape):
     return record_view(BROADCAST_TO_, strided_view(tensor.array, ndim, sizes, strides), tensor)
 
 
-cpdef tuple sizes_of(shape, str name):
+cpdef tuple sizes_of(shape: Shape, str name):  # type: tuple[int, ...]
     """A shape, given as an int or a sequence of ints, as a tuple; raises TypeError or ValueError."""
     sizes = tuple([integer(n) for n in (shape if isinstance(shape, (tuple, list)) else (shape,))])
     if None in sizes:
@@ -806,7 +806,7 @@ cdef ndarray strided_view(ndarray base, int ndim, npy_intp* sizes, npy_intp* str
 cdef Op ROLL_ = register("roll", NO_KERNEL, np.roll,
                          (lambda g, shift, axis: roll(g, tuple([-n for n in shift]), axis),),
                          attributes=("shift", "axis"))
-def roll(x, shift, axis=None):
+def roll(x: TensorLike, shift: Shape, axis: int | Sequence[int] | None = None) -> Tensor:
     """Elements shifted by `shift` places along an axis, from its end back to its start; tuples for several
     axes. Without an axis, the elements are rolled in C order.
 
@@ -828,7 +828,7 @@ def roll(x, shift, axis=None):
 cdef Op REPEAT_ = register("repeat", NO_KERNEL, np.repeat,
                            (lambda g, shape, repeats, axis: sum_repeats(g, shape, repeats, axis),),
                            attributes=("repeats", "axis"))
-def repeat(x, repeats, axis=None):
+def repeat(x: TensorLike, repeats: TensorLike | Sequence[int], axis: int | None = None) -> Tensor:
     """Each element along an axis `repeats` times in a row: one count, or one for each element. Without an
     axis, x is flattened first. (PyTorch calls this repeat_interleave, and calls `tile` repeat.)
 
@@ -862,7 +862,7 @@ cdef Op DIAGONAL_ = register("diagonal", NO_KERNEL, None,
                              (lambda g, shape, offset, axis1, axis2:
                               onto_diagonal(g, shape, offset, axis1, axis2),),
                              attributes=("offset", "axis1", "axis2"))
-def diagonal(x, offset=0, axis1=0, axis2=1):
+def diagonal(x: TensorLike, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
     """The elements whose index on axis2 is that on axis1 plus `offset`, along a new last dimension; a view,
     which is read-only.
 
@@ -894,7 +894,7 @@ cdef object onto_diagonal(g, tuple shape, offset, int axis1, int axis2):
 
 cdef Op ASTYPE_ = register("astype", NO_KERNEL, None, (lambda g, source: astype(g, source),),
                            attributes=("source",))
-def astype(x, dtype):
+def astype(x: TensorLike, dtype: DTypeLike) -> Tensor:
     """x in another dtype; x itself if it has that dtype. The gradient comes back in the dtype of x.
 
     Floats are truncated in an integer dtype. As in NumPy and PyTorch, the values are not checked: NaN,
@@ -918,7 +918,7 @@ def astype(x, dtype):
 cdef Op GETITEM_ = register("getitem", NO_KERNEL, None, (lambda g, shape, index: put(g, index, shape),),
                             attributes=("index",))
 beside_rules(GETITEM_).add_part = add_picked
-def getitem(x, index):
+def getitem(x: TensorLike, index: Any) -> Tensor:
     """x[index] as in NumPy: a view for integers, slices, None and Ellipsis, a copy for index arrays.
 
     >>> from minigrad._core import ops
@@ -943,7 +943,7 @@ def getitem(x, index):
     return record(GETITEM_, out, tensor, None, None, (index,))
 
 
-def take(x, indices, axis=None):
+def take(x: TensorLike, indices: TensorLike, axis: int | None = None) -> Tensor:
     """The slices of x at integer `indices` along an axis, optional for a 1-d tensor; for axis=1
     x[:, indices].
 
@@ -1023,7 +1023,7 @@ cdef void add_picked(ndarray whole, ndarray part, tuple attributes) except *:
 
 
 cdef Op PUT_ = register("put", NO_KERNEL, None, (lambda g, index: getitem(g, index),), attributes=("index",))
-def put(x, index, shape):
+def put(x: TensorLike, index: Any, shape: Sequence[int]) -> Tensor:
     """Zeros of `shape` with x added at [index]; repeated indices accumulate. The adjoint of x[index].
 
     >>> from minigrad._core import ops
@@ -1044,7 +1044,7 @@ cdef Op TAKE_ALONG_AXIS_ = register("take_along_axis", NO_KERNEL, None,
                                     (lambda g, shape, indices, axis:
                                      add_along_axis(g, indices, axis, shape),),
                                     attributes=("indices", "axis"))
-def take_along_axis(x, indices, axis=-1):
+def take_along_axis(x: TensorLike, indices: TensorLike, axis: int = -1) -> Tensor:
     """x at the integer `indices` along an axis. Both have the same number of dimensions; all but `axis` are
     broadcast. A negative index counts from the end. Raises IndexError out of bounds.
 
@@ -1082,7 +1082,7 @@ cdef object take_broadcast(Tensor x, ndarray positions, int axis):
 cdef Op ADD_ALONG_AXIS_ = register("add_along_axis", NO_KERNEL, None,
                                    (lambda g, indices, axis: take_along_axis(g, indices, axis),),
                                    attributes=("indices", "axis"))
-def add_along_axis(x, indices, axis, shape):
+def add_along_axis(x: TensorLike, indices: TensorLike, axis: int, shape: Sequence[int]) -> Tensor:
     """Zeros of `shape` with x added at `indices`, of the shape of x, along an axis: the adjoint of
     `take_along_axis`.
 
@@ -1149,7 +1149,7 @@ cdef Op SORT_ = register("sort", NO_KERNEL, np.sort,
                          (lambda g, x, axis, descending, stable:
                           add_along_axis(g, argsort(x, axis, descending, stable), axis, x.shape),),
                          attributes=("axis", "descending", "stable"))
-def sort(x, axis=-1, descending=False, stable=True):
+def sort(x: TensorLike, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
     """The elements in ascending order along an axis, NaN last, or in descending order, NaN first. If
     `stable`, equal elements (0.0 and -0.0 too) keep their order. The gradient of equal elements follows the
     order of `argsort` with these arguments.
@@ -1169,7 +1169,7 @@ def sort(x, axis=-1, descending=False, stable=True):
     return record(SORT_, out, tensor, None, None, (along, bool(descending), bool(stable)))
 
 
-def argsort(x, axis=-1, descending=False, stable=True):
+def argsort(x: TensorLike, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
     """The positions, int64, of the elements in ascending order along an axis, NaN last, or in descending
     order, NaN first. If `stable`, equal elements keep their order.
 
@@ -1218,7 +1218,7 @@ cdef object stable_order(ndarray x, int axis):
     return contiguous(cnp.PyArray_SwapAxes(order, axis, last))
 
 
-cpdef object sort_keys(ndarray x):
+cpdef object sort_keys(ndarray x):  # type: NDArray[Any]
     """Integers or bools that sort as the elements of x do: equal for 0.0 and -0.0, and for NaNs, which come
     last. The bits of floats sort as the floats do, but in reverse for negative ones."""
     if x.dtype.kind != "f":
@@ -1233,7 +1233,7 @@ cpdef object sort_keys(ndarray x):
 cdef Op CONCAT_ = register("concat", NO_KERNEL, None,
                            (lambda g, axis, offsets, i: section(g, axis, offsets, i),),
                            attributes=("axis", "offsets"), variadic=True)
-def concat(arrays, axis=0):
+def concat(arrays: Sequence[TensorLike], axis: int | None = 0) -> Tensor:
     """Join tensors along an existing axis; with axis=None they are flattened first.
 
     >>> mg.concat([mg.tensor([1.0]), mg.tensor([2.0, 3.0])])
@@ -1281,7 +1281,8 @@ cdef Op SLIDING_WINDOWS_ = register(
     "sliding_windows", NO_KERNEL, None,
     (lambda g, shape, stride, dilation: overlap_add(g, shape, stride, dilation),),
     attributes=("stride", "dilation"))
-def sliding_windows(x, kernel_size, stride=1, dilation=1):
+def sliding_windows(x: TensorLike, kernel_size: int | Sequence[int], stride: int | Sequence[int] = 1,
+                    dilation: int | Sequence[int] = 1) -> Tensor:
     """Sliding windows over the last k axes of x, k the length of kernel_size (an int is one axis): the shape
     (..., *places, *kernel_size), as numpy.lib.stride_tricks.sliding_window_view. A read-only view.
 
@@ -1307,7 +1308,8 @@ cdef Op OVERLAP_ADD_ = register(
     "overlap_add", NO_KERNEL, None,
     (lambda g, kernel_size, stride, dilation: sliding_windows(g, kernel_size, stride, dilation),),
     attributes=("kernel_size", "stride", "dilation"))
-def overlap_add(x, shape, stride=1, dilation=1):
+def overlap_add(x: TensorLike, shape: Sequence[int], stride: int | Sequence[int] = 1,
+                dilation: int | Sequence[int] = 1) -> Tensor:
     """Zeros of `shape` with windows x (..., *places, *kernel_size) added where `sliding_windows` takes them
     from: its adjoint. Raises ValueError unless `sliding_windows` of that shape gives the shape of x.
 
@@ -1379,7 +1381,7 @@ cdef ndarray windows(str name, ndarray base, tuple kernel, tuple stride, tuple d
 
 
 cdef Op PAD_ = register("pad", NO_KERNEL, None, (lambda g, index: getitem(g, index),), attributes=("index",))
-def pad(x, pad_width, mode="constant", value=0):
+def pad(x: TensorLike, pad_width: Any, mode: str = "constant", value: float = 0) -> Tensor:
     """x with pad_width = ((before, after), ...) additional elements along its axes, as in numpy.pad; one pair
     applies to every axis, an int to every side.
 
@@ -1464,7 +1466,8 @@ cdef object padded_by_index(x, tuple widths, mode):
     return x
 
 
-def window_max(x, starts, stops, steps, return_indices=False):
+def window_max(x: TensorLike, starts: Sequence[Any], stops: Sequence[Any], steps: Sequence[int],
+               return_indices: bool = False) -> Any:
     """The largest element of each window of the last k axes of x, k 1 or 2: the shape (..., *places), NaN if
     the window has one. The gradient goes to the first maximum: x is indexed along these axes, flattened.
 
@@ -1503,7 +1506,8 @@ cdef Op PACKED_MATMUL_ = register("packed_matmul", NO_KERNEL, None,
                                    lambda g, x, source: reshape(matmul(matrix_transpose(x), g), source),
                                    lambda g: sum(g, (0, g.ndim - 1))),
                                   inputs=("x", "y", "bias"), attributes=("matrices", "source"))
-def packed_matmul(x, y, shape, bias=None):
+def packed_matmul(x: TensorLike, y: TensorLike, shape: Sequence[int],
+                  bias: TensorLike | None = None) -> Tensor:
     """x @ reshape(y, shape) + bias[..., None] for x (..., n, k), y of that shape (b, ..., k, m), b being an
     axis that x does not have, and bias (..., n) or None: (b, ..., n, m). Unlike that composition, it adds the
     bias in place, and copies a y that is not viewable in this shape, such as sliding windows, block by block
@@ -1535,7 +1539,7 @@ cdef Op PACKED_OUTER_ = register("packed_outer", NO_KERNEL, None,
                                  (lambda g, y, matrices: packed_matmul(g, y, matrices),
                                   lambda g, x, source: reshape(matmul(matrix_transpose(g), x), source)),
                                  attributes=("matrices", "source"))
-def packed_outer(x, y, shape):
+def packed_outer(x: TensorLike, y: TensorLike, shape: Sequence[int]) -> Tensor:
     """The sum over b of x[b] @ reshape(y, shape)[b].mT, for x (b, ..., n, m) and y of that shape
     (b, ..., k, m): (..., n, k). The gradient of `packed_matmul` for its x.
 
@@ -1577,7 +1581,7 @@ cdef Op MATMUL_ = register("matmul", NO_KERNEL, np.matmul,
 beside_rules(MATMUL_).sums = (
     lambda gs, ys: matmul(concat(gs, 1), matrix_transpose(concat(ys, 1))),
     lambda gs, xs: matmul(matrix_transpose(concat(xs)), concat(gs)))
-def matmul(x, y):
+def matmul(x: TensorLike, y: TensorLike) -> Tensor:
     """The matrix product x @ y as in NumPy: (..., n, k) @ (..., k, m) -> (..., n, m). Leading dimensions
     broadcast; a 1-d operand is a row on the left or a column on the right.
 
@@ -1621,7 +1625,7 @@ cdef str matmul_error(Tensor a, Tensor b):
     return message
 
 
-def matrix_transpose(x):
+def matrix_transpose(x: TensorLike) -> Tensor:
     """The last two dimensions exchanged; a view.
 
     >>> mg.matrix_transpose(mg.zeros((5, 2, 3))).shape
@@ -1641,7 +1645,7 @@ cdef Op LINEAR_ = register("linear", NO_KERNEL, None,
                             lambda g: sum(g, 0)),
                            inputs=("x", "weight", "bias"))
 beside_rules(LINEAR_).sums = (None, lambda gs, xs: matmul(matrix_transpose(concat(gs)), concat(xs)))
-def linear(x, weight, bias=None):
+def linear(x: TensorLike, weight: TensorLike, bias: TensorLike | None = None) -> Tensor:
     """x @ weight.T + bias for weight (out, in), bias (out,) or None, x (..., in) -> (..., out). A
     primitive of its own: the gradient of weight comes out in the layout of weight, and the bias is added
     in place.
@@ -1679,7 +1683,7 @@ cdef Op LSTM_CELL_ = register("lstm_cell", NO_KERNEL, None,
 faster_rules(LSTM_CELL_, LSTM_STEP,
              lambda g, gates, cell, kept: lstm_slope_of(kept, g, cell, True),
              lambda g, gates, cell, kept: lstm_slope_of(kept, g, cell, False))
-def lstm_cell(gates, cell):
+def lstm_cell(gates: TensorLike, cell: TensorLike) -> Tensor:
     """One step of long short-term memory: gates (4 n, ...), the blocks i, f, g, o before their activation,
     and the cell (n, ...) give (2 n, ...), the next cell c = sigmoid(f) cell + sigmoid(i) tanh(g) and the
     output sigmoid(o) tanh(c). A primitive of its own, since the composition takes 13 passes over memory
@@ -1717,7 +1721,7 @@ cdef ndarray unobserved(object definition, ndarray x, ndarray y):
         observe(observer)
 
 
-def lstm_step(gates, cell):
+def lstm_step(gates: TensorLike, cell: TensorLike) -> Tensor:
     """The formula of `lstm_cell`."""
     n = cell.shape[0]
     i, f, g, o = [gates[k * n:(k + 1) * n] for k in range(4)]
@@ -1751,7 +1755,7 @@ cdef Op SOFTMAX_CROSS_ENTROPY_ = register(
 faster_rules(SOFTMAX_CROSS_ENTROPY_, CROSS_ENTROPY, lambda g, x, labels, kept: None if kept is None else
              wrap(loss.cross_entropy_slopes(contiguous((<Tensor> x).array), labels, kept,
                                             contiguous((<Tensor> g).array))))
-def softmax_cross_entropy(x, labels):
+def softmax_cross_entropy(x: TensorLike, labels: TensorLike) -> Tensor:
     """-log(softmax(x)) at the label of each row: x (n, C), labels (n,) of integers in [0, C), to (n,). A
     primitive of its own, because training steps of small nets spent a fifth of their time on its composition.
     Raises IndexError for a label outside [0, C), TypeError for float labels.
@@ -1785,7 +1789,7 @@ def softmax_cross_entropy(x, labels):
     return record(SOFTMAX_CROSS_ENTROPY_, out, rows, None, None, (classes, kept))
 
 
-def picked_entropy(x, labels):
+def picked_entropy(x: TensorLike, labels: TensorLike) -> Tensor:
     """The formula of `softmax_cross_entropy`."""
     return negative(reshape(take_along_axis(log_softmax(x, 1), reshape(labels, (-1, 1)), 1), (-1,)))
 
@@ -1800,7 +1804,7 @@ cdef object slope_of_cross_entropy(Tensor g, Tensor x, ndarray labels):
     return where(wrap(hot), expm1(log_p), exp(log_p)) * reshape(g, (-1, 1))
 
 
-def zeros_like(x, dtype=None):
+def zeros_like(x: TensorLike, dtype: DTypeLike | None = None) -> Tensor:
     """Zeros in the shape and dtype of x (or another dtype), outside the graph.
 
     >>> mg.zeros_like(mg.tensor([1.0, 2.0]))
@@ -1813,11 +1817,12 @@ def zeros_like(x, dtype=None):
 
 
 # -------------------------------------------------------------------------------------- the public table
-for name, function in list(globals().items()):
+cdef object name, function
+for name, function in globals().items():
     if name in registry:
         (<Op> registry[name]).function = function
-attach_methods(ELEMENTWISE)
-attach_methods({function.__name__: function for function in (
-    reciprocal, pow, round, clip, logical_and, logical_or, logical_xor, logical_not, roll, repeat, diagonal,
-    sort, argsort, cumulative_sum, cumulative_prod, sum, mean, var, prod, max, min, logsumexp, log_softmax,
-    reshape, permute_dims, broadcast_to, astype, matmul, matrix_transpose, take, take_along_axis)})
+attach_methods(globals(), [
+    "reciprocal", "pow", "round", "clip", "logical_and", "logical_or", "logical_xor", "logical_not",
+    "roll", "repeat", "diagonal", "sort", "argsort", "cumulative_sum", "cumulative_prod", "sum", "mean",
+    "var", "prod", "max", "min", "logsumexp", "log_softmax", "reshape", "permute_dims", "broadcast_to",
+    "astype", "matmul", "matrix_transpose", "take", "take_along_axis"])

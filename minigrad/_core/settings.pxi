@@ -2,7 +2,7 @@
 cdef object default_dtype = np.dtype(np.float32)
 
 
-def get_default_dtype():
+def get_default_dtype() -> np.dtype[Any]:
     """The dtype that Python floats become: float32 unless `set_default_dtype` changed it.
 
     >>> mg.get_default_dtype()
@@ -11,7 +11,7 @@ def get_default_dtype():
     return default_dtype
 
 
-def set_default_dtype(dtype):
+def set_default_dtype(dtype: DTypeLike) -> None:
     """Set the dtype that Python floats become, in every thread: float32 or float64.
 
     >>> mg.set_default_dtype(mg.float64); mg.tensor([0.5]).dtype
@@ -25,7 +25,7 @@ def set_default_dtype(dtype):
     default_dtype = dtype
 
 
-def is_grad_enabled():
+def is_grad_enabled() -> bool:
     """Whether operations are recorded in this thread.
 
     >>> mg.is_grad_enabled()
@@ -34,7 +34,7 @@ def is_grad_enabled():
     return bool(mg_recording)
 
 
-def set_recording(bint mode):
+def set_recording(bint mode) -> bool:
     """Turn recording on or off in this thread and return what it was; the context managers call it."""
     global mg_recording
     previous = bool(mg_recording)

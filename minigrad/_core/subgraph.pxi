@@ -1,5 +1,5 @@
 # Access to the graph for Function, checkpoint, fused functions and mg.func.
-def attach_op(Op op not None, Tensor values not None, tuple inputs, tuple attributes):
+def attach_op(Op op not None, Tensor values not None, tuple inputs, tuple attributes) -> Tensor:
     """A Tensor on the memory of `values`, made by `op` from the inputs: Tensors, or Nodes, which stand for
     what they made. Nobody is told; see `announce`."""
     cdef Tensor tensor = wrap(values.array)
@@ -21,12 +21,12 @@ cdef Tensor stand_in(object edge):
     return tensor
 
 
-def count_nodes():
+def count_nodes() -> int:
     """How many Nodes were made so far; a Node made later has a larger `number`."""
     return node_count
 
 
-def edges_below(list outputs, unsigned long long since):
+def edges_below(list outputs: list[Tensor], unsigned long long since) -> list[Node | Tensor]:
     """Where the graph that was made after the first `since` Nodes ends below these Tensors: a list of
     leaves, and of older Nodes."""
     cdef list queue = [edge_of(<Tensor?> t) for t in outputs if (<Tensor?> t).requires], found = []
@@ -49,8 +49,9 @@ def edges_below(list outputs, unsigned long long since):
     return found
 
 
-def run_graph(list outputs, list grad_outputs, list inputs, bint retain_graph, bint create_graph,
-              bint stop_at_inputs=False):
+def run_graph(list outputs: list[Tensor], list grad_outputs: list[Tensor | None],
+              list inputs: list[Tensor] | list[Node | Tensor], bint retain_graph, bint create_graph,
+              bint stop_at_inputs=False) -> list[Tensor | None]:
     """The engine behind `autograd.grad`: gradients of `inputs` (Tensors, or Nodes in their place), None
     where no way leads to one."""
     inputs = [stand_in(edge) for edge in inputs]

@@ -105,8 +105,8 @@ cdef ndarray writable_average(str owner, str name, object average, Tensor batch)
     return contiguous(tensor.array)
 
 
-def move_statistics(str owner not None, mean, var, Tensor batch_mean not None, Tensor batch_var not None,
-                    double momentum, double correction):
+def move_statistics(str owner not None, mean: Tensor, var: Tensor, Tensor batch_mean not None,
+                    Tensor batch_var not None, double momentum, double correction) -> None:
     """mean = (1 - momentum) mean + momentum batch_mean, and var likewise with correction * batch_var, in
     place and each in its dtype; a write like any other, but never recorded. Both are checked before either
     is written to."""

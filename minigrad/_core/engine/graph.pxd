@@ -28,11 +28,11 @@ cdef class Faster:
 
 cdef class Op:
     cdef readonly str name
-    cdef readonly object fallback
+    cdef readonly object fallback           # type: Callable[..., Any] | None
     cdef object function        # what users call
-    cdef readonly tuple rules
-    cdef readonly tuple inputs
-    cdef readonly tuple attributes
+    cdef readonly tuple rules               # type: tuple[Callable[..., Tensor] | None, ...]
+    cdef readonly tuple inputs              # type: tuple[str, ...]
+    cdef readonly tuple attributes          # type: tuple[str, ...]
     cdef readonly bint variadic
     cdef readonly bint joint    # its rule is called once and returns the gradients of all inputs
     cdef int opcode

@@ -53,7 +53,7 @@ cdef dict registry = {}         # name -> Op, for every primitive
 cdef unsigned long long node_count = 0, pass_count = 0
 
 cdef ndarray NOTHING = np.zeros(0, np.float32)
-DTYPES = tuple(map(np.dtype, ("float32", "float64", "int32", "int64", "bool")))
+DTYPES: tuple[np.dtype[Any], ...] = tuple(map(np.dtype, ("float32", "float64", "int32", "int64", "bool")))
 
 
 # --------------------------------------------------------------------------------------- the table
@@ -61,8 +61,7 @@ DTYPES = tuple(map(np.dtype, ("float32", "float64", "int32", "int64", "bool")))
 cdef class Op:
     """One primitive: its kernel, what NumPy calls it, and a gradient rule for each input."""
 
-    def __repr__(self):
-        return f"<primitive {self.name}>"
+    def __repr__(self) -> str: return f"<primitive {self.name}>"
 
 
 cdef Op named(str name):
@@ -70,9 +69,9 @@ cdef Op named(str name):
     return registry.setdefault(name, Op.__new__(Op))
 
 
-def register(str name not None, int opcode, object fallback, tuple rules not None,
-             tuple inputs not None=("x", "y", "z"), tuple attributes not None=(), bint variadic=False,
-             int core_dims=NO_BROADCAST):
+def register(str name not None, int opcode, fallback: Callable[..., Any] | None, tuple rules not None: Rules,
+             tuple inputs not None: Names = ("x", "y", "z"), tuple attributes not None: Names = (),
+             bint variadic=False, int core_dims=NO_BROADCAST) -> Op:
     """Enter a primitive into the table."""
     cdef Op op = named(name)
     if op.name is not None:
@@ -80,9 +79,10 @@ def register(str name not None, int opcode, object fallback, tuple rules not Non
     return make_op(name, opcode, fallback, rules, inputs, attributes, variadic, core_dims, into=op)
 
 
-def make_op(str name not None, int opcode=NO_KERNEL, object fallback=None, tuple rules not None=(),
-            tuple inputs not None=("x", "y", "z"), tuple attributes not None=(), bint variadic=False,
-            int core_dims=NO_BROADCAST, bint joint=False, Op into=None):
+def make_op(str name not None, int opcode=NO_KERNEL, fallback: Callable[..., Any] | None = None,
+            tuple rules not None: Rules = (), tuple inputs not None: Names = ("x", "y", "z"),
+            tuple attributes not None: Names = (), bint variadic=False, int core_dims=NO_BROADCAST,
+            bint joint=False, Op into: Op | None = None) -> Op:
     """An operation that a graph may contain. The parameter names of its rules say what a Node must save.
 
     variadic: any number of inputs share one rule. joint: that rule is called once, and returns a list
@@ -130,18 +130,18 @@ def make_op(str name not None, int opcode=NO_KERNEL, object fallback=None, tuple
     return op
 
 
-def attach_methods(dict public):
-    """Make functions whose first parameter is a Tensor methods of Tensor."""
+def attach_methods(dict module, list names: list[str]) -> None:
+    """Make functions of a module whose first parameter is a Tensor methods of Tensor."""
     cdef dict members = <dict> (<PyTypeObject*> Tensor).tp_dict
-    for name, function in public.items():
-        members.setdefault(name, function)
+    for name in names:
+        members.setdefault(name, module[name])
     PyType_Modified(<type> Tensor)
 
 
 cdef Op ALIAS = make_op("alias", rules=(lambda g: g,))
 
 
-def primitives():
+def primitives() -> list[str]:
     """The names of all primitives in the table, sorted."""
     return sorted([name for name, op in registry.items() if (<Op> op).name is not None])
 
@@ -168,24 +168,24 @@ cdef class Node:
     """One recorded operation: `tensor.grad_fn`."""
 
     @property
-    def name(self):
+    def name(self) -> str:
         """The name of the primitive, or of the function (a Function, or one that is fused)."""
         return self.op.name
 
     @property
-    def next_functions(self):
+    def next_functions(self) -> tuple[Node | Tensor | None, ...]:
         """The Nodes (or, for a leaf, Tensors) of the inputs, None where no gradient flows; a tuple."""
         return tuple([edge(self, i) for i in range(input_count(self))])
 
     @property
-    def output_shape(self):
+    def output_shape(self) -> tuple[int, ...] | None:
         """The shape of the output, a tuple of int; None beyond eight dimensions."""
         cdef int d
         if self.ndim > NOTED_SIZES:
             return None
         return tuple([self.sizes[d] for d in range(self.ndim)])
 
-    def register_hook(self, hook):
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
         """As `Tensor.register_hook` of the output, which need not be alive."""
         notes = notes_of(self)
         if notes.hooks is None:
@@ -193,16 +193,15 @@ cdef class Node:
         return add_hook(notes.hooks, hook)
 
     @property
-    def metadata(self):
+    def metadata(self) -> dict[str, Any] | None:
         """Data of a tool for this Node: None, or a dict."""
         return None if self.notes is None else self.notes.metadata
 
     @metadata.setter
-    def metadata(self, value):
+    def metadata(self, value: dict[str, Any] | None) -> None:
         notes_of(self).metadata = value
 
-    def __repr__(self):
-        return f"<{self.op.name}>"
+    def __repr__(self) -> str: return f"<{self.op.name}>"
 
 
 cdef Notes notes_of(Node node):

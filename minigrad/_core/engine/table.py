@@ -3,8 +3,8 @@
 Design note
 -----------
 1. One entry defines a primitive. At build time generate.py derives from it the opcode, the loops
-   for both precisions, the function, its docstring and stub, the method of Tensor, and the name
-   in `mg`. Primitives that need more than one pass over the elements are in ops.pyx.
+   for both precisions, the function with its docstring and types, the method of Tensor, and the
+   name in `mg`. Primitives that need more than one pass over the elements are in ops.pyx.
 2. `kernel` is the value of one element, as an expression of operators and functions of vecmath.h.
    A NaN must stay NaN: `0 if x <= 0 else x`, not `x if x > 0 else 0`. Without a kernel, NumPy's
    function computes the result. Integers and bools always use NumPy's function; if there is none,

@@ -25,7 +25,7 @@ cdef class Tensor:
 
     __array_ufunc__ = None                  # so that `array * tensor` is left to Tensor
 
-    def __init__(self, data, dtype=None, bint requires_grad=False):
+    def __init__(self, data: ArrayLike, dtype: DTypeLike | None = None, bint requires_grad=False) -> None:
         listed_tensors(data, "Tensor")
         self.array = checked(np.asarray((<Tensor> data).array if isinstance(data, Tensor) else data, dtype))
         if isinstance(data, Tensor) and self.array is (<Tensor> data).array:
@@ -37,32 +37,32 @@ cdef class Tensor:
 
     # ------------------------------------------------------------------ what it is
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """The sizes of its dimensions, a tuple of int."""
         return shape_of(self.array)
 
     @property
-    def ndim(self):
+    def ndim(self) -> int:
         """The number of dimensions."""
         return PyArray_NDIM(self.array)
 
     @property
-    def size(self):
+    def size(self) -> int:
         """The number of elements, an int."""
         return elements(self.array)
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype[Any]:
         """Its NumPy dtype: float32, float64, int32, int64 or bool."""
         return self.array.dtype
 
     @property
-    def requires_grad(self):
+    def requires_grad(self) -> bool:
         """Whether operations on it are recorded."""
         return self.requires
 
     @requires_grad.setter
-    def requires_grad(self, bint value):
+    def requires_grad(self, bint value) -> None:
         if self.node is not None and not value:
             raise RuntimeError("requires_grad: only leaves can be changed; use x.detach()")
         if value and PyArray_TYPE(self.array) != NPY_FLOAT and PyArray_TYPE(self.array) != NPY_DOUBLE:
@@ -71,22 +71,22 @@ cdef class Tensor:
         self.requires = value
 
     @property
-    def is_leaf(self):
+    def is_leaf(self) -> bool:
         """True unless an operation in the graph made it."""
         return self.node is None
 
     @property
-    def grad_fn(self):
+    def grad_fn(self) -> Node | None:
         """The Node that made it, None for a leaf."""
         return self.node
 
     @property
-    def grad(self):
+    def grad(self) -> Tensor | None:
         """The accumulated gradient, a Tensor, or None."""
         return self.gradient
 
     @grad.setter
-    def grad(self, value):
+    def grad(self, value: Tensor | None) -> None:
         if value is not None:
             if not isinstance(value, Tensor) or value is self:
                 raise TypeError("grad: expected another Tensor or None, got "
@@ -97,29 +97,29 @@ cdef class Tensor:
         self.gradient = value
 
     @property
-    def _array(self):
+    def _array(self) -> NDArray[Any]:
         """The array itself, writable; whoever writes to it calls `_bump_version`."""
         return self.array
 
     @property
-    def _version(self):
+    def _version(self) -> int:
         """How often its storage was written to through the library."""
         return version_of(self)
 
-    def _bump_version(self):
+    def _bump_version(self) -> None:
         """Count a write to the storage, so that graphs that saved it notice."""
         count_write(self)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return described(self)
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         if self.node is not None:
             raise RuntimeError("only leaves can be copied or pickled; use x.detach() or x.clone()")
         return rebuild, (type(self), np.array(self.array, order="C"), self.requires, self.gradient)
 
     # ------------------------------------------------------------------ as other things
-    def numpy(self, *, bint copy=False):
+    def numpy(self, *, bint copy=False) -> NDArray[Any]:
         """Its elements as a NumPy array: a read-only view, or with `copy=True` an array of one's own."""
         if copy:
             return np.array(self.array, order="C")
@@ -127,74 +127,75 @@ cdef class Tensor:
         view.flags.writeable = False
         return view
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         return as_array(self, dtype, copy)
 
-    def __array_function__(self, function, types, arguments, options):
+    def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
         return call_on_values(function, arguments, options)
 
-    def __dlpack__(self, **options):
+    def __dlpack__(self, **options: Any) -> Any:
         if self.requires:
             raise BufferError("dlpack: the tensor requires grad, and a write elsewhere would not be seen; "
                               "use x.detach()")
         shared_version(self).foreign = True     # from now on the other library may write to it
         return self.array.__dlpack__(**options)
 
-    def __dlpack_device__(self):
+    def __dlpack_device__(self) -> tuple[int, int]:
         return self.array.__dlpack_device__()
 
-    def item(self):
+    def item(self) -> Any:
         """Its only element as a Python number. Raises ValueError unless size is 1."""
         if elements(self.array) != 1:
             raise ValueError(f"item: expected one element, the tensor has shape {self.shape}")
         return self.array.item()
 
-    def tolist(self):
+    def tolist(self) -> Any:
         """Its elements as nested lists of Python numbers."""
         return self.array.tolist()
 
-    def __float__(self):
+    def __float__(self) -> float:
         return float(self.item())
 
-    def __int__(self):
+    def __int__(self) -> int:
         return int(self.item())
 
-    def __index__(self):
+    def __index__(self) -> int:
         if self.array.dtype.kind not in "ib" or elements(self.array) != 1:
             raise TypeError("only an integer tensor of one element is an index, "
                             f"not {self.dtype} {self.shape}")
         return int(self.array.item())
 
-    def __bool__(self):
+    def __bool__(self) -> bool:
         if elements(self.array) != 1:
             raise ValueError(f"the truth value of a tensor of shape {self.shape} is ambiguous; "
                              "use .any() or .all()")
         return bool(self.array.item())
 
-    def __len__(self):
+    def __len__(self) -> int:
         if PyArray_NDIM(self.array) == 0:
             raise TypeError("len() of a 0-d tensor")
         return PyArray_DIMS(self.array)[0]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Tensor]:
         if PyArray_NDIM(self.array) == 0:
             raise TypeError("iteration over a 0-d tensor")
         return iter([self[i] for i in range(PyArray_DIMS(self.array)[0])])
 
-    def __contains__(self, value):
+    def __contains__(self, value: TensorLike, /) -> bool:
         if python_number(value) is None:
             value = to_tensor(value, "in")
         return bool((self == value).any())
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return <Py_hash_t> (<size_t> <void*> self >> 4)
 
-    def __format__(self, str specification not None):
+    def __format__(self, str specification not None) -> str:
         value = self.item() if elements(self.array) == 1 and specification else str(self)
         return format(value, specification)
 
     # ------------------------------------------------------------------ the graph
-    def backward(self, gradient=None, bint retain_graph=False, bint create_graph=False):
+    def backward(self, gradient: TensorLike | None = None, bint retain_graph=False,
+                 bint create_graph=False) -> None:
         """Accumulate d(self)/d(leaf) · gradient into the `.grad` of every leaf that requires grad.
 
         gradient: the cotangent, of the shape of self; may be left out for one element (then it is 1).
@@ -205,18 +206,18 @@ cdef class Tensor:
         """
         run_backward([self], [gradient], None, retain_graph or create_graph, create_graph, "backward")
 
-    def detach(self):
+    def detach(self) -> Tensor:
         """A Tensor on the same memory, outside the graph."""
         cdef Tensor tensor = wrap(self.array)
         tensor.version = shared_version(self)
         return tensor
 
-    def requires_grad_(self, bint requires_grad=True):
+    def requires_grad_(self, bint requires_grad=True) -> Self:
         """Set `requires_grad` in place and return self."""
         self.requires_grad = requires_grad
         return self
 
-    def retain_grad(self):
+    def retain_grad(self) -> None:
         """Have backward set `.grad` of this tensor although it is not a leaf."""
         if not self.requires:
             raise RuntimeError("retain_grad: the tensor does not require grad")
@@ -224,7 +225,7 @@ cdef class Tensor:
             return
         notes_of(self.node).retained = weakref.ref(self)        # weak: a Node must not own its output
 
-    def register_hook(self, hook):
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
         """Call `hook(gradient)` when the gradient of this tensor is complete; what it returns, unless
         None, replaces the gradient. Returns a handle with `remove()`."""
         if not self.requires:
@@ -236,41 +237,41 @@ cdef class Tensor:
         return add_hook(self.hooks, hook)
 
     # ------------------------------------------------------------------ writing
-    def _may_write(self, str name, value=None):
+    def _may_write(self, str name, value: object = None) -> None:
         """Raise if a write would happen behind the graph's back."""
         if mg_recording:
             check_write(self, name, value)
 
-    def __setitem__(self, index, value):
+    def __setitem__(self, index: Any, value: TensorLike, /) -> None:
         if mg_recording:
             check_write(self, "x[i] = v", value)
         write(self, value, plain_index(index))
 
-    def copy_(self, source):
+    def copy_(self, source: TensorLike) -> Self:
         """Write the elements of `source`, broadcast, into this tensor, in its dtype; returns self. Floats
         lose their fraction in an integer tensor. Raises OverflowError (ValueError for NaN) for a value that
         its integers cannot hold, TypeError for what is not numbers, and then writes nothing."""
         return write_all(self, source, "copy_")
 
-    def fill_(self, value):
+    def fill_(self, value: TensorLike) -> Self:
         """Set every element to a number, in the dtype of the tensor; returns self. Errors as `copy_`."""
         return fill(self, value)
 
-    def zero_(self):
+    def zero_(self) -> Self:
         """Set every element to zero; returns self."""
         return write_all(self, 0, "zero_")
 
     @property
-    def T(self):
+    def T(self) -> Tensor:
         """The transpose: dimensions in reverse order, a view."""
         return self.permute_dims(tuple(range(PyArray_NDIM(self.array)))[::-1])
 
     @property
-    def mT(self):
+    def mT(self) -> Tensor:
         """The transpose of the last two dimensions, a view."""
         return self.matrix_transpose()
 
     # ------------------------------------------------------------------ operators
-    def __pos__(self): return self
-    def __invert__(self): return wrap(checked(np.bitwise_not(self.array)))
+    def __pos__(self) -> Tensor: return self
+    def __invert__(self) -> Tensor: return wrap(checked(np.bitwise_not(self.array)))
     # __add__, __radd__, __iadd__ and the others: generate.py writes them here, from the table.

@@ -43,7 +43,7 @@ cdef class Shortcut:
     this one off in all threads, for tests and benchmarks.
     """
 
-    def __init__(self, str name not None):
+    def __init__(self, str name not None) -> None:
         self.name, self.enabled = name, True
         if name in registry:
             raise ValueError(f"shortcut {name!r} is registered twice")
@@ -55,15 +55,15 @@ cdef class Shortcut:
         self.uses += 1
         return True
 
-    def take(self):
+    def take(self) -> bool:
         """Whether to take it now; counts a use if so."""
         return self.taken()
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"<shortcut {self.name}: {self.uses} uses>"
 
 
-def shortcuts():
+def shortcuts() -> dict[str, Shortcut]:
     """All shortcuts, a dict from names.
 
     >>> from minigrad._core.fast.accelerate import shortcuts
@@ -73,7 +73,7 @@ def shortcuts():
     return dict(registry)
 
 
-def is_accelerated():
+def is_accelerated() -> bool:
     """Whether shortcuts are taken in this thread.
 
     >>> with mg.autograd.accelerated():
@@ -83,7 +83,7 @@ def is_accelerated():
     return mg_mode > 0 or mg_mode == 0 and on_from_start
 
 
-def set_accelerated(bint mode):
+def set_accelerated(bint mode) -> bool:
     """Switch the shortcuts on or off in this thread and return what they were; `autograd.accelerated` calls
     it."""
     global mg_mode

@@ -21,7 +21,7 @@ cdef Faster beside_rules(Op op):
     return op.faster
 
 
-def faster_rules(Op op, Shortcut shortcut, *rules):
+def faster_rules(Op op, Shortcut shortcut, *rules: Callable[..., Any]) -> None:
     """Rules that take the place of an Op's, with the same parameters; one that returns None is not possible
     for these arguments."""
     beside_rules(op).rules, op.faster.shortcut = rules, shortcut

@@ -398,7 +398,7 @@ cdef long long count_writes(tuple inputs, unsigned int chosen) except -1:
 
 
 def differentiate(Tensor g not None, Derived owner not None, tuple inputs not None, ndarray kept not None,
-                  unsigned long long wanted, long long writes, long long all_writes):
+                  unsigned long long wanted, long long writes, long long all_writes) -> list[Tensor | None]:
     """The rule of every derived formula: the gradients of its Tensors, in a list."""
     cdef bint composed = recording() or not DERIVED.taken()
     if count_writes(inputs, ALL if composed else owner.formula.reads) != (all_writes if composed else writes):
@@ -409,7 +409,7 @@ def differentiate(Tensor g not None, Derived owner not None, tuple inputs not No
     return owner.backward(g, inputs, kept, wanted)
 
 
-def derived(function):
+def derived(function: Function) -> Function:
     """Have a formula of formulas.py run as one operation where there are loops for its inputs. A decorator.
 
     Its inputs are positional: x, weights that broadcast against x, the axes that it reduces, and numbers. It

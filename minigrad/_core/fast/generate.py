@@ -1,11 +1,10 @@
-"""Derives compiled code, exports and stubs from table.py; setup.py runs it before each build.
+"""Derives compiled code and exports from table.py; setup.py runs it before each build.
 
 Design note
 -----------
 1. It parses the source of the table without running it. It writes the opcodes, the loops of
    kernels.pyx, the functions of ops.pyx and the operators of Tensor into `generated/`; and
-   `elementwise.py` with its stub, which export the public names. None of these files is under
-   version control.
+   `elementwise.py`, which exports the public names. None of these files is under version control.
 2. The loops are what one would write by hand: one line for each opcode and kind of operand.
 """
 
@@ -42,9 +41,9 @@ class Entry(NamedTuple):
         return self.name.upper() if self.kernel else "NO_KERNEL"
 
     @property
-    def parameters(self) -> str:
+    def parameters(self) -> list[str]:
         """Those of the function."""
-        return "x" if self.kind == "unary" else "x, y"
+        return ["x"] if self.kind == "unary" else ["x", "y"]
 
     @property
     def public(self) -> bool:
@@ -195,15 +194,17 @@ def functions(entries: list[Entry], helpers: list[str]) -> str:
     for e in entries:
         if not e.options.get("by_hand"):
             kind = "unary" if e.kind == "unary" else "binary"
-            body = f"{docstring(e)}\nreturn {kind}({e.name.upper()}_, {e.parameters})"
-            parts.append(f"def {e.name}({e.parameters}):\n{indent(body, '    ')}")
+            handed = ", ".join([f"{e.name.upper()}_", *e.parameters])
+            body = f"{docstring(e)}\nreturn {kind}({handed})"
+            given = ", ".join(f"{name}: TensorLike" for name in e.parameters)
+            parts.append(f"def {e.name}({given}) -> Tensor:\n{indent(body, '    ')}")
     return "\n\n\n".join([*helpers, *parts])
 
 
 OPERATORS = {
     "unary": ["__{0}__(self): return unary({1}_, self)"],
     "comparison": ["__{0}__(self, other): return operate({1}_, self, other)"],
-    "equality": ["__{0}__(self, other): return equality({1}_, self, other, {2})"],
+    "equality": ["__{0}__(self, value): return equality({1}_, self, value, {2})"],
     "binary": [
         "__{0}__(self, other): return operate({1}_, self, other)",
         "__r{0}__(self, other): return operate({1}_, other, self)",
@@ -221,6 +222,13 @@ OPERATORS = {
         "__i{0}__(self, other): return write_result(self, bitwise(np.bitwise_{0}, self, other))",
     ],
 }
+TYPED = {  # the parameters of an operator
+    "(self)": "(self) -> Tensor",
+    "(self, index)": "(self, index: Any, /) -> Tensor",
+    "(self, other)": "(self, other: TensorLike, /) -> Tensor",
+    "(self, other, modulo)": "(self, other: TensorLike, modulo: None = None, /) -> Tensor",
+    "(self, value)": "(self, value: object, /) -> Tensor",
+}
 
 
 def operators(table: Table) -> list[tuple[str, str, str]]:
@@ -235,11 +243,12 @@ def operators(table: Table) -> list[tuple[str, str, str]]:
 
 def methods(table: Table) -> list[str]:
     """The operators as methods of Tensor, a line each."""
-    return [
-        "    def " + form.format(method, name.upper(), method == "ne")
+    forms = [
+        form.format(method, name.upper(), method == "ne")
         for method, name, kind in operators(table)
         for form in OPERATORS[kind]
     ]
+    return [re.sub(r"\(self.*?\)", lambda m: TYPED[m[0]], f"    def {f}", count=1) for f in forms]
 
 
 def tensor_class(table: Table, source: str) -> str:
@@ -247,38 +256,6 @@ def tensor_class(table: Table, source: str) -> str:
     names = [name for _, name, _ in operators(table) if name]
     handles = [f'cdef Op {name.upper()}_ = named("{name}")' for name in names]
     return "\n".join([*handles, "", "", source.rstrip(), *methods(table)])
-
-
-def typed(method: str) -> str:
-    """The line of the stub for a method."""
-    name, parameters = re.findall(r"(\w+)\(self,? ?(.*?)\)", method)[0]
-    types = {
-        "": "",
-        "other": ", value: TensorLike, /",
-        "other, modulo": ", value: TensorLike, mod: None = None, /",
-        "index": ", index: Any, /",
-    }[parameters]
-    remark = {"__eq__": "override", "__ne__": "override", "__ipow__": "misc"}.get(name)
-    if remark == "override":
-        types = types.replace("TensorLike", "object")
-    ignored = f"  # type: ignore[{remark}]" if remark else ""
-    return f"    def {name}(self{types}) -> Tensor: ...{ignored}\n"
-
-
-def stub(table: Table) -> str:
-    """The stub of the functions, and of the methods of Tensor."""
-    made = [e for e in table.entries if not e.options.get("by_hand")]
-    public = sorted(e.name for e in made if e.public)
-    head = (
-        "from typing import Any\n\n"
-        "from . import ops as _ops\nfrom .engine.graph import Tensor\nfrom .types import TensorLike"
-    )
-    lines = [f"    {name} = _ops.{name}\n" for name in public] + [*map(typed, methods(table))]
-    parts = [head, f"__all__ = {json.dumps(public)}"]
-    for e in made:
-        given = ", ".join(f"{name}: TensorLike" for name in e.parameters.split(", "))
-        parts.append(f"def {e.name}({given}) -> Tensor:\n{indent(docstring(e), '    ')}")
-    return "\n\n".join([*parts, f"class _Elementwise:  # methods of Tensor\n{''.join(lines)}"])
 
 
 def exports(entries: list[Entry]) -> str:
@@ -301,7 +278,7 @@ def generate(folder: Path = CORE) -> None:
     table, stamp = read_table(source), f"BUILT_FROM = {crc32(source.encode())}"
     entries, helpers, _ = table
     public = [e.name for e in entries if e.public and not e.options.get("by_hand")]
-    attached = "cdef dict ELEMENTWISE = {" + ", ".join(f'"{n}": {n}' for n in public) + "}"
+    attached = f"attach_methods(globals(), {json.dumps(public)})"
     made = {
         "opcodes.pxi": opcodes(entries),
         "loops.pxi": loops(entries),
@@ -315,7 +292,6 @@ def generate(folder: Path = CORE) -> None:
     header = run_path(str(CORE / "fast/derive.py"))["header"]()
     write(folder / "generated/formulas.h", f"/* {MADE_OF_FORMULAS} */\n{header}\n")
     write(folder / "elementwise.py", f'"""Elementwise primitives, {MADE}."""\n\n{exports(entries)}')
-    write(folder / "elementwise.pyi", f'"""Elementwise primitives, {MADE}."""\n\n{stub(table)}')
 
 
 if __name__ == "__main__":

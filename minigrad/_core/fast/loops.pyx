@@ -164,7 +164,7 @@ cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
     return cnp.PyArray_SimpleNew(ndim, shape, typenum)
 
 
-def memory_checked(function):
+def memory_checked(function: Function) -> Function:
     """A decorator for functions in Python that call NumPy: they raise MemoryError where NumPy has no memory
     and sets no exception, as all compiled code does (see setup.py).
 
@@ -261,10 +261,10 @@ cdef void recycle(PyObject* array) noexcept:
 
 
 # ----------------------------------------------------------------------------------------- threads
-MOST_THREADS = MG_MOST_THREADS
+MOST_THREADS: int = MG_MOST_THREADS
 
 
-def set_threads(int n):
+def set_threads(int n) -> int:
     """How many threads a large loop runs on; returns how many it was."""
     global threads
     before, threads = threads, min(max(n, 1), <int> MG_MOST_THREADS)
@@ -837,7 +837,7 @@ cdef ndarray joined(list arrays, int axis, npy_intp length):
     return out
 
 
-def count_classes(str name, ndarray labels not None, long long classes, long long ignored):
+def count_classes(str name, ndarray labels not None, long long classes, long long ignored) -> int:
     """How many of the int64 class indices differ from `ignored`. IndexError if one of them is no class."""
     cdef npy_intp i, count = 0
     cdef long long label

@@ -111,7 +111,7 @@ cdef const Kernels* choose_kernels(str name) except NULL:
     return found
 
 
-def name_of_kernel():
+def name_of_kernel() -> str:
     """The instruction set of the kernels of matrix products; "blas" where there is none."""
     return kernels.name.decode()
 

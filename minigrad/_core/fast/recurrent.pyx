@@ -259,7 +259,8 @@ cdef void check_operands(list tensors) except *:
 
 
 def lstm_forward(Tensor x not None, Tensor h not None, Tensor c not None, Tensor weight_ih not None,
-                 Tensor weight_hh not None, Tensor bias, bint keep):
+                 Tensor weight_hh not None, Tensor bias: Tensor | None,
+                 bint keep) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A layer over x (T, N, input_size), T > 0, from the state h and c, (N, n), with the weights
     (4 n, input_size) and (4 n, n) and a bias (4 n,) or None, all of one floating dtype. Returns the outputs
     (T, N, n), the last cell, and what `lstm_backward` needs, if `keep`: the activations (T, N, 5 n), and the
@@ -297,7 +298,8 @@ def lstm_forward(Tensor x not None, Tensor h not None, Tensor c not None, Tensor
 
 def lstm_backward(Tensor g not None, Tensor g_last not None, Tensor x not None, Tensor h not None,
                   Tensor weight_ih not None, Tensor weight_hh not None, Tensor y not None,
-                  Tensor kept not None, Tensor cells not None, bint of_x, bint of_bias):
+                  Tensor kept not None, Tensor cells not None, bint of_x,
+                  bint of_bias) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """The gradients of x, h, c, weight_ih, weight_hh and the bias (None for x and the bias unless asked for),
     from the cotangents of the outputs y and of the last cell, of their shapes and dtype, and from what
     `lstm_forward` got and kept."""

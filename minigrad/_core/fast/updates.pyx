@@ -260,7 +260,8 @@ cdef class Update:
     cdef double step            # for which the corrections were computed: most parameters share it
     cdef double corrections[2]
 
-    def __init__(self, str rule not None, tuple names not None, dict group not None):
+    def __init__(self, str rule not None, tuple names not None: tuple[str | None, ...],
+                 dict group not None) -> None:
         cdef tuple options
         cdef int i = 0
         self.rule, self.scalars, self.arrays, options = RULES[rule]
@@ -279,7 +280,7 @@ cdef class Update:
                 raise TypeError(f"{rule}: {name} must be a number, got {value!r}") from None
             i += 1
 
-    def __call__(self, ndarray parameter not None, ndarray gradient not None, dict state not None):
+    def __call__(self, ndarray parameter not None, ndarray gradient not None, dict state not None) -> None:
         cdef Job job = Job.__new__(Job)
         job.array, job.gradient, job.state, job.update = parameter, gradient, state, self
         prepare_state(job)
@@ -387,7 +388,9 @@ cdef void keep_state(Job job) except *:
         job.state.update(zip(names, job.owned))
 
 
-def apply_updates(list groups not None, list rules not None, dict states not None, str owner):
+def apply_updates(list groups not None: list[dict[str, Any]],
+                  list rules not None: list[Callable[[NDArray[Any], NDArray[Any], dict[str, Any]], None]],
+                  dict states not None: dict[Tensor, dict[str, Any]], str owner) -> None:
     """One step: `rules[i]`, an Update or a function like it, on every parameter of `groups[i]` that has a
     gradient. States are kept in `states`. ValueError for a read-only parameter, before any write."""
     cdef Tensor parameter
@@ -433,7 +436,7 @@ def apply_updates(list groups not None, list rules not None, dict states not Non
         version.value += 1
 
 
-def drop_gradients(list groups not None):
+def drop_gradients(list groups not None: list[dict[str, Any]]) -> None:
     """Set the `.grad` of every parameter of the groups to None."""
     cdef Tensor parameter
     for group in groups:

@@ -1,1 +1,0 @@
-"""kernels.pyx is called from Cython only."""

@@ -1,3 +1,0 @@
-"""Stubs of what Python calls directly; the rest of products.pyx is called from Cython only."""
-
-def name_of_kernel() -> str: ...

@@ -1,1 +1,0 @@
-"""reductions.pyx is called from Cython only."""
