@@ -42,7 +42,7 @@ class Applied(Module):
         if function is not None:
             fields = dict.fromkeys((*cls._options, *inspect.get_annotations(cls)))
             names = tuple(name for name in fields if name[0] != "_" and name != "inplace")
-            one = staticmethod(lambda module: tuple([getattr(module, name) for name in names]))
+            one = staticmethod(lambda module: (getattr(module, names[0]),) if names else ())
             cls._function, cls._options = staticmethod(function), names
             cls._values = attrgetter(*names) if len(names) > 1 else one  # always a tuple
 
