@@ -1,6 +1,6 @@
-"""Lesson 1: a gradient by hand, and the same one by machine.
+"""Lesson 1: a gradient by hand, and the same gradient by machine.
 
-One neuron looks at two numbers x and should answer t. It computes
+A neuron takes two numbers x and should answer t. It computes
 
     a = w·x + b,    y = tanh(a),    loss = (y - t)²
 
@@ -12,24 +12,24 @@ formula apart from the end to the beginning, and each piece is simple:
     d loss / d w = d loss / d a · x
     d loss / d b = d loss / d a
 
-Read downwards, every line uses the one before it: that is all that *reverse-mode automatic
-differentiation* does (Linnainmaa 1970; Griewank & Walther, Evaluating Derivatives, 2008,
-chapter 3). The machine remembers each operation as it computes, and then walks back over its
-notes. For a loss, one number, the walk costs a small multiple of the computation itself,
-however many weights there are. With minigrad the four lines become one: `loss.backward()`.
+Each line uses the one above it: this is all that *reverse-mode automatic differentiation* does
+(Linnainmaa 1970; Griewank & Walther, Evaluating Derivatives, 2008, chapter 3). The machine
+records each operation as it computes, and then walks back over the record. For a loss, which is
+a single number, the walk costs a small multiple of the computation itself, however many weights
+there are. With minigrad the four lines become one: `loss.backward()`.
 
-Who trusts neither hand nor machine can *measure* a derivative: move a weight by a little step h
-in both directions and divide,
+If you trust neither hand nor machine, you can *measure* a derivative: move a weight by a small
+step h in both directions and divide,
 
     (loss(w + h) - loss(w - h)) / 2h = d loss / d w + O(h²).
 
 The picture shows the loss as a function of the first weight with its tangent, and next to it
-how good a measurement is. A large h is wrong because a curve is no straight line: the error
-falls with h². A tiny h is wrong because a computer rounds: two almost equal numbers are
-subtracted, and what remains is noise of about ε/h. The best lies in between, near h = ε^(1/3),
-and even there some eleven digits are right, where the chain rule gives all sixteen. Measured
-derivatives are good for one thing: they find mistakes. `mg.autograd.gradcheck` does so, and
-minigrad's tests live from it.
+the accuracy of the measurement. A large h is wrong because the curve is not a straight line:
+the error falls with h². A tiny h is wrong because of rounding: subtracting two almost equal
+numbers leaves noise of about ε/h. The optimum is in between, near h = ε^(1/3), and even there
+only about eleven digits are right, while the chain rule gives all sixteen. Measured derivatives
+are good for one thing: finding mistakes. `mg.autograd.gradcheck` does this, and minigrad's
+tests rely on it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ W, B = np.array([1.2, 0.4]), 0.3
 
 
 def neuron_loss(w, b):
-    """(tanh(w·x + b) - t)², for tensors and for arrays: the same text."""
+    """(tanh(w·x + b) - t)², the same code for tensors and arrays."""
     tanh = mg.tanh if isinstance(w, mg.Tensor) else np.tanh
     return (tanh((w * X).sum() + b) - TARGET) ** 2
 
@@ -58,7 +58,7 @@ def by_hand() -> tuple[np.ndarray, float]:
 
 
 def by_machine() -> tuple[np.ndarray, float]:
-    """The same, by walking back over what was computed."""
+    """The same, by walking back over the recorded operations."""
     w, b = mg.tensor(W, requires_grad=True), mg.tensor(np.array(B), requires_grad=True)
     neuron_loss(w, b).backward()
     return w.grad.numpy(), b.grad.item()

@@ -1,35 +1,34 @@
-"""Lesson 2: what the machine remembers: a computation graph, drawn.
+"""Lesson 2: what the machine records: a computation graph, drawn.
 
-In lesson 1 the machine walked back over its notes. Here are the notes. While a program
-computes, minigrad records each operation whose result may need a gradient: a *Node* with the
-name of the operation, edges to the Nodes (or leaves: parameters, inputs) that its inputs came
-from, and those arrays, and only those, that its gradient rule will ask for. Together they are a
-directed graph without cycles, built anew by each forward pass ("define by run"), so that loops
-and conditions of Python need no special treatment: what did not happen is not in the graph.
+In lesson 1 the machine walked back over its record. Here is the record. While a program runs,
+minigrad records each operation whose result may need a gradient as a *Node*, with the name of
+the operation, edges to the Nodes (or leaves: parameters, inputs) its inputs came from, and only
+those arrays that its gradient rule needs. The Nodes form a directed acyclic graph, rebuilt by
+each forward pass ("define by run"). Python loops and conditions need no special treatment: an
+operation that did not run is not in the graph.
 
-`loss.backward()` goes over the Nodes from the newest to the oldest. Since every operation is
-newer than what it reads, a Node's turn comes only when all that used its result have had
-theirs: its *cotangent* d loss / d output is then complete. Its rule turns that into one for
-each input,
+`loss.backward()` visits the Nodes from the newest to the oldest. Every operation is newer than
+its inputs, so a Node's turn comes only after all Nodes that used its result: its *cotangent*
+d loss / d output is then complete. Its rule turns the cotangent into one for each input,
 
     d loss / d input = (d output / d input)ᵀ · d loss / d output,
 
-and where a result was used twice, what arrives is added up: the chain rule for several
+and if a result was used twice, its two cotangents are added: the chain rule for several
 variables. No matrix d output / d input is ever formed; the rule of `multiply`, for instance, is
 g * y.
 
 The network below has two layers and a BatchNorm between them. Follow its input through the
 picture: it goes two ways, to the mean and to the subtraction, and the difference two ways
-again, to the variance and to the product; at each fork the gradients that come back are added.
-Nobody wrote a gradient for BatchNorm; this picture is it, read upwards. The norms in the boxes
-are those of d loss / d (that box). The one of the first layer's bias is zero but for rounding:
-BatchNorm subtracts the mean, so what a bias adds is taken away again, and a bias before a
-BatchNorm is useless (Ioffe & Szegedy 2015, section 3.2). Pictures of graphs find such things.
+again, to the variance and to the product; at each fork the returning gradients are added.
+Nobody wrote a gradient for BatchNorm; it is this picture, read upwards. The norms in the boxes
+are those of d loss / d (that box). For the bias of the first layer it is zero up to rounding:
+BatchNorm subtracts the mean, which removes any bias again, so a bias before a BatchNorm is
+useless (Ioffe & Szegedy 2015, section 3.2). Pictures of graphs reveal such things.
 
-`mg.viz.record` notes which module made which Node, for the frames, and has BatchNorm run primitive
-by primitive; in a training loop its formula runs as one Node, `normalise`, whose gradient was
-derived by the rules that you see at work here. The picture needs Graphviz; where that is missing,
-DOT text is written, which https://dreampuf.github.io/GraphvizOnline shows.
+`mg.viz.record` records which module made which Node, for the frames, and makes BatchNorm run
+primitive by primitive; in a training loop its formula runs as one Node, `normalise`, whose gradient
+was derived by the rules that you see at work here. The picture needs Graphviz; without it DOT text
+is written, which https://dreampuf.github.io/GraphvizOnline displays.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from minigrad import nn
 
 
 def walk_back(loss: mg.Tensor) -> list[str]:
-    """The names of the operations in the order in which backward runs them."""
+    """The names of the operations, in the order in which backward runs them."""
     found, waiting = {loss.grad_fn}, [loss.grad_fn]
     while waiting:  # no recursion: graphs of recurrent networks are thousands of operations deep
         for below in waiting.pop().next_functions:

@@ -1,29 +1,28 @@
-"""Lesson 3: logistic regression, or how a probability is learnt.
+"""Lesson 3: logistic regression, or learning a probability.
 
-Two kinds of points lie in the plane, 200 of each, and overlap. For a new point x we do not want
-a kind but a probability, and the simplest model that gives one is
+There are two classes of points in the plane, 200 of each, and they overlap. For a new point x
+we want a probability rather than a class, and the simplest model that gives one is
 
     p(x) = σ(w·x + b),    σ(z) = 1 / (1 + exp(-z)).
 
-What is a good w? One that makes what was seen likely (*maximum likelihood*): the probability of
-all labels y ∈ {0, 1} is the product of p where y = 1 and of 1 - p where y = 0, and minus its
+What is a good w? One that makes the data likely (*maximum likelihood*): the probability of all
+labels y ∈ {0, 1} is the product of p where y = 1 and of 1 - p where y = 0. Its negative
 logarithm, per point, is the loss, called cross-entropy:
 
     loss = -mean( y log p + (1 - y) log(1 - p) ).
 
-The gradient is beautiful: with respect to z it is (p - y) / N, what was said minus what was so.
-This lesson checks that. It must not be computed as it stands, though: for z = -200 the float32
-p is 0 and its logarithm minus infinity. `binary_cross_entropy_with_logits` takes z itself and
-computes log(1 + exp(z)) - y z in a way that cannot overflow; `mg.softplus` is that logarithm.
+The gradient is beautiful: with respect to z it is (p - y) / N, prediction minus truth, as this
+lesson checks. But the loss must not be computed as written: for z = -200 the float32 p is 0 and
+its logarithm minus infinity. `binary_cross_entropy_with_logits` takes z itself and computes
+log(1 + exp(z)) - y z in a way that cannot overflow; `mg.softplus` is that logarithm.
 
 The loss is convex (Bishop, Pattern Recognition and Machine Learning, 2006, section 4.3): there
-is one valley, and walking downhill, w ← w - rate · gradient, must arrive. The points here were
-made by two normal distributions with means ±m and one covariance S, so that the right answer is
-known from Bayes' theorem: w = 2 S⁻¹ m, b = 0 (ibid., section 4.2). The learnt one comes near to
-it, as near as 400 points allow: the inverse of the Hessian of N · loss says how far off to
-expect it, and the table prints that as ±. No other method could do much better: at the true w,
-too, some points lie on the wrong side. The picture shows them, the line where p = 1/2, and how
-the loss went down.
+is a single valley, and going downhill, w ← w - rate · gradient, must reach it. The points were
+drawn from two normal distributions with means ±m and the same covariance S, so Bayes' theorem
+gives the right answer: w = 2 S⁻¹ m, b = 0 (ibid., section 4.2). The learnt w is as close as 400
+points allow: the inverse of the Hessian of N · loss gives the expected error, printed in the
+table as ±. No other method could do much better: even with the true w some points are on the
+wrong side. The picture shows them, the line where p = 1/2, and the falling loss.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ RATE = 2.0
 
 
 def make_points(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """x with a column of ones (so that b is a weight like the others), and y: half 0, half 1."""
+    """x with a column of ones (which makes b an ordinary weight), and y: half 0, half 1."""
     random = np.random.default_rng(5)
     y = np.arange(count) % 2
     x = random.multivariate_normal([0, 0], COVARIANCE, count) + np.where(y[:, None], MEAN, -MEAN)

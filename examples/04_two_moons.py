@@ -1,29 +1,29 @@
 """Lesson 4: two moons, or what a hidden layer is for.
 
-The points of the two kinds lie on two half circles that reach into one another. The straight
-line of lesson 3 cannot part them; a network can. Its *hidden layers* compute new coordinates,
+The points of the two classes lie on two interlocking half circles. The straight line of lesson
+3 cannot separate them; a network can. Its *hidden layers* compute new coordinates,
 
     h₁ = tanh(W₁ x + b₁),    h₂ = tanh(W₂ h₁ + b₂),    p(x) = σ(w·h₂ + b),
 
-and in the coordinates h₂ a straight line does it: the last layer is nothing but lesson 3.
-Nobody says what the new coordinates should be; the gradient flows through the line into them
-(Rumelhart, Hinton & Williams 1986). With enough hidden units every continuous function can be
-approximated (Cybenko 1989; Hornik 1991), which says nothing about finding it, and a lot of
-units do not learn worse here.
+and in the coordinates h₂ a straight line is enough: the last layer is just lesson 3. Nobody
+specifies the new coordinates; they are learnt from the gradient that flows through the last
+layer into them (Rumelhart, Hinton & Williams 1986). With enough hidden units every continuous
+function can be approximated (Cybenko 1989; Hornik 1991). This says nothing about finding it,
+but having many units does not make learning worse here.
 
-Three things are new in the code. `nn.Module` holds parameters under names, so that they need no
-list of our own. `optim.Adam` keeps for each parameter a running mean of its gradient and of the
-square of that, and divides one by the root of the other (Kingma & Ba 2015): every parameter
-moves by about the learning rate, however large or small its gradients are. And the data come in
-*minibatches*: a step on 32 points costs a tenth of one on all and points in nearly the same
-direction.
+Three things are new in the code. `nn.Module` holds parameters by name, so we need not keep a
+list of them. `optim.Adam` keeps, for each parameter, running means of its gradient and of the
+squared gradient, and divides the first by the root of the second (Kingma & Ba 2015): every
+parameter moves by about the learning rate, however large or small its gradients are. And the
+data come in *minibatches*: a step on 32 points costs a tenth of a step on all of them and goes
+in nearly the same direction.
 
 The left picture shows p(x) over the plane for the network, with the line p = 1/2 and, dashed,
 the best that lesson 3's straight line can do. The right picture shows the points in the
-coordinates that the network made: of the sixteen dimensions of h₂ the one along w, from which p
-is computed, and the widest of the others. Now a straight line parts them, the one where w·h₂ +
-b = 0. What counts are the points that were not trained on, drawn with dark edges; their
-accuracy is printed.
+coordinates that the network learnt: of the sixteen dimensions of h₂ the one along w, from which
+p is computed, and the widest of the others. Now a straight line, w·h₂ + b = 0, separates them.
+What counts is the accuracy on the points that were not trained on, drawn with dark edges; it is
+printed.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from minigrad.data import DataLoader, TensorDataset
 
 
 def make_moons(count: int, seed: int, noise: float = 0.15) -> tuple[mg.Tensor, mg.Tensor]:
-    """x of shape (count, 2) on two half circles, and which of them, float32 of shape (count,)."""
+    """x of shape (count, 2) on two half circles, and which one, float32 of shape (count,)."""
     random = np.random.default_rng(seed)
     kind, angle = np.arange(count) % 2, random.uniform(0, np.pi, count)
     upper = np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     left.contour(across, up, logits, [0], colors="black")
     left.contour(across, up, straight, [0], colors=GREY, linestyles="--")
     figure.colorbar(shades, ax=left, label="p(x)", shrink=0.6)
-    # h2 along w, the direction that the last layer reads, and along the widest one besides.
+    # h2 along w, the direction that the last layer reads, and along the widest of the others.
     w = network[-1].weight.numpy()[0]
     score = hidden @ w + network[-1].bias.item()
     rest = hidden - np.outer(hidden @ w, w) / (w @ w)

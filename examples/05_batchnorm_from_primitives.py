@@ -1,34 +1,33 @@
 """Lesson 5: BatchNorm in four lines, and a gradient that nobody wrote.
 
-Batch normalisation (Ioffe & Szegedy 2015, algorithm 1) gives each channel of a batch the mean 0
-and the variance 1, and then lets the network choose another scale γ and shift β:
+Batch normalisation (Ioffe & Szegedy 2015, algorithm 1) gives each channel of a batch mean 0 and
+variance 1, and then lets the network choose a new scale γ and shift β:
 
     mean = x.mean(axis=0, keepdims=True)
     var = x.var(axis=0, keepdims=True)
     normal = (x - mean) / mg.sqrt(var + eps)
     y = normal * gamma + beta
 
-Its gradient is not so simple, for every x has three ways to every y of its channel: directly,
-through the mean, and through the variance. The paper derives it by hand, in section 3;
-simplified it says, with x̂ for `normal` and sums over the N elements of a channel,
+Its gradient is not so simple, because every x affects every y of its channel in three ways:
+directly, through the mean, and through the variance. The paper derives it by hand in section 3;
+simplified, with x̂ for `normal` and sums over the N elements of a channel, it is
 
     dx = γ / (N √(var + ε)) · ( N dy - Σ dy - x̂ Σ (dy · x̂) ).
 
-Libraries have this formula written out, and again for its own gradient. Here the four lines are
-all there is. The lesson checks what the machine makes of them against the formula and against
-finite differences, and the gradient's gradient, too: `gradgradcheck`. In all this the cotangent
-dy must be random: for the loss y.sum() the right dx is zero, and a wrong rule may give zero as
-well.
+Libraries write out this formula, and another for its own gradient. Here the four lines are all
+there is. The lesson checks the gradient derived from them against the formula and against
+finite differences, and also the gradient's gradient: `gradgradcheck`. The cotangent dy must be
+random: for the loss y.sum() the right dx is zero, and a wrong rule may give zero as well.
 
-What if one takes mean and variance for constants, as a well-meant `detach()` does? The last two
-terms are missing then. The left picture compares each element of dx with the formula: the
-machine's lie on the diagonal, those of the detached variant do not. The terms do something:
-without them the gradient asks for changes, a common shift and a common scale, that the
-normalisation undoes again. Section 2 of the paper tells what follows, and the right picture
-repeats its experiment. A layer u = x W + b is normalised by its mean and variance, and a
-readout with no bias is to match a target of mean 1, which it cannot. The part of the error that
-remains pushes b forever, in vain: the output does not depend on b at all. "b will grow
-indefinitely while the loss remains fixed." With the whole gradient b stays.
+What if mean and variance are treated as constants, for example by a well-meant `detach()`? Then
+the last two terms are missing. The left picture compares each element of dx with the formula:
+the machine's elements lie on the diagonal, those of the detached variant do not. The terms
+matter: without them the gradient calls for changes, a common shift and a common scale, that the
+normalisation undoes. Section 2 of the paper describes the result, and the right picture repeats
+its experiment. A layer u = x W + b is normalised by its mean and variance, and a readout
+without bias should match a target of mean 1, but cannot. The remaining error pushes b forever,
+in vain: the output does not depend on b at all. "b will grow indefinitely while the loss
+remains fixed." With the whole gradient b does not move.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ EPS = 1e-5
 
 
 def batch_norm(x, gamma=1.0, beta=0.0, detached=False):
-    """The four lines, for x of shape (N, C); `detached` takes the statistics for constants."""
+    """The four lines, for x of shape (N, C); `detached` treats the statistics as constants."""
     mean = x.mean(axis=0, keepdims=True)
     var = x.var(axis=0, keepdims=True)
     if detached:
@@ -52,7 +51,7 @@ def batch_norm(x, gamma=1.0, beta=0.0, detached=False):
 
 
 def closed_form(x: np.ndarray, gamma: np.ndarray, dy: np.ndarray) -> np.ndarray:
-    """dx as the paper derives it."""
+    """dx by the formula of the paper."""
     deviation = np.sqrt(x.var(axis=0) + EPS)
     normal = (x - x.mean(axis=0)) / deviation
     terms = len(x) * dy - dy.sum(axis=0) - normal * (dy * normal).sum(axis=0)

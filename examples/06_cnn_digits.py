@@ -1,28 +1,29 @@
 """Lesson 6: a convolutional network reads handwritten digits.
 
-A network of linear layers, as in train_digits.py, sees 64 numbers; that they are the pixels of
-an image, and which ones are neighbours, it must find out. A *convolution* is told. It moves one
-small window over the image and computes the same weighted sum at each place,
+A network of linear layers, as in train_digits.py, sees 64 numbers; it must find out that they
+are the pixels of an image, and which pixels are neighbours. A *convolution* has this built in.
+It moves a small window over the image and computes the same weighted sum at each position,
 
     y[c, i, j] = b[c] + Σ over channels k and offsets u, v of  w[c, k, u, v] · x[k, i + u, j + v],
 
-so that a stroke is recognised by the same nine weights wherever it lies (Fukushima 1980; LeCun
-et al. 1989), and few weights suffice. Max-pooling keeps the largest of each 2×2 pixels: whether
-the stroke is there matters more than where precisely. Three convolutions and two poolings turn
-the image into 64 channels of 2×2 pixels, from which a linear layer reads the digit. BatchNorm
-(lesson 5) after each convolution takes mean and variance of a channel over the batch and over
-all places, so that the places share scale and shift as they share the weights (Ioffe & Szegedy
-2015, section 3.2).
+so the same nine weights recognise a stroke at any position (Fukushima 1980; LeCun et al. 1989),
+and few weights are enough. Max-pooling keeps the largest of each 2×2 pixels: whether the stroke
+is there matters more than its exact position. Three convolutions and two poolings turn the
+image into 64 channels of 2×2 pixels, from which a linear layer reads the digit. BatchNorm
+(lesson 5) after each convolution takes the mean and variance of a channel over the batch and
+all positions: positions share scale and shift as they share the weights (Ioffe & Szegedy 2015,
+section 3.2).
 
 In minigrad a convolution is a composition: a view, `sliding_windows`, shows the window at each
-place, and a matrix product applies the weights to all of them; the gradient derives from those two.
+position, and a matrix product applies the weights to all of them; their gradients give the
+convolution's.
 
-Two habits that this small data set rewards: the training images are moved by up to one pixel in
-each direction, anew in every epoch, for a moved digit is the same digit; and the learning rate
-falls in half a cosine to zero (Loshchilov & Hutter 2017), so that the last epochs settle. The
-test digits were never trained on. One seed proves little: three are trained, and their mean is
-what counts. The picture shows the learning curves, the filters of the first layer, and the
-digits that were read wrongly.
+Two habits pay off on this small dataset. The training images are shifted by up to one pixel in
+each direction, differently in every epoch, because a shifted digit is the same digit. And the
+learning rate falls to zero along half a cosine (Loshchilov & Hutter 2017), which lets the last
+epochs settle. The test digits were never trained on. One seed proves little: three networks are
+trained, and their mean is what counts. The picture shows the learning curves, the filters of
+the first layer, and the misread digits.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ BATCH, RATE = 64, 4e-3
 
 
 def load() -> list[np.ndarray]:
-    """Training images (N, 1, 8, 8) in [0, 1], test images, their classes: split as 3 to 1."""
+    """Training images (N, 1, 8, 8) in [0, 1], test images, their classes: split 3 to 1."""
     digits = load_digits()
     images, classes = digits.images[:, None].astype(np.float32) / 16, digits.target
     return train_test_split(images, classes, test_size=0.25, stratify=classes, random_state=0)
@@ -62,7 +63,7 @@ def make_network() -> nn.Sequential:
 
 
 def moved(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Each image moved by -1, 0 or 1 pixels in both directions."""
+    """Shift each image by -1, 0 or 1 pixels in both directions."""
     padded = np.pad(images[:, 0], ((0, 0), (1, 1), (1, 1)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (8, 8), axis=(1, 2))
     down, right = random.integers(0, 3, (2, len(images)))
@@ -81,14 +82,14 @@ def mosaic(images: np.ndarray, columns: int) -> np.ndarray:
 
 @mg.no_grad()
 def read(network: nn.Module, images: np.ndarray) -> np.ndarray:
-    network.eval()  # BatchNorm takes its running statistics: each digit is read by itself
+    network.eval()  # BatchNorm uses its running statistics: each digit is read independently
     classes = network(mg.asarray(images)).numpy().argmax(axis=1)
     network.train()
     return classes
 
 
 def train(data: list[np.ndarray], epochs: int, seed: int) -> tuple[nn.Module, list[float]]:
-    """A network and its test accuracy after each epoch."""
+    """Train a network; return it and its test accuracy after each epoch."""
     images, test_images, classes, test_classes = data
     mg.manual_seed(seed)
     random, network, found = np.random.default_rng(seed), make_network(), []

@@ -1,31 +1,31 @@
 """Lesson 7: a recurrent network writes, letter by letter.
 
-A text is to be continued: given all characters so far, how likely is each character to be the
-next? A *recurrent network* reads them one after the other and keeps what matters in a state.
-The plain one, h ← tanh(W x + U h + b), forgets: going back through t steps, its gradient is
-multiplied t times by U and shrinks or explodes as a power (Bengio, Simard & Frasconi 1994). The
-LSTM has a second state c, which is not multiplied by a matrix but changed by *gates*, numbers
-between 0 and 1 computed from what is read (Hochreiter & Schmidhuber 1997; the forget gate f is
-from Gers et al. 2000):
+The task is to continue a text: given all characters so far, how likely is each character to be
+the next? A *recurrent network* reads them one by one and keeps what matters in a state. The
+plain one, h ← tanh(W x + U h + b), forgets: going back through t steps, its gradient is
+multiplied by U t times and shrinks or explodes exponentially (Bengio, Simard & Frasconi 1994).
+The LSTM has a second state c, which is not multiplied by a matrix but changed by *gates*,
+numbers between 0 and 1 computed from the input (Hochreiter & Schmidhuber 1997; the forget gate
+f is from Gers et al. 2000):
 
     c ← f ⊙ c + i ⊙ tanh(...)       forget some, write some
     h ← o ⊙ tanh(c)                 show some
 
-Where f is 1, the gradient goes back through c undiminished, and what stood far away can be
+Where f is 1, the gradient goes back through c undiminished, so long-range dependencies can be
 learnt.
 
-Trained is on many short pieces of the text at once, on each position of each piece: the loss is
-the cross-entropy of the next character. Divided by log 2 it says how many *bits* a character
-costs if the model is used to compress (Shannon 1948), and that makes models comparable: a table
-of how often each character occurs, a table of pairs (the best guess given one character), and
-the network. All are judged on the last tenth of the text, which they have not seen.
+The network is trained on many short pieces of the text at once, on each position of each piece:
+the loss is the cross-entropy of the next character. Divided by log 2 it is the number of *bits*
+per character if the model is used for compression (Shannon 1948). This makes models comparable:
+a table of character frequencies, a table of pairs (the best guess given one character), and the
+network. All are evaluated on the last tenth of the text, which they have not seen.
 
 The text consists of docstrings of Python's standard library: every machine has them, and a
-model that has seen them should write something that looks like documentation from afar. Samples
-are drawn character by character, and what was drawn is fed back. The logits are divided by a
-*temperature* first: at 0.5 the model says only what it is sure of, at 1 it writes as varied as
-what it read. The gradient is clipped by norm (Pascanu, Mikolov & Bengio 2013), since one odd
-piece can throw an LSTM far.
+model that has seen them should write something that looks like documentation from a distance.
+Samples are drawn character by character, and each character drawn is fed back. The logits are
+first divided by a *temperature*: at 0.5 the model writes only what it is sure of, at 1 its text
+is as varied as what it read. The gradient is clipped by norm (Pascanu, Mikolov & Bengio 2013),
+because a single odd piece can throw an LSTM far off.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LENGTH, BATCH, HIDDEN, RATE = 32, 32, 128, 5e-3
 
 def read_docstrings() -> str:
     """The docstrings of the modules in SOURCES, their public classes, methods and functions."""
-    found = {}  # a dict keeps the order, and each text once
+    found = {}  # a dict keeps the order and drops duplicates
     for module in map(importlib.import_module, SOURCES.split()):
         public = [vars(module)[name] for name in sorted(vars(module)) if name[0] != "_"]
         classes = [item for item in public if inspect.isclass(item)]

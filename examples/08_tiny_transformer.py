@@ -1,34 +1,34 @@
 """Lesson 8: a tiny transformer learns to sort.
 
 An LSTM must carry everything it may need later through its state. *Attention* looks it up
-instead. Each position asks a question (its query q), each position offers a label (its key k)
-and a content (its value v), all linear maps of what stands there, and what the position gets is
-a weighted mean of the contents,
+instead. Each position asks a question (its query q), and offers a label (its key k) and content
+(its value v), all linear maps of its vector. The position receives a weighted mean of the
+contents,
 
     attention(q, k, v) = softmax( q kᵀ / √d ) v,
 
 with large weights where question and label match (Vaswani et al. 2017, section 3.2; √d keeps
-the logits from growing with the dimension). Every position does so at once, in several *heads*,
-which may look for different things. A *block* adds what attention found to what was there, and
-then what a small network makes of each position by itself; LayerNorm (Ba et al. 2016) before
-each keeps the sizes in order. Since attention does not know where anything stands, an embedding
-of the position is added at the start.
+the logits from growing with the dimension). All positions do this at once, in several *heads*,
+which can look for different things. A *block* adds the result of attention to its input, and
+then the output of a small network applied to each position separately; LayerNorm (Ba et al.
+2016) before each keeps magnitudes in range. Since attention itself does not know positions, an
+embedding of the position is added at the start.
 
 The task: after eight digits and a `>` come the same digits, sorted.
 
     5 1 7 1 0 9 3 3 > 0 1 1 3 3 5 7 9
 
-The network is a language model as in lesson 7: at each place it says which token is next. It
-must not look ahead, where the answer stands, so a place may attend to itself and to what was
-before it only (a *causal mask*): that is how one forward pass trains all eight answers at once.
-The digits given are random, and only what follows the `>` is judged. Afterwards the network
-gets sequences that it has never seen (there are 10⁸) and writes the answer by itself, each
-digit fed back in; an answer is right if all eight digits are.
+The network is a language model as in lesson 7: at each position it predicts the next token. It
+must not look ahead at the answer, so a position may attend only to itself and earlier positions
+(a *causal mask*): this lets one forward pass train all eight answers at once. The given digits
+are random, and only what follows the `>` counts. Afterwards the network gets sequences that it
+has never seen (there are 10⁸) and writes the answer by itself, with each digit fed back in; an
+answer is right if all eight digits are.
 
-How does it sort? The picture shows where each place of the answer looks, for one sequence.
-Nobody told it: in some head a place that is about to write a 3 looks at the 3s among the given
-digits, and where a digit occurs twice it must count, by looking also at what it has written
-already.
+How does it sort? The picture shows where each position of the answer looks, for one sequence.
+Nobody told it to, but in some head a position that is about to write a 3 looks at the 3s among
+the given digits, and if a digit occurs twice it must count, by also looking at what it has
+already written.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ WIDTH, HEADS, BLOCKS, BATCH = 48, 4, 2, 64
 
 
 class Block(nn.Module):
-    """Attention to earlier places and a small network, each added to what was there."""
+    """Attention to earlier positions and a small network, each added to its input."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Block(nn.Module):
 
     def forward(self, x: mg.Tensor, keep: bool = False) -> mg.Tensor:
         y = self.norm1(x)
-        mask = np.triu(np.ones((x.shape[1], x.shape[1]), bool), k=1)  # True: not to be looked at
+        mask = np.triu(np.ones((x.shape[1], x.shape[1]), bool), k=1)  # True: masked
         found, weights = self.attention(
             y, y, y, attn_mask=mg.tensor(mask), need_weights=keep, average_attn_weights=False
         )
@@ -75,7 +75,7 @@ class Sorter(nn.Module):
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 10)
 
     def forward(self, tokens: mg.Tensor, keep: bool = False) -> mg.Tensor:
-        """Logits of the next digit at each place, of shape (N, L, 10), for tokens of (N, L)."""
+        """Logits of the next digit at each position, of shape (N, L, 10), for tokens (N, L)."""
         x = self.token(tokens) + self.place(mg.arange(tokens.shape[1]))
         for block in self.blocks:
             x = block(x, keep)
@@ -90,7 +90,7 @@ def make_sequences(count: int, random: np.random.Generator) -> np.ndarray:
 
 @mg.no_grad()
 def answer(model: Sorter, questions: np.ndarray) -> np.ndarray:
-    """What the model writes after the `>`, a digit at a time: (N, 9) gives (N, 8)."""
+    """What the model writes after the `>`, one digit at a time: (N, 9) gives (N, 8)."""
     tokens = questions
     for _ in range(GIVEN):
         following = model(mg.tensor(tokens)).numpy()[:, -1].argmax(axis=1)
@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
     for (block, head), axis in np.ndenumerate(grid):
         image = axis.imshow(maps[block][head], "Blues", vmin=0, vmax=1, aspect="auto")
         axis.set_title(f"block {block + 1}, head {head + 1}", fontsize=10)
-        axis.axvline(GIVEN + 0.5, color=ORANGE, lw=0.8)  # what it has written stands to the right
+        axis.axvline(GIVEN + 0.5, color=ORANGE, lw=0.8)  # its own output is to the right
     grid[0, 0].set(xticks=range(2 * GIVEN), yticks=range(GIVEN))
     grid[0, 0].set(xticklabels=seen[:-1], yticklabels=written)
     figure.supxlabel("looks at (right of the line: at its own answer)", fontsize=10)

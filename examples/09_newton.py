@@ -1,34 +1,34 @@
 """Lesson 9: second derivatives and Newton's method.
 
-A gradient says which way is down, but not how far to go. In a long narrow valley that is all
+A gradient says which way is down, but not how far to go. In a long narrow valley this makes all
 the difference: gradient descent must take steps that are safe for the steep walls, and creeps
-along the floor. The curvature would tell, and the *Hessian* H holds it, the second derivatives
+along the floor. The curvature has the answer: the *Hessian* H of second derivatives
 
     H[i, j] = ∂² f / ∂x_i ∂x_j.
 
-Newton's method takes f for the parabola that has its gradient g and its Hessian at the place
-where we stand, and jumps to the lowest point of that:
+Newton's method approximates f by the parabola with its gradient g and Hessian H at the current
+point, and jumps to the minimum of the parabola:
 
     x ← x - H⁻¹ g.
 
 Near a minimum the error of the parabola is of third order, and the method converges
-*quadratically*: each step about doubles the number of digits that are right (Nocedal & Wright,
-Numerical Optimization, 2006, theorem 3.5). Far from it there is no such promise. The valley
+*quadratically*: each step roughly doubles the number of correct digits (Nocedal & Wright,
+Numerical Optimization, 2006, theorem 3.5). Far from it there is no such guarantee. The valley
 here is Rosenbrock's (1960),
 
     f(x, y) = (1 - x)² + 100 (y - x²)²,    lowest at (1, 1),
 
 and the second pure Newton step climbs from f = 4.7 to 1,412. A remedy is to halve the step
-until f has fallen enough (Armijo's condition, ibid., equation 3.4): the damped method never
-climbs, and near the end it takes whole steps and is as fast. Gradient descent is drawn beside
-it, with the same halving, from a rate of 1/256 that the steep walls allow.
+until f has decreased enough (Armijo's condition, ibid., equation 3.4): the damped method never
+climbs, and near the end it takes full steps and is as fast. Gradient descent is shown for
+comparison, with the same halving, from a rate of 1/256 that the steep walls allow.
 
-How does a machine get H? The rules that compute a gradient are tensor operations like any
-other. With `create_graph=True` they are recorded as well, and what is recorded can be
-differentiated again: each row of H is the gradient of one element of the gradient. Nobody wrote
-a second-derivative rule, and third derivatives work the same way. For a network of a million
-weights H does not fit into memory, but H v, for a vector v, does: it is the gradient of g·v and
-costs one more backward (Pearlmutter 1994).
+How does a machine compute H? The rules that compute a gradient are tensor operations like any
+other. With `create_graph=True` they are recorded as well, and can be differentiated again: each
+row of H is the gradient of one element of the gradient. Nobody wrote a second-derivative rule,
+and third derivatives work the same way. For a network with a million weights H does not fit in
+memory, but H v does, for a vector v: it is the gradient of g·v and costs one more backward
+(Pearlmutter 1994).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def rosenbrock(p: mg.Tensor) -> mg.Tensor:
 
 
 def gradient_and_hessian(function, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The gradient, of shape (n,), and H of shape (n, n): the gradient of each element of it."""
+    """The gradient, of shape (n,), and H, of shape (n, n): the gradients of its elements."""
     p = mg.tensor(place, requires_grad=True)
     (g,) = mg.autograd.grad(function(p), p, create_graph=True)
     rows = [mg.autograd.grad(element, p, retain_graph=True)[0].numpy() for element in g]
@@ -56,7 +56,7 @@ def gradient_and_hessian(function, place: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def descend(method: str, steps: int) -> np.ndarray:
-    """The places that a method comes to: an array of shape (at most steps + 1, 2)."""
+    """The points visited by a method: an array of shape (at most steps + 1, 2)."""
     places = [np.array(START)]
     value = [rosenbrock(mg.tensor(places[0])).item()]
     for _ in range(steps):
@@ -66,7 +66,7 @@ def descend(method: str, steps: int) -> np.ndarray:
         while True:
             place = places[-1] + size * direction
             found = rosenbrock(mg.tensor(place)).item()
-            # Armijo's condition; at the very end f can no longer fall, because it is rounded
+            # Armijo's condition; at the very end rounding keeps f from decreasing further
             if method == "Newton" or found <= value[-1] + 1e-4 * size * slope or size < 1e-10:
                 break
             size /= 2

@@ -1,32 +1,33 @@
 """Lesson 10: fit a differential equation, through the program that solves it.
 
-Foxes eat hares, and both breed. Lotka (1925) and Volterra (1926) wrote for their numbers
+Foxes eat hares, and both breed. The equations of Lotka (1925) and Volterra (1926) for their
+numbers are
 
     dx/dt = α x - β x y          hares breed, and are eaten
     dy/dt = δ x y - γ y          foxes breed on what they eat, and die
 
-Somebody counted both 31 times in 15 years, with errors of about 10 %. What are α, β, γ and δ?
+Both were counted 31 times in 15 years, with errors of about 10 %. What are α, β, γ and δ?
 
-There is no formula for x(t), but there is a program: start somewhere, and take small steps by
-the classical method of Runge and Kutta (Hairer, Nørsett & Wanner, Solving Ordinary Differential
-Equations I, 1993, section II.1), whose error falls with the fourth power of the step. That
-program is made of additions and multiplications, and a machine that differentiates programs
-differentiates this one: `backward()` goes through all steps of the solver, in reverse order,
-and gives the exact derivative of what the solver computes. (The other way is to solve an
-adjoint equation backwards in time: Chen et al. 2018.)
+There is no formula for x(t), but there is a program: start somewhere and take small steps with
+the classical Runge-Kutta method (Hairer, Nørsett & Wanner, Solving Ordinary Differential
+Equations I, 1993, section II.1), whose error falls with the fourth power of the step. The
+program consists of additions and multiplications, and a machine that differentiates programs
+can differentiate it: `backward()` goes through all steps of the solver in reverse order and
+gives the exact derivative of what the solver computes. (The alternative is to solve an adjoint
+equation backwards in time: Chen et al. 2018.)
 
 The counting errors are log-normal, so the log-likelihood of the counts is, up to a constant,
 
     log L(θ) = - Σ ( log counted - log computed )² / 2 σ².
 
-Its six parameters θ are the logarithms of the four rates and of the two numbers at the start:
-so all stay positive. Adam climbs from a poor guess into the neighbourhood; a few steps of
-lesson 9's Newton method finish the work. The Hessian, a derivative of the derivative of a
-solver, serves twice: its inverse is the covariance of the estimate (Fisher 1925), which gives
-the ± in the table. For the picture 200 sets of parameters are drawn from that normal
-distribution and solved for, all at once, since the program does not care whether x is a number
-or an array. The bands hold 95 % of them. They are narrow where there are counts; in the years
-after the last one, errors of the period add up, and the bands widen.
+Its six parameters θ are the logarithms of the four rates and of the two initial numbers, which
+keeps all six positive. Adam moves from a poor guess to the vicinity; a few steps of Newton's
+method (lesson 9) finish the work. The Hessian, a second derivative of a solver, is used twice:
+its inverse is also the covariance of the estimate (Fisher 1925), which gives the ± in the
+table. For the picture, 200 sets of parameters are drawn from that normal distribution and
+solved at once: the program works for numbers and arrays alike. The bands contain 95 % of them.
+They are narrow where there are counts; after the last count, errors of the period accumulate,
+and the bands widen.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the lessons share: their command line, their progress bar, and where their pictures go."""
+"""Helpers shared by the lessons: command line, progress bar, and where the pictures go."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def say_missing(error: ImportError) -> None:
-    """End the script with one line that says what to install."""
+    """Exit with one line that says what to install."""
     sys.exit(
         f"{Path(sys.argv[0]).name}: {error.name} is missing; "
         "`pip install 'minigrad-cython[examples]'`"
@@ -28,14 +28,14 @@ BLUE_TO_ORANGE = LinearSegmentedColormap.from_list("blue to orange", [BLUE, "whi
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage text before it."""
+    """Reports errors in one line, without the usage text."""
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
 def read_options(script: str, text: str | None, arguments: list[str] | None) -> argparse.Namespace:
-    """The options of a lesson: `fast`."""
+    """Parse the options of a lesson: `fast`."""
     parser = OneLineParser(
         prog=Path(script).name,
         description=text,
@@ -51,19 +51,19 @@ def progress(steps: int, text: str, unit: str = "step") -> tqdm:
 
 
 def picture_path(script: str, suffix: str = ".png") -> Path:
-    """Where the picture of a lesson goes: examples/output/, under the name of the script."""
+    """The path of a lesson's picture: examples/output/, named like the script."""
     OUTPUT.mkdir(parents=True, exist_ok=True)
     return OUTPUT / f"{Path(script).stem}{suffix}"
 
 
 def report(path: Path) -> Path:
-    """Say where a picture is."""
+    """Print where a picture is."""
     print(f"picture: {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
     return path
 
 
 def panels(count: int, width: float = 4.8, height: float = 4.0):
-    """A figure with `count` axes side by side, and the axes."""
+    """Return a figure with `count` axes side by side, and the axes."""
     figure = Figure(figsize=(width * count, height), layout="constrained")
     axes = figure.subplots(1, count, squeeze=False)[0]
     for axis in axes:
@@ -72,7 +72,7 @@ def panels(count: int, width: float = 4.8, height: float = 4.0):
 
 
 def save(figure: Figure, script: str) -> Path:
-    """Write the picture of a lesson and say where it is."""
+    """Save the picture of a lesson and print where it is."""
     path = picture_path(script)
     figure.savefig(path, dpi=120)
     return report(path)

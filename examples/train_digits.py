@@ -1,8 +1,8 @@
-"""Read real handwritten digits with a BatchNorm network, beside the same network without BatchNorm.
+"""Classify real handwritten digits with a network with BatchNorm, and with the same one without.
 
-The data are the 1,797 scans of 8x8 pixels that scikit-learn ships (Alpaydin & Kaynak 1998); nothing
-is downloaded. Each network is trained from three seeds, since one seed proves little. At the end:
-test accuracy, training time and steps per second of both, and three pictures in examples/output/.
+The data are the 1,797 scans of 8x8 pixels that ship with scikit-learn (Alpaydin & Kaynak 1998);
+nothing is downloaded. Each network is trained from three seeds, because one seed proves little. The
+results are test accuracy, training time, steps per second, and three pictures in examples/output/.
 
 To read this as a lesson: `make_network` is the model, `train` is how it learns.
 """
@@ -34,7 +34,7 @@ except ImportError as error:
     )
 
 OUTPUT = Path(__file__).parent / "output"
-SPLIT_SEED = 0  # the split stays the same whatever --seed says, so that accuracies can be compared
+SPLIT_SEED = 0  # the same split for every --seed, so that accuracies can be compared
 SEEDS = 3
 BATCH = 32
 LEARNING_RATE, DECAY = 5e-3, 0.9  # the rate shrinks by this factor each epoch
@@ -43,7 +43,7 @@ NAMES = {True: "with BatchNorm", False: "without BatchNorm"}
 
 @dataclass
 class Data:
-    """The digits: float32 of shape (N, 64) in [0, 1]; their classes: int64 of shape (N,)."""
+    """The digits, float32 of shape (N, 64) in [0, 1], and their classes, int64 of shape (N,)."""
 
     train_x: mg.Tensor
     train_y: mg.Tensor
@@ -53,7 +53,7 @@ class Data:
 
 @dataclass
 class Run:
-    """What one training left behind."""
+    """The results of one training run."""
 
     model: nn.Module
     loss: list[float] = field(default_factory=list)
@@ -64,7 +64,7 @@ class Run:
 
 
 def load() -> Data:
-    """A stratified split: three quarters to train on, one quarter to test on."""
+    """A stratified split: three quarters for training, one quarter for testing."""
     digits = load_digits()
     x, y = (digits.data / 16).astype(np.float32), digits.target.astype(np.int64)
     parts = train_test_split(x, y, test_size=0.25, stratify=y, random_state=SPLIT_SEED)
@@ -73,7 +73,7 @@ def load() -> Data:
 
 
 def make_network(batchnorm: bool) -> nn.Sequential:
-    """64-128-128-10 with ReLU, and BatchNorm before each ReLU or not."""
+    """64-128-128-10 with ReLU, with or without BatchNorm before each ReLU."""
     layers: list[nn.Module] = []
     for n_in, n_out in ((64, 128), (128, 128)):
         layers.append(nn.Linear(n_in, n_out))
@@ -84,8 +84,8 @@ def make_network(batchnorm: bool) -> nn.Sequential:
 
 
 def probabilities(model: nn.Module, x: mg.Tensor) -> np.ndarray:
-    """How likely each row of x is each digit, as the network sees it: an array of shape (N, 10)."""
-    model.eval()  # BatchNorm now uses its running statistics: a digit is read by itself
+    """The predicted probability of each digit for each row of x, an array of shape (N, 10)."""
+    model.eval()  # BatchNorm now uses its running statistics: each digit is read independently
     with mg.no_grad():
         found = mg.softmax(model(x), axis=1).numpy()
     model.train()
@@ -97,7 +97,7 @@ def accuracy(model: nn.Module, x: mg.Tensor, y: mg.Tensor) -> float:
 
 
 def train(data: Data, batchnorm: bool, epochs: int, seed: int) -> Run:
-    """Train one network with Adam; the bar shows loss and test accuracy as they go."""
+    """Train one network with Adam; the progress bar shows the loss and test accuracy."""
     mg.manual_seed(seed)
     run = Run(make_network(batchnorm))
     loader = DataLoader(
@@ -125,13 +125,13 @@ def train(data: Data, batchnorm: bool, epochs: int, seed: int) -> Run:
             run.train_accuracy.append(accuracy(run.model, data.train_x, data.train_y))
             run.test_accuracy.append(accuracy(run.model, data.test_x, data.test_y))
             figures = {"loss": f"{run.loss[-1]:.4f}", "test": f"{run.test_accuracy[-1]:.2%}"}
-            bar.set_postfix(figures, refresh=False)  # the bar draws it when it counts the epoch
+            bar.set_postfix(figures, refresh=False)  # drawn when the bar counts the epoch
     return run
 
 
 # ----------------------------------------------------------------------------------------- pictures
 def learning_curves(results: dict[str, list[Run]]) -> Figure:
-    """Training loss and test accuracy by epoch: the mean over the seeds, and their range."""
+    """Training loss and test accuracy by epoch: mean and range over the seeds."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     axes = figure.subplots(1, 2)
     for name, runs in results.items():
@@ -144,7 +144,7 @@ def learning_curves(results: dict[str, list[Run]]) -> Figure:
     worst = min(run.test_accuracy[-1] for runs in results.values() for run in runs)
     axes[0].set(title="Loss", ylabel="training cross-entropy", yscale="log")
     axes[1].set(title="Accuracy on unseen digits", ylabel="test accuracy")
-    axes[1].set_ylim(min(0.9, worst - 0.05), 1)  # the first epochs may lie below: the end matters
+    axes[1].set_ylim(min(0.9, worst - 0.05), 1)  # may cut off the first epochs: the end matters
     axes[1].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     for axis in axes:
         axis.set_xlabel(f"epoch (line: mean of {SEEDS} seeds, band: their range)")
@@ -155,7 +155,7 @@ def learning_curves(results: dict[str, list[Run]]) -> Figure:
 
 
 def confusion_matrix(truth: np.ndarray, read: np.ndarray, name: str) -> Figure:
-    """How often each digit was read as which; the diagonal is right, errors are coloured."""
+    """How often each digit was read as each other; the diagonal is right, errors are coloured."""
     counts = np.zeros((10, 10), int)
     np.add.at(counts, (truth, read), 1)
     errors = np.where(np.eye(10, dtype=bool), 0, counts)
@@ -174,7 +174,7 @@ def confusion_matrix(truth: np.ndarray, read: np.ndarray, name: str) -> Figure:
 def misread_digits(
     x: np.ndarray, truth: np.ndarray, likely: np.ndarray, name: str, most: int = 40
 ) -> Figure:
-    """The test digits that were read wrongly (the first `most`), and what was read."""
+    """The misread test digits (the first `most`), and what they were read as."""
     read = likely.argmax(axis=1)
     wrong = np.flatnonzero(read != truth)
     rows, columns = max(1, -(-min(len(wrong), most) // 8)), min(8, max(4, len(wrong)))
@@ -227,7 +227,7 @@ def whole_number(minimum: int):
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage text before it."""
+    """Reports errors in one line, without the usage text."""
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
