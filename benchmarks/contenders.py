@@ -1,8 +1,8 @@
-"""The same work written for minigrad and for each peer that is installed.
+"""The same work written for minigrad and for each installed peer.
 
-`WORK` is the table: a name, the ratios to reach, and for each contender a function that sets the
-work up and returns a callable that does it once. A contender whose library is missing is left out.
-All use float32, one thread, and the same shapes; a full training step is zero_grad, forward,
+`WORK` is the table: a name, the target ratios, and for each contender a function that sets up the
+work and returns a callable that does it once. Contenders whose library is missing are skipped. All
+use float32, one thread, and the same shapes; a full training step is zero_grad, forward,
 cross-entropy, backward, Adam.
 """
 
@@ -49,7 +49,7 @@ def add_torch() -> Callable:
 
 # ------------------------------------------------------------------------------------- 100-op chain
 def chain(a, b, operations: int):
-    """Operations on 8 x 8 matrices, multiply and add in turn; nothing folds away."""
+    """Operations on 8 x 8 matrices, alternately multiply and add; nothing can be folded."""
     y = a
     for _ in range(operations // 2):
         y = y * b + b
@@ -102,7 +102,7 @@ def mlp_layers(nn, sizes: tuple[int, ...]) -> list:
 
 
 def train_minigrad(layers: Callable, data: tuple[np.ndarray, np.ndarray]) -> Callable:
-    """A training step of the net that `layers` makes of the library's `nn`."""
+    """A training step of the net that `layers` builds from the library's `nn`."""
     import minigrad as mg
 
     model = mg.nn.Sequential(*layers(mg.nn))
@@ -138,7 +138,7 @@ def train_torch(
 
 
 def train_jax(loss: Callable, parameters, running) -> Callable:
-    """A step of Adam on loss(parameters, running) -> (loss, running)."""
+    """An Adam step on loss(parameters, running) -> (loss, running)."""
     import jax
     import jax.numpy as jnp
 
@@ -199,7 +199,7 @@ def step_jax(sizes: tuple[int, ...], batch: int) -> Callable:
 
 
 def matmuls(sizes: tuple[int, ...], batch: int) -> Callable:
-    """The matrix products of one step, by NumPy into preallocated outputs: the BLAS limit."""
+    """The matrix products of a step, by NumPy into preallocated outputs: the BLAS limit."""
     jobs = []
     for k, (n_in, n_out) in enumerate(pairwise(sizes)):
         x, w, g = random(batch, n_in), random(n_out, n_in), random(batch, n_out)
@@ -330,13 +330,13 @@ def on_two_threads(run: Callable) -> Callable:
 
 
 def threads_work(name: str, make: Callable) -> Work:
-    """On two threads, beside one."""
+    """Two threads against one."""
     contenders = {"minigrad": lambda: on_two_threads(make()), "minigrad on one thread": make}
     return Work(f"{name}, two threads", contenders, {"minigrad on one thread": 1.0})
 
 
 def cross_entropy_minigrad(composed: bool) -> Callable:
-    """The mean loss of 100 rows of 2, by the primitive or by the four that it replaces."""
+    """The mean loss of 100 rows of 2, by the primitive or the four primitives it replaces."""
     import minigrad as mg
     from minigrad._core import ops
 
@@ -403,7 +403,7 @@ def lstm_data() -> tuple[np.ndarray, np.ndarray]:
 
 
 def recurrent(library: str, kind: str = "LSTM") -> Callable:
-    """Forward and backward of a recurrent layer of minigrad or torch, which share the names."""
+    """Forward and backward of a recurrent layer of minigrad or torch; the names are the same."""
     module = import_module(library)
     layer = getattr(module.nn, kind)(*LSTM[:2])
     x, g = map(module.tensor, lstm_data())
@@ -441,7 +441,7 @@ def lstm_jax() -> Callable:
     return lambda: jax.block_until_ready(gradient(x, *weights))
 
 
-# --------------------------------------------------------------------------- kernels beside NumPy's
+# -------------------------------------------------------------------------- kernels against NumPy's
 def kernel_minigrad(name: str, shape: tuple[int, ...], axis) -> Callable:
     import minigrad as mg
 
@@ -459,7 +459,7 @@ def kernel_numpy(name: str, shape: tuple[int, ...], axis) -> Callable:
 
 
 def product_arrays(rows: int, inner: int, columns: int, layout: str) -> tuple:
-    """Two matrices; the layout has a letter for each: n is C order, t a transpose."""
+    """Two matrices; the layout has a letter for each: n for C order, t for transposed."""
     a, b = random(rows, inner), random(inner, columns, seed=1)
     return (
         np.asfortranarray(a) if layout[0] == "t" else a,
@@ -480,7 +480,7 @@ def product_numpy(rows: int, inner: int, columns: int, layout: str) -> Callable:
     return lambda: np.dot(x, y, out)
 
 
-# ---------------------------------------------------------------- every function beside NumPy's own
+# ------------------------------------------------------------------- every function against NumPy's
 MILLION, SQUARE, CUBE = (1048576,), (1024, 1024), (64, 256, 64)
 OPERANDS: dict[str, Callable] = {
     "x": lambda shape: random(*shape),
@@ -513,7 +513,7 @@ def exponentials(x: np.ndarray, axis: int) -> np.ndarray:
     return np.exp(x - x.max(axis, keepdims=True))
 
 
-# Where NumPy's function has another name or none: what its user writes instead.
+# What users of NumPy write if its function has another name or does not exist.
 IN_NUMPY: dict[str, Callable] = {
     "rsqrt": lambda x: 1 / np.sqrt(x),
     "relu": lambda x: np.maximum(x, 0),
@@ -545,7 +545,7 @@ def operand(name: str, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def function_operands(given, dtype: str, shape: tuple[int, ...], use: Callable = lambda a: a):
-    """Names of OPERANDS become arrays, floats of that dtype, as `use` takes them."""
+    """Replace names in OPERANDS by use(array), with floats in that dtype."""
     if isinstance(given, (list, tuple)):
         return type(given)(function_operands(part, dtype, shape, use) for part in given)
     named = isinstance(given, str) and given in OPERANDS
@@ -565,14 +565,14 @@ def function_numpy(name: str, dtype: str, shape: tuple[int, ...], given: tuple, 
     return lambda: function(*operands, **axis)
 
 
-# ------------------------------------------------------------------------ processes of their own
+# ------------------------------------------------------------------------ separate processes
 LARGEST = (1024, 2048, 2048, 10), 512
 LARGEST_CNN = (1, 16, 32), 28, 64
 
 
 def in_process(code: str) -> float:
-    """The number that this code prints, run by a Python that has imported nothing yet. It keeps
-    bytecode, which an installed package has."""
+    """Run code in a fresh Python and return the number it prints. Bytecode is cached, as in an
+    installed package."""
     inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     path = os.pathsep.join([str(Path(__file__).parent), *map(os.path.abspath, sys.path)])
     done = subprocess.run(
@@ -586,7 +586,7 @@ def in_process(code: str) -> float:
 
 
 def import_time(module: str) -> Callable[[], float]:
-    """Milliseconds to import a module in a process that has imported NumPy."""
+    """Milliseconds to import a module after NumPy."""
     return lambda: in_process(
         f"import numpy, time; start = time.perf_counter(); import {module}; "
         "print((time.perf_counter() - start) * 1e3)"
@@ -594,27 +594,26 @@ def import_time(module: str) -> Callable[[], float]:
 
 
 def resident(peak: bool) -> float:
-    """Resident memory of this process in MB, now or at its peak.
+    """Resident memory of this process in MB, current or peak.
 
-    Linux counts the peak of the parent into `ru_maxrss` of a child, but not into VmHWM. Elsewhere
-    the peak stands for both.
+    On Linux `ru_maxrss` of a child includes the peak of its parent, but VmHWM does not. Elsewhere
+    the peak is used for both.
     """
     status = Path("/proc/self/status")
     if status.exists():
         name = "VmHWM:" if peak else "VmRSS:"
         (line,) = (line for line in status.read_text().splitlines() if line.startswith(name))
         return int(line.split()[1]) / 1e3
-    import resource  # which Windows has not
+    import resource  # not on Windows
 
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def step_memory(make: Callable, sizes: tuple[int, ...], batch: int) -> float:
-    """MB that a training step needs at its peak: parameters, gradients, Adam's moments, the graph.
+    """Peak MB of a training step: parameters, gradients, Adam's moments, the graph.
 
-    The library is loaded by a step of a small net before, and the data are there, so that neither
-    counts.
+    A step of a small net loads the library first, and the data already exist: neither is counted.
     """
     make((4, 4, 2), 4)()
     data = mlp_data(sizes, batch)
@@ -627,7 +626,7 @@ def step_memory(make: Callable, sizes: tuple[int, ...], batch: int) -> float:
 
 
 def cnn_memory(make: Callable, channels: tuple[int, ...], side: int, batch: int) -> float:
-    """The same of a training step of a CNN."""
+    """The same for a training step of a CNN."""
     make((1, 2, 2), 4, 4)()
     before = resident(peak=False)
     step = make(channels, side, batch)
@@ -637,7 +636,7 @@ def cnn_memory(make: Callable, channels: tuple[int, ...], side: int, batch: int)
 
 
 def peak_memory(measure: str, make: str, shape: tuple) -> Callable[[], float]:
-    """What `measure` says of a step that `make` makes, in a process of its own."""
+    """The result of `measure` for a step made by `make`, in a separate process."""
     arguments = ", ".join(map(str, shape))
     return lambda: in_process(f"import contenders as c; print(c.{measure}(c.{make}, {arguments}))")
 
@@ -645,10 +644,10 @@ def peak_memory(measure: str, make: str, shape: tuple) -> Callable[[], float]:
 # ---------------------------------------------------------------------------------------- the table
 @dataclass
 class Work:
-    """One row: what is done, by whom, and the largest ratio to each peer that we want.
+    """One row: the work, the contenders, and the largest acceptable ratio to each peer.
 
-    In another unit than microseconds the callables return the figure instead of being timed, and
-    `at_most` is the largest that we want of minigrad's own.
+    If the unit is not microseconds, the callables return the figure instead of being timed, and
+    `at_most` is the largest acceptable figure of minigrad.
     """
 
     name: str
@@ -656,7 +655,7 @@ class Work:
     targets: dict[str, float] = field(default_factory=dict)
     unit: str = "us"
     at_most: float | None = None
-    brief: bool = False  # one of very many: half the rounds, in 1/25 of the time
+    brief: bool = False  # one of very many rows: half the rounds, 1/25 of the time
 
 
 def mlp_work(sizes: tuple[int, ...], batch: int, targets: dict[str, float]) -> Work:
@@ -712,7 +711,7 @@ def product_work(rows: int, inner: int, columns: int, layout: str) -> Work:
 
 
 def function_work(name: str, shape: tuple[int, ...], *given, axis="none", said: str = "") -> list:
-    """A row for each dtype: the function on operands of the shape, along an axis if any."""
+    """A row per dtype: the function on operands of the shape, along an axis if any."""
     works, options = [], {} if axis == "none" else {"axis": axis}
     for dtype in ("float32", "float64"):
         label = f"{name}{said} of {dtype} {shape}" + "".join(
@@ -726,7 +725,7 @@ def function_work(name: str, shape: tuple[int, ...], *given, axis="none", said: 
     return works
 
 
-# Names by the operand they are defined for.
+# Names, by the operand they are defined for.
 UNARY = {
     "x": "negative abs sign square reciprocal relu exp exp2 expm1 sin cos tan atan sinh cosh tanh "
     "asinh sigmoid silu softplus logsigmoid floor ceil trunc round isnan isinf isfinite "
@@ -749,7 +748,7 @@ SUBSCRIPTS = "ij,ij->j ij,ij->i ij,ij-> ij->ji ij->j ij,j->i ij,i->j ij,j->ij"
 
 
 def every_function() -> list[Work]:
-    """Each function that NumPy has, too, on 2^20 elements, along each axis if it takes one."""
+    """Every function that NumPy also has, on 2^20 elements, along each axis if it takes one."""
     rows = []
     for operand, names in UNARY.items():
         for name in names.split():
@@ -925,12 +924,12 @@ WORK = {
     "threads": THREADS,
     "functions": every_function(),
 }
-# Only when they are named: minigrad against itself, and a minute for some 600 rows.
+# Only if named: minigrad against itself, and about 600 rows that take a minute.
 ON_REQUEST = {"composed", "threads", "functions"}
 
 
 def present(work: Work) -> dict[str, Callable[[], Callable]]:
-    """The contenders of a row whose library is installed."""
+    """The contenders of a row with an installed library."""
     library = {
         "torch": "torch",
         "torch fused Adam": "torch",

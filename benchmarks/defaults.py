@@ -1,9 +1,9 @@
-"""What users get: every library with the threads that it takes by default, on an idle machine
-(`python benchmarks/run.py default`) and beside one spinning process per processor (`busy`).
+"""What users get: every library with its default number of threads, on an idle machine
+(`python benchmarks/run.py default`) and next to one spinning process per processor (`busy`).
 
-Each contender has a process of its own, since threads of one library that wait by spinning take
-the processors of the next one. The processes are asked in turn; a figure is the median of the
-rounds. "on one thread" is the same library held to one: what its threads gain, or cost.
+Each contender runs in a separate process, because threads of one library that spin while they wait
+take processors from the next. The processes run in turn; a figure is the median of the rounds. "on
+one thread" is the same library limited to one thread: it shows what its threads gain or cost.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ import numpy as np
 from machine import CLEARED, ONE_THREAD
 
 ONE = " on one thread"
-QUIET = 0.03  # seconds between two contenders, in which spinning threads go to sleep
+QUIET = 0.03  # seconds between two contenders, for spinning threads to go to sleep
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 NORMS = "BatchNorm (4096, 1024), forward + backward"
 
 
 # ---------------------------------------------------------------------------------- more contenders
 def transformer_layers(nn) -> list:
-    """One encoder layer of 4 heads on (16, 32, 64), its hidden layer of 256, and a classifier."""
+    """An encoder layer with 4 heads and 256 hidden units on (16, 32, 64), and a classifier."""
     encoder = nn.TransformerEncoderLayer(64, 4, 256, dropout=0.0, batch_first=True)
     return [encoder, nn.Flatten(), nn.Linear(32 * 64, 10)]
 
@@ -51,7 +51,7 @@ def square_product(library: str, n: int, dtype: str) -> Callable:
 
 # ---------------------------------------------------------------------------------------- real data
 def fashion(images: int, side: bool) -> tuple[np.ndarray, ...]:
-    """Training images and labels, so many, and the 10,000 of the test set: float32 in 0 to 1."""
+    """So many training images and labels, and the 10,000 of the test set: float32 in [0, 1]."""
     import gzip
 
     def read(name: str, skipped: int) -> np.ndarray:
@@ -74,7 +74,7 @@ def cnn_of_fashion(nn) -> list:
 
 
 def whole_run(library: str, layers: Callable, images: int, epochs: int, side: bool) -> Callable:
-    """A new net, the epochs in shuffled batches of 128, and the accuracy on the test set."""
+    """Train a new net for some epochs in shuffled batches of 128; return its test accuracy."""
     module = import_module(library)
     data = import_module({"minigrad": "minigrad.data", "torch": "torch.utils.data"}[library])
     x, target, test_x, test_target = map(module.tensor, fashion(images, side))
@@ -102,8 +102,8 @@ def whole_run(library: str, layers: Callable, images: int, epochs: int, side: bo
 # ---------------------------------------------------------------------------------------- the table
 @dataclass
 class Row(table.Work):
-    """`idle` and `busy` are the largest ratios wanted then, `lost` is that of minigrad with its
-    default threads to itself on one; a whole run is timed once a round."""
+    """`idle` and `busy` are the largest acceptable ratios in each case, `lost` is the ratio of
+    minigrad with default threads to minigrad on one; a whole run is timed once per round."""
 
     idle: dict[str, float] = field(default_factory=dict)
     busy: dict[str, float] = field(default_factory=dict)
@@ -111,7 +111,7 @@ class Row(table.Work):
     whole_run: bool = False
 
     def everyone(self) -> dict[str, Callable[[], Callable]]:
-        """The contenders of installed libraries, minigrad on one thread, and the peer on one."""
+        """The contenders with installed libraries, and minigrad and the peer on one thread."""
         found = table.present(self)
         for name in list(found):
             if name in ("minigrad", "torch", "numpy"):
@@ -135,7 +135,7 @@ def cnn(channels: tuple[int, ...], batch: int, idle: float, lost=1.03) -> Row:
 
 
 def pair(name: str, make: Callable, at_most: float, peer="torch", **options) -> Row:
-    """`make` sets the work up for the library of that name."""
+    """`make` sets up the work for the library of that name."""
     makers = {library: partial(make, library) for library in ("minigrad", peer)}
     return Row(name, makers, idle={peer: at_most}, busy={peer: 0.5}, **options)
 
@@ -202,7 +202,7 @@ def rows() -> list[Row]:
 
 # ---------------------------------------------------------------------------------------- processes
 def serve(name: str, contender: str) -> None:
-    """In a process of its own: set the work up, then time as many calls as each line asks for."""
+    """Run in a separate process: set up the work, then time as many calls as each line says."""
     (row,) = (row for row in rows() if row.name == name)
     call = row.everyone()[contender]()
     print("ready", flush=True)
@@ -215,7 +215,7 @@ def serve(name: str, contender: str) -> None:
 
 @contextmanager
 def worker(row: Row, contender: str) -> Iterator[Callable[[int], float]]:
-    """A function that lets the contender's process do so many calls and returns the seconds."""
+    """A function that runs so many calls in the contender's process and returns the seconds."""
     cleared = (*CLEARED, *ONE_THREAD, "MINIGRAD_NUM_THREADS")
     environment = {k: v for k, v in os.environ.items() if k not in cleared}
     if contender.endswith(ONE):
@@ -242,7 +242,7 @@ def worker(row: Row, contender: str) -> Iterator[Callable[[int], float]]:
 
 @contextmanager
 def spinning(count: int) -> Iterator[None]:
-    """So many processes that compute all the time."""
+    """Run so many busy-looping processes."""
     spin = [sys.executable, "-c", "while True: pass"]
     processes = [subprocess.Popen(spin) for _ in range(count)]
     try:
@@ -255,7 +255,7 @@ def spinning(count: int) -> Iterator[None]:
 
 
 def measure(row: Row, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Microseconds per call, a list of `rounds` for each contender, in turn."""
+    """Microseconds per call: a list of `rounds` for each contender, measured in turn."""
     with ExitStack() as stack:
         ask = {name: stack.enter_context(worker(row, name)) for name in row.everyone()}
         counts = dict.fromkeys(ask, 1)
@@ -275,7 +275,7 @@ def measure(row: Row, rounds: int, seconds: float) -> dict[str, list[float]]:
 
 
 def judged(row: Row, busy: bool) -> Row:
-    """The row with the targets of this run in `targets`."""
+    """The row, with the targets for this run in `targets`."""
     row.targets = {**(row.busy if busy else row.idle), "minigrad" + ONE: 1.25 if busy else row.lost}
     return row
 

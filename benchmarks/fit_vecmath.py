@@ -1,14 +1,13 @@
 """Fit the polynomials of minigrad/_core/fast/vecmath.h.
 
-Every function of the header ends in one polynomial on one short interval.  This script finds the
-polynomials anew, so that the header can be checked and changed: it prints, per polynomial, the
-largest error (as a power of two, before the coefficients are rounded) and the nested expression
-that stands in the header.
+Every function of the header reduces to a polynomial on a short interval.  This script recomputes
+the polynomials, to check or change the header: for each polynomial it prints the largest error (as
+a power of two, before the coefficients are rounded) and the nested expression used in the header.
 
 Method: the exchange algorithm of Remez (1934) on a fixed grid of Chebyshev points, in 60-digit
-arithmetic.  A trial polynomial is made to err by the same amount with alternating sign at n + 2
-grid points; the points then move to the extremes of its error, until they stay where they are.
-The error is weighted, so that what is minimised is the error of the finished function:
+arithmetic.  A trial polynomial is given errors of equal size and alternating sign at n + 2 grid
+points; the points then move to the extremes of its error, until they no longer change.  The error
+is weighted, so that the error of the finished function is minimised:
 
     exp    e^z = 1 + z + z^2 P(z)                   relative, |z| <= ln(2)/2
     log    log(1+f) = f - f^2/2 + f^3 P(f)          relative, -1/4 <= f <= 1/2        (float32)
@@ -18,7 +17,7 @@ The error is weighted, so that what is minimised is the error of the finished fu
     tail   Φ(-x) = exp(-x^2/2) P(t) / (x + 5)       relative, 0 <= x <= where Φ(-x) rounds to 0,
            t = (x - 5) / (x + 5)                    (after Shepherd & Laframboise 1981)
 
-It also prints ln 2 as the sum of two numbers, the first short enough that k times it is exact.
+It also prints ln 2 as the sum of two numbers; the first is short enough for k times it to be exact.
 """
 
 import argparse
@@ -63,14 +62,14 @@ def alternating_extremes(errors, count):
                 extremes[-1] = i
         else:
             extremes.append(i)
-    while len(extremes) > count:  # drop the weaker end: alternation is kept
+    while len(extremes) > count:  # drop the weaker end, which keeps the alternation
         weaker_first = abs(errors[extremes[0]]) < abs(errors[extremes[-1]])
         extremes.pop(0 if weaker_first else -1)
     return extremes
 
 
 def near_zero(series, closed):
-    """The closed form, except within 1e-8 of zero, where a short series stands in for 0/0."""
+    """The closed form, except within 1e-8 of zero, where a short series replaces 0/0."""
     return lambda x: series(x) if abs(x) < mpf(10) ** -8 else closed(x)
 
 
@@ -122,7 +121,7 @@ def problems():
 
 
 def nested(coefficients, variable, single, width=92):
-    """The polynomial as a nested C expression, broken over lines no wider than `width`."""
+    """The polynomial as a nested C expression, in lines no wider than `width`."""
     digits, suffix = (9, "f") if single else (17, "")
     words = [f"{float(c):.{digits}g}{suffix}" for c in coefficients]
     words = [w if "." in w or "e" in w else w.replace("f", "") + ".0" + suffix for w in words]

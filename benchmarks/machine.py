@@ -1,7 +1,7 @@
-"""Make the machine the same for every contender, and say what machine it is.
+"""Give every contender the same environment, and describe the machine.
 
-`settle` starts the script again in a clean environment and pins it to one processor: libraries read
-the environment when they are loaded, so it must be right before the first import.
+`settle` restarts the script in a clean environment and pins it to one processor: libraries read the
+environment when they are loaded, so it must be set before the first import.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-# OPENBLAS_CORETYPE holds a BLAS at an older instruction set, and L2_SIZE changes its blocking.
+# OPENBLAS_CORETYPE restricts a BLAS to an older instruction set, L2_SIZE changes its blocking.
 CLEARED = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "NVPL_BLAS_DEBUG_CPU_TYPE")
 ONE_THREAD = {
     **dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
     "JAX_PLATFORMS": "cpu",
 }
-# What clones.h builds for, and the processor flags that each level needs.
+# The levels that clones.h builds for, and the processor flags that each needs.
 LEVELS = {
     "x86-64-v4 (AVX-512)": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
     "x86-64-v3 (AVX2)": {"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"},
@@ -28,7 +28,7 @@ LEVELS = {
 
 
 def settle(pinned: bool = True) -> None:
-    """Clear the environment; if pinned, allow one thread and stay on one processor. Call before any
+    """Clear the environment; if pinned, allow one thread and pin to one processor. Call before any
     import."""
     if "BENCH_CLEARED" not in os.environ:
         environment = {k: v for k, v in os.environ.items() if k not in CLEARED}
@@ -46,7 +46,7 @@ def settle(pinned: bool = True) -> None:
 
 
 def cpu_field(field: str) -> str:
-    """What Linux says about the first processor, "" elsewhere."""
+    """A field of the first processor in Linux's /proc/cpuinfo, "" elsewhere."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
@@ -59,7 +59,7 @@ def kernel_level() -> str:
 
 
 def numpy_blas() -> str:
-    """The BLAS that NumPy has loaded and the kernels it chose; else what it was built with."""
+    """The BLAS loaded by NumPy and the kernels it chose; otherwise what it was built with."""
     import numpy as np
 
     if find_spec("threadpoolctl"):
@@ -115,7 +115,7 @@ def libraries() -> dict[str, dict[str, str]]:
 
 
 def describe() -> dict:
-    """Machine, libraries and environment, as they stand in the JSON file."""
+    """Machine, libraries and environment, as stored in the JSON file."""
     processors = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     return {
         "cpu": cpu_field("model name") or platform.processor() or platform.machine(),

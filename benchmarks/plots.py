@@ -32,7 +32,7 @@ LABELS = {
 
 
 def amount(value: float, unit: str) -> str:
-    """A figure to read at a glance."""
+    """A short, readable figure."""
     if unit == "us":
         size, unit = next(s for s in ((1e6, "s"), (1e3, "ms"), (0, "µs")) if value >= s[0])
         value /= size or 1
@@ -40,7 +40,7 @@ def amount(value: float, unit: str) -> str:
 
 
 def bars(axis, rows: list[dict]) -> None:
-    """For each row a bar per peer, from 1 (minigrad) to how many times as much the peer takes."""
+    """A bar per row and peer, from 1 (minigrad) to the factor that the peer takes."""
     places, names, y = [], [], 0.0
     for row in rows:
         ours, first = row["contenders"]["minigrad"]["median"], y
@@ -51,7 +51,7 @@ def bars(axis, rows: list[dict]) -> None:
                 if peer in targets:
                     axis.plot([1 / targets[peer]] * 2, [y - 0.5, y + 0.5], "k", lw=2)
                 y += 1
-        if row["unit"] in targets:  # a limit of its own, whatever the peers take
+        if row["unit"] in targets:  # a limit that does not depend on the peers
             axis.plot(
                 [targets[row["unit"]] / ours] * 2, [first - 0.5, max(y, first + 1) - 0.5], "k", lw=2
             )
@@ -70,7 +70,7 @@ TITLES = {"default": "idle machine", "busy": "one more process spinning on each 
 
 
 def comparison(rows: list[dict]) -> Figure:
-    """All rows of a run: the kernels, which are many, or the busy machine on the right."""
+    """All rows of a run, with the many kernels, or the busy machine, on the right."""
     from matplotlib.patches import Patch
 
     halves = [

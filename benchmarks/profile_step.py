@@ -1,4 +1,4 @@
-"""Where the time of a training step goes: `make profile`, `make profile ARGS="784 256 10"`."""
+"""Profile a training step: `make profile`, `make profile ARGS="784 256 10"`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main() -> None:
         for _ in range(STEPS):
             step()
     print(f"{STEPS} Adam steps of an MLP with BatchNorm, {options.sizes}, batch {options.batch}")
-    print("(the time of the optimiser and of zero_grad stands with the first operation after it)")
+    print("(the time of the optimiser and zero_grad is counted with the next operation)")
     print(seen)
 
 

@@ -1,13 +1,13 @@
-"""Time minigrad beside its peers: `python benchmarks/run.py [group ...]`; `make bench` runs it all.
+"""Time minigrad and its peers: `python benchmarks/run.py [group ...]`; `make bench` runs them all.
 
-Every row is timed in one process, pinned to one processor, one thread each, the contenders in turn
-(A B C A B C ...), after a warm-up; the table gives the median of the rounds, the quartiles, and the
-ratio of minigrad's median to each peer's beside the ratio to reach. Ratios, not seconds, are what
-holds on another machine. A slow row never makes the exit status other than 0. The group
-`functions`, every function beside NumPy's own, takes a minute: it is measured only if named.
+Every row is timed in one process, pinned to one processor, with one thread each and the contenders
+in turn (A B C A B C ...), after a warm-up. The table gives the median of the rounds, the quartiles,
+and the ratio of minigrad's median to each peer's with its target. Ratios, not seconds, carry over
+to another machine. The exit status is 0 even if a row is slow. The group `functions`, every
+function against NumPy's, takes a minute: it is measured only if named.
 
-The groups `default` and `busy` are measured otherwise, see defaults.py: each contender in a process
-of its own with its default threads, on an idle machine and beside spinning processes.
+The groups `default` and `busy` are measured differently, see defaults.py: each contender in a
+separate process with its default threads, on an idle machine and next to spinning processes.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "groups",
         nargs="*",
         help="steps, recurrent, batchnorm, kernels, products, process; all of them by default; "
-        "or functions, which takes a minute: every function that NumPy has as well; or default "
-        "and busy: what users get, with the threads that each library takes",
+        "or functions, which takes a minute: every function that NumPy also has; or default "
+        "and busy: what users get, with each library's default threads",
     )
     parser.add_argument("--match", default="", help="only rows whose name contains this text")
     parser.add_argument("--rounds", type=int, default=15, help="rounds per row (default 15)")
@@ -43,13 +43,13 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--json",
         type=Path,
-        help="where the figures go, and the picture beside them (default: latest.json in "
+        help="where to write the figures, with the picture next to them (default: latest.json in "
         "benchmarks/results/, or default.json)",
     )
     parser.add_argument(
         "--markdown",
         action="store_true",
-        help="measure nothing: put the table of the JSON file into benchmarks/README.md",
+        help="no measurement: write the table of the JSON file into benchmarks/README.md",
     )
     options = parser.parse_args(argv)
     options.unpinned = bool(set(options.groups) & set(UNPINNED))
@@ -64,11 +64,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 # ---------------------------------------------------------------------------------------- measuring
 def calls_in(function, seconds: float) -> int:
-    """How many calls take about this long. The first calls, which may compile, are not counted."""
+    """How many calls take about this long. The first calls, which may compile, do not count."""
     start = time.perf_counter()
     for _ in range(3):
         function()
-        if time.perf_counter() - start > 20 * seconds:  # warm by now, or too long to go on
+        if time.perf_counter() - start > 20 * seconds:  # warm by now, or too slow to continue
             break
     count = 1
     while True:
@@ -82,10 +82,10 @@ def calls_in(function, seconds: float) -> int:
 
 
 def measure(functions: dict, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Microseconds per call, a list of `rounds` for each contender, measured in turn.
+    """Microseconds per call: a list of `rounds` for each contender, measured in turn.
 
-    Garbage collection stays on, but does not walk over what the libraries hold: a program that uses
-    one of them would not have the others' objects in it.
+    Garbage collection stays on, but skips the objects of the libraries: a program that uses one of
+    them would not hold the objects of the others.
     """
     counts = {name: calls_in(function, seconds) for name, function in functions.items()}
     times: dict[str, list[float]] = {name: [] for name in functions}
@@ -102,14 +102,14 @@ def measure(functions: dict, rounds: int, seconds: float) -> dict[str, list[floa
 
 
 def ask(functions: dict, rounds: int) -> dict[str, list[float]]:
-    """What the functions return, in turn; a first round, which may write .pyc files, is dropped."""
+    """Call the functions in turn; the first round, which may write .pyc files, is dropped."""
     answers = [{name: call() for name, call in functions.items()} for _ in range(rounds + 1)]
     return {name: [answer[name] for answer in answers[1:]] for name in functions}
 
 
 # ---------------------------------------------------------------------------------------- reporting
 def make_row(group: str, work, samples: dict[str, list[float]]) -> dict:
-    """One row as it stands in the JSON file: the figures of each contender, and the verdicts."""
+    """One row of the JSON file: the figures of each contender, and the verdicts."""
     import numpy as np
 
     contenders = {}
@@ -138,12 +138,12 @@ def make_row(group: str, work, samples: dict[str, list[float]]) -> dict:
 
 
 def number(value: float) -> str:
-    """A figure with as many decimals as one reads."""
+    """A figure with a readable number of decimals."""
     return f"{value:,.2f}" if value < 10 else f"{value:,.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def show(row: dict) -> str:
-    """The row for the terminal."""
+    """Format the row for the terminal."""
     lines, targets = [row["name"]], {target["against"]: target for target in row["targets"]}
     ours = row["contenders"]["minigrad"]["median"]
     for name, figures in row["contenders"].items():
@@ -160,7 +160,7 @@ def show(row: dict) -> str:
 
 
 def verdict(rows: list[dict]) -> str:
-    """Which rows have reached all their targets, and which have not."""
+    """Say which rows have reached all their targets, and which have not."""
     judged = [row for row in rows if row["targets"]]
     short = [row for row in judged if not all(target["reached"] for target in row["targets"])]
     lines = [f"{len(judged) - len(short)} of {len(judged)} rows reached" + ":" * bool(short)]
@@ -177,7 +177,7 @@ def verdict(rows: list[dict]) -> str:
 
 
 def cell(row: dict, name: str) -> str:
-    """One cell of the Markdown table: median, ratio, and the target where there is one."""
+    """One cell of the Markdown table: median, ratio, and the target if there is one."""
     if name not in row["contenders"]:
         return ""
     unit, figures = row["unit"].replace("us", "µs"), row["contenders"]
@@ -193,7 +193,7 @@ def cell(row: dict, name: str) -> str:
 
 
 def markdown(results: dict) -> str:
-    """A table for each group of rows, with what it was measured on."""
+    """A table for each group of rows, with a description of the machine."""
     lines = ["```text", machine.summary(results["machine"]), "```", ""]
     for group in dict.fromkeys(row["group"] for row in results["rows"]):
         rows = [row for row in results["rows"] if row["group"] == group]
@@ -206,7 +206,7 @@ def markdown(results: dict) -> str:
 
 
 def fill_readme(results: dict, path: Path = HERE / "README.md", name: str = "results") -> None:
-    """Put the table between the markers of that name of the page."""
+    """Write the table between the markers of that name in the page."""
     begin, end = f"<!-- {name}, by run.py --markdown -->\n", f"<!-- end of {name} -->\n"
     before, _, rest = path.read_text(encoding="utf-8").partition(begin)
     _, found, after = rest.partition(end)
@@ -216,7 +216,7 @@ def fill_readme(results: dict, path: Path = HERE / "README.md", name: str = "res
 
 
 def save(results: dict, path: Path, draw) -> None:
-    """Write the JSON file, and `draw(results)` beside it where matplotlib is installed."""
+    """Write the JSON file, and `draw(results)` next to it if matplotlib is installed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(f"\nfigures: {path}")
@@ -230,7 +230,7 @@ def save(results: dict, path: Path, draw) -> None:
 
 
 def run(options: argparse.Namespace) -> dict:
-    """Measure the rows asked for, print them as they come, and return what goes into the file."""
+    """Measure the requested rows, print each when done, and return the contents of the file."""
     from contenders import ON_REQUEST, WORK, present
 
     if unknown := set(options.groups) - set(WORK):
@@ -261,7 +261,7 @@ def run(options: argparse.Namespace) -> dict:
 
 
 def run_unpinned(options: argparse.Namespace) -> dict:
-    """As `run`, for the groups that are not pinned."""
+    """Like `run`, for the groups that are not pinned."""
     import defaults
 
     found = machine.describe()
@@ -293,7 +293,7 @@ def main(argv: list[str] | None = None) -> None:
     options = arguments(argv)
     if options.markdown:
         if not options.json.exists():
-            raise SystemExit(f"run.py: {options.json} is not there; run without --markdown first")
+            raise SystemExit(f"run.py: {options.json} is missing; run without --markdown first")
         name = "default" if options.unpinned else "results"
         fill_readme(json.loads(options.json.read_text(encoding="utf-8")), name=name)
     else:

@@ -1,8 +1,8 @@
-"""How a training step grows: with batch, width, depth and the number of nodes in the graph.
+"""How a training step scales with batch, width, depth and the number of nodes in the graph.
 
-`python benchmarks/scaling.py`; `make bench` runs it after run.py. Measured as there (one process,
-one processor, one thread, contenders in turn, warm). The batch starts at 2, for BatchNorm cannot
-train on one value per channel; JAX stops at 1,000 nodes, for it compiles every one of them.
+`python benchmarks/scaling.py`; `make bench` runs it after run.py. Measured in the same way (one
+process, one processor, one thread, contenders in turn, warm). The batch starts at 2, because
+BatchNorm cannot train on one value per channel; JAX stops at 1,000 nodes, because it compiles each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 @dataclass
 class Panel:
-    """One curve for each contender: work(contender, size) sets it up, for each of the sizes."""
+    """One curve per contender: make(contender, size) sets up the work for each size."""
 
     name: str
     work: str
@@ -68,7 +68,7 @@ def panels() -> list[Panel]:
 
 
 def measure(panel: Panel, rounds: int, seconds: float, bar) -> dict:
-    """The curves of one panel, as they stand in the JSON file."""
+    """The curves of one panel, as stored in the JSON file."""
     import numpy as np
     from contenders import available
 
@@ -82,7 +82,7 @@ def measure(panel: Panel, rounds: int, seconds: float, bar) -> dict:
             for name in curves
             if name != "jax" or size <= panel.jax_stops_at
         }
-        enough = min(rounds, 3) if size >= 10**6 else rounds  # a call takes up to ten seconds there
+        enough = min(rounds, 3) if size >= 10**6 else rounds  # a call takes up to ten seconds
         for name, values in run.measure(functions, enough, seconds).items():
             low, median, high = np.percentile(values, [25, 50, 75]).tolist()
             curves[name].append({"size": size, "median": median, "quartiles": [low, high]})
@@ -91,7 +91,7 @@ def measure(panel: Panel, rounds: int, seconds: float, bar) -> dict:
 
 
 def show(panel: dict) -> str:
-    """The panel for the terminal: a line per size, a column per contender."""
+    """Format the panel for the terminal: a line per size, a column per contender."""
     names = list(panel["contenders"])
     figures: dict[int, dict[str, float]] = {}
     for name, points in panel["contenders"].items():
@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
         "--json",
         type=Path,
         default=HERE / "results" / "scaling.json",
-        help="where the figures go, and the picture beside them (default: %(default)s)",
+        help="where to write the figures, with the picture next to them (default: %(default)s)",
     )
     options = parser.parse_args(argv)
     try:
