@@ -20,7 +20,7 @@ from . import (
     optim as optim,
     viz as viz,
 )
-from ._core.elementwise import *  # all of table.py that is public
+from ._core.elementwise import *  # everything public in table.py
 from ._core.engine.graph import (
     Tensor as Tensor,
     get_default_dtype as get_default_dtype,

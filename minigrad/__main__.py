@@ -1,4 +1,4 @@
-"""`python -m minigrad` prints what `mg.show_config()` does."""
+"""`python -m minigrad` prints `mg.show_config()`."""
 
 from .config import show_config
 

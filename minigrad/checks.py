@@ -1,4 +1,4 @@
-"""Checks of arguments: each returns what it accepts, and names owner and argument in its error.
+"""Argument checks: each returns the accepted value, and names owner and argument in its error.
 
 A wrong type raises TypeError, a value out of range ValueError. NaN is out of every range.
 """
@@ -16,12 +16,12 @@ import numpy as np
 from ._core.ops import whole
 
 T = TypeVar("T")
-LONGEST = 100_000  # a list of milestones, which each step goes through
+LONGEST = 100_000  # the longest list of milestones, which each step walks through
 
 
 def plain(value: Any) -> Any:
-    """NumPy's numbers, and arrays and tensors of shape (), as Python numbers: an option that a
-    checkpoint gives back as it was, and that nobody changes in place. Other values as they are.
+    """Convert NumPy scalars, and arrays and tensors of shape (), to Python numbers: options must
+    survive a checkpoint unchanged, and not be changed in place. Other values are returned as is.
 
     >>> plain(np.float64(0.5)), plain((mg.tensor(0.5), np.int64(2)))
     (0.5, (0.5, 2))
@@ -34,7 +34,7 @@ def plain(value: Any) -> Any:
 
 
 def check_range(owner: str, label: str, value: Any, upper: float = math.inf) -> Any:
-    """`value` as a Python number, if it is one in [0, upper).
+    """Return `value` as a Python number, which must be in [0, upper).
 
     >>> check_range("SGD", "learning rate", np.float32(0.5))
     0.5
@@ -50,7 +50,7 @@ def check_range(owner: str, label: str, value: Any, upper: float = math.inf) -> 
 
 
 def check_count(owner: str, label: str, value: Any, least: int = 1) -> int:
-    """`value` as a Python int, if it acts as one, is not below `least`, and is below 2**63.
+    """Return `value` as a Python int; it must be an integer from `least` to 2**63 - 1.
 
     >>> check_count("LBFGS", "max_iter", np.int64(20))
     20
@@ -70,7 +70,7 @@ def check_count(owner: str, label: str, value: Any, least: int = 1) -> int:
 
 
 def check_share(owner: str, label: str, value: Any) -> Any:
-    """`check_range` for [0, 1], with 1.
+    """`check_range` for [0, 1], including 1.
 
     >>> check_share("LinearLR", "end_factor", 1)
     1
@@ -82,7 +82,7 @@ def check_share(owner: str, label: str, value: Any) -> Any:
 
 
 def check_length(owner: str, label: str, values: Iterable[Any]) -> list[Any]:
-    """The values as a list, unless they are so many that they are a mistake.
+    """Return the values as a list; raise if there are so many that it must be a mistake.
 
     >>> check_length("MultiStepLR", "milestones", (1, 3))
     [1, 3]
@@ -94,7 +94,7 @@ def check_length(owner: str, label: str, values: Iterable[Any]) -> list[Any]:
 
 
 def integer(value: Any, name: str, least: int | None = None) -> int:
-    """`value` as an int, which must not be below `least`. Floats and bools are not ints.
+    """Return `value` as an int of at least `least`. Floats and bools are not ints.
 
     >>> integer(np.int64(3), "DataLoader: batch_size", 1)
     3
@@ -106,7 +106,7 @@ def integer(value: Any, name: str, least: int | None = None) -> int:
 
 
 def real(value: Any, name: str) -> Any:
-    """`value`, which must be a real number.
+    """Return `value`, which must be a real number.
 
     >>> real(0.5, "PReLU: init")
     0.5
@@ -119,7 +119,7 @@ def real(value: Any, name: str) -> Any:
 def _limited(
     check: Callable[[Any, str], T], within: Callable[[T], bool], must: str
 ) -> Callable[[Any, str], T]:
-    """A check of the type, and of the range, which the error names."""
+    """A check of the type and the range; the error names the range."""
 
     def limited(value: Any, name: str) -> T:
         number = check(value, name)
@@ -137,7 +137,7 @@ probability = _limited(real, lambda number: 0 <= number <= 1, "be between 0 and 
 
 
 def flag(value: Any, name: str) -> bool:
-    """`value` as a bool, which must be True or False.
+    """Return `value` as a bool; it must be True or False.
 
     >>> flag(True, "LSTM: batch_first")
     True
@@ -148,7 +148,7 @@ def flag(value: Any, name: str) -> bool:
 
 
 def choice(value: Any, name: str, *choices: str) -> Any:
-    """`value`, which must be one of the strings `choices`; else ValueError, whatever its type.
+    """Return `value`, which must be one of the strings `choices`; otherwise raise ValueError.
 
     >>> choice("mean", "mse_loss: reduction", "none", "mean", "sum")
     'mean'
@@ -160,8 +160,8 @@ def choice(value: Any, name: str, *choices: str) -> Any:
 
 
 def per_axis(value: Any, axes: int, name: str, least: int = 1) -> tuple[int, ...]:
-    """`value` as a tuple of one int for each axis, none below `least`: an int, or a tuple of one
-    for all axes or of one for each.
+    """Return `value` as a tuple of one int per axis, each at least `least`. `value` is an int, or a
+    tuple of one int for all axes or of one per axis.
 
     >>> per_axis(3, 2, "conv2d: stride")
     (3, 3)

@@ -1,11 +1,11 @@
-"""What a package lists in `__all__`."""
+"""Compute the `__all__` of a package."""
 
 from types import ModuleType
 from typing import Any
 
 
 def public_names(namespace: dict[str, Any], *modules: ModuleType) -> list[str]:
-    """The names in the namespace of a package, but for private ones and modules other than these.
+    """The names in the namespace of a package, except private ones and modules other than these.
 
     >>> "Linear" in public_names(vars(mg.nn)), "linear" in public_names(vars(mg.nn))
     (True, False)
