@@ -1,4 +1,4 @@
-"""The torture run: what the default suite is too short for. `make torture`, see __main__.py."""
+"""The torture run: tests that take too long for the suite. `make torture`, see __main__.py."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 @dataclass
 class Result:
-    """What a part of the run did: what it tried and how often, and what failed."""
+    """The outcome of a part of the run: what it tried, how often, and what failed."""
 
     what: str
     count: int = 0
     failures: list[str] = field(default_factory=list)
-    notes: dict[str, float] = field(default_factory=dict)  # other counts, by what is counted
-    rows: list[list[Any]] = field(default_factory=list)  # of a table of its own
+    notes: dict[str, float] = field(default_factory=dict)  # other counts, by name
+    rows: list[list[Any]] = field(default_factory=list)  # of a separate table
     skipped: str = ""  # why, if it did not run
 
     def check(self, passed: Any, failure: str) -> None:
@@ -30,7 +30,7 @@ class Result:
         self.notes[what] = self.notes.get(what, 0) + count
 
     def __add__(self, other: Result) -> Result:
-        """Both shares of a part."""
+        """Combine two shares of a part."""
         notes = {
             key: self.notes.get(key, 0) + other.notes.get(key, 0)
             for key in self.notes | other.notes
@@ -41,18 +41,18 @@ class Result:
 
 @dataclass
 class Share:
-    """Which part of the work a process does: share `number` of `shares`."""
+    """The part of the work that a process does: share `number` of `shares`."""
 
     quick: bool = False
     number: int = 0
     shares: int = 1
 
     def of(self, count: int, quick: int) -> range:
-        """The numbers below count, or below the smaller count of a quick run, that are ours."""
+        """Our share of the numbers below count, or below the smaller count of a quick run."""
         return range(self.number, quick if self.quick else count, self.shares)
 
     def tell(self, done: int, of: int) -> None:
-        """The parent process, how far this is."""
+        """Tell the parent process how far this is."""
         print(json.dumps({"done": done, "of": of}), flush=True)
 
     def progress(self, items: Sequence[T]) -> Iterator[T]:

@@ -2,10 +2,10 @@
 
     make torture                                 all of it, about half an hour on two cores
     make torture ARGS="--quick"                  a minute or two of each part; writes nothing
-    make torture ARGS="--only programs leaks"    some parts, whose figures are brought up to date
+    make torture ARGS="--only programs leaks"    some parts; updates their figures
 
-Each part runs in processes of its own, so that a crash is a failure like any other. A whole run
-writes results.json here and the table of RELIABILITY.md, which nobody writes by hand.
+Each part runs in separate processes, so a crash is a failure like any other. A complete run writes
+results.json here and the table of RELIABILITY.md, which is not edited by hand.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 from torture import Result, Share, report  # noqa: E402
 
-# Each part: in how many processes, and how long one may run. The longest come first.
+# Each part: the number of processes, and the time limit of one. The longest come first.
 PARTS: dict[str, tuple[int, int]] = {
     "sanitizers": (1, 3000),
     "parts": (1, 3000),
@@ -47,13 +47,13 @@ PARTS: dict[str, tuple[int, int]] = {
 
 
 def work(name: str, share: Share) -> None:
-    """In the process of a part."""
+    """Run in the process of a part."""
     result = import_module(f"torture.{name}").torment(share)
     print(json.dumps({"result": asdict(result)}), flush=True)
 
 
 def start(name: str, share: Share, told: Callable[..., None]) -> Result:
-    """Run a share of a part in a process, and say how it went, whatever happens to the process."""
+    """Run a share of a part in a process, and report the outcome whatever happens to it."""
     arguments = [
         f"--part={name}",
         f"--share={share.number}/{share.shares}",
@@ -77,7 +77,7 @@ def start(name: str, share: Share, told: Callable[..., None]) -> Result:
         try:
             message = json.loads(line)
         except ValueError:
-            continue  # what somebody printed
+            continue  # other printed output
         if "result" in message:
             result = Result(**message["result"])
         else:
@@ -157,7 +157,7 @@ def main() -> int:
 
 
 def progress_bars() -> Callable[..., None]:
-    """A bar for each process that is at work, where that can be seen."""
+    """A progress bar for each running process, if there is a terminal."""
     try:
         from tqdm import tqdm
     except ImportError:

@@ -1,8 +1,8 @@
 """Failed allocations: for every kind of line of the random programs, with backward, and for the
-operations of tests/test_allocation.py, each allocation that Python makes fails once, alone.
+operations of tests/test_allocation.py, each Python allocation fails once, alone.
 
-Every failure must come out as MemoryError. Each line runs in a process of its own, a fork, so that
-a crash is one failure. Afterwards `.grad` is as it was, and the line gives what it gave before.
+Every failure must raise MemoryError. Each line runs in a separate process, a fork, so a crash
+counts as one failure. Afterwards `.grad` is unchanged, and the line gives the same result again.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SCRIPT = Path(__file__).parent.parent / "test_allocation.py"
 
 
 def step_of(name: str) -> tuple[list[Any], Callable[[], Any]]:
-    """The leaves, and a run of the last line of a program forward and back."""
+    """The leaves, and a function that runs the last line of a program forward and backward."""
     program = program_of(name)
     scope: dict[str, Any] = {"np": np, "mg": mg, "F": functional, "inplace": inplace}
     point = prepared(program.leaves, program.writes)
@@ -63,21 +63,21 @@ def step_of(name: str) -> tuple[list[Any], Callable[[], Any]]:
 
 
 def fail_each(name: str) -> tuple[int, str]:
-    """How many allocations failed, and what was wrong."""
+    """The number of failed allocations, and what went wrong."""
     operands, run = step_of(name)
 
     def clear() -> None:
         for x in operands:
             x.grad = None
 
-    for _ in range(3):  # what is made once and kept
+    for _ in range(3):  # fill the caches
         clear()
         expected = run().numpy(copy=True)
     gradients = [None if x.grad is None else x.grad.numpy(copy=True) for x in operands]
     gc.collect()
     gc.disable()
     start = failed = survived = 0
-    while survived < 3:  # what was freed by a failure may spare the next run an allocation
+    while survived < 3:  # memory freed by a failure may spare the next run an allocation
         clear()
         start, survived = start + 1, survived + 1
         inject.set_nomemory(start, start + 1)
@@ -127,10 +127,10 @@ def in_a_fork(name: str) -> tuple[int, str]:
 
 
 def foreign(fault: str) -> str:
-    """Where a fault is a crash of NumPy or CPython: of which. NumPy's own Python crashes; CPython
-    3.11 does where it has no memory for the iterator of a dict's items, which it frees before the
-    collector knows of it."""
-    frame = re.search(r'File "(.*?)", line (\d+) in (\S+)', fault)  # the last one comes first
+    """If a fault is a crash in NumPy or CPython, the function: one of NumPy's Python functions, or
+    in CPython 3.11, without memory for the iterator over a dict's items, which it frees before the
+    collector knows it."""
+    frame = re.search(r'File "(.*?)", line (\d+) in (\S+)', fault)  # most recent call first
     if "Segmentation fault" not in fault or not frame:
         return ""
     file, line, function = frame.groups()
@@ -140,7 +140,7 @@ def foreign(fault: str) -> str:
 
 
 def torment(share: Share) -> Result:
-    """Of every line, and of every operation of the suite."""
+    """Check every line, and every operation of the suite."""
     result = Result("failed allocations")
     if inject is None or not hasattr(os, "fork"):
         result.skipped = "CPython's _testcapi, and fork"

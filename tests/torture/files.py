@@ -1,9 +1,10 @@
-"""Hostile files: mutants of .npz, .safetensors and .pt files, each loaded.
+"""Hostile files: load mutants of .npz, .safetensors and .pt files.
 
-A file is changed in its bytes (bits flipped, pieces cut out, doubled, moved, put in from another
-file, numbers made giant) or, in a zip, inside an entry whose checksum is right again; others are
-made whole, deeply nested or of random opcodes. Whatever the file says, `load` returns tensors or
-raises ValueError (ImportError for a missing package), within seconds and within memory.
+A file is changed in its bytes (bits flipped, pieces cut, duplicated, moved, spliced in from another
+file, numbers made huge) or, in a zip, inside an entry whose checksum is then corrected; others are
+built from scratch, deeply nested or of random opcodes. For any file `load` must return tensors or
+raise ValueError (ImportError for a missing package), within seconds and without running out of
+memory.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ NUMBERS = [
 # ------------------------------------------------------------------------------------ sound files
 def saved(state: Any, name: str) -> bytes:
     file = io.BytesIO()
-    file.name = name  # which tells the format
+    file.name = name  # determines the format
     mg.save(state, file)
     return file.getvalue()
 
@@ -65,13 +66,13 @@ def unzipped(content: bytes) -> dict[str, bytes]:
 
 
 class Rebuilt:
-    """Pickles as PyTorch's tensors do, of storage `key`."""
+    """Pickles like a PyTorch tensor with storage `key`."""
 
     def __init__(self, key: str, shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
         self.key, self.shape, self.strides = key, shape, strides
 
 
-class CheckpointPickler(pickle._Pickler):  # the one in Python
+class CheckpointPickler(pickle._Pickler):  # the pure Python one
     def save(self, obj: Any, *rest: Any) -> None:
         if not isinstance(obj, Rebuilt):
             super().save(obj, *rest)
@@ -139,7 +140,7 @@ def mutated(r: random.Random, content: bytes, other: bytes) -> bytes:
             form = r.choice(("<H", "<I", "<Q", ">I"))
             number = struct.pack(form, r.choice(NUMBERS) & (256 ** struct.calcsize(form) - 1))
             data[place : place + len(number)] = number
-        elif kind == 7:  # a number in text
+        elif kind == 7:  # a number in the text
             digits = [i for i, byte in enumerate(data) if chr(byte).isdigit()]
             if digits:
                 i = r.choice(digits)
@@ -150,7 +151,7 @@ def mutated(r: random.Random, content: bytes, other: bytes) -> bytes:
 
 
 def inside(r: random.Random, content: bytes, other: bytes) -> bytes:
-    """A zip with changed entries: their checksums are those of what was changed."""
+    """A zip with changed entries and matching checksums."""
     entries, strangers = unzipped(content), unzipped(other)
     names = list(entries)
     for _ in range(r.choice((1, 1, 2))):
@@ -173,7 +174,7 @@ OPCODES = [bytes([code]) for code in pickle.__dict__["_Unpickler"].dispatch]
 
 
 def made(r: random.Random, kind: str) -> bytes:
-    """A file that no library would write: deep, of random opcodes, of giant shapes."""
+    """A file that no library would write: deep, of random opcodes, with huge shapes."""
     depth = r.choice((2, 10, 60, 500, 5000, 50_000))
     open_, close = r.choice(
         (("[", "]"), ('{"tuple": [', "]}"), ('{"dict": [["k", ', "]]}"), ('{"x":', "}"))
@@ -223,7 +224,7 @@ def made(r: random.Random, kind: str) -> bytes:
     nested = {
         0: b"\x80\2}" + doubled + b"K\1s.",  # the key of a dictionary
         1: b"\x80\2" + b"(" * depth + b"t" * depth + b".",
-        2: b"\x80\2" + b"]q\0" + b"h\0a" * depth + b".",  # a list within itself
+        2: b"\x80\2" + b"]q\0" + b"h\0a" * depth + b".",  # a list that contains itself
         3: b"\x80\4" + doubled + b"\x91.",
         4: b"\x80\4\x8f(" + doubled + b"\x90.",  # a member of a set
         5: b"\x80\2K\1" + b"2\x86" * min(depth, 300) + b".",
@@ -238,7 +239,7 @@ def made(r: random.Random, kind: str) -> bytes:
 
 
 def mutant(number: int, files: dict[str, list[bytes]]) -> tuple[str, bytes]:
-    """Its format and its bytes, the same for each number."""
+    """A format and bytes, the same for a given number."""
     r = random.Random(number)
     kind = r.choice(list(files))
     content, other = r.choice(files[kind]), r.choice([b for kind in files for b in files[kind]])
@@ -268,7 +269,7 @@ def leaves(state: Any) -> Iterator[Any]:
 
 
 def try_to_load(kind: str, content: bytes) -> tuple[str, str]:
-    """What became of it ("loaded", "refused" or a fault), and details of a fault."""
+    """The outcome ("loaded", "refused" or a fault), and details of a fault."""
     file = io.BytesIO(content)
     file.name = f"hostile.{kind}"
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -286,7 +287,7 @@ def try_to_load(kind: str, content: bytes) -> tuple[str, str]:
         outcome = "loaded", ""
         for x in leaves(state):
             if isinstance(x, mg.Tensor):
-                x.astype(mg.float64).sum().item()  # all its memory is there
+                x.astype(mg.float64).sum().item()  # touches all its memory
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
@@ -302,7 +303,7 @@ def torment(share: Share) -> Result:
     signal.signal(signal.SIGALRM, raise_hang)
     files, result = sound(), Result("hostile files")
     for number in share.progress(share.of(12_000, 400)):
-        faulthandler.dump_traceback_later(20, exit=True)  # from a loop in C no signal gets out
+        faulthandler.dump_traceback_later(20, exit=True)  # a loop in C does not handle signals
         kind, content = mutant(number, files)
         outcome, details = try_to_load(kind, content)
         result.check(

@@ -1,8 +1,8 @@
 """Ctrl-C at random moments of forward, backward, a step, saving and loading.
 
-Backward is all or nothing: afterwards every `.grad` is the old one or every one is the new one.
-A step of an optimiser leaves each parameter old or new. A file is the old one or the new one,
-whole. And the engine goes on as if nothing had been: the same step gives the same bits.
+Backward is all or nothing: afterwards either every `.grad` is old or every one is new. A step of an
+optimiser leaves each parameter old or new. A file is the complete old one or the complete new one.
+The engine continues as if nothing had happened: the same step gives bitwise the same result.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def bits(tensors: Any) -> list[bytes]:
 
 
 class Scene:
-    """What is interrupted, and what must hold afterwards."""
+    """The interrupted operations, and what must hold afterwards."""
 
     def __init__(self, folder: Path) -> None:
         self.net, self.x, self.labels = network()
@@ -46,7 +46,7 @@ class Scene:
         mg.save(self.states[0], self.path)
         self.folder = folder
         self.optimizer = mg.optim.Adam(self.parameters, 1e-3)
-        self.forward()  # what is made once
+        self.forward()  # fill the caches
 
     def loss(self) -> Any:
         return nn.functional.cross_entropy(self.net(self.x), self.labels)
@@ -58,7 +58,7 @@ class Scene:
     def gradients(self) -> list[bytes]:
         return bits(p.grad for p in self.parameters)
 
-    # Each returns what runs, and what says whether all is as it should be.
+    # Each returns a function to run, and one that says whether everything is as it should be.
     def forward(self) -> tuple[Callable[[], Any], Callable[[], bool]]:
         expected = self.loss().item()
         return self.loss, lambda: self.loss().item() == expected
@@ -131,12 +131,12 @@ SCENES = ("forward", "backward", "second_order", "step", "save", "load")
 
 
 def interrupt(run: Callable[[], Any], after: float) -> BaseException | None:
-    """What Ctrl-C raised, if it came before `run` was done: Python's own handler raises it."""
+    """The exception raised by Ctrl-C (Python's own handler), if it came before `run` was done."""
     try:
         signal.setitimer(signal.ITIMER_REAL, after)
         run()
         signal.setitimer(signal.ITIMER_REAL, 0)
-        time.sleep(0)  # where a signal that came at the last moment is handled
+        time.sleep(0)  # handles a signal that came at the last moment
     except BaseException as error:
         return error
     return None
@@ -170,8 +170,8 @@ def torment(share: Share) -> Result:
                 result.check(good, f"{kind}: something is left half done")
                 if not isinstance(raised, KeyboardInterrupt):
                     result.failures.append(f"{kind}: {type(raised).__name__}: {raised}")
-            # Python may be interrupted before a new file is known to the code that removes it; then
-            # the next save does.
+            # An interrupt may come before the code that removes a new file knows it; then the next
+            # save removes it.
             scene.save()[0]()
             left = sum(path.name != "state.npz" for path in Path(name).iterdir())
             result.check(not left, f"{kind}: {left} temporary files are left")

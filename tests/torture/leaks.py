@@ -1,5 +1,5 @@
 """Leaks: for every kind of line of the random programs, every layer and every optimiser, 1,000
-steps with the collector off leave as many Tensors and Nodes as before, and no more memory."""
+steps with the collector off leave the number of Tensors and Nodes and the memory unchanged."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ from torture.programs import Program, derivatives, explore
 from torture.rows import ROWS
 
 STATUS = Path("/proc/self/status")
-KILOBYTES = (
-    2048  # that a process may grow by in 1,000 steps: the heap is not laid out the same twice
-)
+KILOBYTES = 2048  # allowed growth in 1,000 steps: the heap layout varies
 
 
 def living() -> int:
-    """Tensors and Nodes that the garbage collector knows of, collecting nothing."""
+    """The Tensors and Nodes tracked by the garbage collector, without collecting."""
     return sum(issubclass(type(o), (mg.Tensor, Node)) for o in gc.get_objects())
 
 
@@ -105,7 +103,7 @@ def layers() -> dict[str, Callable[[], Any]]:
 
 
 def program_of(name: str) -> Program:
-    """The shortest program with a line of this row, of a few."""
+    """The shortest of a few programs with a line of this row."""
     kept: list[Program] = []
 
     def keep(program: Program) -> str:
@@ -117,7 +115,7 @@ def program_of(name: str) -> Program:
 
 
 def growth(step: Callable[[], Any], count: int) -> tuple[int, int]:
-    """By how many Tensors and Nodes, and KB, `count` steps grow, with the collector off."""
+    """The growth in Tensors and Nodes, and in KB, over `count` steps with the collector off."""
     for _ in range(50):
         step()
     gc.collect()

@@ -1,10 +1,10 @@
-"""The suite with every loop cut into parts, on two and on seven threads.
+"""The suite with every loop divided into parts, on two and on seven threads.
 
-Usually a loop is divided from 2^18 elements on, a product from 2^22 multiply-adds on; few tests
-are as large. Here the core is compiled in a copy of the tree, build/sanitized/parts, with
-thresholds of one element, so that the suite runs through divided loops and the thread pool.
+Usually loops of at least 2^18 elements and products of at least 2^22 multiply-adds are divided; few
+tests are that large. Here the core is compiled in a copy of the tree, build/sanitized/parts, with
+thresholds of one element: the suite runs through divided loops and the thread pool.
 
-A wrong cut is planted first and must be noticed: PLANTED drops the last element of the last part.
+PLANTED is a wrong division, tried first, that must be detected: it drops the last element of all.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PLANTED = (
     "return n if part == parts else n * part // parts",
     "return n - (parts > 1) if part == parts else n * part // parts",
 )
-# Left out: what counts or times the threads of loops of the usual sizes, what measures memory, and
+# Left out: tests that count or time threads for loops of the usual sizes, or measure memory, and
 # test files that need the whole tree or do not run the core.
 NOT = "not (million or little_memory or recycled or nested or threads or benchmark or busy)"
 ELSEWHERE = ("examples", "lessons", "readme", "kernels", "torture")
@@ -54,7 +54,7 @@ def replaced(tree: Path, name: str, pairs: list[tuple[str, str]]) -> None:
 
 
 def tested(tree: Path, threads: int, *arguments: str) -> tuple[int, str]:
-    """Run these tests there: the exit status, and what pytest said."""
+    """Run these tests there; return the exit status and pytest's output."""
     words = [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-p", "no:cacheprovider"]
     environment = {
         **os.environ,
@@ -71,7 +71,7 @@ def tested(tree: Path, threads: int, *arguments: str) -> tuple[int, str]:
 
 
 def torment(share: Share) -> Result:
-    """The suite, once on each number of threads."""
+    """Run the suite once on each number of threads."""
     result = Result("tests with every loop in parts")
     tree = copied("parts")
     for name, pairs in THRESHOLDS.items():
@@ -82,7 +82,7 @@ def torment(share: Share) -> Result:
         result.failures.append(f"not compiled: {problem}")
         return result
     text = tested(tree, 2, "-x", "tests/test_op_table.py")[1]
-    noticed = bool(re.search(r"\b1 failed\b", text))  # a file that is missing is an error instead
+    noticed = bool(re.search(r"\b1 failed\b", text))  # a missing file is an error instead
     result.note("planted wrong cut noticed", int(noticed))
     if not noticed:
         result.failures.append("a planted wrong cut of the loops is not noticed")

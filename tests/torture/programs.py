@@ -1,17 +1,17 @@
-"""Random programs: the same text run by minigrad, by NumPy and, where it is installed, by PyTorch.
+"""Random programs: the same text run by minigrad, NumPy and, if it is installed, PyTorch.
 
-hypothesis draws them from the table in rows.py and shrinks a failing one; a program prints as the
-text that was run. What is compared, in float64:
+hypothesis draws them from the table in rows.py and shrinks failing ones; a program prints as the
+text that was run. Compared in float64:
 - with PyTorch (`compare_with_torch`): every intermediate value, the gradients for random
   cotangents, by `backward` and by `grad(create_graph=True)`, and the gradients of a random
-  projection of those gradients. A result may differ by what relative errors of 2^-40 in each
-  intermediate value would change: PyTorch runs the program once more with such errors.
-- without it (`compare_with_numpy`): the values, by NumPy; the first order, by differences of what
-  NumPy computes along a random direction; the second, by differences of the first.
+  projection of those gradients. The tolerance is the change caused by relative errors of 2^-40 in
+  each intermediate value: PyTorch runs the program again with such errors.
+- without it (`compare_with_numpy`): the values, with NumPy; the first order, with differences of
+  NumPy's results along a random direction; the second order, with differences of the first.
 
-A line is dropped as it is drawn if an input lies within 0.001 of a kink (a tie of a maximum, the 0
-of relu), or if its result is huge: the functions of `Reference` note how far they are from one, and
-what they chose, so that differences across a kink are noticed too.
+A line is rejected when drawn if an input is within 0.001 of a kink (a tie of a maximum, the 0 of
+relu), or if its result is huge. The functions of `Reference` record their distance from a kink and
+the branch they chose, so differences across a kink are detected too.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ if find_spec("torch"):
     torch.set_num_threads(1)
 
 Arrays = dict[str, np.ndarray]
-MARGIN = 1e-3  # the least distance from a kink
-LARGEST = 1e3  # of the size of a value
-ROUNDING = 2.0**-40  # the relative errors that tolerances are made from
+MARGIN = 1e-3  # the smallest allowed distance from a kink
+LARGEST = 1e3  # the largest allowed magnitude of a value
+ROUNDING = 2.0**-40  # the relative errors that determine tolerances
 ROUNDING_OF_FLOAT32 = 2.0**-20
 
 
@@ -69,7 +69,7 @@ class Program:
     results: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        """All that no line consumes is a result, so that every line matters."""
+        """Everything that no line consumes is a result: every line matters."""
         consumed = " ".join(line.texts[0] for line in self.lines)
         names = [*self.leaves, *(line.target for line in self.lines)]
         self.results = tuple(name for name in names if f"«{name}»" not in consumed) or tuple(
@@ -82,7 +82,7 @@ class Program:
             for line in self.lines
         )
 
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # which hypothesis asks
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # called by hypothesis
         printer.text(repr(self))
 
     def __repr__(self) -> str:
@@ -95,7 +95,7 @@ class Program:
 
 
 def inplace(x: Any, symbol: str, y: Any) -> Any:
-    """`x += y` of a view, which leaves alone what it views where gradients are recorded."""
+    """`x += y` of a view; while gradients are recorded, the base is not changed."""
     if symbol == "+":
         x += y
     elif symbol == "-":
@@ -113,7 +113,7 @@ def compiled(source: str) -> Any:
 def run(source: str, values: dict[str, Any], **names: Any) -> dict[str, Any]:
     scope = {"np": np, "mg": mg, "F": functional, "inplace": inplace, **names, **values}
     with np.errstate(all="ignore"), warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of values that are then refused
+        warnings.simplefilter("ignore", RuntimeWarning)  # for values that are rejected anyway
         exec(compiled(source), scope)
     return scope
 
@@ -124,7 +124,7 @@ FIXED = np.random.default_rng(0).uniform(0.2, 1.5, 997) * np.random.default_rng(
 
 
 def numbers(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Of both signs, no two the same, and few digits to print."""
+    """Values of both signs, all different, with few digits to print."""
     size = math.prod(shape)
     return np.round(np.roll(FIXED, -seed * 101)[:size], 3).reshape(shape).copy()
 
@@ -197,7 +197,7 @@ def programs(draw: Any, longest: int = 12, rows: tuple[str, ...] | None = None) 
 
 
 def attempt(line: Line, values: Arrays) -> tuple[np.ndarray | None, Reference]:
-    """What NumPy computes for a line, if that is of use."""
+    """NumPy's result for a line, if it is usable."""
     reference = Reference()
     text = line.texts[1].replace("«", "").replace("»", "")
     result = run(f"result = {text}", values, R=reference)["result"]
@@ -229,7 +229,7 @@ def derivatives(
     """Values, gradients by `backward`, by `grad`, and the gradients of a projection of those."""
     run_it = lambda x: run(source, x, **names)  # noqa: E731
     x = {name: library.tensor(a, requires_grad=True) for name, a in leaves.items()}
-    if writes:  # to leaves that have been used
+    if writes:  # to leaves that have already been used
         loss_of(library, run_it(x), results).backward()
         with library.no_grad():
             run("\n".join(writes), x)
@@ -248,7 +248,7 @@ def derivatives(
             start=x["a"].sum() * 0,
         )
         found += [gradients, gradient(library, projection, x)]
-    force = {} if library is mg else {"force": True}  # PyTorch has zeros without memory
+    force = {} if library is mg else {"force": True}  # PyTorch has zero tensors without memory
     for i, gradients in enumerate(found[1:], 1):
         found[i] = [
             np.zeros_like(leaves[name]) if g is None else g.detach().numpy(**force)
@@ -285,15 +285,15 @@ def disturbance(library: Any, number: int) -> Callable[[Any], Any]:
 def agree(
     what: str, ours: Any, theirs: Any, disturbed: Any, program: Program, rounding: float = ROUNDING
 ) -> None:
-    """Equal within what rounding errors explain."""
+    """Equal up to rounding errors."""
     ours, theirs, disturbed = (np.asarray(x) for x in (ours, theirs, disturbed))
     dtype = theirs.dtype if rounding == ROUNDING else np.float32
     if ours.shape != theirs.shape or ours.dtype != dtype:
         raise MismatchError(f"{what} is {ours.dtype}{ours.shape} instead of {dtype}{theirs.shape}")
     sensitivity = np.max(np.abs(disturbed - theirs), initial=0) / ROUNDING
     size = np.max(np.abs(theirs), initial=0)
-    # What cancels within a line, or within its gradients, has terms up to the inverse squares of
-    # leaves of 0.2: of size 4 in first order, of 25 in second, where float64 rounds to 2**-52.
+    # Terms that cancel within a line, or within its gradients, reach the inverse squares of leaves
+    # of 0.2: magnitude 4 in first order, 25 in second, where float64 rounds to 2**-52.
     tolerance = rounding * (4 * sensitivity + size + (0.05 if rounding == ROUNDING else 4.0))
     error = np.max(np.abs(ours - theirs), initial=0)
     if not error <= tolerance:
@@ -310,7 +310,7 @@ def compare_values(program: Program, ours: Any, theirs: Any, roughly: Any) -> No
 
 
 def compare_in_float32(program: Program) -> None:
-    """Values and gradients in float32, with those of the same numbers in float64."""
+    """Compare values and gradients in float32 with those of the same numbers in float64."""
     point = prepared(program.leaves, program.writes)
     single = {name: x.astype(np.float32) for name, x in point.items()}
     double = {name: x.astype(np.float64) for name, x in single.items()}
@@ -394,7 +394,7 @@ def compare_with_numpy(program: Program) -> str:
 def derivative(
     function: Callable[[float], tuple[float, Any]], enough: float
 ) -> tuple[float, float]:
-    """At 0, by differences of the fourth order, and how far two steps differ."""
+    """The derivative at 0 by fourth-order differences, and how much two steps differ."""
     best, uncertainty, choices = math.nan, math.inf, function(0.0)[1]
     for h in (2e-2, 2e-3, 2e-4, 2e-5):
         points = {k: function(k * h) for k in (-2, -1, -0.5, 0.5, 1, 2)}
@@ -423,10 +423,10 @@ def explore(
     seen: set[int] | None = None,
     rows: Any = ROWS,
 ) -> Counter[str]:
-    """Check `count` programs, the same ones for each number; a failing one is shrunk and raised.
-    Returns the outcomes and the lines of each row, of those programs that were not in `seen`."""
+    """Check `count` programs, the same for a given number; a failing one is shrunk and raised.
+    Return the outcomes and the lines per row, for programs that were not in `seen`."""
     seen, order, outcomes = set() if seen is None else seen, list(rows), Counter[str]()
-    random.Random(number).shuffle(order)  # hypothesis prefers what comes first
+    random.Random(number).shuffle(order)  # hypothesis prefers earlier choices
 
     @seed(number)
     @settings(max_examples=count, phases=[Phase.generate, Phase.shrink], **OPTIONS)
@@ -443,7 +443,7 @@ def explore(
 
 
 def smallest_failure(check: Callable[[Program], str], rows: tuple[str, ...]) -> Program:
-    """The smallest program of these rows that hypothesis finds to fail."""
+    """The smallest failing program of these rows that hypothesis finds."""
 
     def fails(program: Program) -> bool:
         try:
@@ -460,7 +460,7 @@ def smallest_failure(check: Callable[[Program], str], rows: tuple[str, ...]) -> 
 
 
 def torment(share: Share) -> Result:
-    """20,000 different programs, with PyTorch where that is installed."""
+    """20,000 different programs, with PyTorch if it is installed."""
     peer = "torch" in globals()
     check = compare_with_torch if peer else compare_with_numpy
     result = Result(
@@ -470,7 +470,7 @@ def torment(share: Share) -> Result:
     for number in itertools.count(1000 + share.number, share.shares):
         try:
             outcomes = explore(check, 50, number, seen)
-        except Exception as error:  # a MismatchError, or what a program must not raise
+        except Exception as error:  # a MismatchError, or an error that no program may raise
             outcomes = Counter()
             notes = getattr(error, "__notes__", [])
             result.failures.append("\n".join([f"{type(error).__name__}: {error}", *notes]))

@@ -1,6 +1,6 @@
 """The figures of a run: a line for each part, results.json, and the tables of RELIABILITY.md.
 
-python tests/torture/report.py     writes the tables anew from results.json
+python tests/torture/report.py     rewrites the tables from results.json
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WRITTEN = ("RELIABILITY.md", "tests/torture/results.json")  # by a run
 
 
 def commit() -> str:
-    """The commit that is checked out, and whether anything but the figures has changed since."""
+    """The current commit, and whether anything except the figures has changed since."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(ROOT), *words]
@@ -45,7 +45,7 @@ def figures(result: dict[str, Any]) -> str:
 
 
 def say(name: str, result: Result, seconds: float) -> None:
-    """One line, and the failures."""
+    """One line, followed by the failures."""
     outcome = f"{len(result.failures)} failures" if result.count else "skipped"
     outcome += f" (without {result.skipped})" * bool(result.skipped)
     print(f"{name:12} {figures(asdict(result))}: {outcome}, {seconds:.0f} s", flush=True)
@@ -62,7 +62,7 @@ def write(found: dict[str, tuple[Result, float, dict[str, str]]]) -> None:
 
 
 def table(known: dict[str, Any]) -> str:
-    """Markdown: what was tried, how often, how it went, where, and the command."""
+    """Markdown: what was tried, how often, the outcome, where, and the command."""
     lines = [
         "| part | tried | failures | seconds | commit, date | command |",
         "|---|---|---|---|---|---|",

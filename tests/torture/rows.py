@@ -1,9 +1,9 @@
-"""The table of what a line of a random program can be, and what it says to each library.
+"""The table of the possible lines of a random program, with the expression for each library.
 
-A row has a name and up to three expressions, separated by bars: for minigrad, for NumPy and for
-PyTorch. One that is left out says the same with the other library's prefix. In them x and y are
-operands, `{axis}` and the like are options, R and T are the functions below that NumPy and PyTorch
-lack, and P, Q, I and A take x (Q takes y) into the domain of a function:
+A row has a name and up to three expressions, separated by bars: for minigrad, NumPy and PyTorch. An
+omitted one is the same with the other library's prefix. In them x and y are operands, `{axis}` and
+the like are options, R and T are the functions below that NumPy and PyTorch lack, and P, Q, I and A
+map x (Q maps y) into the domain of a function:
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ DOMAINS = {
 @dataclass(frozen=True)
 class Row:
     name: str
-    texts: tuple[str, str, str]  # for minigrad, NumPy and PyTorch
-    needs: Callable[[np.ndarray], bool]  # which x will do
-    fits: Callable[[np.ndarray, np.ndarray], bool]  # which y goes with x
-    options: Callable[..., dict[str, Any]]  # drawn for x and, if there is one, y
+    texts: tuple[str, str, str]  # of minigrad, NumPy and PyTorch
+    needs: Callable[[np.ndarray], bool]  # which x is suitable
+    fits: Callable[[np.ndarray, np.ndarray], bool]  # which y is suitable for x
+    options: Callable[..., dict[str, Any]]  # drawn for x and, if present, y
     binary: bool
 
 
@@ -57,7 +57,7 @@ def rows(
         theirs = (
             others[1] if len(others) > 1 else ours.replace("mg.", "torch.").replace("F.", "TF.")
         )
-        if theirs == "moved":  # PyTorch's is what NumPy does to the numbers of the elements
+        if theirs == "moved":  # NumPy applied to the element numbers gives PyTorch's
             moves = re.sub(r"\bx\b", "p", numpy)
             theirs = f"T.moved(x, lambda p: {moves})"
         texts = []
@@ -72,13 +72,13 @@ def rows(
 
 # ---------------------------------------------------------------------------------------- drawing
 class Draw:
-    """What rows draw with: numbers, options, axes, and values that were computed before."""
+    """The draws of rows: numbers, options, axes, and previously computed values."""
 
     def __init__(self, draw: Callable[..., Any], values: dict[str, np.ndarray]) -> None:
         self._draw, self.values = draw, values
 
     def integer(self, low: int, high: int) -> int:
-        """Of one number too: so a program that shrinks draws as often as before."""
+        """Draws for a single number too: shrinking then keeps the number of draws."""
         return self._draw(integers(low, max(low, high)))
 
     def one(self, options: Any) -> Any:
@@ -88,7 +88,7 @@ class Draw:
         return bool(self.integer(0, 1))
 
     def value(self, fits: Callable[[np.ndarray], bool]) -> str | None:
-        """The name of a value that fits, if there is one."""
+        """The name of a suitable value, if there is one."""
         found = [name for name, x in self.values.items() if fits(x)]
         return self.one(found) if found else None
 
@@ -132,7 +132,7 @@ def one_axis(d: Draw, x: np.ndarray, *ignored: Any) -> dict[str, Any]:
 
 
 def some_axes(d: Draw, x: np.ndarray) -> dict[str, Any]:
-    """An axis, several, or None; and all that it means, for PyTorch."""
+    """An axis, several, or None; and the list of axes for PyTorch."""
     axis: Any
     kind = d.integer(0, 2) if x.ndim else 1
     if kind == 0:
@@ -146,7 +146,7 @@ def some_axes(d: Draw, x: np.ndarray) -> dict[str, Any]:
 
 
 def sorting(d: Draw, x: np.ndarray) -> dict[str, Any]:
-    """Whether to descend, and an index that turns ascending elements round and keeps k."""
+    """Whether to descend, and an index that reverses ascending elements and keeps k."""
     axis, down = d.axis(x), d.boolean()
     k = d.integer(1, x.shape[axis])
     before = ":, " * (axis % x.ndim)
@@ -200,7 +200,7 @@ def along(d: Draw, x: np.ndarray, *ignored: Any) -> dict[str, Any]:
 
 
 def subscripts(d: Draw, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-    """Letters of one size may be shared, also within an operand; any order of some of them."""
+    """Letters of equal size may be shared, also within an operand; any order of some of them."""
     sizes: dict[str, int] = {}
     terms = ["", ""]
     for k, n in [(0, n) for n in x.shape] + [(1, n) for n in y.shape]:
@@ -215,7 +215,7 @@ def subscripts(d: Draw, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
 
 
 def weight_and_bias(d: Draw, x: np.ndarray) -> dict[str, Any]:
-    """Values of one element for each channel, where there are any."""
+    """Values with one element per channel, if there are any."""
 
     def fits(y: np.ndarray) -> bool:
         return y.shape == x.shape[1:2]
@@ -484,13 +484,13 @@ class Reference:
         self.margin, self.choices = math.inf, []
 
     def kink(self, distance, choice=None):
-        """Note the distance from a kink, and on which side of it this is."""
+        """Record the distance from a kink, and the side of it."""
         distance = np.asarray(distance)
         self.margin = min(self.margin, float(np.min(np.abs(distance), initial=np.inf)))
         self.choices.append((np.sign(distance) if choice is None else choice).tobytes())
 
     def above(self, x, bound):
-        """Note the distance from what a domain ends with."""
+        """Record the distance from the end of the domain."""
         self.margin = min(self.margin, float(np.min(x, initial=np.inf)) - bound)
         return x
 
@@ -631,11 +631,11 @@ class Reference:
 
 
 class Torch:
-    """What programs say otherwise to PyTorch, called T there."""
+    """Functions that differ in PyTorch, called T in programs."""
 
     @staticmethod
     def moved(x, move):
-        """A function that only moves elements, which NumPy does to their numbers."""
+        """A function that only moves elements: NumPy moves the element numbers."""
         places = np.array(move(np.arange(x.numel()).reshape(x.shape)))
         return x.reshape(-1)[torch.as_tensor(places)]
 

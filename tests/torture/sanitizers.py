@@ -1,12 +1,12 @@
 """A part of the suite under the address, undefined-behaviour and thread sanitizers of gcc.
 
-The core is compiled in a copy of the tree, build/sanitized/<kind>, so that the usual build is left
-alone; a second run compiles only what has changed. -fno-wrapv: Python's own flags carry -fwrapv,
-under which no overflow of integers is undefined. Memory that Python or NumPy would take from pools
-of their own comes from malloc, which the sanitizer watches.
+The core is compiled in a copy of the tree, build/sanitized/<kind>, which leaves the usual build
+alone; a second run compiles only what has changed. -fno-wrapv: Python's own flags include -fwrapv,
+which makes integer overflow defined. Memory that Python or NumPy would take from their own pools
+comes from malloc, which the sanitizer watches.
 
-Whether the address sanitizer sees what it must see is tried first: PLANTED makes the packed panels
-of a matrix too small, and that has to be reported.
+The address sanitizer itself is tested first: PLANTED makes the packed panels of a matrix too small,
+and this must be reported.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ ADDRESS = (
     *("norms", "batchnorm", "embedding", "function", "functions", "attention", "loss"),
     *("hostile_files", "random_programs", "op_table"),
 )
-# Left out: what takes minutes, measures memory, or runs in a stack too small for the sanitizers'
-# frames. The thread sanitizer has a thread itself, and does not follow a fork.
+# Left out: tests that take minutes, measure memory, or run in a stack too small for the sanitizers'
+# frames. The thread sanitizer has a thread of its own, and does not follow a fork.
 NOT = {
     "address,undefined": "not (million or little_memory or recycled or chain or nested)",
     "thread": "not (million or chain or nested or fork or none_start_early)",
@@ -67,7 +67,7 @@ def copied(kind: str) -> Path:
 
 
 def compiled(tree: Path, kind: str) -> str:
-    """Compile the core; what went wrong, if anything did."""
+    """Compile the core; return the error, if any."""
     words = [sys.executable, "setup.py", "--quiet", "build_ext", "--inplace"]
     environment = {**os.environ, "MINIGRAD_SANITIZE": kind}
     child = subprocess.run(
@@ -77,9 +77,9 @@ def compiled(tree: Path, kind: str) -> str:
 
 
 def tested(tree: Path, kind: str, *arguments: str) -> tuple[int, str]:
-    """Run these tests there: the exit status, and what pytest and the sanitizer said."""
+    """Run these tests there; return the exit status and the output of pytest and sanitizer."""
     libraries = ["tsan"] if kind == "thread" else ["asan", "ubsan"]
-    logs = tree / "logs"  # as pytest catches what is written to stderr
+    logs = tree / "logs"  # pytest captures stderr
     shutil.rmtree(logs, ignore_errors=True)
     logs.mkdir()
     log = f"log_path={logs}/report"
@@ -105,7 +105,7 @@ def tested(tree: Path, kind: str, *arguments: str) -> tuple[int, str]:
         NOT[kind],
     ]
     words = [sys.executable, "-m", "pytest", *options, *arguments]
-    if kind == "thread" and shutil.which("setarch"):  # it knows fewer layouts of memory than Linux
+    if kind == "thread" and shutil.which("setarch"):  # it supports fewer memory layouts than Linux
         words = ["setarch", "-R", *words]
     child = subprocess.run(
         words, cwd=tree, env=environment, capture_output=True, text=True, check=False
@@ -125,7 +125,7 @@ def judge(result: Result, kind: str, name: str, tree: Path) -> None:
 
 
 def planted(tree: Path, kind: str) -> bool:
-    """Whether a write behind packed panels is reported. Leaves the tree as it was, uncompiled."""
+    """Whether a write past packed panels is reported. Restores the tree, uncompiled."""
     path, right, wrong = PLANTED
     source = (tree / path).read_text()
     assert source.count(right) == 1, f"{path} no longer says {right!r}: change PLANTED"

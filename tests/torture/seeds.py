@@ -1,5 +1,5 @@
-"""Seeds repeated: in other processes, on other numbers of threads and with each kernel of matrix
-products, a seed gives the same bits; different seeds give different ones."""
+"""Reproducible seeds: in other processes, with other numbers of threads and each matrix product
+kernel, a seed gives bitwise the same results; different seeds give different ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def digest(tensors: Any) -> str:
 
 
 def drawn(seed: int) -> str:
-    """Of all that draws: numbers, initial weights, dropout, the order of batches."""
+    """A digest of everything random: numbers, initial weights, dropout, the order of batches."""
     mg.manual_seed(seed)
     tensors = [
         mg.rand(100),
@@ -45,7 +45,7 @@ def drawn(seed: int) -> str:
 
 
 def trained(seed: int) -> str:
-    """Of a net after 20 steps, large enough for the threads."""
+    """A digest of a net after 20 steps, large enough to use threads."""
     mg.manual_seed(seed)
     net = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
@@ -63,7 +63,7 @@ def trained(seed: int) -> str:
 
 
 def elsewhere(function: str, seed: int, **environment: str) -> str:
-    """The digest of another process; empty if the processor has no such kernel."""
+    """The digest from another process; empty if the processor does not support the kernel."""
     code = f"from torture.seeds import {function}; print({function}({seed}))"
     paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment}

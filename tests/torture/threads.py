@@ -1,5 +1,5 @@
-"""Threads: what several threads of Python do at once has the bits of what one does alone, and so
-have large loops on any number of threads of the pool."""
+"""Threads: work done by several Python threads at once gives bitwise the results of one thread, and
+so do large loops on any number of threads of the pool."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def bits(tensors: Any) -> list[bytes]:
 
 
 def at_once(work: Callable[[int], Any]) -> list[Any]:
-    """work(0), work(1), ... in a thread each, begun together. An exception is a result."""
+    """work(0), work(1), ... each in its own thread, started together. An exception is a result."""
     results: list[Any] = [None] * THREADS
     together = threading.Barrier(THREADS)
 
@@ -45,7 +45,7 @@ def at_once(work: Callable[[int], Any]) -> list[Any]:
 
 
 def network(seed: int) -> tuple[Any, Any, Any]:
-    random = np.random.default_rng(seed)  # mg's generator is one for all threads
+    random = np.random.default_rng(seed)  # mg's generator is shared by all threads
     net = nn.Sequential(nn.Linear(20, 32), nn.BatchNorm1d(32), nn.GELU(), nn.Linear(32, 5)).double()
     with mg.no_grad():
         for p in net.parameters():
@@ -91,7 +91,7 @@ def shared_graph() -> bool:
 
 
 def gradients_of_one_leaf() -> bool:
-    """Every thread's backward is added to .grad, whole."""
+    """The whole backward of every thread is added to .grad."""
     x = mg.zeros(50, requires_grad=True)
 
     def work(i: int) -> None:
@@ -172,7 +172,7 @@ def pools() -> dict[str, Callable[[], Any]]:
 
 
 def torment(share: Share) -> Result:
-    """Each scene 30 times while threads are switched every 10 µs; each large loop on 1, 2 and 7."""
+    """Each scene 30 times, switching threads every 10 µs; each large loop on 1, 2 and 7 threads."""
     result, rounds = Result("scenes of threads"), 3 if share.quick else 30
     scenes = (
         independent_nets,

@@ -1,9 +1,9 @@
 """The largest error of each elementwise function, in units in the last place of the exact result.
 
 float32: every 97th bit pattern of all 2^32 floats, and special values, against the function in
-float64. float64: random bit patterns and what lies between 2^-20 and 2^10, against long double
-where that is longer, or mpmath (for erf and gelu, and where long double is short). A result that
-should be an infinity, a NaN or a zero must be that.
+float64. float64: random bit patterns and numbers between 2^-20 and 2^10, against long double if it
+is longer, otherwise mpmath (also for erf and gelu). A result that should be an infinity, a NaN or
+a zero must be exactly that.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def gelu(x: np.ndarray) -> np.ndarray:
     return 0.5 * x * erfc(-x / math.sqrt(2.0))
 
 
-# The function in a longer type, the name of mpmath's where there is no longer one, and the errors
-# that are allowed in float32 and float64: 4 where the function is NumPy's own.
+# The function in a longer type, or mpmath's name if there is none, and the errors allowed in
+# float32 and float64: 4 if the function is NumPy's own.
 TABLE: dict[str, tuple[Function, str, float, float]] = {
     "exp": (np.exp, "exp", 2, 2),
     "expm1": (np.expm1, "expm1", 3, 3),
@@ -75,16 +75,16 @@ TABLE: dict[str, tuple[Function, str, float, float]] = {
 
 
 def errors(result: np.ndarray, exact: np.ndarray) -> np.ndarray:
-    """In ulp of the exact result; infinite where one of the two is not finite and the other is
-    another. Past the largest number an error of an ulp may give an infinity."""
+    """In ulps of the exact result; infinite if one of the two is not finite and they differ. Past
+    the largest number an error of an ulp may give an infinity."""
     limits = np.finfo(result.dtype)
     with np.errstate(all="ignore"):
         rounded = exact.astype(result.dtype)
-        # The first number too large to be represented: what infinity stands for there.
+        # The first number too large to be represented, which infinity represents here.
         beyond = 2 * exact.dtype.type(2.0) ** (limits.maxexp - 1)
         found = np.where(np.isinf(result), np.copysign(beyond, result), result.astype(exact.dtype))
         wanted = np.where(np.abs(exact) > beyond, np.copysign(beyond, exact), exact)
-        largest = np.nextafter(limits.max, limits.dtype.type(0))  # but one, whose spacing is finite
+        largest = np.nextafter(limits.max, limits.dtype.type(0))  # its spacing is finite
         size = np.minimum(np.maximum(np.abs(rounded), limits.tiny), largest)
         error = np.abs(found - wanted) / np.spacing(size).astype(exact.dtype)
     error = np.where(np.isnan(exact) & np.isnan(result), 0, error)
@@ -106,7 +106,7 @@ def worst(name: str, x: np.ndarray, exact: Function) -> tuple[float, float]:
 
 
 def floats(step: int) -> np.ndarray:
-    """float32 of every step-th bit pattern, and all about the special ones."""
+    """float32 of every step-th bit pattern, and all around the special ones."""
     specials = np.array(
         [0.0, 1.0, -1.0, np.inf, 88.72284, -87.33655, 0.5, 2.0, np.pi], np.float32
     ).view(np.int32)
@@ -124,7 +124,7 @@ def doubles(count: int) -> np.ndarray:
 
 
 def of_mpmath(name: str) -> Function | None:
-    """The function with 40 digits, rounded to a sum of two doubles, or to one."""
+    """The function with 40 digits, rounded to the sum of two doubles, or to one."""
     try:
         from mpmath import mp, mpf
     except ImportError:
