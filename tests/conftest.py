@@ -1,5 +1,5 @@
-"""What every test may use, what the examples in docstrings find defined, and the account of the
-comparisons with PyTorch."""
+"""Fixtures for all tests, names defined for docstring examples, and the record of comparisons with
+PyTorch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import pytest
 
 import minigrad as mg
 
-passed, failed = set(), set()  # names that marks `peer(...)` gave to tests with that outcome
+passed, failed = set(), set()  # names in marks `peer(...)` of tests with that outcome
 
 
 @pytest.fixture(autouse=True)
 def doctest_names(doctest_namespace):
-    """The names that the examples in docstrings take for granted."""
+    """The names that docstring examples use without defining them."""
     doctest_namespace.update(mg=mg, np=np)
 
 
 @pytest.fixture(autouse=True)
 def shortcuts_on(request):
-    """With the mark `accelerated`, of what a shortcut itself does, shortcuts are taken even where
+    """Tests marked `accelerated` test the shortcuts themselves: they use them even if
     MINIGRAD_FAST=0 switches them off."""
     if request.node.get_closest_marker("accelerated") is None:
         yield
@@ -40,7 +40,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_sessionfinish(session, exitstatus):
-    """After a whole run with PyTorch there: each tick of the README was earned in this run."""
+    """After a complete run with PyTorch: every tick in the README passed in this run."""
     options = session.config.option
     partly = options.keyword or options.markexpr or options.deselect or options.collectonly
     whole = session.config.args == ["tests"] and not partly

@@ -1,6 +1,6 @@
 """One row per loss, pooling and convolution option: what test_layer_table.py crosses with values,
-first and second order. The values come from the formula in NumPy, written with loops over places or
-windows rather than as minigrad computes them; nothing here needs PyTorch.
+first and second order. The values come from the formula in NumPy, written with loops over positions
+or windows, not as minigrad computes them; nothing here needs PyTorch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RANDOM = np.random.default_rng(7)
 
 @dataclass(frozen=True)
 class Row:
-    """`call` of Tensors gives `expected`; the float arrays, which come first, have gradients."""
+    """`call` of Tensors gives `expected`; the float arrays come first, and have gradients."""
 
     name: str
     call: Callable[..., Any]
@@ -45,7 +45,7 @@ def huber(d, delta):
 
 
 def log_softmax(x):
-    """Over the axis 1."""
+    """Along axis 1."""
     return x - np.log(np.exp(x).sum(1, keepdims=True))
 
 
@@ -58,7 +58,7 @@ def distance(a, b, p):
 
 
 def picked(log_p, labels, weight, ignored, smoothing=0.0):
-    """-weight log_p at each label, and the divisor of the mean: place after place."""
+    """-weight log_p at each label, and the divisor of the mean, position by position."""
     losses, total = np.zeros(labels.shape), 0.0
     for place in np.ndindex(labels.shape):
         label = labels[place]
@@ -166,7 +166,7 @@ def elementwise_losses():
 
 
 def loss_rows():
-    """The losses above with each reduction; a mean divides by the size unless told otherwise."""
+    """The losses above with each reduction; a mean divides by the size by default."""
     for name, function, inputs, options, losses, total in itertools.chain(
         elementwise_losses(), class_losses()
     ):
@@ -202,8 +202,8 @@ def pairs(value, axes):
 
 
 def convolution(x, weight, bias, stride=1, padding=0, dilation=1, groups=1):
-    """One output after the other. padding="same" adds d (k - 1) zeros to an axis, half of them
-    before it, and the odd one, of even kernels, after it, as PyTorch does."""
+    """One output after another. padding="same" adds d (k - 1) zeros to an axis, half of them before
+    it and, for even kernels, the odd one after it, as in PyTorch."""
     axes = x.ndim - 2
     stride, dilation = pairs(stride, axes), pairs(dilation, axes)
     totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
@@ -228,7 +228,7 @@ def convolution(x, weight, bias, stride=1, padding=0, dilation=1, groups=1):
 
 
 def transposed(x, weight, bias, stride=1, padding=0, output_padding=0, groups=1, dilation=1):
-    """Each element of x adds its multiple of the kernel to where it came from."""
+    """Each element of x adds its multiple of the kernel to the place it came from."""
     axes = x.ndim - 2
     stride, padding, dilation = pairs(stride, axes), pairs(padding, axes), pairs(dilation, axes)
     extra = pairs(output_padding, axes)
@@ -286,7 +286,7 @@ def conv_row(axes, shape, weight_shape, options, formula=convolution):
 
 
 def windows_of(size, kernel, stride, padding, dilation, ceil_mode):
-    """The places of each window along one axis, those of the padding included."""
+    """The positions of each window along one axis, including the padding."""
     span = dilation * (kernel - 1) + 1
     starts = range(-padding, size + padding, stride)
     for start in starts:
@@ -308,7 +308,7 @@ def pooled(x, kernel, stride, padding, dilation, ceil_mode, reduce):
             [i for i in windows[axis][k] if 0 <= i < n]
             for axis, (k, n) in enumerate(zip(place, x.shape[2:], strict=True))
         ]
-        # an element of padding counts where it is, what ceil_mode adds beyond it does not
+        # elements of the padding count, those that ceil_mode adds beyond it do not
         counted = math.prod(
             sum(i < n + p for i in windows[axis][k])
             for axis, (k, n, p) in enumerate(zip(place, x.shape[2:], each[2], strict=True))

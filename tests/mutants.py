@@ -39,7 +39,7 @@ from keyword import iskeyword
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-COMPILED = "minigrad/_core/engine/table.py"  # the one Python file of which compiled code is made
+COMPILED = "minigrad/_core/engine/table.py"  # the only Python file that compiled code is made from
 SOURCES = (
     "minigrad/_core/**/*.px[yi]",
     "minigrad/_core/fast/*.h",
@@ -51,7 +51,7 @@ TABLE = "RELIABILITY.md"
 FEW_TESTS = 4  # files of related tests that run first, and ...
 EXAMPLES = "tests/test_docstrings.py"  # ... the examples in docstrings
 QUIET = 240  # seconds without a line of output after which a run hangs
-MEMORY = 8 << 30  # bytes of address space, so that a mutant cannot fill the machine
+MEMORY = 8 << 30  # bytes of address space: a mutant must not fill the machine
 
 SWAPS = {
     "<": ("<=", ">="),
@@ -123,7 +123,7 @@ class Mutant:
         return source.count(b"\n", 0, self.start) + 1
 
     def lines(self, source: bytes) -> tuple[str, str]:
-        """What the changed lines were and are, on one line each."""
+        """The changed lines before and after, on one line each."""
         first = source.rfind(b"\n", 0, self.start) + 1
         last = source.find(b"\n", self.stop)
         before = source[first : last if last >= 0 else len(source)]
@@ -170,7 +170,7 @@ def python_mutants(file: str, source: bytes) -> list[list[Mutant]]:
             sites.append([Mutant(file, start, stop, after) for after in afters])
 
     def between(left: ast.AST, right: ast.AST) -> None:
-        """The operator between two operands; "not in" and "is not" are one."""
+        """The operator between two operands; "not in" and "is not" are single operators."""
         begin, end = span(left)[1], span(right)[0]
         gap = source[begin:end].decode()
         found = re.search(r"(is\s+not|not\s+in|\w+|[-+*/%<>=!&|@^]+)", re.sub(r"#.*", "", gap))
@@ -332,7 +332,7 @@ def cython_mutants(file: str, source: bytes) -> list[list[Mutant]]:
         else:
             declared, signature = False, words[0] in ("static", "typedef") and words[-1] in "{;"
             signature = signature or words[0] in ("MG_INLINE", "MG_TARGET")
-        value = not declared  # of a declaration, only what follows the first =
+        value = not declared  # in a declaration, only the part after the first =
         for i, token in enumerate(statement):
             before, after = statement[i - 1] if i else None, statement[i + 1 : i + 2]
             following = after[0] if after else None
@@ -414,7 +414,7 @@ def byte(text: str, place: int) -> int:
 
 
 def mutants_of(file: str, source: bytes) -> list[list[Mutant]]:
-    """For each place that can be changed, the mutants possible there, in the order of the file."""
+    """The possible mutants for each place that can be changed, in file order."""
     make = python_mutants if file.endswith(".py") else cython_mutants
     return sorted(make(file, source), key=lambda site: (site[0].start, site[0].stop))
 
@@ -440,7 +440,7 @@ def context_of(mutant: Mutant, source: bytes) -> list[str]:
 
 
 def related_tests(mutant: Mutant, source: bytes, tests: dict[str, str]) -> list[list[str]]:
-    """A few test files, by how much of them is about the code around the mutant, and all others."""
+    """A few test files, by how much they are about the code around the mutant, and all others."""
     stem = Path(mutant.file).stem.removesuffix("_kernel")
     words = dict.fromkeys(re.findall(r"[^\W\d]\w{3,}", mutant.lines(source)[0]), 1.0)
     words |= {stem: 2.0} | dict.fromkeys(context_of(mutant, source), 5.0)
@@ -476,11 +476,11 @@ def related_tests(mutant: Mutant, source: bytes, tests: dict[str, str]) -> list[
     return [few, [name for name in [*ranked, *late] if name not in few]]
 
 
-running: set[int] = set()  # process groups, to be ended if this program is
+running: set[int] = set()  # process groups, to be killed if this program is
 
 
 def run(command: list[str], folder: Path, quiet: float = QUIET) -> tuple[int, str]:
-    """Exit status and output; None of a status if nothing was printed for `quiet` seconds."""
+    """Exit status and output; the status is None if nothing was printed for `quiet` seconds."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "OPENBLAS_NUM_THREADS": "1",
@@ -524,7 +524,7 @@ class Outcome:
 
 
 class Trial:
-    """A compiled copy of the tree, of which each mutant gets a copy of its own."""
+    """A compiled copy of the tree; each mutant gets its own copy of it."""
 
     def __init__(self, folder: Path, sources: dict[str, bytes], quick: bool = False) -> None:
         self.folder, self.sources, self.quick = folder, sources, quick
@@ -551,7 +551,7 @@ class Trial:
             raise SystemExit(f"mutants: the tree does not compile\n{output[-2000:]}")
 
     def baseline(self) -> str:
-        """What the whole suite says without a mutant if it fails, else nothing."""
+        """The output of the whole suite without a mutant if it fails, else nothing."""
         folder = self.folder / "baseline"
         shutil.copytree(self.pristine, folder)
         status, output = self.test(folder, [])
@@ -566,7 +566,7 @@ class Trial:
         return run([sys.executable, "-m", "pytest", *options, *files], folder)
 
     def mutated(self, folder: Path, mutant: Mutant) -> str | None:
-        """Plant it and compile what it changes; the reason if there is nothing to test."""
+        """Plant it and compile what it changes; return the reason if there is nothing to test."""
         path = folder / mutant.file
         times = path.stat()
         changed = mutant.applied(self.sources[mutant.file])
@@ -578,7 +578,7 @@ class Trial:
                 return "not compiled"
             if mutant.file != COMPILED:
                 return None
-        if mutant.file.endswith(".h"):  # compile again only what includes it
+        if mutant.file.endswith(".h"):  # recompile only what includes it
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
             (folder / "build" / mutant.file).write_bytes(changed)  # Cython's copy, which C reads
             for c_file in (folder / "build/minigrad/_core").rglob("*.c"):
@@ -596,7 +596,7 @@ class Trial:
         return None
 
     def includes(self, module: Path, header: str) -> bool:
-        """Whether the module includes the header, perhaps through what it imports."""
+        """Whether the module includes the header, directly or through its imports."""
         names, folder = {header}, self.pristine / "minigrad/_core/fast"
         for path in folder.glob("*.h"):
             if f'#include "{header}"' in path.read_text():
@@ -711,7 +711,7 @@ def main() -> int:
                     break
             if failure := baseline.result():
                 raise SystemExit(f"mutants: the suite fails without a mutant\n{failure}")
-        finally:  # after an interrupt, end what runs, so that nothing is left behind
+        finally:  # after an interrupt, kill what runs and leave nothing behind
             candidates = iter(())
             pool.shutdown(wait=False, cancel_futures=True)
             for group in list(running):

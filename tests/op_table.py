@@ -1,8 +1,8 @@
 """One row per primitive: what test_op_table.py crosses with dtypes, layouts, sizes and orders.
 
-A row says how to call the primitive, what NumPy would compute, from which domain the inputs come
-(kinks and poles kept away), with which shapes and attributes, which inputs have a gradient, how
-accurate the value must be, and what happens at special values.
+A row says how to call the primitive, what NumPy computes, the domain of the inputs (away from kinks
+and poles), their shapes and attributes, which inputs have a gradient, how accurate the value must
+be, and what happens at special values.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ def positive(random, shape):
 
 
 def distinct(random, shape):
-    """No two elements closer than 0.1, so that no perturbation changes which is the largest."""
+    """No two elements closer than 0.1, so perturbations do not change which is the largest."""
     return random.permutation(math.prod(shape)).reshape(shape) * 0.1 - 1.0
 
 
 def shifted(random, shape):
-    """Distinct too, and 0.05 from any element of `distinct`."""
+    """Also distinct, and at least 0.05 from any element of `distinct`."""
     return distinct(random, shape) + 0.05
 
 
 def half_integers(random, shape):
-    """Dividends that leave a remainder well away from 0 and from the divisor ..."""
+    """Dividends with a remainder far from 0 and from the divisor ..."""
     return random.integers(-3, 4, shape) + random.uniform(0.4, 0.6, shape)
 
 
@@ -57,7 +57,7 @@ def near_ones(random, shape):
 
 
 def near_integers(random, shape):
-    """What rounds to an integer, not near a half."""
+    """Numbers to round, not close to a half."""
     return random.integers(-3, 4, shape) + random.uniform(-0.4, 0.4, shape)
 
 
@@ -71,7 +71,7 @@ def above_one(random, shape):
 
 
 def small_integers(random, shape):
-    """Ties are likely, so that equality is tested on both sides."""
+    """Ties are likely, to test both outcomes of equality."""
     return random.integers(-2, 3, shape).astype(float)
 
 
@@ -82,7 +82,7 @@ def booleans(random, shape):
 # ------------------------------------------------------------------------------------- rows, cases
 @dataclass(frozen=True)
 class Special:
-    """Inputs, the value there, and the gradients of its sum, within so many roundings."""
+    """Inputs, the value, and the gradients of its sum, up to so many rounding errors."""
 
     what: str
     inputs: tuple[Any, ...]
@@ -99,12 +99,12 @@ Shapes = tuple[tuple[int, ...], ...]
 class Row:
     name: str
     function: Callable[..., Any]  # of Tensors and attributes
-    reference: Callable[..., Any]  # the same of NumPy arrays
+    reference: Callable[..., Any]  # the same for NumPy arrays
     domains: tuple[Callable[..., np.ndarray], ...] = (real,)  # one for each input
     cases: tuple[tuple[Shapes, dict[str, Any]], ...] = ()
     differentiable: tuple[int, ...] = (0,)
     ulps: float = 0.5  # of the exact result; 0.5 is correctly rounded
-    scale: Callable[..., Any] | None = None  # the size that ulps refer to, where terms can cancel
+    scale: Callable[..., Any] | None = None  # the magnitude that ulps refer to, if terms can cancel
     floating: bool = False  # integers become float64, bools float32
     eps: float = 1e-6  # of gradcheck
     specials: tuple[Special, ...] = ()
@@ -170,7 +170,7 @@ def reduction(name, reference, domain=real, nothing=True, **more):
 
 # ------------------------------------------------------------------ what NumPy has no function for
 def np_reciprocal(x):
-    if x.dtype.kind != "f":  # NumPy truncates, so that all but 1, 0 and -1 give 0
+    if x.dtype.kind != "f":  # NumPy truncates: all but 1, 0 and -1 give 0
         raise TypeError
     return np.reciprocal(x)
 
@@ -252,7 +252,7 @@ def np_put(x, index, shape):
     return out
 
 
-ALONG = (  # the shape of what is taken from, indices of as many dimensions, an axis
+ALONG = (  # the shape of the source, indices of the same rank, an axis
     ((4,), np.array([3, 0, 0, -1, 2]), 0),
     ((3, 4), np.array([[0], [3], [-4]]), 1),
     ((3, 4), np.array([[2, 0, 2, -1], [2, 1, 0, 0]]), 0),
@@ -283,7 +283,7 @@ WINDOWS = (  # the shape of x, then kernel size, stride, dilation
 
 
 def np_sliding_windows(x, kernel_size, stride=1, dilation=1):
-    """Wider windows of which every so many elements are taken, at every so many places."""
+    """Wider windows subsampled by the dilation, at every stride-th position."""
     kernel = np.atleast_1d(kernel_size)
     k = len(kernel)
     stride, dilation = (np.broadcast_to(n, k) for n in (stride, dilation))
@@ -294,7 +294,7 @@ def np_sliding_windows(x, kernel_size, stride=1, dilation=1):
 
 
 def np_overlap_add(x, shape, stride=1, dilation=1):
-    """Every element is added where `np_sliding_windows` takes it from."""
+    """Add every element to the place that `np_sliding_windows` takes it from."""
     if x.dtype.kind != "f":
         raise TypeError("floats only")
     kernel = x.shape[len(shape) :]
@@ -305,7 +305,7 @@ def np_overlap_add(x, shape, stride=1, dilation=1):
 
 
 def folded():
-    """Windows of the shapes above, and how to add them up again."""
+    """Windows of the shapes above, and the arguments to add them up again."""
     for shape, kernel, stride, dilation in WINDOWS:
         windows = np_sliding_windows(np.zeros(shape), kernel, stride, dilation)
         yield (windows.shape,), {"shape": shape, "stride": stride, "dilation": dilation}
@@ -317,7 +317,7 @@ def np_pad(x, pad_width, mode="constant", value=0):
     return np.pad(x, pad_width, names.get(mode, mode), **options)
 
 
-PACKED = (  # shapes of x and y, and the shape in which y is taken
+PACKED = (  # shapes of x and y, and the shape that y is used in
     ((2, 3), (2, 3, 4), (2, 3, 4)),
     ((2, 6), (3, 2, 3, 2, 2), (3, 6, 4)),
     ((2, 1, 3), (2, 6, 2), (2, 2, 3, 2)),
@@ -337,7 +337,7 @@ def np_packed_outer(x, y, shape):
 
 
 def absolute(reference):
-    """The size of a sum of products: the same of absolute values."""
+    """The magnitude of a sum of products: the sum with absolute values."""
     return lambda *inputs, **options: np.abs(reference(*(np.abs(x) for x in inputs), **options))
 
 
@@ -394,7 +394,7 @@ def np_sort(x, axis=-1, descending=False, stable=False):
 
 
 def round_trip(x, dtype):
-    """To another dtype and back, so that finite differences can see it."""
+    """To another dtype and back, for finite differences."""
     return mg.astype(mg.astype(x, dtype), x.dtype)
 
 
@@ -956,7 +956,7 @@ TABLE = (
             slope,
             floating=True,
             ulps=5,
-            scale=ones_like,  # those of gelu, silu and mish are 0 somewhere
+            scale=ones_like,  # the derivatives of gelu, silu and mish are 0 somewhere
             specials=(
                 Special(
                     "flat at the ends, to second order",
@@ -1093,7 +1093,7 @@ TABLE = (
     binary(
         "logaddexp",
         np.logaddexp,
-        (positive, positive),  # near log(e**x + e**y) = 0 it is a difference
+        (positive, positive),  # close to log(e**x + e**y) = 0 it cancels
         floating=True,
         ulps=4,
         specials=(
@@ -1481,7 +1481,7 @@ TABLE = (
         round_trip,
         lambda x, dtype: x.astype(dtype).astype(x.dtype),
         cases=cases(UNARY, {"dtype": np.float32}, {"dtype": np.float64}),
-        eps=0.125,  # the function is linear but for the rounding to float32
+        eps=0.125,  # the function is linear up to the rounding to float32
     ),
     Row(
         "getitem",
@@ -1673,7 +1673,7 @@ ROWS = {row.name: row for row in TABLE}
 
 
 def compare_names(registered, rows):
-    """Complaints about primitives without a row, rows without a primitive, and doubles."""
+    """Complaints about primitives without a row, rows without a primitive, and duplicates."""
     complaints = [
         f"primitive {name} has no row in op_table.py" for name in registered if name not in rows
     ]

@@ -1,6 +1,6 @@
-"""What the comparisons with PyTorch share: the same layer in both libraries, and equal results.
+"""Helpers for comparisons with PyTorch: the same layer in both libraries, and equal results.
 
-A test says what it compares with `@pytest.mark.peer("nn.Linear", ...)` (in a table of parameters,
+A test declares what it compares with `@pytest.mark.peer("nn.Linear", ...)` (in a parameter table,
 `pytest.param(..., marks=peer("nn.Linear"))`): the table of the README is made from these marks.
 """
 
@@ -38,7 +38,7 @@ def close(ours, theirs, dtype, scale=1.0):
 
 
 def pair(build, dtype):
-    """The same net in both libraries with the same state."""
+    """The same net in both libraries, with the same state."""
     torch.manual_seed(0)
     ours = build(nn).to(dtype)
     theirs = build(torch.nn).to(getattr(torch, dtype))

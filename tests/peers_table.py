@@ -2,8 +2,8 @@
 
 The names come from the public modules, the ticks from the marks `peer("nn.Linear", ...)` in
 tests/test_peers_*.py, so the table can neither forget a name nor claim a comparison that no test
-makes. tests/test_readme.py holds the README to it, and `make test-peers` holds the marks to it: a
-name whose marked tests did not pass in that run is an error (see conftest.py).
+makes. tests/test_readme.py checks the README against it, and `make test-peers` checks the marks: it
+is an error if the tests marked with a name did not pass in that run (see conftest.py).
 
     python tests/peers_table.py     writes the table into README.md
 """
@@ -31,7 +31,7 @@ NAMESPACES = {
 
 
 def marked_names() -> set[str]:
-    """Every name that a mark `peer(...)` in a comparison gives."""
+    """Every name in a mark `peer(...)` of a comparison."""
     names = set()
     for path in sorted((ROOT / "tests").glob("test_peers_*.py")):
         for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -41,7 +41,7 @@ def marked_names() -> set[str]:
 
 
 def public_names() -> dict[str, list[str]]:
-    """The functions and classes of each namespace, sorted; what two of them share stands once."""
+    """The functions and classes of each namespace, sorted; shared names are listed once."""
     found: dict[str, list[str]] = {}
     for namespace in NAMESPACES:
         module = mg
@@ -64,7 +64,7 @@ def public_names() -> dict[str, list[str]]:
 
 
 def table() -> str:
-    """Markdown: a row for each namespace, a tick behind each name that is compared."""
+    """Markdown: a row for each namespace, a tick after each compared name."""
     marked = marked_names()
     rows = ["| | ✓ compared with PyTorch |", "|---|---|"]
     for namespace, names in public_names().items():
@@ -75,7 +75,7 @@ def table() -> str:
 
 
 def unknown_marks() -> set[str]:
-    """Marks that name nothing public: a name that was changed, or a slip."""
+    """Marks whose name is not public: it was renamed, or is a typo."""
 
     def exists(dotted: str) -> bool:
         member: object = mg

@@ -1,4 +1,4 @@
-"""Every shortcut gives what its definition gives, and all of them can be switched off."""
+"""Every shortcut gives the result of its definition, and all of them can be switched off."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""nn.accumulate equals the full batch, as naive accumulation does not, in the memory of a part."""
+"""nn.accumulate equals the full batch, unlike naive accumulation, in the memory of a part."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Flat(nn.Module):
 
 
 class Residual(nn.Module):
-    """One BatchNorm called twice, another beside it in a branch."""
+    """One BatchNorm called twice, another in a parallel branch."""
 
     def __init__(self):
         super().__init__()
@@ -97,7 +97,7 @@ def losses(dtype):
 
 
 def build(name, dtype):
-    """A net whose parameters and running statistics are not where they start."""
+    """A net with parameters and running statistics other than the initial ones."""
     mg.manual_seed(0)
     net = NETS[name][0]().to(dtype)
     random = np.random.default_rng(1)
@@ -191,7 +191,7 @@ def test_naive_accumulation_is_not_equal(name):
 
 
 def test_statistics_without_a_gradient_would_not_be_enough():
-    """Shared statistics that are held constant, as with eval(), give another gradient."""
+    """Shared statistics held constant, as with eval(), give a different gradient."""
     whole, x = build("one", "float64")
     constant = copy.deepcopy(whole)
     loss, target = nn.CrossEntropyLoss(), mg.tensor(LABELS)
@@ -255,7 +255,7 @@ def test_evaluation_mode_and_frozen_layers_are_left_alone():
 
 def test_losses_that_couple_the_samples_and_parameters_of_the_loss():
     class Contrast(nn.Module):
-        """Every output beside every other, at a learned temperature."""
+        """Every output against every other, at a learned temperature."""
 
         def __init__(self):
             super().__init__()
@@ -311,7 +311,7 @@ def test_gradients_of_inputs():
 
 # ---------------------------------------------------------------------------------------- dropout
 class Mask(nn.Module):
-    """Multiplies by masks that were seen before, one after the other."""
+    """Multiplies by masks seen before, one after another."""
 
     def __init__(self, masks):
         super().__init__()
@@ -396,7 +396,7 @@ def test_peak_memory_is_that_of_a_micro_batch():
 
     whole = peak(lambda: loss(net(x), y).backward())
     divided = peak(lambda: nn.accumulate(net, loss, parts([128] * 16, x, y)))
-    # what is left are the outputs, their cotangents and the loss, of all samples
+    # what remains are the outputs, their cotangents and the loss, for all samples
     outputs = x.size * 4
     assert divided < whole / 3 and divided < 6 * outputs + whole / 8
 
@@ -443,7 +443,7 @@ def test_errors_leave_everything_as_it_was():
 
 
 class Forked(nn.Module):
-    """Goes another way for large inputs."""
+    """Takes another branch for large inputs."""
 
     def __init__(self, large):
         super().__init__()

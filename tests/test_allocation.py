@@ -1,8 +1,8 @@
-"""A failed allocation ends as MemoryError: no crash, no other error, every gradient as it was.
+"""A failed allocation raises MemoryError: no crash, no other error, every gradient unchanged.
 
-Each group of operations runs in a process of its own, once for each of its allocations, which
-fails. What runs through much Python is left out, as CPython 3.11 itself crashes where it gets no
-memory for the iterator of a dict's items.
+Each group of operations runs in a separate process, once for each of its allocations, which then
+fails. Operations with much Python code are left out, because CPython 3.11 itself crashes if it has
+no memory for the iterator over a dict's items.
 """
 
 import faulthandler
@@ -188,18 +188,18 @@ OPERATIONS = [
 
 
 def torment(name):
-    """Let each allocation of an operation fail, one by one."""
+    """Make each allocation of an operation fail, one by one."""
     faulthandler.enable()
     operands = leaf(3, 4), leaf(3, 4), leaf(4, 4)
     run = globals()[name](*operands)
-    for _ in range(3):  # what is made once and kept
+    for _ in range(3):  # fill the caches
         run()
     gc.collect()
     gc.freeze()
     gc.disable()
     references = list(map(sys.getrefcount, operands))
     start = failed = survived = 0
-    while survived < 3:  # what was freed by a failure may spare the next run an allocation
+    while survived < 3:  # memory freed by a failure may spare the next run an allocation
         for i in range(3):
             operands[i].grad = mg.ones(*operands[i].shape)
         start, survived = start + 1, survived + 1
@@ -214,7 +214,7 @@ def torment(name):
             assert all((x.grad.numpy() == 1).all() for x in operands), start
         gc.collect()
         now = list(map(sys.getrefcount, operands))
-        # CPython leaks the arguments of a call whose frame it cannot allocate, so more is no fault.
+        # CPython leaks the arguments of a call whose frame it cannot allocate: growth is allowed.
         assert all(map(operator.ge, now, references)), (start, now, references)
     print(failed)
 

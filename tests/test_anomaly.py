@@ -1,4 +1,4 @@
-"""mg.autograd.detect_anomaly names the line; a Tensor's repr says what is wrong with it."""
+"""mg.autograd.detect_anomaly names the line; the repr of a Tensor says what is wrong with it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def caught(run, **options):
 
 
 def line_of(function, text):
-    """`file:line` of the line of `function` that holds `text`."""
+    """`file:line` of the line of `function` that contains `text`."""
     lines, first = inspect.getsourcelines(function)
     (offset,) = (k for k, line in enumerate(lines) if text in line)
     return f"{__file__}:{first + offset} in"

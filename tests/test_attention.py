@@ -1,4 +1,4 @@
-"""Attention beside NumPy, its gradients and masks, the transformer's encoder, bad input."""
+"""Attention against NumPy, its gradients and masks, the transformer encoder, bad input."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_gradients_of_multihead_attention(options):
 
 
 def by_heads(layer, q, k, v, added):
-    """Attention (L, N, E) by sample and head; what is added to the scores is (N, heads, L, S)."""
+    """Attention (L, N, E) by sample and head; the mask added to the scores is (N, heads, L, S)."""
     size, heads = layer.embed_dim, layer.num_heads
     state = {name: value.numpy() for name, value in layer.state_dict().items()}
     weights = [state.get(f"{name}_proj_weight") for name in "qkv"]

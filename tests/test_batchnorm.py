@@ -1,4 +1,4 @@
-"""BatchNorm: each trap that other implementations fell into is a test of its own."""
+"""BatchNorm: one test for each trap that other implementations fell into."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_channels_last_memory_gives_the_same(values):
 
 # ------------------------------------------------------------------------- statistics that move
 def statistics():
-    """Of 3 channels, each of which cannot be moved, and the error."""
+    """Running statistics of 3 channels that cannot be updated, and the error."""
     frozen = np.ones(3)
     frozen.flags.writeable = False
     leaf = mg.ones(3, dtype="float64").requires_grad_()
@@ -297,7 +297,7 @@ def test_statistics_that_require_grad_may_move_under_no_grad():
     with mg.no_grad():
         MOVING["batch_norm"](mean, var)
     assert mean.tolist() != [1.0] * 3 and mean.is_leaf
-    y = F.batch_norm(mg.randn(6, 3), mean, var)  # evaluation differentiates by them
+    y = F.batch_norm(mg.randn(6, 3), mean, var)  # evaluation differentiates with respect to them
     y.sum().backward()
     assert mean.grad.shape == (3,)
 

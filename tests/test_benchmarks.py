@@ -1,4 +1,4 @@
-"""The benchmarks run and report; nothing is timed here, for a test must not depend on speed."""
+"""The benchmarks run and report; nothing is timed here, since tests must not depend on speed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PEERS = ("torch", "jax")
 
 @pytest.fixture(scope="module")
 def bench():
-    """The modules of the benchmarks, which belong to no package; no peer is there."""
+    """The modules of the benchmarks, which are not in a package; no peer is available."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(FOLDER)
         for name in MODULES:
@@ -49,7 +49,7 @@ def _unless_peer(name, find):
 
 @pytest.fixture
 def results(bench):
-    """One row that has reached its targets, one that has not, and one with a limit of its own."""
+    """A row that has reached its targets, one that has not, and one with an absolute limit."""
     table = bench.contenders
     works = [
         ("steps", table.Work("quick", {}, {"torch": 0.5, "jax": 1.0}), (1.0, 3.0, 2.0)),

@@ -1,4 +1,4 @@
-"""How large the house may be. The bounds go down as it shrinks; docs say what each file is for."""
+"""Limits on the size of the package. The bounds go down as it shrinks."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A core that was not compiled, or from another table, says so in one line."""
+"""A core that was not compiled, or was built from another table, says so in one line."""
 
 import shutil
 import subprocess
@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "minigrad"
 
 @pytest.fixture
 def checkout(tmp_path):
-    """A copy of the package; the compiled modules are links."""
+    """A copy of the package, with links to the compiled modules."""
     for path in PACKAGE.rglob("*"):
         copy = tmp_path / "minigrad" / path.relative_to(PACKAGE)
         if path.suffix == ".py":
@@ -25,7 +25,7 @@ def checkout(tmp_path):
 
 
 def said(checkout):
-    """The last line of what `import minigrad` prints there."""
+    """The last line printed by `import minigrad` there."""
     command = [sys.executable, "-c", "import minigrad; print('imported')"]
     run = subprocess.run(command, cwd=checkout, capture_output=True, text=True, timeout=60)
     return (run.stdout + run.stderr).splitlines()[-1]

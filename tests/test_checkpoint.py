@@ -32,7 +32,7 @@ def make_net():
 
 
 def outcome(run):
-    """Everything that a training step leaves behind."""
+    """All results of a training step."""
     net, x = make_net(), mg.tensor(np.linspace(-1, 1, 64).reshape(16, 4), requires_grad=True)
     mg.manual_seed(3)
     for _ in range(2):
@@ -72,8 +72,8 @@ def test_second_order():
 
 
 def test_what_the_function_closes_over_gets_its_gradient_once():
-    """h comes from w, and the function uses both: what reaches h must not also be sent on to w by
-    the inner pass."""
+    """h comes from w, and the function uses both: the inner pass must not also propagate the
+    gradient of h to w."""
     w = leaf(3)
 
     def step(run):
@@ -173,7 +173,7 @@ def test_in_place_addition_means_what_it_means_without_a_checkpoint():
 
 # -------------------------------------------------------------------------------- state and errors
 class Normaliser(nn.Module):
-    """Divides by a running scale that it moves first: its output depends on its state."""
+    """Divides by a running scale after updating it: the output depends on its state."""
 
     def __init__(self):
         super().__init__()
@@ -190,7 +190,7 @@ class Normaliser(nn.Module):
 def test_the_second_run_starts_with_the_state_that_the_first_found():
     def step(run):
         net, x = Normaliser(), mg.tensor([1.0, -4.0], dtype=mg.float64, requires_grad=True)
-        first, second = run(net, x), run(net, x * 2)  # both use and move the buffer
+        first, second = run(net, x), run(net, x * 2)  # both use and update the buffer
         (first.sum() + (second**2).sum()).backward()
         return x.grad.numpy(), net.scale.numpy()
 
@@ -274,13 +274,13 @@ def test_an_error_in_the_first_run_and_what_is_no_function():
         checkpoint(lambda x: 1 / 0, leaf(2))
     with pytest.raises(TypeError, match="checkpoint: expected a function, got Tensor"):
         checkpoint(leaf(2), leaf(2))
-    outcome(checkpoint)  # nobody observes any more
+    outcome(checkpoint)  # no observer is left
 
 
 # ------------------------------------------------------------------------------------------ memory
 def peak_bytes(run, size, depth=16):
-    """The most memory that a forward and backward through `depth` parts took. No other test has
-    arrays of this size, so that none is there to be used again."""
+    """The peak memory of a forward and backward through `depth` parts. No other test has arrays of
+    this size, so none are available for reuse."""
     x = mg.ones(size, requires_grad=True)
 
     def part(h):

@@ -22,7 +22,7 @@ def leaf(*shape, dtype=np.float64):
 
 
 def conv_by_loops(x, weight, stride, padding, dilation, groups):
-    """The definition, one output after the other."""
+    """The definition, one output after another."""
     x = np.pad(x, ((0, 0), (0, 0), *((p, p) for p in padding)))
     outputs, channels, *kernel = weight.shape
     spans = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]
@@ -62,7 +62,7 @@ def test_conv_is_the_sum_of_products(case):
 
 
 def test_same_padding_of_even_kernels_has_the_odd_zero_behind():
-    """As PyTorch does: nothing before the first element, one zero behind the last."""
+    """As in PyTorch: nothing before the first element, one zero after the last."""
     x, weight = mg.tensor([[1.0, 2.0, 3.0]]), mg.tensor([[[1.0, 10.0]]])
     assert functional.conv1d(x, weight, padding="same").tolist() == [[21.0, 32.0, 3.0]]
     x, weight = mg.tensor([[[1.0, 2.0], [3.0, 4.0]]]), mg.tensor([[[[1.0, 10.0], [100.0, 1000.0]]]])
@@ -168,7 +168,7 @@ def test_layouts_and_dtypes():
 
 
 def test_many_blocks_of_columns_give_what_one_gives():
-    """Columns are packed a megabyte at a time; here they fill several, the last of them in part."""
+    """Columns are packed a megabyte at a time; here they fill several, the last one partly."""
     layer, x = nn.Conv2d(8, 4, 3, padding=1).double(), leaf(13, 8, 20, 20)
     y = layer(x)
     y.backward(mg.ones_like(y))
@@ -342,7 +342,7 @@ def test_the_gradient_of_a_sum_of_windows():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "bool"])
 def test_reshape_of_every_strided_layout(dtype):
-    """A view where NumPy has one, a copy with the same elements where it has not."""
+    """A view where NumPy returns one, otherwise a copy with the same elements."""
     base = RANDOM.integers(0, 2, (2, 3, 4, 1, 6)).astype(dtype)
     shapes = [(144,), (6, 24), (2, -1, 6), (4, 3, 2, 6), (1, 144, 1), (24, 1, 6), (12, 12)]
     views = 0
@@ -491,12 +491,12 @@ def test_bad_windows(call, error, message):
 
 
 def test_memory_under_a_view_is_recycled():
-    """What a convolution gives is a view of its product, whose memory is used again."""
+    """A convolution returns a view of its product, whose memory is reused."""
     layer, x = nn.Conv2d(3, 5, 3, bias=False), mg.randn(2, 3, 8, 8)
     with mg.no_grad():
         addresses = {layer(x).numpy().ctypes.data for _ in range(10)}
     assert len(addresses) <= 2
-    kept = layer(x).detach().numpy()  # somebody else looks at it: it must stay as it is
+    kept = layer(x).detach().numpy()  # also referenced here: it must not change
     before = kept.copy()
     for _ in range(3):
         layer(x * 2.0)

@@ -1,4 +1,4 @@
-"""Data sets, loaders and splits."""
+"""Datasets, loaders and splits."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_a_batch_is_gathered_at_once_and_is_a_copy():
 
 
 class Samples:
-    """A map-style dataset that knows nothing of arrays of indices."""
+    """A map-style dataset that does not support index arrays."""
 
     def __init__(self, samples):
         self.samples = samples

@@ -1,5 +1,5 @@
-"""The defaults of layers, functions, optimisers and schedulers: those of PyTorch 2.13, where it has
-them. A changed default changes everybody's results without an error."""
+"""The defaults of layers, functions, optimisers and schedulers: those of PyTorch 2.13, if it has
+them. A changed default changes everyone's results without an error."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ def address(x):
 
 
 class Foreign:
-    """An array of another library: nothing but DLPack. `device` is what dlpack.h calls it."""
+    """An array of another library with only DLPack. `device` is the type in dlpack.h."""
 
     def __init__(self, array, device=1):
         self.array, self.device = array, device
@@ -76,7 +76,7 @@ def test_read_only_memory_stays_read_only():
     tensor = mg.from_dlpack(Foreign(array))
     with pytest.raises(ValueError, match="memory is read-only"):
         tensor.fill_(1.0)
-    parameter = mg.nn.Parameter(tensor)  # which an optimiser writes to: a copy
+    parameter = mg.nn.Parameter(tensor)  # optimisers write to it: a copy
     parameter.detach().fill_(1.0)
     assert array.tolist() == [0.0, 0.0, 0.0]
 
@@ -111,7 +111,7 @@ def test_a_tensor_shares_its_version():
 
 
 def test_a_write_elsewhere_does_not_change_gradients():
-    """As documented: it is not counted, but the graph saved a copy."""
+    """As documented: the write is not counted, but the graph saved a copy."""
     array = np.array([1.0, 2.0])
     y = mg.from_dlpack(Foreign(array))
     x = mg.ones(2, dtype=mg.float64, requires_grad=True)
@@ -158,7 +158,7 @@ def test_asarray_of_numpy():
 
 
 class ForeignArray(Foreign):
-    """With `__array__`, as PyTorch and JAX have; it refuses what NumPy has no dtype for."""
+    """With `__array__`, as in PyTorch and JAX; it raises for dtypes that NumPy lacks."""
 
     def __array__(self, dtype=None, copy=None):
         if self.device != 1:

@@ -1,7 +1,7 @@
-"""The examples in docstrings run, and nothing public is without one.
+"""The examples in docstrings run, and every public name has one.
 
-pytest's own collection does not see compiled modules, so the examples are gathered here, from
-Python and compiled modules alike.
+pytest's own collection does not see compiled modules, so this file gathers the examples of Python
+and compiled modules.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MODULES = [
 
 
 def public_members(module):
-    """Public functions and classes that the module itself defines, and the classes' methods."""
+    """Public functions and classes defined by the module itself, and the classes' methods."""
     for name, member in vars(module).items():
         if name.startswith("_") or getattr(member, "__module__", None) != module.__name__:
             continue
@@ -40,7 +40,7 @@ def public_members(module):
 
 
 def documented():
-    """Name, docstring and names in reach of everything that may hold an example."""
+    """The docstring and namespace of everything that may have an example, by name."""
     found = {}
     for module in map(importlib.import_module, (*MODULES, *COMPILED)):
         for name, member in ((module.__name__, module), *public_members(module)):
@@ -56,7 +56,7 @@ class AlmostEqual(doctest.OutputChecker):
     """The last digit of a float depends on the instruction set that the kernels run on."""
 
     def check_output(self, want, got, optionflags):
-        """As usual, or else floats to five digits and the rest but for spaces."""
+        """As usual, or else floats to five digits and the rest up to spaces."""
         if super().check_output(want, got, optionflags):
             return True
         texts = ["".join(FLOAT.sub("#", text).split()) for text in (want, got)]
@@ -64,7 +64,7 @@ class AlmostEqual(doctest.OutputChecker):
         return texts[0] == texts[1] and np.allclose(*values, rtol=1e-5, atol=0)
 
 
-EXTRAS = {"minigrad.onnx.export": "onnx"}  # the packages that an example needs
+EXTRAS = {"minigrad.onnx.export": "onnx"}  # packages that an example needs
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -93,7 +93,7 @@ def test_every_primitive_has_a_docstring_with_an_example(name):
 
 
 def exported():
-    """What `import minigrad as mg` and its public submodules offer to be called."""
+    """The public callables of `import minigrad as mg` and its public submodules."""
     for module in [mg, *(m for n, m in vars(mg).items() if n in ("autograd", "func"))]:
         names = getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")])
         for name in names:

@@ -1,4 +1,4 @@
-"""The examples run as a user would run them, and answer wrong arguments with one line."""
+"""The examples run as a user would run them, and report wrong arguments in one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SCRIPT = ROOT / "examples" / "train_digits.py"
 
 @pytest.fixture(scope="module")
 def demo():
-    """examples/train_digits.py as a module; it belongs to no package."""
+    """examples/train_digits.py as a module; it is not in a package."""
     specification = importlib.util.spec_from_file_location("train_digits", SCRIPT)
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module  # its dataclasses look their module up
@@ -32,7 +32,7 @@ def demo():
 
 @pytest.fixture(scope="module")
 def trained(demo, tmp_path_factory):
-    """A short training with pictures: the results, and the folder that the pictures are in."""
+    """A short training run with pictures: the results, and the folder of the pictures."""
     folder = tmp_path_factory.mktemp("demo") / "output"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "OUTPUT", folder)
@@ -40,7 +40,7 @@ def trained(demo, tmp_path_factory):
 
 
 def run(*arguments):
-    """The script in a process of its own, with this minigrad."""
+    """Run the script in a separate process, with this minigrad."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, str(SCRIPT), *arguments],

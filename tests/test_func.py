@@ -178,7 +178,7 @@ def test_arguments_and_closures_are_left_alone():
     w.grad = before = mg.ones(2)
     version = x._version
     g = grad(lambda x: (w * x * x).sum())(x)
-    assert g.requires_grad  # it depends on w, which others differentiate
+    assert g.requires_grad  # it depends on w, which may be differentiated elsewhere
     assert not x.requires_grad and x.grad is None and x._version == version
     assert w.grad is before and w.requires_grad and w.is_leaf
     g.sum().backward()
@@ -471,7 +471,7 @@ def test_buffers_that_are_given_are_updated_and_the_modules_own_are_not():
             self.register_buffer("count", mg.tensor(0))
 
         def forward(self):
-            self.count = self.count + 1  # a new tensor in place of the old
+            self.count = self.count + 1  # a new tensor replaces the old one
 
     given = {"count": mg.tensor(5)}
     counter = Counter()

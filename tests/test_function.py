@@ -1,4 +1,4 @@
-"""mg.autograd.Function: gradients written by hand, and what is wrong with those that are not."""
+"""mg.autograd.Function: hand-written gradients, and errors for malformed ones."""
 
 from __future__ import annotations
 

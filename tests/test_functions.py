@@ -1,4 +1,4 @@
-"""Composed functions, creation and grad modes: subgradients, empty input, and what is refused."""
+"""Composed functions, creation and grad modes: subgradients, empty input, and errors."""
 
 from __future__ import annotations
 
@@ -697,7 +697,7 @@ def test_einsum_against_numpy_and_finite_differences(case):
 
 
 def test_einsum_sums_an_ellipsis_that_the_result_lacks():
-    """As in PyTorch; NumPy refuses."""
+    """As in PyTorch; NumPy raises."""
     x = np.random.default_rng(0).normal(size=(2, 3, 4))
     np.testing.assert_allclose(mg.einsum("...i->i", mg.tensor(x)).numpy(), x.sum((0, 1)))
 
@@ -795,7 +795,7 @@ LARGE_PRODUCTS = {
 
 @pytest.mark.parametrize("name", LARGE_PRODUCTS)
 def test_sums_of_products_of_int32_do_not_overflow(name):
-    """As the sum, they are int64, and so are the products before it."""
+    """They are int64, like the sum, and so are the products before it."""
     values = np.array([[50_000, -60_000, 70_000, 2**31 - 1], [1, 2, 3, -(2**31)]], np.int32)
     result = LARGE_PRODUCTS[name](mg.tensor(values))
     exact = LARGE_PRODUCTS[name](mg.tensor(values.astype(np.int64)))
@@ -840,7 +840,7 @@ def test_rms_norm_of_integers():
 
 
 class Three:
-    """An integer of nobody's."""
+    """An integer type of no library."""
 
     def __index__(self):
         return 3
@@ -1278,7 +1278,7 @@ SCALED = [(dtype, scale) for dtype in SCALES for scale in SCALES[dtype]]
 def test_norm_scales_with_its_elements(order, keepdims, dtype, scale):
     exact = np.array([[3.0, -4.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
     large = (exact * scale).astype(dtype)
-    large[1] = [1.0, 1.0, 1.0]  # beside it, a row that needs no scaling
+    large[1] = [1.0, 1.0, 1.0]  # next to a row that needs no scaling
     x = mg.tensor(large, requires_grad=True)
     y = mg.norm(x, axis=1, keepdims=keepdims, ord=order)
     y.sum().backward()
@@ -1319,7 +1319,7 @@ def test_std_scales_with_its_elements(correction, axis, dtype, scale):
 
 @pytest.mark.parametrize(("dtype", "scale"), [("float32", 1e-15), ("float32", 1e15), *SCALED[5:]])
 def test_second_derivatives_of_norm_and_std_out_of_range(dtype, scale):
-    """They are those at the scale 1, divided by the scale."""
+    """They are those at scale 1, divided by the scale."""
     for function in (mg.norm, mg.std, lambda x: mg.norm(x, ord=3)):
         curvatures = []
         for s in (1.0, scale):

@@ -191,7 +191,7 @@ def test_planted_wrong_rules_are_caught_with_any_seed(name):
 
 
 def test_mean_detached_inside_var_is_right_at_first_order_and_wrong_at_second():
-    """d var / d mean is zero at the mean, so that only the second derivative misses the term."""
+    """d var / d mean is zero at the mean, so only the second derivative misses the term."""
     x = leaf(6, 3)
     assert gradcheck(batch_norm, x) and gradgradcheck(batch_norm, x)
     assert gradcheck(mean_detached_inside_var, x)

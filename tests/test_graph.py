@@ -123,7 +123,7 @@ def test_a_gradient_adds_to_one_of_any_layout(layout, create_graph):
     x.grad = mg.asarray(first)
     (x * x * x).sum().backward(create_graph=create_graph)
     np.testing.assert_allclose(x.grad.numpy(), before + 3 * x.detach().numpy() ** 2, rtol=1e-14)
-    if create_graph or not first.flags.carray:  # else it was added in place
+    if create_graph or not first.flags.carray:  # otherwise it was added in place
         np.testing.assert_array_equal(first, before)
     if create_graph:
         (second,) = mg.autograd.grad(x.grad.sum(), x)
@@ -577,7 +577,7 @@ def test_an_exception_leaves_every_grad_as_it_was():
         z.backward(retain_graph=True)
     assert numbers(x.grad) == [2] and numbers(w.grad) == [1]
     handle.remove()
-    z.backward()  # the graph is still whole, and nothing is left over from the failed pass
+    z.backward()  # the graph is intact, and nothing is left over from the failed pass
     assert numbers(x.grad) == [8] and numbers(w.grad) == [9]
 
 
@@ -1038,7 +1038,7 @@ def test_equality_of_shapes_that_do_not_broadcast():
         lambda: a[unequal],
         lambda: mg.asarray(unequal),
     )
-    for use in uses:  # no comparison that failed is taken for a result
+    for use in uses:  # a failed comparison must not count as a result
         with pytest.raises(ValueError, match=r"shapes \(2,\) and \(3,\)"):
             use()
     for use in (lambda: ~unequal, lambda: unequal * a, lambda: a | unequal, lambda: sum([unequal])):
@@ -1193,7 +1193,7 @@ def test_mixed_second_derivative_of_a_power_at_zero():
 )
 @pytest.mark.parametrize("transposed", [False, True])
 def test_large_products_are_summed_as_they_are_computed(shapes, dtype, transposed):
-    """The gradient of what a product repeats, with and without the product in memory."""
+    """The gradient of a broadcast factor, with and without the product in memory."""
     random = np.random.default_rng(0)
     x, y = (mg.tensor(random.standard_normal(s), dtype=dtype, requires_grad=True) for s in shapes)
     g = mg.tensor(random.standard_normal(np.broadcast_shapes(*shapes)), dtype=dtype)

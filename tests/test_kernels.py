@@ -1,5 +1,5 @@
-"""The headers of the core in C alone (kernels.c), by each compiler that is there, and that the test
-finds a planted error."""
+"""The headers of the core in plain C (kernels.c), with each available compiler; the test finds a
+planted error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PLANTED = {
 
 
 def result(compiler, headers, folder):
-    """What the compiled test says, and its exit status."""
+    """The output of the compiled test, and its exit status."""
     target = folder / "kernels"
     subprocess.run(
         [compiler, *FLAGS, f"-I{headers}", ROOT / "tests/kernels.c", "-o", target, "-lm"],

@@ -82,7 +82,7 @@ def assert_uniform(values, bound):
 
 @pytest.mark.parametrize("name", STARTS)
 def test_where_parameters_start(name):
-    """As the documentation of PyTorch has it, in both directions; and again after a reset."""
+    """As in PyTorch's documentation, in both directions; and again after a reset."""
     mg.manual_seed(0)
     make, bounds, deviations = STARTS[name]
     layer = make()

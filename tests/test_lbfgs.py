@@ -1,4 +1,4 @@
-"""LBFGS against the textbook's formulas: directions, strong Wolfe conditions, problems solved."""
+"""LBFGS against textbook formulas: directions, strong Wolfe conditions, problems solved."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ LENGTHS = {  # evaluations and step, from each first length, of PyTorch 2.13's l
 
 @pytest.mark.parametrize("name", LENGTHS)
 def test_the_line_search_goes_the_way_of_pytorch(name):
-    """Another way could fulfil the conditions too. (None: PyTorch finds no end.)"""
+    """Other implementations could satisfy the conditions too. (None: PyTorch does not end.)"""
     f, slope = FUNCTIONS[name]
 
     def along(t):
@@ -200,7 +200,7 @@ def test_the_line_search_ends():
         return (0.0, np.zeros(1), -1.0) if t == 0 else (math.nan, np.zeros(1), math.nan)
 
     point, count = strong_wolfe(nowhere, Point(0.0, *nowhere(0.0)), 1.0, 1000, 1e-9)
-    assert point.step == 0.0 and count < 50  # the bracket is halved until it is narrow
+    assert point.step == 0.0 and count < 50  # the bracket is halved until it is narrow enough
     assert strong_wolfe(nowhere, Point(0.0, *nowhere(0.0)), 1.0, 0, 1e-9)[1] == 1
 
 
@@ -226,7 +226,7 @@ def test_the_line_search_turns_back_from_a_loss_or_slope_that_is_not_finite(slop
 
 
 def test_a_parameter_never_ends_where_the_slope_is_infinite():
-    """The root of |x| is lowest at 0, where it has no slope; the first step leads there."""
+    """The root of |x| is lowest at 0, where it has no slope; the first step goes there."""
     with np.errstate(all="ignore"):
         x, optimizer = solve(
             lambda x: mg.sqrt(mg.abs(x)).sum(), [1.0], lr=2, steps=1, line_search_fn="strong_wolfe"
@@ -259,7 +259,7 @@ def test_the_cubic_goes_through_both_points():
 
 # ----------------------------------------------------------------------------------- the direction
 def test_the_direction_is_the_bfgs_formula():
-    """H as Nocedal & Wright 2006, equation 6.17, from H_0 = scale I, multiplied out."""
+    """H as in Nocedal & Wright 2006, equation 6.17, from H_0 = scale I, multiplied out."""
     random = np.random.default_rng(4)
     gradient, scale, history = random.normal(size=5), 0.3, []
     inverse_hessian = scale * np.eye(5)
@@ -330,7 +330,7 @@ def test_stops_where_the_gradient_is_small():
 
 @pytest.mark.parametrize("tolerance, iterations", [(1e-6, 1), (1e-9, 4)])
 def test_stops_where_the_loss_hardly_changes(tolerance, iterations):
-    """Whatever its height: 1000 + x^2 / 2 falls by 3.75e-7, while x moves by 5e-4."""
+    """Whatever the loss: 1000 + x^2 / 2 falls by 3.75e-7, while x moves by 5e-4."""
     x = mg.tensor([1e-3], dtype="float64", requires_grad=True)
     optimizer = LBFGS([x], lr=0.5, max_iter=4, tolerance_change=tolerance, tolerance_grad=0)
     optimizer.step(closure_of(optimizer, lambda x: 1000 + (x * x).sum() / 2, x))

@@ -1,4 +1,4 @@
-"""The lessons in examples/ run, in their fast mode, find what they claim, and draw pictures."""
+"""The lessons in examples/ run in fast mode, find what they claim, and draw pictures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LESSONS = sorted(path.stem for path in EXAMPLES.glob("[0-9][0-9]_*.py"))
 
 @pytest.fixture
 def lesson(monkeypatch, tmp_path):
-    """A function that runs a lesson with --fast: its module, what main returns, and its picture."""
+    """Runs a lesson with --fast; returns its module, the result of main, and its picture."""
     monkeypatch.syspath_prepend(str(EXAMPLES))  # where a script finds lesson.py
 
     def run(name):

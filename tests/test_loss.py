@@ -27,7 +27,7 @@ def log_softmax(x, axis=1):
 
 
 def reference(x, target, weight, ignore_index, reduction, smoothing):
-    """Cross-entropy row by row, as the definition says, for x (N, C)."""
+    """Cross-entropy row by row, by the definition, for x (N, C)."""
     log_p, classes = log_softmax(x), x.shape[1]
     weight = np.ones(classes) if weight is None else weight
     losses, denominator = [], 0.0
@@ -446,7 +446,7 @@ def test_binary_cross_entropy_with_logits_keeps_both_tails(target, pos_weight, d
             (up + down) * s * rest,
         ]
         for result, value in zip((loss, slope, curvature), values, strict=True):
-            size = down * s + up * rest if result is slope else value  # of what is subtracted
+            size = down * s + up * rest if result is slope else value  # of the subtracted one
             tolerance = 8 * np.finfo(dtype).eps * size
             assert abs(result[k].item() - value) <= tolerance, (z, result[k].item(), value)
 
@@ -467,7 +467,7 @@ def test_binary_cross_entropy_of_infinite_logits_that_are_right_is_zero(x, targe
 @pytest.mark.parametrize("create_graph", [False, True])
 @pytest.mark.parametrize("margin", [10.0, 15.0, 20.0])
 def test_cross_entropy_of_two_classes_keeps_both_tails(margin, create_graph, dtype):
-    """It is the binary one of the difference of the logits."""
+    """It equals the binary cross-entropy of the difference of the logits."""
     x = mg.tensor([[margin, 0.0], [0.0, -margin]], dtype, requires_grad=True)
     loss = nn.CrossEntropyLoss(reduction="sum")(x, mg.tensor([0, 0]))
     (slope,) = mg.autograd.grad(loss, x, create_graph=create_graph)
@@ -481,7 +481,7 @@ def test_cross_entropy_of_two_classes_keeps_both_tails(margin, create_graph, dty
 @pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("kind", ["indices", "probabilities"])
 def test_cross_entropy_of_minus_infinity_in_a_class_without_weight(kind, smoothing, dtype):
-    """0 times -inf counts as 0: as if the class were not there. Smoothing needs weights."""
+    """0 times -inf counts as 0, as if the class did not exist. Smoothing needs weights."""
     weight = mg.tensor([1.0, 0.0, 2.0] if smoothing else [1.0, 1.0, 2.0], dtype)
     x = mg.tensor([[0.5, -math.inf, 1.0], [1.0, -math.inf, 0.0]], dtype, requires_grad=True)
     target = mg.tensor([2, 0])

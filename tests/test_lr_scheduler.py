@@ -63,7 +63,7 @@ def linear(epoch, start, end, total):
     return start + (end - start) * min(epoch, total) / total
 
 
-# a scheduler, and what it multiplies the initial rate by
+# a scheduler, and its factors of the initial rate
 MULTIPLIERS = {
     "StepLR": (lambda o: StepLR(o, 3), lambda e: 0.1 ** (e // 3)),
     "MultiStepLR": (
@@ -118,7 +118,7 @@ def test_restarts_take_fractions_of_an_epoch():
     with pytest.raises(ValueError, match="Invalid epoch: -1"):
         scheduler.step(-1)
     steady = CosineAnnealingWarmRestarts(optimizer, 3)
-    steady.step(3e15 + 1.5)  # at once, not a restart at a time
+    steady.step(3e15 + 1.5)  # immediately, not restart by restart
     assert (steady.T_cur, steady.T_i) == (1.5, 3)
 
 
@@ -180,7 +180,7 @@ def test_one_cycle_of_momenta_by_default():
     np.testing.assert_allclose(seen, [*down, *down[-2::-1]], rtol=1e-12)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])  # phases of no length at 10 steps
+@pytest.mark.parametrize("share", [0.0, 0.1, 1.0])  # empty phases at 10 steps
 @pytest.mark.parametrize("three_phase", [False, True])
 def test_one_cycle_with_empty_phases(share, three_phase):
     optimizer = make()
@@ -226,7 +226,7 @@ def test_a_group_that_is_added_joins_in():
 @pytest.mark.parametrize("stop", [0, 1, 4])
 @pytest.mark.parametrize("name", [*MULTIPLIERS, "OneCycleLR", "SequentialLR", "nested", "plateau"])
 def test_every_schedule_takes_in_a_group_that_is_added(name, stop):
-    """It goes as one that was there from the start, times what its rate was then."""
+    """It follows one that was there from the start, times its own rate at that time."""
     builds = {**RESUMED, "nested": nested, "plateau": RESUMED["ReduceLROnPlateau"]}
     optimizer, other = make(momentum=0.9), make(momentum=0.9)
     late = {"params": mg.ones(3, requires_grad=True), "lr": LRS[0]}
@@ -362,13 +362,13 @@ def test_cooldown_bounds_and_small_reductions():
     seen, _ = plateau([1.0] * 3, patience=0, factor=0.5, eps=0.06)
     assert seen == [0.1] * 3
     seen, _ = plateau([1.0] * 3, patience=0, factor=0.5, eps=0.1 - 0.1 * 0.5)
-    assert seen == [0.1] * 3  # no smaller than eps is not enough
+    assert seen == [0.1] * 3  # a reduction smaller than eps is skipped
     assert plateau([mg.tensor(2.0), np.float32(1.5)])[1].best == 1.5
 
 
 # ------------------------------------------------------------------------------- checkpoints
 class Falling:
-    """A callable with a state of its own, which a checkpoint keeps."""
+    """A callable with its own state, which a checkpoint keeps."""
 
     def __init__(self, rate):
         self.rate = rate
@@ -412,7 +412,7 @@ def nested(o):
 
 
 class Together:
-    """Several schedulers that are stepped, saved and loaded one after the other."""
+    """Several schedulers that are stepped, saved and loaded one after another."""
 
     def __init__(self, *schedulers, reverse=False):
         self.schedulers, self.loading = schedulers, schedulers[:: -1 if reverse else 1]
@@ -509,7 +509,7 @@ def test_the_state_tells_the_bounds_of_a_cycle():
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_state_without_groups_sets_what_was_set_last(name):
-    """As of PyTorch, and of versions that did not keep them."""
+    """As in PyTorch, and in versions that did not keep them."""
     optimizer, other = make(momentum=0.9), make(momentum=0.9)
     scheduler = ALL[name](optimizer)
     follow(optimizer, scheduler, 9)
@@ -772,7 +772,7 @@ def test_long_schedules_are_answered_at_once(build):
 
 @pytest.mark.parametrize("number", [np.float32, np.float64, np.array, mg.tensor])
 def test_rates_are_python_numbers(number):
-    """So that a checkpoint can be loaded back, also if a schedule gives others."""
+    """A checkpoint can then be loaded, even if a schedule returns other types."""
     half = number(0.5)
     for build in (
         lambda o: StepLR(o, np.int64(2), half),

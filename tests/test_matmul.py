@@ -1,4 +1,4 @@
-"""The kernel of matrix products: every tail of its tiles, every layout, its limits."""
+"""The matrix product kernel: every tail of its tiles, every layout, its limits."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_stacks(dtype):
 
 
 def products():
-    """Of sizes that are divided among threads, and of sizes that are not."""
+    """Sizes that are divided among threads, and sizes that are not."""
     a, b = random(700, 1300), random(1300, 650, seed=1)
     x, y = mg.tensor(a), mg.tensor(b)
     stack = mg.tensor(random(40, 60, 80)) @ mg.tensor(random(40, 80, 70, seed=1))
@@ -158,7 +158,7 @@ def test_any_number_of_threads_gives_the_same_bits():
 
 
 def test_a_row_does_not_depend_on_the_number_of_rows():
-    """Small and large products, which run along different paths, sum in the same order."""
+    """Small and large products take different paths, but sum in the same order."""
     if name_of_kernel() == "blas":
         pytest.skip("BLAS makes no such promise")
     a, b = mg.tensor(random(900, 1000)), mg.tensor(random(1000, 300, seed=1))

@@ -1,4 +1,4 @@
-"""Who owns which memory: operands that others write to, gradients, values outside the graph."""
+"""Memory ownership: operands that others write to, gradients, values outside the graph."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RANDOM = np.random.default_rng(0)
 
 
 class Exporter:
-    """An object that offers nothing but DLPack."""
+    """An object that supports only DLPack."""
 
     def __init__(self, array):
         self.array = array
@@ -40,7 +40,7 @@ SHARED = {
     "detach": lambda n: mg.asarray(n).detach(),
 }
 
-# x is a (3, 3) leaf, n what shares memory with an array of that shape and of values in (0.2, 0.8).
+# x is a (3, 3) leaf; n shares memory with an array of that shape, with values in (0.2, 0.8).
 OPERATIONS = {
     "multiply": lambda x, n: x * n,
     "multiply reflected": lambda x, n: n * x,
@@ -99,7 +99,7 @@ OPERATIONS = {
 
 
 class Times(mg.autograd.Function):
-    """x * n, which saves both."""
+    """x * n; saves both."""
 
     @staticmethod
     def forward(ctx, x, n):
@@ -217,7 +217,7 @@ def test_derived_formulas_save_copies():
         with mg.autograd.accelerated(fast):
             w, data = leaf([1.0, 2.0]), n.copy()
             y = (F.batch_norm(mg.asarray(data), None, None, w, None) ** 3).sum()
-            data[...] = 7.0 + n * n  # which the gradients of the gradient read
+            data[...] = 7.0 + n * n  # read by the gradients of the gradient
             (g,) = mg.autograd.grad(y, w, create_graph=True)
             (second,) = mg.autograd.grad(g.sum(), w)
         gradients.append([g.tolist(), second.tolist()])
@@ -226,7 +226,7 @@ def test_derived_formulas_save_copies():
 
 
 def test_a_leaf_on_foreign_memory():
-    """It stays the end of its graph, to any order, and an optimiser may write to it."""
+    """It stays a leaf of its graph, to any order, and an optimiser may write to it."""
     n = np.array([2.0, 3.0])
     x = mg.asarray(n, requires_grad=True)
     y = (x * x * x).sum()
@@ -271,7 +271,7 @@ def test_copies_are_made_only_where_a_gradient_needs_them():
 
 
 def test_windows_are_copied_without_growing():
-    """Sliding windows look at each element many times; the saved copy is as large as the image."""
+    """Sliding windows view each element many times; the saved copy has the size of the image."""
     image = RANDOM.random((1, 4, 64, 64), np.float32)
     weight = mg.tensor(RANDOM.random((4, 4, 3, 3), np.float32), requires_grad=True)
     y = F.conv2d(mg.asarray(image), weight).sum()
@@ -285,7 +285,7 @@ def test_windows_are_copied_without_growing():
 
 # ------------------------------------------------------------------------ gradients share no memory
 class Both(mg.autograd.Function):
-    """a + b, which returns its cotangent twice."""
+    """a + b; returns its cotangent twice."""
 
     @staticmethod
     def forward(ctx, a, b):
@@ -297,7 +297,7 @@ class Both(mg.autograd.Function):
 
 
 class Own(mg.autograd.Function):
-    """a * b with a wrong backward, that returns what was saved."""
+    """a * b with a wrong backward that returns the saved tensors."""
 
     @staticmethod
     def forward(ctx, a, b):
@@ -396,7 +396,7 @@ def test_a_hook_may_write_to_its_gradient():
     a.register_hook(scale)
     (middle + b).backward(v)
     assert a.grad.tolist() == [25.0, 25.0] and b.grad.tolist() == v.tolist() == [1.0, 1.0]
-    (2 * a).sum().backward()  # a gradient that is a broadcast view, which nobody could write to
+    (2 * a).sum().backward()  # the gradient is a broadcast view, which is read-only
     assert a.grad.tolist() == [35.0, 35.0]
 
 

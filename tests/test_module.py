@@ -486,7 +486,7 @@ CONTAINERS = {"Sequential": lambda m: nn.Sequential(*m), "ModuleList": nn.Module
 
 
 def check_container(net, expected):
-    """The modules in their order, once each, under unique keys that the state follows."""
+    """The modules in order, once each, under unique keys that match the state."""
     assert len(net) == len(expected) and all(a is b for a, b in zip(net, expected, strict=True))
     keys = [name.removesuffix(".weight") for name in net.state_dict()]
     assert len(set(keys)) == len(keys) and keys == sorted(keys, key=lambda key: (len(key), key))

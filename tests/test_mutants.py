@@ -1,5 +1,5 @@
-"""The planting of mutants (`make mutants`): what it changes, what it leaves alone, and that the
-same seed plants the same ones."""
+"""Planting mutants (`make mutants`): what is changed, what is left alone, and that the same seed
+plants the same ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ static inline float* f(const float* x, int n) /* x * n */
 
 
 def changes(file, source):
-    """(what was there, what comes instead) for all mutants of a file."""
+    """(before, after) for all mutants of a file."""
     for mutant in itertools.chain(*mutants_of(file, source)):
         yield source[mutant.start : mutant.stop].decode(), mutant.after
 

@@ -1,4 +1,4 @@
-"""Names: what dir() of the public namespaces shows, and that a name is defined in one file."""
+"""Names: what dir() of the public namespaces shows, and that each name is defined in one file."""
 
 import re
 import types
@@ -37,7 +37,7 @@ def test_what_a_function_and_its_module_are_both_called_is_the_function():
 
 
 DEFINED = re.compile(r"^(?:(?:async )?def|(?:cdef )?class) (\w+)", re.MULTILINE)
-SHARED = {  # the names that two files define, and why
+SHARED = {  # the names defined in two files, and why
     "Entry": "of the table: its values, and its source, of which the generator makes code",
     "grad": "autograd.grad and func.grad, as in PyTorch",
     "log_softmax": "mg.log_softmax(axis) and nn.functional.log_softmax(dim)",

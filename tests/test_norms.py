@@ -221,8 +221,8 @@ def test_text():
 
 # ------------------------------------------------------------------------------- another domain
 def test_recalibrate_adapts_batch_norm_to_another_domain():
-    """A net trained on one domain sees inputs of another scale and shift (Li et al. 2016): its
-    normalised activations are wrong until recalibrated on unlabelled data of the new domain."""
+    """A net trained on one domain gets inputs of another scale and shift (Li et al. 2016): its
+    normalised activations are wrong until it is recalibrated on unlabelled data of that domain."""
     mg.manual_seed(0)
     net = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU()).double()
     source = RANDOM.normal(size=(256, 4))

@@ -1,4 +1,4 @@
-"""onnx.export: the file passes ONNX's checker and onnxruntime gives what the model gives."""
+"""onnx.export: the file passes ONNX's checker, and onnxruntime agrees with the model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Function(nn.Module):
 
 
 def trained(model):
-    """The model with statistics and parameters that are not those it was born with."""
+    """The model with statistics and parameters other than the initial ones."""
     random = np.random.default_rng(0)
     for name, tensor in model.state_dict().items():
         if tensor.dtype.kind == "f":
@@ -838,7 +838,7 @@ def test_padding_that_crops(mode, widths):
     check(Function(lambda x: functional.pad(x, widths, mode)), x, x[:1])
 
 
-CEILED = {  # windows that would begin behind the input are none, in each way a last one may be
+CEILED = {  # windows that start after the input are dropped, for each way to have a last one
     "dropped": (lambda: nn.MaxPool1d(3, 4, 1, ceil_mode=True), (2, 3, 10)),
     "kept": (lambda: nn.MaxPool1d(3, 4, 1, ceil_mode=True), (2, 3, 12)),
     "average": (lambda: nn.AvgPool1d(3, 4, 1, ceil_mode=True), (2, 3, 10)),

@@ -120,7 +120,7 @@ def assert_close(result, exact, ulps, scale=0.0):
 
 
 def quietly(function, *arrays, **options):
-    """NumPy warns of what is defined here, such as the mean of nothing."""
+    """NumPy warns about cases that are defined here, such as the mean of an empty axis."""
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         return np.asarray(function(*arrays, **options))
@@ -153,7 +153,7 @@ def test_values(name, dtype, layout):
             np.testing.assert_array_equal(result.numpy(), exact)
             continue
         scale = quietly(row.scale, *wide, **options) if row.scale else 0.0
-        # NumPy's own float64 is not exact either
+        # NumPy's float64 is not exact either
         assert_close(result, exact, row.ulps if dtype == np.float32 else 4 * row.ulps + 2, scale)
 
 
@@ -161,7 +161,7 @@ def test_values(name, dtype, layout):
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, bool])
 @pytest.mark.parametrize("name", ROWS)
 def test_integers_and_booleans(name, dtype, layout):
-    """As NumPy 2: its values, its result dtype, and a TypeError where it has none."""
+    """As in NumPy 2: its values, its result dtype, and a TypeError where it has none."""
     row = ROWS[name]
     for shapes, options in row.cases:
         arrays = sample(row, shapes, dtype, layout)
@@ -236,7 +236,7 @@ def test_gradients_with_the_same_tensor_twice(name):
 @pytest.mark.parametrize("layout", MOVABLE)
 @pytest.mark.parametrize("name", [row.name for row in TABLE if row.differentiable])
 def test_gradients_are_of_the_values_at_the_call(name, layout):
-    """Whoever owns the memory of the inputs may write to it before backward."""
+    """The owner of the memory of the inputs may write to it before backward."""
     row = ROWS[name]
     for shapes, options in row.cases:
         gradients = []
@@ -320,7 +320,7 @@ def test_special_values(row, special, dtype):
         mg.tensor(a, requires_grad=a.dtype != bool and bool(special.gradients)) for a in arrays
     ]
     out = row.function(*inputs, **dict(special.options))
-    with np.errstate(over="ignore"):  # what is out of the range of float32 is inf
+    with np.errstate(over="ignore"):  # out of range for float32 is inf
         value = np.asarray(special.value, out.dtype)
         gradients = [g if g is None else np.asarray(g, dtype) for g in special.gradients]
     rtol = special.roundings * np.finfo(dtype).eps
@@ -580,7 +580,7 @@ def test_reductions_across_tiles(name, shape):
 
 @pytest.mark.parametrize("name", REDUCTIONS)
 def test_reductions_of_as_many_dimensions_as_numpy_has(name):
-    """64 axes are as many as a mask of 64 bits has room for."""
+    """64 axes are the most that fit in a mask of 64 bits."""
     x = np.arange(2.0, 6.0).reshape((2,) + (1,) * 62 + (2,))
     for axis in (None, 0, 63, (0, 63), tuple(range(64)), tuple(range(1, 64))):
         exact = reference(ROWS[name], [x], {"axis": axis})
@@ -608,7 +608,7 @@ def test_bad_calls_name_the_primitive(name):
 
 
 def test_more_dimensions_than_numpy_has_raise():
-    """In a process of its own, since it once wrote past an array and took the interpreter along."""
+    """In a separate process, since it once wrote past an array and crashed the interpreter."""
     call = "import minigrad as mg; mg.broadcast_to(mg.ones(1), (1,) * 200)"
     done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, check=False)
     assert "ValueError: broadcast_to" in done.stderr
@@ -677,7 +677,7 @@ def test_numpy_scalars_are_as_weak(name, dtype, scalar):
     def outcome(*operands):
         try:
             return function(*operands)
-        except (TypeError, ValueError) as error:  # of bools, which NumPy refuses to subtract
+        except (TypeError, ValueError) as error:  # NumPy does not subtract bools
             return type(error)
 
     for a, b in (((x, scalar), (x, number)), ((scalar, x), (number, x))):

@@ -1,4 +1,4 @@
-"""Optimisers: one step against the formula, groups, checkpoints, and what is refused."""
+"""Optimisers: one step against the formula, groups, checkpoints, and errors."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_options_are_read_at_each_step():
     scheduled.param_groups[0]["lr"] = np.float64(0.02)
     for a, b in zip(train(scheduled, params, 1), train(formula, twin, 1), strict=False):
         np.testing.assert_array_equal(a, b)
-    scheduled.param_groups[0]["amsgrad"] = True  # its state is made when it is first wanted
+    scheduled.param_groups[0]["amsgrad"] = True  # its state is created when it is first needed
     train(scheduled, params, 1)
     assert "max_exp_avg_sq" in scheduled.state[params[0]]
 
@@ -209,7 +209,7 @@ def test_parameters_without_a_gradient_are_left_alone():
 
 @pytest.mark.parametrize("kind", [Adam, AdamW, NAdam])
 def test_each_parameter_counts_its_own_steps(kind):
-    """Parameters that joined at different steps do what they do in an optimiser of their own."""
+    """Parameters that joined at different steps behave as in separate optimisers."""
     together, alone = parameters(), parameters()
     optimizer, optimizers = kind(together, lr=0.1), [kind([p], lr=0.1) for p in alone]
     for step in range(4):
@@ -442,7 +442,7 @@ def arrays(state):
 @pytest.mark.parametrize("kind, options", CONVERTED)
 @pytest.mark.parametrize("dtypes", [("float32", "float64"), ("float64", "float32")])
 def test_state_follows_a_parameter_that_is_converted(kind, options, dtypes):
-    """As an optimiser that was given the converted state by a checkpoint."""
+    """Like an optimiser that loaded the converted state from a checkpoint."""
 
     def steps(net, optimizer, count):
         x = mg.tensor(np.linspace(-1, 1, 12).reshape(4, 3), dtype=net.weight.dtype)
@@ -532,7 +532,7 @@ def test_options_are_kept_as_python_numbers(kind, number):
     optimizer = kind([p], **options)
     check(optimizer)
     assert optimizer.param_groups[0]["lr"] == 0.5 == optimizer.defaults["lr"]
-    optimizer.param_groups[0]["lr"] = np.float32(0.25)  # as a schedule of one's own may
+    optimizer.param_groups[0]["lr"] = np.float32(0.25)  # as a user's schedule may
     loaded = kind([p])
     loaded.load_state_dict(optimizer.state_dict())
     check(loaded)
@@ -806,7 +806,7 @@ def nadam_formula(p, gradients, lr, betas, eps, weight_decay, decay, decoupled, 
 
 
 def rmsprop_formula(p, gradients, lr, alpha, eps, weight_decay, momentum, centered, maximize):
-    """Tieleman & Hinton 2012; centered as Graves 2013, but for the place of eps."""
+    """Tieleman & Hinton 2012; centered as in Graves 2013, except for the place of eps."""
     square, mean, velocity = np.zeros_like(p), np.zeros_like(p), np.zeros_like(p)
     for g in gradients:
         g = (-g if maximize else g) + weight_decay * p
@@ -1088,7 +1088,7 @@ def test_compiled_rules_check_what_they_get():
 
 
 def test_steps_run_beside_other_threads():
-    """Large loops let other threads run, each on its own parameters."""
+    """Large loops release the GIL to other threads, each on its own parameters."""
     from threading import Thread
 
     def work(size, results):
@@ -1123,7 +1123,7 @@ def test_centered_rmsprop_has_no_root_of_a_negative_variance():
         p = mg.tensor(np.full(50, 1.0), dtype=dtype, requires_grad=True)
         optimizer = RMSprop([p], lr=1e-3, alpha=0.9, centered=True, eps=1.0)
         gradient = mg.tensor(np.linspace(0.1, 7.3, 50), dtype=dtype)
-        for _ in range(500):  # constant, so that the variance falls to nothing but rounding
+        for _ in range(500):  # constant: the variance falls to rounding noise
             p.grad = gradient
             optimizer.step()
         assert np.isfinite(p.numpy()).all()

@@ -1,4 +1,4 @@
-"""Convolution and pooling beside PyTorch: forward, gradients, second order, state dicts, errors."""
+"""Convolution and pooling vs. PyTorch: forward, gradients, second order, state dicts, errors."""
 
 from __future__ import annotations
 

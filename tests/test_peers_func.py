@@ -28,7 +28,7 @@ def near(ours, theirs, dtype, scale=100.0):
 
 
 def inputs(dtype):
-    """The same arguments for both libraries."""
+    """Equal arguments for both libraries."""
     x, w = random_array((3,), dtype, 1) / 4, random_array((3, 2), dtype, 2) / 4
     ours = mg.tensor(x), {"w": mg.tensor(w), "b": [mg.tensor(x[:2])]}
     return ours, (torch.tensor(x), {"w": torch.tensor(w), "b": [torch.tensor(x[:2])]})
@@ -132,7 +132,7 @@ def test_functional_call(dtype):
     call, call_theirs = func.functional_call, torch.func.functional_call
     g = func.grad(lambda p: (call(ours, (p, b), mg.tensor(x)) ** 2).mean())(p)
     for t in q.values():
-        t.requires_grad_()  # torch.func.grad refuses a function that moves buffers
+        t.requires_grad_()  # torch.func.grad rejects functions that update buffers
     (call_theirs(theirs, (q, c), torch.tensor(x)) ** 2).mean().backward()
     near(g, {name: t.grad for name, t in q.items()}, dtype)
     near(b, c, dtype)
@@ -183,7 +183,7 @@ def test_checkpoint(dtype):
 
     def build(library):
         kind = Ours if library is nn else Theirs
-        # no BatchNorm: PyTorch moves its statistics twice
+        # no BatchNorm: PyTorch updates its statistics twice
         return kind(library.Linear(4, 5), library.Tanh(), library.Linear(5, 2))
 
     check_layer(build, random_array((6, 4), dtype), dtype)

@@ -1,7 +1,7 @@
-"""Functions beside PyTorch: values, first and second order on random input in float64.
+"""Functions vs. PyTorch: values, first and second order on random input in float64.
 
-A row is the mark with the public name, the inputs, and our function and PyTorch's where they are
-not called by that name with the inputs alone.
+A row is the mark with the public name, the inputs, and our function and PyTorch's, unless they are
+called by that name with only the inputs.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ VECTOR = RANDOM.normal(size=5)
 
 
 def row(mark, *inputs, ours=None, theirs=None):
-    """mark: peer(name), or the name alone of what is not public."""
+    """mark: peer(name), or only the name if it is not public."""
     name, marks = (mark, ()) if isinstance(mark, str) else (mark.args[0], mark)
     ours = ours or getattr(ops, name, None) or getattr(mg, name)
     return pytest.param(ours, theirs or getattr(torch, name), inputs, marks=marks, id=name)
 
 
 def alike(mark, *inputs, call):
-    """The same call of both libraries, whose names and order of arguments agree."""
+    """The same call of both libraries; their names and argument order agree."""
     return row(mark, *inputs, ours=lambda *x: call(mg, *x), theirs=lambda *x: call(torch, *x))
 
 
@@ -311,7 +311,7 @@ def outputs(result):
 
 
 def gradients(grad, y, x, cotangents):
-    """Of the sum of all y · cotangents, as far as they have a graph; None where nothing flows."""
+    """Of the sum of all y · cotangents that have a graph; None if no gradient flows."""
     pairs = [p for p in zip(y, cotangents, strict=True) if p[0] is not None and p[0].requires_grad]
     if not pairs:
         return [None] * len(x)
@@ -332,7 +332,7 @@ def agree(ours, theirs, leaves, scale):
     [*ELEMENTWISE, *REDUCTIONS, *SHAPE, *ORDER, *PRODUCTS, *CREATION],
 )
 def test_function(ours, theirs, inputs):
-    """The second order: the gradient of the first, weighted at random, to inputs and cotangents."""
+    """Second order: the gradient of the randomly weighted first to inputs and cotangents."""
     x, tx = zip(*map(both, inputs), strict=True) if inputs else ((), ())
     y, ty = outputs(ours(*x)), outputs(theirs(*tx))
     for a, b in zip(y, ty, strict=True):

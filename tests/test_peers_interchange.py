@@ -1,4 +1,4 @@
-"""Checkpoints and memory that go back and forth between minigrad, PyTorch and JAX."""
+"""Checkpoints and memory exchanged between minigrad, PyTorch and JAX."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def same_outputs(ours, theirs, shape):
     given = ours.eval()(mg.tensor(x))
     if isinstance(given, tuple):
         given, expected = given[0], expected[0]
-    # 1e-5 of the largest output: those of the CNN are about 50, of which float32 keeps 4e-6
+    # 1e-5 of the largest output: the CNN's are about 50, where float32 resolves 4e-6
     scale = max(1.0, float(expected.abs().max()))
     assert np.abs(given.numpy() - expected.numpy()).max() < 1e-5 * scale
 
@@ -258,7 +258,7 @@ def test_pytorch_takes_no_tensor_that_requires_grad():
 
 
 def test_gradients_through_both_libraries():
-    """Forward in PyTorch, a layer of ours in the middle: cotangents pass on shared memory."""
+    """Forward in PyTorch with one of our layers in the middle: cotangents share memory."""
     x = torch.randn(4, 3, requires_grad=True)
     layer = nn.Linear(3, 2)
     hidden = torch.tanh(x)

@@ -1,4 +1,4 @@
-"""nn beside PyTorch: names, state dicts, starting values, forward, gradients, losses."""
+"""nn vs. PyTorch: names, state dicts, initial values, forward, gradients, losses."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_layer(build, shape, dtype):
 @pytest.mark.peer("nn.Dropout")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dropout(dtype):
-    """The same in evaluation; in training another generator, but the same two values."""
+    """Equal in evaluation; in training another generator, but the same two values."""
     check_layer(lambda n: n.Dropout(0.3), random_array((6, 3), dtype), dtype, ("eval",))
     ones = np.ones(1000, dtype)
     ours = nn.Dropout(0.3)(mg.tensor(ones)).numpy()
@@ -307,7 +307,7 @@ def test_clip_grad_value():
 
 
 def test_a_training_run_step_by_step():
-    """Twenty steps of gradient descent stay together to rounding."""
+    """Twenty steps of gradient descent agree up to rounding."""
     ours, theirs = pair(mlp, "float64")
     start = copy.deepcopy(ours)
     x, labels = random_array((16, 3), "float64"), np.arange(16) % 4

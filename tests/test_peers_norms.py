@@ -1,4 +1,4 @@
-"""Normalisation, activations, losses, distances, initialisation and utilities beside PyTorch."""
+"""Normalisation, activations, losses, distances, initialisation and utilities vs. PyTorch."""
 
 from __future__ import annotations
 

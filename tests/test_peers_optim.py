@@ -1,4 +1,4 @@
-"""Trajectories of 100 steps beside PyTorch's, of optimisers and of learning rates."""
+"""Trajectories of 100 steps of optimisers and learning rates vs. PyTorch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ torch.set_num_threads(1)  # for nets this small
 
 
 def sign(options):
-    """Maximising, the loss is turned round, so that the trajectory stays bounded."""
+    """When maximising, the loss is negated, so the trajectory stays bounded."""
     return -1.0 if options.get("maximize") else 1.0
 
 
@@ -118,7 +118,7 @@ LBFGS_CASES = cases(
 def test_quadratic(kind, options, dtype):
     rng = np.random.default_rng(0)
     scale = np.linspace(0.1, 2.0, 12).reshape(3, 4)
-    # far enough that none passes by the minimum, where v is small and rounding is scaled up
+    # far enough that none passes the minimum, where v is small and rounding is amplified
     (x,), (y,) = both([rng.uniform(3.0, 4.0, (3, 4))], dtype)
     a, b = mg.tensor(scale, dtype=dtype), torch.tensor(scale, dtype=y.dtype)
     ours = getattr(mg.optim, kind)([x], **options)
@@ -196,7 +196,7 @@ STATEFUL = [CASES[i] for i in (4, 20, 30)] + [
 
 
 def as_torch(value):
-    """A state of ours as PyTorch takes it."""
+    """Our state in the form that PyTorch loads."""
     if isinstance(value, mg.Tensor):
         return torch.tensor(value.numpy())
     if isinstance(value, dict):
@@ -445,7 +445,7 @@ def test_takes_pytorchs_scheduler_state(name, options):
 
 
 def test_defaults():
-    """Every option of ours is PyTorch's, with its default."""
+    """Each of our options is PyTorch's, with the same default."""
     for kind in ("SGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad", "LBFGS"):
         ours = getattr(mg.optim, kind)([mg.ones(1, requires_grad=True)]).defaults
         theirs = getattr(torch.optim, kind)([torch.ones(1, requires_grad=True)]).defaults

@@ -1,4 +1,4 @@
-"""Recurrent layers, attention and Embedding beside PyTorch: names, outputs, gradients."""
+"""Recurrent layers, attention and Embedding vs. PyTorch: names, outputs, gradients."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ CALLS = [
 
 
 def masks(call, batch, length, keys, heads, module):
-    """The masks that a call names, never hiding everything from a query."""
+    """The masks named by a call, which never hide everything from a query."""
     random, made = np.random.default_rng(4), dict(call)
     shapes = {"attn_mask": (length, keys), "key_padding_mask": (*batch, keys)}
     for name in {"attn_mask", "key_padding_mask"} & set(call):
@@ -242,7 +242,7 @@ def masks(call, batch, length, keys, heads, module):
 
 
 class Masked:
-    """A layer that makes its masks for whichever library it is called in."""
+    """A layer that makes its masks for the library in which it is called."""
 
     def __init__(self, layer, module, make):
         self.layer, self.module, self.make = layer, module, make

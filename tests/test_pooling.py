@@ -19,7 +19,7 @@ INF, NAN = math.inf, math.nan
 
 
 def distinct(*shape):
-    """No two elements closer than 0.1: no perturbation changes which is the largest."""
+    """No two elements closer than 0.1: perturbations do not change which is the largest."""
     return RANDOM.permutation(math.prod(shape)).reshape(shape) * 0.1
 
 
@@ -122,7 +122,7 @@ def test_ceil_mode_takes_windows_that_begin_inside():
 @pytest.mark.parametrize("dilation", [1, 2, 3])
 @pytest.mark.parametrize("ceil_mode", [False, True])
 def test_every_window_of_a_row(ceil_mode, dilation):
-    """Against the definition: which windows there are, and what each sees."""
+    """Against the definition: which windows exist, and what each covers."""
     for size, kernel, stride, padding in itertools.product(
         range(1, 8), (1, 2, 3, 4), (1, 2, 3, 5), (0, 1, 2)
     ):
@@ -132,7 +132,7 @@ def test_every_window_of_a_row(ceil_mode, dilation):
             continue
         starts = list(range(-padding, size + padding, stride))
         starts = [s for s in starts if s + span <= size + padding or (ceil_mode and s < size)]
-        if ceil_mode:  # one window at most reaches beyond the padding
+        if ceil_mode:  # at most one window extends beyond the padding
             whole = [s for s in starts if s + span <= size + padding]
             starts = starts[: len(whole) + (room % stride > 0)]
         x = RANDOM.permutation(size) + 1.0

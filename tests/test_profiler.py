@@ -19,7 +19,7 @@ def test_calls_times_and_bytes():
     calls, forward, backward, size = seen.rows["multiply"]
     assert calls == 3 and size == 3 * 400
     assert forward > 0 and backward > 0
-    assert set(seen.rows) == {"multiply", "exp", "sum"}  # what rules call is booked on the rules
+    assert set(seen.rows) == {"multiply", "exp", "sum"}  # calls made by rules count as rules
 
 
 def test_the_times_are_parts_of_the_time_that_passes():
@@ -82,7 +82,7 @@ def test_an_observer_sees_every_primitive_with_its_inputs_attributes_and_output(
         joined = mg.concat([y, y, y])
     finally:
         observe(None)
-    _ = x + y  # nobody looks any more
+    _ = x + y  # no longer profiled
     assert [event[0] for event in seen] == ["multiply", "sum", "concat"]
     (_, factors, _, product), (_, summed, attributes, out), (_, parts, _, whole) = seen
     assert factors[0] is x and factors[1] is y and summed == (product,)

@@ -1,5 +1,5 @@
-"""Programs that hypothesis draws, against NumPy: values, first and second order. `make torture`
-compares many more of them with PyTorch; the table of their lines is tests/torture/programs.py."""
+"""Programs drawn by hypothesis, against NumPy: values, first and second order. `make torture`
+compares many more with PyTorch; the table of their lines is tests/torture/programs.py."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_programs_of_one_kind_of_line(name):
 
 
 def operation(forward, rule):
-    """An operation with the gradient that `rule(g, x, out)` says."""
+    """An operation with the gradient `rule(g, x, out)`."""
 
     class Operation(mg.autograd.Function):
         @staticmethod

@@ -1,4 +1,4 @@
-"""README.md tells the truth: its code runs, its outputs, counts, quotations and links are right."""
+"""README.md is correct: its code runs, its outputs, counts, quotations and links are right."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def blocks():
 
 
 PYTHON = [(text, output) for language, text, output in blocks() if language == "python"]
-# The lines quoted from the source stand alone: what they work on is in the function around them.
+# The lines quoted from the source do not run alone: their variables are defined around them.
 QUOTED = [text for text, _ in PYTHON if "import" not in text]
 PROGRAMS = [(text, output) for text, output in PYTHON if text not in QUOTED]
 
 
 def same_output(expected: str, printed: str) -> bool:
-    """Equal text; floats may differ by one in the last digit that the page shows, for the rounding
-    of a sum depends on the instruction set that the kernels run on."""
+    """Equal text; floats may differ by one in the last digit shown, because the rounding of a sum
+    depends on the instruction set of the kernels."""
     if FLOAT.sub("#", expected) != FLOAT.sub("#", printed):
         return False
     return all(
@@ -139,7 +139,7 @@ def test_line_counts_are_right_within_a_tenth():
             files = {path}
         elif name == "minigrad/":
             files = source
-        else:  # a folder: what it holds but for the files that have their own row
+        else:  # a folder: its contents except files with their own row
             files = {p for p in source - listed if p.is_relative_to(path)}
         actual = sum(map(line_count, files))
         if abs(count - actual) > 0.1 * actual:

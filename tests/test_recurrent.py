@@ -1,4 +1,4 @@
-"""Recurrent layers beside NumPy, their gradients, the engine behind them, and bad input."""
+"""Recurrent layers against NumPy, their gradients, the engine behind them, and bad input."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tensor(*shape):
 
 # --------------------------------------------------------------------- values, one step by itself
 def step(kind, x, state, w_ih, w_hh, b_ih, b_hh):
-    """One step for rows x, as the docstrings have it."""
+    """One step for rows x, as in the docstrings."""
     u, v = x @ w_ih.T + b_ih, state[0] @ w_hh.T + b_hh
     if kind == "RNN":
         return (np.tanh(u + v),)
@@ -65,7 +65,7 @@ def test_a_layer_is_its_cell_step_by_step_and_the_formula(kind):
 
 
 def whole_layer(kind, x, states, weights, directions, layers, activation):
-    """(T, N, *) through all layers and directions; the weights and states in PyTorch's order."""
+    """(T, N, *) through all layers and directions; weights and states in PyTorch's order."""
     last = []
     for layer in range(layers):
         ways = []
@@ -215,8 +215,8 @@ def test_gradients_of_cells(kind):
     ids=["LSTM", "LSTM with proj_size", "GRU"],
 )
 def test_recorded_and_unrecorded_gradients_are_the_same(build):
-    """Recorded, a layer is a composition of steps, lstm_cell is one of elementwise operations, and
-    products and parts are taken singly."""
+    """When recorded, a layer is a composition of steps, lstm_cell of elementwise operations, and
+    products and parts are computed separately."""
     layer = build().double()
     x, d = (
         tensor(40, 20, 3),
@@ -253,7 +253,7 @@ def results(layer, x, state, cotangents):
 
 
 def check_single_precision(sizes=SIZES):
-    """float32, for which weights are packed, beside float64, which gradcheck looks at."""
+    """float32, where weights are packed, against float64, which gradcheck checks."""
     random = np.random.default_rng(2)
     for steps, batch, features, hidden in sizes:
         layer = nn.LSTM(features, hidden)
@@ -325,7 +325,7 @@ def test_a_write_before_backward_is_noticed(written):
 
 
 def test_one_tensor_given_twice_and_parts_of_one_another():
-    """h is c, and both are made from x: every way to x counts, once."""
+    """h is c, and both come from x: each path to x counts once."""
     layer, x, d = nn.LSTM(4, 4).double(), tensor(6, 3, 4), mg.tensor(RANDOM.normal(size=(6, 3, 4)))
     cell = nn.LSTMCell(4, 4).double()
     cell.load_state_dict({k.removesuffix("_l0"): v for k, v in layer.state_dict().items()})
@@ -357,7 +357,7 @@ def test_passes_over_one_graph_and_hooks():
     y, (h, c) = layer(x)
     y.register_hook(lambda g: g * 2.0)
     layer.weight_hh_l0.register_hook(lambda g: seen.append(g.numpy(copy=True)))
-    for output in (y.sum(), h.sum(), c.sum()):  # outputs that receive nothing count as zero
+    for output in (y.sum(), h.sum(), c.sum()):  # outputs without a cotangent count as zero
         output.backward(retain_graph=True)
     y, (h, c) = layer(x)
     (y.sum() * 2.0 + h.sum() * 2.0 + c.sum()).backward()  # h is a part of y
@@ -368,7 +368,7 @@ def test_passes_over_one_graph_and_hooks():
 
 @pytest.mark.accelerated
 def test_weights_of_other_shapes_are_refused():
-    """The loops trust their sizes; a Parameter may be replaced, and functional_call takes any."""
+    """The loops do not check sizes; a Parameter may be replaced, and functional_call takes any."""
     layer, x = nn.LSTM(3, 4), mg.randn(5, 2, 3)
     for name, parameter in layer.state_dict().items():
         for shape in [(*parameter.shape[:-1], parameter.shape[-1] - 1), (1, *parameter.shape)]:
@@ -592,7 +592,7 @@ def test_batch_norm_lstm_is_the_formula_of_the_paper():
 
 
 def test_batch_norm_lstm_keeps_statistics_for_each_step():
-    """Up to max_length; the steps beyond share, and move, the last. Evaluation reads them."""
+    """Up to max_length; later steps share, and update, the last. Evaluation reads them."""
     net, x = batch_norm_lstm(max_length=3, momentum=0.3), RANDOM.normal(2.0, size=(5, 6, 3))
     cell = net.cells[0]
     seen = reference(cell, x)[3]
@@ -612,7 +612,7 @@ def test_batch_norm_lstm_keeps_statistics_for_each_step():
         for t in range(5)
     ]
     before = {k: v.numpy(copy=True) for k, v in net.state_dict().items()}
-    y, _ = net.eval()(mg.tensor(x[:, :1]))  # a batch of one will do
+    y, _ = net.eval()(mg.tensor(x[:, :1]))  # a batch of one is enough
     np.testing.assert_allclose(y.numpy(), reference(cell, x[:, :1], running)[0], rtol=1e-9)
     for key, value in net.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), before[key])
@@ -622,7 +622,7 @@ def test_batch_norm_lstm_keeps_statistics_for_each_step():
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_batch_norm_lstm_beyond_the_steps_of_training(layers, dtype, max_length):
-    """Takes the statistics of the last step that was trained, also after a checkpoint."""
+    """Uses the statistics of the last trained step, also after a checkpoint."""
     net = batch_norm_lstm(max_length, momentum=0.5, num_layers=layers).to(dtype)
     for _ in range(20):
         net(mg.tensor(RANDOM.normal(2.0, 3.0, size=(3, 16, 3)), dtype=dtype))
@@ -649,7 +649,7 @@ def test_batch_norm_lstm_beyond_the_steps_of_training(layers, dtype, max_length)
         assert (model.cells[0].norm_c.running_var.numpy()[trained:] == 1).all()
 
     check(3)
-    for _ in range(20):  # train on with longer ones
+    for _ in range(20):  # continue training with longer ones
         net(mg.tensor(RANDOM.normal(2.0, 3.0, size=(5, 16, 3)), dtype=dtype))
     check(5)
 
@@ -754,7 +754,7 @@ def test_a_recurrent_net_learns_to_remember(build):
         optimizer.zero_grad()
         loss = nn.BCEWithLogitsLoss()(head(net(mg.tensor(x))[0][-1]), target)
         loss.backward()
-        # without which the path of the Elman net hangs on the last bit of a gradient
+        # without it the path of the Elman net depends on the last bit of a gradient
         nn.utils.clip_grad_norm_(net.parameters(), 0.5)
         optimizer.step()
     assert loss.item() < 0.25

@@ -1,4 +1,4 @@
-"""save and load: what goes in comes out, the file is whole or the old one, and bad files say so."""
+"""save and load: round trips, atomic replacement of files, and errors for bad files."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def test_ctrl_c_as_an_entry_is_opened_stays_ctrl_c(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-# Saves, says so in the middle, and waits there to be killed.
+# Saves, reports halfway, and waits there to be killed.
 INTERRUPTED = """
 import os, sys, time
 import minigrad as mg
@@ -301,7 +301,7 @@ def test_a_file_in_the_making_is_not_removed(tmp_path):
     for name in foreign:
         (tmp_path / name).touch()
     with saving(tmp_path / "f.npz"), serialization.writing("save", tmp_path / "g") as file:
-        before = set(os.listdir(tmp_path))  # two of them are ours or our child's
+        before = set(os.listdir(tmp_path))  # two of them belong to us or our child
         save(STATE, tmp_path / "other.npz")
         assert set(os.listdir(tmp_path)) == before | {"other.npz"} and len(before) == 4
         file.write(b"text")
@@ -464,7 +464,7 @@ def test_bad_safetensors_name_the_file(tmp_path, content, message):
 
 # --------------------------------------------------------------------------- PyTorch's checkpoints
 def opcodes(value):
-    """A pickle without its first and last opcode, to be put into another."""
+    """A pickle without its first and last opcode, to be embedded in another."""
     return pickle.dumps(value, 2)[2:-1]
 
 
@@ -585,7 +585,7 @@ def test_hostile_checkpoints_are_refused(tmp_path, monkeypatch, value, message):
 
 
 def nested(open_, join, depth=60):
-    """An object that holds the one below it twice, and so on: 2^depth in all."""
+    """An object that holds the one below it twice, and so on: 2^depth in total."""
     return open_ + b"".join(b"q\x01" + join for _ in range(depth))
 
 
@@ -594,7 +594,7 @@ LISTS = b"(" + nested(b"]", b"](h\x01h\x01e") + b"t"
 TUPLE_KEY = "a key of a dict must be a str or a 64-bit int, got a tuple"
 LONG_KEYS = b"".join(
     b"\x8a\x20" + ((2**61 - 1) * i).to_bytes(32, "little") + b"N" for i in range(1, 30_000)
-)  # all of one hash
+)  # all with the same hash
 REBUILD, SIZE = named("torch._utils", "_rebuild_tensor_v2"), named("torch", "Size")
 THOUSANDS = b"](" + b"N" * 100_000 + b"e"
 

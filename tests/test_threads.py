@@ -1,4 +1,4 @@
-"""Large loops on several threads: the same bits, whoever else computes, and after a fork."""
+"""Large loops on several threads: the same bits, whatever else is running, and after a fork."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_reductions_give_the_same_bits(layout, name):
 
 
 def test_a_variance_does_not_depend_on_its_neighbours():
-    """Where one column's first element is far off, only that one takes a second pass."""
+    """If the first element of a column is far off, only that column takes a second pass."""
     x = RANDOM.standard_normal((500, 4000)).astype(np.float32) + 1
     for row, columns in ((0, slice(None, None, 700)), (0, 1999), (0, 2001)):
         x[row, columns] = 1e4
@@ -117,7 +117,7 @@ def test_gradients_give_the_same_bits():
 
 @pytest.mark.parametrize("groups, size", [(1, 30), (2, 30), (1, 100)])
 def test_convolutions_give_the_same_bits(groups, size):
-    """(100: an image is larger than the second cache, so that its product is divided as well.)"""
+    """(100: an image exceeds the second-level cache, so its product is divided as well.)"""
     x = mg.randn(3000 // size // 2, 8, size, size, requires_grad=True)
     layer = mg.nn.Conv2d(8, 16, 3, padding=1, groups=groups)
     back = mg.nn.ConvTranspose2d(16, 4, 3, stride=2, groups=groups)

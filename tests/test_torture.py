@@ -1,4 +1,4 @@
-"""The instruments of `make torture` notice what they are for, and the page has its figures."""
+"""The checks of `make torture` detect what they should, and the page has its figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""nn.utils and nn.init: parameters as a vector, weight norm, fuse_batchnorm, starting values."""
+"""nn.utils and nn.init: parameters as a vector, weight norm, fuse_batchnorm, initial values."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def test_weight_norm_errors():
 
 # ------------------------------------------------------------------------------- fuse_batchnorm
 def trained(net, shape):
-    """With running statistics, weights and biases that are not where they start."""
+    """With running statistics, weights and biases other than the initial ones."""
     net.double()
     for _ in range(3):
         net(mg.tensor(RANDOM.normal(1.0, 3.0, shape)))
@@ -287,7 +287,7 @@ def test_fuse_errors():
 
 # -------------------------------------------------------------------------------- starting values
 def test_gains():
-    """Of every name that PyTorch knows, as in its table."""
+    """For every name that PyTorch knows, as in its table."""
     linear = ["linear", "sigmoid", *(f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3))]
     assert {name: init.calculate_gain(name) for name in linear} == dict.fromkeys(linear, 1.0)
     assert init.calculate_gain("tanh") == 5 / 3 and init.calculate_gain("selu") == 3 / 4

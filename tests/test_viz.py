@@ -1,4 +1,4 @@
-"""mg.viz: the DOT text parsed and compared with the graph; rendering where Graphviz is there."""
+"""mg.viz: the DOT text, parsed and compared with the graph; rendering if Graphviz is installed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|->|[{}\[\];=,]|[\w.#]+')
 
 
 class Parsed:
-    """DOT text as its grammar says it is: nodes with their attributes and clusters, and edges."""
+    """DOT text parsed by its grammar: nodes with their attributes and clusters, and edges."""
 
     def __init__(self, text):
         assert not TOKEN.sub("", text).strip(), "something that is no token of DOT"
@@ -156,7 +156,7 @@ def test_gradient_norms_are_those_of_backward():
     picture = draw(loss, net, {"hidden": hidden}, gradients=True)
     assert all(p.grad is None for p in net.parameters())
     hidden.retain_grad()
-    loss.backward()  # the picture has left the graph whole, and no hook behind
+    loss.backward()  # the picture left the graph intact, and no hooks
     for name, tensor in [*net.named_parameters(), ("hidden", hidden)]:
         symbol, norm = picture.lines(picture.named(name))[-1].split()
         assert symbol == "‖grad‖"
@@ -272,7 +272,7 @@ def test_threads_do_not_mix_their_modules():
         threads = [threading.Thread(target=run) for _ in range(3)]
         for thread in threads:
             thread.start()
-        run()  # only this thread is noted
+        run()  # only this thread is recorded
         for thread in threads:
             thread.join()
     places = {(node.name, path) for node, path in recorded.paths.items()}
