@@ -1,7 +1,7 @@
-# Every target sets up what it needs, and does again only what a change calls for.
-# Needs Python 3.10 or later, a C compiler and make; PYTHON=python3.12 picks another Python,
-# ARGS="..." is handed on to the demo, to pytest, to tests/mutants.py (--seed, --count) or to
-# benchmarks/run.py (then the scaling curves, which `make bench` alone draws too, are left out).
+# Every target sets up what it needs, and redoes only what a change requires.
+# Needs Python 3.10 or later, a C compiler and make; PYTHON=python3.12 selects another Python,
+# ARGS="..." is passed to the demo, to pytest, to tests/mutants.py (--seed, --count) or to
+# benchmarks/run.py (without the scaling curves, which only a plain `make bench` draws).
 PYTHON ?= python3
 ARGS ?=
 PIP_INSTALL = -m pip --disable-pip-version-check install --quiet
@@ -9,15 +9,15 @@ BUILD_REQUIRES = $(shell sed -n '/^requires = /s/[^"]*\("[^"]*"\)[^"]*/ \1/gp' p
 OLDEST_NUMPY = $(shell sed -n 's/^dependencies = \["numpy>=\(.*\)"\]/\1/p' pyproject.toml)
 CORE = $(wildcard minigrad/*.py $(foreach e,py pyx pxd pxi h,minigrad/_core/*.$e minigrad/_core/*/*.$e))
 PY = .venv/bin/python
-# With PyTorch, where `make test-peers` has installed it.
+# With PyTorch, if `make test-peers` has installed it.
 TORTURE = $(if $(wildcard .venv-peers/has-peers),.venv-peers/has-peers .venv-peers/compiled,.venv/has-test .venv/compiled)
-# What no stub speaks of: names that Cython adds to modules and classes, and computed lists.
+# Not in the stubs: names that Cython adds to modules and classes, and computed lists.
 NO_STUB = .*\.__(pyx_capi|test|reduce_cython|setstate_cython|pyx_vtable)__|minigrad(\.nn|\.optim)?\.__all__
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:
 .NOTPARALLEL: # two targets would install into one .venv at a time
-.SECONDARY: # stamps are no intermediate files
+.SECONDARY: # stamps are not intermediate files
 
 .PHONY: help demo test test-peers test-oldest test-aarch64 torture mutants lint bench profile sdist wheel clean
 help: ## list the targets
@@ -29,10 +29,10 @@ demo: .venv/has-examples .venv/compiled ## train a BatchNorm net on handwritten 
 test: .venv/has-test .venv/compiled ## run the test suite
 	@$(PY) -m pytest $(ARGS)
 
-test-peers: .venv-peers/has-peers .venv-peers/compiled ## run the suite where PyTorch is, beside which it compares
+test-peers: .venv-peers/has-peers .venv-peers/compiled ## run the suite with PyTorch, including the comparisons
 	@.venv-peers/bin/python -m pytest $(ARGS)
 
-test-oldest: .venv-oldest/has-numpy .venv/has-test .venv/compiled ## run the suite on the oldest NumPy that is promised
+test-oldest: .venv-oldest/has-numpy .venv/has-test .venv/compiled ## run the suite on the oldest supported NumPy
 	@PYTHONPATH=. .venv-oldest/bin/python -m pytest $(ARGS)
 
 mutants: .venv/has-test .venv/compiled ## plant 100 random mutants and print those that survive the tests
@@ -46,7 +46,7 @@ test-aarch64: ## run the C test of the kernels for aarch64 under qemu
 		tests/kernels.c -lm -o build/kernels-aarch64
 	@qemu-aarch64 build/kernels-aarch64
 
-torture: $(TORTURE) ## run for half an hour what the suite is too short for, see RELIABILITY.md
+torture: $(TORTURE) ## run half an hour of tests too long for the suite, see RELIABILITY.md
 	@$(dir $(firstword $(TORTURE)))bin/python tests/torture $(ARGS)
 
 lint: .venv/has-dev .venv/compiled ## check style and types, and the stubs against the compiled core
@@ -71,15 +71,15 @@ sdist: .venv/has-dev ## build the source distribution into dist/
 wheel: .venv/has-dev ## build the source distribution, and from it the wheel, into dist/
 	@$(PY) -m build --no-isolation
 
-clean: ## delete all that make has made
+clean: ## delete everything that make has built
 	rm -rf .venv .venv-peers .venv-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find minigrad/_core -name '*.so' -delete -o -name '*.pyi' -delete
 	rm -rf minigrad/_core/generated minigrad/_core/elementwise.py
 	find minigrad tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
-# The stamps, in each virtual environment: its build requirements, an editable install with an
-# extra, and the compiled core. The editable install compiles too; after a change of the core alone
-# the third rule does, in a second and without pip.
+# The stamps in each virtual environment: its build requirements, an editable install with an
+# extra, and the compiled core. The editable install also compiles; after a change of only the core
+# the third rule compiles, in a second and without pip.
 %/ready: pyproject.toml
 	@$(check)
 	@echo 'minigrad: setting up $(@D)'
@@ -99,7 +99,7 @@ endef
 .venv-peers/has-%: .venv-peers/ready setup.py
 	$(install)
 
-# Only what the suite cannot do without; the core is compiled by the other environment.
+# Only what the suite needs; the other environment compiles the core.
 .venv-oldest/has-numpy: pyproject.toml
 	@$(check)
 	@$(PYTHON) -m venv --clear $(@D)

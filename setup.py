@@ -1,4 +1,4 @@
-"""Compiles the .pyx files below minigrad/_core; the rest stands in pyproject.toml."""
+"""Compiles the .pyx files below minigrad/_core; the rest of the build is in pyproject.toml."""
 
 import os
 import sys
@@ -14,30 +14,30 @@ from Cython.Compiler import Options
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-DEBUG = os.environ.get("MINIGRAD_DEBUG") == "1"  # with the checks of C's assert() and of Cython
-SANITIZE = os.environ.get("MINIGRAD_SANITIZE", "")  # address,undefined or thread, as gcc names them
-# Nothing here reads errno or FP flags, and without them sqrt and selections vectorise. Guards of
-# the stack, which the Python of Debian asks for, cost every operation 3 per cent, and functions
-# that are not aligned to cache lines up to 8. Never -ffast-math: it drops NaN handling, and sets
-# the FP mode of the process. (MSVC: its own /O2.)
+DEBUG = os.environ.get("MINIGRAD_DEBUG") == "1"  # enables C's assert() and Cython's checks
+SANITIZE = os.environ.get("MINIGRAD_SANITIZE", "")  # address,undefined or thread, gcc's names
+# Nothing here reads errno or FP flags, and without them sqrt and selections vectorise. Stack
+# guards, the default of Debian's Python, cost every operation 3 per cent, and functions that are
+# not aligned to cache lines up to 8. Never -ffast-math: it drops NaN handling, and sets the FP
+# mode of the process. (MSVC: its own /O2.)
 FAST = "-O3 -g0 -fno-math-errno -fno-trapping-math -fno-stack-protector -falign-functions=64"
 FAST += " -fopenmp-simd"  # which loops the derived formulas have as vectors; no threads
 FLAGS = "-O1 -g -UNDEBUG" if DEBUG else FAST
-if SANITIZE:  # -O0, as gcc takes minutes otherwise; under Python's -fwrapv no overflow is undefined
+if SANITIZE:  # -O0, or gcc takes minutes; Python's -fwrapv would make integer overflow defined
     FLAGS = "-O0 -g1 -UNDEBUG -fno-wrapv -fno-omit-frame-pointer -fno-sanitize-recover=all "
-    # Null pointers are passed to memcmp and memcpy with size 0 only, which C2y defines (N3322).
+    # Null pointers are passed to memcmp and memcpy only with size 0, which C2y defines (N3322).
     FLAGS += f"-fsanitize={SANITIZE} -fno-sanitize=nonnull-attribute"
 MACROS = [(f"NPY_{key}", "NPY_2_0_API_VERSION") for key in ("NO_DEPRECATED_API", "TARGET_VERSION")]
 FORCED = dict.fromkeys(["boundscheck", "wraparound", "initializedcheck", "nonecheck"] * DEBUG, True)
-parse = Options.parse_directive_list  # of the head of a .pyx, which would overrule what is FORCED
+parse = Options.parse_directive_list  # the head of a .pyx must not override FORCED
 Options.parse_directive_list = lambda *args, **kwargs: parse(*args, **kwargs) | FORCED
-# Where a list cannot grow, the comprehensions of Cython 3.3.0 and 3.3.1 release an item twice:
-# here, and with the other temporaries of the function. (Cython 3.2 does not, but its small
-# operations take 4 per cent longer.)
+# If a list cannot grow, comprehensions of Cython 3.3.0 and 3.3.1 release an item twice: here, and
+# with the other temporaries of the function. (Cython 3.2 does not, but its small operations take
+# 4 per cent longer.)
 TWICE = b"int result = PyList_Append(list, x);\n    Py_DECREF(x);"
 ONCE = b"int result = PyList_Append(list, x);\n    if (result == 0) Py_DECREF(x);"
-# Where NumPy 2.4 gets no memory for an iterator, it fails without an exception, and Python makes a
-# SystemError "... without ..." of that: a MemoryError here, where all errors of compiled code pass.
+# If NumPy 2.4 has no memory for an iterator, it fails without an exception, and Python raises a
+# SystemError "... without ...". This code, which handles all compiled errors, raises MemoryError.
 PASSING = b"    PyObject *ptype, *pvalue, *ptraceback;\n    if (c_line) {\n"
 CHECKED = b"""    PyObject *ptype, *pvalue, *ptraceback, *text;
     const char *words;
@@ -63,7 +63,7 @@ class BuildExt(build_ext):
         if missing := [need for need in needs if not which(need, os.F_OK)]:
             how = "`apt install build-essential python3-dev` or `xcode-select --install`"
             raise SystemExit(f"minigrad: cannot compile without {missing[0]}; try {how}")
-        if self.editable_mode:  # pip's folder is a new one each time, in which all would be stale
+        if self.editable_mode:  # pip uses a new folder each time, where everything would be stale
             self.build_lib = f"build/lib.{self.plat_name}-{sys.implementation.cache_tag}"
         versions = f"NumPy {numpy.__version__} Cython {Cython.__version__}"
         built, now = Path("build/flags"), f"{FLAGS} {DIRECTIVES} {versions}"
@@ -84,7 +84,7 @@ class BuildExt(build_ext):
             ext.extra_link_args = ["-pthread"] * (os.name != "nt")
             ext.extra_link_args += [f"-fsanitize={SANITIZE}"] * bool(SANITIZE)
         super().build_extensions()
-        built.write_text(now)  # as no time stamp tells of other flags
+        built.write_text(now)  # time stamps do not reflect other flags
 
 
 if __name__ == "__main__":  # not in the processes of cythonize
