@@ -1,7 +1,6 @@
 """Lesson 10: fit a differential equation, through the program that solves it.
 
-Foxes eat hares, and both breed. The equations of Lotka (1925) and Volterra (1926) for their
-numbers are
+Foxes eat hares, and both breed. By Lotka (1925) and Volterra (1926), their numbers follow
 
     dx/dt = α x - β x y          hares breed, and are eaten
     dy/dt = δ x y - γ y          foxes breed on what they eat, and die

@@ -1,7 +1,7 @@
-/* A test of the headers that need no Python: products (matmul.h), functions (vecmath.h), the pool of
- * threads (threads.h). tests/test_kernels.py builds it with the compilers that are there, and
- * `make test-aarch64` for another processor, on which qemu runs it. It prints what it did, and fails
- * by its exit status.
+/* A test of the headers that do not need Python: products (matmul.h), functions (vecmath.h), the
+ * thread pool (threads.h). tests/test_kernels.py builds it with the available compilers, and
+ * `make test-aarch64` for another processor, emulated by qemu. It prints what it did; the exit
+ * status is nonzero if it failed.
  *
  *     cc -O3 -fno-math-errno -fno-trapping-math -pthread -Iminigrad/_core/fast tests/kernels.c -lm && ./a.out */
 #include <math.h>
@@ -25,7 +25,7 @@ static void check(int right, const char* what, double value)
     if (failures++ < 20) printf("WRONG: %s (%g)\n", what, value);
 }
 
-static double uniform(void)     /* in -1 to 1, the same everywhere */
+static double uniform(void)     /* in [-1, 1), the same everywhere */
 {
     static unsigned long long state = 88172645463325252ull;
     state ^= state << 13;
@@ -55,7 +55,7 @@ static void* filled(ptrdiff_t n, int size)
 
 static const char* const LAYOUTS = "nt";    /* rows contiguous, or columns */
 
-/* One product in every way: each must be near the exact sums, and chains of one kind have equal bits. */
+/* One product in every way: all must be close to the exact sums, and chains of one kind bitwise equal. */
 static void check_product(const mg_kernel* kernel, ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, int layout,
                           int begun)
 {
@@ -81,7 +81,7 @@ static void check_product(const mg_kernel* kernel, ptrdiff_t rows, ptrdiff_t inn
     kernel->pack_panels(b, inner, columns, panels);
     for (int way = 0; way < 5; way++) {
         out[way] = calloc(rows * columns + 1, size);
-        set(out[way], rows * columns, size, 7);      /* nothing may be written behind the end */
+        set(out[way], rows * columns, size, 7);      /* nothing may be written past the end */
         no_memory = way == 2;
         if (way < 3 && inner <= MG_CHAIN)
             kernel->matmul(a, b, way == 1 ? panels : NULL, start, out[way], rows, inner, columns);

@@ -166,8 +166,7 @@ def grad(
     create_graph: bool = False,
     allow_unused: bool = False,
 ) -> tuple[Tensor | None, ...]:
-    """Return the gradients of (the sum of) `outputs` with respect to `inputs` as a tuple. No
-    `.grad` changes.
+    """The gradients of (the sum of) `outputs` with respect to `inputs`, a tuple; sets no `.grad`.
 
     grad_outputs: a cotangent for each output, of its shape (a number has shape ()); None means 1
         for a single-element output.

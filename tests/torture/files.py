@@ -3,8 +3,7 @@
 A file is changed in its bytes (bits flipped, pieces cut, duplicated, moved, spliced in from another
 file, numbers made huge) or, in a zip, inside an entry whose checksum is then corrected; others are
 built from scratch, deeply nested or of random opcodes. For any file `load` must return tensors or
-raise ValueError (ImportError for a missing package), within seconds and without running out of
-memory.
+raise ValueError (ImportError for a missing package), within limits of time and memory.
 """
 
 from __future__ import annotations
