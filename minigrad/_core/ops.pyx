@@ -58,11 +58,27 @@ cdef Op reduction_op(str name, int opcode, object fallback, object rule):
     return register(name, opcode, fallback, (rule,), attributes=("axis", "keepdims", "correction"))
 
 
+__all__ = []
+
+
+cdef object exported(function):
+    """Export a function from `mg`."""
+    __all__.append(function.__name__)
+    return function
+
+
+cdef object method(function):
+    """Export a function from `mg`, and make it a method of Tensor."""
+    attach_methods({function.__name__: function}, [function.__name__])
+    return exported(function)
+
+
 # ================================================================================ elementwise
 # The functions of table.py, except those that do more than call their kernel.
 include "generated/functions.pxi"
 
 
+@method
 def round(x: TensorLike, decimals: int = 0) -> Tensor:
     """x rounded to `decimals` decimals elementwise, halves to even; its gradient is 0.
 
@@ -76,6 +92,7 @@ def round(x: TensorLike, decimals: int = 0) -> Tensor:
         return record(ROUND_, checked(np.round(tensor.array, decimals)), tensor)
 
 
+@method
 def reciprocal(x: TensorLike) -> Tensor:
     """1 / x elementwise. Raises TypeError for integers and bools; use 1 / x, which gives floats.
 
@@ -88,6 +105,7 @@ def reciprocal(x: TensorLike) -> Tensor:
     return unary(RECIPROCAL_, tensor)
 
 
+@method
 def pow(x: TensorLike, y: TensorLike) -> Tensor:
     """x ** y elementwise, broadcast; NaN for a negative x and a fractional y.
 
@@ -122,6 +140,7 @@ cdef Op WHERE_ = register("where", WHERE, np.where,
                           (None, lambda g, condition: where(condition, g, 0.0),
                            lambda g, condition: where(condition, 0.0, g)),
                           inputs=("condition", "x", "y"), core_dims=0)
+@exported
 def where(condition: TensorLike, x: TensorLike, y: TensorLike) -> Tensor:
     """x where condition is true, y elsewhere, all three broadcast together. condition is bool.
 
@@ -149,6 +168,7 @@ def where(condition: TensorLike, x: TensorLike, y: TensorLike) -> Tensor:
 cdef Op CLIP_ = register("clip", CLIP, np.clip,
                          (lambda g, x, low, high: where(logical_and(x >= low, x <= high), g, 0.0),),
                          attributes=("low", "high"))
+@method
 def clip(x: TensorLike, min: TensorLike | None = None, max: TensorLike | None = None) -> Tensor:
     """x limited to [min, max]; the gradient inside and at the bounds is 1. A bound may be None, a
     number or a Tensor; a NaN bound gives NaN.
@@ -210,6 +230,7 @@ cdef Tensor logical(str name, object ufunc, x, y):
         raise ValueError(f"{name}: shapes {a.shape} and {b.shape} do not broadcast") from None
 
 
+@method
 def logical_and(x: TensorLike, y: TensorLike) -> Tensor:
     """x and y elementwise, broadcast; bool. For bool tensors this is `x & y`.
 
@@ -219,6 +240,7 @@ def logical_and(x: TensorLike, y: TensorLike) -> Tensor:
     return logical("logical_and", np.logical_and, x, y)
 
 
+@method
 def logical_or(x: TensorLike, y: TensorLike) -> Tensor:
     """x or y elementwise, broadcast; bool. For bool tensors this is `x | y`.
 
@@ -228,6 +250,7 @@ def logical_or(x: TensorLike, y: TensorLike) -> Tensor:
     return logical("logical_or", np.logical_or, x, y)
 
 
+@method
 def logical_xor(x: TensorLike, y: TensorLike) -> Tensor:
     """Exactly one of x and y, elementwise, broadcast; bool. For bool tensors this is `x ^ y`.
 
@@ -237,6 +260,7 @@ def logical_xor(x: TensorLike, y: TensorLike) -> Tensor:
     return logical("logical_xor", np.logical_xor, x, y)
 
 
+@method
 def logical_not(x: TensorLike) -> Tensor:
     """not x elementwise; bool. For bool tensors this is `~x`.
 
@@ -395,6 +419,7 @@ cdef object sum_to(Tensor g, tuple shape):
 
 
 cdef Op SUM_ = reduction_op("sum", SUM, np.add.reduce, lambda g, shape, axis: expand(g, shape, axis))
+@method
 def sum(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The sum over all axes, one axis, or a tuple of axes; 0 without elements. Accumulates in double.
 
@@ -437,6 +462,7 @@ def sum_product(x: TensorLike, y: TensorLike, axis: Axis = None, keepdims: bool 
 cdef Op MEAN_ = reduction_op("mean", MEAN, np.mean,
                              lambda g, shape, axis:
                              expand(g * (1 / (elements(shape, axis) or 1)), shape, axis))
+@method
 def mean(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The arithmetic mean; NaN without elements.
 
@@ -451,6 +477,7 @@ cdef Op VAR_ = register("var", VAR, np.var,
                         attributes=("axis", "keepdims", "correction", "means"))
 faster_rules(VAR_, VAR_SLOPE,
              lambda g, x, axis, correction, means: slope_about(means, g, x, axis, correction))
+@method
 def var(x: TensorLike, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
     """The variance: the sum of (x - mean)² over (n - correction). correction=1 is the unbiased estimate.
 
@@ -482,6 +509,7 @@ cdef object slope_about(ndarray means, Tensor g, Tensor x, tuple axis, double co
 cdef Op PROD_ = reduction_op("prod", PROD, np.multiply.reduce,
                              lambda g, x, out, axis: slope_of_prod(g, x, axis))
 faster_rules(PROD_, PROD_SLOPE, lambda g, x, out, axis: slope_by_division(g, x, out, axis))
+@method
 def prod(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The product; 1 without elements. Accumulates in double. Its gradient is exact for zeros too, and if the
     product over- or underflows.
@@ -557,6 +585,7 @@ cdef object shifted(x, double first, int axis):
 cdef Op CUMULATIVE_SUM_ = register("cumulative_sum", NO_KERNEL, np.cumsum,
                                    (lambda g, axis: turned(cumulative_sum(turned(g, axis), axis), axis),),
                                    attributes=("axis",))
+@method
 def cumulative_sum(x: TensorLike, axis: int | None = None, include_initial: bool = False) -> Tensor:
     """The sums of the first 1, 2, ... elements along an axis, which is optional for a 1-d tensor; with
     include_initial they start with 0. Accumulates in double.
@@ -571,6 +600,7 @@ cdef Op CUMULATIVE_PROD_ = register("cumulative_prod", NO_KERNEL, np.cumprod,
                                     (lambda g, x, out, axis:
                                      recurrence_adjoint(g, x, axis) * shifted(out, 1.0, axis),),
                                     attributes=("axis",))
+@method
 def cumulative_prod(x: TensorLike, axis: int | None = None, include_initial: bool = False) -> Tensor:
     """The products of the first 1, 2, ... elements along an axis, which is optional for a 1-d tensor; with
     include_initial they start with 1. Its gradient is exact for zeros too.
@@ -632,6 +662,7 @@ cdef object recurrence_adjoint(g, factor, int axis):
 
 cdef Op MAX_ = reduction_op("max", MAX, np.maximum.reduce,
                             lambda g, x, out, axis: share_ties(g, x, out, axis))
+@method
 def max(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The largest element, NaN if there is one. Ties share the gradient evenly. Raises ValueError for an
     empty axis.
@@ -644,6 +675,7 @@ def max(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 cdef Op MIN_ = reduction_op("min", MIN, np.minimum.reduce,
                             lambda g, x, out, axis: share_ties(g, x, out, axis))
+@method
 def min(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The smallest element, NaN if there is one. Ties share the gradient evenly. Raises ValueError for an
     empty axis.
@@ -662,6 +694,7 @@ cdef object share_ties(g, x, out, tuple axis):
 cdef Op LOGSUMEXP_ = reduction_op("logsumexp", LOGSUM, None,
                                   lambda g, x, out, axis:
                                   expand(g, x.shape, axis) * exp(x - expand(out, x.shape, axis)))
+@method
 def logsumexp(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) without overflow; -inf without elements.
 
@@ -674,6 +707,7 @@ def logsumexp(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tenso
 cdef Op LOG_SOFTMAX_ = register("log_softmax", NO_KERNEL, None,
                                 (lambda g, out, axis: g - exp(out) * sum(g, axis, True),),
                                 attributes=("axis",))
+@method
 def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
     """x - logsumexp(x) along one axis: the logarithm of softmax.
 
@@ -700,6 +734,7 @@ cdef Tensor floating(x, str name):
 
 # ===================================================================================================== shape
 cdef Op RESHAPE_ = register("reshape", NO_KERNEL, None, (lambda g, shape: reshape(g, shape),))
+@method
 def reshape(x: TensorLike, *shape: Any) -> Tensor:
     """The same elements in C order in another shape; one size may be -1. A view where possible.
 
@@ -729,6 +764,7 @@ cdef object type_or_value(target):
 
 cdef Op PERMUTE_DIMS_ = register("permute_dims", NO_KERNEL, None,
                                  (lambda g, axes: permute_dims(g, inverse(axes)),), attributes=("axes",))
+@method
 def permute_dims(x: TensorLike, axes: Sequence[int]) -> Tensor:
     """The dimensions in another order; a view.
 
@@ -753,6 +789,7 @@ cdef tuple inverse(tuple axes):
 
 
 cdef Op BROADCAST_TO_ = register("broadcast_to", NO_KERNEL, None, (lambda g, shape: sum_to(g, shape),))
+@method
 def broadcast_to(x: TensorLike, shape: Sequence[int]) -> Tensor:
     """x repeated along dimensions of size 1 and new leading ones, without a copy; the view is read-only.
 
@@ -806,6 +843,7 @@ cdef ndarray strided_view(ndarray base, int ndim, npy_intp* sizes, npy_intp* str
 cdef Op ROLL_ = register("roll", NO_KERNEL, np.roll,
                          (lambda g, shift, axis: roll(g, tuple([-n for n in shift]), axis),),
                          attributes=("shift", "axis"))
+@method
 def roll(x: TensorLike, shift: Shape, axis: int | Sequence[int] | None = None) -> Tensor:
     """Elements shifted by `shift` places along an axis, from its end back to its start; tuples for several
     axes. Without an axis, the elements are rolled in C order.
@@ -828,6 +866,7 @@ def roll(x: TensorLike, shift: Shape, axis: int | Sequence[int] | None = None) -
 cdef Op REPEAT_ = register("repeat", NO_KERNEL, np.repeat,
                            (lambda g, shape, repeats, axis: sum_repeats(g, shape, repeats, axis),),
                            attributes=("repeats", "axis"))
+@method
 def repeat(x: TensorLike, repeats: TensorLike | Sequence[int], axis: int | None = None) -> Tensor:
     """Each element along an axis `repeats` times in a row: one count, or one for each element. Without an
     axis, x is flattened first. (PyTorch calls this repeat_interleave, and calls `tile` repeat.)
@@ -862,6 +901,7 @@ cdef Op DIAGONAL_ = register("diagonal", NO_KERNEL, None,
                              (lambda g, shape, offset, axis1, axis2:
                               onto_diagonal(g, shape, offset, axis1, axis2),),
                              attributes=("offset", "axis1", "axis2"))
+@method
 def diagonal(x: TensorLike, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
     """The elements whose index on axis2 is that on axis1 plus `offset`, along a new last dimension; a view,
     which is read-only.
@@ -894,6 +934,7 @@ cdef object onto_diagonal(g, tuple shape, offset, int axis1, int axis2):
 
 cdef Op ASTYPE_ = register("astype", NO_KERNEL, None, (lambda g, source: astype(g, source),),
                            attributes=("source",))
+@method
 def astype(x: TensorLike, dtype: DTypeLike) -> Tensor:
     """x in another dtype; x itself if it has that dtype. The gradient comes back in the dtype of x.
 
@@ -943,6 +984,7 @@ def getitem(x: TensorLike, index: Any) -> Tensor:
     return record(GETITEM_, out, tensor, None, None, (index,))
 
 
+@method
 def take(x: TensorLike, indices: TensorLike, axis: int | None = None) -> Tensor:
     """The slices of x at integer `indices` along an axis, optional for a 1-d tensor; for axis=1
     x[:, indices].
@@ -1044,6 +1086,7 @@ cdef Op TAKE_ALONG_AXIS_ = register("take_along_axis", NO_KERNEL, None,
                                     (lambda g, shape, indices, axis:
                                      add_along_axis(g, indices, axis, shape),),
                                     attributes=("indices", "axis"))
+@method
 def take_along_axis(x: TensorLike, indices: TensorLike, axis: int = -1) -> Tensor:
     """x at the integer `indices` along an axis. Both have the same number of dimensions; all but `axis` are
     broadcast. A negative index counts from the end. Raises IndexError out of bounds.
@@ -1149,6 +1192,7 @@ cdef Op SORT_ = register("sort", NO_KERNEL, np.sort,
                          (lambda g, x, axis, descending, stable:
                           add_along_axis(g, argsort(x, axis, descending, stable), axis, x.shape),),
                          attributes=("axis", "descending", "stable"))
+@method
 def sort(x: TensorLike, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
     """The elements in ascending order along an axis, NaN last, or in descending order, NaN first. If
     `stable`, equal elements (0.0 and -0.0 too) keep their order. The gradient of equal elements follows the
@@ -1169,6 +1213,7 @@ def sort(x: TensorLike, axis: int = -1, descending: bool = False, stable: bool =
     return record(SORT_, out, tensor, None, None, (along, bool(descending), bool(stable)))
 
 
+@method
 def argsort(x: TensorLike, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
     """The positions, int64, of the elements in ascending order along an axis, NaN last, or in descending
     order, NaN first. If `stable`, equal elements keep their order.
@@ -1233,6 +1278,7 @@ cpdef object sort_keys(ndarray x):  # type: NDArray[Any]
 cdef Op CONCAT_ = register("concat", NO_KERNEL, None,
                            (lambda g, axis, offsets, i: section(g, axis, offsets, i),),
                            attributes=("axis", "offsets"), variadic=True)
+@exported
 def concat(arrays: Sequence[TensorLike], axis: int | None = 0) -> Tensor:
     """Join tensors along an existing axis; with axis=None they are flattened first.
 
@@ -1281,6 +1327,7 @@ cdef Op SLIDING_WINDOWS_ = register(
     "sliding_windows", NO_KERNEL, None,
     (lambda g, shape, stride, dilation: overlap_add(g, shape, stride, dilation),),
     attributes=("stride", "dilation"))
+@exported
 def sliding_windows(x: TensorLike, kernel_size: int | Sequence[int], stride: int | Sequence[int] = 1,
                     dilation: int | Sequence[int] = 1) -> Tensor:
     """Sliding windows over the last k axes of x, k the length of kernel_size (an int is one axis): the shape
@@ -1308,6 +1355,7 @@ cdef Op OVERLAP_ADD_ = register(
     "overlap_add", NO_KERNEL, None,
     (lambda g, kernel_size, stride, dilation: sliding_windows(g, kernel_size, stride, dilation),),
     attributes=("kernel_size", "stride", "dilation"))
+@exported
 def overlap_add(x: TensorLike, shape: Sequence[int], stride: int | Sequence[int] = 1,
                 dilation: int | Sequence[int] = 1) -> Tensor:
     """Zeros of `shape` with windows x (..., *places, *kernel_size) added where `sliding_windows` takes them
@@ -1381,6 +1429,7 @@ cdef ndarray windows(str name, ndarray base, tuple kernel, tuple stride, tuple d
 
 
 cdef Op PAD_ = register("pad", NO_KERNEL, None, (lambda g, index: getitem(g, index),), attributes=("index",))
+@exported
 def pad(x: TensorLike, pad_width: Any, mode: str = "constant", value: float = 0) -> Tensor:
     """x with pad_width = ((before, after), ...) additional elements along its axes, as in numpy.pad; one pair
     applies to every axis, an int to every side.
@@ -1581,6 +1630,7 @@ cdef Op MATMUL_ = register("matmul", NO_KERNEL, np.matmul,
 beside_rules(MATMUL_).sums = (
     lambda gs, ys: matmul(concat(gs, 1), matrix_transpose(concat(ys, 1))),
     lambda gs, xs: matmul(matrix_transpose(concat(xs)), concat(gs)))
+@method
 def matmul(x: TensorLike, y: TensorLike) -> Tensor:
     """The matrix product x @ y as in NumPy: (..., n, k) @ (..., k, m) -> (..., n, m). Leading dimensions
     broadcast; a 1-d operand is a row on the left or a column on the right.
@@ -1625,6 +1675,7 @@ cdef str matmul_error(Tensor a, Tensor b):
     return message
 
 
+@method
 def matrix_transpose(x: TensorLike) -> Tensor:
     """The last two dimensions exchanged; a view.
 
@@ -1645,6 +1696,7 @@ cdef Op LINEAR_ = register("linear", NO_KERNEL, None,
                             lambda g: sum(g, 0)),
                            inputs=("x", "weight", "bias"))
 beside_rules(LINEAR_).sums = (None, lambda gs, xs: matmul(matrix_transpose(concat(gs)), concat(xs)))
+@exported
 def linear(x: TensorLike, weight: TensorLike, bias: TensorLike | None = None) -> Tensor:
     """x @ weight.T + bias for weight (out, in), bias (out,) or None, x (..., in) -> (..., out). A
     primitive of its own: the gradient of weight comes out in the layout of weight, and the bias is added
@@ -1816,13 +1868,8 @@ def zeros_like(x: TensorLike, dtype: DTypeLike | None = None) -> Tensor:
     return wrap(checked(np.zeros(tuple([PyArray_DIMS(array)[d] for d in range(PyArray_NDIM(array))]), dtype)))
 
 
-# -------------------------------------------------------------------------------------- the public table
+# ------------------------------------------------------------------------------ what users call a primitive
 cdef object name, function
 for name, function in globals().items():
     if name in registry:
         (<Op> registry[name]).function = function
-attach_methods(globals(), [
-    "reciprocal", "pow", "round", "clip", "logical_and", "logical_or", "logical_xor", "logical_not",
-    "roll", "repeat", "diagonal", "sort", "argsort", "cumulative_sum", "cumulative_prod", "sum", "mean",
-    "var", "prod", "max", "min", "logsumexp", "log_softmax", "reshape", "permute_dims", "broadcast_to",
-    "astype", "matmul", "matrix_transpose", "take", "take_along_axis"])

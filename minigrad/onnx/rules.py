@@ -18,7 +18,7 @@ Rule = Callable[..., Any]  # of a step and the names of its inputs; gives those 
 _END = np.iinfo(np.int64).max
 
 
-def _operators(operators: str, attributes: str = "", /, **constants: Any) -> Rule:
+def _chain(operators: str, attributes: str = "", /, **constants: Any) -> Rule:
     """The operators one after the other, the first with these attributes and those of the step that
     are listed as name or, where ONNX calls them otherwise, as onnx=name."""
     pairs = [(name.split("=")[0], name.split("=")[-1]) for name in attributes.split()]
@@ -182,32 +182,32 @@ _ONE_OPERATOR = """
 """
 PRIMITIVES: dict[str, Rule] = {
     **{
-        name: _operators(operator or name.capitalize())
+        name: _chain(operator or name.capitalize())
         for name, _, operator in (word.partition("=") for word in _ONE_OPERATOR.split())
     },
     **{name: _reduce_op(f"Reduce{name.capitalize()}") for name in ("max", "min", "prod", "sum")},
     "astype": lambda step, x: step.cast(x, step.dtype),
     "broadcast_to": _to_shape("Expand", False),
     "clip": lambda step, x: step.Clip(x, step.attribute("low"), step.attribute("high")),
-    "concat": _operators("Concat", "axis"),
+    "concat": _chain("Concat", "axis"),
     "expm1": lambda step, x: step.Sub(step.Exp(x), 1),
     "gelu": _gelu,
     "getitem": _getitem,
     "hypot": _hypot,
-    "linear": _operators("Gemm", transB=1),
+    "linear": _chain("Gemm", transB=1),
     "log1p": lambda step, x: step.Log(step.Add(x, 1)),
-    "log_softmax": _operators("LogSoftmax", "axis"),
-    "logsigmoid": _operators("Neg Softplus Neg"),
+    "log_softmax": _chain("LogSoftmax", "axis"),
+    "logsigmoid": _chain("Neg Softplus Neg"),
     "logsumexp": _reduce_op("ReduceLogSumExp"),
     "lstm_cell": _lstm_cell,
     "mean": _mean,
     "mish": lambda step, x: _gated(step, x, step.Tanh(step.Softplus(x))),
-    "not_equal": _operators("Equal Not"),
+    "not_equal": _chain("Equal Not"),
     "pad": _constant_pad,
-    "permute_dims": _operators("Transpose", "perm=axes"),
+    "permute_dims": _chain("Transpose", "perm=axes"),
     "remainder": _remainder,
     "reshape": _to_shape("Reshape", True, allowzero=1),
-    "rsqrt": _operators("Sqrt Reciprocal"),
+    "rsqrt": _chain("Sqrt Reciprocal"),
     "silu": lambda step, x: _gated(step, x, step.Sigmoid(x)),
     "square": lambda step, x: step.Mul(x, x),
     "sum_product": lambda step, x, y: _sum(step, step.Mul(x, y)),
@@ -348,12 +348,12 @@ LAYERS: dict[str, Rule] = {
     **{f"{name}{rank}d": rule(rank) for name, rule in _OF_RANK.items() for rank in (1, 2)},
     **dict.fromkeys(_GATES, _recurrent),
     "Embedding": lambda step, x: step.Gather(step.own("weight"), x, axis=0),
-    "Hardsigmoid": _operators("HardSigmoid", alpha=1 / 6),
-    "Hardswish": _operators("HardSwish"),
+    "Hardsigmoid": _chain("HardSigmoid", alpha=1 / 6),
+    "Hardswish": _chain("HardSwish"),
     "Hardtanh": lambda step, x: step.Clip(x, *map(step.attributes.get, ("min_val", "max_val"))),
     "LayerNorm": _layer_norm,
     "ReLU6": lambda step, x: step.Clip(x, 0, 6),
-    "Softmax": _operators("Softmax", "axis=dim"),
+    "Softmax": _chain("Softmax", "axis=dim"),
 }
 RULES = PRIMITIVES | LAYERS
 

@@ -3,8 +3,8 @@
 Design note
 -----------
 1. It parses the source of the table without running it. It writes the opcodes, the loops of
-   kernels.pyx, the functions of ops.pyx and the operators of Tensor into `generated/`; and
-   `elementwise.py`, which exports the public names. None of these files is under version control.
+   kernels.pyx, the functions of ops.pyx and the operators of Tensor into `generated/`, which is
+   not under version control.
 2. The loops are what one would write by hand: one line for each opcode and kind of operand.
 """
 
@@ -197,7 +197,8 @@ def functions(entries: list[Entry], helpers: list[str]) -> str:
             handed = ", ".join([f"{e.name.upper()}_", *e.parameters])
             body = f"{docstring(e)}\nreturn {kind}({handed})"
             given = ", ".join(f"{name}: TensorLike" for name in e.parameters)
-            parts.append(f"def {e.name}({given}) -> Tensor:\n{indent(body, '    ')}")
+            head = "@method\n" * e.public + f"def {e.name}({given}) -> Tensor:"
+            parts.append(f"{head}\n{indent(body, '    ')}")
     return "\n\n\n".join([*helpers, *parts])
 
 
@@ -258,13 +259,6 @@ def tensor_class(table: Table, source: str) -> str:
     return "\n".join([*handles, "", "", source.rstrip(), *methods(table)])
 
 
-def exports(entries: list[Entry]) -> str:
-    """The module that the public names come from."""
-    made = sorted(e.name for e in entries if not e.options.get("by_hand"))
-    names = json.dumps(sorted(e.name for e in entries if e.public and e.name in made))
-    return f"from .ops import {', '.join(made)}\n\n__all__ = {names}\n"
-
-
 def write(path: Path, text: str) -> None:
     """Write what differs, so that only this is compiled again."""
     path.parent.mkdir(exist_ok=True)
@@ -277,21 +271,18 @@ def generate(folder: Path = CORE) -> None:
     source = (folder / "engine/table.py").read_text(encoding="utf-8")
     table, stamp = read_table(source), f"BUILT_FROM = {crc32(source.encode())}"
     entries, helpers, _ = table
-    public = [e.name for e in entries if e.public and not e.options.get("by_hand")]
-    attached = f"attach_methods(globals(), {json.dumps(public)})"
     made = {
         "opcodes.pxi": opcodes(entries),
         "loops.pxi": loops(entries),
         "tensor.pxi": tensor_class(
             table, (folder / "engine/tensor.pxi").read_text(encoding="utf-8")
         ),
-        "functions.pxi": functions(entries, helpers) + f"\n\n\n{attached}\n{stamp}",
+        "functions.pxi": functions(entries, helpers) + f"\n\n\n{stamp}",
     }
     for name, text in made.items():
         write(folder / "generated" / name, f"# {MADE}\n{text}\n")
     header = run_path(str(CORE / "fast/derive.py"))["header"]()
     write(folder / "generated/formulas.h", f"/* {MADE_OF_FORMULAS} */\n{header}\n")
-    write(folder / "elementwise.py", f'"""Elementwise primitives, {MADE}."""\n\n{exports(entries)}')
 
 
 if __name__ == "__main__":

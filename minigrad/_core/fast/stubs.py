@@ -8,11 +8,13 @@ Design note
 2. Types are the annotations of the source, which Cython keeps as text (`annotation_typing=False`);
    without one, the C type. Cython allows none on a field or on the result of a cpdef function:
    there a comment `# type: ...` takes its place.
-3. The functions that become methods of Tensor are those named in the calls
-   `attach_methods(globals(), names)`; `names` is an expression of constants and `__all__`.
+3. The functions that become methods of Tensor are decorated by `@method`, or named in the calls
+   `attach_methods(globals(), names)`; `names` is an expression of constants and `__all__`. A module
+   exports what is decorated by `@method` or `@exported`.
 """
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -50,6 +52,7 @@ ARGUMENT = re.compile(
 )
 DOCSTRING = re.compile(r'\n *(r?""".*?""")', re.DOTALL)
 ATTACHED = re.compile(r"^attach_methods\(globals\(\), (.+?)\)$", re.MULTILINE | re.DOTALL)
+EXPORTED = re.compile(r"(?m)^@(method|exported)\ndef (\w+)")
 ALL = re.compile(r"^__all__ = (\[.*?\])", re.MULTILINE | re.DOTALL)
 
 
@@ -120,7 +123,7 @@ def parse(text: str) -> dict[str, list[str]]:
     owner, above = "", []
     for match in STATEMENT.finditer(text):
         if match["decorator"]:
-            above.append(match["decorator"])
+            above += [match["decorator"]] * (match["decorator"] not in ("method", "exported"))
             continue
         decorators, above = above, []
         name = match["class"] or match["function"] or match["field"] or match["name"] or ""
@@ -151,7 +154,7 @@ def parse(text: str) -> dict[str, list[str]]:
     return found
 
 
-def methods(files: list[Path]) -> dict[str, str]:
+def methods_of_tensor(files: list[Path]) -> dict[str, str]:
     """The functions that become methods of Tensor, and their modules."""
     found: dict[str, str] = {}
     for path in files:
@@ -159,10 +162,11 @@ def methods(files: list[Path]) -> dict[str, str]:
         words = {"__all__": ast.literal_eval(all_[1])} if (all_ := ALL.search(text)) else {}
         for names in ATTACHED.findall(text):
             found |= dict.fromkeys(eval(names, words), module(path))
+        found |= {name: module(path) for how, name in EXPORTED.findall(text) if how == "method"}
     return found
 
 
-def generate() -> None:
+def write_stubs() -> None:
     """Write the stub of each compiled module."""
     compiled = sorted(CORE.rglob("*.pyx"))
     stubs = {path: parse(source(path)) for path in compiled}
@@ -176,7 +180,7 @@ def generate() -> None:
                 stub[name][1:1] = members
         homes |= {name: module(path) for name, lines in stub.items() if "class " in lines[0]}
     tensor = next(stub["Tensor"] for stub in stubs.values() if "Tensor" in stub)
-    for name, where in methods([*compiled, *sorted(PACKAGE.rglob("*.py"))]).items():
+    for name, where in methods_of_tensor([*compiled, *sorted(PACKAGE.rglob("*.py"))]).items():
         folder, _, last = where.rpartition(".")
         homes[last] = folder
         tensor.append(f"    {name} = {last}.{name}")
@@ -187,9 +191,11 @@ def generate() -> None:
         used = set(re.findall(r"\w+", re.sub(r'(?s)""".*?"""', "", body))) - stub.keys()
         imports = [f"from {homes[name]} import {name}\n" for name in sorted(used & homes.keys())]
         imports += ["import numpy as np\n"] * ("np" in used)
+        if exported := sorted(name for _, name in EXPORTED.findall(source(path))):
+            body = f"__all__ = {json.dumps(exported)}\n{body}"
         head = f'"""Types of {path.name}, made of its source by stubs.py."""\n\n{"".join(imports)}'
         path.with_suffix(".pyi").write_text(f"{head}\n{body}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    generate()
+    write_stubs()
