@@ -62,7 +62,7 @@ def check_count(owner: str, label: str, value: Any, least: int = 1) -> int:
             f"{owner}: {label} must be an int, got {type(value).__name__} {value!r}"
         ) from None
     if count < least:
-        raise ValueError(f"{owner}: {label} must be an int from {least} on, got {count}")
+        raise ValueError(f"{owner}: {label} must be at least {least}, got {count}")
     if count >= 2**63:
         bits = count.bit_length()  # its digits may be too many to print
         raise ValueError(f"{owner}: {label} must be below 2**63, got a number of {bits} bits")

@@ -451,10 +451,10 @@ def one():
     "make, error, message",
     [
         (lambda: LBFGS(one(), lr=-1), ValueError, "LBFGS: Invalid learning rate: -1"),
-        (lambda: LBFGS(one(), max_iter=0), ValueError, "max_iter must be an int from 1 on, got 0"),
+        (lambda: LBFGS(one(), max_iter=0), ValueError, "max_iter must be at least 1, got 0"),
         (lambda: LBFGS(one(), max_iter=2.0), TypeError, "max_iter must be an int, got float 2.0"),
         (lambda: LBFGS(one(), max_eval=True), TypeError, "max_eval must be an int, got bool"),
-        (lambda: LBFGS(one(), history_size=0), ValueError, "history_size must be an int from 1"),
+        (lambda: LBFGS(one(), history_size=0), ValueError, "history_size must be at least 1"),
         (lambda: LBFGS(one(), tolerance_grad=-1), ValueError, "Invalid tolerance_grad value: -1"),
         (lambda: LBFGS(one(), tolerance_change="a"), TypeError, "must be a number, got str 'a'"),
         (

@@ -587,13 +587,13 @@ MISFITS = {
     "exp_avg of parameter 2 must consist of numbers, got 'a'": edited(
         lambda s: s["state"][2].update(exp_avg="a")
     ),
-    "step of parameter 1 must be an int from 0 on, got -5": edited(
+    "step of parameter 1 must be an int >= 0, got -5": edited(
         lambda s: s["state"][1].update(step=-5)
     ),
-    "step of parameter 1 must be an int from 0 on, got array": edited(
+    "step of parameter 1 must be an int >= 0, got array": edited(
         lambda s: s["state"][1].update(step=mg.tensor([1.0, 2.0]))
     ),
-    "step of parameter 1 must be an int from 0 on, got nan": edited(
+    "step of parameter 1 must be an int >= 0, got nan": edited(
         lambda s: s["state"][1].update(step=float("nan"))
     ),
     "'state' must be a dict and 'param_groups' a list": edited(lambda s: s.update(state=None)),

@@ -180,7 +180,7 @@ def _check_inputs(caller: str, inputs: tuple[Any, ...]) -> None:
         if x.size and (repeats or not x._array.flags.writeable):
             raise ValueError(
                 f"{caller}: input {i} is read-only or broadcast memory, whose elements cannot be "
-                "moved one by one; pass x.detach().clone().requires_grad_() and broadcast inside"
+                "changed one by one; pass x.detach().clone().requires_grad_() and broadcast inside"
             )
 
 

@@ -442,7 +442,7 @@ class OneCycleLR(LRScheduler):
         """The rates for `last_epoch`; also sets the momenta."""
         if self.last_epoch > self.total_steps:
             raise ValueError(
-                f"OneCycleLR: step {self.last_epoch} is beyond the {self.total_steps} of the cycle"
+                f"OneCycleLR: step {self.last_epoch} exceeds the {self.total_steps} of the cycle"
             )
         rates = self._cycled(0)
         if self.cycle_momentum:

@@ -315,7 +315,7 @@ class Optimizer:
     def _loaded_step(self, index: int, value: Any) -> int:
         """A number of steps; PyTorch stores it as a float array."""
         if np.ndim(value) or not value >= 0 or not float(value).is_integer():
-            raise self._misfit(f"step of parameter {index} must be an int from 0 on, got {value!r}")
+            raise self._misfit(f"step of parameter {index} must be an int >= 0, got {value!r}")
         return int(value)
 
     def __repr__(self) -> str:
