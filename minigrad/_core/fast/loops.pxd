@@ -47,6 +47,7 @@ cdef inline bint may_overlap(ndarray a, ndarray b) noexcept:
     return bounds_meet(a, b)
 
 cdef ndarray copied(ndarray array)
+cdef ndarray empty_of(tuple shape, int typenum)
 cdef ndarray zeros_of(tuple shape, int typenum)
 cdef ndarray empty(int ndim, npy_intp* shape, int typenum)
 cdef ndarray zeros(int ndim, npy_intp* shape, int typenum)

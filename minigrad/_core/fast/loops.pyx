@@ -209,12 +209,19 @@ cdef bint bounds_meet(ndarray a, ndarray b) noexcept:
     return low_a < high_b and low_b < high_a
 
 
-cdef ndarray zeros_of(tuple shape, int typenum):
-    """As `zeros`, for a shape in a tuple."""
+cdef ndarray empty_of(tuple shape, int typenum):
+    """As `empty`, for a shape in a tuple."""
     cdef npy_intp sizes[MAXDIMS]
     cdef int d
     for d in range(len(shape)): sizes[d] = shape[d]
-    return zeros(len(shape), sizes, typenum)
+    return empty(len(shape), sizes, typenum)
+
+
+cdef ndarray zeros_of(tuple shape, int typenum):
+    """As `empty_of`, with zeros in it."""
+    cdef ndarray array = empty_of(shape, typenum)
+    memset(PyArray_DATA(array), 0, PyArray_NBYTES(array))
+    return array
 
 
 cdef ndarray zeros(int ndim, npy_intp* shape, int typenum):
@@ -712,15 +719,11 @@ cdef ndarray take_along_axis(ndarray x, ndarray index, int axis):
 
 cdef ndarray add_along_axis(ndarray x, ndarray index, int axis, tuple shape):
     """Zeros of `shape` with x added at the int64 positions `index` along an axis."""
-    cdef npy_intp sizes[MAXDIMS]
-    cdef int d
     cdef AlongJob job
-    for d in range(len(shape)):
-        sizes[d] = shape[d]
-    cdef ndarray out = empty(len(shape), sizes, PyArray_TYPE(x))
-    split_at(sizes, len(shape), axis, &job.outer, &job.inner)
+    cdef ndarray out = empty_of(shape, PyArray_TYPE(x))
+    split_at(PyArray_DIMS(out), PyArray_NDIM(out), axis, &job.outer, &job.inner)
     job.is_double = PyArray_TYPE(x) == NPY_DOUBLE
-    job.length, job.picks = sizes[axis], PyArray_DIMS(index)[axis]
+    job.length, job.picks = PyArray_DIMS(out)[axis], PyArray_DIMS(index)[axis]
     job.x, job.out = <char*> PyArray_DATA(x), <char*> PyArray_DATA(out)
     job.index = <long long*> PyArray_DATA(index)
     share_work(elements(out), job.outer, along_part, &job)
