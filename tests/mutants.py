@@ -41,7 +41,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 COMPILED = "minigrad/_core/engine/table.py"  # the only Python file that compiled code is made from
 SOURCES = (
-    "minigrad/_core/**/*.px[yi]",
+    "minigrad/_core/**/*.px[dyi]",
     "minigrad/_core/fast/*.h",
     COMPILED,
     "minigrad/nn/*.py",
@@ -441,7 +441,7 @@ def context_of(mutant: Mutant, source: bytes) -> list[str]:
 
 def related_tests(mutant: Mutant, source: bytes, tests: dict[str, str]) -> list[list[str]]:
     """A few test files, by how much they are about the code around the mutant, and all others."""
-    stem = Path(mutant.file).stem.removesuffix("_kernel")
+    stem = Path(mutant.file).stem.removesuffix("_kernel").removesuffix("_body")
     words = dict.fromkeys(re.findall(r"[^\W\d]\w{3,}", mutant.lines(source)[0]), 1.0)
     words |= {stem: 2.0} | dict.fromkeys(context_of(mutant, source), 5.0)
 
