@@ -21,7 +21,7 @@ SANITIZE = os.environ.get("MINIGRAD_SANITIZE", "")  # address,undefined or threa
 # not aligned to cache lines up to 8. Never -ffast-math: it drops NaN handling, and sets the FP
 # mode of the process. (MSVC: its own /O2.)
 FAST = "-O3 -g0 -fno-math-errno -fno-trapping-math -fno-stack-protector -falign-functions=64"
-FAST += " -fopenmp-simd"  # which loops the derived formulas have as vectors; no threads
+FAST += " -fopenmp-simd"  # for the `#pragma omp simd` of derived loops; it starts no threads
 FLAGS = "-O1 -g -UNDEBUG" if DEBUG else FAST
 if SANITIZE:  # -O0, or gcc takes minutes; Python's -fwrapv would make integer overflow defined
     FLAGS = "-O0 -g1 -UNDEBUG -fno-wrapv -fno-omit-frame-pointer -fno-sanitize-recover=all "

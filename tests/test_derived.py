@@ -11,6 +11,7 @@ import pytest
 
 import minigrad as mg
 from minigrad._core import formulas
+from minigrad._core.engine.graph import observe_writes
 from minigrad._core.fast import derive
 from minigrad._core.fast.derived import derived
 from minigrad._core.fast.loops import set_threads
@@ -324,6 +325,15 @@ def test_it_runs_composed_while_somebody_observes_and_when_switched_off():
     with accelerated(False):
         assert normalise(*inputs)[0].grad_fn.name == "add"
     assert normalise(*inputs)[0].grad_fn.name == "normalise"
+
+
+def test_who_is_told_of_writes_alone_misses_nothing():
+    """So a checkpoint's two runs are the same loops."""
+    before = observe_writes(lambda tensor: None)
+    try:
+        assert normalise(*batch())[0].grad_fn.name == "normalise"
+    finally:
+        observe_writes(before)
 
 
 def test_the_profiler_names_it():

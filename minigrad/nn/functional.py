@@ -173,7 +173,7 @@ def _per_channel(parameter: Any, ndim: int) -> Any:
 
 def standardise(
     x: Tensor,
-    mean: Tensor | None,
+    mean: Tensor,
     var: Tensor,
     eps: float,
     weight: Tensor | None = None,
@@ -185,7 +185,7 @@ def standardise(
     >>> mg.nn.functional.standardise(x, mean, var, eps=0.0)
     tensor([-1.,  1.])
     """
-    y = (x if mean is None else x - mean) / sqrt(var + eps)
+    y = (x - mean) / sqrt(var + eps)
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
 

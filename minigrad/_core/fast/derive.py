@@ -512,11 +512,12 @@ def traced(formula, *inputs):
         if event == "return" and frame.f_code is formula.__code__:
             found.update(frame.f_locals)
 
+    before = sys.getprofile()
     sys.setprofile(look)
     try:
         results = formula(*inputs)
     finally:
-        sys.setprofile(None)
+        sys.setprofile(before)
     for name, value in found.items():
         if isinstance(value, Symbol):
             value.name = value.name or name

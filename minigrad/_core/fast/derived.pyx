@@ -25,7 +25,7 @@ from ..engine.graph cimport Op, Tensor, frozen, observed, record, recording, wra
 
 from functools import update_wrapper
 
-from ..engine.graph import make_op, run_graph, set_recording
+from ..engine.graph import make_op, observe, run_graph, set_recording
 
 cnp.import_array()
 
@@ -119,17 +119,6 @@ cdef bint find_layout(View* view, ndarray x, ndarray weight, unsigned long long 
         else: view.layout = SHORT_PLANES if planes[2] < SHORT else PLANES
         view.divided = view.statistics = view.weights = planes[1]
     return as_rows or as_planes
-
-
-cdef bint alike(ndarray a, ndarray b) noexcept:
-    """Whether two arrays have the same shape."""
-    cdef int d
-    if PyArray_NDIM(a) != PyArray_NDIM(b):
-        return False
-    for d in range(PyArray_NDIM(a)):
-        if PyArray_DIMS(a)[d] != PyArray_DIMS(b)[d]:
-            return False
-    return True
 
 
 # -------------------------------------------------------------------------------------------- loops
@@ -230,14 +219,14 @@ cdef class Derived:
                         if other is tensor or (tensor.node is not None and tensor.node is other.node):
                             return False
                 if i > 0:
-                    if weight is not None and not alike(weight, tensor.array):
+                    if weight is not None and not cnp.PyArray_SAMESHAPE(weight, tensor.array):
                         return False
                     weight = tensor.array
         return find_layout(view, x.array, weight, mask)
 
     cdef object call(self, tuple inputs):
         cdef View view
-        if observed() or not self.fits(inputs, &view) or not DERIVED.taken():
+        if not self.fits(inputs, &view) or is_watched() or not DERIVED.taken():
             return self.function(*inputs)
         return self.forward(inputs, &view)
 
@@ -376,6 +365,15 @@ cdef class Derived:
 
 
 # ------------------------------------------------------------------------------------------ the graph
+cdef bint is_watched() except -1:
+    """Whether somebody is told of the primitives of this thread; those told of writes miss nothing."""
+    if not observed():
+        return False
+    observer = observe(None)
+    observe(observer)
+    return observer is not None
+
+
 cdef tuple as_saved(tuple inputs):
     """The inputs as a Node may save them; see `frozen`."""
     cdef Tensor tensor

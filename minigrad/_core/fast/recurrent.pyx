@@ -13,7 +13,9 @@ Design note
    of the time. The weights are packed once for all steps. The panels live no longer than the call, so a
    write to a weight cannot make them stale. The rows of a batch do not need one another, so threads take
    some rows each through all steps.
-4. Backward takes the steps of CHUNK rows together for the gradients of the weights and the input: products
+4. The loops of a step are written by hand. Those that derive.py could write would be slower: by the rules
+   of the table, which are exact in the tails too, a slope is another transcendental of the gate.
+5. Backward takes the steps of CHUNK rows together for the gradients of the weights and the input: products
    as large as BLAS wants them, while what they read is in the cache.
 """
 cimport numpy as cnp
