@@ -1,13 +1,16 @@
-"""Formulas that are worth one loop: each once, on arrays. `MINIGRAD_FAST=0` runs them as they are.
+"""Formulas that are worth one loop, each once. `MINIGRAD_FAST=0` runs them as they are.
 
 Design note
 -----------
-1. The rule of an optimiser takes a parameter p, its gradient d, its arrays of state (None for one
-   that the options do without), its numbers of state, the first of which is the step, counted from
-   1; and as keywords `fresh`, whether the state was zeros before this step, and the options. It
-   returns the new p and the new arrays of state, and writes to nothing.
-2. The loops of updates.pyx are these formulas, in the same order of operations, in one pass over
-   memory. This file must not know them.
+1. What layers share is written with operators and methods alone, since it runs on Tensors and, for
+   derive.py, on symbols: it takes the data, weights, the axes that are reduced, and numbers. The
+   names of its variables are those of the loops.
+2. The rule of an optimiser works on arrays. It takes a parameter p, its gradient d, its arrays of
+   state (None for one that the options do without), its numbers of state, the first of which is
+   the step, counted from 1; and as keywords `fresh`, whether the state was zeros before this step,
+   and the options. It returns the new p and the new arrays of state, and writes to nothing.
+3. The loops of updates.pyx are its formulas, in the same order of operations, in one pass over
+   memory. This file must not know any loops.
 """
 # mypy: allow-untyped-defs, allow-untyped-calls
 

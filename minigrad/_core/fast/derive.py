@@ -68,14 +68,27 @@ def without(axes, others):
 
 
 # ------------------------------------------------------------------------------------------ symbols
+def operators(op):
+    """The methods of a binary operator, from either side."""
+    return lambda a, b: a.trace.make(op, a, b), lambda a, b: a.trace.make(op, b, a)
+
+
 class Symbol:
     """A value: what an operation gives for other symbols, or an input, a number, an extent."""
+
+    __add__, __radd__ = operators("add")
+    __sub__, __rsub__ = operators("subtract")
+    __mul__, __rmul__ = operators("multiply")
+    __truediv__, __rtruediv__ = operators("divide")
 
     def __init__(self, trace, op, args, axes, value):
         self.trace, self.op, self.args, self.axes, self.value = trace, op, args, axes, value
         self.name = value if op in ("input", "number") else ""
         inner = op != "narrow" and any(a.wide for a in args)
         self.wide = inner or op in ("sum", "extent", "widen")  # double
+
+    def __neg__(self):
+        return self.trace.make("negative", self)
 
     def __getattr__(self, name):
         """Any primitive is a method."""
@@ -104,18 +117,6 @@ class Symbol:
     def detach(self):
         """Itself: only the first result of a formula has a gradient."""
         return self
-
-
-def _operators(name, op):
-    setattr(Symbol, f"__{name}__", lambda a, b: a.trace.make(op, a, b))
-    setattr(Symbol, f"__r{name}__", lambda a, b: a.trace.make(op, b, a))
-
-
-_operators("add", "add")
-_operators("sub", "subtract")
-_operators("mul", "multiply")
-_operators("truediv", "divide")
-Symbol.__neg__ = lambda a: a.trace.make("negative", a)
 
 
 class Trace:
@@ -328,6 +329,12 @@ class Writer:
             return self.expression(x, wide=True), x.args
         return self.text(x, single=False), (x,)
 
+    def terms(self, sums):
+        """For the name of each sum what it adds up, and what a loop defines for them."""
+        terms = {self.names[s]: self.term(s) for s in sums}
+        symbols = self.needed([end for _, ends in terms.values() for end in ends])
+        return {name: x for name, (x, _) in terms.items()}, symbols
+
     def put(self, *lines):
         self.lines += ["    " * self.depth * (line[0] != "#") + line for line in lines]
 
@@ -369,26 +376,22 @@ class Writer:
     # ---------------------------------------------------------------------------------- its passes
     def nest(self, axes, symbols, body):
         """Loops over the axes; each symbol is defined as far out as can be."""
+        depth = {s: max([axes.index(a) for a in s.axes if a in axes] or [0]) for s in symbols}
         with ExitStack() as loops:
             for k, axis in enumerate(axes):
                 self.put(*[self.layout.simd] * (axis == self.vector))
                 loops.enter_context(self.loop(axis))
-                depth = {
-                    s: max([axes.index(a) for a in s.axes if a in axes] or [0]) for s in symbols
-                }
                 self.define(s for s in symbols if depth[s] == k)
             self.put(*body)
 
     def add_up(self, sums):
         """The pass that adds along the inner loop. In float64 it takes blocks, as rounding errors
         grow with the length of a sum, and what the additions of these round off is kept."""
-        axis, terms, blocks = self.vector, [self.term(s) for s in sums], self.real == "double"
-        symbols = self.needed([end for _, ends in terms for end in ends])
+        axis, blocks, (terms, symbols) = self.vector, self.real == "double", self.terms(sums)
         scalars = [self.names[s] for s in sums if self.is_scalar(s)]
-        parts, after = [], []
-        for s in sums:
-            name = self.names[s]
-            parts.append(name if name in scalars and not blocks else f"{name}_part")
+        parts, after = {}, []
+        for s, name in zip(sums, terms, strict=True):
+            parts[name if name in scalars and not blocks else f"{name}_part"] = terms[name]
             if name not in scalars:
                 after.append(f"{name}_at[{index(s.axes)}] += {name}_part;")
             elif blocks:
@@ -407,7 +410,7 @@ class Writer:
             self.put(f"{self.layout.simd} reduction(+ : {', '.join(parts)})")
             with self.loop(axis, start, stop):
                 self.define(s for s in symbols if axis in s.axes)
-                self.put(*(f"{part} += {x};" for part, (x, _) in zip(parts, terms, strict=True)))
+                self.put(*(f"{part} += {x};" for part, x in parts.items()))
             self.put(*after)
         self.put(*(f"MG_CLOSE({name}, {name}_low);" for name in scalars if blocks))
         self.known.update(s for s in sums if self.is_scalar(s))
@@ -415,11 +418,9 @@ class Writer:
     def add_rows(self, sums):
         """The pass that adds rows to sums that stand in arrays, four rows at a time: a quarter of
         the traffic to these."""
-        (row, axis), terms = self.inner, {self.names[s]: self.term(s) for s in sums}
-        symbols = self.needed([end for _, ends in terms.values() for end in ends])
-        with self.block(
-            f"for (ptrdiff_t {row}0 = 0, rows; {row}0 < {row.upper()}; {row}0 += rows)"
-        ):
+        (row, axis), (terms, symbols) = self.inner, self.terms(sums)
+        head = f"for (ptrdiff_t {row}0 = 0, rows; {row}0 < {row.upper()}; {row}0 += rows)"
+        with self.block(head):
             self.put(f"rows = {row.upper()} - {row}0 < 4 ? 1 : 4;")
             for rows in (4, 1):
                 with self.block("if (rows == 4)" if rows == 4 else "else"):
@@ -429,30 +430,26 @@ class Writer:
                         self.put(*(f"double {name}_part = 0;" for name in terms))
                         with self.loop(row, f"{row}0", f"{row}0 + {rows}"):
                             self.define(s for s in symbols if row in s.axes)
-                            self.put(*(f"{name}_part += {x};" for name, (x, _) in terms.items()))
+                            self.put(*(f"{name}_part += {x};" for name, x in terms.items()))
                         self.put(*(f"{name}_at[{axis}] += {name}_part;" for name in terms))
 
     def run_level(self, level):
         """The sums of a level, and what follows from them for all places."""
-        sums = [s for s in self.order if s.op == "sum" and self.level[s] == level]
+        now = [s for s in self.order if self.level[s] == level and s in self.names]
+        sums = [s for s in now if s.op == "sum"]
         across = [s for s in sums if self.vector in s.axes]
         if along := [s for s in sums if self.vector not in s.axes]:
             self.add_up(along)
         if across and self.layout.shared:
-            terms = {s: self.term(s) for s in across}
-            symbols = self.needed([end for _, ends in terms.values() for end in ends])
-            body = [f"{self.names[s]}_at[{index(s.axes)}] += {x};" for s, (x, _) in terms.items()]
-            self.nest(self.inner, symbols, body)
+            terms, symbols = self.terms(across)
+            at = index(across[0].axes)
+            self.nest(self.inner, symbols, [f"{n}_at[{at}] += {x};" for n, x in terms.items()])
         elif across:
             self.add_rows(across)
-        here = [
-            s for s in self.order if s.op != "sum" and self.level[s] == level and s in self.names
-        ]
-        scalars = [s for s in here if self.is_scalar(s)]
-        self.here = here
+        scalars = [s for s in now if s.op != "sum" and self.is_scalar(s)]
         self.define(scalars)
         self.known.update(scalars)
-        here = [s for s in here if self.per_place(s)]
+        here = [s for s in now if self.per_place(s)]
         arrays = [s for s in here if s in self.arrays]
         done = [s for s in here + across * (not self.layout.shared) if s in self.results.values()]
         if arrays or done:
@@ -467,9 +464,8 @@ class Writer:
         pointers = [(n, s, "in") for n, s in self.given.items() if s.op != "number"]
         pointers += [(n, s, "out") for n, s in self.results.items()]
         numbers = [s for s in self.given.values() if s.op == "number"]
-        with self.block(
-            "    const double *numbers, double *work, ptrdiff_t start, ptrdiff_t stop)"
-        ):
+        head = "    const double *numbers, double *work, ptrdiff_t start, ptrdiff_t stop)"
+        with self.block(head):
             for k, axis in enumerate(layout.axes):
                 self.put(f"const ptrdiff_t {axis.upper()} = extents[{k}];")
             for k, (n, s, suffix) in enumerate(pointers):
@@ -477,9 +473,8 @@ class Writer:
                     kind = "const " * (suffix == "in") + self.kind(s)
                     self.put(f"{kind} *MG_RESTRICT {n}_{suffix} = arrays[{k}];")
             for k, s in enumerate(numbers):
-                self.put(
-                    *[f"const {self.real} {s.name} = ({self.real}) numbers[{k}];"] * (s in used)
-                )
+                if s in used:
+                    self.put(f"const {self.real} {s.name} = ({self.real}) numbers[{k}];")
             begin, length = ("", places) if layout.shared else (" + start", "(stop - start)")
             for k, s in enumerate(self.arrays):
                 kind, at = self.kind(s), f"{self.names[s]}_at"
@@ -549,9 +544,8 @@ def of_formula(name, layout):
     kept = {s.name or f"sum_of_{s.args[0].name}": s for s in kept if s in used}
     forward = {s.name or "y": s for s in results} | {f"kept_{n}": s for n, s in kept.items()}
     backward = {f"d_{n}": s for n, s in zip(arrays, slopes, strict=True)}
-    return Loops(
-        ({**inputs, **rest}, forward), ({"g": g, **inputs, **kept, **rest}, backward), len(kept)
-    )
+    given = {"g": g, **inputs, **kept, **rest}
+    return Loops(({**inputs, **rest}, forward), (given, backward), len(kept))
 
 
 def written(name, layout, real):
@@ -585,6 +579,11 @@ def header():
     return "\n\n".join(parts)
 
 
+def main(name="normalise", layout="planes"):
+    """Print the loops of a formula."""
+    print(*(text for text, _ in written(name, layout, "float")), sep="\n\n")
+
+
 def read_table():
     """The entries of the table by name; its rules see them as functions of symbols."""
     space = {"__name__": "table"}
@@ -599,5 +598,4 @@ RULES = defaultdict(tuple, {name: entry.rules for name, entry in TABLE.items()})
 RULES |= dict.fromkeys(("sum", "narrow", "widen"), (lambda g: g,))
 
 if __name__ == "__main__":
-    asked = sys.argv[1:] + ["normalise", "planes"][len(sys.argv) - 1 :]
-    print(*(text for text, _ in written(*asked, "float")), sep="\n\n")
+    main(*sys.argv[1:])
