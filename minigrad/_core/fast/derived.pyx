@@ -7,9 +7,9 @@ Design note
    backward, are made of formulas.py by derive.py when minigrad is built, and `derived` stands where the
    formula does. What is observed, or lies in memory as no loop expects, runs as the formula itself.
 2. The axes that are reduced, and those that the weights vary along, make the layout (`find_layout`), so
-   that few loops serve tensors of any shape. Threads divide the places of the statistics among them; what is summed
-   across these, the gradients of the weights of rows, is summed in as many parts as the size says, not in as
-   many as there are threads, so that its bits do not depend on that.
+   that few loops serve tensors of any shape. Threads divide the places of the statistics among them; what is
+   summed across these, the gradients of the weights of rows, is summed in as many parts as the size says,
+   not in as many as there are threads, so that its bits do not depend on that.
 3. Gradients of gradients, which need a graph, run the function itself and differentiate that.
 """
 cimport cython
