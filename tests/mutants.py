@@ -41,7 +41,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 COMPILED = "minigrad/_core/engine/table.py"  # the only Python file that compiled code is made from
 SOURCES = (
-    "minigrad/_core/**/*.px[dyi]",
+    "minigrad/_core/**/*.pyx",
+    "minigrad/_core/*.pxi",
+    "minigrad/_core/[ef]*/*.px[di]",  # engine and fast, but nothing generated
     "minigrad/_core/fast/*.h",
     COMPILED,
     "minigrad/nn/*.py",

@@ -584,7 +584,7 @@ def main(name="normalise", layout="planes"):
     print(*(text for text, _ in written(name, layout, "float")), sep="\n\n")
 
 
-def read_table():
+def rules_of_table():
     """The entries of the table by name; its rules see them as functions of symbols."""
     space = {"__name__": "table"}
     exec(compile((CORE / "engine/table.py").read_text("utf-8"), "table.py", "exec"), space)
@@ -593,7 +593,7 @@ def read_table():
     return entries
 
 
-TABLE, FUNCTIONS = read_table(), run_path(str(CORE / "formulas.py"))
+TABLE, FUNCTIONS = rules_of_table(), run_path(str(CORE / "formulas.py"))
 RULES = defaultdict(tuple, {name: entry.rules for name, entry in TABLE.items()})
 RULES |= dict.fromkeys(("sum", "narrow", "widen"), (lambda g: g,))
 

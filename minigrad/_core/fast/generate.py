@@ -232,7 +232,7 @@ TYPED = {  # the parameters of an operator
 }
 
 
-def operators(table: Table) -> list[tuple[str, str, str]]:
+def operators_of(table: Table) -> list[tuple[str, str, str]]:
     """The method (without underscores), the primitive and the kind of each operator."""
     own = [(e.options.get("operator", ""), e.name, e.kind) for e in table.entries]
     others = [(method, name, "binary") for method, name in table.operators.items()]
@@ -246,7 +246,7 @@ def methods(table: Table) -> list[str]:
     """The operators as methods of Tensor, a line each."""
     forms = [
         form.format(method, name.upper(), method == "ne")
-        for method, name, kind in operators(table)
+        for method, name, kind in operators_of(table)
         for form in OPERATORS[kind]
     ]
     return [re.sub(r"\(self.*?\)", lambda m: TYPED[m[0]], f"    def {f}", count=1) for f in forms]
@@ -254,7 +254,7 @@ def methods(table: Table) -> list[str]:
 
 def tensor_class(table: Table, source: str) -> str:
     """The source of Tensor, with the operators behind it."""
-    names = [name for _, name, _ in operators(table) if name]
+    names = [name for _, name, _ in operators_of(table) if name]
     handles = [f'cdef Op {name.upper()}_ = named("{name}")' for name in names]
     return "\n".join([*handles, "", "", source.rstrip(), *methods(table)])
 
