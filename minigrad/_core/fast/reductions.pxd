@@ -8,6 +8,8 @@ cdef struct Plan:               # a reduction whose dimensions were sorted by st
     bint is_double
     npy_intp other              # bytes from an element to that of the other array, for a sum of products
     npy_intp centres            # bytes from a variance to where its mean goes, 0 for nowhere
+    npy_intp count              # elements that fold into one
+    double correction
     bint row_wise               # the fastest dimension is reduced
     npy_intp width              # its length then
     npy_intp stride             # and stride
@@ -16,8 +18,6 @@ cdef struct Plan:               # a reduction whose dimensions were sorted by st
     npy_intp out_stride
     Block kept                  # the other dimensions: of the array and the output
     Block reduced               # of the array alone
-    npy_intp count              # elements that fold into one
-    double correction
 
 cdef void make_plan(Plan* plan, Operand* x, unsigned long long axes, double correction) noexcept nogil
 cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil
