@@ -65,6 +65,7 @@ NO_LAYOUTS = {
     "a weight of other axes": ((4, 3, 5), (5,), (0,)),
     "a weight of one value": ((4, 3), (4, 1), (0,)),
     "one value of each": ((4, 1), (1,), (1,)),
+    "many rows of few elements": ((300, 3), (3,), (1,)),
 }
 
 

@@ -64,6 +64,8 @@ cdef enum:
     MOST_PARTS = 16
     STRIPE = 32                 # columns that are worth a thread of their own
     FEW = 8                     # columns, of which each is read by itself if there are fewer
+    TINY = 4                    # elements of a row: of shorter rows (of planes with so many)
+    MANY = 256                  # these are too many
     SHORT = 32                  # elements up to which a row is too short for long vectors
 
 cdef struct View:               # how the inputs lie in memory
@@ -108,6 +110,8 @@ cdef bint find_layout(View* view, ndarray x, ndarray weight, unsigned long long 
         planes[stage] *= size
     if rows[2] * rows[3] == 1 or elements(x) == 0:
         return False
+    if as_rows and rows[2] * rows[3] < TINY + (rows[3] > 1) and rows[0] * rows[1] > MANY:
+        return False            # primitives take these together; a loop spends its time on statistics
     if as_rows:
         for d in range(4): view.extents[d] = rows[d]
         view.layout = GROUPS if rows[3] > 1 else ROWS
