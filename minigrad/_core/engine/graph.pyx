@@ -29,8 +29,8 @@ Design note
    without deep recursion (measured in tests/test_graph.py in a thread with a 512 KB stack).
 8. Function, checkpoint, derived formulas, mg.func and detect_anomaly build on the graph from outside. They
    need four things: a *joint* op, whose single rule returns the gradients of all inputs; a pass that *stops
-   at its inputs*, for a rule that differentiates a graph of its own; `edges_below`, which finds where a subgraph
-   ends; and observers, one per thread, which cost nothing while there are none.
+   at its inputs*, for a rule that differentiates a graph of its own; `edges_below`, which finds where a
+   subgraph ends; and observers, one per thread, which cost nothing while there are none.
 """
 include "../plumbing.pxi"               # what is taken of C, CPython and NumPy
 
