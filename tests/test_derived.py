@@ -16,7 +16,7 @@ from minigrad._core.fast import derive
 from minigrad._core.fast.derived import derived
 from minigrad._core.fast.loops import set_threads
 from minigrad.autograd import accelerated, detect_anomaly, grad, gradcheck, gradgradcheck
-from minigrad.nn.functional import centre_and_scale as normalise, scale_by_rms as rms_normalise
+from minigrad.nn.functional import _normalise as normalise, _rms_normalise as rms_normalise
 
 pytestmark = pytest.mark.accelerated
 random = np.random.default_rng(0)

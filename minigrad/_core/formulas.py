@@ -25,7 +25,8 @@ def normalise(x, weight, bias, axes, eps):
     The formula of all layers that normalise by the statistics of their input. Weight and bias
     broadcast against x. Mean and variance are returned as values, without a graph.
 
-    >>> y, mean, var = mg.nn.functional.centre_and_scale(mg.tensor([1.0, 3.0]), 2.0, 1.0, (0,), 0.0)
+    >>> from minigrad._core.formulas import normalise
+    >>> y, mean, var = normalise(mg.tensor([1.0, 3.0]), 2.0, 1.0, (0,), 0.0)
     >>> y.tolist(), mean.tolist(), var.tolist()
     ([-1.0, 3.0], [2.0], [1.0])
     """

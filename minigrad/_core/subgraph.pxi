@@ -1,4 +1,4 @@
-# Access to the graph for Function, checkpoint, fused functions and mg.func.
+# Access to the graph for Function, checkpoint, derived formulas and mg.func.
 def attach_op(Op op not None, Tensor values not None, tuple inputs, tuple attributes) -> Tensor:
     """A Tensor on the memory of `values`, made by `op` from the inputs: Tensors, or Nodes, which stand for
     what they made. Nobody is told; see `announce`."""

@@ -143,7 +143,7 @@ def batch_norm(
                 "batch_norm: the statistics of a batch need more than one value per channel, "
                 f"got shape {shape}; use a larger batch, or eval()"
             )
-        y, mean, var = centre_and_scale(x, weight, bias, axes, eps)
+        y, mean, var = _normalise(x, weight, bias, axes, eps)
     else:
         mean, var = _per_channel(running_mean, ndim), _per_channel(running_var, ndim)
         y = (x - mean) * (weight / sqrt(var + eps)) + bias
@@ -155,8 +155,8 @@ def batch_norm(
     return y
 
 
-centre_and_scale: Callable[..., tuple[Tensor, Tensor, Tensor]] = derived(formulas.normalise)
-scale_by_rms: Callable[..., Tensor] = derived(formulas.rms_normalise)
+_normalise: Callable[..., tuple[Tensor, Tensor, Tensor]] = derived(formulas.normalise)
+_rms_normalise: Callable[..., Tensor] = derived(formulas.rms_normalise)
 
 
 def _or_neutral(weight: Any, bias: Any) -> tuple[Any, Any]:
@@ -235,7 +235,7 @@ def layer_norm(
     """
     x = to_tensor(x, "layer_norm")
     axes = _trailing(x, normalized_shape, "layer_norm", weight=weight, bias=bias)
-    return centre_and_scale(x, *_or_neutral(weight, bias), axes, eps)[0]
+    return _normalise(x, *_or_neutral(weight, bias), axes, eps)[0]
 
 
 def rms_norm(
@@ -255,7 +255,7 @@ def rms_norm(
     axes = _trailing(x, normalized_shape, "rms_norm", weight=weight)
     if eps is None:
         eps = float(np.finfo(x.dtype).eps)
-    return scale_by_rms(x, 1.0 if weight is None else weight, axes, eps)
+    return _rms_normalise(x, 1.0 if weight is None else weight, axes, eps)
 
 
 def group_norm(
@@ -287,7 +287,7 @@ def group_norm(
     columns = _columns("group_norm", x, (num_groups, members, *around), weight=weight, bias=bias)
     rows = reshape(x, (batch, num_groups, members, *x.shape[2:]))
     axes = tuple(range(2, rows.ndim))
-    return reshape(centre_and_scale(rows, *_or_neutral(*columns), axes, eps)[0], x.shape)
+    return reshape(_normalise(rows, *_or_neutral(*columns), axes, eps)[0], x.shape)
 
 
 def instance_norm(
@@ -331,7 +331,7 @@ def instance_norm(
             "instance_norm: the statistics of a sample need more than one element per channel, got "
             f"an input of shape {x.shape}; use a larger input, or running statistics"
         )
-    y, mean, var = centre_and_scale(x, *_or_neutral(weight, bias), axes, eps)
+    y, mean, var = _normalise(x, *_or_neutral(weight, bias), axes, eps)
     if running_mean is not None and running_var is not None and x.size:
         every = (0, *axes)
         means, variances, correction = mean.mean(every), var.mean(every), count / (count - 1)

@@ -169,7 +169,7 @@ cdef class Node:
 
     @property
     def name(self) -> str:
-        """The name of the primitive, or of the function (a Function, or one that is fused)."""
+        """The name of the primitive, of a Function, or of a derived formula."""
         return self.op.name
 
     @property
