@@ -74,7 +74,7 @@ wheel: .venv/has-dev ## build the source distribution, and from it the wheel, in
 clean: ## delete everything that make has built
 	rm -rf .venv .venv-peers .venv-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find minigrad/_core -name '*.so' -delete -o -name '*.pyi' -delete
-	rm -rf minigrad/_core/generated
+	rm -rf minigrad/_core/generated minigrad/_core/elementwise.py # which former versions made
 	find minigrad tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps in each virtual environment: its build requirements, an editable install with an

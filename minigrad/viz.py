@@ -22,7 +22,8 @@ import numpy as np
 
 from ._core.engine.graph import Node, RemovableHandle, Tensor, observe, run_graph
 from .autograd import no_grad
-from .nn.module import Module, Parameter, positive
+from .checks import positive
+from .nn.module import Module, Parameter
 from .tree import flatten_tree
 
 __all__ = ["Graph", "Row", "Summary", "graph", "record", "summary"]

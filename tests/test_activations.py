@@ -256,6 +256,18 @@ def test_modules_are_classes_of_their_own_that_can_be_copied_and_pickled():
 
     assert Mine(0.5)(mg.tensor(-1.0)).item() == -0.5
 
+    class Scaled(nn.ReLU):
+        """The constructor does not call a forward that needs what it has not set yet."""
+
+        def __init__(self):
+            super().__init__()
+            self.factor = 3.0
+
+        def forward(self, x):
+            return self.factor * super().forward(x)
+
+    assert Scaled()(mg.tensor(2.0)).item() == 6.0
+
 
 def test_wrong_options():
     for build, message in [

@@ -315,7 +315,7 @@ def test_inputs_that_do_not_fit(call, message):
 
 
 # --------------------------------------------------------------------------- windows and padding
-def test_unfold_is_a_read_only_view():
+def test_sliding_windows_are_a_read_only_view():
     x = mg.tensor(np.arange(12.0).reshape(3, 4))
     windows = mg.sliding_windows(x, (2, 2))
     assert np.shares_memory(windows.numpy(), x.numpy())

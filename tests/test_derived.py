@@ -109,6 +109,23 @@ def test_values_and_gradients_are_those_of_the_formula(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("wrong", ["values", "gradients"])
+def test_the_comparison_notices_another_formula(wrong, dtype, monkeypatch):
+    formula = formulas.normalise
+
+    def other(x, weight, bias, axes, eps):
+        if wrong == "values":
+            return formula(x, weight, bias, axes, eps + 1e-6)
+        centred = x - x.mean(axes, keepdims=True).detach()  # right values, wrong gradient
+        std = (centred.var(axes, keepdims=True) + eps).sqrt()
+        return centred * (weight / std) + bias, *formula(x, weight, bias, axes, eps)[1:]
+
+    monkeypatch.setattr(formulas, "normalise", other)
+    with pytest.raises(AssertionError, match=r"Not equal|not equal"):
+        compare(LAYOUTS["BatchNorm"], dtype, "normalise")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if "BatchNorm" not in name])
 def test_the_mean_square(name, dtype):
     x, weight, _, axes, eps = inputs_of(LAYOUTS[name], dtype)
@@ -148,11 +165,9 @@ def test_every_choice_of_axes(reduced, varying):
             np.testing.assert_allclose(value, want, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", [name for name in LAYOUTS if np.prod(LAYOUTS[name][0]) < 1000])
 def test_gradients_of_both_orders(name):
     inputs = inputs_of(LAYOUTS[name], np.float64)
-    if inputs[0].size > 1000:
-        return
     tensors = [x for x in inputs if isinstance(x, mg.Tensor)]
 
     def of_tensors(*given):
@@ -386,5 +401,6 @@ def test_a_variance_of_what_is_not_centred_is_refused():
 def test_the_loops_are_those_of_the_formulas_as_they_stand():
     """A change of a formula, or of a rule, reaches them by the next build."""
     made = Path(derive.__file__).parents[1] / "generated/formulas.h"
-    if importlib.util.find_spec("Cython") and made.exists():
-        assert derive.header() in made.read_text(encoding="utf-8")
+    if not importlib.util.find_spec("Cython") or not made.exists():
+        pytest.skip("there are no generated files to compare with")
+    assert derive.header() in made.read_text(encoding="utf-8")

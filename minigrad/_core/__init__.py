@@ -8,16 +8,19 @@ BUILD = "build it: `make test` in a checkout, `pip install .` elsewhere"
 
 
 def check_build() -> None:
-    """Raise ImportError if the core was not compiled, or not from the table that stands here."""
+    """Raise ImportError if the core was not compiled, or not from the table and formulas here."""
     try:
-        built_from = vars(import_module(".ops", __name__))["BUILT_FROM"]
+        built_from = vars(import_module(".ops", __name__)).get("BUILT_FROM")
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith(__name__):
             raise
         raise ImportError(f"minigrad: the core is not compiled; {BUILD}") from None
-    table = Path(__file__).parent / "engine/table.py"
-    if built_from != crc32(table.read_text(encoding="utf-8").encode()):
-        raise ImportError(f"minigrad: the compiled core was made of another {table}; {BUILD}")
+    sources = [Path(__file__).parent / name for name in ("engine/table.py", "formulas.py")]
+    if all(map(Path.exists, sources)):  # they may be left out where the program is frozen
+        text = "".join(path.read_text(encoding="utf-8") for path in sources)
+        if built_from != crc32(text.encode()):
+            where = f"{sources[0]} or {sources[1].name}"
+            raise ImportError(f"minigrad: the compiled core was made of another {where}; {BUILD}")
 
 
 check_build()

@@ -1,11 +1,11 @@
-"""The primitives that are not elementwise: reductions, shapes, indexing, products.
+"""The primitives that table.py cannot define: reductions, shapes, indexing, products, a few elementwise.
 
 Design note
 -----------
 1. Elementwise primitives are in table.py; generate.py turns them into the code included below. How to read
-   an entry of this file: in `register("prod", PROD, np.multiply.reduce, rules)`, PROD is the branch of the
-   kernel, NumPy's function computes integers, and the rules are the gradients. Users call the function
-   below it. The files included at the end go on: shapes.pxi, windows.pxi, products.pxi.
+   an entry of this file: in `reduction_op("prod", PROD, np.multiply.reduce, rule)`, PROD is the opcode,
+   which selects the loop, NumPy's function computes integers, and the rule is the gradient. Users call the
+   function below it. The files included at the end go on: shapes.pxi, windows.pxi, products.pxi.
 2. A rule is written in Tensor operations, so its own gradient derives automatically. A Node saves only
    what the rule's parameters name: `g` the cotangent; `out` the output; `x`, `y` the inputs; `shape` the
    first input's shape; `i` which input (variadic operations); or an attribute, given by the caller

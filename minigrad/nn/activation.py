@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from .._core import ops
 from .._core.engine.graph import Tensor
@@ -30,7 +30,7 @@ _Function: TypeAlias = Callable[..., Tensor]
 class _Activation(Applied):
     """A Module that applies a function of one tensor."""
 
-    __signature__: inspect.Signature
+    __signature__: ClassVar[inspect.Signature]
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         try:
@@ -40,7 +40,7 @@ class _Activation(Applied):
         bound.apply_defaults()
         self._keep(bound.arguments)
         if "dim" not in self._options:
-            self.forward(zeros(0))  # the function checks its options
+            _Activation.forward(self, zeros(0))  # the function checks its options
 
     def forward(self, x: Tensor) -> Tensor:
         """The function of x."""

@@ -13,6 +13,16 @@ from .module import BUFFER, Module, Self
 Check = Callable[[Any, str], Any]  # one of checks.py: of a value and its name
 
 
+class _SignatureOfInit:
+    """The signature of a class is that of `__init__` (Python 3.11.2 takes that of `__new__`)."""
+
+    def __get__(self, instance: object, owner: type[Any]) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")
+        signature = inspect.signature(owner.__init__)
+        return signature.replace(parameters=[*signature.parameters.values()][1:])
+
+
 class Applied(Module):
     """The base of such Modules, which checks, keeps and shows the options.
 
@@ -35,6 +45,8 @@ class Applied(Module):
     _values: ClassVar[Any]  # a function of the module to the tuple of its options
     _shown: ClassVar[tuple[str, ...] | None] = None  # which of them repr shows, if not all in order
     _checks: ClassVar[Mapping[str, Check]] = {}
+
+    __signature__: ClassVar[Any] = _SignatureOfInit()
 
     def __init_subclass__(cls, function: Callable[..., Any] | None = None, **checks: Check) -> None:
         super().__init_subclass__()

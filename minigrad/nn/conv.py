@@ -21,7 +21,7 @@ from .._core.ops import (
     sliding_windows,
 )
 from .._core.types import Shape
-from ..checks import choice, integer, per_axis as per_axis, positive, wrong_shape
+from ..checks import choice, integer, per_axis, positive, wrong_shape
 from .linear import _Uniform
 from .module import Parameter
 

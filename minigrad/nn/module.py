@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from .._core.engine.graph import RemovableHandle, Tensor
-from ..checks import flag, positive as positive
+from ..checks import flag
 from ..creation import asarray
 
 __all__ = ["Module", "ModuleList", "Parameter", "Sequential"]

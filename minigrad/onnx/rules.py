@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from .._core.engine.graph import Tensor
-from ..nn.conv import _padding as padded, per_axis
+from ..checks import per_axis
+from ..nn.conv import _padding as padded
 from .graph import GraphBuilder, TracedStep, equal
 
 Rule = Callable[..., Any]  # of a step and the names of its inputs; gives those of its outputs

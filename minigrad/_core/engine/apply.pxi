@@ -105,6 +105,4 @@ cdef object promote(Op op, object left, object right):
             x = (<Tensor> left).array if isinstance(left, Tensor) else left
             y = (<Tensor> right).array if isinstance(right, Tensor) else right
     out = call_numpy(op, x, y)
-    if op.core_dims != NO_BROADCAST:
-        return record(op, out, left, right)
-    return wrap(out)
+    return record(op, out, left, right)

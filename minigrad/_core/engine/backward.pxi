@@ -74,7 +74,7 @@ cdef void call_rules(Walk walk, Node node, Tensor g) except *:
             continue
         rule = 0 if op.variadic else i
         position = i
-        # A rule of g alone (add, subtract) is linear, so it may run after the sum, on less data.
+        # A rule of g alone (add, subtract) treats all elements alike, so it may run after the sum, on less data.
         early = node.broadcast and node.repeated[i] != 0 and op.saves[rule] == 1 << COTANGENT
         cotangent = unbroadcast(g, node.repeated[i], node.extra[i]) if early else g
         for k in range(op.arguments[rule]):
@@ -118,7 +118,7 @@ cdef Tensor unbroadcast(Tensor g, unsigned long long repeated, int extra):
 
 
 cdef Tensor without_first(Tensor total, tuple shape, tuple axes, int extra):
-    """A sum over these axes of this shape in the shape of what was broadcast, which lacks the first axes."""
+    """Reshape `total`, a sum over `axes` of an array of `shape`, to that of the input before broadcasting."""
     if extra == 0 or len(axes) == extra:
         return total
     return total.reshape(tuple([1 if d in axes else shape[d] for d in range(extra, len(shape))]))

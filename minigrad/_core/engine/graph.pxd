@@ -20,10 +20,10 @@ ctypedef Tensor (*summed_gradient_t)(Tensor g, Tensor factor, unsigned long long
 ctypedef void (*add_part_t)(ndarray whole, ndarray part, tuple attributes) except *
 
 cdef class Faster:
-    cdef tuple sums             # of a product: for each input None, or the sum of many of its gradients
-    cdef summed_gradient_t summed_gradient  # of a product: its gradient, summed over repeated axes, or None
+    cdef tuple sums             # of a product: for each input None, or f(cotangents, factors), their product
+    cdef summed_gradient_t summed_gradient  # of a product: its gradient summed over repeated axes, or NULL
     cdef tuple rules            # of the same parameters as the primitive's, or None
-    cdef Shortcut shortcut      # which says whether these are taken
+    cdef Shortcut shortcut      # says whether `rules` are taken; the others have shortcuts of their own
     cdef add_part_t add_part    # of a primitive that picks elements of its input: adds into such a pick
 
 cdef class Op:
@@ -33,7 +33,7 @@ cdef class Op:
     cdef readonly tuple rules               # type: tuple[Callable[..., Tensor] | None, ...]
     cdef readonly tuple inputs              # type: tuple[str, ...]
     cdef readonly tuple attributes          # type: tuple[str, ...]
-    cdef readonly bint variadic
+    cdef readonly bint variadic # any number of inputs share one rule
     cdef readonly bint joint    # its rule is called once and returns the gradients of all inputs
     cdef int opcode
     cdef int core_dims          # trailing dimensions that do not broadcast; NO_BROADCAST for all

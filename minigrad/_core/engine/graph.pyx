@@ -5,13 +5,16 @@ Design note
 1. This module knows what a Tensor is, how an operation is recorded and how gradients flow. It knows no
    particular operation: those stand in the table (table.py, ../ops.pyx), and an `Op` is the one way to
    them. Here stand Op, Node and the record of an operation. apply.pxi runs an operation, backward.pxi is
-   reverse mode (with walk.pxi and gradients.pxi), tensor.pxi is Tensor. They are rooms of one module,
-   because they call one another in a circle. The rooms in the folder above are for what meets Python and
-   NumPy: numbers, operators, writes in place, observers; they need not be read to understand the engine.
+   reverse mode (with walk.pxi and gradients.pxi), tensor.pxi is Tensor. `include` makes one module of these
+   files, because their functions call one another. The .pxi files in the folder above face Python and
+   NumPy: numbers, operators, in-place writes, observers. They need not be read to understand the engine,
+   which calls `operate` (operators.pxi: an operator calls `binary`), `frozen` (interop.pxi: a copy of
+   foreign memory), `attach_op` (subgraph.pxi) and `let_others_run` (observe.pxi).
 2. A *Tensor* is a NumPy array with a place in the graph. A *Node* is one recorded operation. Edges
    point from a Node to its inputs: to the Node that computed the input, or to the Tensor if it is a leaf.
-3. *Memory policy.* A rule names what it needs (`g`, `out`, `x`, `y`, `shape`, an attribute such as
-   `axis`), and the Node saves that and no more. It never saves its output Tensor, which would be a
+   The *cotangent* of a tensor, `g` in rules, is the gradient of the final output with respect to it.
+3. *Memory policy.* A rule names what it needs (`g`, `out`, `x`, `y`, `shape`, `i`, an attribute such as
+   `axis`), and the Node saves no other array. It never saves its output Tensor, which would be a
    reference cycle: where a rule names `out`, it saves the array and wraps it in a new Tensor with itself
    as graph node when the rule runs. So reference counting alone frees graphs.
 4. *Backward* collects the Nodes, sorts them by creation number, newest first, and runs the rules. There
@@ -20,11 +23,11 @@ Design note
    primitive may use something faster than its rules (`Op.faster`, ../fast/cotangents.pxi) with the same
    result.
 5. Rules are Tensor expressions. With `create_graph` they are recorded like any other expression, and
-   that is all that gradients of gradients need. Only `call_rules` undoes broadcasting, never a rule.
-6. A *Version* counts the writes to one storage. It is created on demand: by a view, a saved output or a
-   write. When a rule runs, the versions of its saved tensors are compared. A write through a NumPy array
-   that shares the storage is not counted, so a Node saves a copy of a *foreign* tensor, one whose memory
-   was not allocated here.
+   that is all that gradients of gradients need. `call_rules` undoes broadcasting; a rule need not.
+6. A *Version* counts the writes to one storage. It is created on demand: by a view, a saved output,
+   foreign memory or a write. When a rule runs, the versions of its saved tensors are compared. A write
+   through a NumPy array that shares the storage is not counted, so a Node saves a copy of a *foreign*
+   tensor, one whose memory others may write to.
 7. Nodes and Tensors come from freelists. A chain of a million Nodes is freed by CPython's trashcan
    without deep recursion (measured in tests/test_graph.py in a thread with a 512 KB stack).
 8. Function, checkpoint, derived formulas, mg.func and detect_anomaly build on the graph from outside. They
@@ -41,11 +44,11 @@ import numpy as np
 
 cnp.import_array()
 
-cdef enum Argument:             # the meaning of a rule's parameter; attributes follow
+cdef enum Argument:             # the meaning of a rule's parameter; ATTRIBUTE + k is attribute k
     COTANGENT, OUT, X, Y, SHAPE, POSITION, ATTRIBUTE
 
 cdef enum:
-    MAX_ATTRIBUTES = 64         # an Argument is one byte
+    MAX_ATTRIBUTES = 64         # so that ATTRIBUTE + k, attribute k of a rule, fits in one byte
 
 cdef dict OTHER_PARAMETERS = {"g": COTANGENT, "out": OUT, "shape": SHAPE, "i": POSITION}
 
@@ -59,13 +62,13 @@ DTYPES: tuple[np.dtype[Any], ...] = tuple(map(np.dtype, ("float32", "float64", "
 # --------------------------------------------------------------------------------------- the table
 @cython.final
 cdef class Op:
-    """One primitive: its kernel, what NumPy calls it, and a gradient rule for each input."""
+    """One operation: its kernel, NumPy's function for it, and its gradient rules. Fields: graph.pxd."""
 
     def __repr__(self) -> str: return f"<primitive {self.name}>"
 
 
 cdef Op named(str name):
-    """The primitive of this name, whether it is registered already or will be."""
+    """The primitive of this name, registered or not: operators get it before ops.pyx defines it."""
     return registry.setdefault(name, Op.__new__(Op))
 
 
@@ -86,9 +89,10 @@ def make_op(str name not None, int opcode=NO_KERNEL, fallback: Callable[..., Any
     """An operation that a graph may contain. The parameter names of its rules say what a Node must save.
 
     variadic: any number of inputs share one rule. joint: that rule is called once, and returns a list
-    with the gradients of all inputs, None for an input without one.
+    with the gradients of all inputs, None for an input without one. The other parameters: graph.pxd.
 
-    Raises ValueError for too many rules, parameters or attributes, and for an unknown parameter name."""
+    Raises ValueError for a bad opcode or core_dims, too many rules, parameters or attributes, and for an
+    unknown parameter name."""
     cdef Op op = Op.__new__(Op) if into is None else into
     cdef int i, k
     if not 0 <= opcode <= NO_KERNEL:
@@ -131,7 +135,7 @@ def make_op(str name not None, int opcode=NO_KERNEL, fallback: Callable[..., Any
 
 
 def attach_methods(dict module, list names: list[str]) -> None:
-    """Make functions of a module whose first parameter is a Tensor methods of Tensor."""
+    """Add functions of a module to Tensor as methods; methods that Tensor already has stay."""
     cdef dict members = <dict> (<PyTypeObject*> Tensor).tp_dict
     for name in names:
         members.setdefault(name, module[name])

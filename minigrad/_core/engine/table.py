@@ -25,9 +25,9 @@ import numpy as np
 
 class Entry(NamedTuple):
     """A primitive. public: it is a function of `mg` and a method of Tensor. by_hand: ops.pyx has
-    the function. usual: what is added before `mg_usual` looks at the elements of a tile, of which
-    most can take the kernel's faster version. operator: the one of Python that applies it, as the
-    name of its method without underscores."""
+    the function. usual: for a kernel with a faster version for usual arguments, what to add to x
+    before `mg_usual` tests it. operator: the special method that applies it, without
+    underscores."""
 
     kernel: str | None
     numpy: Any
@@ -304,5 +304,5 @@ not_equal = comparison("x != y", np.not_equal,
     operator="ne")
 
 
-# -------------------------------------- operators of Python that apply a primitive of ops.pyx
+# ------------------------------------ special method: primitive, for the primitives of ops.pyx
 operators = {"matmul": "matmul", "getitem": "getitem"}

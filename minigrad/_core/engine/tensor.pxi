@@ -4,10 +4,10 @@
 cdef class Tensor:
     """An n-dimensional array that remembers how it was made.
 
-    `Tensor(data)` shares the memory of a NumPy array of one of the five dtypes, with the promise of
-    `mg.asarray` for what is written through the array; `mg.tensor` copies.
+    `Tensor(data)` shares the memory of a NumPy array of one of the five dtypes, as
+    `mg.asarray` does; `mg.tensor` copies.
     With `requires_grad=True` (float32 and float64 only) operations on it are recorded, and
-    `backward()` on a result puts d(result)/d(tensor) into `.grad`.
+    `backward()` on a result adds d(result)/d(tensor) to `.grad`.
 
     >>> import minigrad as mg
     >>> x = mg.tensor([1.0, 2.0, 3.0], requires_grad=True)

@@ -18,7 +18,8 @@ cdef class Walk:
     """The Nodes of one backward pass, newest first; holds a reference to each until it ends.
 
     Cotangents accumulate in a field of their Node or leaf, which is fastest. A pass that starts while
-    another one runs (in a hook, in another thread) is private: it keeps its state in dictionaries."""
+    another one runs (in a hook, in another thread), or that stops at its inputs, is private: it keeps its
+    state in dictionaries."""
     cdef Entry* entries
     cdef Py_ssize_t count, capacity
     cdef unsigned long long mark

@@ -22,13 +22,13 @@ cdef Faster beside_rules(Op op):
 
 
 def faster_rules(Op op, Shortcut shortcut, *rules: Callable[..., Any]) -> None:
-    """Rules that take the place of an Op's, with the same parameters; one that returns None is not possible
-    for these arguments."""
+    """Rules that replace those of an Op, with the same parameters. A rule returns None where it does not
+    apply; then the usual one runs."""
     beside_rules(op).rules, op.faster.shortcut = rules, shortcut
 
 
 cdef object call_faster(Op op, int rule, PyObject** arguments):
-    """What the faster rule returns, None if there is none."""
+    """The result of the faster rule; None if there is none, it is off, or it does not apply."""
     if op.faster.rules is None or not op.faster.shortcut.taken():
         return None
     return PyObject_Vectorcall(op.faster.rules[rule], arguments, op.arguments[rule], NULL)
@@ -59,7 +59,7 @@ cdef bint deliver_faster(Walk walk, Node node, int i, object target, Tensor g) e
 cdef void deliver_part(Walk walk, object target, Op op, Tensor part, tuple shape,
                        tuple attributes) except *:
     """As `deliver`, for the cotangent of some elements of a target of this shape. Where a tensor is taken
-    apart (a sequence into steps, gates into one another) the parts are added into one array; the rule would
+    apart (a sequence into steps, a block into gates) the parts are added into one array; the rule would
     make each a whole array, of zeros but for the part."""
     cdef Tensor whole = walk.pending(target)
     cdef PyObject* slot = <PyObject*> whole

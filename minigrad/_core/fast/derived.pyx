@@ -300,7 +300,8 @@ cdef class Derived:
 
     cdef list backward(self, Tensor g, tuple inputs, ndarray kept, unsigned long long wanted):
         cdef View view
-        self.fits(inputs, &view)
+        if not self.fits(inputs, &view):
+            raise RuntimeError("backward: an input of a derived formula has changed its shape")
         cdef MG_Loops* loops = &self.formula.loops[<int> view.layout]
         cdef void* arrays[MAX_ARRAYS]
         cdef ndarray x = (<Tensor> inputs[0]).array, cotangent = contiguous(g.array), work, out

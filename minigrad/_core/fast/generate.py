@@ -269,7 +269,8 @@ def write(path: Path, text: str) -> None:
 def generate(folder: Path = CORE) -> None:
     """Write all that is made of the table in `folder`."""
     source = (folder / "engine/table.py").read_text(encoding="utf-8")
-    table, stamp = read_table(source), f"BUILT_FROM = {crc32(source.encode())}"
+    formulas = (folder / "formulas.py").read_text(encoding="utf-8")
+    table, stamp = read_table(source), f"BUILT_FROM = {crc32((source + formulas).encode())}"
     entries, helpers, _ = table
     made = {
         "opcodes.pxi": opcodes(entries),

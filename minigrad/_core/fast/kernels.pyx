@@ -7,7 +7,6 @@ Design note
 2. Every loop runs over contiguous memory. Whatever is strided, reversed, transposed or broadcast is
    packed by `loops.pyx` or `reductions.pyx` into a tile of 512 elements first (`pack`), so that an
    operation is written once, not once per layout; but a number is read in its place (`call_with_numbers`).
-   Fusion calls the same kernels.
 3. A kernel is a fused function over float and double. What other modules call takes pointers to void and
    chooses the dtype, once for each kernel. `MG_CLONED` (clones.h) has gcc build it for
    AVX-512, AVX2 and baseline x86-64 and pick at load time; the loops vectorise by themselves.
