@@ -33,7 +33,7 @@ cdef class Op:
     cdef readonly tuple rules               # type: tuple[Callable[..., Tensor] | None, ...]
     cdef readonly tuple inputs              # type: tuple[str, ...]
     cdef readonly tuple attributes          # type: tuple[str, ...]
-    cdef readonly bint variadic # any number of inputs share one rule
+    cdef readonly bint variadic     # any number of inputs share one rule
     cdef readonly bint joint    # its rule is called once and returns the gradients of all inputs
     cdef int opcode
     cdef int core_dims          # trailing dimensions that do not broadcast; NO_BROADCAST for all

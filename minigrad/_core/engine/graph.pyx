@@ -6,10 +6,9 @@ Design note
    particular operation: those stand in the table (table.py, ../ops.pyx), and an `Op` is the one way to
    them. Here stand Op, Node and the record of an operation. apply.pxi runs an operation, backward.pxi is
    reverse mode (with walk.pxi and gradients.pxi), tensor.pxi is Tensor. `include` makes one module of these
-   files, because their functions call one another. The .pxi files in the folder above face Python and
-   NumPy: numbers, operators, in-place writes, observers. They need not be read to understand the engine,
-   which calls `operate` (operators.pxi: an operator calls `binary`), `frozen` (interop.pxi: a copy of
-   foreign memory), `attach_op` (subgraph.pxi) and `let_others_run` (observe.pxi).
+   files, because their functions call one another. The .pxi files in the folder above face Python and NumPy
+   and need not be read; the engine calls `operate` (an operator calls `binary`), `frozen` (a copy of foreign
+   memory), `attach_op` and `let_others_run` of them.
 2. A *Tensor* is a NumPy array with a place in the graph. A *Node* is one recorded operation. Edges
    point from a Node to its inputs: to the Node that computed the input, or to the Tensor if it is a leaf.
    The *cotangent* of a tensor, `g` in rules, is the gradient of the final output with respect to it.
