@@ -9,14 +9,53 @@ import math
 from collections.abc import Callable, Iterable
 from itertools import islice
 from numbers import Real
+from operator import index
 from typing import Any, TypeVar
 
 import numpy as np
 
-from ._core.ops import whole
-
 T = TypeVar("T")
 LONGEST = 100_000  # the longest list of milestones, which each step walks through
+
+
+def as_int(value: Any) -> int | None:
+    """Return `value` as an int if it has `__index__`, as NumPy's integers do, and is no bool; else
+    None.
+
+    >>> as_int(np.int64(3)), as_int(3.0), as_int(True)
+    (3, None, None)
+    """
+    try:
+        return None if isinstance(value, bool) else index(value)
+    except TypeError:
+        return None
+
+
+def whole(name: str, value: Any) -> int:
+    """Return `value` as an int; raise TypeError if it is not an integer.
+
+    >>> whole("roll: shift", np.int64(3))
+    3
+    """
+    number = as_int(value)
+    if number is None:
+        raise TypeError(f"{name} must be an int, got {value!r}")
+    return number
+
+
+def sizes_of(shape: Any, name: str) -> tuple[int, ...]:
+    """Return a shape, given as an int or a sequence of ints, as a tuple.
+
+    >>> sizes_of(3, "zeros"), sizes_of([2, 3], "zeros")
+    ((3,), (2, 3))
+    """
+    sizes = tuple(map(as_int, shape if isinstance(shape, (tuple, list)) else (shape,)))
+    if None in sizes:
+        raise TypeError(f"{name}: a shape is an int or a tuple of ints, got {shape!r}")
+    whole_sizes = tuple(n for n in sizes if n is not None)
+    if any(n < 0 for n in whole_sizes):
+        raise ValueError(f"{name}: a size cannot be negative, got {shape!r}")
+    return whole_sizes
 
 
 def plain(value: Any) -> Any:
@@ -173,7 +212,7 @@ def per_axis(value: Any, axes: int, name: str, least: int = 1) -> tuple[int, ...
         raise TypeError(f"{name} must be an int or a tuple of {axes} ints, got {value!r}") from None
     if len(values) == 1:
         values *= axes
-    if len(values) != axes or min(values) < least:
+    if len(values) != axes or not values or min(values) < least:
         raise ValueError(f"{name} must be an int or {axes} ints of at least {least}, got {value!r}")
     return values
 

@@ -27,8 +27,8 @@ from ._core.ops import (
     sum,
     sum_product,
 )
-from ._core.types import TensorLike
 from .checks import integer
+from .types import TensorLike
 
 __all__ = ["einsum", "outer", "tensordot", "trace", "vecdot"]
 

@@ -21,8 +21,8 @@ from ._core.engine.graph import (
     to_tensor,
 )
 from ._core.fast.loops import memory_checked
-from ._core.types import Shape
 from .checks import integer
+from .types import Shape
 
 __all__ = [
     "arange", "asarray", "empty", "empty_like", "eye", "float32", "float64", "from_dlpack", "full",

@@ -32,7 +32,6 @@ from ._core.ops import (
     reduced_axes,
     repeat,
     reshape,
-    sizes_of,
     sort_keys,
     sqrt,
     sum,
@@ -41,8 +40,8 @@ from ._core.ops import (
     var,
     where,
 )
-from ._core.types import Axis, Shape, TensorLike
-from .checks import choice, integer
+from .checks import choice, integer, sizes_of
+from .types import Axis, Shape, TensorLike
 
 __all__ = [
     "all",

@@ -40,6 +40,7 @@ from operator import index as index_of
 
 import numpy as np
 
+from ..checks import as_int, sizes_of, whole
 from .fast.loops import count_classes
 from .engine.graph import attach_methods, drops_graph, faster_rules, observe, plain_index, register
 
@@ -294,7 +295,7 @@ cpdef tuple reduced_axes(str name, axis: Axis, int ndim):  # type: tuple[int, ..
         return axis
     axes = []
     for given in (axis if isinstance(axis, (tuple, list)) else (axis,)):
-        a = integer(given)
+        a = as_int(given)
         if a is None:
             raise TypeError(f"{name}: axis must be an int, a tuple of ints or None, got {axis!r}")
         if not -ndim <= a < ndim:
@@ -311,26 +312,6 @@ cpdef int one_axis(str name, axis: int, int ndim) except -1:
     if axis is None or isinstance(axis, (tuple, list)):
         raise TypeError(f"{name}: axis must be an int, got {axis!r}")
     return reduced_axes(name, axis, ndim)[0]
-
-
-cdef object integer(value):
-    """`value` as an int if it has `__index__`, as NumPy's integers do, and is not a bool; else None."""
-    if type(value) is int:
-        return value
-    if isinstance(value, bool):
-        return None
-    try:
-        return index_of(value)
-    except TypeError:
-        return None
-
-
-cpdef object whole(str what, value: Any):  # type: int
-    """`value` as an int; raises TypeError if it is not an integer."""
-    number = integer(value)
-    if number is None:
-        raise TypeError(f"{what} must be an int, got {value!r}")
-    return number
 
 
 cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):

@@ -17,15 +17,12 @@ def reshape(x: TensorLike, *shape: Any) -> Tensor:
             array = array if loops.is_viewable(array, sizes) else contiguous(array)
         out = array.reshape(target)
     except (ValueError, TypeError):
-        raise type_or_value(target)(f"reshape: a tensor of shape {tensor.shape} ({tensor.size} elements) "
-                                    f"cannot take the shape {tuple(target)}") from None
+        kind = ValueError if all([as_int(n) is not None for n in target]) else TypeError
+        raise kind(f"reshape: a tensor of shape {tensor.shape} ({tensor.size} elements) "
+                   f"cannot take the shape {tuple(target)}") from None
     if PyArray_DATA(out) != PyArray_DATA(tensor.array):      # a copy, whose writes x does not see
         return record(RESHAPE_, out, tensor)
     return record_view(RESHAPE_, out, tensor)
-
-
-cdef object type_or_value(target):
-    return ValueError if all([integer(n) is not None for n in target]) else TypeError
 
 
 cdef Op PERMUTE_DIMS_ = register("permute_dims", NO_KERNEL, None,
@@ -86,16 +83,6 @@ def broadcast_to(x: TensorLike, shape: Sequence[int]) -> Tensor:
     if extra < 0:
         raise ValueError(f"broadcast_to: shape {tensor.shape} does not broadcast to {tuple(shape)}")
     return record_view(BROADCAST_TO_, strided_view(tensor.array, ndim, sizes, strides), tensor)
-
-
-cpdef tuple sizes_of(shape: Shape, str name):  # type: tuple[int, ...]
-    """A shape, given as an int or a sequence of ints, as a tuple; raises TypeError or ValueError."""
-    sizes = tuple([integer(n) for n in (shape if isinstance(shape, (tuple, list)) else (shape,))])
-    if None in sizes:
-        raise TypeError(f"{name}: a shape is an int or a tuple of ints, got {shape!r}")
-    if any([n < 0 for n in sizes]):
-        raise ValueError(f"{name}: a size cannot be negative, got {shape!r}")
-    return sizes
 
 
 cdef ndarray strided_view(ndarray base, int ndim, npy_intp* sizes, npy_intp* strides, int flags=0):
@@ -282,16 +269,13 @@ cdef object own_index(index):
 
 
 cdef bint is_basic(index):
-    if isinstance(index, tuple):
-        for part in index:
-            if type(part) is slice or type(part) is int:
-                continue
-            if (not (part is None or part is Ellipsis or isinstance(part, (int, slice, np.integer)))
-                    or isinstance(part, bool)):
-                return False
-        return True
-    return ((index is None or index is Ellipsis or isinstance(index, (int, slice, np.integer)))
-            and not isinstance(index, bool))
+    for part in index if isinstance(index, tuple) else (index,):
+        if type(part) is slice or type(part) is int:
+            continue
+        if (not (part is None or part is Ellipsis or isinstance(part, (int, slice, np.integer)))
+                or isinstance(part, bool)):
+            return False
+    return True
 
 
 cdef ndarray picked_slices(index, int* axis):

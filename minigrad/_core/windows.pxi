@@ -66,9 +66,9 @@ def overlap_add(x: TensorLike, shape: Sequence[int], stride: int | Sequence[int]
 
 
 cdef tuple per_axis(str name, str what, value, int k, int least):
-    """An option for each of k axes (of any number if k is 0) from an int or a tuple of ints."""
+    """As `checks.per_axis` (k 0: any number of axes), which would take 5 of 20 us of a small convolution."""
     given = value if isinstance(value, (tuple, list)) else (value,) * (k or 1)
-    numbers = tuple([integer(n) for n in given])
+    numbers = tuple([n if type(n) is int else as_int(n) for n in given])
     if None in numbers:
         raise TypeError(f"{name}: {what} must be an int or a tuple of ints, got {value!r}")
     if not numbers or len(numbers) != (k or len(numbers)) or min_of(numbers) < least:
@@ -287,7 +287,8 @@ def packed_outer(x: TensorLike, y: TensorLike, shape: Sequence[int]) -> Tensor:
 
 cdef tuple packed_operands(str name, x, y, shape):
     cdef Tensor a = to_tensor(x, name), b = to_tensor(y, name)
-    cdef tuple matrices = sizes_of(shape, name)
+    plain = type(shape) is tuple and all([type(n) is int and n >= 0 for n in shape])
+    cdef tuple matrices = shape if plain else sizes_of(shape, name)
     if (len(a.shape) < 2 or len(matrices) < 3 or math.prod(matrices) != PyArray_SIZE(b.array)
             or PyArray_NDIM(b.array) == 0 or PyArray_DIMS(b.array)[0] != matrices[0]):
         raise ValueError(f"{name}: expected matrices {a.shape} and {b.shape}, the latter in the shape "

@@ -20,8 +20,8 @@ from .._core.ops import (
     reshape,
     sliding_windows,
 )
-from .._core.types import Shape
 from ..checks import choice, integer, per_axis, positive, wrong_shape
+from ..types import Shape
 from .linear import _Uniform
 from .module import Parameter
 

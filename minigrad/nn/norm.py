@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .._core.engine.graph import Tensor, to_tensor
-from .._core.types import Shape
 from ..autograd import no_grad
 from ..checks import nonnegative_real, positive, real, wrong_shape
 from ..creation import ones, tensor, zeros
+from ..types import Shape
 from . import functional, init
 from .module import Module, Parameter
 

@@ -13,8 +13,8 @@ import numpy as np
 from .._core.engine.graph import Tensor, adopt, to_tensor
 from .._core.fast.loops import memory_checked
 from .._core.ops import getitem, pad, sliding_windows, where, window_max
-from .._core.types import Shape
 from ..checks import choice, integer, per_axis, positive, real, wrong_shape
+from ..types import Shape
 from .applied import Applied
 from .conv import LAYOUTS
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .._core.engine.graph import Tensor
-from .._core.ops import whole
+from ..checks import whole
 from ..creation import tensor
 from ..nn.module import Module
 from ..serialization import PathOrFile, writing

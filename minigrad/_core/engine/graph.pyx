@@ -255,8 +255,8 @@ cdef bint recording():
     return mg_recording
 
 
-cdef bint observed():
-    return observers > 0
+cdef bint observed():                   # those told of writes alone miss nothing
+    return mg_observer != NULL
 
 
 cdef inline bint same_shape(ndarray a, ndarray b):

@@ -25,7 +25,7 @@ from ..engine.graph cimport Op, Tensor, frozen, observed, record, recording, wra
 
 from functools import update_wrapper
 
-from ..engine.graph import make_op, observe, run_graph, set_recording
+from ..engine.graph import make_op, run_graph, set_recording
 
 cnp.import_array()
 
@@ -230,7 +230,7 @@ cdef class Derived:
 
     cdef object call(self, tuple inputs):
         cdef View view
-        if not self.fits(inputs, &view) or is_watched() or not DERIVED.taken():
+        if not self.fits(inputs, &view) or observed() or not DERIVED.taken():
             return self.function(*inputs)
         return self.forward(inputs, &view)
 
@@ -284,7 +284,7 @@ cdef class Derived:
             if isinstance(inputs[k], Tensor):
                 wanted |= <unsigned long long> ((<Tensor> inputs[k]).requires) << k
         if wanted and recording():
-            saved = as_saved(inputs)
+            saved = tuple([frozen(<Tensor> z) if isinstance(z, Tensor) else z for z in inputs])
             tensors = tuple([z for z in saved if isinstance(z, Tensor)])
             tensor = record(self.op, results[0], tensors[0], tensors[1] if len(tensors) > 1 else None,
                             tensors[2:] if len(tensors) > 2 else None,
@@ -370,26 +370,6 @@ cdef class Derived:
 
 
 # ------------------------------------------------------------------------------------------ the graph
-cdef bint is_watched() except -1:
-    """Whether somebody is told of the primitives of this thread; those told of writes miss nothing."""
-    if not observed():
-        return False
-    observer = observe(None)
-    observe(observer)
-    return observer is not None
-
-
-cdef tuple as_saved(tuple inputs):
-    """The inputs as a Node may save them; see `frozen`."""
-    cdef Tensor tensor
-    for value in inputs:
-        if isinstance(value, Tensor):
-            tensor = value
-            if tensor.version is not None and tensor.version.foreign:
-                return tuple([frozen(<Tensor> z) if isinstance(z, Tensor) else z for z in inputs])
-    return inputs
-
-
 cdef long long count_writes(tuple inputs, unsigned int chosen) except -1:
     """How often those whose bits are set were written to, all together: while that stays, none was."""
     cdef long long writes = 0

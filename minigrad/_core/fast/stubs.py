@@ -171,7 +171,7 @@ def write_stubs() -> None:
     compiled = sorted(CORE.rglob("*.pyx"))
     stubs = {path: parse(source(path)) for path in compiled}
     homes = {name: where for where, names in IMPORTS.items() for name in names}
-    types = CORE / "types.py"
+    types = PACKAGE / "types.py"
     homes |= dict.fromkeys(re.findall(r"(?m)^(\w+)(?:: \w+)? = ", source(types)), module(types))
     for path, stub in stubs.items():
         fields = path.with_suffix(".pxd")

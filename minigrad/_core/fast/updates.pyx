@@ -154,19 +154,10 @@ cdef cloned rmsprop(floating* p, floating* d, floating* square, floating* veloci
     cdef floating lr = o[0], alpha = o[1], gain = 1 - o[1], eps = o[2], l2 = o[3], momentum = o[4]
     cdef floating sign = -1 if o[5] else 1, g
     cdef Py_ssize_t i
-    if velocity == NULL and mean == NULL:
-        for i in range(n):
-            g = sign * d[i] + l2 * p[i]
-            p[i] -= lr * g / rms(square, <floating*> NULL, i, g, alpha, gain, eps)
-    elif velocity == NULL:
+    if velocity == NULL:
         for i in range(n):
             g = sign * d[i] + l2 * p[i]
             p[i] -= lr * g / rms(square, mean, i, g, alpha, gain, eps)
-    elif mean == NULL:
-        for i in range(n):
-            g = sign * d[i] + l2 * p[i]
-            velocity[i] = momentum * velocity[i] + g / rms(square, <floating*> NULL, i, g, alpha, gain, eps)
-            p[i] -= lr * velocity[i]
     else:
         for i in range(n):
             g = sign * d[i] + l2 * p[i]

@@ -5,7 +5,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from .engine.graph import Tensor
+from ._core.engine.graph import Tensor
 
 TensorLike: TypeAlias = Tensor | np.ndarray | np.generic | float
 Shape: TypeAlias = int | Sequence[int]
