@@ -488,6 +488,12 @@ def test_a_batch_norm_with_a_forward_of_its_own_is_refused():
     with pytest.raises(TypeError, match="Scaled has a forward of its own"):
         nn.accumulate(nn.Sequential(Scaled(2)), nn.MSELoss(), [(mg.ones(4, 2), mg.ones(4, 2))])
     nn.accumulate(nn.Sequential(Named(2)), nn.MSELoss(), [(mg.ones(4, 2), mg.ones(4, 2))])
+    norm = nn.BatchNorm1d(2)
+    handle = norm.register_forward_wrapper(lambda layer, forward, x: 2.0 * forward(x))
+    with pytest.raises(TypeError, match="or a wrapper around it"):
+        nn.accumulate(nn.Sequential(norm), nn.MSELoss(), [(mg.ones(4, 2), mg.ones(4, 2))])
+    handle.remove()
+    nn.accumulate(nn.Sequential(norm), nn.MSELoss(), [(mg.ones(4, 2), mg.ones(4, 2))])
 
 
 def test_an_error_in_one_layer_moves_no_other():

@@ -103,10 +103,11 @@ class _Runner:
         norms = (m for m in model.modules() if isinstance(m, (BatchNorm1d, BatchNorm2d)))
         self.layers = [n for n in norms if n.training or n.running_mean is None]
         for layer in self.layers:
-            if type(layer).forward not in (BatchNorm1d.forward, BatchNorm2d.forward):
+            own = type(layer).forward not in (BatchNorm1d.forward, BatchNorm2d.forward)
+            if own or layer._forward_wrappers:
                 raise TypeError(
-                    f"accumulate: {type(layer).__name__} has a forward of its own, in which the "
-                    "statistics cannot be shared; call eval() on it"
+                    f"accumulate: {type(layer).__name__} has a forward of its own, or a wrapper "
+                    "around it, in which the statistics cannot be shared; call eval() on it"
                 )
         self.calls: list[_Call] = []
         self.reached: list[Tensor] = []  # the inputs of the calls so far in this run
