@@ -247,7 +247,9 @@ def helpers_of_a_loop():
     after = naps()
     return sum(before.get(task) != line for task, line in after.items())
 helpers_of_a_loop()
-many = max(helpers_of_a_loop() for _ in range(10))
+many, end = 0, time.monotonic() + 60
+while many < 2 and time.monotonic() < end:      # on a busy machine the pool steps back for a while
+    many = max(many, *(helpers_of_a_loop() for _ in range(10)))
 mg.set_num_threads(2)
 few = max(helpers_of_a_loop() for _ in range(10))
 print(many, few)
