@@ -346,7 +346,8 @@ def np_concat(*arrays, axis=0):
 
 
 def np_linear(x, weight, bias=None):
-    return x @ weight.T if bias is None else x @ weight.T + bias
+    product = x @ np.swapaxes(weight, -1, -2)
+    return product if bias is None else product + (bias if bias.ndim == 1 else bias[..., None, :])
 
 
 def np_lstm_cell(gates, cell):
@@ -451,6 +452,8 @@ LINEAR = (
     ((0, 4), (2, 4), (2,)),
     ((3, 0), (2, 0), (2,)),
     ((1, 1), (1, 1), (1,)),
+    ((3, 5, 4), (3, 2, 4), (3, 2)),  # stacks
+    ((2, 5, 4), (2, 20, 4)),
 )
 RESHAPED = ((12,), (2, -1), (4, 1, 3))
 ORDERS = tuple(itertools.permutations(range(3)))

@@ -59,6 +59,12 @@ LAYOUTS = {  # the shape of x, of the weights (None: numbers), and the axes
     "InstanceNorm": ((4, 3, 2, 5), (3, 1, 1), (2, 3)),
     "InstanceNorm without weights": ((4, 3, 7), None, (2,)),
     "a weight of all axes but one": ((4, 3, 1100), (3, 1), (2,)),
+    "BatchNorm, stacked": ((5, 7, 40), (5, 1, 40), (1,)),
+    "BatchNorm, stacked, few columns": ((1, 5, 7, 3), (1, 5, 1, 3), (2,)),
+    "BatchNorm, stacked, 4-d": ((4, 2, 3, 6), (4, 1, 3, 1), (1, 3)),
+    "LayerNorm, stacked": ((5, 3, 50), (5, 1, 50), (2,)),
+    "LayerNorm, stacked, short rows": ((5, 3, 6), (5, 1, 6), (2,)),
+    "GroupNorm, stacked": ((3, 4, 2, 5, 6), (3, 1, 2, 5, 1), (3, 4)),
 }
 NO_LAYOUTS = {
     "an axis in the middle": ((4, 3, 5), (1,), (1,)),

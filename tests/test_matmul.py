@@ -74,6 +74,21 @@ def test_linear_adds_the_bias_to_each_row(shape):
     close(mg.linear(mg.tensor(a), mg.tensor(w), mg.asarray(spread)), a, w.T, bias)
 
 
+@pytest.mark.parametrize("shape", [(5, 8, 16), (3, 4, 5), (200, 300, 150)])
+def test_a_stack_of_linear_adds_each_bias(shape):
+    rows, inner, columns = shape
+    a, w = random(3, rows, inner), random(3, columns, inner, seed=1)
+    bias = random(3, columns, seed=2)
+    found = mg.linear(mg.tensor(a), mg.tensor(w), mg.tensor(bias)).numpy()
+    for member in range(3):
+        one = mg.linear(*(mg.tensor(part[member]) for part in (a, w, bias)))
+        np.testing.assert_array_equal(found[member], one.numpy())
+    shared = mg.broadcast_to(mg.tensor(a[0]), a.shape)
+    close(mg.linear(shared, mg.tensor(w))[2], a[0], w[2].T)
+    with pytest.raises(ValueError, match=r"or a stack of each: \(K, N, in\)"):
+        mg.linear(mg.tensor(a[:2]), mg.tensor(w))
+
+
 def test_nan_and_inf_stay_in_their_row_and_column():
     a, b = np.ones((9, 5), np.float32), np.ones((5, 19), np.float32)
     a[2, 3], b[1, 7] = np.inf, np.nan

@@ -69,37 +69,40 @@ def matrix_transpose(x: TensorLike) -> Tensor:
 cdef Op LINEAR_ = register("linear", NO_KERNEL, None,
                            (lambda g, weight: matmul(g, weight),
                             lambda g, x: matmul(matrix_transpose(g), x),
-                            lambda g: sum(g, 0)),
+                            lambda g: sum(g, -2)),
                            inputs=("x", "weight", "bias"))
 beside_rules(LINEAR_).sums = (None, lambda gs, xs: matmul(matrix_transpose(concat(gs)), concat(xs)))
 @exported
 def linear(x: TensorLike, weight: TensorLike, bias: TensorLike | None = None) -> Tensor:
     """x @ weight.T + bias for weight (out, in), bias (out,) or None, x (..., in) -> (..., out). A
     primitive of its own: the gradient of weight comes out in the layout of weight, and the bias is added
-    in place.
+    in place. With a stack of weights (K, out, in), bias (K, out) and x (K, N, in) each has its own rows:
+    (K, N, out).
 
     >>> mg.linear(mg.tensor([[1.0, 2.0]]), mg.tensor([[1.0, 1.0], [0.0, 1.0], [2.0, 0.0]]))
     tensor([[3., 2., 2.]])
     """
     cdef Tensor a = to_tensor(x, "linear"), w = to_tensor(weight, "linear")
     cdef Tensor b = None if bias is None else to_tensor(bias, "linear")
-    cdef int n = PyArray_NDIM(a.array)
+    cdef int n = PyArray_NDIM(a.array), m = PyArray_NDIM(w.array)
     cdef int typenum = PyArray_TYPE(w.array)
     cdef ndarray out
-    if (PyArray_NDIM(w.array) != 2 or n == 0 or PyArray_DIMS(a.array)[n - 1] != PyArray_DIMS(w.array)[1]
-            or b is not None and b.shape != w.shape[:1]):
+    if (m < 2 or n == 0 or PyArray_DIMS(a.array)[n - 1] != PyArray_DIMS(w.array)[m - 1]
+            or b is not None and b.shape != w.shape[:m - 1] or m > 2 and a.shape[:n - 2] != w.shape[:m - 2]):
         raise ValueError(f"linear: x of shape {a.shape}, weight of shape {w.shape}, bias "
                          f"{'None' if b is None else f'of shape {b.shape}'}: "
-                         "expected (..., in), (out, in), (out,)")
+                         "expected (..., in), (out, in), (out,), or a stack of each: (K, N, in), "
+                         "(K, out, in), (K, out)")
     if PyArray_TYPE(a.array) != typenum or b is not None and PyArray_TYPE(b.array) != typenum:
         dtype = np.result_type(*[t.dtype for t in (a, w, b) if t is not None])
         a, w, b = astype(a, dtype), astype(w, dtype), None if b is None else astype(b, dtype)
-    if n != 2:
+    if m == 2 and n != 2:
         rows = reshape(a, (math.prod(a.shape[:-1]), a.shape[-1]))
         return reshape(linear(rows, w, b), a.shape[:-1] + w.shape[:1])
     if a.array.dtype.kind != "f":
-        return matmul(a, matrix_transpose(w)) if b is None else matmul(a, matrix_transpose(w)) + b
-    out = products.matmul(a.array, cnp.PyArray_SwapAxes(w.array, 0, 1),
+        product = matmul(a, matrix_transpose(w))
+        return product if b is None else product + b[..., None, :]
+    out = products.matmul(a.array, cnp.PyArray_SwapAxes(w.array, m - 2, m - 1),
                           None if b is None else contiguous(b.array))
     return record(LINEAR_, out, a, w, None if b is None else (b,))
 

@@ -15,6 +15,7 @@ from .attention import *
 from .conv import *
 from .dropout import *
 from .embedding import *
+from .ensemble import *
 from .layer_norm import *
 from .linear import *
 from .loss import *

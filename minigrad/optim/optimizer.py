@@ -96,6 +96,12 @@ class Optimizer:
         owner = type(self).__name__
         for name in self.ranges:
             value = group[name]
+            if name == "lr" and np.ndim(value) == 1:  # one for each member of an nn.Ensemble
+                rates = np.array(value, np.float64)
+                for rate in rates:
+                    check_range(owner, "learning rate", rate)
+                group["lr"] = rates
+                continue
             if name != "betas":
                 check_range(owner, LABELS.get(name, f"{name} value"), value)
                 continue

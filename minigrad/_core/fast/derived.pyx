@@ -7,9 +7,11 @@ Design note
    backward, are made of formulas.py by derive.py when minigrad is built, and `derived` stands where the
    formula does. What is observed, or lies in memory as no loop expects, runs as the formula itself.
 2. The axes that are reduced, and those that the weights vary along, make the layout (`find_layout`), so
-   that few loops serve tensors of any shape. Threads divide the places of the statistics among them; what is
-   summed across these, the gradients of the weights of rows, is summed in as many parts as the size says,
-   not in as many as there are threads, so that its bits do not depend on that.
+   that few loops serve tensors of any shape. Where no layout fits, but one does for each item of a leading
+   axis that the weights have too (the members of an `nn.Ensemble`), the loop runs for each item. Threads
+   divide the places of the statistics, or the items. What is summed across places, the gradients of the
+   weights of rows, is summed in as many parts as the size says, not in as many as there are threads, so
+   that its bits do not depend on that.
 3. Gradients of gradients, which need a graph, run the function itself and differentiate that.
 """
 cimport cython
@@ -71,15 +73,33 @@ cdef enum:
 cdef struct View:               # how the inputs lie in memory
     Layout layout
     bint is_double
+    npy_intp items              # of a stack; the rest is of one item
     npy_intp extents[4]
     npy_intp divided            # places along the axis that threads divide
-    npy_intp statistics, weights            # how many there are of each
+    npy_intp size, statistics, weights      # how many there are of each
 
 
 # ------------------------------------------------------------------------------------------ layouts
 cdef bint find_layout(View* view, ndarray x, ndarray weight, unsigned long long axes) noexcept:
     """Whether there is a layout for x, of which the axes whose bits are set are reduced, and for a weight
-    (None for a number)."""
+    (None for a number); or for each item of a stack."""
+    cdef int missing = PyArray_NDIM(x) - (PyArray_NDIM(weight) if weight is not None else 0), d = 0
+    view.items, view.size = 1, PyArray_SIZE(x)
+    if find_layout_from(view, 0, x, weight, axes):
+        return True
+    while d < PyArray_NDIM(x) and PyArray_DIMS(x)[d] == 1:
+        d += 1
+    if (weight is None or missing or d == PyArray_NDIM(x) or axes >> d & 1
+            or PyArray_DIMS(weight)[d] != PyArray_DIMS(x)[d]):
+        return False
+    view.items = PyArray_DIMS(x)[d]
+    view.size //= max(1, view.items)
+    return find_layout_from(view, d + 1, x, weight, axes)
+
+
+cdef bint find_layout_from(View* view, int first, ndarray x, ndarray weight,
+                           unsigned long long axes) noexcept:
+    """`find_layout` for the axes from the first on."""
     cdef npy_intp rows[4]       # elements along axes that are kept and the weight lacks, kept and it has,
     cdef npy_intp planes[3]     # reduced and it has, reduced and it lacks; before, along and behind channels
     cdef int ndim = PyArray_NDIM(x), d, kind, last = 0, stage = 0
@@ -90,7 +110,7 @@ cdef bint find_layout(View* view, ndarray x, ndarray weight, unsigned long long 
     for d in range(3): planes[d] = 1
     if missing < 0:
         return False
-    for d in range(ndim):
+    for d in range(first, ndim):
         size, reduced = PyArray_DIMS(x)[d], axes >> d & 1
         varies = weight is not None and d >= missing and PyArray_DIMS(weight)[d - missing] != 1
         if varies and PyArray_DIMS(weight)[d - missing] != size:
@@ -126,8 +146,9 @@ cdef bint find_layout(View* view, ndarray x, ndarray weight, unsigned long long 
 
 
 # -------------------------------------------------------------------------------------------- loops
-cdef struct Job:                # a loop, to be run for all places
+cdef struct Job:                # a loop, to be run for all places of all items
     MG_Loop loop
+    npy_intp items, steps[MAX_ARRAYS], count, work_step         # bytes, and doubles, from item to item
     void** arrays
     npy_intp* extents
     double numbers[MAX_INPUTS]
@@ -139,7 +160,14 @@ cdef struct Job:                # a loop, to be run for all places
 cdef void run_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
     """A range of the places; of whole slabs, if sums go across it."""
     cdef Job* job = <Job*> data
-    cdef npy_intp q
+    cdef void* arrays[MAX_ARRAYS]
+    cdef npy_intp q, k
+    if job.items > 1:
+        for q in range(start_of(part, parts, job.items), start_of(part + 1, parts, job.items)):
+            for k in range(job.count):
+                arrays[k] = NULL if job.arrays[k] == NULL else <char*> job.arrays[k] + q * job.steps[k]
+            job.loop(arrays, job.extents, job.numbers, job.work + q * job.work_step, 0, job.divided)
+        return
     if job.slabs == 0:
         job.loop(job.arrays, job.extents, job.numbers, job.work, start_of(part, parts, job.divided),
                  start_of(part + 1, parts, job.divided))
@@ -242,23 +270,31 @@ cdef class Derived:
                 arrays[i] = PyArray_DATA((<Tensor> inputs[i]).array)
             else:
                 arrays[i] = fills
-                fill(fills, view.is_double, view.weights, inputs[i])
-                fills += view.weights
+                fill(fills, view.is_double, view.items * view.weights, inputs[i])
+                fills += view.items * view.weights
         for i in range(self.formula.weights + 2, self.count):
             job.numbers[i - self.formula.weights - 2] = inputs[i]
-        job.extents, job.divided, job.slabs = view.extents, view.divided, 0
+        job.extents, job.divided, job.slabs, job.items = view.extents, view.divided, 0, view.items
 
     cdef void run(self, Job* job, View* view, npy_intp size) except *:
         cdef npy_intp parts = view.divided // STRIPE if view.layout == COLUMNS else view.divided
-        share_work(size, max(1, job.slabs or parts), run_part, job)
+        share_work(size, view.items if view.items > 1 else max(1, job.slabs or parts), run_part, job)
+
+    cdef void set_steps(self, Job* job, View* view, int first, npy_intp size, int count) noexcept:
+        """The bytes from item to item of so many arrays, which have so many elements for each item."""
+        cdef int k
+        for k in range(first, first + count):
+            job.steps[k] = size * (8 if view.is_double else 4)
+        job.count = first + count
 
     cdef object forward(self, tuple inputs, View* view):
         cdef MG_Loops* loops = &self.formula.loops[<int> view.layout]
         cdef void* arrays[MAX_ARRAYS]
         cdef npy_intp shape[MAXDIMS]
         cdef ndarray x = (<Tensor> inputs[0]).array, work, kept, out
-        cdef npy_intp keep = loops.kept * view.statistics
-        cdef npy_intp room = (loops.forward_work + self.formula.weights) * view.weights
+        cdef npy_intp statistics = view.items * view.statistics, weights = view.items * view.weights
+        cdef npy_intp keep = loops.kept * statistics
+        cdef npy_intp room = (loops.forward_work + self.formula.weights) * weights
         cdef int d, k, ndim = PyArray_NDIM(x), count = self.formula.weights + 1
         cdef Job job
         cdef list results = []
@@ -267,7 +303,12 @@ cdef class Derived:
         cdef Tensor tensor
         work, kept = empty(1, &room, NPY_DOUBLE), empty(1, &keep, NPY_DOUBLE)
         job.loop, job.arrays, job.work = loops.forward[view.is_double], arrays, <double*> PyArray_DATA(work)
-        self.begin(&job, inputs, view, arrays, job.work + loops.forward_work * view.weights)
+        self.begin(&job, inputs, view, arrays, job.work + loops.forward_work * weights)
+        job.work_step = loops.forward_work * view.weights
+        self.set_steps(&job, view, 0, view.size, 1)
+        self.set_steps(&job, view, 1, view.weights, count - 1)
+        self.set_steps(&job, view, count, view.size, 1)
+        self.set_steps(&job, view, count + 1, view.statistics, self.formula.results - 1)
         for d in range(ndim): shape[d] = PyArray_DIMS(x)[d]
         for k in range(self.formula.results):
             if k == 1:
@@ -277,7 +318,9 @@ cdef class Derived:
             arrays[count + k] = PyArray_DATA(out)
             results.append(out)
         for k in range(loops.kept):
-            arrays[count + self.formula.results + k] = <double*> PyArray_DATA(kept) + k * view.statistics
+            arrays[job.count] = <double*> PyArray_DATA(kept) + k * statistics
+            job.steps[job.count] = view.statistics * sizeof(double)
+            job.count += 1
         self.run(&job, view, PyArray_SIZE(x))
         recycle(<PyObject*> work)
         for k in range(count):
@@ -308,22 +351,30 @@ cdef class Derived:
         cdef int k, count = self.formula.weights + 1
         cdef bint crossing = view.layout >= ROWS
         cdef npy_intp slab = loops.backward_work * view.weights, slabs = 1, room
+        cdef npy_intp statistics = view.items * view.statistics, weights = view.items * view.weights, item
         cdef double* fills
         cdef Job job
         cdef list results = []
-        if crossing:
+        if crossing and view.items == 1:
             slabs = max(1, min(<npy_intp> MOST_PARTS, PyArray_SIZE(x) // PART, view.divided))
-        room = slabs * slab + 2 * self.formula.weights * view.weights
+        room = view.items * slabs * slab + 2 * self.formula.weights * weights
         work = empty(1, &room, NPY_DOUBLE)
         job.loop, job.arrays, job.work = loops.backward[view.is_double], arrays, <double*> PyArray_DATA(work)
-        fills = job.work + slabs * slab
+        job.work_step = slab
+        fills = job.work + view.items * slabs * slab
         self.begin(&job, inputs, &view, arrays + 1, fills)
+        self.set_steps(&job, &view, 0, view.size, 2)
+        self.set_steps(&job, &view, 2, view.weights, count - 1)
         if crossing:
             job.slabs, job.slab = slabs, slab
         arrays[0] = PyArray_DATA(cotangent)
         for k in range(loops.kept):
-            arrays[count + 1 + k] = <double*> PyArray_DATA(kept) + k * view.statistics
-        fills += self.formula.weights * view.weights
+            arrays[job.count] = <double*> PyArray_DATA(kept) + k * statistics
+            job.steps[job.count] = view.statistics * sizeof(double)
+            job.count += 1
+        self.set_steps(&job, &view, job.count, view.size, 1)
+        self.set_steps(&job, &view, job.count, view.weights, count - 1)
+        fills += self.formula.weights * weights
         for k in range(count):
             out = None
             if wanted >> k & 1:
@@ -331,14 +382,16 @@ cdef class Derived:
                 out = empty(PyArray_NDIM(out), PyArray_DIMS(out), PyArray_TYPE(out))
                 arrays[count + 1 + loops.kept + k] = PyArray_DATA(out)
             else:
-                arrays[count + 1 + loops.kept + k] = NULL if k == 0 else fills + (k - 1) * view.weights
+                arrays[count + 1 + loops.kept + k] = NULL if k == 0 else fills + (k - 1) * weights
             if isinstance(inputs[k], Tensor):
                 results.append(None if out is None else wrap(out))
         self.run(&job, &view, PyArray_SIZE(x))
         for k in range(1, count if crossing else 1):
             if wanted >> k & 1:
-                add_slabs(job.work + (k - 1) * view.weights, slabs, slab, view.weights, view.is_double,
-                          arrays[count + 1 + loops.kept + k])
+                for item in range(view.items):
+                    add_slabs(job.work + item * slab + (k - 1) * view.weights, slabs, slab, view.weights,
+                              view.is_double, <char*> arrays[count + 1 + loops.kept + k]
+                              + item * job.steps[count + 1 + loops.kept + k])
         recycle(<PyObject*> work)
         return results
 

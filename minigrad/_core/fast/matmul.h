@@ -174,6 +174,8 @@ typedef struct {
     mg_matrix a, b;                     /* strides; where they begin is in `left` and `right` */
     const char **left, **right;
     char* out;
+    mg_matrix start;                    /* as in `matmul` of a kernel, for the first product */
+    ptrdiff_t step;                     /* bytes from there to that of the next */
     ptrdiff_t count, rows, inner, columns;
 } mg_stack;
 
@@ -288,12 +290,12 @@ static void mg_multiply_large(const mg_kernel* kernel, mg_matrix a, mg_matrix b,
 static void mg_stack_part(void* job, ptrdiff_t part, ptrdiff_t parts)
 {
     mg_stack* const s = job;
-    const mg_matrix none = {NULL, 0, 1};
-    mg_matrix a = s->a, b = s->b;
+    mg_matrix a = s->a, b = s->b, start = s->start;
     for (ptrdiff_t i = part * s->count / parts; i < (part + 1) * s->count / parts; i++) {
         a.data = s->left[i];
         b.data = s->right[i];
-        s->kernel->matmul(a, b, NULL, none, s->out + i * s->rows * s->columns * s->kernel->size, s->rows, s->inner,
+        if (start.data) start.data = (const char*) s->start.data + i * s->step;
+        s->kernel->matmul(a, b, NULL, start, s->out + i * s->rows * s->columns * s->kernel->size, s->rows, s->inner,
                           s->columns);
     }
 }

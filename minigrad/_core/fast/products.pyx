@@ -72,7 +72,8 @@ cdef extern from "matmul.h" nogil:
         const char** left
         const char** right
         char* out
-        npy_intp count, rows, inner, columns
+        Matrix start
+        npy_intp step, count, rows, inner, columns
     npy_intp CHAIN "MG_CHAIN"
     const Kernels* find_kernels "mg_find_kernels"(const char* name)
     bint is_small "mg_is_small"(npy_intp rows, npy_intp inner, npy_intp columns)
@@ -140,7 +141,7 @@ cdef inline Matrix transposed(Matrix x) noexcept nogil:
 
 cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
     """x @ y (+ bias for each row) for arrays of two or more dimensions, float32 or float64. The caller has
-    checked the shapes; bias is C-contiguous, and x and y are 2-D then."""
+    checked the shapes; bias is C-contiguous, and has the shape of the result without its rows."""
     cdef npy_intp shape[MAXDIMS]
     cdef npy_intp size
     cdef int n = PyArray_NDIM(x), m = PyArray_NDIM(y), ndim = max(n, m), d
@@ -154,7 +155,7 @@ cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
     shape[ndim - 1] = PyArray_DIMS(y)[m - 1]
     out = empty(ndim, shape, PyArray_TYPE(x))
     if ndim > 2:
-        multiply_all(x, y, out)
+        multiply_all(x, y, bias, out)
     else:
         multiply(x, y, None, bias, out)
     return out
@@ -239,18 +240,20 @@ cdef void multiply_narrow(const Kernel* kernel, ndarray x, ndarray y, Matrix sta
                           columns)
 
 
-cdef void multiply_all(ndarray x, ndarray y, ndarray out) except *:
-    """out = x @ y, for stacks of matrices whose leading dimensions broadcast to those of out, contiguous."""
+cdef void multiply_all(ndarray x, ndarray y, ndarray bias, ndarray out) except *:
+    """out = x @ y (+ bias), for stacks of matrices whose leading dimensions broadcast to those of out,
+    contiguous."""
     cdef const Kernel* kernel = kernel_of(x)
     cdef int ndim = PyArray_NDIM(out), d
     cdef npy_intp rows = PyArray_DIMS(out)[ndim - 2], columns = PyArray_DIMS(out)[ndim - 1]
     cdef npy_intp inner = PyArray_DIMS(y)[PyArray_NDIM(y) - 2], count = 1, i
     cdef npy_intp shape[MAXDIMS]
     cdef Stack stack
-    cdef Matrix none
     cdef PyThreadState* thread
     if kernel == NULL:
         np.matmul(x, y, out)
+        if bias is not None:
+            np.add(out, bias[..., None, :], out)
         return
     for d in range(ndim - 2):
         shape[d] = PyArray_DIMS(out)[d]
@@ -266,16 +269,19 @@ cdef void multiply_all(ndarray x, ndarray y, ndarray out) except *:
         beginnings(y, ndim - 2, shape, stack.right)
         stack.kernel, stack.a, stack.b, stack.out = kernel, matrix(x), matrix(y), <char*> PyArray_DATA(out)
         stack.count, stack.rows, stack.inner, stack.columns = count, rows, inner, columns
+        stack.start.data = NULL if bias is None else PyArray_DATA(bias)
+        stack.start.row, stack.start.column, stack.step = 0, 1, columns * kernel.size
         if is_small(rows, inner, columns):
             thread = PyEval_SaveThread()
             multiply_stack(&stack, number_of_threads(), in_parts)
             PyEval_RestoreThread(thread)
             return
-        none.data, none.row, none.column = NULL, 0, 1
         for i in range(count):
             stack.a.data, stack.b.data = stack.left[i], stack.right[i]
-            multiply_matrices(kernel, stack.a, stack.b, None, none,
+            multiply_matrices(kernel, stack.a, stack.b, None, stack.start,
                               stack.out + i * rows * columns * kernel.size, rows, inner, columns)
+            if bias is not None:
+                stack.start.data = <const char*> stack.start.data + stack.step
     finally:
         free(stack.left)
 

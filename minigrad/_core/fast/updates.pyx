@@ -13,6 +13,8 @@ Design note
    loops it takes 3,000 instructions (0.2 us) for a parameter; gathering in Python took 7,000.
 4. State stays where checkpoints and users see it, in a dict of arrays for each parameter: looking it up
    costs 20 ns an array, and nothing is cached that could go stale.
+5. A parameter with an attribute `active` has members along its first axis: `nn.Ensemble`. Members that are
+   not active stay as they are, and `lr` may be an array with a rate for each.
 """
 cimport cython
 cimport numpy as cnp
@@ -200,9 +202,14 @@ cdef struct RuleJob:
 
 
 cdef void rule_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
-    """The rule on a range of the elements."""
+    """The rule on a part of the elements."""
     cdef RuleJob* job = <RuleJob*> data
-    cdef npy_intp begin = start_of(part, parts, job.n), n = start_of(part + 1, parts, job.n) - begin
+    cdef npy_intp begin = start_of(part, parts, job.n)
+    rule_range(job, begin, start_of(part + 1, parts, job.n) - begin)
+
+
+cdef void rule_range(RuleJob* job, npy_intp begin, npy_intp n) noexcept nogil:
+    """The rule on n elements from `begin` on."""
     cdef npy_intp offset = begin * (8 if job.is_double else 4)
     cdef void* state[MAX_ARRAYS]
     cdef int k
@@ -247,6 +254,7 @@ cdef class Update:
     cdef str kind
     cdef tuple names
     cdef bint stateful
+    cdef ndarray rates          # one for each member of a stacked parameter; None if there is one for all
     cdef double options[MAX_OPTIONS]
     cdef double step            # for which the corrections were computed: most parameters share it
     cdef double corrections[2]
@@ -262,6 +270,8 @@ cdef class Update:
             raise ValueError(f"{rule}: expected {self.scalars + self.arrays} names, got {len(names)}")
         for name in options:
             value = group.get(name, 0)
+            if i == 0 and isinstance(value, ndarray):
+                self.rates, value = value, 0
             try:
                 if name == "betas":
                     self.options[i], value = value
@@ -284,6 +294,7 @@ cdef class Update:
 cdef class Job:                 # one parameter in one step
     cdef Tensor parameter
     cdef ndarray array, gradient
+    cdef ndarray active         # of a stacked parameter; None for all others
     cdef dict state             # None if it has none yet
     cdef object rule            # in the place of an update, a function (array, gradient, state)
     cdef Update update
@@ -300,6 +311,10 @@ cdef void prepare_state(Job job) except *:
     cdef int i
     vector(job.array, job.array, True, "the parameter")
     vector(job.gradient, job.array, False, "the gradient")
+    if update.rates is not None and (job.active is None or len(update.rates) != len(job.active)):
+        shape = tuple([PyArray_DIMS(job.array)[k] for k in range(PyArray_NDIM(job.array))])
+        raise ValueError(f"{update.kind}: {len(update.rates)} learning rates for a parameter of shape "
+                         f"{shape}: expected one, or one for each member of an nn.Ensemble")
     job.fresh = job.converted = False
     job.owned = []
     for i in range(update.scalars):
@@ -342,31 +357,57 @@ cdef void run(Job job) except *:
     if update.rule == NADAM:
         job.scalars[1] *= nadam_momentum(update.options, job.scalars[0])    # the product of all of them
     if not LOOPS.taken():
-        run_formula(job)
+        run_formulas(job)
         return
     loop.rule, loop.is_double, loop.fresh = update.rule, PyArray_TYPE(job.array) == NPY_DOUBLE, job.fresh
     loop.parameter, loop.gradient = <char*> PyArray_DATA(job.array), <char*> PyArray_DATA(job.gradient)
     loop.state, loop.n = <void**> job.data, n
     loop.options, loop.scalars = <double*> update.options, <double*> job.scalars
-    share_work(n, n, rule_part, &loop)
+    if job.active is None:
+        share_work(n, n, rule_part, &loop)
+        return
+    cdef npy_intp members = len(job.active), member
+    for member in range(members):
+        if job.active[member]:
+            if update.rates is not None:
+                update.options[0] = update.rates[member]
+            rule_range(&loop, n // members * member, n // members)
 
 
-cdef void run_formula(Job job) except *:
-    """The rule by its formula, on whole arrays."""
+cdef void run_formulas(Job job) except *:
+    """The rule by its formula, on whole arrays, or on each active member."""
+    cdef npy_intp member
+    if job.active is None:
+        run_formula(job, slice(None))
+        return
+    for member in range(len(job.active)):
+        if job.active[member]:
+            if job.update.rates is not None:
+                job.update.options[0] = job.update.rates[member]
+            run_formula(job, slice(member, member + 1))
+
+
+cdef void run_formula(Job job, object chosen) except *:
     cdef Update update = job.update
     cdef int i
     names = [part for name in RULES[update.kind][3]
              for part in (("beta1", "beta2") if name == "betas" else (name,))]
     options = {name: update.options[i] for i, name in enumerate(names)}
     owned = iter(job.owned)
-    state = [None if name is None else next(owned) for name in update.names[update.scalars:]]
+    state = [None if name is None else part_of(next(owned), chosen)
+             for name in update.names[update.scalars:]]
+    array, gradient = part_of(job.array, chosen), part_of(job.gradient, chosen)
     numbers = [job.scalars[i] for i in range(update.scalars)]
     with np.errstate(all="ignore"):
         formula = getattr(formulas, update.kind.lower())
-        after = formula(job.array, job.gradient, *state, *numbers, fresh=job.fresh, **options)
-    for array, value in zip([job.array] + state, after):
+        after = formula(array, gradient, *state, *numbers, fresh=job.fresh, **options)
+    for array, value in zip([array] + state, after):
         if array is not None:
             array[...] = value
+
+
+cdef object part_of(ndarray array, object chosen):
+    return array[chosen] if PyArray_NDIM(array) else array
 
 
 cdef void keep_state(Job job) except *:
@@ -389,6 +430,8 @@ def apply_updates(list groups not None: list[dict[str, Any]],
     cdef Job job
     cdef Py_ssize_t i
     cdef list jobs = []
+    cdef object kind = None     # of the last parameter
+    cdef bint stacked = False
     for i in range(len(groups)):
         rule = rules[i]
         for parameter in <list?> groups[i]["params"]:
@@ -405,10 +448,17 @@ def apply_updates(list groups not None: list[dict[str, Any]],
             job.array, job.gradient = contiguous(parameter.array), contiguous(parameter.gradient.array)
             if may_overlap(job.gradient, job.array):
                 job.gradient = copied(job.gradient)
+            if type(parameter) is not kind:
+                kind, stacked = type(parameter), hasattr(type(parameter), "active")
+            if stacked:
+                job.active = parameter.active
             job.state = states.get(parameter)
             if type(rule) is Update:
                 job.update = rule
                 prepare_state(job)
+            elif stacked and not job.active.all():
+                raise ValueError(f"{owner}: a stopped member of an nn.Ensemble needs an optimiser with a "
+                                 "compiled rule, such as Adam")
             else:
                 job.rule = rule
             jobs.append(job)

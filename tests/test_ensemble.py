@@ -1,0 +1,252 @@
+"""Ensemble: every member trains as the plain net with its seed does."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import minigrad as mg
+from minigrad import nn, optim
+
+SIZE, FEATURES, CLASSES, SAMPLES, BATCH = 5, 4, 3, 60, 10
+SEEDS = [11, 12, 13, 14, 15]
+rng = np.random.default_rng(0)
+X = rng.normal(size=(SAMPLES, FEATURES)).astype(np.float32)
+Y = rng.integers(0, CLASSES, SAMPLES)
+
+
+def full():
+    # A bias before BatchNorm has a gradient of rounding errors, which Adam would magnify.
+    hidden = nn.Linear(FEATURES, 9, bias=False), nn.BatchNorm1d(9), nn.ReLU(), nn.Dropout(0.3)
+    tail = nn.Sequential(nn.Linear(9, 9, bias=False), nn.LayerNorm(9), nn.Tanh())
+    return nn.Sequential(*hidden, tail, nn.Linear(9, CLASSES))
+
+
+def small():
+    hidden = nn.Linear(FEATURES, 6, bias=False), nn.BatchNorm1d(6), nn.ReLU()
+    return nn.Sequential(*hidden, nn.Linear(6, CLASSES))
+
+
+def train_plain(make, seed, create, lr, steps, criterion, target=Y):
+    """The plain net after training, with the order of its data from its own generator."""
+    generator = mg.manual_seed(seed)
+    net = make()
+    optimizer = create(net.parameters(), lr=lr)
+    losses = []
+    for start in range(steps):
+        if start * BATCH % SAMPLES == 0:
+            order = generator.permutation(SAMPLES)
+        batch = order[start * BATCH % SAMPLES :][:BATCH]
+        optimizer.zero_grad()
+        loss = criterion(net(mg.tensor(X[batch])), mg.tensor(target[batch]))
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return net, losses
+
+
+def train_ensemble(make, create, rates, steps, criterion, target=Y, stops=None):
+    net = nn.Ensemble(make, SIZE, seeds=SEEDS)
+    optimizer = create(net.parameters(), lr=rates)
+    losses = []
+    for start in range(steps):
+        if start * BATCH % SAMPLES == 0:
+            order = net.randperm(SAMPLES).numpy()
+        for member in np.flatnonzero(np.equal(stops or [], start)):
+            net.stop(int(member))
+        batch = order[:, start * BATCH % SAMPLES :][:, :BATCH]
+        optimizer.zero_grad()
+        loss = net.loss(criterion, net(mg.tensor(X[batch])), mg.tensor(target[batch]))
+        loss.sum().backward()
+        optimizer.step()
+        losses.append(loss.tolist())
+    return net, np.array(losses)
+
+
+def assert_same(net, plain, tolerance=2e-4):
+    for name, value in plain.state_dict().items():
+        np.testing.assert_allclose(
+            net.state_dict()[name].numpy(), value.numpy(), tolerance, tolerance, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("create", [optim.SGD, optim.Adam, optim.RMSprop], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("make", [full, small], ids=lambda make: make.__name__)
+def test_each_member_trains_as_the_plain_net_with_its_seed(make, create):
+    criterion = nn.CrossEntropyLoss()
+    net, losses = train_ensemble(make, create, 0.01, 15, criterion)
+    assert not np.allclose(losses[0, 0], losses[0, 1])
+    for member, seed in enumerate(SEEDS):
+        plain, expected = train_plain(make, seed, create, 0.01, 15, criterion)
+        np.testing.assert_allclose(losses[:, member], expected, 2e-4)
+        assert_same(net[member], plain)
+
+
+def test_each_member_has_its_own_rate_and_its_own_end():
+    rates, stops, steps = [0.1, 0.01, 0.001, 0.03, 0.0], [20, 3, 8, 20, 0], 12
+    create, criterion = optim.Adam, nn.CrossEntropyLoss()
+    net, _ = train_ensemble(full, create, mg.tensor(rates), steps, criterion, stops=stops)
+    for member, seed in enumerate(SEEDS):
+        lasted = min(stops[member], steps)
+        plain, _ = train_plain(full, seed, create, rates[member], lasted, criterion)
+        assert_same(net[member], plain)
+    assert net.active.tolist() == [True, False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "criterion, target",
+    [
+        (nn.MSELoss(), rng.normal(size=(SAMPLES, CLASSES)).astype(np.float32)),
+        (nn.HuberLoss(reduction="sum", delta=0.5), rng.normal(size=(SAMPLES, CLASSES))),
+        (nn.CrossEntropyLoss(label_smoothing=0.1), Y),
+        (nn.CrossEntropyLoss(weight=mg.tensor([1.0, 2.0, 0.5])), Y),
+        (nn.CrossEntropyLoss(ignore_index=1), Y),
+        (nn.BCEWithLogitsLoss(), rng.integers(0, 2, (SAMPLES, CLASSES)).astype(np.float32)),
+        (lambda output, target: ((output - 1) ** 2).mean() + target.sum(), Y),
+    ],
+    ids=["mse", "huber, sum", "smoothed", "weighted", "ignoring", "bce", "function"],
+)
+def test_the_losses_are_those_of_the_members(criterion, target):
+    net = nn.Ensemble(small, SIZE, seeds=SEEDS).eval()
+    output = net(mg.tensor(X))
+    target = target.astype(np.float32) if target.dtype.kind == "f" else target
+    shared = net.loss(criterion, output, mg.tensor(target))
+    repeated = net.loss(criterion, output, mg.tensor(np.stack([target] * SIZE)))
+    expected = [criterion(plain(mg.tensor(X)), mg.tensor(target)).item() for plain in net]
+    for losses in (shared, repeated):
+        assert losses.shape == (SIZE,)
+        np.testing.assert_allclose(losses.tolist(), expected, 1e-5)
+
+
+def test_members_are_independent():
+    """The gradient of one member's loss is zero in all others."""
+    net = nn.Ensemble(full, SIZE)
+    net.loss(nn.CrossEntropyLoss(), net(mg.tensor(X)), mg.tensor(Y))[2].backward()
+    for parameter in net.parameters():
+        moved = [bool(part.any()) for part in parameter.grad.numpy()]
+        assert moved == [False, False, True, False, False]
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_gradients_against_finite_differences(order):
+    net = nn.Ensemble(small, 3).double()
+    names = [name for name, _ in net.named_parameters()]
+    labels = mg.tensor(Y[:6])
+
+    def losses(x, *parameters):
+        state = dict(zip(names, parameters, strict=True))
+        output = mg.func.functional_call(net, state, (x,))
+        return net.loss(nn.CrossEntropyLoss(), output, labels)
+
+    x = mg.tensor(rng.normal(size=(3, 6, FEATURES)), requires_grad=True)
+    inputs = [x, *(p.detach().clone().requires_grad_() for p in net.parameters())]
+    check = mg.autograd.gradcheck if order == 1 else mg.autograd.gradgradcheck
+    assert check(losses, inputs)
+
+
+def test_momentum_none_averages_and_eval_uses_the_statistics_of_each_member():
+    def make():
+        return nn.Sequential(nn.Linear(FEATURES, 3), nn.BatchNorm1d(3, momentum=None))
+
+    net = nn.Ensemble(make, SIZE, seeds=SEEDS)
+    plain = list(net)
+    for start in (0, 20, 40):
+        batch = mg.tensor(X[start : start + 20])
+        net(batch)
+        for each in plain:
+            each(batch)
+    net.eval()
+    for member, each in enumerate(plain):
+        assert_same(net[member], each, 1e-5)
+        y = each.eval()(mg.tensor(X)).numpy()
+        np.testing.assert_allclose(net(mg.tensor(X))[member].numpy(), y, 1e-4, 1e-5)
+
+
+def test_a_plain_net_goes_in_and_comes_out():
+    net = nn.Ensemble(full, SIZE)
+    mg.manual_seed(99)
+    plain = full()
+    net[1] = plain
+    assert_same(net[1], plain, 0)
+    net[-1].load_state_dict(net[1].state_dict())
+    with pytest.raises(RuntimeError, match=r"shape|missing|unexpected"):
+        net[0] = small()
+    with pytest.raises(IndexError, match="member 5 is out of range, there are 5"):
+        net[5]
+    with pytest.raises(TypeError, match="a member must be an int"):
+        net["one"]
+    assert len(net) == len(list(net)) == SIZE
+    assert net.double()[0].state_dict()["0.weight"].dtype == np.float64
+
+
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+def test_a_copy_stops_its_own_members(twin):
+    net = nn.Ensemble(small, 2)
+    net.stop(0)
+    other = twin(net)
+    other.resume()
+    other.stop(1)
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    optimizer = optim.SGD(other.parameters(), lr=0.1)
+    other.loss(nn.CrossEntropyLoss(), other(mg.tensor(X)), mg.tensor(Y)).sum().backward()
+    optimizer.step()
+    moved = other.net.state_dict()["0.weight"].numpy() != before["net.0.weight"].numpy()
+    assert moved[0].any() and not moved[1].any()
+    assert net.active.tolist() == [False, True] and other.active.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    "make, error, message",
+    [
+        (lambda: nn.Conv1d(1, 1, 1), TypeError, "Conv1d cannot be stacked; .* Linear, BatchNorm1d"),
+        (lambda: nn.Sequential(nn.Linear(2, 2), nn.GRU(2, 2)), TypeError, "GRU '1' cannot"),
+        (lambda: nn.Sequential(nn.Softmax(dim=1)), ValueError, "Softmax '0' has dim=1.* dim=-1"),
+        (lambda: 3, TypeError, "must return a Module, got int"),
+        (lambda: nn.Linear(2, int(mg.randint(2, 9))), ValueError, "nets that differ at 'the top'"),
+    ],
+    ids=["conv", "nested", "dim", "no Module", "differ"],
+)
+def test_nets_that_cannot_be_stacked(make, error, message):
+    with pytest.raises(error, match=message):
+        nn.Ensemble(make, 8, seeds=range(8))
+
+
+def test_bad_input():
+    net = nn.Ensemble(small, 3)
+    with pytest.raises(ValueError, match=r"\(N, features\), or \(3, N, \.\.\.\).* got \(2, 6, 4\)"):
+        net(mg.zeros(2, 6, 4))
+    with pytest.raises(ValueError, match="more than one sample for each member in training, got 1"):
+        net(mg.zeros(1, 4))
+    with pytest.raises(ValueError, match=r"target of shape \(6,\) or \(3, 6\).* got \(2, 6\)"):
+        net.loss(nn.CrossEntropyLoss(), net(mg.zeros(6, 4)), mg.zeros(2, 6, dtype=mg.int64))
+    with pytest.raises(ValueError, match="expected 3 seeds, got 2"):
+        nn.Ensemble(small, 3, seeds=[1, 2])
+    with pytest.raises(ValueError, match="size must be positive"):
+        nn.Ensemble(small, 0)
+    with pytest.raises(ValueError, match=r"Invalid learning rate: -0\.1"):
+        optim.Adam(net.parameters(), lr=mg.tensor([0.1, -0.1, 0.1]))
+    losses = net.loss(nn.CrossEntropyLoss(), net(mg.tensor(X)), mg.tensor(Y))
+    losses.sum().backward()
+    before = net[0].state_dict()["0.weight"].numpy(copy=True)
+    for parameters, rates in ((net.parameters(), 2), (small().parameters(), 3)):
+        optimizer = optim.SGD(parameters, lr=mg.tensor([0.1] * rates))
+        for parameter in optimizer.param_groups[0]["params"]:
+            parameter.grad = mg.ones_like(parameter)
+        with pytest.raises(ValueError, match=f"{rates} learning rates for a parameter of shape"):
+            optimizer.step()
+    np.testing.assert_array_equal(net[0].state_dict()["0.weight"].numpy(), before)
+
+
+def test_schedulers_change_the_rate_of_each_member():
+    net = nn.Ensemble(small, 3)
+    optimizer = optim.SGD(net.parameters(), lr=mg.tensor([1.0, 0.1, 0.01]))
+    scheduler = optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
+    for parameter in net.parameters():
+        parameter.grad = mg.ones_like(parameter)
+    optimizer.step()
+    scheduler.step()
+    np.testing.assert_allclose(optimizer.param_groups[0]["lr"], [0.5, 0.05, 0.005], 1e-6)
+    again = optim.SGD(net.parameters(), lr=mg.tensor([1.0, 1.0, 1.0]))
+    again.load_state_dict(optimizer.state_dict())
+    np.testing.assert_array_equal(again.param_groups[0]["lr"], optimizer.param_groups[0]["lr"])
