@@ -172,11 +172,11 @@ def step_torch(sizes: tuple[int, ...], batch: int, fused: bool = False) -> Calla
     return train_torch(lambda nn: mlp_layers(nn, sizes), mlp_data(sizes, batch), fused)
 
 
-def step_jax(sizes: tuple[int, ...], batch: int) -> Callable:
+def mlp_jax(sizes: tuple[int, ...]) -> tuple:
+    """The loss of parameters, running statistics, x and target; parameters; running statistics."""
     import jax
     import jax.numpy as jnp
 
-    x, target = (jnp.asarray(a) for a in mlp_data(sizes, batch))
     parameters = []
     for k, (n_in, n_out) in enumerate(pairwise(sizes)):
         layer = {"w": jnp.asarray(random(n_in, n_out, seed=k) / n_in**0.5), "b": jnp.zeros(n_out)}
@@ -185,8 +185,8 @@ def step_jax(sizes: tuple[int, ...], batch: int) -> Callable:
         parameters.append(layer)
     running = [(jnp.zeros(n), jnp.ones(n)) for n in sizes[1:-1]]
 
-    def loss(parameters, running):
-        h, updated = x, []
+    def loss(parameters, running, x, target):
+        h, updated, batch = x, [], len(x)
         for layer, (mean, var) in zip(parameters[:-1], running, strict=True):
             h = h @ layer["w"] + layer["b"]
             m, v = h.mean(0), h.var(0)
@@ -195,7 +195,72 @@ def step_jax(sizes: tuple[int, ...], batch: int) -> Callable:
         h = jax.nn.log_softmax(h @ parameters[-1]["w"] + parameters[-1]["b"])
         return -jnp.take_along_axis(h, target[:, None], 1).mean(), updated
 
-    return train_jax(loss, parameters, running)
+    return loss, parameters, running
+
+
+def step_jax(sizes: tuple[int, ...], batch: int) -> Callable:
+    import jax.numpy as jnp
+
+    x, target = (jnp.asarray(a) for a in mlp_data(sizes, batch))
+    loss, *state = mlp_jax(sizes)
+    return train_jax(lambda parameters, running: loss(parameters, running, x, target), *state)
+
+
+# ------------------------------------------------------------------------ many MLPs with BatchNorm
+def ensemble_data(members: int, sizes: tuple[int, ...], batch: int) -> tuple:
+    shape = members, batch
+    return random(*shape, sizes[0]), np.random.default_rng(1).integers(0, sizes[-1], shape)
+
+
+def ensemble_minigrad(members: int, sizes: tuple[int, ...], batch: int) -> Callable:
+    import minigrad as mg
+
+    net = mg.nn.Ensemble(lambda: mg.nn.Sequential(*mlp_layers(mg.nn, sizes)), members)
+    criterion, optimizer = mg.nn.CrossEntropyLoss(), mg.optim.Adam(net.parameters())
+    x, target = (mg.tensor(a) for a in ensemble_data(members, sizes, batch))
+
+    def step():
+        optimizer.zero_grad()
+        net.loss(criterion, net(x), target).sum().backward()
+        optimizer.step()
+
+    return step
+
+
+def loop_of_steps(members: int, sizes: tuple[int, ...], batch: int) -> Callable:
+    steps = [step_minigrad(sizes, batch) for _ in range(members)]
+
+    def step():
+        for one in steps:
+            one()
+
+    return step
+
+
+def ensemble_jax(members: int, sizes: tuple[int, ...], batch: int) -> Callable:
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    loss, *states = mlp_jax(sizes)
+    parameters, running = jax.tree_util.tree_map(lambda a: jnp.stack([a] * members), states)
+    x, target = (jnp.asarray(a) for a in ensemble_data(members, sizes, batch))
+    adam = optax.adam(1e-3)
+    slopes = jax.vmap(jax.grad(loss, has_aux=True))
+
+    @jax.jit
+    def update(parameters, running, state):
+        gradients, running = slopes(parameters, running, x, target)
+        moves, state = adam.update(gradients, state)
+        return optax.apply_updates(parameters, moves), running, state
+
+    state = [parameters, running, adam.init(parameters)]
+
+    def step():
+        state[:] = update(*state)
+        jax.block_until_ready(state)
+
+    return step
 
 
 def matmuls(sizes: tuple[int, ...], batch: int) -> Callable:
@@ -669,6 +734,16 @@ def mlp_work(sizes: tuple[int, ...], batch: int, targets: dict[str, float]) -> W
     return Work(f"MLP-BN {'-'.join(map(str, sizes))}, batch {batch}", contenders, targets)
 
 
+def ensemble_work(sizes: tuple[int, ...], batch: int, targets: dict[str, float]) -> Work:
+    shape = 32, sizes, batch
+    contenders = {
+        "minigrad": lambda: ensemble_minigrad(*shape),
+        "loop": lambda: loop_of_steps(*shape),
+        "jax vmap": lambda: ensemble_jax(*shape),
+    }
+    return Work(f"32 x MLP-BN {'-'.join(map(str, sizes))}, batch {batch}", contenders, targets)
+
+
 def cnn_work(channels: tuple[int, ...], side: int, batch: int, targets: dict[str, float]) -> Work:
     contenders = {
         "minigrad": lambda: cnn_minigrad(channels, side, batch),
@@ -913,8 +988,14 @@ PROCESS = [
         unit="MB",
     ),
 ]
+ENSEMBLES = [
+    ensemble_work((2, 16, 16, 2), 32, {"loop": 0.25, "jax vmap": 0.6}),
+    ensemble_work((2, 16, 16, 2), 100, {"loop": 0.35, "jax vmap": 0.55}),
+    ensemble_work((64, 64, 64, 10), 32, {"loop": 0.6, "jax vmap": 0.75}),
+]
 WORK = {
     "steps": STEPS,
+    "ensembles": ENSEMBLES,
     "recurrent": RECURRENT,
     "batchnorm": BATCHNORM,
     "kernels": KERNELS,
@@ -935,6 +1016,7 @@ def present(work: Work) -> dict[str, Callable[[], Callable]]:
         "torch fused Adam": "torch",
         "torch composed": "torch",
         "jax": "jax",
+        "jax vmap": "optax",
     }
     return {
         name: make

@@ -31,7 +31,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "groups",
         nargs="*",
-        help="steps, recurrent, batchnorm, kernels, products, process; all of them by default; "
+        help="steps, ensembles, recurrent, batchnorm, kernels, products, process; all by default; "
         "or functions, which takes a minute: every function that NumPy also has; or default "
         "and busy: what users get, with each library's default threads",
     )
