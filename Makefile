@@ -19,7 +19,7 @@ NO_STUB = .*\.__(pyx_capi|test|reduce_cython|setstate_cython|pyx_vtable)__|minig
 .NOTPARALLEL: # two targets would install into one .venv at a time
 .SECONDARY: # stamps are not intermediate files
 
-.PHONY: help demo test test-peers test-oldest test-aarch64 torture mutants lint bench profile sdist wheel clean
+.PHONY: help demo test test-peers test-oldest test-mpi test-aarch64 torture mutants lint bench profile sdist wheel clean
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
@@ -37,6 +37,9 @@ test-oldest: .venv-oldest/has-numpy .venv/has-test .venv/compiled ## run the sui
 
 mutants: .venv/has-test .venv/compiled ## plant 100 random mutants and print those that survive the tests
 	@$(PY) tests/mutants.py $(ARGS)
+
+test-mpi: .venv/has-test .venv/compiled ## train on several processes of this machine
+	@$(PY) -m pytest tests/test_distributed.py $(ARGS)
 
 test-aarch64: ## run the C test of the kernels for aarch64 under qemu
 	@command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null \

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ MODULES = [
     name
     for name in ("minigrad", *(m.name for m in pkgutil.walk_packages(mg.__path__, "minigrad.")))
     if not name.startswith("minigrad._core")
+    and (find_spec("mpi4py") or name != "minigrad.distributed")
 ]
 
 

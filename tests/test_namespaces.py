@@ -42,6 +42,7 @@ SHARED = {  # the names defined in two files, and why
     "grad": "autograd.grad and func.grad, as in PyTorch",
     "log_softmax": "mg.log_softmax(axis) and nn.functional.log_softmax(dim)",
     "pad": "mg.pad of NumPy's arguments and nn.functional.pad of PyTorch's",
+    "save": "mg.save, and distributed.save, which does it on one rank of all",
     "softmax": "mg.softmax(axis) and nn.functional.softmax(dim)",
     "zeros_like": "the public one makes tensors that may require grad; rules need less",
 }

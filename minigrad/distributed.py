@@ -1,0 +1,486 @@
+"""Data-parallel training over the processes of an MPI job: `mpiexec -n 4 python train.py`.
+
+Design note
+-----------
+1. mpi4py does all communication; there is nothing of our own on the wire. This module is imported
+   by name only (`import minigrad.distributed`), since it starts MPI; the extra `mpi` installs
+   mpi4py and an MPI library.
+2. `allreduce` is an operation with a gradient. SyncBatchNorm takes its statistics from it and is
+   otherwise the formula of BatchNorm, so that its backward derives, to any order.
+3. DataParallel sums the gradients of all ranks in buckets, in the order in which backward completes
+   them, while backward goes on. Each parameter enters its layer through a Node of its own,
+   `Bucketed`, made just before the layer runs: in backward it comes right after the layer. It
+   copies the gradient into the bucket, and hands on a view of that; the bucket is complete before
+   the gradient is added to `.grad`, since the hooks of the leaves, which run in between, wait for
+   it.
+4. All ranks must start the same collective operations in the same order. Buckets are started in a
+   fixed order, whatever order their gradients come in; those that are missing count as zeros.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ._core.engine.graph import Tensor, adopt, move_statistics, to_tensor
+from ._core.ops import concat, reshape, square
+from .autograd import Function, is_grad_enabled
+from .checks import choice, flag, integer, wrong_shape
+from .nn import functional
+from .nn.module import Module, Parameter
+from .nn.norm import BatchNorm1d, BatchNorm2d, _BatchNorm
+from .serialization import save as save_file
+
+try:
+    from mpi4py import MPI
+except ImportError as missing:
+    raise ImportError(
+        "minigrad.distributed needs mpi4py and an MPI library: `pip install mpi4py mpich`"
+    ) from missing
+
+__all__ = [
+    "DataParallel", "DistributedSampler", "SyncBatchNorm", "allreduce", "barrier",
+    "convert_sync_batchnorm", "rank", "save", "size",
+]  # fmt: skip
+__dir__ = __all__.copy
+
+WORLD = MPI.COMM_WORLD
+
+
+def rank() -> int:
+    """The number of this process, from 0 to `size() - 1`.
+
+    >>> from minigrad import distributed
+    >>> distributed.rank() < distributed.size()
+    True
+    """
+    return int(WORLD.Get_rank())
+
+
+def size() -> int:
+    """How many processes the job has; 1 without mpiexec.
+
+    >>> from minigrad import distributed
+    >>> distributed.size() >= 1
+    True
+    """
+    return int(WORLD.Get_size())
+
+
+def barrier() -> None:
+    """Wait until every rank has come here.
+
+    >>> from minigrad import distributed
+    >>> distributed.barrier()
+    """
+    WORLD.Barrier()
+
+
+def _end_job(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Report an exception that nobody caught, and end all ranks: the others would wait for ever."""
+    text = "".join(traceback.format_exception(kind, error, trace))
+    print(
+        f"rank {rank()} of {size()} failed, which ends the job\n{text}", file=sys.stderr, flush=True
+    )
+    WORLD.Abort(1)
+
+
+if size() > 1:
+    sys.excepthook = _end_job
+
+
+# --------------------------------------------------------------------------------------- operations
+class _AllReduce(Function):
+    """The sum over all ranks. If y is the sum of all x, then a loss on any rank depends on every x:
+    the gradient of x is the sum of the ranks' gradients of y."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """The sum, of the shape of x."""
+        return adopt(_sum_over_ranks(x))
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:
+        """The sum of the cotangents."""
+        total: Tensor = _AllReduce.apply(g)
+        return total
+
+
+def _sum_over_ranks(x: Tensor) -> np.ndarray:
+    total = x.numpy(copy=True)
+    WORLD.Allreduce(MPI.IN_PLACE, total)
+    return total
+
+
+def allreduce(x: Tensor, op: str = "sum") -> Tensor:
+    """The sum, or with op="mean" the mean, over all ranks of their tensors x, elementwise.
+
+    Every rank calls it, with tensors of the same shape and dtype. The gradient is that of the sum
+    of all ranks' losses: backward sums the cotangents over the ranks, and every rank must run it.
+    It is a tensor operation itself, so gradients of gradients work. Raises TypeError for bools.
+
+    >>> from minigrad import distributed
+    >>> distributed.allreduce(mg.ones(2), "mean")
+    tensor([1., 1.])
+    """
+    choice(op, "allreduce: op", "sum", "mean")
+    x = to_tensor(x, "allreduce")
+    if x.dtype.kind == "b":
+        raise TypeError("allreduce: cannot sum bools; use x.astype(mg.int64)")
+    total: Tensor = _AllReduce.apply(x)
+    return total / size() if op == "mean" else total
+
+
+# ------------------------------------------------------------------------------------ SyncBatchNorm
+class SyncBatchNorm(_BatchNorm):
+    """BatchNorm over the batches of all ranks together: (N, C) or (N, C, ...), any N per rank.
+
+    The formula is that of BatchNorm1d, with the mean and the variance of all samples: sums are
+    taken by `allreduce`, so the gradient derives from the primitives. Arguments, buffers and errors
+    are those of BatchNorm1d. Every rank must call it; in training also backward.
+
+    >>> from minigrad import distributed
+    >>> distributed.SyncBatchNorm(2)(mg.tensor([[1.0, 10.0], [3.0, 30.0]])).shape
+    (2, 2)
+    """
+
+    def _checked(self, x: Tensor) -> Tensor:
+        x = to_tensor(x, "SyncBatchNorm")
+        if x.ndim < 2:
+            raise wrong_shape("SyncBatchNorm", x.shape, "(N, C)", "(N, C, ...)")
+        if x.shape[1] != self.num_features:
+            raise ValueError(
+                f"SyncBatchNorm: expected {self.num_features} channels, got {x.shape[1]} in an "
+                f"input of shape {x.shape}"
+            )
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised tensor, of the shape of x; in training the running statistics move."""
+        if not self.training and self.running_mean is not None:
+            return super().forward(x)
+        x = self._checked(x)
+        axes, columns = (0, *range(2, x.ndim)), (-1, *(1,) * (x.ndim - 2))
+        local = x.size // x.shape[1]
+        sums = allreduce(concat([x.sum(axes), adopt(np.full(1, local, x.dtype))]))
+        count = sums[-1].item()
+        if count < 2:
+            raise ValueError(
+                "SyncBatchNorm: the statistics of a batch need more than one value per channel, "
+                f"got {count:.0f} on all {size()} ranks together"
+            )
+        mean = reshape(sums[:-1] / count, columns)
+        var = reshape(allreduce(square(x - mean).sum(axes)) / count, columns)
+        weight, bias = (
+            None if p is None else reshape(p, columns) for p in (self.weight, self.bias)
+        )
+        y = functional.standardise(x, mean, var, self.eps, weight, bias)
+        if self.training and self.running_mean is not None:
+            seen = self.num_batches_tracked.item() + 1
+            share = 1 / seen if self.momentum is None else self.momentum
+            averages, batch = (self.running_mean, self.running_var), (mean.detach(), var.detach())
+            move_statistics("SyncBatchNorm", *averages, *batch, share, count / (count - 1))
+            self.num_batches_tracked.fill_(seen)
+        return y
+
+
+def convert_sync_batchnorm(net: Module) -> Module:
+    """Replace every BatchNorm1d and BatchNorm2d in `net`, which keeps its parameters and buffers,
+    by a SyncBatchNorm. Returns the net, or the new layer if the net itself is a BatchNorm.
+
+    >>> from minigrad import distributed
+    >>> net = mg.nn.Sequential(mg.nn.Linear(2, 3), mg.nn.BatchNorm1d(3))
+    >>> distributed.convert_sync_batchnorm(net)[1]
+    SyncBatchNorm(3, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)  6 parameters
+    """
+    if isinstance(net, (BatchNorm1d, BatchNorm2d)):
+        layer = SyncBatchNorm(
+            net.num_features, net.eps, net.momentum, net.affine, net.track_running_stats
+        )
+        for name in net._members:
+            setattr(layer, name, getattr(net, name))
+        return layer.train(net.training)
+    for name, child in list(net.named_children()):
+        converted = convert_sync_batchnorm(child)
+        if converted is not child:
+            setattr(net, name, converted)
+    return net
+
+
+# ------------------------------------------------------------------------------------- DataParallel
+class _Bucketed(Function):
+    """The parameter itself; in backward its gradient goes into a bucket."""
+
+    @staticmethod
+    def forward(ctx: Any, parameter: Tensor, buckets: _Buckets, index: int) -> Tensor:
+        """The parameter."""
+        ctx.buckets, ctx.index = buckets, index
+        return parameter.detach()
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Any:
+        """A view of the bucket, which will hold the mean over all ranks."""
+        if is_grad_enabled():
+            raise RuntimeError(
+                "DataParallel: create_graph=True is not supported; differentiate twice on each "
+                "rank with the plain net, and average by distributed.allreduce(g, 'mean')"
+            )
+        return ctx.buckets.add(ctx.index, g), None, None
+
+
+class _Bucket:
+    """Gradients that are reduced together, one after the other in one array."""
+
+    def __init__(self, parameters: dict[int, Parameter]) -> None:
+        ends = np.cumsum([0, *(p.size for p in parameters.values())])
+        self.places = dict(zip(parameters, pairwise(ends), strict=True))
+        self.shapes = {index: p.shape for index, p in parameters.items()}
+        self.length, self.dtype = int(ends[-1]), next(iter(parameters.values())).dtype
+
+    def begin(self) -> None:
+        self.array = np.zeros(self.length, self.dtype)  # a new one: views of the last live on
+        self.missing = set(self.places)
+        self.request: Any = None
+
+    def part(self, index: int) -> np.ndarray:
+        begin, end = self.places[index]
+        return self.array[begin:end].reshape(self.shapes[index])
+
+
+class _Buckets:
+    """The buckets of all parameters, in the order in which backward is expected to complete
+    them."""
+
+    def __init__(self, parameters: list[Parameter], bytes_each: int) -> None:
+        self.parameters, self.comm = parameters, WORLD.Dup()
+        self.buckets: list[_Bucket] = []
+        held: dict[int, Parameter] = {}
+        for index, parameter in reversed(list(enumerate(parameters))):
+            if held and next(iter(held.values())).dtype != parameter.dtype:
+                self.buckets.append(_Bucket(held))
+                held = {}
+            held[index] = parameter
+            if sum(p.size * p.dtype.itemsize for p in held.values()) >= bytes_each:
+                self.buckets.append(_Bucket(held))
+                held = {}
+        self.buckets += [_Bucket(held)] if held else []
+        self.of = {index: bucket for bucket in self.buckets for index in bucket.places}
+        self.running = False
+
+    def add(self, index: int, g: Tensor) -> Tensor:
+        """Take a complete gradient; start the reduction of every bucket that is full."""
+        if not self.running:
+            self.started, self.running = 0, True
+            for bucket in self.buckets:
+                bucket.begin()
+        bucket = self.of[index]
+        if index not in bucket.missing:  # used twice: what it shares a bucket with must not change
+            total = g.numpy(copy=True)
+            self.flush()
+            self.comm.Allreduce(MPI.IN_PLACE, total)
+            return adopt(total / self.comm.Get_size())
+        part = bucket.part(index)
+        np.divide(g.numpy(), self.comm.Get_size(), out=part)
+        bucket.missing.remove(index)
+        while self.started < len(self.buckets) and not self.buckets[self.started].missing:
+            self.start_next()
+        return adopt(part)
+
+    def start_next(self) -> None:
+        bucket = self.buckets[self.started]
+        bucket.request = self.comm.Iallreduce(MPI.IN_PLACE, bucket.array)
+        self.started += 1
+
+    def flush(self) -> None:
+        """Reduce what is left, and wait for everything."""
+        while self.started < len(self.buckets):
+            self.start_next()
+        for bucket in self.buckets:
+            if bucket.request is not None:
+                bucket.request.Wait()
+                bucket.request = None
+
+    def finish(self) -> None:
+        """End the pass. A parameter that only other ranks used gets their gradient."""
+        if not self.running:
+            return
+        self.flush()
+        self.running = False
+        for bucket in self.buckets:
+            for index in bucket.missing:
+                part, parameter = bucket.part(index), self.parameters[index]
+                if part.any():
+                    parameter.grad = adopt(
+                        part if parameter.grad is None else parameter.grad.numpy() + part
+                    )
+
+
+class DataParallel(Module):
+    """A net that is trained on every rank, each on its own part of the batch.
+
+    net: the same on every rank. Rank 0's parameters and buffers are copied to all.
+    bucket_bytes: how much is reduced in one message.
+
+    `backward` leaves in `.grad` the mean over the ranks, which for losses that are means over
+    batches of one size is the gradient of the whole batch; so optimisers, one on each rank, take
+    the same step. Messages go on while backward computes. Every rank must run forward and backward
+    equally often. BatchNorm normalises by its rank's samples; `convert_sync_batchnorm` has it take
+    those of all ranks. `module` is the net itself; save its `state_dict()`.
+
+    Raises RuntimeError on every rank if the nets differ.
+
+    >>> from minigrad import distributed
+    >>> net = distributed.DataParallel(mg.nn.Linear(2, 1))
+    >>> net(mg.ones(3, 2)).sum().backward()
+    >>> net.module.bias.grad
+    tensor([3.])
+    """
+
+    def __init__(self, net: Module, bucket_bytes: int = 1 << 20) -> None:
+        super().__init__()
+        if not isinstance(net, Module):
+            raise TypeError(f"DataParallel: expected a Module, got {type(net).__name__}")
+        integer(bucket_bytes, "DataParallel: bucket_bytes", 1)
+        _refuse_differences(net)
+        self.module = net
+        if size() == 1:
+            return
+        for _, tensor in sorted(net.state_dict().items()):
+            array = tensor.numpy(copy=True)
+            WORLD.Bcast(array)
+            tensor.copy_(array)
+        parameters = [p for p in net.parameters() if p.requires_grad]
+        buckets = _Buckets(parameters, bucket_bytes)
+        places = {id(p): index for index, p in enumerate(parameters)}
+        for module in net.modules():
+            own = {
+                name: places[id(p)]
+                for name, p in module.named_parameters(recurse=False)
+                if id(p) in places
+            }
+            if own:
+                module.register_forward_wrapper(_through_buckets(buckets, own))
+        for parameter in parameters:
+            parameter.register_hook(lambda g: buckets.finish())
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """What the net computes."""
+        return self.module(*inputs, **options)
+
+
+def _through_buckets(buckets: _Buckets, own: dict[str, int]) -> Callable[..., Any]:
+    """A wrapper of a module's forward, in which its parameters are outputs of `_Bucketed`."""
+
+    def wrapper(module: Module, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+        if not is_grad_enabled():
+            return forward(*inputs, **options)
+        members = module.__dict__
+        kept = {name: members[name] for name in own}
+        try:
+            for name, index in own.items():
+                members[name] = _Bucketed.apply(kept[name], buckets, index)
+            return forward(*inputs, **options)
+        finally:
+            members.update(kept)
+
+    return wrapper
+
+
+def _refuse_differences(net: Module) -> None:
+    """Raise on every rank unless the nets have the same parameters and buffers."""
+    mine = [f"{name} {t.shape} {t.dtype}" for name, t in net.state_dict().items()]
+    digest = hashlib.sha256("\n".join(mine).encode()).hexdigest()
+    if len(set(WORLD.allgather(digest))) == 1:
+        return
+    every = WORLD.allgather(mine)
+    for other, theirs in enumerate(every):
+        if theirs != every[0]:
+            pairs = zip([*every[0], "nothing"], [*theirs, "nothing"], strict=False)
+            ours, found = next(pair for pair in pairs if pair[0] != pair[1])
+            raise RuntimeError(
+                f"DataParallel: the nets differ: rank 0 has {ours}, rank {other} has {found}; "
+                "build the same net on every rank"
+            )
+
+
+# ------------------------------------------------------------------------------- sampler and files
+class DistributedSampler:
+    """The indices of a dataset that are this rank's: every `size()`-th of a common order.
+
+    dataset: anything with `__len__`.
+    shuffle: draw the order anew from `seed` and the epoch that `set_epoch` says.
+    drop_last: leave out the last samples if they do not go evenly on all ranks; by default the
+        first are given out once more.
+    num_replicas, rank: by default those of the job.
+
+    Batches of N / size samples on each rank are together the batches of N samples of one process.
+
+    >>> from minigrad import distributed
+    >>> sampler = distributed.DistributedSampler(range(5), num_replicas=2, rank=1, shuffle=False)
+    >>> list(sampler), len(sampler)
+    ([1, 3, 0], 3)
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_last: bool = False,
+    ) -> None:
+        self.replicas = integer(num_replicas or size(), "DistributedSampler: num_replicas", 1)
+        mine = WORLD.Get_rank() if rank is None else rank
+        self.rank = integer(mine, "DistributedSampler: rank", 0)
+        if self.rank >= self.replicas:
+            raise ValueError(
+                f"DistributedSampler: rank {self.rank} is out of range for {self.replicas} replicas"
+            )
+        self.length = len(dataset)
+        self.shuffle = flag(shuffle, "DistributedSampler: shuffle")
+        self.drop_last = flag(drop_last, "DistributedSampler: drop_last")
+        self.seed, self.epoch = integer(seed, "DistributedSampler: seed", 0), 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next: without that, every epoch has the same order.
+
+        >>> from minigrad import distributed
+        >>> distributed.DistributedSampler(range(5)).set_epoch(3)
+        """
+        self.epoch = integer(epoch, "DistributedSampler: epoch", 0)
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.length, self.replicas)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[int]:
+        order = np.arange(self.length)
+        if self.shuffle:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        total = len(self) * self.replicas
+        if self.length:
+            order = np.resize(order, total)  # repeats the first ones
+        return iter(order[self.rank :: self.replicas].tolist())
+
+
+def save(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """`mg.save` on rank 0; the others wait until the file is there.
+
+    >>> from minigrad import distributed
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "net.npz")
+    >>> distributed.save(mg.nn.Linear(2, 1).state_dict(), path)
+    >>> sorted(mg.load(path))
+    ['bias', 'weight']
+    """
+    if rank() == 0:
+        save_file(state, path)
+    barrier()

@@ -1,0 +1,161 @@
+"""What one rank of a job does: `mpiexec -n 2 python ranks.py NAME`; see test_distributed.py."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import minigrad as mg
+from minigrad import distributed, nn, optim
+
+rank, size = distributed.rank(), distributed.size()
+rng = np.random.default_rng(0)
+
+
+class Share(mg.autograd.Function):
+    """A tensor that all ranks hold alike, given to each: its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.detach()
+
+    @staticmethod
+    def backward(ctx, g):
+        return Gather.apply(g)
+
+
+class Gather(mg.autograd.Function):
+    """The sum of the ranks' tensors, which all ranks hold alike."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return distributed.allreduce(x).detach()
+
+    @staticmethod
+    def backward(ctx, g):
+        return Share.apply(g)
+
+
+def gradcheck():
+    """SyncBatchNorm as a function of the whole batch, against finite differences and BatchNorm."""
+    for shape in ((4 * size + 1, 3), (2 * size, 2, 3, 2)):
+        layer = distributed.SyncBatchNorm(shape[1], dtype=mg.float64)
+        whole = nn.BatchNorm1d(shape[1], dtype=mg.float64)
+        whole._layouts = {2: "", 4: ""}
+        mine = np.arange(shape[0]) % size == rank
+        place = np.zeros((shape[0], mine.sum()))
+        place[np.flatnonzero(mine), np.arange(mine.sum())] = 1
+
+        def function(x, weight, bias, layer=layer, place=place, mine=mine):
+            shared = [Share.apply(t) for t in (x, weight, bias)]
+            state = {"weight": shared[1], "bias": shared[2]}
+            y = mg.func.functional_call(layer, state, (shared[0][mine],))
+            return Gather.apply(mg.tensordot(mg.tensor(place), y, 1))
+
+        x, weight, bias = (
+            mg.tensor(rng.normal(size=s), requires_grad=True) for s in (shape, shape[1], shape[1])
+        )
+        assert mg.autograd.gradcheck(function, (x, weight, bias))
+        assert mg.autograd.gradgradcheck(function, (x, weight, bias))
+        for each in (layer, whole):
+            each.reset_running_stats()
+            each.weight.detach().copy_(weight.detach())
+            each.bias.detach().copy_(bias.detach())
+        y = function(x, layer.weight, layer.bias)
+        np.testing.assert_allclose(y.numpy(), whole(x).detach().numpy(), 1e-10, 1e-12)
+        for name, value in whole.state_dict().items():
+            np.testing.assert_allclose(layer.state_dict()[name].numpy(), value.numpy(), 1e-10)
+        before = layer.eval()(x[mine]).detach().numpy()
+        np.testing.assert_allclose(before, whole.eval()(x[mine]).detach().numpy(), 1e-10, 1e-12)
+
+
+def make_net():
+    hidden = nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 16), nn.BatchNorm1d(16)
+    return nn.Sequential(*hidden, nn.Tanh(), nn.Linear(16, 3))
+
+
+def curve():
+    """Print the loss of the whole batch, step by step; and the parameters' sum at the end."""
+    mg.manual_seed(100 + rank)  # rank 0's net counts
+    x, y = rng.normal(size=(96, 6)).astype(np.float32), rng.integers(0, 3, 96)
+    net = distributed.DataParallel(distributed.convert_sync_batchnorm(make_net()), bucket_bytes=256)
+    optimizer, criterion = optim.SGD(net.parameters(), lr=0.1, momentum=0.9), nn.CrossEntropyLoss()
+    sampler = distributed.DistributedSampler(range(96), seed=5)
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        for start in range(0, len(order), 24 // size):
+            batch = order[start : start + 24 // size]
+            optimizer.zero_grad()
+            loss = criterion(net(mg.tensor(x[batch])), mg.tensor(y[batch]))
+            loss.backward()
+            optimizer.step()
+            mean = distributed.allreduce(loss.detach(), "mean").item()
+            if rank == 0:
+                print(f"{mean:.7f}")
+    norms = [float(np.abs(p.numpy()).sum()) for p in net.parameters()]
+    assert all(other == norms for other in distributed.WORLD.allgather(norms))
+
+
+def gradients():
+    """Gradients of the whole batch: tied, accumulated, and of what only rank 0 uses."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+            self.unused = nn.Linear(1, 1)
+
+        def forward(self, x, extra):
+            y = mg.tanh(self.a(mg.tanh(self.a(x)))) + self.b(x)
+            return self.c(y) if extra else y
+
+    for limit in (1, 100, 1 << 20):
+        mg.manual_seed(3)
+        plain = Net()
+        net = distributed.DataParallel(Net(), limit)
+        net.module.load_state_dict(plain.state_dict())
+        x = mg.tensor(rng.normal(size=(size, 5, 4)).astype(np.float32))
+        for _ in range(2):  # accumulates
+            net(x[rank], rank == 0).sum().backward()
+            (sum(plain(x[r], r == 0).sum() for r in range(size)) / size).backward()
+        for (name, p), q in zip(net.module.named_parameters(), plain.parameters(), strict=True):
+            if q.grad is None:
+                assert p.grad is None, name
+            else:
+                np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), 1e-5, 1e-5, err_msg=name)
+
+
+def differ():
+    """Nets of other shapes are refused on every rank."""
+    try:
+        distributed.DataParallel(nn.Linear(2, 3 + (rank == 1)))
+    except RuntimeError as error:
+        print(error)
+
+
+def files():
+    path = Path(tempfile.gettempdir()) / f"minigrad-ranks-{os.environ['JOB']}.npz"
+    distributed.save({"rank": mg.tensor(rank)}, path)
+    assert mg.load(path)["rank"].item() == 0
+    distributed.barrier()
+    if rank == 0:
+        path.unlink()
+
+
+def raises():
+    """One rank fails while the others wait for it."""
+    if rank == 1:
+        raise ValueError("a bad batch")
+    distributed.allreduce(mg.ones(3))
+
+
+def dies():
+    if rank == 1:
+        os._exit(7)
+    distributed.allreduce(mg.ones(3))
+
+
+globals()[sys.argv[1]]()

@@ -1,0 +1,92 @@
+"""Data-parallel training on 2 and 4 ranks, each test a job of its own: `make test-mpi`."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mpi4py", reason="the extra mpi is not installed")
+import minigrad as mg
+from minigrad import distributed
+
+HERE = Path(__file__).parent
+BESIDE = Path(sys.executable).parent / "mpiexec"  # which the wheel of MPICH brings
+MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec")
+pytestmark = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec here")
+
+
+def job(ranks, name, succeeds=True):
+    path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "JOB": f"{os.getpid()}-{ranks}"}
+    environment |= {"OPENBLAS_NUM_THREADS": "1", "MINIGRAD_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [MPIEXEC, "-n", str(ranks), sys.executable, str(HERE / "mpi" / "ranks.py"), name],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (result.returncode == 0) == succeeds, result.stdout + result.stderr
+    return result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("name", ["gradcheck", "gradients", "files"])
+def test_on_several_ranks(name, ranks):
+    job(ranks, name)
+
+
+def test_the_loss_curve_does_not_depend_on_the_number_of_ranks():
+    curves = [[float(line) for line in job(ranks, "curve")[0].split()] for ranks in (1, 2, 4)]
+    assert len(curves[0]) == 12 and curves[0][-1] < curves[0][0]
+    for curve in curves[1:]:
+        assert curve == pytest.approx(curves[0], rel=1e-5)
+
+
+def test_different_nets_are_refused_on_every_rank():
+    output, _ = job(4, "differ")
+    expected = "rank 0 has weight (3, 2) float32, rank 1 has weight (4, 2) float32"
+    assert output.count(expected) == 4
+
+
+def test_an_exception_ends_the_job_and_names_the_rank():
+    start = time.monotonic()
+    _, errors = job(4, "raises", succeeds=False)
+    assert "rank 1 of 4 failed" in errors and "ValueError: a bad batch" in errors
+    assert time.monotonic() - start < 60
+
+
+def test_the_death_of_a_process_ends_the_job():
+    start = time.monotonic()
+    job(4, "dies", succeeds=False)
+    assert time.monotonic() - start < 60
+
+
+def test_bad_input():
+    with pytest.raises(TypeError, match="expected a Module, got int"):
+        distributed.DataParallel(3)
+    with pytest.raises(ValueError, match="rank 2 is out of range for 2 replicas"):
+        distributed.DistributedSampler(range(3), num_replicas=2, rank=2)
+    with pytest.raises(TypeError, match="cannot sum bools"):
+        distributed.allreduce(mg.tensor([True]))
+    with pytest.raises(ValueError, match="op must be 'sum' or 'mean'"):
+        distributed.allreduce(1.0, "max")
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("length", [0, 1, 7, 8])
+def test_samplers_share_out_every_sample(length, drop_last):
+    parts = [
+        list(distributed.DistributedSampler(range(length), 4, rank, drop_last=drop_last))
+        for rank in range(4)
+    ]
+    assert len({len(part) for part in parts}) <= 1
+    found = sorted(index for part in parts for index in part)
+    assert set(found) <= set(range(length))
+    assert drop_last or set(found) == set(range(length))
+    assert not drop_last or len(found) == len(set(found)) == length // 4 * 4
