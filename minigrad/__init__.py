@@ -37,6 +37,12 @@ from .contraction import *
 from .creation import *
 from .functions import *
 from .profiler import profile as profile
+from .rng import (
+    Generator as Generator,
+    get_rng_state as get_rng_state,
+    manual_seed as manual_seed,
+    set_rng_state as set_rng_state,
+)
 from .serialization import load as load, save as save
 from .threads import get_num_threads as get_num_threads, set_num_threads as set_num_threads
 

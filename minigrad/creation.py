@@ -1,7 +1,7 @@
 """Create tensors from data, constants and random numbers.
 
-Names and arguments follow NumPy, `requires_grad` follows PyTorch. Random functions draw from one
-`numpy.random.Generator`, which `manual_seed` sets.
+Names and arguments follow NumPy, `requires_grad` follows PyTorch. Random functions draw from the
+generator that `manual_seed` seeds, or from `generator`; see `rng.py`.
 """
 
 from __future__ import annotations
@@ -22,18 +22,16 @@ from ._core.engine.graph import (
 )
 from ._core.fast.loops import memory_checked
 from .checks import integer
+from .rng import Generator, generator as numpy_generator
 from .types import Shape
 
 __all__ = [
     "arange", "asarray", "empty", "empty_like", "eye", "float32", "float64", "from_dlpack", "full",
-    "full_like", "int32", "int64", "linspace", "manual_seed", "ones", "ones_like", "rand",
-    "randint", "randn", "randperm", "tensor", "zeros", "zeros_like",
+    "full_like", "int32", "int64", "linspace", "ones", "ones_like", "rand", "randint", "randn",
+    "randperm", "tensor", "zeros", "zeros_like",
 ]  # fmt: skip
 
 float32, float64, int32, int64, bool_ = DTYPES
-
-# Created on first use, because numpy.random takes 10 ms to load.
-_generator: np.random.Generator | None = None
 
 
 def _as_array(
@@ -335,66 +333,59 @@ def eye(
     return adopt(ones_and_zeros, requires_grad)
 
 
-def manual_seed(seed: int) -> np.random.Generator:
-    """Seed the generator of rand, randn, randint, randperm, dropout, initialisation, shuffling.
-
-    >>> _ = mg.manual_seed(0); a = mg.rand(2)
-    >>> _ = mg.manual_seed(0); bool((a == mg.rand(2)).all())
-    True
-    """
-    global _generator
-    _generator = np.random.default_rng(seed)
-    return _generator
-
-
-def generator() -> np.random.Generator:
-    """The generator set by `manual_seed`.
-
-    >>> type(mg.creation.generator()).__name__
-    'Generator'
-    """
-    global _generator
-    if _generator is None:
-        _generator = np.random.default_rng()
-    return _generator
-
-
-def rand(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
-    """Random numbers uniform in [0, 1), of `shape`.
+def rand(
+    *shape: Shape,
+    dtype: DTypeLike | None = None,
+    requires_grad: bool = False,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Random numbers uniform in [0, 1), of `shape`, drawn from `generator` or the library's.
 
     >>> mg.rand(2, 3).shape
     (2, 3)
     """
-    drawn = generator().random(_shape(shape), _float(dtype))
+    drawn = numpy_generator(generator, "rand").random(_shape(shape), _float(dtype))
     return adopt(drawn, requires_grad)
 
 
-def randn(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
-    """Standard normal random numbers, of `shape`.
+def randn(
+    *shape: Shape,
+    dtype: DTypeLike | None = None,
+    requires_grad: bool = False,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Standard normal random numbers, of `shape`, drawn from `generator` or the library's.
 
     >>> mg.randn(2, 3).shape
     (2, 3)
     """
-    drawn = generator().standard_normal(_shape(shape), _float(dtype))
+    drawn = numpy_generator(generator, "randn").standard_normal(_shape(shape), _float(dtype))
     return adopt(drawn, requires_grad)
 
 
 @memory_checked
 def randint(
-    low: int, high: int | None = None, size: Shape = (), dtype: DTypeLike = int64
+    low: int,
+    high: int | None = None,
+    size: Shape = (),
+    dtype: DTypeLike = int64,
+    *,
+    generator: Generator | None = None,
 ) -> Tensor:
-    """Random integers uniform in [low, high), or in [0, low) with one bound; shape `size`.
+    """Random integers uniform in [low, high), or in [0, low) with one bound; shape `size`; drawn
+    from `generator` or the library's.
 
     >>> bool((mg.randint(5, size=(100,)) < 5).all())
     True
     """
-    return adopt(generator().integers(low, high, size, dtype=dtype))
+    return adopt(numpy_generator(generator, "randint").integers(low, high, size, dtype=dtype))
 
 
-def randperm(n: int) -> Tensor:
-    """0 ... n-1 in random order, int64.
+def randperm(n: int, *, generator: Generator | None = None) -> Tensor:
+    """0 ... n-1 in random order, int64, drawn from `generator` or the library's.
 
     >>> sorted(mg.randperm(4).tolist())
     [0, 1, 2, 3]
     """
-    return adopt(generator().permutation(integer(n, "randperm: n")))
+    n = integer(n, "randperm: n")
+    return adopt(numpy_generator(generator, "randperm").permutation(n))

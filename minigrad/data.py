@@ -15,8 +15,9 @@ import numpy as np
 
 from ._core.engine.graph import Tensor
 from .checks import integer
-from .creation import asarray, generator, tensor
+from .creation import asarray, tensor
 from .functions import stack
+from .rng import generator
 
 __all__ = ["DataLoader", "Subset", "TensorDataset", "default_collate", "random_split"]
 __dir__ = __all__.copy

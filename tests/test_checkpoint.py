@@ -217,7 +217,7 @@ def test_the_generator_goes_on_where_it_was():
     x = leaf(1000)
     mg.manual_seed(5)
     y = checkpoint(lambda x: nn.functional.dropout(x), x)
-    following = mg.creation.generator().bit_generator.state
+    following = mg.rng.generator().bit_generator.state
     kept = y.numpy() != 0
     mg.manual_seed(6)
     other = mg.rand(3).tolist()
@@ -227,7 +227,7 @@ def test_the_generator_goes_on_where_it_was():
     assert mg.rand(3).tolist() == other
     mg.manual_seed(5)
     mg.rand(1000)
-    assert mg.creation.generator().bit_generator.state["state"] == following["state"]
+    assert mg.rng.generator().bit_generator.state["state"] == following["state"]
 
 
 @pytest.mark.parametrize("which", ["argument", "parameter"])
@@ -252,7 +252,7 @@ def test_a_second_run_that_differs_is_an_error_and_everything_is_put_back():
 
     y = checkpoint(function, x).sum()
     buffers = [b.numpy(copy=True) for b in net.buffers()]
-    state = mg.creation.generator().bit_generator.state
+    state = mg.rng.generator().bit_generator.state
     size[0] = 2
     with pytest.raises(RuntimeError, match=r"checkpoint: .*\(48, 2\).*\(32, 2\).*compute the same"):
         y.backward(retain_graph=True)
@@ -261,7 +261,7 @@ def test_a_second_run_that_differs_is_an_error_and_everything_is_put_back():
         y.backward(retain_graph=True)
     for now, before in zip(net.buffers(), buffers, strict=True):
         np.testing.assert_array_equal(now.numpy(), before)
-    assert mg.creation.generator().bit_generator.state == state
+    assert mg.rng.generator().bit_generator.state == state
     assert x.grad is None and all(p.grad is None for p in net.parameters())
     assert mg.is_grad_enabled()
     size[0] = 3

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import creation
+from .. import rng
 from .._core.engine.graph import (
     Node,
     Tensor,
@@ -42,10 +42,11 @@ def checkpoint(
     (create_graph), and checkpoints can be nested.
 
     The second run must compute the same as the first. It draws the same random numbers from the
-    library's generator (the same dropout mask). Tensors that the first run wrote to (running
-    statistics of BatchNorm) start with their original values. Generator and tensors are restored
-    afterwards: statistics are updated once. (To a graph that saved such a tensor, this is a write.)
-    Other state, such as train() or eval() or a generator of your own, is up to the caller.
+    library's generator and from every `mg.Generator` (the same dropout mask). Tensors that the
+    first run wrote to (running statistics of BatchNorm) start with their original values.
+    Generators and tensors are restored afterwards: statistics are updated once. (To a graph that
+    saved such a tensor, this is a write.) Other state, such as train() or eval(), is up to the
+    caller.
     `use_reentrant` is accepted for compatibility with PyTorch and ignored.
 
     Raises RuntimeError in backward if an argument or a parameter was written to in place since, or
@@ -94,8 +95,7 @@ class _Run:
         saved = list(map(_frozen, given))
         as_given = all(a is b for a, b in zip(given, saved, strict=True))
         self.saved = (args, kwargs) if as_given else rebuild(saved)
-        self.generator = creation.generator()
-        self.random_state = self.generator.bit_generator.state
+        self.random_states = rng.states()
         # tensors that the first run wrote to, with their previous values; weak references, because
         # the function's own temporaries are gone afterwards and need no restoring
         self.written: list[tuple[weakref.ref[Tensor], np.ndarray]] = []
@@ -162,20 +162,18 @@ class _Run:
 
     @contextmanager
     def _as_it_was(self) -> Iterator[None]:
-        """Restore the random state and the tensors the first run started with; afterwards, the
+        """Restore the random states and the tensors the first run started with; afterwards, the
         current ones."""
-        current, state = creation._generator, self.generator.bit_generator.state
+        current = rng.states()
         alive = [(tensor, values) for ref, values in self.written if (tensor := ref()) is not None]
         now = [(tensor, tensor.numpy(copy=True)) for tensor, _ in alive]
         try:
-            creation._generator = self.generator
-            self.generator.bit_generator.state = self.random_state
+            rng.restore(self.random_states)
             for tensor, values in alive:
                 _put_back(tensor, values)
             yield
         finally:
-            creation._generator = current
-            self.generator.bit_generator.state = state
+            rng.restore(current)
             for tensor, values in now:
                 _put_back(tensor, values)
 

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import creation
+from .. import rng
 from .._core.engine.graph import Tensor, move_statistics, to_tensor
 from .._core.ops import concat
 from ..autograd import enable_grad, grad, no_grad
@@ -111,33 +111,37 @@ class _Runner:
                 )
         self.calls: list[_Call] = []
         self.reached: list[Tensor] = []  # the inputs of the calls so far in this run
-        # Each micro-batch draws dropout masks from a stream of its own, so that all its runs draw
-        # the same; where nothing is drawn the generator stays as it was.
-        generator = creation.generator()
-        self.generator: Any = generator.bit_generator
-        self.start = self.generator.state
-        seed = int(generator.integers(2**63))
-        self.after, self.generator.state = self.generator.state, self.start
-        kind = type(self.generator)
-        self.streams = [kind([seed, m]).state for m in range(len(inputs))]
-        self.drew = False
+        # Each micro-batch draws dropout masks from streams of its own, so that all its runs draw
+        # the same; a generator that is not drawn from stays as it was.
+        self.start = rng.states()
+        seeds = [int(each.numpy().integers(2**63)) for each, _ in self.start]
+        self.after = [(each, each.get_state()) for each, _ in self.start]
+        rng.restore(self.start)
+        self.streams = [
+            [
+                (each, rng.state_of(type(each.numpy().bit_generator)([seed, m])))
+                for (each, _), seed in zip(self.start, seeds, strict=True)
+            ]
+            for m in range(len(inputs))
+        ]
+        self.drew: set[int] = set()  # the positions of the generators that were drawn from
         self.buffers = [(b, b.clone(), b._version) for b in model.buffers()]
 
     @contextmanager
     def sharing(self) -> Iterator[None]:
         """While the BatchNorms share their statistics."""
-        before = self.generator.state
+        before = rng.states()
         handles = [layer.register_forward_wrapper(self._forward) for layer in self.layers]
         try:
             yield
         finally:
-            self.generator.state = before
+            rng.restore(before)
             for handle in handles:
                 handle.remove()
 
     def restore(self) -> None:
-        """Buffers and generator as they were before."""
-        self.generator.state = self.start
+        """Buffers and generators as they were before."""
+        rng.restore(self.start)
         for buffer, before, version in self.buffers:
             if buffer._version != version:
                 buffer.copy_(before)
@@ -161,12 +165,14 @@ class _Runner:
 
     def run(self, m: int) -> Tensor:
         """The output for micro-batch m."""
-        self.generator.state = self.streams[m]
+        rng.restore(self.streams[m])
         self.reached = []
         try:
             output = self.model(self.inputs[m])
         finally:
-            self.drew = self.drew or self.generator.state != self.streams[m]
+            for position, (each, state) in enumerate(self.streams[m]):
+                if each.get_state() != state:
+                    self.drew.add(position)
         if len(self.reached) < len(self.calls):
             raise RuntimeError(
                 "accumulate: every micro-batch must go through the same BatchNorms, but number "
@@ -279,8 +285,7 @@ def accumulate(model: Module, loss: Callable[..., Tensor], batches: Iterable[Any
             parameter.grad = None
         with runner.sharing():
             outputs = runner.pool()
-        if runner.drew:
-            runner.generator.state = runner.after
+        rng.restore(runner.after[position] for position in runner.drew)
         joined = concat(outputs).requires_grad_()
         with enable_grad():
             value = loss(joined, *[concat(parts) for parts in targets])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .._core.engine.graph import Tensor
 from ..checks import probability
+from ..rng import Generator, check_generator
 from . import functional
 from .module import Module
 
@@ -15,24 +16,28 @@ class Dropout(Module):
     (Srivastava et al. 2014, inverted); in evaluation the identity.
 
     Raises ValueError unless 0 <= p <= 1. `inplace` is taken for PyTorch's sake: a new tensor is
-    made anyhow.
+    made anyhow. generator: draw the masks from this one, whose state a checkpoint must then include
+    (`generator.get_state()`); by default from the library's.
 
     >>> layer = mg.nn.Dropout(0.5)
     >>> sorted(set(layer(mg.ones(100)).tolist()))
     [0.0, 2.0]
     """
 
-    def __init__(self, p: float = 0.5, inplace: bool = False) -> None:
+    def __init__(
+        self, p: float = 0.5, inplace: bool = False, *, generator: Generator | None = None
+    ) -> None:
         super().__init__()
         self.p = probability(p, "dropout: the probability p")
+        self.generator = check_generator(generator, type(self).__name__)
 
     def forward(self, x: Tensor) -> Tensor:
         """Of the shape and dtype of x."""
-        return functional.dropout(x, self.p, self.training)
+        return functional.dropout(x, self.p, self.training, generator=self.generator)
 
     def extra_repr(self) -> str:
-        """The probability of zero."""
-        return f"p={self.p}"
+        """The probability of zero, and the generator if it is not the library's."""
+        return f"p={self.p}" + (f", generator={self.generator}" if self.generator else "")
 
 
 class Dropout2d(Dropout):
@@ -45,4 +50,4 @@ class Dropout2d(Dropout):
 
     def forward(self, x: Tensor) -> Tensor:
         """Of the shape and dtype of x."""
-        return functional.dropout2d(x, self.p, self.training)
+        return functional.dropout2d(x, self.p, self.training, generator=self.generator)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import creation, functions
+from .. import functions
 from .._core import formulas, ops
 from .._core.engine.graph import Tensor, adopt, move_statistics, to_tensor, to_tensors
 from .._core.fast.derived import derived
@@ -35,6 +35,7 @@ from ..checks import (
     real,
     wrong_shape,
 )
+from ..rng import Generator, generator as numpy_generator
 from .conv import (
     conv1d,
     conv2d,
@@ -341,8 +342,11 @@ def instance_norm(
     return y
 
 
-def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
-    """In training, zero each element with probability p and scale the others by 1 / (1 - p).
+def dropout(
+    x: Tensor, p: float = 0.5, training: bool = True, *, generator: Generator | None = None
+) -> Tensor:
+    """In training, zero each element with probability p and scale the others by 1 / (1 - p). The
+    mask is drawn from `generator` or the library's.
 
     Raises ValueError unless 0 <= p <= 1, TypeError in training for an x that is not of floats.
 
@@ -350,10 +354,12 @@ def dropout(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     tensor([1., 1., 1.])
     """
     x = to_tensor(x, "dropout")
-    return _dropped(x, x.shape, p, training, "dropout")
+    return _dropped(x, x.shape, p, training, generator, "dropout")
 
 
-def dropout2d(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
+def dropout2d(
+    x: Tensor, p: float = 0.5, training: bool = True, *, generator: Generator | None = None
+) -> Tensor:
     """As `dropout`, but zeroes whole channels of x (N, C, H, W) or (N, C, L) (Tompson et al. 2015).
 
     >>> mg.nn.functional.dropout2d(mg.ones(1, 2, 3, 3), p=0.9, training=False).shape
@@ -362,11 +368,19 @@ def dropout2d(x: Tensor, p: float = 0.5, training: bool = True) -> Tensor:
     x = to_tensor(x, "dropout2d")
     if x.ndim not in (3, 4):
         raise wrong_shape("dropout2d", x.shape, "(N, C, H, W)", "(N, C, L)")
-    return _dropped(x, (*x.shape[:2], *(1,) * (x.ndim - 2)), p, training, "dropout2d")
+    shape = (*x.shape[:2], *(1,) * (x.ndim - 2))
+    return _dropped(x, shape, p, training, generator, "dropout2d")
 
 
 @memory_checked
-def _dropped(x: Tensor, shape: tuple[int, ...], p: float, training: bool, name: str) -> Tensor:
+def _dropped(
+    x: Tensor,
+    shape: tuple[int, ...],
+    p: float,
+    training: bool,
+    generator: Generator | None,
+    name: str,
+) -> Tensor:
     """x times a random mask of a shape that broadcasts against it."""
     probability(p, "dropout: the probability p")
     if not training or p == 0:
@@ -375,7 +389,7 @@ def _dropped(x: Tensor, shape: tuple[int, ...], p: float, training: bool, name: 
         raise TypeError(
             f"{name}: expected float32 or float64, got {x.dtype}; use x.astype(mg.float32)"
         )
-    kept = creation.generator().random(shape, np.float32) >= p
+    kept = numpy_generator(generator, name).random(shape, np.float32) >= p
     return x * adopt(np.multiply(kept, 0.0 if p == 1 else 1 / (1 - p), dtype=x.dtype))
 
 

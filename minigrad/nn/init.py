@@ -2,7 +2,7 @@
 
 fan_in is the number of inputs of one output (in_features; for a convolution in_channels x kernel
 size), fan_out the number of outputs that one input reaches, as in Glorot & Bengio 2010 and He et
-al. 2015.
+al. 2015. Random functions draw from `generator`, or from the library's (`mg.manual_seed`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import math
 
 import numpy as np
 
-from .. import creation
 from .._core.engine.graph import Tensor
 from ..autograd import no_grad
 from ..checks import choice
+from ..rng import Generator, generator as numpy_generator
 
 _GAINS = {
     "linear": 1.0,
@@ -60,7 +60,9 @@ def _write(tensor: Tensor, values: np.ndarray | float) -> Tensor:
         return tensor.copy_(values)
 
 
-def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
+def uniform_(
+    tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator | None = None
+) -> Tensor:
     """Uniform in [a, b).
 
     >>> bool((mg.nn.init.uniform_(mg.empty(100), 2.0, 3.0) >= 2).all())
@@ -68,10 +70,12 @@ def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0) -> Tensor:
     """
     if not a <= b:
         raise ValueError(f"uniform_: the bounds must be in order, got a={a} and b={b}")
-    return _write(tensor, creation.generator().uniform(a, b, tensor.shape))
+    return _write(tensor, numpy_generator(generator, "uniform_").uniform(a, b, tensor.shape))
 
 
-def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+def normal_(
+    tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None
+) -> Tensor:
     """Normal with the given mean and standard deviation.
 
     >>> mg.nn.init.normal_(mg.empty(3), mean=5.0, std=0.0)
@@ -79,7 +83,8 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """
     if not std >= 0:
         raise ValueError(f"normal_: std must not be negative, got {std}")
-    return _write(tensor, creation.generator().normal(mean, std, tensor.shape))
+    drawn = numpy_generator(generator, "normal_").normal(mean, std, tensor.shape)
+    return _write(tensor, drawn)
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
@@ -110,7 +115,12 @@ def ones_(tensor: Tensor) -> Tensor:
 
 
 def trunc_normal_(
-    tensor: Tensor, mean: float = 0.0, std: float = 1.0, a: float = -2.0, b: float = 2.0
+    tensor: Tensor,
+    mean: float = 0.0,
+    std: float = 1.0,
+    a: float = -2.0,
+    b: float = 2.0,
+    generator: Generator | None = None,
 ) -> Tensor:
     """Normal with the given mean and standard deviation (before truncation), within [a, b].
 
@@ -131,18 +141,18 @@ def trunc_normal_(
     if low == high and math.isinf(low):
         raise ValueError(f"trunc_normal_: [{a}, {b}] is too far from mean {mean} for std {std}")
     flipped = low + high < 0  # then the other tail is the nearer one
-    values = _truncated(*((-high, -low) if flipped else (low, high)), tensor.size)
+    random = numpy_generator(generator, "trunc_normal_")
+    values = _truncated(random, *((-high, -low) if flipped else (low, high)), tensor.size)
     values = mean + std * (-values if flipped else values)
     return _write(tensor, np.clip(values, a, b).reshape(tensor.shape))  # clip what rounding moved
 
 
-def _truncated(low: float, high: float, size: int) -> np.ndarray:
+def _truncated(random: np.random.Generator, low: float, high: float, size: int) -> np.ndarray:
     """`size` standard normal numbers within [low, high], where low + high >= 0.
 
     If a fourth of all normal numbers lie there, they are drawn until enough do. If not, the
     proposals have the density rate e**(-rate x) with rate = low in the tail, or are uniform
     (rate 0) in a narrow interval around 0; accepted with e**(-(x - rate)² / 2)."""
-    random = creation.generator()
     often = math.erf(high / math.sqrt(2)) - math.erf(low / math.sqrt(2)) > 0.5
     rate, width = max(low, 0.0), high - low
     found = np.empty(0)
@@ -171,7 +181,7 @@ def eye_(tensor: Tensor) -> Tensor:
     return _write(tensor, np.eye(tensor.shape[0], tensor.shape[1]))
 
 
-def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
     """gain times a random matrix with orthonormal rows or columns, whichever are fewer (Saxe et al.
     2014); of a tensor (rows, ...) the axes after the first are taken as one.
 
@@ -186,7 +196,8 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
         raise ValueError(f"orthogonal_: expected two or more dimensions, got shape {tensor.shape}")
     if tensor.size == 0:
         return tensor
-    normal = creation.generator().standard_normal((tensor.shape[0], tensor.size // tensor.shape[0]))
+    shape = tensor.shape[0], tensor.size // tensor.shape[0]
+    normal = numpy_generator(generator, "orthogonal_").standard_normal(shape)
     wide = normal.shape[0] < normal.shape[1]
     q, r = np.linalg.qr(normal.T if wide else normal)
     q *= np.where(np.diag(r) < 0, -1.0, 1.0)
@@ -194,7 +205,11 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
 
 
 def kaiming_uniform_(
-    tensor: Tensor, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu"
+    tensor: Tensor,
+    a: float = 0.0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: Generator | None = None,
 ) -> Tensor:
     """Uniform in ±gain sqrt(3 / fan) (He et al. 2015, equations 10 and 14); a is the slope of
     leaky_relu.
@@ -205,11 +220,15 @@ def kaiming_uniform_(
     """
     fan = _fan(tensor, "kaiming_uniform_", mode)
     bound = calculate_gain(nonlinearity, a) * math.sqrt(3 / fan)
-    return uniform_(tensor, -bound, bound)
+    return uniform_(tensor, -bound, bound, generator)
 
 
 def kaiming_normal_(
-    tensor: Tensor, a: float = 0.0, mode: str = "fan_in", nonlinearity: str = "leaky_relu"
+    tensor: Tensor,
+    a: float = 0.0,
+    mode: str = "fan_in",
+    nonlinearity: str = "leaky_relu",
+    generator: Generator | None = None,
 ) -> Tensor:
     """Normal with mean 0 and standard deviation gain / sqrt(fan); see `kaiming_uniform_`.
 
@@ -217,10 +236,13 @@ def kaiming_normal_(
     (8, 6)
     """
     fan = _fan(tensor, "kaiming_normal_", mode)
-    return normal_(tensor, 0.0, calculate_gain(nonlinearity, a) / math.sqrt(fan))
+    std = calculate_gain(nonlinearity, a) / math.sqrt(fan)
+    return normal_(tensor, 0.0, std, generator)
 
 
-def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+def xavier_uniform_(
+    tensor: Tensor, gain: float = 1.0, generator: Generator | None = None
+) -> Tensor:
     """Uniform in ±gain sqrt(6 / (fan_in + fan_out)) (Glorot & Bengio 2010, equation 16).
 
     >>> w = mg.nn.init.xavier_uniform_(mg.empty(3, 3))
@@ -228,14 +250,14 @@ def xavier_uniform_(tensor: Tensor, gain: float = 1.0) -> Tensor:
     True
     """
     bound = gain * math.sqrt(6 / _fan(tensor, "xavier_uniform_", "fan_in", "fan_out"))
-    return uniform_(tensor, -bound, bound)
+    return uniform_(tensor, -bound, bound, generator)
 
 
-def xavier_normal_(tensor: Tensor, gain: float = 1.0) -> Tensor:
+def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Normal with mean 0 and standard deviation gain sqrt(2 / (fan_in + fan_out)) (equation 12).
 
     >>> mg.nn.init.xavier_normal_(mg.empty(3, 3)).shape
     (3, 3)
     """
     std = gain * math.sqrt(2 / _fan(tensor, "xavier_normal_", "fan_in", "fan_out"))
-    return normal_(tensor, 0.0, std)
+    return normal_(tensor, 0.0, std, generator)
