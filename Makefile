@@ -12,7 +12,7 @@ PY = .venv/bin/python
 # With PyTorch, if `make test-peers` has installed it.
 TORTURE = $(if $(wildcard .venv-peers/has-peers),.venv-peers/has-peers .venv-peers/compiled,.venv/has-test .venv/compiled)
 # Not in the stubs: names that Cython adds to modules and classes, and computed lists.
-NO_STUB = .*\.__(pyx_capi|test|reduce_cython|setstate_cython|pyx_vtable)__|minigrad(\.nn|\.optim)?\.__all__
+NO_STUB = .*\.__(pyx_capi|test|reduce_cython|setstate_cython|pyx_vtable)__|minigrad(\.data|\.nn|\.optim)?\.__all__
 
 .DEFAULT_GOAL = help
 .DELETE_ON_ERROR:

@@ -1,0 +1,17 @@
+"""Datasets, samplers and mini-batches, with PyTorch's names.
+
+A dataset is anything with `__len__` and `__getitem__`. A dataset that accepts index arrays sets
+`takes_index_arrays = True`; a batch then takes one indexing operation instead of one per sample.
+"""
+
+import typing
+
+from ..namespace import public_names as _public_names
+from .collate import *
+from .dataset import *
+from .loader import *
+from .sampler import *
+
+if not typing.TYPE_CHECKING:  # mypy reads only literal lists; without one, it goes by the imports
+    __all__ = _public_names(vars())
+    __dir__ = __all__.copy
