@@ -434,8 +434,20 @@ class Plateau(ReduceLROnPlateau):
         super().step(-1.0)
 
 
+class Decaying(LRScheduler):
+    """Drives an option that no scheduler of the package does."""
+
+    driven = (*LRScheduler.driven, "weight_decay")
+
+    def get_lr(self):
+        for group in self.optimizer.param_groups:
+            group["weight_decay"] = 0.5**self.last_epoch
+        return self.base_lrs
+
+
 RESUMED = {
     **ALL,
+    "one's own": Decaying,
     "ReduceLROnPlateau": lambda o: Plateau(o, factor=0.5, patience=2, cooldown=1),
     "LambdaLR of several": lambda o: LambdaLR(o, [Falling(0.9), Falling(0.5)]),
     "OneCycleLR in three phases": lambda o: OneCycleLR(

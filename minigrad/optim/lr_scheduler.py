@@ -458,7 +458,8 @@ class OneCycleLR(LRScheduler):
                 group["momentum"] = momentum
 
     @property
-    def _driven(self) -> tuple[str, ...]:  # type: ignore[override]
+    def driven(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The options it writes: with cycle_momentum also the momenta and their bounds."""
         momenta = ("momentum", "betas", "max_momentum", "base_momentum")
         return ("initial_lr", "lr", "max_lr", "min_lr", *momenta[: 4 * self.cycle_momentum])
 
@@ -471,7 +472,7 @@ class OneCycleLR(LRScheduler):
     def _join(self, group: dict[str, Any], number: int) -> None:
         """Give the group the bounds shared by all the others, unless it has its own."""
         own = group if "max_lr" in group else {}
-        lacking = set(self._driven) - {"lr", "momentum", "betas"} - set(own)
+        lacking = set(self.driven) - {"lr", "momentum", "betas"} - set(own)
         bounds = {}
         for name in lacking:
             shared = {other[name] for other in self.optimizer.param_groups[:number]}
@@ -600,7 +601,7 @@ class ReduceLROnPlateau(LRScheduler):
     [0.1]
     """
 
-    _driven: ClassVar[tuple[str, ...]] = ("lr",)
+    driven: ClassVar[tuple[str, ...]] = ("lr",)
 
     def __init__(
         self,

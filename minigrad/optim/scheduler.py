@@ -22,7 +22,9 @@ class LRScheduler:
 
     optimizer: its groups' `lr` is set by the constructor and by every `step()`.
     last_epoch: of a resumed run, after `optimizer.load_state_dict`; -1 starts a new run.
-    Attributes: `last_epoch` counts the steps from 0; `base_lrs` are the initial rates.
+    Attributes: `last_epoch` counts the steps from 0; `base_lrs` are the initial rates. A subclass
+    that writes other options than the rate into the groups lists all of them in its class attribute
+    `driven`: these are saved with the scheduler, and restored in any order of loading.
 
     Raises KeyError if last_epoch is not -1 and a group has no `initial_lr`.
 
@@ -36,7 +38,7 @@ class LRScheduler:
     """
 
     _moves_on_resuming = False  # follows PyTorch, where it varies between schedulers
-    _driven: ClassVar[tuple[str, ...]] = ("initial_lr", "lr")  # the keys it writes in the groups
+    driven: ClassVar[tuple[str, ...]] = ("initial_lr", "lr")
     eta_min: float = 0.0  # the rate for a multiplier of 0
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
@@ -142,7 +144,7 @@ class LRScheduler:
         """
         state = {name: _state_of(v) for name, v in vars(self).items() if name != "optimizer"}
         state["groups"] = [
-            {name: plain(group[name]) for name in self._driven if name in group}
+            {name: plain(group[name]) for name in self.driven if name in group}
             for group in self.optimizer.param_groups
         ]
         return state
@@ -170,7 +172,7 @@ class LRScheduler:
         for group, saved in zip(
             self.optimizer.param_groups, _saved_groups(state_dict), strict=False
         ):
-            values = {name: plain(saved[name]) for name in self._driven if name in saved}
+            values = {name: plain(saved[name]) for name in self.driven if name in saved}
             if "betas" in values:
                 values["betas"] = tuple(values["betas"])  # a list after JSON
             group.update(values)
@@ -202,7 +204,7 @@ class LRScheduler:
             )
         for key, value in ((key, group[key]) for group in groups for key in group):
             for each in value if isinstance(value, (list, tuple)) else [value]:
-                if key in self._driven and not isinstance(plain(each), (int, float)):
+                if key in self.driven and not isinstance(plain(each), (int, float)):
                     raise ValueError(
                         f"{name}: {key} must be a number, got {each!r:.40}; nothing was loaded"
                     )
