@@ -225,7 +225,7 @@ class ConcatDataset(Dataset[Any]):
 
 
 def samples_in(dataset: Any) -> str:
-    """The number of samples as text, for reprs.
+    """The number of samples as text, for reprs; empty if it is not known.
 
     >>> mg.data.dataset.samples_in([1, 2, 3])
     '3 samples'
@@ -233,7 +233,7 @@ def samples_in(dataset: Any) -> str:
     try:
         return f"{len(dataset)} samples"
     except (TypeError, NotImplementedError):
-        return "a stream"
+        return ""
 
 
 def described(dataset: Any) -> str:

@@ -204,10 +204,13 @@ class DataLoader:
         self.epoch = epoch.number + 1
         return self._deliver(epoch)
 
+    def _expected(self) -> int | None:
+        """The number of indices, or lists of them, in an epoch, if there is a plan."""
+        return None if self._is_stream else _length(self._source)
+
     def _plan(self) -> list[Any] | None:
         """The indices of each batch of an epoch; None if there is no telling before it ends."""
-        source = self._source
-        expected = None if self._is_stream else _length(source)
+        source, expected = self._source, self._expected()
         if expected is None:
             return None
         if self.seed is not None and self.shuffle:
@@ -236,14 +239,15 @@ class DataLoader:
         return bounds
 
     def _deliver(self, epoch: _Epoch) -> Iterator[Any]:
-        fetch = self._fetch()
-        batches = self._read(epoch) if epoch.plan is None else epoch.rest()
-        for indices in batches:
+        fetch, known = self._fetch(), epoch.plan is not None
+        for indices in epoch.rest() if known else self._read(epoch):
             batch = fetch(indices)
             epoch.delivered += 1
+            if not known and self.batch_sampler is None and len(indices) < self.batch_size:
+                epoch.plan = []  # the source has ended, and may be about to start again
             yield batch
-        if epoch.plan is None and not epoch.delivered and (epoch.number or not self._is_stream):
-            self._ran_dry(epoch.number, "no")
+        if not known and not epoch.delivered and (epoch.number or not self._is_stream):
+            self._ran_dry(epoch.number, "no full batch of" if self.drop_last else "no")
         epoch.finished = True
 
     def _read(self, epoch: _Epoch) -> Iterator[Any]:
@@ -381,17 +385,22 @@ class DataLoader:
         if as_int(delivered) is None or delivered < 0:
             raise self._misfit(f"'delivered' must be an int >= 0, got {delivered!r:.30}")
         plan = None
-        if not self._is_stream and _length(self._source) is not None:
-            sizes, order = (
-                as_indices(sizes),
-                order if isinstance(order, list) else as_indices(order),
-            )
+        if sizes is not None or self._expected() is not None:
+            sizes, order = as_indices(sizes), as_indices(order)
             if not isinstance(sizes, np.ndarray) or not isinstance(order, (list, np.ndarray)):
                 raise self._misfit("'sizes' and 'order' must be lists or tensors of ints")
             if (sizes < 1).any() or sizes.sum() != len(order):
                 raise self._misfit(f"'sizes' do not add up to the {len(order)} indices left")
+            count = _length(self.dataset)
+            indexed = getattr(self.dataset, "takes_index_arrays", False) and count is not None
+            if indexed and isinstance(order, np.ndarray):
+                outside = order[(order < -count) | (order >= count)]
+                if outside.size:
+                    raise self._misfit(
+                        f"'order' has the index {outside[0]}, the dataset {count} samples"
+                    )
             bounds = np.cumsum([0, *sizes]).tolist()
-            plan = [as_indices(order[start:end]) for start, end in pairwise(bounds)]
+            plan = [as_indices(order[start:end]).copy() for start, end in pairwise(bounds)]
         return _Epoch(state["epoch"], plan, delivered, waits=True)
 
     def _misfit(self, message: str) -> ValueError:

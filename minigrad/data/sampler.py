@@ -88,7 +88,10 @@ class _DrawsAtOnce(Sampler[int]):
         name = f"{type(self).__name__}.load_state_dict"
         state: Any = state_dict
         if not isinstance(state, dict) or "generator" not in state:
-            raise ValueError(f"{name}: expected what state_dict() returned, got {state!r:.60}")
+            raise ValueError(
+                f"{name}: expected what state_dict() returned, got {state!r:.60}; nothing was "
+                "changed"
+            )
         saved = state["generator"]
         if (saved is None) != (self.generator is None):
             there, here = ("has none", "has") if saved is None else ("has", "has none")
@@ -238,10 +241,10 @@ class WeightedRandomSampler(_DrawsAtOnce):
         self.num_samples = integer(num_samples, "WeightedRandomSampler: num_samples", 1)
         self.replacement = flag(replacement, "WeightedRandomSampler: replacement")
         self.generator = check_generator(generator, "WeightedRandomSampler")
-        self._relative_weights()
+        self._checked_weights()
 
-    def _relative_weights(self) -> np.ndarray:
-        """The weights over the largest; raises for invalid ones, since they may have changed."""
+    def _checked_weights(self) -> np.ndarray:
+        """The weights; raises for invalid ones, also at each draw, since they may have changed."""
         weights, name = self.weights, "WeightedRandomSampler: weights"
         if weights.ndim != 1 or weights.dtype.kind not in "buif":
             raise ValueError(
@@ -262,14 +265,13 @@ class WeightedRandomSampler(_DrawsAtOnce):
                 f"replacement: {positive} of {weights.size} weights are positive; "
                 "draw fewer, or pass replacement=True"
             )
-        relative: np.ndarray = weights / weights.max()
-        return relative
+        return weights
 
     def draw(self) -> np.ndarray:
         """The indices of an epoch, int64."""
-        weights, random = self._relative_weights(), numpy_generator(self.generator)
+        weights, random = self._checked_weights(), numpy_generator(self.generator)
         if self.replacement:
-            below = np.cumsum(weights)
+            below = np.cumsum(weights / weights.max())
             drawn = random.random(self.num_samples) * below[-1]
             positions: np.ndarray = np.searchsorted(below, drawn, side="right")
             return positions
