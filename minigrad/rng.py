@@ -143,10 +143,11 @@ def generator(given: Generator | None = None, name: str = "") -> np.random.Gener
     >>> mg.rng.generator(mg.Generator(0)).random() == np.random.default_rng(0).random()
     True
     """
-    return (check_generator(given, name) or _default).numpy()
+    found = _default if given is None else check_generator(given, name)
+    return found._numpy or found.numpy()  # type: ignore[no-any-return]
 
 
-def check_generator(given: Any, name: str) -> Generator | None:
+def check_generator(given: Any, name: str) -> Any:
     """Return an argument `generator=` of `name`; raise TypeError if it is no Generator or None.
 
     >>> mg.rng.check_generator(np.random.default_rng(0), "rand")

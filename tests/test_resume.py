@@ -7,9 +7,16 @@ unless its constructor requires an argument that no other has.
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import io
+import os
+import re
+import subprocess
+import sys
+import time
 from itertools import islice, product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +27,8 @@ from minigrad.data import DataLoader, TensorDataset
 from minigrad.optim import lr_scheduler
 from minigrad.tree import flatten_tree
 
+ROOT = Path(__file__).parent.parent
+EXAMPLES = ROOT / "examples"
 STEPS = 13  # two epochs of 6 batches, and one batch
 
 
@@ -243,3 +252,73 @@ def test_epochs_are_counted_on():
         resumed.load_state_dict(state)
         train(resumed, seen)
         assert seen == whole
+
+
+# -------------------------------------------------------------------- the example, as users run it
+@pytest.fixture
+def example(monkeypatch, tmp_path):
+    """`examples/resume.py` with a checkpoint of the test's own: its module and the options."""
+    for requirement in ("sklearn", "matplotlib", "tqdm"):
+        pytest.importorskip(requirement)
+    monkeypatch.syspath_prepend(str(EXAMPLES))  # where a script finds lesson.py
+    specification = importlib.util.spec_from_file_location("resume", EXAMPLES / "resume.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    yield module, ["--epochs", "3", "--checkpoint", str(tmp_path / "checkpoint")]
+    sys.modules.pop("lesson", None)
+
+
+def test_the_example_stops_and_continues(example, capsys, tmp_path):
+    module, options = example
+    whole = module.main(options)
+    assert len(whole) == 16 and not list(tmp_path.iterdir())
+    assert module.main([*options, "--seed", "1"]) != whole
+    for stops in ([1], [42, 43], [13, 60, 125], [126]):
+        for stop in stops:
+            assert module.main([*options, "--stop-at", str(stop)]) is None
+            assert f"stopped after step {stop} of 126; run it again" in capsys.readouterr().out
+        assert module.main(options) == whole
+        assert f"continuing after step {stops[-1]} of 126" in capsys.readouterr().out
+    module.main([*options, "--stop-at", "5"])
+    for wrong, message in (
+        (["--stop-at", "5"], "--stop-at 5: the run is at step 5 already"),
+        (["--seed", "1"], "is of a run with .*; pass the same options, or --fresh"),
+        (["--every", "0"], "--epochs and --every must be at least 1"),
+    ):
+        with pytest.raises(SystemExit):
+            module.main([*options, *wrong])
+        assert re.search(rf"^resume.py: .*{message}", capsys.readouterr().err, re.M)
+    assert module.main([*options, "--fresh"]) == whole
+
+
+def test_the_example_may_be_killed_at_any_moment(example, tmp_path):
+    """By SIGKILL, while it trains or saves."""
+    module, options = example
+    path = tmp_path / "checkpoint"
+    environment = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, str(EXAMPLES / "resume.py"), *options, "--every", "1"]
+    kills = 0
+    for delay in (0.0, 0.1):
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": environment},
+        )
+        try:
+            before, deadline = written(path), time.monotonic() + 60
+            while written(path) == before and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.002)
+            time.sleep(delay)
+        finally:
+            process.kill()
+        kills += process.wait() != 0
+        if not path.exists():  # the run has ended
+            break
+    assert kills
+    assert module.main(options) == module.main([*options, "--fresh"])
+
+
+def written(path):
+    return path.stat().st_mtime_ns if path.exists() else None

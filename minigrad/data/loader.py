@@ -392,8 +392,8 @@ class DataLoader:
             if (sizes < 1).any() or sizes.sum() != len(order):
                 raise self._misfit(f"'sizes' do not add up to the {len(order)} indices left")
             count = _length(self.dataset)
-            indexed = getattr(self.dataset, "takes_index_arrays", False) and count is not None
-            if indexed and isinstance(order, np.ndarray):
+            indexed = getattr(self.dataset, "takes_index_arrays", False)
+            if indexed and count is not None and isinstance(order, np.ndarray):
                 outside = order[(order < -count) | (order >= count)]
                 if outside.size:
                     raise self._misfit(
