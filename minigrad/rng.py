@@ -144,7 +144,7 @@ def generator(given: Generator | None = None, name: str = "") -> np.random.Gener
     True
     """
     found = _default if given is None else check_generator(given, name)
-    return found._numpy or found.numpy()  # type: ignore[no-any-return]
+    return found._numpy or found.numpy()
 
 
 def check_generator(given: Any, name: str) -> Any:

@@ -373,7 +373,7 @@ def test_a_sampler_keeps_to_its_length():
     ("options", "error", "message"),
     [
         ({"sampler": [0], "shuffle": True}, ValueError, "sampler excludes shuffle"),
-        ({"sampler": [0], "seed": 1}, ValueError, "sampler excludes seed; give it one: Sampler"),
+        ({"sampler": [0], "seed": 1}, ValueError, "sampler excludes seed; give it a generator"),
         ({"sampler": [0], "generator": mg.Generator(0)}, ValueError, "sampler excludes generator"),
         (
             {"batch_sampler": [[0]], "batch_size": 2},
@@ -383,11 +383,15 @@ def test_a_sampler_keeps_to_its_length():
         (
             {"batch_sampler": [[0]], "shuffle": True, "sampler": [0], "drop_last": True},
             ValueError,
-            "excludes shuffle, sampler, drop_last; leave out shuffle, sampler, drop_last",
+            "batch_sampler excludes shuffle, sampler, drop_last; it alone makes the batches",
         ),
         ({"batch_sampler": [[0]], "last": "keep"}, ValueError, "batch_sampler excludes last"),
         ({"seed": 1, "generator": mg.Generator(0)}, ValueError, "seed excludes generator"),
-        ({"drop_last": True, "last": "merge"}, ValueError, "drop_last excludes last; last='drop'"),
+        (
+            {"drop_last": True, "last": "merge"},
+            ValueError,
+            "drop_last excludes last other than 'drop'",
+        ),
         ({"last": "fold"}, ValueError, "last must be 'keep', 'drop' or 'merge', got 'fold'"),
         ({"last": ""}, ValueError, "last must be 'keep', 'drop' or 'merge', got ''"),
         ({"generator": 3}, TypeError, "DataLoader: generator must be a mg.Generator, got int 3"),

@@ -126,31 +126,15 @@ class DataLoader:
         )  # fmt: skip
         self.shuffle, self.collate_fn = shuffle, collate_fn
         self.generator = check_generator(generator, "DataLoader")
-        # which of these arguments were given, and the sets of them that exclude each other
-        given = {
-            "shuffle": shuffle, "sampler": sampler is not None, "seed": seed is not None,
-            "generator": generator is not None, "batch_sampler": batch_sampler is not None,
-            "batch_size": batch_size != 1, "drop_last": drop_last, "last": last is not None,
-            f"last={last!r}": last == "merge", "an IterableDataset": self._is_stream,
-        }  # fmt: skip
-        own = "give it one: Sampler(..., generator=g)"
-        for one, others, way_out in (
-            ("batch_sampler", ("batch_size", "shuffle", "sampler", "drop_last", "last"), ""),
-            ("batch_sampler", ("seed", "generator"), own),
-            ("sampler", ("shuffle",), "the sampler alone makes the order"),
-            ("sampler", ("seed", "generator"), own),
-            ("seed", ("generator",), "leave out one"),
-            ("an IterableDataset", ("shuffle", "sampler", "batch_sampler", "seed"),
-             "a stream comes in its own order; shuffle in it, or make a list of it"),
-            ("an IterableDataset", (f"last={last!r}",), "the end of a stream is not known"),
-            ("drop_last", ("last",) if last != "drop" else (), "last='drop' says the same"),
-        ):  # fmt: skip
-            clash = [other for other in others if given[one] and given[other]]
-            if clash:
-                raise ValueError(
-                    f"DataLoader: {one} excludes {', '.join(clash)}"
-                    + (f"; {way_out}" if way_out else f"; leave out {', '.join(clash)}")
-                )
+        _refuse_clashes(
+            {
+                "shuffle": shuffle, "seed": seed is not None, "generator": generator is not None,
+                "sampler": sampler is not None, "batch_sampler": batch_sampler is not None,
+                "batch_size": batch_size != 1, "drop_last": drop_last, "last": last is not None,
+                "last='merge'": last == "merge", "an IterableDataset": self._is_stream,
+                "last other than 'drop'": last not in (None, "drop"),
+            }
+        )  # fmt: skip
         for name, indices in (("sampler", sampler), ("batch_sampler", batch_sampler)):
             if indices is not None and (
                 isinstance(indices, type) or not hasattr(indices, "__iter__")
@@ -452,6 +436,25 @@ def _length(source: Any) -> int | None:
         return len(source)
     except (TypeError, NotImplementedError):
         return None
+
+
+def _refuse_clashes(given: dict[str, Any]) -> None:
+    """Raise for arguments that exclude each other; `given` says which there are."""
+    alone, own = "it alone makes the batches", "give it a generator: Sampler(..., generator=g)"
+    for one, others, way_out in (
+        ("batch_sampler", ("batch_size", "shuffle", "sampler", "drop_last", "last"), alone),
+        ("batch_sampler", ("seed", "generator"), own),
+        ("sampler", ("shuffle",), "it alone makes the order"),
+        ("sampler", ("seed", "generator"), own),
+        ("seed", ("generator",), "leave out one"),
+        ("drop_last", ("last other than 'drop'",), "leave out one"),
+        ("an IterableDataset", ("shuffle", "sampler", "batch_sampler", "seed"),
+         "a stream comes in its own order; shuffle in it, or make a list of it"),
+        ("an IterableDataset", ("last='merge'",), "the end of a stream is not known"),
+    ):  # fmt: skip
+        clash = [other for other in others if given[one] and given[other]]
+        if clash:
+            raise ValueError(f"DataLoader: {one} excludes {', '.join(clash)}; {way_out}")
 
 
 def _refuse(of_pytorch: dict[str, Any]) -> None:
