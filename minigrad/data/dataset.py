@@ -15,7 +15,7 @@ from ..checks import as_int, integer
 from ..creation import asarray
 from ..rng import Generator, generator as numpy_generator
 from ..tree import flatten_tree
-from .sampler import checked_indices
+from .sampler import checked_indices, length_of
 
 __all__ = [
     "ConcatDataset",
@@ -52,7 +52,8 @@ class Dataset(Generic[Sample]):
         return ConcatDataset([self, other])
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({samples_in(self)})"
+        length = length_of(self)
+        return f"{type(self).__name__}({'' if length is None else f'{length} samples'})"
 
 
 class IterableDataset(Dataset[Sample]):
@@ -224,18 +225,6 @@ class ConcatDataset(Dataset[Any]):
         return f"ConcatDataset({' + '.join(map(described, self.datasets))})"
 
 
-def samples_in(dataset: Any) -> str:
-    """The number of samples as text, for reprs; empty if it is not known.
-
-    >>> mg.data.dataset.samples_in([1, 2, 3])
-    '3 samples'
-    """
-    try:
-        return f"{len(dataset)} samples"
-    except (TypeError, NotImplementedError):
-        return ""
-
-
 def described(dataset: Any) -> str:
     """A dataset as text of a decent length.
 
@@ -244,7 +233,7 @@ def described(dataset: Any) -> str:
     """
     if isinstance(dataset, Dataset):
         return repr(dataset)
-    return f"{type(dataset).__name__} of {samples_in(dataset)}"
+    return f"{type(dataset).__name__} of {len(dataset)} samples"
 
 
 def random_split(

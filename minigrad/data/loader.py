@@ -31,6 +31,7 @@ from .sampler import (
     as_indices,
     drawn,
     in_lists,
+    length_of,
 )
 
 __all__ = ["DataLoader"]
@@ -167,7 +168,7 @@ class DataLoader:
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
-        if (count := _length(self._source)) is None:
+        if (count := length_of(self._source)) is None:
             raise TypeError(
                 f"DataLoader: the number of batches is unknown, because {self._source!r:.60} has no"
                 " __len__"
@@ -190,7 +191,7 @@ class DataLoader:
 
     def _expected(self) -> int | None:
         """The number of indices, or lists of them, in an epoch, if there is a plan."""
-        return None if self._is_stream else _length(self._source)
+        return None if self._is_stream else length_of(self._source)
 
     def _plan(self) -> list[Any] | None:
         """The indices of each batch of an epoch; None if there is no telling before it ends."""
@@ -375,14 +376,6 @@ class DataLoader:
                 raise self._misfit("'sizes' and 'order' must be lists or tensors of ints")
             if (sizes < 1).any() or sizes.sum() != len(order):
                 raise self._misfit(f"'sizes' do not add up to the {len(order)} indices left")
-            count = _length(self.dataset)
-            indexed = getattr(self.dataset, "takes_index_arrays", False)
-            if indexed and count is not None and isinstance(order, np.ndarray):
-                outside = order[(order < -count) | (order >= count)]
-                if outside.size:
-                    raise self._misfit(
-                        f"'order' has the index {outside[0]}, the dataset {count} samples"
-                    )
             bounds = np.cumsum([0, *sizes]).tolist()
             plan = [as_indices(order[start:end]).copy() for start, end in pairwise(bounds)]
         return _Epoch(state["epoch"], plan, delivered, waits=True)
@@ -404,7 +397,7 @@ class DataLoader:
     def _kind(self) -> dict[str, Any]:
         """What another loader must have in common to take the state of this one."""
         return {
-            "samples": _length(self.dataset),
+            "samples": length_of(self.dataset),
             "batch_size": self.batch_size,
             "last": self.last,
             "sampler": type(self._source).__name__,
@@ -425,17 +418,10 @@ class DataLoader:
             "generator": self.generator,
         }
         given = [f"{name}={value!r:.200}" for name, value in options.items() if value is not None]
-        count = "" if _length(self._source) is None else f" of {len(self)} batches"
+        count = "" if length_of(self._source) is None else f" of {len(self)} batches"
         return (
             f"DataLoader({', '.join([described(self.dataset), *given])}): epoch {self.epoch}{count}"
         )
-
-
-def _length(source: Any) -> int | None:
-    try:
-        return len(source)
-    except (TypeError, NotImplementedError):
-        return None
 
 
 def _refuse_clashes(given: dict[str, Any]) -> None:

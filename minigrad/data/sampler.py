@@ -49,6 +49,10 @@ class Sampler(Generic[Index]):
     def __iter__(self) -> Iterator[Index]:
         raise NotImplementedError(f"{type(self).__name__} must define __iter__")
 
+    def __repr__(self) -> str:
+        length = length_of(self)
+        return f"{type(self).__name__}({'' if length is None else f'{length} indices'})"
+
 
 class _DrawsAtOnce(Sampler[int]):
     """A sampler of this module; `draw` makes the array of the indices of an epoch."""
@@ -313,6 +317,18 @@ class BatchSampler(Sampler[list[int]]):
     def __repr__(self) -> str:
         options = f"batch_size={self.batch_size}, drop_last={self.drop_last}"
         return f"BatchSampler({self.sampler!r:.200}, {options})"
+
+
+def length_of(source: Any) -> int | None:
+    """`len(source)`, or None if it has none.
+
+    >>> mg.data.sampler.length_of([1, 2]), mg.data.sampler.length_of(iter([1, 2]))
+    (2, None)
+    """
+    try:
+        return len(source)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def in_lists(items: Iterable[Any], size: int, drop_last: bool) -> Iterator[list[Any]]:
