@@ -2,6 +2,9 @@
 
 A dataset is anything with `__len__` and `__getitem__`. A dataset that accepts index arrays sets
 `takes_index_arrays = True`; a batch then takes one indexing operation instead of one per sample.
+
+A run that is to resume exactly saves `loader.state_dict()` and `mg.get_rng_state()` beside the
+states of the net, the optimiser and the scheduler; `examples/resume.py` is such a run.
 """
 
 import typing

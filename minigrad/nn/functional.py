@@ -142,7 +142,8 @@ def batch_norm(
         if count < 2:
             raise ValueError(
                 "batch_norm: the statistics of a batch need more than one value per channel, "
-                f"got shape {shape}; use a larger batch, or eval()"
+                f"got shape {shape}; use a larger batch, for the last of an epoch "
+                'DataLoader(last="merge"), or eval()'
             )
         y, mean, var = _normalise(x, weight, bias, axes, eps)
     else:
