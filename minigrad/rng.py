@@ -15,7 +15,8 @@ Design note
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,23 @@ def set_rng_state(state: State) -> None:
     ValueError: set_rng_state: the state is of 'MT19937', this generator is a PCG64; ...
     """
     _default.numpy().bit_generator.state = _default._checked(state, "set_rng_state")
+
+
+@contextmanager
+def drawing_from(generator: Generator) -> Iterator[None]:
+    """A context in which the library's generator is this one.
+
+    >>> with mg.rng.drawing_from(mg.Generator(5)):
+    ...     a = mg.rand(2)
+    >>> bool((a == mg.rand(2, generator=mg.Generator(5))).all())
+    True
+    """
+    global _default
+    before, _default = _default, generator
+    try:
+        yield
+    finally:
+        _default = before
 
 
 def states() -> list[tuple[Generator, State]]:

@@ -30,7 +30,7 @@ def small():
 
 def train_plain(make, seed, create, lr, steps, criterion, target=Y):
     """The plain net after training, with the order of its data from its own generator."""
-    generator = mg.manual_seed(seed)
+    generator = mg.manual_seed(seed).numpy()
     net = make()
     optimizer = create(net.parameters(), lr=lr)
     losses = []

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import creation
+from .. import rng
 from .._core.engine.graph import Tensor, adopt, move_statistics, to_tensor
 from .._core.ops import broadcast_to, linear, reshape, sqrt
 from ..checks import integer, positive
@@ -175,7 +175,8 @@ class StackedDropout(_Stacked):
         p: float = self._plain[0].p  # type: ignore[attr-defined]
         if not self.training or p == 0:
             return x
-        drawn = [generator.random(x.shape[1:], np.float32) for generator in self._generators]
+        own = (generator.numpy() for generator in self._generators)
+        drawn = [generator.random(x.shape[1:], np.float32) for generator in own]
         factor = 0.0 if p == 1 else 1 / (1 - p)
         return x * adopt(np.multiply(np.stack(drawn) >= p, factor, dtype=x.dtype))
 
@@ -286,11 +287,11 @@ class Ensemble(Module):
         super().__init__()
         self.size = positive(size, "Ensemble: size")
         if seeds is None:
-            seeds = creation.generator().integers(2**63, size=self.size).tolist()
+            seeds = rng.generator().integers(2**63, size=self.size).tolist()
         if len(seeds) != self.size:
             raise ValueError(f"Ensemble: expected {self.size} seeds, got {len(seeds)}")
         whole = [integer(seed, "Ensemble: a seed", 0) for seed in seeds]
-        self.generators = [np.random.default_rng(seed) for seed in whole]
+        self.generators = [rng.Generator(seed) for seed in whole]
         nets = [_made(make, generator) for generator in self.generators]
         self._plain = (nets[0],)  # in a tuple, so that it is not a member
         self.net = _stack_nets(nets, "", self.generators)
@@ -379,7 +380,8 @@ class Ensemble(Module):
         (3, 32, 2)
         """
         count = integer(n, "Ensemble.randperm: n", 0)
-        return adopt(np.stack([generator.permutation(count) for generator in self.generators]))
+        own = (generator.numpy() for generator in self.generators)
+        return adopt(np.stack([generator.permutation(count) for generator in own]))
 
     # ------------------------------------------------------------------------------ members
     def stop(self, *members: int) -> None:
@@ -443,13 +445,10 @@ class Ensemble(Module):
         return f"{self.size} members"
 
 
-def _made(make: Callable[[], Module], generator: np.random.Generator) -> Module:
+def _made(make: Callable[[], Module], generator: rng.Generator) -> Module:
     """A net whose parameters are drawn from this generator."""
-    kept, creation._generator = creation._generator, generator
-    try:
+    with rng.drawing_from(generator):
         net = make()
-    finally:
-        creation._generator = kept
     if not isinstance(net, Module):
         raise TypeError(f"Ensemble: make() must return a Module, got {type(net).__name__}")
     return net
