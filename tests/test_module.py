@@ -482,7 +482,16 @@ def test_module_list():
     assert len(layers) == before
 
 
-CONTAINERS = {"Sequential": lambda m: nn.Sequential(*m), "ModuleList": nn.ModuleList}
+CONTAINERS = {
+    "Sequential": lambda m: nn.Sequential(*m),
+    "ModuleList": nn.ModuleList,
+    "ParameterList": nn.ParameterList,
+}
+
+
+def members_for(kind, count):
+    parameters = [nn.Parameter(np.random.default_rng().normal(size=2)) for _ in range(count)]
+    return parameters if kind == "ParameterList" else [scale(each) for each in parameters]
 
 
 def check_container(net, expected):
@@ -491,21 +500,22 @@ def check_container(net, expected):
     keys = [name.removesuffix(".weight") for name in net.state_dict()]
     assert len(set(keys)) == len(keys) and keys == sorted(keys, key=lambda key: (len(key), key))
     assert [id(net[i]) for i in range(-len(net), 0)] == list(map(id, expected))
-    for key, module in zip(keys, expected, strict=True):
-        assert net.state_dict()[f"{key}.weight"].tolist() == module.weight.tolist()
+    for value, member in zip(net.state_dict().values(), expected, strict=True):
+        assert value.tolist() == getattr(member, "weight", member).tolist()
     return keys
 
 
-def scale():
+def scale(weight=None):
     module = nn.Module()
-    module.weight = nn.Parameter(np.random.default_rng().normal(size=2))
+    weight = np.random.default_rng().normal(size=2) if weight is None else weight
+    module.weight = nn.Parameter(weight)
     module.forward = lambda x: x * module.weight
     return module
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
 def test_a_container_is_a_list(kind):
-    new = scale()
+    (new,) = members_for(kind, 1)
     changes = [
         lambda m: m.__delitem__(0),
         lambda m: m.__delitem__(-1),
@@ -528,12 +538,12 @@ def test_a_container_is_a_list(kind):
         lambda m: m.extend(m[1:]),
     ]
     for change in changes:
-        members = [scale() for _ in range(4)]
+        members = members_for(kind, 4)
         net = CONTAINERS[kind](members)
         change(members)
         change(net)
         assert check_container(net, members) == [str(i) for i in range(len(members))]
-        members.append(scale())
+        members += members_for(kind, 1)
         net.append(members[-1])
         assert check_container(net, members) == [str(i) for i in range(len(members))]
     total = net + CONTAINERS[kind](members[:2])
@@ -546,10 +556,10 @@ def test_a_container_is_a_list(kind):
 
 @pytest.mark.parametrize("kind", CONTAINERS)
 def test_what_is_appended_overwrites_nothing(kind):
-    members = [scale() for _ in range(5)]
+    members = members_for(kind, 5)
     for part in (slice(1, None), slice(0, None, 2), slice(None, None, -1), slice(4, 5), slice(0)):
         net = CONTAINERS[kind](members)[part]
-        expected = [*members[part], scale(), scale()]
+        expected = [*members[part], *members_for(kind, 2)]
         net.extend(expected[-2:])
         check = net if part.step != -1 else CONTAINERS[kind](net)  # whose keys fall
         check_container(check, expected)
@@ -571,8 +581,8 @@ def test_what_is_appended_overwrites_nothing(kind):
 
 @pytest.mark.parametrize("kind", CONTAINERS)
 def test_an_index_that_does_not_work_changes_nothing(kind):
-    members = [scale() for _ in range(3)]
-    net, new = CONTAINERS[kind](members), scale()
+    *members, new = members_for(kind, 4)
+    net = CONTAINERS[kind](members)
     for index in (3, -4, 10**20):
         for change in (net.__delitem__, net.pop, net.__getitem__):
             with pytest.raises(IndexError, match=rf"{kind}: index {index} is out of range, it has"):
@@ -593,10 +603,11 @@ def test_an_index_that_does_not_work_changes_nothing(kind):
         with pytest.raises(error):
             change()
     assert check_container(net, members) == ["0", "1", "2"]
-    with pytest.raises(IndexError, match="it has 0 modules"):
+    with pytest.raises(IndexError, match="it has 0 "):
         CONTAINERS[kind]([]).pop()
-    with pytest.raises(IndexError, match="Sequential: index 4 is out of range"):
-        nn.Sequential(*members).insert(4, new)
+    if kind == "Sequential":
+        with pytest.raises(IndexError, match="Sequential: index 4 is out of range"):
+            net.insert(4, new)
 
 
 def test_names_that_were_given_stay():
@@ -613,6 +624,91 @@ def test_names_that_were_given_stay():
     part = net[1:]
     part.append(a)
     assert list(part) == [d, c, b, a] and names(part.named_children()) == ["1", "third", "3", "4"]
+
+
+def test_parameter_list():
+    values = mg.randn(2, 3), nn.Parameter(mg.zeros(3))
+    weights = nn.ParameterList(values)
+    assert all(isinstance(w, nn.Parameter) for w in weights) and weights[1] is values[1]
+    assert np.shares_memory(weights[0].numpy(), values[0].numpy()) and weights[0].requires_grad
+    assert repr(weights) == "ParameterList(0: (2, 3), 1: (3,))  9 parameters"
+    net = nn.Module()
+    net.weights = weights
+    assert names(net.named_parameters()) == ["weights.0", "weights.1"]
+    twin = copy.deepcopy(net)
+    assert isinstance(twin.weights[:1], nn.ParameterList) and len(twin.weights[:1]) == 1
+    twin.weights[0] = mg.ones(2, 3)
+    assert net.load_state_dict(twin.state_dict()) == ([], [])
+    assert weights[0].tolist() == [[1.0] * 3] * 2
+    for wrong in ([mg.ones(2), 3.0], [mg.arange(3)], mg.ones(2), 5):
+        with pytest.raises((TypeError, RuntimeError)):
+            weights.extend(wrong)
+    assert len(weights) == 2
+    with pytest.raises(NotImplementedError):
+        weights(mg.ones(2))
+
+
+DICTS = {"ModuleDict": nn.ModuleDict, "ParameterDict": nn.ParameterDict}
+
+
+@pytest.mark.parametrize("kind", DICTS)
+def test_a_container_is_a_dictionary(kind):
+    (new,) = members_for("ParameterList" if kind == "ParameterDict" else kind, 1)
+    changes = [
+        lambda d: d.pop("b"),
+        lambda d: d.pop("z", None),
+        lambda d: d.clear(),
+        lambda d: d.__delitem__("a"),
+        lambda d: d.__setitem__("b", new),
+        lambda d: d.__setitem__("0", new),
+        lambda d: d.update({"z": new, "a": new}),
+        lambda d: d.update([("z", new)]),
+        lambda d: d.update(DICTS[kind]({"y": new, "c": new})),
+    ]
+    for change in changes:
+        members = members_for("ParameterList" if kind == "ParameterDict" else kind, 3)
+        expected = dict(zip("abc", members, strict=True))
+        ours = DICTS[kind](expected)
+        one, other = change(expected), change(ours)
+        assert one is other or one == other
+        assert list(ours) == list(ours.keys()) == list(expected) and len(ours) == len(expected)
+        assert all(x is y for x, y in zip(ours.values(), expected.values(), strict=True))
+        assert all(ours[key] is getattr(ours, key) is value for key, value in ours.items())
+        suffix = ".weight" if kind == "ModuleDict" else ""
+        assert list(ours.state_dict()) == [f"{key}{suffix}" for key in expected]
+        assert ("a" in ours) == ("a" in expected) and 3 not in ours and "update" not in ours
+        assert ours.get("b") is expected.get("b") and ours.get("z", new) is expected.get("z", new)
+        again = DICTS[kind]()
+        again.update(copy.deepcopy(ours).items())
+        assert again.load_state_dict(ours.state_dict()) == ([], [])
+
+
+@pytest.mark.parametrize("kind", DICTS)
+def test_a_bad_entry_of_a_dictionary_changes_nothing(kind):
+    first, new = members_for("ParameterList" if kind == "ParameterDict" else kind, 2)
+    ours = DICTS[kind]({"a": first})
+    expected = "Modules" if kind == "ModuleDict" else "Parameters or Tensors"
+    for entries, error, message in [
+        ({"a": new, "b": None}, TypeError, f"{kind}: expected {expected}, got None"),
+        ({"a": new, "b": nn.ReLU}, TypeError, "an instance is needed, not the class"),
+        ({"a": new, 3: new}, TypeError, "the name must be a string, got int"),
+        ({"a": new, "x.y": new}, KeyError, "must not be empty or contain a dot"),
+        ({"a": new, "": new}, KeyError, "must not be empty or contain a dot"),
+        ({"a": new, "train": new}, KeyError, "there is an attribute 'train' already"),
+        ({"a": new, "keys": new}, KeyError, "there is an attribute 'keys' already"),
+    ]:
+        with pytest.raises(error, match=message):
+            ours.update(entries)
+        with pytest.raises(error, match=message):
+            DICTS[kind](entries)
+    for change in (ours.__getitem__, ours.__delitem__, ours.pop):
+        with pytest.raises(KeyError, match=f"{kind}: there is no 'b'; it has 'a'"):
+            change("b")
+    with pytest.raises(TypeError):
+        ours.update(5)
+    assert list(ours) == ["a"] and ours["a"] is first
+    with pytest.raises(NotImplementedError):
+        ours(mg.ones(2))
 
 
 # --------------------------------------------------------------------------------------- text

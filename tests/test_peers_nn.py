@@ -55,6 +55,45 @@ def test_layer(build, shape, dtype):
     check_layer(build, random_array(shape, dtype), dtype)
 
 
+def holding(n, container, forward):
+    """A Module of either library around a container of Parameters or Modules."""
+    module = n.Module()
+    module.held = container
+    module.forward = lambda x: forward(module.held, x)
+    return module
+
+
+def tensors(n, *shapes):
+    return [(mg if n is nn else torch).ones(shape) for shape in shapes]
+
+
+def dictionary(n):
+    modules = n.ModuleDict({"b": n.Linear(3, 2), "a": n.Tanh()})
+    return holding(n, modules, lambda held, x: held["a"](held["b"](x)))
+
+
+def parameter_list(n):
+    values = n.ParameterList(tensors(n, (6, 3), (3,)))
+    return holding(n, values, lambda held, x: held[0] * x + held[-1])
+
+
+def parameter_dictionary(n):
+    values = n.ParameterDict(zip("ba", tensors(n, (6, 3), (3,)), strict=True))
+    return holding(n, values, lambda held, x: held["b"] * x + held["a"])
+
+
+CONTAINERS = [
+    pytest.param(dictionary, marks=peer("nn.ModuleDict")),
+    pytest.param(parameter_list, marks=peer("nn.ParameterList")),
+    pytest.param(parameter_dictionary, marks=peer("nn.ParameterDict")),
+]
+
+
+@pytest.mark.parametrize("build", CONTAINERS)
+def test_containers(build):
+    check_layer(build, random_array((6, 3), "float64"), "float64")
+
+
 @pytest.mark.peer("nn.Dropout")
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_dropout(dtype):

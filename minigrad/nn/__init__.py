@@ -12,6 +12,7 @@ from . import functional as functional, init as init, utils as utils
 from .accumulation import *
 from .activation import *
 from .attention import *
+from .containers import *
 from .conv import *
 from .dropout import *
 from .embedding import *

@@ -15,10 +15,11 @@ from ..checks import flag, positive, probability
 from ..creation import empty, zeros
 from ..functions import expand_dims, split
 from . import functional, init
+from .containers import ModuleList
 from .dropout import Dropout
 from .layer_norm import LayerNorm
 from .linear import Linear
-from .module import Module, ModuleList, Parameter
+from .module import Module, Parameter
 
 __all__ = ["MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer"]
 

@@ -1,4 +1,4 @@
-"""Module: parameters, buffers and submodules by name; and the containers.
+"""Module: parameters, buffers and submodules by name.
 
 A module keeps its members in its `__dict__` like any other attribute, so that `self.weight` in
 `forward` costs what it costs in plain Python; `_members` only remembers which names are what.
@@ -6,9 +6,7 @@ A module keeps its members in its `__dict__` like any other attribute, so that `
 
 from __future__ import annotations
 
-import operator
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
@@ -20,7 +18,7 @@ from .._core.engine.graph import RemovableHandle, Tensor
 from ..checks import flag
 from ..creation import asarray
 
-__all__ = ["Module", "ModuleList", "Parameter", "Sequential"]
+__all__ = ["Module", "Parameter"]
 
 PARAMETER, BUFFER, TRANSIENT, MODULE = "parameter", "buffer", "transient buffer", "module"
 
@@ -188,7 +186,7 @@ class Module:
         object.__setattr__(self, name, value)
         self.__dict__["_members"][name] = kind
 
-    def _register_new(self, name: str, value: Any, kind: str, expected: type) -> None:
+    def _check_new(self, name: str, value: Any, kind: str, expected: type) -> None:
         caller = f"{type(self).__name__}: {kind}"
         if not isinstance(name, str):
             raise TypeError(f"{caller}: the name must be a string, got {type(name).__name__}")
@@ -201,6 +199,9 @@ class Module:
                 f"{caller} {name!r}: expected a {expected.__name__} or None, "
                 f"got {type(value).__name__}"
             )
+
+    def _register_new(self, name: str, value: Any, kind: str, expected: type) -> None:
+        self._check_new(name, value, kind, expected)
         self._register(name, value, kind)
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
@@ -625,205 +626,3 @@ def _apart(values: dict[str, Any], own: dict[str, Tensor]) -> dict[str, Any]:
         shared = ((low[:i] < last) & (first < high[:i])).any()
         apart[key] = np.array(value) if shared else value
     return apart
-
-
-# ------------------------------------------------------------------------------------ containers
-class _Container(Module):
-    """Modules in order, under the names '0', '1', ... unless they were given others."""
-
-    def _modules_in_order(self) -> list[Module]:
-        return [module for _, module in self._own(MODULE)]
-
-    def __len__(self) -> int:
-        return len(self._modules_in_order())
-
-    def __iter__(self) -> Iterator[Module]:
-        return iter(self._modules_in_order())
-
-    def __getitem__(self: Any, index: int | slice) -> Any:
-        named = self._own(MODULE)
-        if isinstance(index, slice):
-            return self._part(named[index])
-        return named[self._position(index)][1]
-
-    def __setitem__(self, index: int | slice, module: Any) -> None:
-        named = self._own(MODULE)
-        if isinstance(index, slice):
-            named[index] = [("0", each) for each in self._checked_modules(module)]
-            self._arrange(named)
-        else:
-            name, _ = named[self._position(index)]
-            setattr(self, name, _as_module(module, type(self).__name__))
-
-    def __delitem__(self, index: int | slice) -> None:
-        named = self._own(MODULE)
-        del named[index if isinstance(index, slice) else self._position(index)]
-        self._arrange(named)
-
-    def _part(self, named: list[tuple[str, Module]]) -> _Container:
-        raise NotImplementedError
-
-    def _position(self, index: int) -> int:
-        count = len(self)
-        try:
-            position = operator.index(index)
-        except TypeError:
-            raise TypeError(
-                f"{type(self).__name__}: expected an int or a slice as index, got {index!r:.60}"
-            ) from None
-        if not -count <= position < count:
-            raise IndexError(
-                f"{type(self).__name__}: index {position} is out of range, it has {count} modules"
-            )
-        return position % count
-
-    def _checked_modules(self, modules: Any) -> list[Module]:
-        return [_as_module(module, type(self).__name__) for module in modules]
-
-    def _arrange(self, named: list[tuple[str, Module]]) -> None:
-        """Make these the modules, in this order. A number for a name becomes that of the place."""
-        values, members = self.__dict__, self.__dict__["_members"]
-        for name in [name for name, kind in members.items() if kind == MODULE]:
-            if values[name] is not None or name.isdecimal():
-                del values[name], members[name]
-        for position, (name, module) in enumerate(named):
-            self._register(str(position) if name.isdecimal() else name, module, MODULE)
-
-    def append(self: Any, module: Module) -> Any:
-        """Add a module at the end. Returns self.
-
-        >>> len(mg.nn.Sequential(mg.nn.ReLU()).append(mg.nn.Tanh()))
-        2
-        """
-        return self.extend([module])
-
-    def extend(self: Any, modules: Iterable[Module]) -> Any:
-        """Add several modules at the end. Returns self.
-
-        >>> len(mg.nn.ModuleList().extend([mg.nn.ReLU(), mg.nn.Tanh()]))
-        2
-        """
-        added = self._checked_modules(modules)
-        taken = [int(name) for name in self._members if name.isdecimal()]
-        start = max([len(self), *(number + 1 for number in taken)])
-        for number, module in enumerate(added, start):
-            self.add_module(str(number), module)
-        return self
-
-    def pop(self: Any, index: int | slice = -1) -> Any:
-        """Take a module out, by default the last, and return it; as `del` those after it move up.
-
-        >>> net = mg.nn.Sequential(mg.nn.Linear(2, 3), mg.nn.ReLU(), mg.nn.Linear(3, 1))
-        >>> net.pop(1)
-        ReLU()
-        >>> list(net.state_dict())
-        ['0.weight', '0.bias', '1.weight', '1.bias']
-        """
-        taken = self[index]
-        del self[index]
-        return taken
-
-
-def _as_module(value: Any, name: str) -> Module:
-    if not isinstance(value, Module):
-        hint = "; an instance is needed, not the class" if isinstance(value, type) else ""
-        raise TypeError(f"{name}: expected Modules, got {value!r:.60}{hint}")
-    return value
-
-
-class Sequential(_Container):
-    """Modules applied one after the other, given as arguments or as one OrderedDict with names.
-
-    It is indexed like a list. A slice is a Sequential of the same modules under the same names.
-    After `del`, `insert` or an assignment to a slice the modules are numbered anew by their places,
-    as in PyTorch, and with them the keys of `state_dict`; other names stay.
-
-    >>> net = mg.nn.Sequential(mg.nn.Linear(4, 8), mg.nn.ReLU(), mg.nn.Linear(8, 2))
-    >>> net(mg.ones(3, 4)).shape
-    (3, 2)
-    >>> net
-    Sequential(
-      (0): Linear(in_features=4, out_features=8, bias=True)  40
-      (1): ReLU()
-      (2): Linear(in_features=8, out_features=2, bias=True)  18
-    )                                                        58 parameters
-    """
-
-    def __init__(self, *modules: Any) -> None:
-        super().__init__()
-        if len(modules) == 1 and isinstance(modules[0], OrderedDict):
-            for name, module in modules[0].items():
-                self.add_module(name, _as_module(module, "Sequential"))
-        else:
-            self.extend(modules)
-
-    def _part(self, named: list[tuple[str, Module]]) -> Sequential:
-        return Sequential(OrderedDict(named))
-
-    def __add__(self, other: Any) -> Sequential:
-        if not isinstance(other, Sequential):
-            return NotImplemented
-        return Sequential(*self, *other)
-
-    def __iadd__(self, other: Any) -> Any:
-        return self.extend(other) if isinstance(other, Sequential) else NotImplemented
-
-    def insert(self, index: int, module: Module) -> Sequential:
-        """Put a module before position `index`, from -len to len. Returns self.
-
-        >>> net = mg.nn.Sequential(mg.nn.ReLU()).insert(0, mg.nn.Tanh())
-        >>> net[0]
-        Tanh()
-        """
-        named = self._own(MODULE)
-        if not -len(named) <= operator.index(index) <= len(named):
-            raise IndexError(
-                f"Sequential: index {index} is out of range, it has {len(named)} modules"
-            )
-        named.insert(index, ("0", _as_module(module, "Sequential")))
-        self._arrange(named)
-        return self
-
-    def forward(self, x: Any) -> Any:
-        """The output of the last module."""
-        members = self.__dict__
-        for name, kind in self._members.items():
-            if kind == MODULE and (member := members[name]) is not None:
-                x = member(x)
-        return x
-
-
-class ModuleList(_Container):
-    """A list of Modules that are members, as those in a plain list are not. It has no forward.
-
-    >>> layers = mg.nn.ModuleList([mg.nn.Linear(2, 2) for _ in range(3)])
-    >>> len(list(layers.parameters()))
-    6
-    """
-
-    def __init__(self, modules: Iterable[Module] = ()) -> None:
-        super().__init__()
-        self.extend(modules)
-
-    def _part(self, named: list[tuple[str, Module]]) -> ModuleList:
-        return ModuleList(module for _, module in named)
-
-    def __add__(self, other: Iterable[Module]) -> ModuleList:
-        joined = ModuleList(self)
-        joined.extend(other)
-        return joined
-
-    def __iadd__(self, other: Iterable[Module]) -> Any:
-        return self.extend(other)
-
-    def insert(self, index: int, module: Module) -> None:
-        """Put a module before position `index`, as `list.insert` does.
-
-        >>> layers = mg.nn.ModuleList([mg.nn.ReLU()])
-        >>> layers.insert(0, mg.nn.Tanh())
-        >>> layers[0]
-        Tanh()
-        """
-        named = self._own(MODULE)
-        named.insert(index, ("0", _as_module(module, "ModuleList")))
-        self._arrange(named)

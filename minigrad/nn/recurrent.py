@@ -43,8 +43,9 @@ from ..checks import choice, flag, integer, nonnegative_real, positive, probabil
 from ..creation import empty, full, ones, zeros
 from ..functions import expand_dims, flip, split, stack, unstack
 from . import functional
+from .containers import ModuleList
 from .linear import _Uniform
-from .module import Module, ModuleList, Parameter
+from .module import Module, Parameter
 
 __all__ = ["GRU", "LSTM", "RNN", "BatchNormLSTM", "BatchNormLSTMCell", "GRUCell", "LSTMCell"]
 __all__ += ["RNNCell"]

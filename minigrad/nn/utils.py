@@ -15,9 +15,10 @@ from ..autograd import no_grad
 from ..checks import integer, nonnegative_real, real
 from ..creation import tensor
 from ..functions import norm, stack
+from .containers import Sequential
 from .conv import Conv1d, Conv2d
 from .linear import Identity, Linear
-from .module import Module, Parameter, Sequential
+from .module import Module, Parameter
 from .norm import BatchNorm1d, BatchNorm2d
 
 
