@@ -1,5 +1,5 @@
-"""One row per loss, pooling and convolution option: what test_layer_table.py crosses with values,
-first and second order. The values come from the formula in NumPy, written with loops over positions
+"""One row per option of a loss or layer: what test_layer_table.py crosses with values, first and
+second order. The values come from the formula in NumPy, written with loops over positions
 or windows, not as minigrad computes them; nothing here needs PyTorch.
 """
 
@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 import minigrad as mg
+from minigrad import nn
+from minigrad.func import functional_call
 from minigrad.nn import functional as F
 
 RANDOM = np.random.default_rng(7)
@@ -194,6 +196,188 @@ def with_options(function, options, reduction=None):
         return function(x, *inputs, **tensors)
 
     return call
+
+
+def layer_row(name, layer, inputs, expected, start=None):
+    """A layer whose parameters are inputs too, random ones; `expected` is a function of all arrays.
+    start: its buffers before each call."""
+    names = [name for name, _ in layer.named_parameters()]
+    weights = [RANDOM.normal(size=p.shape) for p in layer.parameters()]
+
+    def call(*tensors):
+        x, parameters = tensors[: len(inputs)], tensors[len(inputs) :]
+        buffers = {key: mg.tensor(a, dtype=x[0].dtype) for key, a in (start or {}).items()}
+        given = dict(zip(names, parameters, strict=True))
+        return functional_call(layer, [given, buffers], tuple(x))
+
+    everything = (*inputs, *weights)
+    return Row(f"nn.{name}", call, everything, expected(*everything))
+
+
+# ----------------------------------------------------------------------------------- normalisation
+MEAN, VAR = np.array([0.5, -1.0, 2.0]), np.array([0.3, 2.0, 9.0])
+AVERAGES = {"running_mean": MEAN, "running_var": VAR}
+
+
+def by_channel(array, x):
+    return array.reshape(-1, *(1,) * (x.ndim - 2))
+
+
+def standard(x, axes, eps):
+    mean = x.mean(axes, keepdims=True)
+    return (x - mean) / np.sqrt(((x - mean) ** 2).mean(axes, keepdims=True) + eps)
+
+
+def averaged(x):
+    return (x - by_channel(MEAN, x)) / np.sqrt(by_channel(VAR, x) + 1e-5)
+
+
+def renormed(x, weight, bias, mean, var, rmax, dmax, eps=1e-5):
+    """Ioffe 2017, algorithm 1, channel by channel."""
+    y = np.empty_like(x)
+    for c in range(x.shape[1]):
+        sigma_b, sigma = math.sqrt(x[:, c].var() + eps), math.sqrt(var[c] + eps)
+        r = min(max(sigma_b / sigma, 1 / rmax), rmax)
+        d = min(max((x[:, c].mean() - mean[c]) / sigma, -dmax), dmax)
+        y[:, c] = ((x[:, c] - x[:, c].mean()) / sigma_b * r + d) * weight[c] + bias[c]
+    return y
+
+
+def ghosts(x, weight, bias, sizes):
+    """Hoffer et al. 2017, algorithm 1: each ghost batch by its own statistics."""
+    parts, start = [], 0
+    for size in sizes:
+        part = x[start : start + size]
+        axes = (0, *range(2, x.ndim))
+        parts.append(standard(part, axes, 1e-5) * by_channel(weight, x) + by_channel(bias, x))
+        start += size
+    return np.concatenate(parts)
+
+
+def norm_rows():
+    for shape in ((5, C), (2, C, 4), (2, C, 2, 3)):
+        x, axes = RANDOM.normal(size=shape) * 1.5 + 1, (0, *range(2, len(shape)))
+        weight, bias = RANDOM.normal(size=(2, C))
+        scale, shift = by_channel(weight, x), by_channel(bias, x)
+        own, text = standard(x, axes, 1e-5), f"{len(shape)}-d"
+        yield Row(
+            f"batch_norm {text}",
+            lambda x, w, b: F.batch_norm(x, None, None, w, b),
+            (x, weight, bias),
+            own * scale + shift,
+        )
+        yield Row(
+            f"batch_norm {text}, no bias",
+            lambda x, w: F.batch_norm(x, None, None, w),
+            (x, weight),
+            own * scale,
+        )
+        yield Row(
+            f"batch_norm {text}, evaluation",
+            F.batch_norm,
+            (x, MEAN, VAR, weight, bias),
+            averaged(x) * scale + shift,
+        )
+        # Limits that every channel reaches, the constants r and d do not move with x.
+        mean, var = np.array([-60.0, 60.0, 60.0]), np.array([0.01, 90.0, 0.01])
+        for rmax, dmax in ((1.0, 0.0), (1.5, 0.3)):
+            start = {"running_mean": mean, "running_var": var}
+            layer = (nn.BatchRenorm2d if len(shape) == 4 else nn.BatchRenorm1d)(
+                C, rmax=rmax, dmax=dmax
+            )
+            yield layer_row(
+                f"{type(layer).__name__} {text}, {rmax}, {dmax}",
+                layer,
+                (x,),
+                lambda *a, r=rmax, d=dmax, m=mean, v=var: renormed(*a, m, v, r, d),
+                start,
+            )
+        if len(shape) > 2:
+            each = standard(x, axes[1:], 1e-5)
+            yield Row(
+                f"instance_norm {text}",
+                lambda x, w, b: F.instance_norm(x, None, None, w, b),
+                (x, weight, bias),
+                each * scale + shift,
+            )
+            layer = (nn.InstanceNorm2d if len(shape) == 4 else nn.InstanceNorm1d)(
+                C, affine=True, track_running_stats=True, bias=False
+            )
+            yield layer_row(
+                f"{type(layer).__name__} {text}, training, no bias",
+                layer,
+                (x,),
+                lambda x, w, y=each: y * by_channel(w, x),
+                AVERAGES,
+            )
+            layer = type(layer)(C, affine=True, track_running_stats=True).eval()
+            yield layer_row(
+                f"{type(layer).__name__} {text}, evaluation",
+                layer,
+                (x,),
+                lambda x, w, b: averaged(x) * by_channel(w, x) + by_channel(b, x),
+                AVERAGES,
+            )
+        for size, sizes in ((3, (2, 2, 3)), (2, (1, 2, 2, 2)), (9, (7,))):
+            x = RANDOM.normal(size=(7, *shape[1:])) * 1.5 + 1
+            if size == 2 and len(shape) == 2:
+                continue  # its first ghost batch would have one value per channel
+            yield layer_row(
+                f"GhostBatchNorm {text}, {size}",
+                nn.GhostBatchNorm(C, size),
+                (x,),
+                lambda *a, s=sizes: ghosts(*a, s),
+            )
+    x = RANDOM.normal(size=(4, 6, 3)) * 1.5 + 1
+    weight, bias = RANDOM.normal(size=(2, 3))
+    yield Row(
+        "layer_norm",
+        lambda x, w, b: F.layer_norm(x, 3, w, b),
+        (x, weight, bias),
+        standard(x, 2, 1e-5) * weight + bias,
+    )
+    yield layer_row(
+        "LayerNorm no bias",
+        nn.LayerNorm((6, 3), bias=False),
+        (x,),
+        lambda x, w: standard(x, (1, 2), 1e-5) * w,
+    )
+    yield Row(
+        "rms_norm",
+        lambda x, w: F.rms_norm(x, 3, w, 0.1),
+        (x, weight),
+        x / np.sqrt((x * x).mean(2, keepdims=True) + 0.1) * weight,
+    )
+    rows = standard(x.reshape(4, 2, 9), 2, 1e-5).reshape(x.shape)
+    weight, bias = RANDOM.normal(size=(2, 6))
+    yield Row(
+        "group_norm",
+        lambda x, w, b: F.group_norm(x, 2, w, b),
+        (x, weight, bias),
+        rows * weight[:, None] + bias[:, None],
+    )
+    yield layer_row(
+        "GroupNorm no bias", nn.GroupNorm(2, 6, bias=False), (x,), lambda x, w: rows * w[:, None]
+    )
+    for sizes in (3, (6, 3), (6, 1)):
+        yield layer_row(
+            f"DynamicTanh {sizes}",
+            nn.DynamicTanh(sizes),
+            (x,),
+            lambda x, w, b, alpha: np.tanh(alpha * x) * w + b,
+        )
+    yield layer_row(
+        "DynamicTanh no bias",
+        nn.DynamicTanh(3, 2.0, bias=False),
+        (x,),
+        lambda x, w, alpha: np.tanh(alpha * x) * w,
+    )
+    yield layer_row(
+        "DynamicTanh no weight",
+        nn.DynamicTanh(3, 2.0, False),
+        (x,),
+        lambda x, alpha: np.tanh(alpha * x),
+    )
 
 
 # --------------------------------------------------------------------------------- windows by loops
@@ -381,4 +565,5 @@ def pooling_rows():
         yield Row(f"{name} {shape}, {size}", with_options(getattr(F, name), options), (x,), y)
 
 
-ROWS = {row.name: row for row in (*loss_rows(), *convolution_rows(), *pooling_rows())}
+TABLES = loss_rows, norm_rows, convolution_rows, pooling_rows
+ROWS = {row.name: row for table in TABLES for row in table()}

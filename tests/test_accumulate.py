@@ -488,6 +488,11 @@ def test_a_batch_norm_with_a_forward_of_its_own_is_refused():
     with pytest.raises(TypeError, match="Scaled has a forward of its own"):
         nn.accumulate(nn.Sequential(Scaled(2)), nn.MSELoss(), [(mg.ones(4, 2), mg.ones(4, 2))])
     nn.accumulate(nn.Sequential(Named(2)), nn.MSELoss(), [(mg.ones(4, 2), mg.ones(4, 2))])
+    for other in (nn.BatchRenorm1d(2), nn.GhostBatchNorm(2, 2)):
+        net, batches = nn.Sequential(other), [(mg.ones(4, 2), mg.ones(4, 2))]
+        with pytest.raises(TypeError, match=f"{type(other).__name__} has a forward of its own"):
+            nn.accumulate(net, nn.MSELoss(), batches)
+        nn.accumulate(net.eval(), nn.MSELoss(), batches)
     norm = nn.BatchNorm1d(2)
     handle = norm.register_forward_wrapper(lambda layer, forward, x: 2.0 * forward(x))
     with pytest.raises(TypeError, match="or a wrapper around it"):

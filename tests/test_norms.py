@@ -207,6 +207,11 @@ def test_errors():
     for build in (nn.LayerNorm, lambda n, eps: nn.GroupNorm(1, n, eps), nn.InstanceNorm1d):
         with pytest.raises(TypeError, match="eps must be a number, got 'a'"):
             build(2, eps="a")
+    for sizes, shape in ((4, (4, 3)), ((3, 1), (3,)), ((3, 1), (4, 5)), ((1, 3), (2, 2))):
+        with pytest.raises(ValueError, match=r"DynamicTanh: expected an input of shape \(\*, "):
+            nn.DynamicTanh(sizes)(mg.ones(*shape))
+    with pytest.raises(TypeError, match="DynamicTanh: alpha_init_value must be a number, got 'a'"):
+        nn.DynamicTanh(3, "a")
     for layer in (nn.LayerNorm(2), nn.RMSNorm(2), nn.GroupNorm(1, 2), nn.InstanceNorm1d(2)):
         with pytest.raises(TypeError, match="expected a Tensor, got list"):
             layer([[1.0, 2.0]])
@@ -216,6 +221,9 @@ def test_text():
     assert repr(nn.LayerNorm(4)) == (
         "LayerNorm((4,), eps=1e-05, elementwise_affine=True)  8 parameters"
     )
+    assert repr(nn.BatchNorm1d(4, bias=False)).endswith("=True, bias=False)  4 parameters")
+    assert repr(nn.InstanceNorm1d(4, bias=False)).endswith("track_running_stats=False)")
+    assert repr(nn.GroupNorm(2, 4, bias=False)).endswith("affine=True, bias=False)  4 parameters")
     assert repr(nn.GroupNorm(2, 4, affine=False)) == "GroupNorm(2, 4, eps=1e-05, affine=False)"
 
 

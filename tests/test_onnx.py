@@ -360,6 +360,10 @@ def test_batch_norm(shape, options):
     layer = trained((nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d)(3, **options))
     proto = check(layer, mg.randn(*shape), mg.randn(1, *shape[1:]))
     assert operators(proto) == ["BatchNormalization"]
+    renorm = (nn.BatchRenorm2d if len(shape) == 4 else nn.BatchRenorm1d)(3, **options)
+    for layer in (renorm, nn.GhostBatchNorm(3, 2, bias=False, **options)):
+        proto = check(trained(layer), mg.randn(*shape), mg.randn(1, *shape[1:]))
+        assert operators(proto) == ["BatchNormalization"]
     untracked = nn.BatchNorm1d(3, track_running_stats=False)
     if len(shape) < 4:
         check(untracked, mg.randn(*shape), mg.randn(7, *shape[1:]))
@@ -384,7 +388,14 @@ LAYERS = {
     "LayerNorm": (lambda: nn.LayerNorm((3, 4)), (5, 2, 3, 4)),
     "GroupNorm": (lambda: nn.GroupNorm(2, 4), (2, 4, 5, 5)),
     "InstanceNorm2d": (lambda: nn.InstanceNorm2d(3, affine=True), (2, 3, 5, 5)),
+    "InstanceNorm1d tracked": (
+        lambda: nn.InstanceNorm1d(3, affine=True, track_running_stats=True, bias=False),
+        (2, 3, 5),
+    ),
+    "LayerNorm without bias": (lambda: nn.LayerNorm(4, bias=False), (2, 3, 4)),
+    "GroupNorm without bias": (lambda: nn.GroupNorm(2, 4, bias=False), (2, 4, 5)),
     "RMSNorm": (lambda: nn.RMSNorm(4), (2, 3, 4)),
+    "DynamicTanh": (lambda: nn.DynamicTanh((3, 1)), (2, 3, 4)),
     "Upsample": (lambda: nn.Upsample(scale_factor=2), (2, 3, 4, 4)),
     "LSTM": (lambda: nn.LSTM(4, 3), (5, 2, 4)),
     "LSTM bidirectional": (

@@ -51,6 +51,23 @@ NORMS = [
         marks=peer("nn.InstanceNorm2d"),
     ),
     pytest.param(lambda n: n.InstanceNorm2d(3), (3, 5, 2), marks=peer("nn.InstanceNorm2d")),
+    pytest.param(lambda n: n.BatchNorm1d(3, bias=False), (4, 3), marks=peer("nn.BatchNorm1d")),
+    pytest.param(
+        lambda n: n.BatchNorm2d(3, affine=False, bias=False),
+        (4, 3, 2, 2),
+        marks=peer("nn.BatchNorm2d"),
+    ),
+    pytest.param(lambda n: n.GroupNorm(2, 6, bias=False), (3, 6), marks=peer("nn.GroupNorm")),
+    pytest.param(
+        lambda n: n.InstanceNorm1d(3, 0.1, 0.3, True, True, bias=False),
+        (3, 5),
+        marks=peer("nn.InstanceNorm1d"),
+    ),
+    pytest.param(
+        lambda n: n.InstanceNorm2d(3, affine=True, track_running_stats=True, momentum=None),
+        (2, 3, 5, 2),
+        marks=peer("nn.InstanceNorm2d"),
+    ),
 ]
 
 

@@ -217,6 +217,16 @@ FUSED = {
     "Linear": (mlp, (8, 3), 2),
     "without bias": (lambda: mlp(bias=False), (8, 3), 2),
     "without affine": (lambda: mlp(affine=False), (8, 3), 2),
+    "BatchRenorm and GhostBatchNorm": (
+        lambda: nn.Sequential(
+            nn.Linear(3, 4),
+            nn.BatchRenorm1d(4, bias=False),
+            nn.Linear(4, 2),
+            nn.GhostBatchNorm(2, 3),
+        ),
+        (8, 3),
+        2,
+    ),
     "Conv2d": (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()),
         (2, 3, 4, 5),

@@ -36,7 +36,7 @@ from .._core.ops import concat
 from ..autograd import enable_grad, grad, no_grad
 from . import functional
 from .module import Module
-from .norm import BatchNorm1d, BatchNorm2d, _BatchNorm, _Pool
+from .norm import _BatchNorm, _Pool
 
 __all__ = ["accumulate"]
 
@@ -100,10 +100,10 @@ class _Runner:
 
     def __init__(self, model: Module, inputs: list[Any]) -> None:
         self.model, self.inputs = model, inputs
-        norms = (m for m in model.modules() if isinstance(m, (BatchNorm1d, BatchNorm2d)))
+        norms = (m for m in model.modules() if isinstance(m, _BatchNorm))
         self.layers = [n for n in norms if n.training or n.running_mean is None]
         for layer in self.layers:
-            own = type(layer).forward not in (BatchNorm1d.forward, BatchNorm2d.forward)
+            own = type(layer).forward is not _BatchNorm.forward or layer._renorm is not None
             if own or layer._forward_wrappers:
                 raise TypeError(
                     f"accumulate: {type(layer).__name__} has a forward of its own, or a wrapper "

@@ -96,6 +96,7 @@ def batch_norm(
     training: bool = False,
     momentum: float = 0.1,
     eps: float = 1e-5,
+    renorm: tuple[float, float] | None = None,
 ) -> Tensor:
     """Batch normalisation (Ioffe & Szegedy 2015, algorithm 1) over all axes of x (N, C, ...) but
     the channels.
@@ -106,10 +107,14 @@ def batch_norm(
     weight and bias have the shape (C,). Nothing is detached, so derivatives of any order are those
     of the formula.
 
+    renorm=(rmax, dmax), in training: batch renormalisation (Ioffe 2017, algorithm 1), which scales
+    and shifts what is normalised, before weight and bias, by the constants r = std / running_std,
+    limited to [1/rmax, rmax], and d = (mean - running_mean) / running_std, to [-dmax, dmax].
+
     An empty x comes back, and the running statistics stay. Raises ValueError for a wrong shape, one
-    of the statistics without the other, and in training for one value per channel or statistics in
-    read-only memory, TypeError for statistics that are not floats, RuntimeError for those that
-    require grad, and then writes nothing.
+    of the statistics without the other, limits out of range, and in training for one value per
+    channel or statistics in read-only memory, TypeError for statistics that are not floats,
+    RuntimeError for those that require grad, and then writes nothing.
 
     >>> x = mg.tensor([[1.0], [3.0]])
     >>> mg.nn.functional.batch_norm(x, None, None, eps=0.0)
@@ -145,7 +150,12 @@ def batch_norm(
                 f"got shape {shape}; use a larger batch, for the last of an epoch "
                 'DataLoader(last="merge"), or eval()'
             )
-        y, mean, var = _normalise(x, weight, bias, axes, eps)
+        if renorm is None or not training:
+            y, mean, var = _normalise(x, weight, bias, axes, eps)
+        else:
+            y, mean, var = _normalise(x, 1.0, 0.0, axes, eps)
+            r, d = _renormalisation(mean, var, running_mean, running_var, eps, *renorm)
+            y = y * (weight * r) + (weight * d + bias)
     else:
         mean, var = _per_channel(running_mean, ndim), _per_channel(running_var, ndim)
         y = (x - mean) * (weight / sqrt(var + eps)) + bias
@@ -155,6 +165,33 @@ def batch_norm(
         correction = count / (count - 1)
         move_statistics("batch_norm", running_mean, running_var, mean, var, momentum, correction)
     return y
+
+
+def renorm_limits(name: str, rmax: Any, dmax: Any) -> tuple[float, float]:
+    """rmax and dmax, which must be at least 1 and 0.
+
+    >>> mg.nn.functional.renorm_limits("batch_norm", 3.0, 5.0)
+    (3.0, 5.0)
+    """
+    if not real(rmax, f"{name}: rmax") >= 1:
+        raise ValueError(f"{name}: rmax must be at least 1, got {rmax}")
+    return rmax, nonnegative_real(dmax, f"{name}: dmax")
+
+
+def _renormalisation(
+    mean: Tensor, var: Tensor, running_mean: Any, running_var: Any, eps: float, *limits: float
+) -> tuple[Tensor, Tensor]:
+    """r and d of `batch_norm`, in the shape of the statistics of the batch and without a graph."""
+    if running_mean is None:
+        raise ValueError("batch_norm: renorm needs running statistics")
+    rmax, dmax = renorm_limits("batch_norm", *limits)
+    old_mean, old_var = (
+        reshape(to_tensor(s, "batch_norm").detach().astype(mean.dtype), mean.shape)
+        for s in (running_mean, running_var)
+    )
+    old_std = sqrt(old_var + eps)
+    r = clip(sqrt(var + eps) / old_std, 1 / rmax, rmax)
+    return r, clip((mean - old_mean) / old_std, -dmax, dmax)
 
 
 _normalise: Callable[..., tuple[Tensor, Tensor, Tensor]] = derived(formulas.normalise)

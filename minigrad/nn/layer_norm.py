@@ -1,6 +1,7 @@
 """LayerNorm, GroupNorm, InstanceNorm1d, InstanceNorm2d, RMSNorm: normalisation within each sample.
 
 They differ only in the axes that the statistics are taken over; the formulas stand in `functional`.
+DynamicTanh takes their place without statistics.
 """
 
 from __future__ import annotations
@@ -9,21 +10,24 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from .._core.engine.graph import Tensor, to_tensor
-from .._core.ops import reshape
-from ..checks import nonnegative_real, positive, wrong_shape
-from . import functional
-from .norm import _Affine, _BatchNorm
+from .._core.ops import reshape, tanh
+from ..checks import nonnegative_real, positive, real, wrong_shape
+from ..creation import full
+from . import functional, init
+from .module import Parameter
+from .norm import _Affine, _Tracking
 
-__all__ = ["GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "LayerNorm", "RMSNorm"]
+__all__ = ["DynamicTanh", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "LayerNorm", "RMSNorm"]
 
 
 class _TrailingNorm(_Affine):
-    """What LayerNorm and RMSNorm share: weight (and bias) of the shape of the last axes."""
+    """What acts along the last axes: weight (and bias) of their shape."""
+
+    eps: float | None
 
     def __init__(
         self,
         normalized_shape: int | Sequence[int],
-        eps: float | None,
         elementwise_affine: bool,
         bias: bool,
         dtype: Any,
@@ -35,14 +39,12 @@ class _TrailingNorm(_Affine):
         if not sizes:
             raise ValueError(f"{name}: normalized_shape must name at least one size, got ()")
         self.normalized_shape, self.elementwise_affine = sizes, elementwise_affine
-        self.eps = eps if eps is None else nonnegative_real(eps, f"{name}: eps")
         self._add_affine(sizes, elementwise_affine, elementwise_affine and bias, dtype)
 
     def extra_repr(self) -> str:
         """The sizes and the options."""
-        return (
-            f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
-        )
+        options = f"eps={self.eps}, elementwise_affine={self.elementwise_affine}"
+        return f"{self.normalized_shape}, {options}"
 
 
 class LayerNorm(_TrailingNorm):
@@ -67,12 +69,16 @@ class LayerNorm(_TrailingNorm):
         bias: bool = True,
         dtype: Any = None,
     ) -> None:
-        nonnegative_real(eps, "LayerNorm: eps")
-        super().__init__(normalized_shape, eps, elementwise_affine, bias, dtype)
+        super().__init__(normalized_shape, elementwise_affine, bias, dtype)
+        self.eps = nonnegative_real(eps, "LayerNorm: eps")
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised tensor, of the shape of x."""
         return functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        """The sizes and the options."""
+        return super().extra_repr() + self._without_bias()
 
 
 class RMSNorm(_TrailingNorm):
@@ -91,11 +97,64 @@ class RMSNorm(_TrailingNorm):
         elementwise_affine: bool = True,
         dtype: Any = None,
     ) -> None:
-        super().__init__(normalized_shape, eps, elementwise_affine, False, dtype)
+        super().__init__(normalized_shape, elementwise_affine, False, dtype)
+        self.eps = eps if eps is None else nonnegative_real(eps, "RMSNorm: eps")
 
     def forward(self, x: Tensor) -> Tensor:
         """The scaled tensor, of the shape of x."""
         return functional.rms_norm(x, self.normalized_shape, self.weight, self.eps)
+
+
+class DynamicTanh(_TrailingNorm):
+    """weight * tanh(alpha x) + bias in the place of a normalisation (Zhu et al. 2025, equation 1),
+    without statistics. The same in training and evaluation.
+
+    normalized_shape: the sizes of the last axes of x, as for LayerNorm; a 1 fits any size, so that
+    images (N, C, H, W) with a weight for each channel have normalized_shape=(C, 1, 1).
+    alpha: one number, in the shape (1,), that starts at alpha_init_value. weight and bias have the
+    shape normalized_shape and start at 1 and 0. Raises ValueError for an input of other sizes.
+
+    >>> mg.nn.DynamicTanh(2)(mg.tensor([[0.0, 1000.0]])).tolist()
+    [[0.0, 1.0]]
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | Sequence[int],
+        alpha_init_value: float = 0.5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(normalized_shape, elementwise_affine, bias, dtype)
+        self.alpha_init_value = real(alpha_init_value, "DynamicTanh: alpha_init_value")
+        self.alpha = Parameter(full((1,), float(alpha_init_value), dtype=dtype))
+
+    def reset_parameters(self) -> None:
+        """Start again with alpha alpha_init_value, weight 1 and bias 0.
+
+        >>> layer = mg.nn.DynamicTanh(2)
+        >>> layer.reset_parameters()
+        >>> layer.alpha.tolist()
+        [0.5]
+        """
+        super().reset_parameters()
+        init.constant_(self.alpha, self.alpha_init_value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The squashed tensor, of the shape of x."""
+        x, sizes = to_tensor(x, "DynamicTanh"), self.normalized_shape
+        last = x.shape[-len(sizes) :]
+        if len(last) < len(sizes) or any(n not in (1, m) for n, m in zip(sizes, last, strict=True)):
+            raise wrong_shape("DynamicTanh", x.shape, f"(*, {', '.join(map(str, sizes))})")
+        y = tanh(self.alpha * x)
+        y = y if self.weight is None else y * self.weight
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        """The sizes and the options."""
+        options = f"elementwise_affine={self.elementwise_affine}{self._without_bias()}"
+        return f"{self.normalized_shape}, alpha_init_value={self.alpha_init_value}, {options}"
 
 
 class GroupNorm(_Affine):
@@ -116,6 +175,8 @@ class GroupNorm(_Affine):
         eps: float = 1e-5,
         affine: bool = True,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.num_groups = num_groups = positive(num_groups, "GroupNorm: num_groups")
@@ -125,7 +186,7 @@ class GroupNorm(_Affine):
                 f"GroupNorm: num_channels {num_channels} cannot be split into {num_groups} groups"
             )
         self.eps, self.affine = nonnegative_real(eps, "GroupNorm: eps"), affine
-        self._add_affine(num_channels, affine, affine, dtype)
+        self._add_affine(num_channels, affine, affine and bias, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised tensor, of the shape of x."""
@@ -136,10 +197,11 @@ class GroupNorm(_Affine):
 
     def extra_repr(self) -> str:
         """The sizes and the options."""
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        options = f"eps={self.eps}, affine={self.affine}{self._without_bias()}"
+        return f"{self.num_groups}, {self.num_channels}, {options}"
 
 
-class _InstanceNorm(_BatchNorm):
+class _InstanceNorm(_Tracking):
     """What InstanceNorm1d and InstanceNorm2d share. Its members are those of BatchNorm."""
 
     def __init__(
@@ -150,8 +212,10 @@ class _InstanceNorm(_BatchNorm):
         affine: bool = False,
         track_running_stats: bool = False,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised tensor, of the shape of x; in training the running statistics move."""

@@ -1,4 +1,4 @@
-"""BatchNorm1d and BatchNorm2d, and exact running statistics for both.
+"""BatchNorm, BatchRenorm and GhostBatchNorm, and exact running statistics for all of them.
 
 The formula stands once, in `functional.batch_norm`; nobody wrote its gradient. Here is its state.
 """
@@ -10,15 +10,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._core.engine.graph import Tensor, to_tensor
+from .._core.engine.graph import Tensor, move_statistics, to_tensor
+from .._core.ops import concat
 from ..autograd import no_grad
 from ..checks import nonnegative_real, positive, real, wrong_shape
 from ..creation import ones, tensor, zeros
+from ..functions import split
 from ..types import Shape
 from . import functional, init
 from .module import Module, Parameter
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "recalibrate"]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchRenorm1d", "BatchRenorm2d", "GhostBatchNorm"]
+__all__ += ["recalibrate"]
 
 
 class _Affine(Module):
@@ -44,9 +47,13 @@ class _Affine(Module):
             if parameter is not None:
                 start(parameter)
 
+    def _without_bias(self) -> str:
+        """For `repr`: that there is a weight, but no bias."""
+        return ", bias=False" * (self.weight is not None and self.bias is None)
 
-class _BatchNorm(_Affine):
-    """What BatchNorm1d and BatchNorm2d share: everything but the shapes that they take."""
+
+class _Tracking(_Affine):
+    """The options and the running statistics of BatchNorm and InstanceNorm."""
 
     _layouts: ClassVar[dict[int, str]]
     _may_be_missing = ("num_batches_tracked",)  # PyTorch added it in version 0.4.1
@@ -63,6 +70,8 @@ class _BatchNorm(_Affine):
         affine: bool = True,
         track_running_stats: bool = True,
         dtype: Any = None,
+        *,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -72,7 +81,7 @@ class _BatchNorm(_Affine):
             raise ValueError(f"{name}: momentum must be None or between 0 and 1, got {momentum}")
         self.num_features, self.eps, self.momentum = channels, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
-        self._add_affine(channels, affine, affine, dtype)
+        self._add_affine(channels, affine, affine and bias, dtype)
         tracked = track_running_stats
         self.register_buffer("running_mean", zeros(channels, dtype=dtype) if tracked else None)
         self.register_buffer("running_var", ones(channels, dtype=dtype) if tracked else None)
@@ -97,20 +106,6 @@ class _BatchNorm(_Affine):
         self.reset_running_stats()
         super().reset_parameters()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """The normalised tensor, of the shape of x; in training the running statistics move."""
-        x = self._checked(x)
-        batches, momentum = self.num_batches_tracked, self.momentum
-        seen = batches.item() + 1 if self.training and batches is not None else 0
-        if momentum is None:
-            momentum = 1 / max(seen, 1)
-        mean, var = self.running_mean, self.running_var
-        weight, bias, training, eps = self.weight, self.bias, self.training, self.eps
-        y = functional.batch_norm(x, mean, var, weight, bias, training, momentum, eps)
-        if seen:
-            batches.fill_(seen)
-        return y
-
     def _checked(self, x: Tensor) -> Tensor:
         if not isinstance(x, Tensor):
             x = to_tensor(x, type(self).__name__)
@@ -127,8 +122,29 @@ class _BatchNorm(_Affine):
         """The channels and the options."""
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}"
+            f"track_running_stats={self.track_running_stats}{self._without_bias()}"
         )
+
+
+class _BatchNorm(_Tracking):
+    """What normalises by the statistics of a batch: everything but the shapes that it takes."""
+
+    _renorm: Any = None  # of functional.batch_norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised tensor, of the shape of x; in training the running statistics move."""
+        x = self._checked(x)
+        batches, momentum = self.num_batches_tracked, self.momentum
+        seen = batches.item() + 1 if self.training and batches is not None else 0
+        if momentum is None:
+            momentum = 1 / max(seen, 1)
+        mean, var = self.running_mean, self.running_var
+        weight, bias, training, eps = self.weight, self.bias, self.training, self.eps
+        renorm = self._renorm
+        y = functional.batch_norm(x, mean, var, weight, bias, training, momentum, eps, renorm)
+        if seen:
+            batches.fill_(seen)
+        return y
 
 
 class BatchNorm1d(_BatchNorm):
@@ -140,9 +156,9 @@ class BatchNorm1d(_BatchNorm):
     the batch's variance is the unbiased one. momentum=None gives every batch the same weight
     (cumulative average), 0 freezes them.
 
-    affine=False: no weight and bias. track_running_stats=False: no buffers, batch statistics in
-    evaluation too. Raises ValueError for another rank or number of channels, and in training for
-    one value per channel.
+    affine=False: no weight and bias; bias=False: no bias. track_running_stats=False: no buffers,
+    batch statistics in evaluation too. Raises ValueError for another rank or number of channels,
+    and in training for one value per channel.
 
     >>> layer = mg.nn.BatchNorm1d(2)
     >>> y = layer(mg.tensor([[1.0, 10.0], [3.0, 30.0]]))
@@ -164,6 +180,140 @@ class BatchNorm2d(_BatchNorm):
     """
 
     _layouts: ClassVar[dict[int, str]] = {4: "(N, C, H, W)"}
+
+
+class _BatchRenorm(_BatchNorm):
+    """What BatchRenorm1d and BatchRenorm2d share: the limits of the correction."""
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        rmax: float = 3.0,
+        dmax: float = 5.0,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, dtype=dtype, bias=bias)
+        self.rmax, self.dmax = functional.renorm_limits(type(self).__name__, rmax, dmax)
+
+    @property
+    def _renorm(self) -> tuple[float, float]:
+        return self.rmax, self.dmax
+
+    def extra_repr(self) -> str:
+        """The channels and the options."""
+        options = super().extra_repr().replace(", track_running_stats=True", "")
+        return f"{options}, rmax={self.rmax}, dmax={self.dmax}"
+
+
+class BatchRenorm1d(_BatchRenorm):
+    """Batch renormalisation of (N, C) or (N, C, L) per channel (Ioffe 2017, algorithm 1): BatchNorm
+    whose output in training is, up to the limits, that of evaluation, which helps where batches are
+    small or their samples alike.
+
+    In training y = ((x - mean) / std * r + d) * weight + bias with the statistics of the batch and
+    r = std / running_std, limited to [1/rmax, rmax], and d = (mean - running_mean) / running_std,
+    limited to [-dmax, dmax], without a gradient. Then the running statistics move, as those of
+    BatchNorm1d, which has the same state and the same evaluation. rmax=1 and dmax=0 are BatchNorm;
+    the paper starts there, and raises rmax to 3 and dmax to 5 over the first 40,000 steps, with
+    momentum=0.01: assign to `layer.rmax` and `layer.dmax`. Raises ValueError for rmax < 1 or
+    dmax < 0, and as BatchNorm1d.
+
+    >>> layer = mg.nn.BatchRenorm1d(1, dmax=0.5)
+    >>> layer(mg.tensor([[10.0], [12.0]])).detach().numpy().round(3).ravel()
+    array([-0.5,  1.5], dtype=float32)
+    """
+
+    _layouts: ClassVar[dict[int, str]] = BatchNorm1d._layouts
+
+
+class BatchRenorm2d(_BatchRenorm):
+    """Batch renormalisation of (N, C, H, W) per channel; see BatchRenorm1d.
+
+    >>> mg.nn.BatchRenorm2d(3)(mg.randn(2, 3, 4, 4)).shape
+    (2, 3, 4, 4)
+    """
+
+    _layouts: ClassVar[dict[int, str]] = BatchNorm2d._layouts
+
+
+class GhostBatchNorm(_BatchNorm):
+    """BatchNorm of (N, C), (N, C, L) or (N, C, H, W) that divides a batch in training into ghost
+    batches and normalises each by its own statistics (Hoffer et al. 2017, algorithm 1), so that
+    large batches keep the noise that regularises.
+
+    A batch is divided evenly into as few parts of at most virtual_batch_size samples as there can
+    be; one that is not larger is BatchNorm's. The running statistics move by one ghost batch after
+    the other, and num_batches_tracked counts these. In evaluation it is BatchNorm1d, whose options
+    and state it has. Raises ValueError for a ghost batch of one value per channel, and as
+    BatchNorm1d; then nothing has moved.
+
+    >>> layer = mg.nn.GhostBatchNorm(1, virtual_batch_size=2)
+    >>> layer(mg.tensor([[1.0], [3.0], [100.0], [300.0]])).detach().numpy().round(3).ravel()
+    array([-1.,  1., -1.,  1.], dtype=float32)
+    """
+
+    _layouts: ClassVar[dict[int, str]] = {**BatchNorm1d._layouts, **BatchNorm2d._layouts}
+
+    def __init__(
+        self,
+        num_features: int,
+        virtual_batch_size: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        dtype: Any = None,
+        *,
+        bias: bool = True,
+    ) -> None:
+        size = positive(virtual_batch_size, "GhostBatchNorm: virtual_batch_size")
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, bias=bias)
+        self.virtual_batch_size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised tensor, of the shape of x; in training the running statistics move."""
+        x = self._checked(x)
+        samples = x.shape[0]
+        ghosts = -(-samples // self.virtual_batch_size)
+        tracked = self.running_mean is not None
+        if ghosts < 2 or x.size == 0 or (tracked and not self.training):
+            return super().forward(x)
+        bounds = [k * samples // ghosts for k in range(ghosts + 1)]
+        sizes = np.diff(bounds)
+        if sizes.min() * x.size < 2 * samples * self.num_features:
+            raise ValueError(
+                f"GhostBatchNorm: a ghost batch has one value per channel, since {samples} samples "
+                f"were divided into {ghosts}; use a larger virtual_batch_size, or another batch"
+            )
+        moving = tracked and self.training
+        mean: Any = None
+        var: Any = None
+        seen = 0
+        if moving:
+            mean, var = self.running_mean.clone(), self.running_var.clone()
+            seen = self.num_batches_tracked.item()
+        outputs = []
+        for ghost in split(x, sizes.tolist()):
+            seen += 1
+            momentum = 1 / seen if self.momentum is None else self.momentum
+            options = self.weight, self.bias, moving, momentum, self.eps
+            outputs.append(functional.batch_norm(ghost, mean, var, *options))
+        y = concat(outputs)
+        if moving:  # after all that can fail
+            name, averages = type(self).__name__, (self.running_mean, self.running_var)
+            move_statistics(name, *averages, mean, var, 1.0, 1.0)
+            self.num_batches_tracked.fill_(seen)
+        return y
+
+    def extra_repr(self) -> str:
+        """The channels and the options."""
+        channels, _, options = super().extra_repr().partition(", ")
+        return f"{channels}, virtual_batch_size={self.virtual_batch_size}, {options}"
 
 
 # ------------------------------------------------------------------------------ exact statistics
@@ -193,9 +343,9 @@ class _Pool:
 
 
 def recalibrate(model: Module, batches: Iterable[Any]) -> None:
-    """Replace the running statistics of every BatchNorm in `model` by the exact mean and population
-    variance of its input over the whole data set, the same however the data are divided into
-    batches.
+    """Replace the running statistics of every BatchNorm, BatchRenorm and GhostBatchNorm in `model`
+    by the exact mean and population variance of its input over the whole data set, the same however
+    the data are divided into batches.
 
     Running averages lag behind the weights and depend on the order of the batches. Here the layers
     are done one after the other, in the order in which data reach them: each pass over `batches`
@@ -206,8 +356,9 @@ def recalibrate(model: Module, batches: Iterable[Any]) -> None:
     batches: inputs of the model, or tuples or lists whose first element is the input, as a
     DataLoader gives. They are gone over several times and must hold the same data each time; an
     iterator is read into a list. The mode of every module and `num_batches_tracked` stay as they
-    were. Raises TypeError for batches that cannot be iterated over, ValueError for no data, or a
-    BatchNorm without running statistics; after any error the statistics are the old ones.
+    were, and so do the averages of InstanceNorm, which are those of samples. Raises TypeError for
+    batches that cannot be iterated over, ValueError for no data, or a BatchNorm without running
+    statistics; after any error the statistics are the old ones.
 
     On unlabelled data of another domain this is adaptive BatchNorm (Li et al. 2016): the net's
     activations are normalised there as they were on the data that it was trained on.
@@ -223,7 +374,7 @@ def recalibrate(model: Module, batches: Iterable[Any]) -> None:
     """
     waiting: list[_BatchNorm] = []
     for name, module in model.named_modules():
-        if isinstance(module, (BatchNorm1d, BatchNorm2d)):
+        if isinstance(module, _BatchNorm):
             if module.running_mean is None:
                 raise ValueError(
                     f"recalibrate: {name or 'the model'} has no running statistics "

@@ -19,7 +19,7 @@ from .containers import Sequential
 from .conv import Conv1d, Conv2d
 from .linear import Identity, Linear
 from .module import Module, Parameter
-from .norm import BatchNorm1d, BatchNorm2d
+from .norm import _BatchNorm
 
 
 # --------------------------------------------------------------------------------------- clipping
@@ -234,7 +234,6 @@ def remove_weight_norm(module: Module, name: str = "weight") -> Module:
 
 # --------------------------------------------------------------------------- folding of BatchNorm
 _FUSIBLE = (Linear, Conv1d, Conv2d)  # linear in the weight, whose axis 0 are the outputs
-_NORMS = (BatchNorm1d, BatchNorm2d)
 
 
 def fuse_batchnorm(module: Module, norm: Module | None = None) -> Module:
@@ -266,7 +265,7 @@ def fuse_batchnorm(module: Module, norm: Module | None = None) -> Module:
         if not isinstance(parent, Sequential):
             continue
         for i in range(len(parent) - 1):
-            if type(parent[i]) in _FUSIBLE and isinstance(parent[i + 1], _NORMS):
+            if type(parent[i]) in _FUSIBLE and isinstance(parent[i + 1], _BatchNorm):
                 parent[i], parent[i + 1] = _fused(parent[i], parent[i + 1]), Identity()
                 count += 1
     if count == 0:
@@ -278,7 +277,7 @@ def fuse_batchnorm(module: Module, norm: Module | None = None) -> Module:
 
 
 def _fused(layer: Any, norm: Any) -> Module:
-    if not (type(layer) in _FUSIBLE and isinstance(norm, _NORMS)):
+    if not (type(layer) in _FUSIBLE and isinstance(norm, _BatchNorm)):
         raise ValueError(
             "fuse_batchnorm: expected a Linear, Conv1d or Conv2d and a BatchNorm, got "
             f"{type(layer).__name__} and {type(norm).__name__}"

@@ -341,6 +341,7 @@ _OF_RANK: dict[str, Callable[[int], Rule]] = {
     "AdaptiveAvgPool": lambda rank: _adaptive_pool,
     "AvgPool": lambda rank: _window("AveragePool", rank, **_AVERAGE),
     "BatchNorm": lambda rank: _batch_norm,
+    "BatchRenorm": lambda rank: _batch_norm,
     "Conv": lambda rank: _window("Conv", rank, group="groups"),
     "ConvTranspose": lambda rank: _window("ConvTranspose", rank, group="groups"),
     "MaxPool": lambda rank: _window("MaxPool", rank, ceil_mode="ceil_mode"),
@@ -348,6 +349,7 @@ _OF_RANK: dict[str, Callable[[int], Rule]] = {
 LAYERS: dict[str, Rule] = {
     **{f"{name}{rank}d": rule(rank) for name, rule in _OF_RANK.items() for rank in (1, 2)},
     **dict.fromkeys(_GATES, _recurrent),
+    "GhostBatchNorm": _batch_norm,
     "Embedding": lambda step, x: step.Gather(step.own("weight"), x, axis=0),
     "Hardsigmoid": _chain("HardSigmoid", alpha=1 / 6),
     "Hardswish": _chain("HardSwish"),
