@@ -167,10 +167,71 @@ def elementwise_losses():
         )
 
 
+def likelihood_and_quantile_losses():
+    variances = np.exp(RANDOM.normal(size=(N, C)))
+    for var in (variances, variances[:, 0], variances[:, :1], variances[:1]):
+        wide = var[:, None] if var.ndim == 1 else var
+        for full in (False, True):
+            expected = np.log(np.sqrt(wide)) + (X - T) ** 2 / (2 * wide)
+            expected = expected + full * math.log(math.sqrt(2 * math.pi))
+            yield (
+                f"gaussian_nll_loss {var.shape}, {full}",
+                F.gaussian_nll_loss,
+                (X, T, var),
+                {"full": full},
+                expected,
+                None,
+            )
+    counts = RANDOM.uniform(0, 6, (N, C)).round(1)
+    stirling = np.where(
+        counts > 1, counts * np.log(counts / math.e) + np.log(2 * math.pi * counts) / 2, 0
+    )
+    for full in (False, True):
+        logarithmic = np.exp(X) - counts * X + full * stirling
+        rates = np.exp(X) - counts * np.log(np.exp(X) + 0.1) + full * stirling
+        inputs, options = (X, counts), {"full": full}
+        yield (
+            f"poisson_nll_loss log, {full}",
+            F.poisson_nll_loss,
+            inputs,
+            options,
+            logarithmic,
+            None,
+        )
+        inputs, options = (np.exp(X), counts), {"full": full, "log_input": False, "eps": 0.1}
+        yield f"poisson_nll_loss {full}", F.poisson_nll_loss, inputs, options, rates, None
+    column = SIGNS[:, None]
+    for margin in (0.0, 1.5):
+        expected = np.where(column == 1, T - X + margin, X - T + margin)
+        yield (
+            f"margin_ranking_loss {margin}",
+            F.margin_ranking_loss,
+            (X, T, column),
+            {"margin": margin},
+            np.maximum(expected, 0),
+            None,
+        )
+    for q in (0.5, 0.1, 0.0, 1.0):
+        expected = np.where(T > X, q * (T - X), (1 - q) * (X - T))
+        yield f"quantile_loss {q}", F.quantile_loss, (X, T), {"q": q}, expected, None
+    levels = (0.1, 0.5, 0.8)
+    d = T[:, :1] - X
+    slopes = [[q if d[n, k] > 0 else 1 - q for k, q in enumerate(levels)] for n in range(N)]
+    for target in (T[:, 0], T[:, :1]):
+        yield (
+            f"quantile_loss {levels}, {target.shape}",
+            F.quantile_loss,
+            (X, target),
+            {"q": levels},
+            slopes * abs(d),
+            None,
+        )
+
+
 def loss_rows():
     """The losses above with each reduction; a mean divides by the size by default."""
     for name, function, inputs, options, losses, total in itertools.chain(
-        elementwise_losses(), class_losses()
+        elementwise_losses(), likelihood_and_quantile_losses(), class_losses()
     ):
         reductions = {
             "none": losses,

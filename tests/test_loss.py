@@ -390,6 +390,88 @@ def test_errors_of_the_new_losses():
             loss(x, mg.ones(3))
 
 
+def test_a_variance_below_eps_counts_as_eps_and_keeps_its_gradient():
+    """The gradient that it would have at eps, so that it can grow, as in PyTorch."""
+    x, var = mg.zeros(3), mg.tensor([0.0, 1e-9, 2.0], requires_grad=True)
+    loss = nn.GaussianNLLLoss(eps=0.5, reduction="none")(x, x + 1.0, var)
+    loss.sum().backward()
+    at = np.array([0.5, 0.5, 2.0])
+    np.testing.assert_allclose(loss.numpy(), (np.log(at) + 1 / at) / 2, rtol=1e-6)
+    np.testing.assert_allclose(var.grad.numpy(), (1 / at - 1 / at**2) / 2, rtol=1e-6)
+    assert nn.GaussianNLLLoss()(x, x, 2.0).item() == pytest.approx(math.log(2) / 2)
+    assert nn.GaussianNLLLoss()(x, x, mg.tensor(2.0)).item() == pytest.approx(math.log(2) / 2)
+
+
+def test_counts_and_signs_do_not_widen_the_loss():
+    x, counts, signs = mg.ones(3), mg.tensor([0, 1, 3]), mg.tensor([1, -1, 1])
+    for loss in (
+        nn.PoissonNLLLoss(full=True)(x, counts),
+        nn.GaussianNLLLoss()(x, counts, x),
+        nn.MarginRankingLoss()(x, x, signs),
+        nn.QuantileLoss(0.3)(x, counts),
+        nn.QuantileLoss((0.3, 0.7))(mg.ones(3, 2), counts),
+    ):
+        assert loss.dtype == mg.float32
+
+
+def test_poisson_of_a_rate_of_zero_and_stirling_at_small_counts():
+    x = mg.tensor([-math.inf, 0.0, 0.0], requires_grad=True)
+    t = mg.tensor([0.0, 0.0, 1.0], requires_grad=True)
+    loss = nn.PoissonNLLLoss(full=True, reduction="none")(x, t)
+    assert loss.tolist() == [0.0, 1.0, 1.0]
+    loss.sum().backward()
+    assert x.grad.tolist() == [0.0, 1.0, 0.0] and t.grad.tolist() == [0.0, 0.0, 0.0]
+    zero = nn.PoissonNLLLoss(log_input=False, eps=0.0, reduction="none")(mg.zeros(1), mg.zeros(1))
+    assert zero.tolist() == [0.0]
+
+
+def test_the_quantile_loss_is_least_at_the_quantile():
+    values = np.sort(RANDOM.normal(size=101))
+    for q in (0.1, 0.5, 0.77):
+        sums = [
+            nn.QuantileLoss(q, "sum")(mg.full((101,), v, dtype="float64"), mg.tensor(values)).item()
+            for v in values
+        ]
+        assert values[np.argmin(sums)] == np.quantile(values, q, method="inverted_cdf")
+    x = mg.tensor([1.0, 2.0], requires_grad=True)  # where it has a kink: the middle
+    nn.QuantileLoss(0.9, "sum")(x, x.detach()).backward()
+    np.testing.assert_allclose(x.grad.numpy(), [-0.4, -0.4], rtol=1e-6)
+    assert functional.quantile_loss(x, mg.full((2,), math.inf)).item() == math.inf
+
+
+def test_errors_of_likelihoods_and_quantiles():
+    x = mg.ones(4, 3)
+    for var in (mg.ones(3), mg.ones(2, 3), mg.ones(4, 3, 1), mg.ones(1, 4, 3)):
+        with pytest.raises(ValueError, match=r"gaussian_nll_loss: var has shape .* \(4, 3\)"):
+            nn.GaussianNLLLoss()(x, x, var)
+    for var in (mg.tensor([[1.0], [1.0], [-0.1], [1.0]]), -1.0):
+        with pytest.raises(ValueError, match="var must not be negative; of a log-variance take"):
+            nn.GaussianNLLLoss()(x, x, var)
+    with pytest.raises(ValueError, match="margin_ranking_loss: expected tensors of as many axes"):
+        nn.MarginRankingLoss()(x, x, mg.ones(3))
+    with pytest.raises(TypeError, match="MarginRankingLoss: margin must be a number"):
+        nn.MarginRankingLoss("a")
+    for q, error, message in [
+        (1.1, ValueError, "QuantileLoss: q must be between 0 and 1, got 1.1"),
+        ((0.1, -0.5), ValueError, "QuantileLoss: q must be between 0 and 1, got -0.5"),
+        ((), ValueError, r"QuantileLoss: q must hold a level, got \(\)"),
+        ("0.5", TypeError, "QuantileLoss: q must be a number, got '0.5'"),
+        ((0.1, None), TypeError, "QuantileLoss: q must be a number, got None"),
+    ]:
+        with pytest.raises(error, match=message):
+            nn.QuantileLoss(q)
+    assert nn.QuantileLoss(np.array([0.1, 0.9])).q == (0.1, 0.9)
+    with pytest.raises(ValueError, match=r"\(4,\), the input \(4, 3\); they must be equal"):
+        nn.QuantileLoss(0.5)(x, mg.ones(4))
+    for target, levels in ((mg.ones(4, 3), (0.1, 0.5, 0.9)), (mg.ones(4), (0.1, 0.9))):
+        message = rf"an input of shape \(..., {len(levels)}\), one value for each level"
+        with pytest.raises(ValueError, match=message):
+            nn.QuantileLoss(levels)(x, target)
+    for loss in (nn.PoissonNLLLoss(), lambda x, t: nn.GaussianNLLLoss()(x, t, x)):
+        with pytest.warns(UserWarning, match=r"target has shape \(3,\), the input \(4, 3\)"):
+            loss(x, mg.ones(3))
+
+
 @pytest.mark.parametrize("label", [3, -1, -(2**62), 2**62])
 def test_softmax_cross_entropy_refuses_labels_that_are_no_class(label):
     with pytest.raises(IndexError, match="softmax_cross_entropy"):

@@ -227,6 +227,10 @@ def signs(dtype):
     return np.array([1, -1, -1, 1, -1])
 
 
+def columns(dtype):
+    return signs(dtype)[:, None]
+
+
 LOSSES = [
     pytest.param(
         lambda n, r: n.SmoothL1Loss(reduction=r), 1, random_array, marks=peer("nn.SmoothL1Loss")
@@ -281,6 +285,45 @@ LOSSES = [
         3,
         None,
         marks=peer("nn.TripletMarginLoss"),
+    ),
+    pytest.param(
+        lambda n, r: n.MarginRankingLoss(reduction=r),
+        2,
+        columns,
+        marks=peer("nn.MarginRankingLoss"),
+    ),
+    pytest.param(
+        lambda n, r: n.MarginRankingLoss(1.5, reduction=r),
+        2,
+        columns,
+        marks=peer("nn.MarginRankingLoss"),
+    ),
+    pytest.param(
+        lambda n, r: n.GaussianNLLLoss(reduction=r),
+        2,
+        probabilities,
+        marks=peer("nn.GaussianNLLLoss"),
+    ),
+    pytest.param(
+        lambda n, r: n.GaussianNLLLoss(full=True, eps=0.3, reduction=r),
+        2,
+        lambda dtype: probabilities(dtype)[:, 0].copy(),
+        marks=peer("nn.GaussianNLLLoss"),
+    ),
+    pytest.param(
+        lambda n, r: n.PoissonNLLLoss(reduction=r), 1, random_array, marks=peer("nn.PoissonNLLLoss")
+    ),
+    pytest.param(
+        lambda n, r: n.PoissonNLLLoss(full=True, reduction=r),
+        1,
+        lambda dtype: np.arange(1, 16, dtype=dtype).reshape(5, 3),
+        marks=peer("nn.PoissonNLLLoss"),
+    ),
+    pytest.param(
+        lambda n, r: n.PoissonNLLLoss(log_input=False, eps=20.0, reduction=r),
+        1,
+        random_array,
+        marks=peer("nn.PoissonNLLLoss"),
     ),
 ]
 

@@ -106,7 +106,7 @@ class RMSNorm(_TrailingNorm):
 
 
 class DynamicTanh(_TrailingNorm):
-    """weight * tanh(alpha x) + bias in the place of a normalisation (Zhu et al. 2025, equation 1),
+    """weight * tanh(alpha x) + bias in the place of a normalisation (Zhu et al. 2025, section 4),
     without statistics. The same in training and evaluation.
 
     normalized_shape: the sizes of the last axes of x, as for LayerNorm; a 1 fits any size, so that

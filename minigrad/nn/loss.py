@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .._core import ops
-from .._core.engine.graph import Tensor, to_tensor, to_tensors
+from .._core.engine.graph import Tensor, adopt, to_tensor, to_tensors
 from .._core.fast.loops import count_classes, memory_checked
 from .._core.ops import (
     abs as absolute,
@@ -22,6 +22,7 @@ from .._core.ops import (
     hypot,
     log,
     log1p,
+    maximum,
     minimum,
     put,
     reshape,
@@ -31,12 +32,13 @@ from .._core.ops import (
     weigh,
     where,
 )
-from ..checks import choice, nonnegative_real, positive_real, probability, real
+from ..checks import choice, flag, nonnegative_real, positive_real, probability, real
 from ..functions import moveaxis, norm
 from .applied import Applied
 
-__all__ = ["BCELoss", "BCEWithLogitsLoss", "CosineEmbeddingLoss", "CrossEntropyLoss", "HuberLoss"]
-__all__ += ["KLDivLoss", "L1Loss", "MSELoss", "NLLLoss", "SmoothL1Loss", "TripletMarginLoss"]
+__all__ = ["BCELoss", "BCEWithLogitsLoss", "CosineEmbeddingLoss", "CrossEntropyLoss"]
+__all__ += ["GaussianNLLLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "MarginRankingLoss"]
+__all__ += ["NLLLoss", "PoissonNLLLoss", "QuantileLoss", "SmoothL1Loss", "TripletMarginLoss"]
 
 
 # -------------------------------------------------------------------------------------- distances
@@ -237,6 +239,145 @@ def triplet_margin_loss(
     if swap:
         far = minimum(far, pairwise_distance(positive, negative, p, eps))
     return _reduce(clip(near - far + margin, min=0.0), reduction, "triplet_margin_loss")
+
+
+def margin_ranking_loss(
+    x1: Tensor, x2: Tensor, target: Tensor, margin: float = 0.0, reduction: str = "mean"
+) -> Tensor:
+    """max(0, -target (x1 - x2) + margin): x1 is to lie above x2 by the margin where target is 1,
+    below it where target is -1.
+
+    Raises ValueError unless the three have as many axes, whose sizes broadcast.
+
+    >>> x1, x2 = mg.tensor([3.0, 3.0]), mg.tensor([1.0, 1.0])
+    >>> mg.nn.functional.margin_ranking_loss(x1, x2, mg.tensor([1, -1]), 0.5, "none")
+    tensor([0. , 2.5])
+    """
+    name = "margin_ranking_loss"
+    real(margin, f"{name}: margin")
+    x1, x2, target = to_tensors((x1, x2, target), name)
+    shapes = x1.shape, x2.shape, target.shape
+    if len({len(shape) for shape in shapes}) > 1:
+        raise ValueError(f"{name}: expected tensors of as many axes, got shapes {shapes}")
+    loss = clip(margin - _as_floats_of(x1, target) * (x1 - x2), min=0.0)
+    return _reduce(loss, reduction, name)
+
+
+def _as_floats_of(x: Tensor, target: Tensor) -> Tensor:
+    """Labels and counts in the dtype of x, which they must not widen."""
+    return target if target.dtype.kind == "f" else target.astype(x.dtype)
+
+
+# ------------------------------------------------------------------- distributions and quantiles
+def gaussian_nll_loss(
+    x: Tensor,
+    target: Tensor,
+    var: Tensor | float,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: str = "mean",
+) -> Tensor:
+    """(log(var) + (x - target)² / var) / 2, the negative log-likelihood of normal distributions of
+    mean x and variance var (Nix & Weigend 1994); with full=True plus log(2π) / 2.
+
+    var: of the shape of x, of that shape without its last axis or with sizes of 1, or a number. One
+    below eps counts as eps, but has a gradient, as in PyTorch. Warns where the shapes of x and
+    target differ. Raises ValueError for a negative var or another shape.
+
+    >>> x, target, var = mg.tensor([1.0, 3.0]), mg.zeros(2), mg.tensor([1.0, 9.0])
+    >>> mg.nn.functional.gaussian_nll_loss(x, target, var, reduction="none")
+    tensor([0.5      , 1.5986123])
+    """
+    name = "gaussian_nll_loss"
+    nonnegative_real(eps, f"{name}: eps")
+    x, target = _pair(x, target, name)
+    _, var = to_tensors((x, var), name)
+    if var.ndim and var.shape == x.shape[:-1]:
+        var = reshape(var, (*var.shape, 1))
+    fits = len(var.shape) == len(x.shape) and all(
+        n in (1, m) for n, m in zip(var.shape, x.shape, strict=True)
+    )
+    if var.ndim and not fits:
+        raise ValueError(
+            f"{name}: var has shape {var.shape}; expected {x.shape}, that of the input, "
+            f"{x.shape[:-1]}, or sizes of 1 in it"
+        )
+    if _bounds(var._array)[0] < 0:
+        raise ValueError(f"{name}: var must not be negative; of a log-variance take mg.exp")
+    var = var + (clip(var, min=eps) - var).detach()
+    loss = 0.5 * (log(var) + square(x - _as_floats_of(x, target)) / var)
+    return _reduce(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction, name)
+
+
+def poisson_nll_loss(
+    x: Tensor,
+    target: Tensor,
+    log_input: bool = True,
+    full: bool = False,
+    eps: float = 1e-8,
+    reduction: str = "mean",
+) -> Tensor:
+    """exp(x) - t x for counts t, the negative log-likelihood of Poisson distributions of rate
+    exp(x), without log(t!); with log_input=False x - t log(x + eps) for rates x.
+
+    full=True adds Stirling's approximation of log(t!), t log(t) - t + log(2πt) / 2, where t is
+    above 1. Warns where the shapes differ.
+
+    >>> mg.nn.functional.poisson_nll_loss(mg.zeros(2), mg.tensor([0, 5]), reduction="none")
+    tensor([1., 1.])
+    """
+    name = "poisson_nll_loss"
+    nonnegative_real(eps, f"{name}: eps")
+    x, target = _pair(x, target, name)
+    target = _as_floats_of(x, target)
+    loss = exp(x) - weigh(x, target) if log_input else x - weigh(log(x + eps), target)
+    if full:
+        t = where(target > 1, target, 1.0)
+        stirling = t * log(t) - t + 0.5 * log(2 * math.pi * t)
+        loss = loss + where(target > 1, stirling, 0.0)
+    return _reduce(loss, reduction, name)
+
+
+def quantile_loss(
+    x: Tensor, target: Tensor, q: float | Sequence[float] = 0.5, reduction: str = "mean"
+) -> Tensor:
+    """max(q d, (q - 1) d) for d = target - x, which the q-quantile of the targets minimises
+    (Koenker & Bassett 1978, section 3), also called pinball loss; half of `l1_loss` for q=0.5.
+
+    q: a level between 0 and 1, for x and target of one shape; or several, each for its place along
+    the last axis of x (..., levels), with target (...) or (..., 1). "mean" is over the levels too.
+    Where d is 0 the gradient is that of the middle, 1/2 - q. Raises ValueError for other shapes and
+    levels.
+
+    >>> x, target = mg.tensor([[1.0, 2.0, 3.0]]), mg.tensor([2.5])
+    >>> mg.nn.functional.quantile_loss(x, target, (0.1, 0.5, 0.9), reduction="none")
+    tensor([[0.15, 0.25, 0.05]])
+    """
+    name = "quantile_loss"
+    levels = _levels(q, f"{name}: q")
+    if isinstance(levels, tuple):
+        x, target = to_tensors((x, target), name)
+        places = x.shape[:-1]
+        if x.shape[-1:] != (len(levels),) or target.shape not in (places, (*places, 1)):
+            raise ValueError(
+                f"{name}: expected an input of shape (..., {len(levels)}), one value for each "
+                f"level, and a target of shape (...), got {x.shape} and {target.shape}"
+            )
+        target = reshape(target, (*places, 1))
+        levels = adopt(np.array(levels, x.dtype if x.dtype.kind == "f" else None))
+    else:
+        x, target = _equal_shapes(x, target, name)
+    distance = _as_floats_of(x, target) - x
+    return _reduce(maximum(levels * distance, (levels - 1.0) * distance), reduction, name)
+
+
+def _levels(value: Any, name: str) -> Any:
+    """A probability, or a tuple of several."""
+    if not isinstance(value, (tuple, list, np.ndarray)) or np.ndim(value) == 0:
+        return probability(value, name)
+    if not len(value):
+        raise ValueError(f"{name} must hold a level, got {value!r}")
+    return tuple(float(probability(level, name)) for level in value)
 
 
 @memory_checked
@@ -550,6 +691,67 @@ class TripletMarginLoss(_Loss, function=triplet_margin_loss, margin=positive_rea
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Three tensors of (N, D) or (D,); 0-d unless reduction="none"."""
         return self._function(anchor, positive, negative, *self._values(self))
+
+
+@dataclass(eq=False, repr=False)
+class MarginRankingLoss(_Loss, function=margin_ranking_loss, margin=real):
+    """max(0, -target (x1 - x2) + margin); see `functional.margin_ranking_loss`.
+
+    >>> mg.nn.MarginRankingLoss(0.5)(mg.tensor([3.0]), mg.tensor([1.0]), mg.tensor([-1]))
+    tensor(2.5)
+    """
+
+    margin: float = 0.0
+    reduction: str = "mean"
+
+    def forward(self, x1: Tensor, x2: Tensor, target: Tensor) -> Tensor:
+        """Three tensors of as many axes; 0-d unless reduction="none"."""
+        return self._function(x1, x2, target, *self._values(self))
+
+
+@dataclass(eq=False, repr=False)
+class GaussianNLLLoss(_Loss, function=gaussian_nll_loss, full=flag, eps=nonnegative_real):
+    """Negative log-likelihood of normal distributions, whose variances a net may learn; see
+    `functional.gaussian_nll_loss`.
+
+    >>> mg.nn.GaussianNLLLoss()(mg.tensor([1.0]), mg.tensor([3.0]), mg.tensor([1.0]))
+    tensor(2.)
+    """
+
+    full: bool = False
+    eps: float = 1e-6
+    reduction: str = "mean"
+
+    def forward(self, x: Tensor, target: Tensor, var: Tensor | float) -> Tensor:
+        """Means, targets and variances; 0-d unless reduction="none"."""
+        return self._function(x, target, var, *self._values(self))
+
+
+@dataclass(eq=False, repr=False)
+class PoissonNLLLoss(_TargetLoss, function=poisson_nll_loss, full=flag, eps=nonnegative_real):
+    """Negative log-likelihood of Poisson distributions, for counts; see
+    `functional.poisson_nll_loss`.
+
+    >>> mg.nn.PoissonNLLLoss()(mg.zeros(2), mg.tensor([0, 5]))
+    tensor(1.)
+    """
+
+    log_input: bool = True
+    full: bool = False
+    eps: float = 1e-8
+    reduction: str = "mean"
+
+
+@dataclass(eq=False, repr=False)
+class QuantileLoss(_TargetLoss, function=quantile_loss, q=_levels):
+    """Quantile or pinball loss, of one level or of several at once; see `functional.quantile_loss`.
+
+    >>> mg.nn.QuantileLoss((0.1, 0.9))(mg.zeros(5, 2), mg.ones(5))
+    tensor(0.5)
+    """
+
+    q: float | Sequence[float] = 0.5
+    reduction: str = "mean"
 
 
 @dataclass(eq=False, repr=False)
