@@ -626,5 +626,101 @@ def pooling_rows():
         yield Row(f"{name} {shape}, {size}", with_options(getattr(F, name), options), (x,), y)
 
 
-TABLES = loss_rows, norm_rows, convolution_rows, pooling_rows
+# ------------------------------------------------------------------- padding, sizes and resampling
+def padded(x, widths, mode, value):
+    """Each element of the result from where its place lies in x, or `value`; widths as in `pad`."""
+    before = [0] * (x.ndim - len(widths) // 2) + list(widths[-2::-2])
+    after = [0] * (x.ndim - len(widths) // 2) + list(widths[::-2])
+    if mode == "circular":  # what is cropped does not come back at the other end
+        sides = zip(before, after, x.shape, strict=True)
+        x = x[tuple(slice(max(-a, 0), n + min(b, 0)) for a, b, n in sides)]
+        before, after = np.maximum(before, 0), np.maximum(after, 0)
+    y = np.full([n + a + b for n, a, b in zip(x.shape, before, after, strict=True)], value)
+    for place in np.ndindex(*y.shape):
+        at = [i - a for i, a in zip(place, before, strict=True)]
+        if mode == "constant" and any(not 0 <= i < n for i, n in zip(at, x.shape, strict=True)):
+            continue
+        y[place] = x[tuple(map(SOURCE[mode], at, x.shape))]
+    return y
+
+
+SOURCE = {  # of place i of an axis of n elements
+    "constant": lambda i, n: i,
+    "reflect": lambda i, n: -i if i < 0 else i if i < n else 2 * (n - 1) - i,
+    "replicate": lambda i, n: min(max(i, 0), n - 1),
+    "circular": lambda i, n: i % n,
+}
+PADS = {
+    "Constant": "constant",
+    "Zero": "constant",
+    "Reflection": "reflect",
+    "Replication": "replicate",
+    "Circular": "circular",
+}
+
+
+def padding_rows():
+    for (kind, mode), axes in itertools.product(PADS.items(), (1, 2)):
+        for widths, shape in (
+            (1, (2, 3, 4)),
+            ((2, 1, 0, 2)[: 2 * axes], (2, 2, *(3, 4)[:axes])),
+            ((1, -1, -2, 1)[: 2 * axes], (2, 4, 4)),
+        ):
+            x, name = RANDOM.normal(size=shape), f"{kind}Pad{axes}d"
+            value = 2.5 if kind == "Constant" else 0.0
+            options = {"value": value} if kind == "Constant" else {}
+            wide = (widths,) * 2 * axes if isinstance(widths, int) else widths
+            layer = getattr(nn, name)(widths, **options)
+            expected = padded(x, wide, mode, value)
+            yield Row(f"nn.{name} {widths} of {shape}", layer, (x,), expected)
+    x = RANDOM.normal(size=(2, 6, 3))
+    for dim, sizes, shape in (
+        (1, (2, 3), (2, 2, 3, 3)),
+        (-2, (3, -1), (2, 3, 2, 3)),
+        (2, (1, 3, 1), (2, 6, 1, 3, 1)),
+    ):
+        yield Row(f"nn.Unflatten {dim}, {sizes}", nn.Unflatten(dim, sizes), (x,), x.reshape(shape))
+
+
+def resampled(x, sizes, mode, align_corners, factors):
+    """Each place of the result as a sum over all elements, weighted by their distance."""
+    for axis, n in enumerate(sizes, 2):
+        old, y = x.shape[axis], np.zeros((*x.shape[:axis], n, *x.shape[axis + 1 :]))
+        step = old / n if factors is None else 1 / factors[axis - 2]
+        for k, i in itertools.product(range(n), range(old)):
+            at = k * (old - 1) / max(n - 1, 1) if align_corners else (k + 0.5) * step - 0.5
+            weight = max(0, 1 - abs(min(max(at, 0), old - 1) - i))
+            if mode == "nearest":
+                weight = i == min(math.floor(k * step), old - 1)
+            y[(slice(None),) * axis + (k,)] += weight * x[(slice(None),) * axis + (i,)]
+        x = y
+    return x
+
+
+def resampling_rows():
+    for axes, size, factors in (
+        (1, (7,), None),
+        (1, (3,), None),
+        (1, (1,), None),
+        (1, (8,), (2.0,)),
+        (1, (7,), (1.9,)),
+        (2, (7, 3), None),
+        (2, (4, 5), None),
+        (2, (8, 15), (2.0, 3.0)),
+        (2, (3, 8), (0.8, 1.7)),
+    ):
+        x = RANDOM.normal(size=(2, 2, *(4, 5)[:axes]))
+        between = "linear" if axes == 1 else "bilinear"
+        for mode, align_corners in (("nearest", None), (between, False), (between, True)):
+            options = {"size": size} if factors is None else {"scale_factor": factors}
+            options |= {"mode": mode, "align_corners": align_corners}
+            yield Row(
+                f"interpolate {size}, {factors}, {mode}, {align_corners}",
+                with_options(F.interpolate, options),
+                (x,),
+                resampled(x, size, mode, align_corners, factors),
+            )
+
+
+TABLES = loss_rows, norm_rows, convolution_rows, pooling_rows, padding_rows, resampling_rows
 ROWS = {row.name: row for table in TABLES for row in table()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -512,3 +514,31 @@ def test_large_memory_is_recycled_under_another_shape():
         np.testing.assert_array_equal(y.numpy(), np.full(shape, 2.0, np.float32))
         addresses.add(y.numpy().ctypes.data)
     assert len(addresses) <= 3
+
+
+# -------------------------------------------------------------------------------- layers of padding
+def test_padding_layers():
+    layer = nn.ConstantPad2d((np.int64(1), 2, 0, 1), 0.5)
+    assert repr(layer) == "ConstantPad2d(padding=(1, 2, 0, 1), value=0.5)"
+    assert repr(nn.ZeroPad1d(2)) == "ZeroPad1d(padding=(2, 2))" and layer.padding == (1, 2, 0, 1)
+    assert repr(copy.deepcopy(layer)) == repr(pickle.loads(pickle.dumps(layer))) == repr(layer)
+    assert layer(mg.ones(2, 2)).tolist() == [[0.5, 1, 1, 0.5, 0.5]] * 2 + [[0.5] * 5]
+    for build, error, message in [
+        (lambda: nn.ZeroPad1d(1.5), TypeError, "ZeroPad1d: padding must be an int, got 1.5"),
+        (lambda: nn.ReflectionPad2d((1, 2)), ValueError, r"or \(left, right, top, bottom\), got"),
+        (lambda: nn.ConstantPad1d(1, "a"), TypeError, "ConstantPad1d: value must be a number"),
+        (lambda: nn.ConstantPad1d(1), TypeError, "value"),
+        (lambda: nn.ZeroPad2d(1)(mg.ones(3)), ValueError, "pairs for up to 1 axes"),
+        (lambda: nn.Unflatten(1, 6), TypeError, "unflattened_size must be a tuple of ints, got 6"),
+        (lambda: nn.Unflatten(1, (2.0, 3)), TypeError, r"unflattened_size must be an int, got 2.0"),
+        (lambda: nn.Unflatten(1, (-2, 3)), ValueError, "must be at least -1, got -2"),
+        (lambda: nn.Unflatten(1, (-1, -1)), ValueError, "of which one may be -1"),
+        (lambda: nn.Unflatten(1, ()), ValueError, "of which one may be -1"),
+        (lambda: nn.Unflatten(2, (2, 3))(mg.ones(2, 6)), IndexError, "dim 2 is out of range"),
+        (lambda: nn.Unflatten(1, (4, -1))(mg.ones(2, 6)), ValueError, r"cannot become \(4, -1\)"),
+        (lambda: nn.Unflatten(1, (0, -1))(mg.ones(2, 6)), ValueError, r"cannot become \(0, -1\)"),
+    ]:
+        with pytest.raises(error, match=message):
+            build()
+    empty = nn.Unflatten(1, (3, -1))(mg.ones(0, 6))
+    assert empty.shape == (0, 3, 2) and nn.Unflatten(0, (-1, 2))(mg.ones(0, 6)).shape == (0, 2, 6)

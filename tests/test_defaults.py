@@ -95,7 +95,7 @@ nn.TransformerEncoder(norm=None)
 nn.TransformerEncoderLayer(dim_feedforward=2048, dropout=0.1, activation='relu',
     layer_norm_eps=1e-05, batch_first=False, norm_first=False, bias=True)
 nn.TripletMarginLoss(margin=1.0, p=2.0, eps=1e-06, swap=False, reduction='mean')
-nn.Upsample(size=None, scale_factor=None, mode='nearest')
+nn.Upsample(size=None, scale_factor=None, mode='nearest', align_corners=None)
 nn.functional.adaptive_max_pool2d(return_indices=False)
 nn.functional.avg_pool1d(stride=None, padding=0, ceil_mode=False, count_include_pad=True)
 nn.functional.avg_pool2d(stride=None, padding=0, ceil_mode=False, count_include_pad=True,
@@ -129,7 +129,7 @@ nn.functional.hardtanh(min_val=-1.0, max_val=1.0, inplace=False)
 nn.functional.huber_loss(reduction='mean', delta=1.0)
 nn.functional.instance_norm(running_mean=None, running_var=None, weight=None, bias=None,
     use_input_stats=True, momentum=0.1, eps=1e-05)
-nn.functional.interpolate(size=None, scale_factor=None, mode='nearest')
+nn.functional.interpolate(size=None, scale_factor=None, mode='nearest', align_corners=None)
 nn.functional.kl_div(reduction='mean', log_target=False)
 nn.functional.l1_loss(reduction='mean')
 nn.functional.layer_norm(weight=None, bias=None, eps=1e-05)

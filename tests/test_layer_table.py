@@ -47,13 +47,13 @@ def test_gradients_to_second_order(row):
 
 
 def test_everything_of_these_kinds_has_a_row():
-    kinds = re.compile("loss|cross_entropy|kl_div|pool|^conv|_norm$")
+    kinds = re.compile("loss|cross_entropy|kl_div|pool|^conv|_norm$|interpolate")
     functions = {name for name in functional.__all__ if kinds.search(name)}
     names = {name.replace("_", "") for name in functional.__all__}
     layers = {
         f"nn.{name}"
         for name in nn.__all__
-        if re.search(r"(Norm|Renorm|Tanh|Pad)(\dd)?$", name)
+        if re.search(r"(Norm|Renorm|Tanh|Pad|flatten)(\dd)?$", name)
         and not names.intersection({name.lower(), name.lower()[:-2]})
     }
     named = {row.split()[0].rstrip(",") for row in ROWS}

@@ -397,6 +397,18 @@ LAYERS = {
     "RMSNorm": (lambda: nn.RMSNorm(4), (2, 3, 4)),
     "DynamicTanh": (lambda: nn.DynamicTanh((3, 1)), (2, 3, 4)),
     "Upsample": (lambda: nn.Upsample(scale_factor=2), (2, 3, 4, 4)),
+    "Upsample bilinear": (lambda: nn.Upsample(scale_factor=1.5, mode="bilinear"), (2, 3, 4, 4)),
+    "Upsample linear": (lambda: nn.Upsample(7, mode="linear", align_corners=True), (2, 3, 4)),
+    **{
+        f"{name}Pad2d": (
+            lambda name=name: getattr(nn, f"{name}Pad2d")(
+                (1, 2, 0, -1), *[0.5] * (name == "Constant")
+            ),
+            (2, 3, 4, 5),
+        )
+        for name in ("Constant", "Zero", "Reflection", "Replication", "Circular")
+    },
+    "Unflatten": (lambda: nn.Unflatten(1, (2, -1)), (2, 6, 3)),
     "LSTM": (lambda: nn.LSTM(4, 3), (5, 2, 4)),
     "LSTM bidirectional": (
         lambda: nn.LSTM(4, 3, 2, bidirectional=True, batch_first=True),

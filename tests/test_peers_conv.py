@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 from peers import DTYPES, both, check_layer, close, pair, peer, random_array  # noqa: E402
 
 # ---------------------------------------------------------------------------------------- layers
+PADS = [name for name in nn.__all__ if "Pad" in name]
 LAYERS = {
     "Conv1d": (lambda n: n.Conv1d(3, 4, 3), (2, 3, 8)),
     "Conv1d stride, padding, dilation": (
@@ -101,6 +102,37 @@ LAYERS = {
     "Upsample to a size": (lambda n: n.Upsample(size=(7, 3)), (2, 3, 4, 5)),
     "Upsample by fractions": (lambda n: n.Upsample(scale_factor=(1.5, 0.6)), (2, 3, 4, 6)),
     "Upsample 1d": (lambda n: n.Upsample(scale_factor=3), (2, 3, 4)),
+    **{
+        f"Upsample {mode}, {options}, align_corners={align}": (
+            lambda n, m=mode, o=options, a=align: n.Upsample(mode=m, align_corners=a, **o),
+            (2, 3, 4, 6)[: 3 + (mode == "bilinear")],
+        )
+        for mode, options in [
+            ("linear", {"scale_factor": 2}),
+            ("linear", {"size": 3}),
+            ("linear", {"scale_factor": 1.9}),
+            ("bilinear", {"scale_factor": 2}),
+            ("bilinear", {"size": (7, 3)}),
+            ("bilinear", {"size": 1}),
+            ("bilinear", {"scale_factor": (1.5, 0.6)}),
+            ("bilinear", {"size": (4, 6)}),
+        ]
+        for align in (None, False, True)
+    },
+    **{
+        f"{name}, {widths}, of {shape}": (
+            lambda n, k=name, w=widths: getattr(n, k)(w, *[1.5] * k.startswith("Const")),
+            shape,
+        )
+        for name in PADS
+        for widths, shape in (
+            [(2, (2, 3, 4)), ((1, 2), (3, 4)), ((2, -1), (2, 3, 4)), ((0, 0), (2, 3, 4))]
+            if "1d" in name
+            else [(2, (2, 3, 4, 5)), ((1, 2, 0, 3), (3, 4, 5)), ((-1, 2, 1, -2), (2, 3, 4, 5))]
+        )
+    },
+    "Unflatten": (lambda n: n.Unflatten(1, (3, 2)), (2, 6, 4)),
+    "Unflatten last": (lambda n: n.Unflatten(-1, (2, -1)), (2, 6, 4)),
     "Dropout2d": (lambda n: n.Dropout2d(0.0), (2, 3, 4, 5)),
     "CNN": (
         lambda n: n.Sequential(
@@ -122,7 +154,10 @@ LAYERS = {
 @peer("nn.Conv1d", "nn.Conv2d", "nn.ConvTranspose1d", "nn.ConvTranspose2d")
 @peer("nn.MaxPool1d", "nn.MaxPool2d", "nn.AvgPool1d", "nn.AvgPool2d")
 @peer("nn.AdaptiveAvgPool1d", "nn.AdaptiveAvgPool2d", "nn.AdaptiveMaxPool2d")
-@peer("nn.Upsample", "nn.Dropout2d")
+@peer("nn.Upsample", "nn.Dropout2d", "nn.Unflatten")
+@peer("nn.CircularPad1d", "nn.CircularPad2d", "nn.ConstantPad1d", "nn.ConstantPad2d")
+@peer("nn.ReflectionPad1d", "nn.ReflectionPad2d", "nn.ReplicationPad1d", "nn.ReplicationPad2d")
+@peer("nn.ZeroPad1d", "nn.ZeroPad2d")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer(name, dtype):
@@ -293,6 +328,16 @@ ERRORS = {
     "a pool of too few dimensions": (lambda n: n.MaxPool2d(2), (4, 4)),
     "a negative adaptive size": (lambda n: n.AdaptiveAvgPool2d(-1), (1, 1, 4, 4)),
     "an upsampling without a size": (lambda n: n.Upsample(), (1, 1, 4, 4)),
+    "linear for images": (lambda n: n.Upsample(2, mode="linear"), (1, 1, 4, 4)),
+    "bilinear for rows": (lambda n: n.Upsample(2, mode="bilinear"), (1, 1, 4)),
+    "corners of the nearest": (lambda n: n.Upsample(2, align_corners=False), (1, 1, 4)),
+    "an unknown resampling": (lambda n: n.Upsample(2, mode="cubic"), (1, 1, 4)),
+    "an unflattening of other sizes": (lambda n: n.Unflatten(1, (2, 2)), (1, 6)),
+    "an unflattening by no divisor": (lambda n: n.Unflatten(1, (4, -1)), (1, 6)),
+    "an unflattening of two unknowns": (lambda n: n.Unflatten(1, (-1, -1)), (1, 6)),
+    "a reflection as long as the axis": (lambda n: n.ReflectionPad1d(4), (1, 2, 4)),
+    "more than a turn": (lambda n: n.CircularPad1d(5), (1, 2, 4)),
+    "three widths": (lambda n: n.ZeroPad1d((1, 2, 3)), (4,)),
 }
 
 

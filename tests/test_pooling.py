@@ -228,6 +228,8 @@ def test_a_nan_stays_in_its_window():
         nn.AdaptiveAvgPool2d((5, 2)),
         nn.Upsample(scale_factor=2),
         nn.Upsample(size=(3, 7)),
+        nn.Upsample(size=(3, 7), mode="bilinear"),
+        nn.ReflectionPad2d(1),
     ],
     ids=repr,
 )
@@ -255,6 +257,20 @@ def test_upsample_repeats():
     np.testing.assert_array_equal(y.numpy(), x.repeat(2, 2).repeat(3, 3))
     small = functional.interpolate(mg.tensor(x), size=(2, 5))
     np.testing.assert_array_equal(small.numpy(), x[:, :, ::2])
+
+
+def test_a_nan_stays_between_its_neighbours():
+    x = np.ones((1, 1, 8, 8), np.float32)
+    x[0, 0, 3, 3] = np.nan
+    y = nn.Upsample(scale_factor=2, mode="bilinear")(mg.tensor(x)).numpy()[0, 0]
+    assert np.isnan(y[5:9, 5:9]).all() and np.isnan(y).sum() == 16
+
+
+def test_a_ramp_stays_a_ramp():
+    ramp = mg.tensor(np.linspace(0.0, 1.0, 5)[None, None])
+    y = functional.interpolate(ramp, 17, mode="linear", align_corners=True)
+    np.testing.assert_allclose(y.numpy()[0, 0], np.linspace(0.0, 1.0, 17), rtol=1e-15)
+    assert functional.interpolate(ramp, 5, mode="linear").tolist() == ramp.tolist()
 
 
 # --------------------------------------------------------------------------------------- dropout
@@ -321,7 +337,11 @@ ERRORS = [
     (lambda: nn.AdaptiveAvgPool2d((1,))(mg.ones(1, 1, 3, 3)), ValueError, "must have 2 sizes"),
     (lambda: functional.interpolate(mg.ones(1, 1, 3)), ValueError, "either size or scale_factor"),
     (lambda: functional.interpolate(mg.ones(1, 1, 3, 3), (2,)), ValueError, "an int or 2 ints"),
-    (lambda: nn.Upsample(2, mode="bilinear")(mg.ones(1, 1, 3)), ValueError, "must be 'nearest'"),
+    (
+        lambda: nn.Upsample(2, mode="bicubic")(mg.ones(1, 1, 3)),
+        ValueError,
+        "'nearest', 'linear' or",
+    ),
     (lambda: functional.interpolate(mg.ones(1, 3), 2), ValueError, r"shape \(N, C, \.\.\.\)"),
     (lambda: functional.interpolate(mg.ones(1, 1, 0), 2), ValueError, r"got \(1, 1, 0\)"),
     (lambda: functional.interpolate(mg.ones(1, 1, 3, 0), 2), ValueError, r"got \(1, 1, 3, 0\)"),

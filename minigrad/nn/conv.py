@@ -1,4 +1,4 @@
-"""Convolution as a composition: sliding windows, one matrix product, reshape.
+"""Padding, and convolution as a composition: sliding windows, one matrix product, reshape.
 
 So its gradient, to any order, is that of its parts; and transposed convolution is the adjoint, part
 by part: a matrix product and `overlap_add`.
@@ -7,7 +7,8 @@ by part: a matrix product and `overlap_add`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .._core.engine.graph import Tensor, to_tensor
@@ -20,12 +21,15 @@ from .._core.ops import (
     reshape,
     sliding_windows,
 )
-from ..checks import choice, integer, per_axis, positive, wrong_shape
+from ..checks import choice, integer, per_axis, positive, real, wrong_shape
 from ..types import Shape
+from .applied import Applied
 from .linear import _Uniform
 from .module import Parameter
 
-__all__ = ["Conv1d", "Conv2d", "ConvTranspose1d", "ConvTranspose2d"]
+__all__ = ["CircularPad1d", "CircularPad2d", "ConstantPad1d", "ConstantPad2d", "Conv1d", "Conv2d"]
+__all__ += ["ConvTranspose1d", "ConvTranspose2d", "ReflectionPad1d", "ReflectionPad2d"]
+__all__ += ["ReplicationPad1d", "ReplicationPad2d", "ZeroPad1d", "ZeroPad2d"]
 
 LAYOUTS = {1: ("(N, C, L)", "(C, L)"), 2: ("(N, C, H, W)", "(C, H, W)")}  # by spatial axes
 Pairs = tuple[tuple[int, int], ...]  # (before, after) for each axis
@@ -468,3 +472,69 @@ class ConvTranspose2d(_ConvTranspose):
     """
 
     _axes = 2
+
+
+# -------------------------------------------------------------------------------- layers of padding
+@dataclass(eq=False, repr=False)
+class _Pad(Applied, function=pad):
+    """A Module that applies `pad` to the last axes, in one mode."""
+
+    _axes: ClassVar[int]
+    _mode: ClassVar[str]
+    padding: Shape
+
+    def _keep(self, given: Mapping[str, Any]) -> None:
+        name, count, padding = type(self).__name__, 2 * self._axes, given["padding"]
+        sides = padding if isinstance(padding, (tuple, list)) else (padding,) * count
+        widths = tuple(integer(n, f"{name}: padding") for n in sides)
+        if len(widths) != count:
+            raise ValueError(
+                f"{name}: padding must be an int or {_SIDES[self._axes]}, got {padding!r}"
+            )
+        super()._keep({**given, "padding": widths})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The padded tensor."""
+        return self._function(x, self.padding, self._mode, vars(self).get("value", 0))
+
+
+@dataclass(eq=False, repr=False)
+class _ConstantPad(_Pad, function=pad, value=real):
+    value: float
+
+
+_SIDES = {1: "(left, right)", 2: "(left, right, top, bottom)"}  # as PyTorch orders them
+
+
+def _pads(kind: str, mode: str, outside: str, example: list[int], options: str = "2") -> Any:
+    """The Modules of a mode, of one axis and of two; example: what [1, 2, 3] becomes."""
+    calls = {
+        1: f"({options})(mg.tensor([1, 2, 3])).tolist()\n    {example}",
+        2: f"({options})(mg.zeros(1, 3, 4, 5)).shape\n    (1, 3, 8, 9)",
+    }
+    for axes, sides in _SIDES.items():
+        name = f"{kind}Pad{axes}d"
+        text = f"""Pad the last {"axis" if axes == 1 else "two axes"} with {outside}.
+
+    padding: an int, or {sides}, of which negative ones drop elements.
+    Raises ValueError as `functional.pad`.
+
+    >>> mg.nn.{name}{calls[axes]}
+    """
+        members = {"__doc__": text, "__module__": __name__, "_axes": axes, "_mode": mode}
+        yield type(name, (_ConstantPad if kind == "Constant" else _Pad,), members)
+
+
+ConstantPad1d, ConstantPad2d = _pads(
+    "Constant", "constant", "a number, `value`", [9, 9, 1, 2, 3, 9, 9], "2, value=9"
+)
+ZeroPad1d, ZeroPad2d = _pads("Zero", "constant", "zeros", [0, 0, 1, 2, 3, 0, 0])
+ReflectionPad1d, ReflectionPad2d = _pads(
+    "Reflection", "reflect", "the input mirrored at its edge", [3, 2, 1, 2, 3, 2, 1]
+)
+ReplicationPad1d, ReplicationPad2d = _pads(
+    "Replication", "replicate", "the element at the edge", [1, 1, 1, 2, 3, 3, 3]
+)
+CircularPad1d, CircularPad2d = _pads(
+    "Circular", "circular", "the input from its other end", [2, 3, 1, 2, 3, 1, 2]
+)

@@ -1,21 +1,22 @@
-"""Linear, Flatten, Identity."""
+"""Linear, Flatten, Unflatten, Identity."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .._core.engine.graph import Tensor
-from .._core.ops import linear
-from ..checks import positive
+from .._core.engine.graph import Tensor, to_tensor
+from .._core.ops import linear, reshape
+from ..checks import integer, positive
 from ..creation import empty
 from ..functions import flatten
 from . import init
 from .applied import Applied
 from .module import Module, Parameter
 
-__all__ = ["Flatten", "Identity", "Linear"]
+__all__ = ["Flatten", "Identity", "Linear", "Unflatten"]
 
 
 class _Uniform(Module):
@@ -93,6 +94,49 @@ class Flatten(Applied, function=flatten):
 
     def forward(self, x: Tensor) -> Tensor:
         """The flattened tensor, a view where possible."""
+        return self._function(x, *self._values(self))
+
+
+def _unflattened(value: Any, name: str) -> tuple[int, ...]:
+    if not isinstance(value, (tuple, list)):
+        raise TypeError(f"{name} must be a tuple of ints, got {value!r}")
+    sizes = tuple(integer(n, name, -1) for n in value)
+    if not sizes or sizes.count(-1) > 1:
+        raise ValueError(f"{name} must be sizes, of which one may be -1, got {value!r}")
+    return sizes
+
+
+def _unflatten(x: Tensor, dim: int, unflattened_size: Sequence[int]) -> Tensor:
+    x = to_tensor(x, "Unflatten")
+    if not -x.ndim <= dim < x.ndim:
+        raise IndexError(f"Unflatten: dim {dim} is out of range for an input of shape {x.shape}")
+    dim %= x.ndim
+    size, known = x.shape[dim], math.prod(n for n in unflattened_size if n != -1)
+    rest = size // max(known, 1) if -1 in unflattened_size else 1
+    if known * rest != size:
+        raise ValueError(
+            f"Unflatten: axis {dim} of an input of shape {x.shape} cannot become {unflattened_size}"
+        )
+    sizes = (rest if n == -1 else n for n in unflattened_size)
+    return reshape(x, (*x.shape[:dim], *sizes, *x.shape[dim + 1 :]))
+
+
+@dataclass(eq=False, repr=False)
+class Unflatten(Applied, function=_unflatten, dim=integer, unflattened_size=_unflattened):
+    """One dimension as several, of which one size may be -1: the inverse of Flatten.
+
+    Raises ValueError for sizes whose product is not that of the dimension, IndexError for a
+    dimension that the input does not have.
+
+    >>> mg.nn.Unflatten(1, (3, -1))(mg.ones(2, 12)).shape
+    (2, 3, 4)
+    """
+
+    dim: int
+    unflattened_size: Sequence[int]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The tensor with more dimensions, a view where possible."""
         return self._function(x, *self._values(self))
 
 

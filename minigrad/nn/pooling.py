@@ -1,4 +1,4 @@
-"""Pooling and nearest-neighbour resampling, composed, so that no gradient is written: a maximum is
+"""Pooling and resampling, composed, so that no gradient is written: a maximum is
 taken at its index, a mean is the sum of a window over its size."""
 
 from __future__ import annotations
@@ -272,55 +272,93 @@ def adaptive_max_pool2d(x: Tensor, output_size: Output, return_indices: bool = F
 
 
 # ------------------------------------------------------------------------------------ resampling
+INTERPOLATING = {"linear": 1, "bilinear": 2}  # the modes between elements, and their axes
+
+
 @memory_checked
 def interpolate(
     x: Tensor,
     size: Shape | None = None,
     scale_factor: float | Sequence[float] | None = None,
     mode: str = "nearest",
+    align_corners: bool | None = None,
 ) -> Tensor:
-    """x (N, C, L) or (N, C, H, W) in another size, given as such or as a factor: each element is
-    the one of x at floor(place * old size / new size), or floor(place / factor).
+    """x (N, C, L) or (N, C, H, W) in another size, given as such or as a factor.
 
-    Raises ValueError unless exactly one of size and scale_factor is given, and for another mode.
+    mode: "nearest" takes for each place the element of x at floor(place * old size / new size), or
+    floor(place / factor). "linear", for (N, C, L), and "bilinear", for (N, C, H, W), weight the two
+    elements along each axis between which (place + 1/2) * old size / new size - 1/2 falls, or, with
+    align_corners=True, place * (old size - 1) / (new size - 1), which maps ends to ends.
 
-    >>> mg.nn.functional.interpolate(mg.tensor([[[1.0, 2.0]]]), scale_factor=2)
+    Raises ValueError unless exactly one of size and scale_factor is given, for another mode, and
+    for align_corners with "nearest"; TypeError for integers between which to interpolate.
+
+    >>> x = mg.tensor([[[1.0, 2.0]]])
+    >>> mg.nn.functional.interpolate(x, scale_factor=2)
     tensor([[[1., 1., 2., 2.]]])
+    >>> mg.nn.functional.interpolate(x, size=4, mode="linear")
+    tensor([[[1.  , 1.25, 1.75, 2.  ]]])
     """
     x = to_tensor(x, "interpolate")
     axes = x.ndim - 2
     if axes < 1 or 0 in x.shape[2:]:
         raise wrong_shape("interpolate", x.shape, "(N, C, ...)")
-    choice(mode, "interpolate: mode", "nearest")
+    choice(mode, "interpolate: mode", "nearest", *INTERPOLATING)
+    if mode == "nearest":
+        if align_corners is not None:
+            raise ValueError("interpolate: align_corners is for the modes 'linear' and 'bilinear'")
+    elif axes != INTERPOLATING[mode]:
+        layout = LAYOUTS[INTERPOLATING[mode]][0]
+        raise wrong_shape("interpolate", x.shape, layout, where=f" for mode={mode!r}")
+    elif x.dtype.kind != "f":
+        raise TypeError(
+            f"interpolate: mode={mode!r} needs float32 or float64, got {x.dtype}; use "
+            "x.astype(mg.float32)"
+        )
+    for axis, (n, old, new) in enumerate(_resampled(x, size, scale_factor), 2):
+        places, last = np.arange(n), x.shape[axis] - 1
+        if mode == "nearest":
+            at = np.floor(places * old / new)
+        elif align_corners:
+            at = places * last / max(n - 1, 1)
+        else:
+            at = np.maximum((places + 0.5) * old / new - 0.5, 0.0)
+        low = np.minimum(at.astype(np.int64), last)
+        share = at - low if mode != "nearest" else np.zeros(n)
+        if share.any():
+            weight = share.astype(x.dtype).reshape(-1, *(1,) * (x.ndim - axis - 1))
+            high = np.minimum(low + 1, last)
+            x = _taken(x, axis, low) * adopt(1 - weight) + _taken(x, axis, high) * adopt(weight)
+        elif not np.array_equal(low, np.arange(last + 1)):
+            x = _taken(x, axis, low)
+    return x
+
+
+def _taken(x: Tensor, axis: int, places: np.ndarray) -> Tensor:
+    return getitem(x, (slice(None),) * axis + (places,))
+
+
+def _resampled(x: Tensor, size: Any, scale_factor: Any) -> list[tuple[int, Any, Any]]:
+    """For each axis its new size, and two numbers in whose ratio the old elements are denser."""
+    axes, old_sizes = x.ndim - 2, x.shape[2:]
     if (size is None) == (scale_factor is None):
         raise ValueError("interpolate: give either size or scale_factor")
     if size is not None:
         if isinstance(size, (tuple, list)) and len(size) != axes:
             raise ValueError(f"interpolate: size must be an int or {axes} ints, got {size!r}")
         sizes = per_axis(size, axes, "interpolate: size")
-        places = [np.arange(n) * old // n for n, old in zip(sizes, x.shape[2:], strict=True)]
-    else:
-        factors: Any = scale_factor
-        if not isinstance(factors, (tuple, list)):
-            factors = (scale_factor,) * axes
-        positives = all(real(factor, "interpolate: scale_factor") > 0 for factor in factors)
-        if len(factors) != axes or not positives:
-            raise ValueError(
-                f"interpolate: scale_factor must be positive, one for each of {axes} axes, got "
-                f"{scale_factor!r}"
-            )
-        places = [
-            np.minimum(np.floor(np.arange(int(old * f)) / f).astype(np.int64), old - 1)
-            for old, f in zip(x.shape[2:], factors, strict=True)
-        ]
-        if 0 in map(len, places):
-            raise ValueError(
-                f"interpolate: scale_factor={scale_factor} leaves nothing of {x.shape}"
-            )
-    for axis, place in enumerate(places, 2):
-        if not np.array_equal(place, np.arange(x.shape[axis])):
-            x = getitem(x, (slice(None),) * axis + (place,))
-    return x
+        return [(n, old, n) for n, old in zip(sizes, old_sizes, strict=True)]
+    factors = scale_factor if isinstance(scale_factor, (tuple, list)) else (scale_factor,) * axes
+    positives = all(real(factor, "interpolate: scale_factor") > 0 for factor in factors)
+    if len(factors) != axes or not positives:
+        raise ValueError(
+            f"interpolate: scale_factor must be positive, one for each of {axes} axes, got "
+            f"{scale_factor!r}"
+        )
+    resampled = [(int(old * f), 1, f) for old, f in zip(old_sizes, factors, strict=True)]
+    if 0 in (n for n, *_ in resampled):
+        raise ValueError(f"interpolate: scale_factor={scale_factor} leaves nothing of {x.shape}")
+    return resampled
 
 
 # ---------------------------------------------------------------------------------------- layers
@@ -452,22 +490,24 @@ class AdaptiveMaxPool2d(_Pooling, function=_adaptive_max_pool):
 
 @dataclass(eq=False, repr=False)
 class Upsample(Applied, function=interpolate):
-    """(N, C, L) or (N, C, H, W) in another size by repeating the nearest element; see
-    `functional.interpolate`.
+    """(N, C, L) or (N, C, H, W) in another size, by repeating the nearest element or with
+    mode="linear" or "bilinear" by weighting two along each axis; see `functional.interpolate`.
 
-    >>> mg.nn.Upsample(scale_factor=2)(mg.ones(1, 3, 4, 4)).shape
+    >>> mg.nn.Upsample(scale_factor=2, mode="bilinear")(mg.ones(1, 3, 4, 4)).shape
     (1, 3, 8, 8)
     """
 
     size: Shape | None = None
     scale_factor: float | Sequence[float] | None = None
     mode: str = "nearest"
+    align_corners: bool | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """The larger, or smaller, tensor."""
         return self._function(x, *self._values(self))
 
     def extra_repr(self) -> str:
-        """The size or factor."""
+        """The size or factor, and the mode."""
         which = "size" if self.scale_factor is None else "scale_factor"
-        return f"{which}={getattr(self, which)}, mode={self.mode!r}"
+        given = [f"{which}={getattr(self, which)}", f"mode={self.mode!r}"]
+        return ", ".join([*given, *self._changed(align_corners=None)])
