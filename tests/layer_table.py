@@ -259,9 +259,9 @@ def with_options(function, options, reduction=None):
     return call
 
 
-def layer_row(name, layer, inputs, expected, start=None):
+def layer_row(name, layer, inputs, expected, start=None, **options):
     """A layer whose parameters are inputs too, random ones; `expected` is a function of all arrays.
-    start: its buffers before each call."""
+    start: its buffers before each call; options: of the call."""
     names = [name for name, _ in layer.named_parameters()]
     weights = [RANDOM.normal(size=p.shape) for p in layer.parameters()]
 
@@ -269,7 +269,7 @@ def layer_row(name, layer, inputs, expected, start=None):
         x, parameters = tensors[: len(inputs)], tensors[len(inputs) :]
         buffers = {key: mg.tensor(a, dtype=x[0].dtype) for key, a in (start or {}).items()}
         given = dict(zip(names, parameters, strict=True))
-        return functional_call(layer, [given, buffers], tuple(x))
+        return functional_call(layer, [given, buffers], tuple(x), options)
 
     everything = (*inputs, *weights)
     return Row(f"nn.{name}", call, everything, expected(*everything))
@@ -722,5 +722,67 @@ def resampling_rows():
             )
 
 
-TABLES = loss_rows, norm_rows, convolution_rows, pooling_rows, padding_rows, resampling_rows
-ROWS = {row.name: row for table in TABLES for row in table()}
+# ------------------------------------------------------------------------------------ transformers
+def attended(x, memory, causal, weight, bias, out_weight, out_bias, heads=2):
+    """Attention of x (L, N, E) to memory (S, N, E), query by query, added to x."""
+    size, y = x.shape[2] // heads, np.zeros_like(x)
+    q, k, v = (
+        source @ w.T + b
+        for source, w, b in zip(
+            (x, memory, memory), np.split(weight, 3), np.split(bias, 3), strict=True
+        )
+    )
+    for place, n, head in np.ndindex(*x.shape[:2], heads):
+        at, seen = slice(head * size, (head + 1) * size), place + 1 if causal else None
+        scores = np.exp(k[:seen, n, at] @ q[place, n, at] / math.sqrt(size))
+        y[place, n, at] = scores @ v[:seen, n, at] / scores.sum()
+    return y @ out_weight.T + out_bias
+
+
+def transformed(x, parameters, sublayers, norm_first):
+    """The sublayers, functions of x and their four parameters, each with residual and norm."""
+    norms = parameters[4 * len(sublayers) :]
+    for k, sublayer in enumerate(sublayers):
+        part, (weight, bias) = parameters[4 * k : 4 * k + 4], norms[2 * k : 2 * k + 2]
+        if norm_first:
+            x = x + sublayer(standard(x, 2, 1e-5) * weight + bias, *part)
+        else:
+            x = standard(x + sublayer(x, *part), 2, 1e-5) * weight + bias
+    return x
+
+
+def feed(x, weight1, bias1, weight2, bias2):
+    return np.tanh(x @ weight1.T + bias1) @ weight2.T + bias2
+
+
+def transformer_rows():
+    x, memory = RANDOM.normal(size=(3, 2, 4)), RANDOM.normal(size=(2, 2, 4))
+    for norm_first, causal in itertools.product((False, True), repeat=2):
+        options = {"dropout": 0.0, "activation": mg.tanh, "norm_first": norm_first}
+
+        def to_itself(x, *parameters, causal=causal):
+            return attended(x, x, causal, *parameters)
+
+        def to_memory(memory):
+            return lambda x, *parameters: attended(x, memory, False, *parameters)
+
+        yield layer_row(
+            f"TransformerEncoderLayer {norm_first}, {causal}",
+            nn.TransformerEncoderLayer(4, 2, 3, **options),
+            (x,),
+            lambda x, *p, own=to_itself, f=norm_first: transformed(x, p, (own, feed), f),
+            is_causal=causal,
+        )
+        yield layer_row(
+            f"TransformerDecoderLayer {norm_first}, {causal}",
+            nn.TransformerDecoderLayer(4, 2, 3, **options),
+            (x, memory),
+            lambda x, m, *p, own=to_itself, f=norm_first: transformed(
+                x, p, (own, to_memory(m), feed), f
+            ),
+            tgt_is_causal=causal,
+        )
+
+
+TABLES = (loss_rows, norm_rows, convolution_rows, pooling_rows, padding_rows, resampling_rows)
+ROWS = {row.name: row for table in (*TABLES, transformer_rows) for row in table()}

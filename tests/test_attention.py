@@ -324,6 +324,38 @@ def test_encoder_refuses():
         nn.TransformerEncoder(nn.Linear(2, 2), 0)
 
 
+def test_decoder_sees_its_past_and_all_of_the_memory():
+    layer = nn.TransformerDecoderLayer(4, 2, dim_feedforward=5, activation=mg.tanh)
+    net = nn.TransformerDecoder(layer, 2, norm=nn.LayerNorm(4))
+    assert len(list(net.parameters())) == 2 * 18 + 2
+    x, memory = mg.randn(3, 2, 4), mg.randn(5, 2, 4)
+    options = {"tgt_is_causal": True}
+    assert not np.array_equal(net(x, memory).numpy(), net(x, memory).numpy())  # dropout
+    net.eval()
+    y = net(x, memory, **options)
+    alone = net.norm(net.layers[1](net.layers[0](x, memory, **options), memory, **options))
+    np.testing.assert_array_equal(y.numpy(), alone.numpy())
+    later, other = x.numpy(copy=True), memory.numpy(copy=True)
+    later[2], other[4, 1] = 7.0, 7.0
+    changed = net(mg.tensor(later), memory, **options).numpy() != y.numpy()
+    assert changed[2].all() and not changed[:2].any()
+    changed = net(x, mg.tensor(other), **options).numpy() != y.numpy()
+    assert changed[:, 1].all() and not changed[:, 0].any()
+    unbatched = net(x[:, 0], memory[:, 0], **options)
+    np.testing.assert_allclose(unbatched.numpy(), y[:, 0].numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_decoder_refuses():
+    with pytest.raises(ValueError, match="TransformerDecoderLayer: activation must be 'relu'"):
+        nn.TransformerDecoderLayer(4, 2, activation="sine")
+    with pytest.raises(TypeError, match="TransformerDecoder: expected a layer, got 'layer'"):
+        nn.TransformerDecoder("layer", 2)
+    layer = nn.TransformerDecoderLayer(4, 2, dim_feedforward=5)
+    for shape in ((5, 3, 4), (5, 2, 3), (5, 4)):
+        with pytest.raises(ValueError, match="MultiheadAttention: expected query, key and value"):
+            layer(mg.ones(3, 2, 4), mg.ones(*shape))
+
+
 def test_a_transformer_learns_to_copy_the_token_before():
     mg.manual_seed(0)
     table, positions = nn.Embedding(5, 16), nn.Embedding(6, 16)

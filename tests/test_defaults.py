@@ -91,6 +91,9 @@ nn.Softmin(dim=-1)
 nn.Softplus(beta=1.0, threshold=20.0)
 nn.Softshrink(lambd=0.5)
 nn.Threshold(inplace=False)
+nn.TransformerDecoder(norm=None)
+nn.TransformerDecoderLayer(dim_feedforward=2048, dropout=0.1, activation='relu',
+    layer_norm_eps=1e-05, batch_first=False, norm_first=False, bias=True)
 nn.TransformerEncoder(norm=None)
 nn.TransformerEncoderLayer(dim_feedforward=2048, dropout=0.1, activation='relu',
     layer_norm_eps=1e-05, batch_first=False, norm_first=False, bias=True)

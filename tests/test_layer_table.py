@@ -53,7 +53,7 @@ def test_everything_of_these_kinds_has_a_row():
     layers = {
         f"nn.{name}"
         for name in nn.__all__
-        if re.search(r"(Norm|Renorm|Tanh|Pad|flatten)(\dd)?$", name)
+        if re.search(r"(Norm|Renorm|Tanh|Pad|flatten|coderLayer)(\dd)?$", name)
         and not names.intersection({name.lower(), name.lower()[:-2]})
     }
     named = {row.split()[0].rstrip(",") for row in ROWS}

@@ -434,6 +434,12 @@ LAYERS = {
 }
 
 
+def test_decoder():
+    layer = nn.TransformerDecoderLayer(8, 2, dim_feedforward=16, batch_first=True)
+    model = Function(lambda layer, x, y: layer(x, y, tgt_is_causal=True), trained(layer))
+    check(model, (mg.randn(2, 5, 8), mg.randn(2, 4, 8)), (mg.randn(3, 5, 8), mg.randn(3, 4, 8)))
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_layer(name):
     build, shape = LAYERS[name]

@@ -324,6 +324,43 @@ def test_encoder(stacked, options, call):
     check_masked(build, [random_array(shape, "float64")], make)
 
 
+DECODER_CALLS = [
+    {},
+    {"tgt_mask": "causal", "memory_key_padding_mask": "padding"},
+    {"memory_mask": "float", "tgt_key_padding_mask": "padding"},
+]
+
+
+@pytest.mark.parametrize("call", DECODER_CALLS, ids=str)
+@pytest.mark.parametrize("options", ENCODERS, ids=str)
+@pytest.mark.parametrize(
+    "stacked",
+    [
+        pytest.param(False, marks=peer("nn.TransformerDecoderLayer")),
+        pytest.param(True, marks=peer("nn.TransformerDecoder")),
+    ],
+)
+def test_decoder(stacked, options, call):
+    def build(n):
+        layer = n.TransformerDecoderLayer(4, 2, dim_feedforward=6, dropout=0.0, **options)
+        return n.TransformerDecoder(layer, 2, norm=n.LayerNorm(4)) if stacked else layer
+
+    def make(n):
+        new = mg.tensor if n is nn else torch.tensor
+        sizes = {"tgt_mask": (5, 5), "memory_mask": (5, 3)}
+        made = {
+            "causal": lambda shape: ~np.tri(*shape, dtype=bool),
+            "padding": lambda shape: np.arange(shape[1]) >= [[shape[1]], [shape[1] - 2]],
+            "float": lambda shape: random_array(shape, "float64", 7),
+        }
+        padded = {"tgt_key_padding_mask": (2, 5), "memory_key_padding_mask": (2, 3)}
+        return {name: new(made[kind]((sizes | padded)[name])) for name, kind in call.items()}
+
+    first = options.get("batch_first")
+    shapes = ((2, 5, 4), (2, 3, 4)) if first else ((5, 2, 4), (3, 2, 4))
+    check_masked(build, [random_array(s, "float64", k) for k, s in enumerate(shapes)], make)
+
+
 # --------------------------------------------------------------------------------------- Embedding
 @peer("nn.Embedding")
 @pytest.mark.parametrize("dtype", DTYPES)

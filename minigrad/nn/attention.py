@@ -1,10 +1,10 @@
-"""MultiheadAttention and the encoder of the transformer."""
+"""MultiheadAttention, and encoder and decoder of the transformer."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,7 +21,8 @@ from .layer_norm import LayerNorm
 from .linear import Linear
 from .module import Module, Parameter
 
-__all__ = ["MultiheadAttention", "TransformerEncoder", "TransformerEncoderLayer"]
+__all__ = ["MultiheadAttention", "TransformerDecoder", "TransformerDecoderLayer"]
+__all__ += ["TransformerEncoder", "TransformerEncoderLayer"]
 
 
 class MultiheadAttention(Module):
@@ -240,20 +241,20 @@ def _as_floats(mask: Tensor) -> Tensor:
     return adopt(np.where(mask.numpy(), np.float32(-np.inf), np.float32(0)))
 
 
-class TransformerEncoderLayer(Module):
-    """Self-attention and a net of two Linear layers, each with a residual and a LayerNorm, which
-    comes after it (Vaswani et al. 2017, section 3.1) or with norm_first before it (Xiong et al.
-    2020).
+# ------------------------------------------------------------------------------------- transformers
+class _TransformerLayer(Module):
+    """What the layers share: attentions, and then a net of two Linear layers, each with a residual
+    and a LayerNorm."""
 
-    forward(src, src_mask=None, src_key_padding_mask=None, is_causal=False) takes (T, N, d_model),
-    or (N, T, d_model) with batch_first, and gives the same shape; the masks are those of
-    MultiheadAttention. activation: "relu", "gelu" or a function of a Tensor. dropout acts on the
-    attention weights, inside the net and before each residual is added.
-
-    >>> layer = mg.nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, batch_first=True)
-    >>> layer(mg.randn(3, 5, 8), is_causal=True).shape
-    (3, 5, 8)
-    """
+    _attentions: ClassVar[tuple[str, ...]]
+    self_attn: Any
+    multihead_attn: Any
+    norm1: Any
+    norm2: Any
+    norm3: Any
+    dropout1: Any
+    dropout2: Any
+    dropout3: Any
 
     def __init__(
         self,
@@ -269,22 +270,57 @@ class TransformerEncoderLayer(Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        name = type(self).__name__
         known: dict[Any, Callable[[Tensor], Tensor]] = {"relu": relu, "gelu": gelu}
         if activation not in known and not callable(activation):
             raise ValueError(
-                "TransformerEncoderLayer: activation must be 'relu', 'gelu' or a function, "
-                f"got {activation!r}"
+                f"{name}: activation must be 'relu', 'gelu' or a function, got {activation!r}"
             )
         self.activation = activation if callable(activation) else known[activation]
-        self.norm_first = flag(norm_first, "TransformerEncoderLayer: norm_first")
-        self.self_attn = MultiheadAttention(
-            d_model, nhead, dropout, bias, batch_first=batch_first, dtype=dtype
-        )
+        self.norm_first = flag(norm_first, f"{name}: norm_first")
+        for attention in self._attentions:
+            sizes, options = (d_model, nhead, dropout, bias), {"batch_first": batch_first}
+            self.add_module(attention, MultiheadAttention(*sizes, **options, dtype=dtype))
         self.linear1 = Linear(d_model, dim_feedforward, bias=bias, dtype=dtype)
+        self.dropout = Dropout(dropout)
         self.linear2 = Linear(dim_feedforward, d_model, bias=bias, dtype=dtype)
-        self.norm1 = LayerNorm(d_model, eps=layer_norm_eps, bias=bias, dtype=dtype)
-        self.norm2 = LayerNorm(d_model, eps=layer_norm_eps, bias=bias, dtype=dtype)
-        self.dropout, self.dropout1, self.dropout2 = (Dropout(dropout) for _ in range(3))
+        parts = range(1, len(self._attentions) + 2)
+        for k in parts:
+            norm = LayerNorm(d_model, eps=layer_norm_eps, bias=bias, dtype=dtype)
+            self.add_module(f"norm{k}", norm)
+        for k in parts:
+            self.add_module(f"dropout{k}", Dropout(dropout))
+
+    def _residual(self, x: Any, function: Callable[[Tensor], Any], norm: Any, dropout: Any) -> Any:
+        """x and the function of it."""
+        if self.norm_first:
+            return x + dropout(function(norm(x)))
+        return norm(x + dropout(function(x)))
+
+    def _feed(self, x: Tensor) -> Any:
+        return self.linear2(self.dropout(self.activation(self.linear1(x))))
+
+    def extra_repr(self) -> str:
+        """Where the norms stand."""
+        return f"norm_first={self.norm_first}"
+
+
+class TransformerEncoderLayer(_TransformerLayer):
+    """Self-attention and a net of two Linear layers, each with a residual and a LayerNorm, which
+    comes after it (Vaswani et al. 2017, section 3.1) or with norm_first before it (Xiong et al.
+    2020).
+
+    forward(src, src_mask=None, src_key_padding_mask=None, is_causal=False) takes (T, N, d_model),
+    or (N, T, d_model) with batch_first, and gives the same shape; the masks are those of
+    MultiheadAttention. activation: "relu", "gelu" or a function of a Tensor. dropout acts on the
+    attention weights, inside the net and before each residual is added.
+
+    >>> layer = mg.nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, batch_first=True)
+    >>> layer(mg.randn(3, 5, 8), is_causal=True).shape
+    (3, 5, 8)
+    """
+
+    _attentions = ("self_attn",)
 
     def forward(
         self,
@@ -294,31 +330,81 @@ class TransformerEncoderLayer(Module):
         is_causal: bool = False,
     ) -> Tensor:
         """Of the shape of src."""
+        options = (src_key_padding_mask, False, src_mask, True, is_causal)
         x: Tensor = to_tensor(src, "TransformerEncoderLayer")
 
         def attend(x: Tensor) -> Any:
-            options = (src_key_padding_mask, False, src_mask, True, is_causal)
-            y, _ = self.self_attn(x, x, x, *options)
-            return self.dropout1(y)
+            return self.self_attn(x, x, x, *options)[0]
 
-        def feed(x: Tensor) -> Any:
-            hidden = self.dropout(self.activation(self.linear1(x)))
-            return self.dropout2(self.linear2(hidden))
-
-        if self.norm_first:
-            x = x + attend(self.norm1(x))
-            x = x + feed(self.norm2(x))
-        else:
-            x = self.norm1(x + attend(x))
-            x = self.norm2(x + feed(x))
+        x = self._residual(x, attend, self.norm1, self.dropout1)
+        x = self._residual(x, self._feed, self.norm2, self.dropout2)
         return x
 
-    def extra_repr(self) -> str:
-        """Where the norms stand."""
-        return f"norm_first={self.norm_first}"
+
+class TransformerDecoderLayer(_TransformerLayer):
+    """As TransformerEncoderLayer, of the target, with an attention to `memory`, the output of an
+    encoder, between the self-attention and the net (Vaswani et al. 2017, section 3.1).
+
+    forward(tgt, memory, tgt_mask=None, memory_mask=None, tgt_key_padding_mask=None,
+    memory_key_padding_mask=None, tgt_is_causal=False, memory_is_causal=False) takes (T, N, d_model)
+    and (S, N, d_model), or N first with batch_first, and gives the shape of tgt. The masks and
+    tgt_is_causal, which hides what comes after each place, are those of MultiheadAttention.
+
+    >>> layer = mg.nn.TransformerDecoderLayer(8, 2, dim_feedforward=16, batch_first=True)
+    >>> layer(mg.randn(3, 5, 8), mg.randn(3, 7, 8), tgt_is_causal=True).shape
+    (3, 5, 8)
+    """
+
+    _attentions = ("self_attn", "multihead_attn")
+
+    def forward(
+        self,
+        tgt: Tensor,
+        memory: Tensor,
+        tgt_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        tgt_key_padding_mask: Tensor | None = None,
+        memory_key_padding_mask: Tensor | None = None,
+        tgt_is_causal: bool = False,
+        memory_is_causal: bool = False,
+    ) -> Tensor:
+        """Of the shape of tgt."""
+        own = (tgt_key_padding_mask, False, tgt_mask, True, tgt_is_causal)
+        across = (memory_key_padding_mask, False, memory_mask, True, memory_is_causal)
+        x: Tensor = to_tensor(tgt, "TransformerDecoderLayer")
+
+        def attend(x: Tensor) -> Any:
+            return self.self_attn(x, x, x, *own)[0]
+
+        def remember(x: Tensor) -> Any:
+            return self.multihead_attn(x, memory, memory, *across)[0]
+
+        x = self._residual(x, attend, self.norm1, self.dropout1)
+        x = self._residual(x, remember, self.norm2, self.dropout2)
+        x = self._residual(x, self._feed, self.norm3, self.dropout3)
+        return x
 
 
-class TransformerEncoder(Module):
+class _Stack(Module):
+    """num_layers copies of a layer, one after the other, and then `norm`, if one is given."""
+
+    norm: Any
+
+    def _add(self, layer: Module, num_layers: int, norm: Module | None) -> None:
+        name = type(self).__name__
+        count = positive(num_layers, f"{name}: num_layers")
+        if not isinstance(layer, Module):
+            raise TypeError(f"{name}: expected a layer, got {layer!r:.60}")
+        self.layers = ModuleList(copy.deepcopy(layer) for _ in range(count))
+        self.add_module("norm", norm)
+
+    def _through(self, x: Tensor, *inputs: Any) -> Tensor:
+        for layer in self.layers:
+            x = layer(x, *inputs)
+        return x if self.norm is None else self.norm(x)
+
+
+class TransformerEncoder(_Stack):
     """num_layers copies of a TransformerEncoderLayer, one after the other, and then `norm`, if one
     is given. The copies, `layers.0`, ..., start equal, as in PyTorch.
 
@@ -327,15 +413,9 @@ class TransformerEncoder(Module):
     (5, 3, 8)
     """
 
-    norm: Any
-
     def __init__(self, encoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
         super().__init__()
-        count = positive(num_layers, "TransformerEncoder: num_layers")
-        if not isinstance(encoder_layer, Module):
-            raise TypeError(f"TransformerEncoder: expected a layer, got {encoder_layer!r:.60}")
-        self.layers = ModuleList(copy.deepcopy(encoder_layer) for _ in range(count))
-        self.add_module("norm", norm)
+        self._add(encoder_layer, num_layers, norm)
 
     def forward(
         self,
@@ -345,6 +425,33 @@ class TransformerEncoder(Module):
         is_causal: bool = False,
     ) -> Tensor:
         """Of the shape of src; the masks go to every layer."""
-        for layer in self.layers:
-            src = layer(src, mask, src_key_padding_mask, is_causal)
-        return src if self.norm is None else self.norm(src)
+        return self._through(src, mask, src_key_padding_mask, is_causal)
+
+
+class TransformerDecoder(_Stack):
+    """num_layers copies of a TransformerDecoderLayer, all with the same memory, and then `norm`, if
+    one is given. The copies, `layers.0`, ..., start equal, as in PyTorch.
+
+    >>> layer = mg.nn.TransformerDecoderLayer(8, 2, dim_feedforward=16)
+    >>> mg.nn.TransformerDecoder(layer, num_layers=2)(mg.randn(5, 3, 8), mg.randn(4, 3, 8)).shape
+    (5, 3, 8)
+    """
+
+    def __init__(self, decoder_layer: Module, num_layers: int, norm: Module | None = None) -> None:
+        super().__init__()
+        self._add(decoder_layer, num_layers, norm)
+
+    def forward(
+        self,
+        tgt: Tensor,
+        memory: Tensor,
+        tgt_mask: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+        tgt_key_padding_mask: Tensor | None = None,
+        memory_key_padding_mask: Tensor | None = None,
+        tgt_is_causal: bool = False,
+        memory_is_causal: bool = False,
+    ) -> Tensor:
+        """Of the shape of tgt; memory and the masks go to every layer."""
+        masks = tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask
+        return self._through(tgt, memory, *masks, tgt_is_causal, memory_is_causal)

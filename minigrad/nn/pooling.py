@@ -303,7 +303,7 @@ def interpolate(
     axes = x.ndim - 2
     if axes < 1 or 0 in x.shape[2:]:
         raise wrong_shape("interpolate", x.shape, "(N, C, ...)")
-    choice(mode, "interpolate: mode", "nearest", *INTERPOLATING)
+    _resampling_mode(mode, "interpolate: mode")
     if mode == "nearest":
         if align_corners is not None:
             raise ValueError("interpolate: align_corners is for the modes 'linear' and 'bilinear'")
@@ -332,6 +332,10 @@ def interpolate(
         elif not np.array_equal(low, np.arange(last + 1)):
             x = _taken(x, axis, low)
     return x
+
+
+def _resampling_mode(value: Any, name: str) -> Any:
+    return choice(value, name, "nearest", *INTERPOLATING)
 
 
 def _taken(x: Tensor, axis: int, places: np.ndarray) -> Tensor:
@@ -489,7 +493,7 @@ class AdaptiveMaxPool2d(_Pooling, function=_adaptive_max_pool):
 
 
 @dataclass(eq=False, repr=False)
-class Upsample(Applied, function=interpolate):
+class Upsample(Applied, function=interpolate, mode=_resampling_mode):
     """(N, C, L) or (N, C, H, W) in another size, by repeating the nearest element or with
     mode="linear" or "bilinear" by weighting two along each axis; see `functional.interpolate`.
 
