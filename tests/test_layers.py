@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -489,3 +491,70 @@ def test_a_net_learns():
 def test_a_number_in_the_place_of_a_weight_is_refused(call):
     with pytest.raises(ValueError, match=r"shape \(\)|got shape \(\)|got \(\)"):
         call(mg.nn.functional, mg.ones(2, 3, 4, 4))
+
+
+# ------------------------------------------------------------------------- a net of many layers
+class Net(nn.Module):
+    """Containers of Modules and Parameters, and layers with statistics, in one net."""
+
+    def __init__(self):
+        super().__init__()
+        self.paths = nn.ModuleDict(
+            {
+                "first": nn.Sequential(
+                    nn.ReflectionPad2d(1),
+                    nn.Conv2d(1, 4, 3),
+                    nn.BatchRenorm2d(4),
+                    nn.Upsample(scale_factor=2, mode="bilinear"),
+                ),
+                "second": nn.Sequential(
+                    nn.GhostBatchNorm(4, 4),
+                    nn.DynamicTanh((4, 1, 1)),
+                    nn.InstanceNorm2d(4, track_running_stats=True),
+                    nn.Flatten(),
+                    nn.Unflatten(1, (4, -1)),
+                ),
+            }
+        )
+        self.scales = nn.ParameterList([mg.ones(4, 1)])
+        self.shifts = nn.ParameterDict({"all": mg.zeros(1)})
+
+    def forward(self, x):
+        for path in self.paths.values():
+            x = path(x)
+        return x * self.scales[0] + self.shifts["all"]
+
+
+def test_a_net_of_many_layers_trains_freezes_and_is_saved(tmp_path):
+    mg.manual_seed(0)
+    net, x = Net(), mg.randn(8, 1, 5, 5)
+    optimizer = mg.optim.Adam(net.parameters(), lr=0.1)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = mg.square(net(x) - 1.0).mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 * losses[0]
+    norms = nn.BatchRenorm2d, nn.GhostBatchNorm, nn.InstanceNorm2d
+    before = {name: value.numpy(copy=True) for name, value in net.named_buffers()}
+    net.freeze(*norms).train()(x)
+    assert all(np.array_equal(value.numpy(), before[k]) for k, value in net.named_buffers())
+    net.unfreeze()(x)
+    moved = {k for k, value in net.named_buffers() if not np.array_equal(value.numpy(), before[k])}
+    assert moved == {k for k in before if k != "paths.second.2.num_batches_tracked"}
+    net.eval()
+    expected = net(x).numpy()
+    for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        np.testing.assert_array_equal(other(x).numpy(), expected)
+    for suffix in ("npz", "safetensors"):
+        path = tmp_path / f"net.{suffix}"
+        mg.save(net.state_dict(), path)
+        other = Net().eval()
+        assert other.load_state_dict(mg.load(path)) == ([], [])
+        np.testing.assert_array_equal(other(x).numpy(), expected)
+    rows = {row.path: row.trainable for row in mg.viz.summary(net, x).rows}
+    assert rows["scales"] == 4 and rows["shifts"] == 1 and rows["paths.second.1"] == 9
+    assert sum(rows.values()) == sum(p.size for p in net.parameters())
+    assert net.double()(x.astype(mg.float64)).dtype == mg.float64
