@@ -103,9 +103,10 @@ def recurrent(x, y, square):
 
 
 def optimisers(x, y, square):
-    parameter = mg.tensor([1.0, 2.0], requires_grad=True)
-    parameter.grad = mg.ones(2)
-    names = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Lion")
+    parameter = mg.tensor([[1.0, 2.0]], requires_grad=True)
+    parameter.grad = mg.ones(1, 2)
+    names = ("SGD", "Adam", "AdamW", "RAdam", "RMSprop", "Adagrad", "Lion", "Muon")
+    names += ("ScheduleFreeSGD", "ScheduleFreeAdamW")
     return lambda: [getattr(mg.optim, name)([parameter], 0.1).step() for name in names]
 
 

@@ -184,13 +184,22 @@ optim.Adam(lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0, amsgrad=Fals
 optim.AdamW(lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, amsgrad=False,
     maximize=False)
 optim.LBFGS(lr=1, max_iter=20, max_eval=None, tolerance_grad=1e-07, tolerance_change=1e-09,
-    history_size=100, line_search_fn=None)
+    history_size=100, line_search_fn=None, maximize=False)
 optim.Lion(lr=0.0001, betas=(0.9, 0.99), weight_decay=0, maximize=False)
+optim.Muon(lr=0.001, weight_decay=0.1, momentum=0.95, nesterov=True,
+    ns_coefficients=(3.4445, -4.775, 2.0315), eps=1e-07, ns_steps=5, adjust_lr_fn=None,
+    maximize=False)
 optim.NAdam(lr=0.002, betas=(0.9, 0.999), eps=1e-08, weight_decay=0, momentum_decay=0.004,
     decoupled_weight_decay=False, maximize=False)
+optim.RAdam(lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0, decoupled_weight_decay=False,
+    maximize=False)
 optim.RMSprop(lr=0.01, alpha=0.99, eps=1e-08, weight_decay=0, momentum=0, centered=False,
     maximize=False)
 optim.SGD(lr=0.001, momentum=0, dampening=0, weight_decay=0, nesterov=False, maximize=False)
+optim.ScheduleFreeAdamW(lr=0.0025, betas=(0.9, 0.999), eps=1e-08, weight_decay=0, warmup_steps=0,
+    r=0.0, weight_lr_power=2.0, maximize=False)
+optim.ScheduleFreeSGD(lr=1.0, momentum=0.9, weight_decay=0, warmup_steps=0, r=0.0,
+    weight_lr_power=2.0, maximize=False)
 optim.lr_scheduler.ConstantLR(factor=0.3333333333333333, total_iters=5, last_epoch=-1)
 optim.lr_scheduler.CosineAnnealingLR(eta_min=0.0, last_epoch=-1)
 optim.lr_scheduler.CosineAnnealingWarmRestarts(T_mult=1, eta_min=0.0, last_epoch=-1)

@@ -10,15 +10,31 @@ import pytest
 
 import minigrad as mg
 from minigrad._core.fast.updates import Update
-from minigrad.optim import LBFGS, SGD, Adagrad, Adam, AdamW, Lion, NAdam, Optimizer, RMSprop
+from minigrad.optim import (
+    LBFGS,
+    SGD,
+    Adagrad,
+    Adam,
+    AdamW,
+    Lion,
+    Muon,
+    NAdam,
+    Optimizer,
+    RAdam,
+    RMSprop,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
+)
 from minigrad.serialization import load, save
 
 SHAPES = [(3, 4), (5,), ()]
+MATRICES = [(3, 4), (5, 2), (1, 1)]
 
 
-def parameters(dtype="float64", seed=0):
+def parameters(dtype="float64", seed=0, kind=None):
     rng = np.random.default_rng(seed)
-    return [mg.tensor(rng.normal(size=shape), dtype=dtype, requires_grad=True) for shape in SHAPES]
+    shapes = MATRICES if kind is Muon else SHAPES
+    return [mg.tensor(rng.normal(size=shape), dtype=dtype, requires_grad=True) for shape in shapes]
 
 
 def give_gradients(params, step):
@@ -207,7 +223,7 @@ def test_parameters_without_a_gradient_are_left_alone():
     assert set(map(id, optimizer.state)) == {id(params[1])} and frozen.tolist() == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("kind", [Adam, AdamW, NAdam])
+@pytest.mark.parametrize("kind", [Adam, AdamW, NAdam, RAdam])
 def test_each_parameter_counts_its_own_steps(kind):
     """Parameters that joined at different steps behave as in separate optimisers."""
     together, alone = parameters(), parameters()
@@ -429,6 +445,10 @@ CONVERTED = [
     (RMSprop, {"momentum": 0.9, "centered": True}),
     (Adagrad, {"initial_accumulator_value": 0.5, "lr_decay": 0.1}),
     (Lion, {}),
+    (RAdam, {}),
+    (Muon, {}),
+    (ScheduleFreeSGD, {}),
+    (ScheduleFreeAdamW, {"warmup_steps": 5}),
     (LBFGS, {"history_size": 3, "max_iter": 2}),
     (LBFGS, {"history_size": 3, "max_iter": 2, "line_search_fn": "strong_wolfe"}),
 ]
@@ -457,7 +477,7 @@ def test_state_follows_a_parameter_that_is_converted(kind, options, dtypes):
             optimizer.step(closure)
 
     first, second = dtypes
-    net = mg.nn.Linear(3, 2).to(first)
+    net = mg.nn.Linear(3, 2, bias=kind is not Muon).to(first)
     optimizer = kind(net.parameters(), lr=0.01, **options)
     steps(net, optimizer, 3)
     net.to(second)
@@ -503,7 +523,9 @@ NUMBERS = {
 }
 
 
-@pytest.mark.parametrize("kind", [SGD, Adam, AdamW, NAdam, RMSprop, Adagrad, Lion, LBFGS])
+@pytest.mark.parametrize(
+    "kind", [SGD, Adam, AdamW, NAdam, RAdam, RMSprop, Adagrad, Lion, LBFGS, Muon, ScheduleFreeAdamW]
+)
 @pytest.mark.parametrize("number", NUMBERS)
 def test_options_are_kept_as_python_numbers(kind, number):
     make = NUMBERS[number]
@@ -523,12 +545,13 @@ def test_options_are_kept_as_python_numbers(kind, number):
     def flat(value):
         return value if isinstance(value, (tuple, list)) else [value]
 
-    plain = kind([mg.ones(1, requires_grad=True)]).defaults
+    plain = kind([mg.ones((1, 1), requires_grad=True)]).defaults
     options = {name: make(0.5) for name, v in plain.items() if type(v) is float or name == "lr"}
     options |= {name: (make(0.5), make(0.25)) for name in plain if name == "betas"}
-    options |= {name: np.int64(3) for name in plain if name in ("max_iter", "history_size")}
+    counts = ("max_iter", "history_size", "ns_steps", "warmup_steps")
+    options |= {name: np.int64(3) for name in plain if name in counts}
     options |= {name: np.bool_(True) for name in plain if name in ("maximize", "amsgrad")}
-    p = mg.ones(2, requires_grad=True)
+    p = mg.ones((2, 1), requires_grad=True)
     optimizer = kind([p], **options)
     check(optimizer)
     assert optimizer.param_groups[0]["lr"] == 0.5 == optimizer.defaults["lr"]
@@ -538,7 +561,8 @@ def test_options_are_kept_as_python_numbers(kind, number):
     check(loaded)
     if kind is not LBFGS:
         optimizer.param_groups[0]["lr"] = 0.5
-        optimizer.add_param_group({"params": mg.ones(1, requires_grad=True), "lr": make(0.125)})
+        late = mg.ones((1, 1), requires_grad=True)
+        optimizer.add_param_group({"params": late, "lr": make(0.125)})
         check(optimizer)
         assert optimizer.param_groups[1]["lr"] == 0.125
 
@@ -648,6 +672,10 @@ def test_an_optimiser_can_be_copied():
 # -------------------------------------------------------------------------------- what is refused
 def x():
     return mg.ones(2, requires_grad=True)
+
+
+def matrix():
+    return mg.ones((2, 3), requires_grad=True)
 
 
 @pytest.mark.parametrize(
@@ -838,7 +866,86 @@ def lion_formula(p, gradients, lr, betas, weight_decay, maximize):
     return p
 
 
+def radam_formula(p, gradients, lr, betas, eps, weight_decay, decoupled, maximize):
+    """Liu et al. 2020, algorithm 2, with eps; the threshold of rho is PyTorch's 5, not 4."""
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    longest = 2 / (1 - betas[1]) - 1
+    for t, g in enumerate(gradients, 1):
+        g = -g if maximize else g
+        if decoupled:
+            p = p - lr * weight_decay * p
+        else:
+            g = g + weight_decay * p
+        m = betas[0] * m + (1 - betas[0]) * g
+        v = betas[1] * v + (1 - betas[1]) * g**2
+        m_hat = m / (1 - betas[0] ** t)
+        length = longest - 2 * t * betas[1] ** t / (1 - betas[1] ** t)
+        if length > 5:
+            adaptive = np.sqrt(1 - betas[1] ** t) / (np.sqrt(v) + eps)
+            r = (length - 4) / (longest - 4) * (length - 2) / (longest - 2) * longest / length
+            p = p - lr * np.sqrt(r) * m_hat * adaptive
+        else:
+            p = p - lr * m_hat
+    return p
+
+
+def schedule_free_formula(
+    p, gradients, lr, betas, eps, weight_decay, warmup, r, power, maximize, evaluate
+):
+    """Defazio et al. 2024, algorithm 1, with x, y and z; without eps it is SGD."""
+    x, y, z, v = p, p, p, np.zeros_like(p)
+    total, largest = 0.0, 0.0
+    for t, g in enumerate(gradients, 1):
+        rate = lr * min(1, t / warmup) if warmup else lr
+        d = -g if maximize else g
+        if eps is not None:
+            v = betas[1] * v + (1 - betas[1]) * g**2
+            d = d / (np.sqrt(v / (1 - betas[1] ** t)) + eps)
+        z = z - rate * (d + weight_decay * y)
+        largest = max(largest, rate)
+        weight = t**r * largest**power
+        total += weight
+        x = x + (z - x) * weight / total
+        y = (1 - betas[0]) * z + betas[0] * x
+    return x if evaluate else y
+
+
 OTHERS = [
+    (
+        lambda params, betas, wd, decoupled, maximize: RAdam(
+            params, 0.1, betas, 1e-3, wd, decoupled, maximize=maximize
+        ),
+        lambda p, g, betas, *rest: radam_formula(p, g, 0.1, betas, 1e-3, *rest),
+        [
+            ((0.9, 0.999), 0, False, False),
+            ((0.8, 0.95), 0.1, False, True),
+            ((0.8, 0.95), 0.1, True, False),
+            ((0.5, 0.6), 0.1, False, False),  # never rectified
+            ((0.0, 0.0), 0, False, False),
+        ],
+    ),
+    (
+        lambda params, momentum, *rest: ScheduleFreeSGD(
+            params, 0.5, momentum, *rest[:-1], maximize=rest[-1]
+        ),
+        lambda p, g, momentum, *rest: schedule_free_formula(
+            p, g, 0.5, (momentum, 0), None, *rest, evaluate=False
+        ),
+        [(0.9, 0, 0, 0, 2, False), (0.5, 0.1, 3, 0.5, 1, True), (0.9, 0.1, 200, 1, 0, False)],
+    ),
+    (
+        lambda params, betas, *rest: ScheduleFreeAdamW(
+            params, 0.1, betas, 1e-3, *rest[:-1], maximize=rest[-1]
+        ),
+        lambda p, g, betas, *rest: schedule_free_formula(
+            p, g, 0.1, betas, 1e-3, *rest, evaluate=False
+        ),
+        [
+            ((0.9, 0.999), 0, 0, 0, 2, False),
+            ((0.5, 0.9), 0.1, 3, 0.5, 1, True),
+            ((0.9, 0.0), 0.1, 200, 1, 0, False),
+        ],
+    ),
     (
         lambda params, decay, wd, decoupled, maximize: NAdam(
             params, 0.1, (0.8, 0.95), 1e-3, wd, decay, decoupled, maximize=maximize
@@ -901,15 +1008,16 @@ ALL = [
     (RMSprop, {"lr": 0.1, "momentum": 0.9, "centered": True, "eps": 1e-3}),
     (Adagrad, {"lr": 0.1, "lr_decay": 0.1}),
     (Lion, {"lr": 0.1, "weight_decay": 0.1}),
+    (RAdam, {"lr": 0.1}),
+    (Muon, {"lr": 0.1}),
+    (ScheduleFreeSGD, {"lr": 0.1}),
+    (ScheduleFreeAdamW, {"lr": 0.1, "warmup_steps": 5, "weight_decay": 0.1}),
 ]
 
 
 @pytest.mark.parametrize("kind, options", ALL)
 def test_float32_follows_float64(kind, options):
-    narrow, wide = parameters("float32"), parameters("float64")
-    for params in (narrow, wide):
-        for p in params:
-            p.requires_grad_()
+    narrow, wide = parameters("float32", kind=kind), parameters("float64", kind=kind)
     results = [train(kind(params, **options), params, 20) for params in (narrow, wide)]
     for a, b in zip(*results, strict=True):
         assert a.dtype == np.float32
@@ -944,7 +1052,7 @@ def test_defaults_of_the_others():
 
 @pytest.mark.parametrize("kind, options", ALL)
 def test_a_checkpoint_of_each_continues_the_exact_trajectory(kind, options):
-    params = parameters("float32")
+    params = parameters("float32", kind=kind)
     optimizer = kind(params, **options)
     train(optimizer, params, 3)
     file = io.BytesIO()
@@ -970,10 +1078,14 @@ def test_a_checkpoint_of_each_continues_the_exact_trajectory(kind, options):
         (RMSprop, {"centered": True}, ["step", "square_avg", "grad_avg"]),
         (Adagrad, {}, ["step", "sum"]),
         (Lion, {}, ["exp_avg"]),
+        (RAdam, {}, ["step", "exp_avg", "exp_avg_sq"]),
+        (Muon, {}, ["momentum_buffer"]),
+        (ScheduleFreeSGD, {}, ["z"]),
+        (ScheduleFreeAdamW, {}, ["z", "exp_avg_sq"]),
     ],
 )
 def test_state_has_pytorchs_names(kind, options, names):
-    params = parameters()
+    params = parameters(kind=kind)
     optimizer = kind(params, **options)
     train(optimizer, params, 2)
     state = optimizer.state_dict()["state"]
@@ -989,7 +1101,7 @@ def test_state_has_pytorchs_names(kind, options, names):
 def test_each_writes_where_the_parameter_lies_and_counts_it(kind, options):
     storage = np.arange(12.0).reshape(3, 4)
     strided, plain = mg.asarray(storage.T[::2]), mg.tensor(storage.T[::2])
-    empty, unused = mg.zeros((0, 3)), mg.ones(2)
+    empty, unused = mg.zeros((0, 3)), mg.ones(2, 1)
     for p in (strided, plain, empty):
         p.requires_grad_()
         p.grad = mg.ones(p.shape, dtype=p.dtype)
@@ -1002,20 +1114,22 @@ def test_each_writes_where_the_parameter_lies_and_counts_it(kind, options):
     assert [p._version for p in (strided, plain, unused)] == [v + 2 for v in versions[:2]] + [
         versions[2]
     ]
-    assert id(unused) not in map(id, optimizer.state) and unused.tolist() == [1.0, 1.0]
+    assert id(unused) not in map(id, optimizer.state) and unused.tolist() == [[1.0]] * 2
 
 
 @pytest.mark.parametrize("kind, options", [*ALL, (LBFGS, {})])
 def test_read_only_parameters_stop_each_before_it_writes(kind, options):
-    first, array = mg.ones(2, requires_grad=True), np.ones(2, np.float32)
+    first, array = mg.ones((2, 1), requires_grad=True), np.ones((2, 1), np.float32)
     array.flags.writeable = False
     read_only = mg.asarray(array, requires_grad=True)
     for p in (first, read_only):
-        p.grad = mg.ones(2)
+        p.grad = mg.ones(2, 1)
     optimizer = kind([first, read_only], **options)
-    with pytest.raises(ValueError, match=rf"{kind.__name__}: a parameter of shape \(2,\) shares"):
+    before = optimizer.state_dict()
+    with pytest.raises(ValueError, match=rf"{kind.__name__}: a parameter of shape \(2, 1\) shares"):
         optimizer.step(lambda: 1.0)
-    assert first.tolist() == [1.0, 1.0] and not optimizer.state
+    assert first.tolist() == [[1.0]] * 2 and not optimizer.state
+    assert optimizer.state_dict() == before
 
 
 @pytest.mark.parametrize(
@@ -1165,6 +1279,42 @@ def test_adam_can_decouple_its_decay_too():
         (lambda: Lion([x()], weight_decay=-1), ValueError, "Lion: Invalid weight_decay value: -1"),
         (lambda: Lion([x()], eps=1), TypeError, "Lion: unknown option 'eps'; known are lr, betas"),
         (lambda: SGD([x()], dampening="a"), TypeError, "SGD: the dampening must be a number"),
+        (lambda: RAdam([x()], lr=-1), ValueError, "RAdam: Invalid learning rate: -1"),
+        (
+            lambda: RAdam([x()], betas=(1, 0)),
+            ValueError,
+            "RAdam: Invalid beta parameter at index 0",
+        ),
+        (lambda: RAdam([x()], amsgrad=True), TypeError, "RAdam: unknown option 'amsgrad'"),
+        (
+            lambda: Muon([matrix(), x()]),
+            ValueError,
+            r"Muon: parameter 1 of group 0 has shape \(2,\), .* the others to AdamW",
+        ),
+        (lambda: Muon([matrix()], lr=-1), ValueError, "Muon: Invalid learning rate: -1"),
+        (lambda: Muon([matrix()], momentum=-1), ValueError, "Muon: Invalid momentum value: -1"),
+        (lambda: Muon([matrix()], ns_steps=100), ValueError, "ns_steps must be below 100, got 100"),
+        (lambda: Muon([matrix()], ns_steps=2.5), TypeError, "Muon: ns_steps must be an int"),
+        (lambda: Muon([matrix()], ns_coefficients=(1, 2)), TypeError, "must be three numbers"),
+        (lambda: Muon([matrix()], ns_coefficients=(1, 2, "a")), TypeError, "a coefficient must be"),
+        (lambda: Muon([matrix()], adjust_lr_fn="adam"), ValueError, "Muon: adjust_lr_fn must be"),
+        (lambda: Muon([matrix()], betas=(0, 0)), TypeError, "Muon: unknown option 'betas'"),
+        (lambda: ScheduleFreeSGD([x()], momentum=0), ValueError, "momentum must be greater than 0"),
+        (lambda: ScheduleFreeSGD([x()], momentum=1), ValueError, "Invalid momentum: 1"),
+        (lambda: ScheduleFreeSGD([x()], momentum="a"), TypeError, "momentum must be a number"),
+        (lambda: ScheduleFreeSGD([x()], r=-1), ValueError, "ScheduleFreeSGD: Invalid r value: -1"),
+        (lambda: ScheduleFreeSGD([x()], k=3), TypeError, "ScheduleFreeSGD: unknown option 'k'"),
+        (
+            lambda: ScheduleFreeAdamW([x()], betas=(0.0, 0.9)),
+            ValueError,
+            "ScheduleFreeAdamW: the momentum must be greater than 0: .* an AveragedModel instead",
+        ),
+        (
+            lambda: ScheduleFreeAdamW([x()], warmup_steps=-1),
+            ValueError,
+            "ScheduleFreeAdamW: warmup_steps must be at least 0, got -1",
+        ),
+        (lambda: ScheduleFreeAdamW([x()], eps=-1), ValueError, "Invalid epsilon value: -1"),
     ],
 )
 def test_the_others_refuse(make, error, message):
@@ -1179,4 +1329,101 @@ def test_a_product_of_momenta_that_is_no_number_is_refused():
     state = optimizer.state_dict()
     state["state"][0]["mu_product"] = "a"
     with pytest.raises(ValueError, match="mu_product of parameter 0 must consist of numbers"):
+        optimizer.load_state_dict(state)
+
+
+# ------------------------------------------------------------------------------------------- Muon
+def newton_schulz_of_singular_values(g, coefficients, steps, eps):
+    """The same iteration on the singular values, which is all that it changes."""
+    a, b, c = coefficients
+    u, s, vt = np.linalg.svd(g, full_matrices=False)
+    s = s / max(np.sqrt((s**2).sum()), eps)
+    for _ in range(steps):
+        s = a * s + b * s**3 + c * s**5
+    return (u * s) @ vt
+
+
+MUON_OPTIONS = [
+    {},
+    {"nesterov": False, "weight_decay": 0},
+    {"momentum": 0.5, "adjust_lr_fn": "match_rms_adamw", "maximize": True},
+    {"adjust_lr_fn": "original", "ns_steps": 3, "ns_coefficients": (2.0, -1.5, 0.5), "eps": 10.0},
+]
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 7), (7, 3), (1, 5)])
+@pytest.mark.parametrize("options", MUON_OPTIONS)
+def test_muon_is_the_formula(options, shape):
+    rng = np.random.default_rng(3)
+    p, m = rng.normal(size=shape), np.zeros(shape)
+    x = mg.tensor(p, requires_grad=True)
+    optimizer = Muon([x], lr=0.1, **options)
+    group = optimizer.param_groups[0]
+    beta, adjusted = group["momentum"], group["adjust_lr_fn"] == "match_rms_adamw"
+    scale = 0.2 * np.sqrt(max(shape)) if adjusted else np.sqrt(max(1, shape[0] / shape[1]))
+    for _ in range(5):
+        g = rng.normal(size=shape)
+        x.grad = mg.tensor(g)
+        optimizer.step()
+        g = -g if group["maximize"] else g
+        m = beta * m + (1 - beta) * g
+        step = beta * m + (1 - beta) * g if group["nesterov"] else m
+        orthogonal = newton_schulz_of_singular_values(
+            step, group["ns_coefficients"], group["ns_steps"], group["eps"]
+        )
+        p = p - 0.1 * group["weight_decay"] * p - 0.1 * scale * orthogonal
+        np.testing.assert_allclose(x.numpy(), p, rtol=1e-10, atol=1e-12)
+
+
+def test_muon_makes_steps_nearly_orthogonal():
+    rng = np.random.default_rng(0)
+    x = mg.zeros((20, 30), dtype="float64", requires_grad=True)
+    x.grad = mg.tensor(rng.normal(size=(20, 30)) * np.geomspace(1, 10, 30))
+    Muon([x], lr=1.0).step()
+    values = np.linalg.svd(x.numpy(), compute_uv=False)
+    assert values.min() > 0.6 and values.max() < 1.25
+
+
+def test_muon_takes_a_gradient_of_zero_and_empty_matrices():
+    params = [mg.ones(shape, requires_grad=True) for shape in ((2, 3), (3, 0), (0, 3))]
+    for p in params:
+        p.grad = mg.zeros(p.shape)
+    Muon(params, lr=0.5, weight_decay=0.5).step()
+    np.testing.assert_array_equal(params[0].numpy(), np.full((2, 3), 0.75, np.float32))
+
+
+# ------------------------------------------------------------------- maximize, and old checkpoints
+@pytest.mark.parametrize("kind, options", [*ALL, (LBFGS, {"line_search_fn": "strong_wolfe"})])
+def test_to_maximize_is_to_minimize_the_negative(kind, options):
+    results = []
+    for sign in (1.0, -1.0):
+        options = {**options, "lr": 0.05, "maximize": sign < 0}
+        p = mg.tensor(np.linspace(2.0, 3.0, 6).reshape(3, 2), requires_grad=True)
+        optimizer = kind([p], **options)
+
+        def closure(p=p, optimizer=optimizer, sign=sign):
+            optimizer.zero_grad()
+            loss = sign * (p * p).sum()
+            loss.backward()
+            return loss
+
+        losses = [optimizer.step(closure).item() for _ in range(5)]
+        results.append([p.numpy(), np.multiply(sign, losses)])
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert results[0][1][-1] < results[0][1][0]
+
+
+@pytest.mark.parametrize("kind", [LBFGS, Muon, ScheduleFreeSGD, ScheduleFreeAdamW])
+def test_a_checkpoint_without_maximize_loads(kind):
+    """Of PyTorch, or of the package schedulefree, which do not have the option."""
+    params = parameters(kind=Muon)
+    state = kind(params).state_dict()
+    del state["param_groups"][0]["maximize"]
+    for maximize in (False, True):
+        optimizer = kind([{"params": params, "maximize": maximize}], maximize=not maximize)
+        optimizer.load_state_dict(state)
+        assert optimizer.param_groups[0]["maximize"] is maximize
+    del state["param_groups"][0]["lr"]
+    with pytest.raises(ValueError, match="group 0 lacks lr"):
         optimizer.load_state_dict(state)

@@ -135,7 +135,11 @@ def test_convolutions_give_the_same_bits(groups, size):
     np.testing.assert_allclose(layer(x).detach().numpy(), exact.detach().numpy(), 1e-4, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad", "Lion"])
+OPTIMIZERS = ["SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Lion"]
+OPTIMIZERS += ["ScheduleFreeSGD", "ScheduleFreeAdamW"]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimisers_give_the_same_bits(name):
     start, gradients = mg.randn(1_100_001), mg.randn(3, 1_100_001)
 

@@ -101,6 +101,21 @@ def nadam(p, d, first, second, step, mu_product, *, fresh, **options):
     return p - move / (np.sqrt(second) * root + options["eps"]), first, second
 
 
+def radam(p, d, first, second, step, *, fresh, **options):
+    """Adam with a rectified rate (Liu et al. 2020, algorithm 2): its step times the square root of
+    r, or without the denominator as long as the variance of 1 / sqrt(second) is intractable."""
+    _, first, second, p = moments(p, d, first, second, options)
+    power = options["beta2"] ** step
+    longest = 2 / (1 - options["beta2"]) - 1  # of the moving average, and now
+    length = longest - 2 * step * power / (1 - power)
+    step_size = options["lr"] / (1 - options["beta1"] ** step)
+    if length <= 5:
+        return p - step_size * first, first, second
+    r = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    step_size *= sqrt(r * (1 - power))
+    return p - step_size * first / (np.sqrt(second) + options["eps"]), first, second
+
+
 def rmsprop(
     p, d, square, velocity, mean, step, *, fresh, lr, alpha, eps, weight_decay, momentum, maximize
 ):
@@ -143,3 +158,20 @@ def lion(p, d, first, *, fresh, lr, beta1, beta2, weight_decay, maximize):
     g = gradient(p, d, 0.0, maximize)
     direction = np.sign(beta1 * first + (1 - beta1) * g)
     return (1 - lr * weight_decay) * p - lr * direction, beta2 * first + (1 - beta2) * g
+
+
+def schedulefree(
+    y, d, z, second, *, fresh, lr, momentum, weight_decay, maximize, share, beta2, eps, correction
+):
+    """Schedule-free SGD, or with `second` AdamW (Defazio et al. 2024, section 1 and algorithm 1).
+
+    z is what SGD would have, x the mean of all z, of which the new one has this share, and
+    y = (1 - momentum) z + momentum x. It computes y without x, as in the authors' code.
+    """
+    g = gradient(y, d, 0.0, maximize)
+    z = y if fresh else z
+    if second is not None:
+        second = beta2 * second + (1 - beta2) * g * g
+        g = g / (np.sqrt(second) * (1 / sqrt(correction)) + eps)
+    g = g + weight_decay * y
+    return y + share * (z - y) + lr * (momentum * (1 - share) - 1) * g, z - lr * g, second

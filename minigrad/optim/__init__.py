@@ -13,8 +13,10 @@ import typing
 from ..namespace import public_names as _public_names
 from . import lr_scheduler as lr_scheduler
 from .lbfgs import *
+from .muon import *
 from .optimizer import *
 from .rules import *
+from .schedule_free import *
 
 if not typing.TYPE_CHECKING:  # mypy reads only literal lists; without one, it goes by the imports
     __all__ = _public_names(vars(), lr_scheduler)

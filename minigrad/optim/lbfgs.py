@@ -35,6 +35,7 @@ class LBFGS(Optimizer):
     max_eval: the maximum number of closure evaluations per step; defaults to 1.25 max_iter.
     tolerance_grad, tolerance_change: a step ends once no element of g exceeds the first, or the
         loss, or every parameter, changes by no more than the second.
+    maximize: minimise the negative of the loss instead; the state is that of the negative.
 
     A parameter without a gradient is treated as having gradient 0. A loss or slope that is not
     finite is treated as infinite: the line search turns back from it.
@@ -56,6 +57,7 @@ class LBFGS(Optimizer):
     """
 
     ranges = ("lr", "tolerance_grad", "tolerance_change")
+    may_be_missing = ("maximize",)  # PyTorch has none
 
     def __init__(
         self,
@@ -67,6 +69,8 @@ class LBFGS(Optimizer):
         tolerance_change: float = 1e-9,
         history_size: int = 100,
         line_search_fn: str | None = None,
+        *,
+        maximize: bool = False,
         **unknown: Any,
     ) -> None:
         if max_eval is None:
@@ -142,12 +146,7 @@ class LBFGS(Optimizer):
                 "LBFGS: step needs a closure, a function that clears the gradients, computes the "
                 f"loss, calls backward and returns the loss; got {type(closure).__name__}"
             )
-        for parameter in self._parameters():
-            if not parameter._array.flags.writeable:
-                raise ValueError(
-                    f"LBFGS: a parameter of shape {parameter.shape} shares read-only memory and "
-                    "cannot be updated; make it of a copy: mg.tensor(array, requires_grad=True)"
-                )
+        self._refuse_read_only(self._parameters())
         before = np.concatenate([p._array.ravel() for p in self._parameters()])
         try:
             return self._iterate(closure, before)
@@ -158,12 +157,13 @@ class LBFGS(Optimizer):
     def _iterate(self, closure: Callable[[], Any], position: Vector) -> Any:
         group, first = self.param_groups[0], self._parameters()[0]
         lr, tolerance = float(group["lr"]), float(group["tolerance_change"])
+        sign = -1.0 if group["maximize"] else 1.0
         state: dict[str, Any] = {"func_evals": 0, "n_iter": 0, **self.state.get(first, {})}
 
         def evaluate() -> tuple[float, Vector, Any]:
             with enable_grad():
                 result = closure()
-            return _number(result), self._flat_gradient(), result
+            return sign * _number(result), sign * self._flat_gradient(), result
 
         loss, gradient, first_loss = evaluate()
         for name in VECTORS:  # `Module.to` may have converted the parameters

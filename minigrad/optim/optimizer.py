@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -78,6 +78,10 @@ class Optimizer:
     rule: str = ""  # the name of a compiled rule
     ranges: tuple[str, ...] = ()  # the options that must not be negative; or betas
     keeps: tuple[str, ...] = ()  # per parameter: `step`, `mu_product`, then arrays of its shape
+    progress: ClassVar[
+        dict[str, Any]
+    ] = {}  # per group: numbers that its steps change, at the start
+    may_be_missing: tuple[str, ...] = ()  # options that a checkpoint may lack, PyTorch's for one
 
     def update_rule(self, group: dict[str, Any]) -> Rule:
         """A function (parameter, gradient, state) that updates one parameter of the group in place.
@@ -144,7 +148,7 @@ class Optimizer:
         params = [params] if isinstance(params, Tensor) else self._listed(params)
         refuse_unknown(owner, given, ("params", *self.defaults))
         given = {name: plain(value) for name, value in given.items() if name != "params"}
-        group = {**self.defaults, **given, "params": params}
+        group = {**self.progress, **self.defaults, **given, "params": params}
         self.check_options(group)
         known = {id(p) for other in self.param_groups for p in other["params"]}
         for position, parameter in enumerate(group["params"]):
@@ -201,6 +205,15 @@ class Optimizer:
         rules = [self.update_rule(group) for group in self.param_groups]
         apply_updates(self.param_groups, rules, self.state, type(self).__name__)
         return loss
+
+    def _refuse_read_only(self, parameters: Iterable[Tensor]) -> None:
+        for parameter in parameters:
+            if not parameter._array.flags.writeable:
+                raise ValueError(
+                    f"{type(self).__name__}: a parameter of shape {parameter.shape} shares "
+                    "read-only memory and cannot be updated; make it of a copy: "
+                    "mg.tensor(array, requires_grad=True)"
+                )
 
     # ------------------------------------------------------------------ checkpoints
     def state_dict(self) -> dict[str, Any]:
@@ -274,7 +287,8 @@ class Optimizer:
         for number, (saved, group) in enumerate(zip(saved_groups, self.param_groups, strict=True)):
             if not isinstance(saved, dict) or not isinstance(saved.get("params", []), list):
                 raise self._misfit(f"group {number} must be a dict with a list of 'params'")
-            missing = [name for name in ("params", *self.defaults) if name not in saved]
+            saved = {**{name: group[name] for name in self.may_be_missing}, **saved}
+            missing = [n for n in ("params", *self.defaults, *self.progress) if n not in saved]
             if missing:
                 raise self._misfit(
                     f"group {number} lacks {', '.join(missing)}; is it from another optimiser?"

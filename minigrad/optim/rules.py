@@ -15,7 +15,7 @@ from typing import Any
 from ..checks import real
 from .optimizer import Optimizer, options
 
-__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RMSprop"]
+__all__ = ["SGD", "Adagrad", "Adam", "AdamW", "Lion", "NAdam", "RAdam", "RMSprop"]
 
 
 class SGD(Optimizer):
@@ -176,6 +176,45 @@ class NAdam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0,
         momentum_decay: float = 4e-3,
+        decoupled_weight_decay: bool = False,
+        *,
+        maximize: bool = False,
+        **unknown: Any,
+    ) -> None:
+        super().__init__(params, options(locals()), unknown)
+
+
+class RAdam(Optimizer):
+    """Rectified Adam (Liu et al. 2020, algorithm 2): Adam whose rate allows for the few gradients
+    that v knows at first, in place of a warm-up.
+
+    With rho_inf = 2 / (1 - beta2) - 1 and rho = rho_inf - 2 t beta2^t / (1 - beta2^t), the length
+    of the moving average, p -= lr m / (1 - beta1^t) as long as rho <= 5, and afterwards
+    p -= lr sqrt(r) m / (1 - beta1^t) sqrt(1 - beta2^t) / (sqrt(v) + eps), where
+    r = (rho - 4) (rho - 2) rho_inf / ((rho_inf - 4) (rho_inf - 2) rho) and m and v are Adam's.
+
+    weight_decay, decoupled_weight_decay: as in Adam. Errors: see `Optimizer`.
+    State: `step` (t), `exp_avg` (m), `exp_avg_sq` (v).
+
+    >>> x = mg.tensor([1.0, -1.0], requires_grad=True)
+    >>> optimizer = mg.optim.RAdam([x], lr=0.25)
+    >>> (x * x).sum().backward()
+    >>> optimizer.step()
+    >>> x
+    tensor([ 0.5, -0.5], requires_grad=True)
+    """
+
+    rule = "RAdam"
+    ranges = ("lr", "eps", "weight_decay", "betas")
+    keeps = ("step", "exp_avg", "exp_avg_sq")
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0,
         decoupled_weight_decay: bool = False,
         *,
         maximize: bool = False,

@@ -65,9 +65,12 @@ def layers() -> dict[str, Callable[[], Any]]:
             net.zero_grad()
 
         steps_of[name] = step
-    for optimizer in ("SGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad", "Lion", "LBFGS"):
+    optimizers = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Lion", "LBFGS")
+    for optimizer in (*optimizers, "Muon", "ScheduleFreeSGD", "ScheduleFreeAdamW"):
         net = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 5))
-        made = getattr(optim, optimizer)(net.parameters(), lr=1e-3)
+        made = getattr(optim, optimizer)(
+            [p for p in net.parameters() if optimizer != "Muon" or p.ndim == 2], lr=1e-3
+        )
 
         def closure(net: Any = net, made: Any = made) -> Any:
             made.zero_grad()

@@ -51,7 +51,7 @@ cdef enum:
     MAX_OPTIONS = 8
 
 cdef enum Rule:
-    SGD, ADAM, ADAMW, NADAM, RMSPROP, ADAGRAD, LION
+    SGD, ADAM, ADAMW, NADAM, RADAM, RMSPROP, ADAGRAD, LION, SCHEDULE_FREE
 
 # name -> rule, how many numbers and arrays of state it has, its options (betas are two numbers)
 cdef tuple ADAM_OPTIONS = ("lr", "betas", "eps", "weight_decay", "maximize", "decoupled_weight_decay")
@@ -60,10 +60,13 @@ cdef dict RULES = {
     "Adam": (ADAM, 1, 3, ADAM_OPTIONS),
     "AdamW": (ADAMW, 1, 3, ADAM_OPTIONS),
     "NAdam": (NADAM, 2, 2, ADAM_OPTIONS + ("momentum_decay",)),
+    "RAdam": (RADAM, 1, 2, ADAM_OPTIONS),
     "RMSprop": (RMSPROP, 1, 3, ("lr", "alpha", "eps", "weight_decay", "momentum", "maximize")),
     "Adagrad": (ADAGRAD, 1, 1, ("lr", "lr_decay", "eps", "weight_decay", "initial_accumulator_value",
                                 "maximize")),
     "Lion": (LION, 0, 1, ("lr", "betas", "weight_decay", "maximize")),
+    "ScheduleFree": (SCHEDULE_FREE, 0, 2, ("lr", "momentum", "weight_decay", "maximize", "share", "beta2",
+                                           "eps", "correction")),
 }
 
 
@@ -116,26 +119,42 @@ cdef cloned adam(floating* p, floating* d, floating* first, floating* second, fl
             p[i] = decay * p[i] - step_size * m / (<floating> mg_sqrt(u) * root + eps)
 
 
-cdef double nadam_momentum(double* o, double step) noexcept nogil:
-    return o[1] * (1 - 0.5 * pow(0.96, step * o[7]))
-
-
-cdef cloned nadam(floating* p, floating* d, floating* first, floating* second, Py_ssize_t n, double* o,
-                  double* t) noexcept nogil:
-    cdef double lr = o[0], mu = nadam_momentum(o, t[0]), mu_next = nadam_momentum(o, t[0] + 1)
+cdef cloned along(floating* p, floating* d, floating* first, floating* second, Py_ssize_t n, double* o,
+                  double by_gradient, double by_mean, double root_of_mean, bint adaptive) noexcept nogil:
+    """A step along the gradient and its mean, by these factors; adaptive: over the root mean square."""
     cdef floating gain1 = 1 - o[1], beta2 = o[2], gain2 = 1 - o[2], eps = o[3], sign = -1 if o[5] else 1
-    cdef floating l2 = 0 if o[6] else o[4], decay = 1 - lr * o[4] if o[6] else 1
-    cdef floating root = 1 / sqrt(t[CORRECTIONS + 1]), along_g, along_m, g, m, v
+    cdef floating l2 = 0 if o[6] else o[4], decay = 1 - o[0] * o[4] if o[6] else 1
+    cdef floating root = root_of_mean, along_g = by_gradient, along_m = by_mean, g, m, v
     cdef Py_ssize_t i
-    along_g = lr * (1 - mu) / (1 - t[1])
-    along_m = lr * mu_next / (1 - t[1] * mu_next)
     for i in range(n):
         g = sign * d[i] + l2 * p[i]
         m = first[i] + (g - first[i]) * gain1
         v = beta2 * second[i] + gain2 * g * g
         first[i] = m
         second[i] = v
-        p[i] = decay * p[i] - (along_g * g + along_m * m) / (<floating> mg_sqrt(v) * root + eps)
+        p[i] = decay * p[i] - (along_g * g + along_m * m) / (
+            <floating> mg_sqrt(v) * root + eps if adaptive else 1)
+
+
+cdef double nadam_momentum(double* o, double step) noexcept nogil:
+    return o[1] * (1 - 0.5 * pow(0.96, step * o[7]))
+
+
+cdef void nadam(floating* p, floating* d, floating* first, floating* second, Py_ssize_t n, double* o,
+                double* t) noexcept nogil:
+    cdef double lr = o[0], mu = nadam_momentum(o, t[0]), mu_next = nadam_momentum(o, t[0] + 1)
+    along(p, d, first, second, n, o, lr * (1 - mu) / (1 - t[1]), lr * mu_next / (1 - t[1] * mu_next),
+          1 / sqrt(t[CORRECTIONS + 1]), True)
+
+
+cdef void radam(floating* p, floating* d, floating* first, floating* second, Py_ssize_t n, double* o,
+                double* t) noexcept nogil:
+    cdef double longest = 2 / (1 - o[2]) - 1, step_size = o[0] / t[CORRECTIONS]
+    cdef double length = longest - 2 * t[0] * pow(o[2], t[0]) / t[CORRECTIONS + 1]
+    if length > 5:
+        step_size *= sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+                          * t[CORRECTIONS + 1])
+    along(p, d, first, second, n, o, 0, step_size, 1, length > 5)
 
 
 cdef inline floating rms(floating* square, floating* mean, Py_ssize_t i, floating g, floating alpha,
@@ -190,6 +209,28 @@ cdef cloned lion(floating* p, floating* d, floating* first, Py_ssize_t n, double
         p[i] = decay * p[i] - (lr if c > 0 else (-lr if c < 0 else (0 if c == 0 else nan)))
 
 
+cdef cloned schedule_free(floating* y, floating* d, floating* z, floating* second, Py_ssize_t n, double* o,
+                          bint fresh) noexcept nogil:
+    cdef floating lr = o[0], along_g = o[0] * (o[1] * (1 - o[4]) - 1), l2 = o[2], sign = -1 if o[3] else 1
+    cdef floating share = o[4], beta2 = o[5], gain2 = 1 - o[5], eps = o[6], root = 1 / sqrt(o[7]), g, at, v
+    cdef Py_ssize_t i
+    if second == NULL:
+        for i in range(n):
+            g = sign * d[i] + l2 * y[i]
+            at = y[i] if fresh else z[i]
+            y[i] = y[i] + share * (at - y[i]) + along_g * g
+            z[i] = at - lr * g
+    else:
+        for i in range(n):
+            g = sign * d[i]
+            v = beta2 * second[i] + gain2 * g * g
+            second[i] = v
+            g = g / (<floating> mg_sqrt(v) * root + eps) + l2 * y[i]
+            at = y[i] if fresh else z[i]
+            y[i] = y[i] + share * (at - y[i]) + along_g * g
+            z[i] = at - lr * g
+
+
 cdef struct RuleJob:
     int rule
     bint is_double, fresh
@@ -232,12 +273,16 @@ cdef inline void dispatch(RuleJob* job, floating* p, floating* d, floating** s, 
         adam(p, d, s[0], s[1], s[2], n, o, t, rule == ADAMW or o[6] != 0)
     elif rule == NADAM:
         nadam(p, d, s[0], s[1], n, o, t)
+    elif rule == RADAM:
+        radam(p, d, s[0], s[1], n, o, t)
     elif rule == RMSPROP:
         rmsprop(p, d, s[0], s[1], s[2], n, o)
     elif rule == ADAGRAD:
         adagrad(p, d, s[0], n, o, t, job.fresh)
     elif rule == LION:
         lion(p, d, s[0], n, o)
+    elif rule == SCHEDULE_FREE:
+        schedule_free(p, d, s[0], s[1], n, o, job.fresh)
 
 
 # ------------------------------------------------------------------------------------------ driver
@@ -348,7 +393,7 @@ cdef void run(Job job) except *:
     cdef int k
     if update.scalars:
         job.scalars[0] += 1
-    if update.rule == ADAM or update.rule == ADAMW or update.rule == NADAM:
+    if ADAM <= update.rule <= RADAM:
         for k in range(2):
             if update.step != job.scalars[0]:
                 update.corrections[k] = 1 - pow(update.options[1 + k], job.scalars[0])
