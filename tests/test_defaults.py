@@ -186,6 +186,7 @@ optim.AdamW(lr=0.001, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.01, amsgrad=
 optim.LBFGS(lr=1, max_iter=20, max_eval=None, tolerance_grad=1e-07, tolerance_change=1e-09,
     history_size=100, line_search_fn=None, maximize=False)
 optim.Lion(lr=0.0001, betas=(0.9, 0.99), weight_decay=0, maximize=False)
+optim.AveragedModel(decay=None, use_buffers=False)
 optim.Muon(lr=0.001, weight_decay=0.1, momentum=0.95, nesterov=True,
     ns_coefficients=(3.4445, -4.775, 2.0315), eps=1e-07, ns_steps=5, adjust_lr_fn=None,
     maximize=False)
@@ -216,6 +217,7 @@ optim.lr_scheduler.Optimizer(unknown=())
 optim.lr_scheduler.PolynomialLR(total_iters=5, power=1.0, last_epoch=-1)
 optim.lr_scheduler.ReduceLROnPlateau(mode='min', factor=0.1, patience=10, threshold=0.0001,
     threshold_mode='rel', cooldown=0, min_lr=0, eps=1e-08)
+optim.lr_scheduler.SWALR(anneal_epochs=10, anneal_strategy='cos', last_epoch=-1)
 optim.lr_scheduler.SequentialLR(last_epoch=-1)
 optim.lr_scheduler.StepLR(gamma=0.1, last_epoch=-1)
 """

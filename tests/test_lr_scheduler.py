@@ -15,6 +15,7 @@ import pytest
 import minigrad as mg
 from minigrad.optim import SGD, Adagrad, Adam
 from minigrad.optim.lr_scheduler import (
+    SWALR,
     ConstantLR,
     CosineAnnealingLR,
     CosineAnnealingWarmRestarts,
@@ -82,6 +83,12 @@ MULTIPLIERS = {
         lambda e: (1 + math.cos(math.pi * e / 6)) / 2,
     ),
     "CosineAnnealingLR of 1": (lambda o: CosineAnnealingLR(o, 1), lambda e: float(e % 2 == 0)),
+    "SWALR": (lambda o: SWALR(o, 0.0, 6), lambda e: (1 + math.cos(math.pi * min(e, 6) / 6)) / 2),
+    "SWALR at once": (lambda o: SWALR(o, 0.0, 0), lambda e: 0.0),
+    "SWALR on a line": (
+        lambda o: SWALR(o, 0.0, 5, "linear"),
+        lambda e: linear(e, 1, 0, 5),
+    ),
     "CosineAnnealingWarmRestarts": (
         lambda o: CosineAnnealingWarmRestarts(o, 2, 3),
         lambda e: restarts(e, 2, 3),
@@ -105,6 +112,40 @@ def test_cosine_annealing_ends_at_eta_min():
     weight = (1 + np.cos(np.pi * np.arange(31) / 10)) / 2
     np.testing.assert_allclose(seen, 0.01 + np.outer(weight, np.array(LRS) - 0.01), rtol=1e-12)
     assert seen[10].tolist() == [0.01, 0.01]
+
+
+@pytest.mark.parametrize("strategy", ["cos", "linear"])
+def test_swa_anneals_from_whatever_the_rate_is(strategy):
+    optimizer = make()
+    scheduler = SWALR(optimizer, [0.05, 0.2], 4, strategy)
+    for group, lr in zip(optimizer.param_groups, (0.8, 0.01), strict=True):  # by another schedule
+        group["lr"] = lr
+    seen = follow(optimizer, scheduler, 7)
+    done = np.minimum(np.arange(8), 4) / 4
+    done = done if strategy == "linear" else (1 - np.cos(np.pi * done)) / 2
+    for column, lr, end in zip(np.transpose(seen), (0.8, 0.01), (0.05, 0.2), strict=True):
+        np.testing.assert_allclose(column, end + (lr - end) * (1 - done), rtol=1e-12)
+    optimizer.add_param_group({"params": mg.ones(3, requires_grad=True), "lr": 0.8})
+    optimizer.param_groups[0]["lr"] = 7.0
+    scheduler.step()
+    assert rates(optimizer) == [0.05, 0.2, 0.05]
+
+
+def test_a_checkpoint_keeps_the_rate_that_swa_anneals_to():
+    optimizer, other = make(), make()
+    scheduler = SWALR(optimizer, [0.05, 0.2], 4)
+    follow(optimizer, scheduler, 2)
+    resumed = SWALR(other, 0.7, 9)
+    resumed.load_state_dict(scheduler.state_dict())
+    np.testing.assert_array_equal(follow(other, resumed, 5), follow(optimizer, scheduler, 5))
+
+
+def test_a_sequence_goes_on_to_swa_from_its_rate():
+    optimizer = make()
+    first = ExponentialLR(optimizer, 0.5)
+    sequence = SequentialLR(optimizer, [first, SWALR(optimizer, 0.0, 2, "linear")], [2])
+    seen = np.array(follow(optimizer, sequence, 4))
+    np.testing.assert_allclose(seen[:, 0] / seen[0, 0], [1, 0.5, 0.5, 0.25, 0])
 
 
 def test_restarts_take_fractions_of_an_epoch():
@@ -699,6 +740,11 @@ def step(o):
             ValueError,
             "Adagrad has neither momentum nor betas to cycle; pass cycle_momentum=False",
         ),
+        (lambda: SWALR(1, 0.1), TypeError, "SWALR: expected an optimiser"),
+        (lambda: SWALR(make(), -0.1), ValueError, "SWALR: Invalid swa_lr: -0.1"),
+        (lambda: SWALR(make(), [0.1]), ValueError, "swa_lr has 1 values, the optimiser 2"),
+        (lambda: SWALR(make(), 0.1, -1), ValueError, "SWALR: anneal_epochs must be at least 0"),
+        (lambda: SWALR(make(), 0.1, 3, "log"), ValueError, "SWALR: anneal_strategy must be 'cos'"),
         (lambda: sequence([]), ValueError, "SequentialLR: expected at least one scheduler"),
         (lambda: sequence([], step, step), ValueError, "2 schedulers need 1 milestones, got 0"),
         (lambda: sequence([5, 3], step, step, step), ValueError, "must be in increasing order"),

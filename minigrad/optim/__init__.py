@@ -17,6 +17,7 @@ from .muon import *
 from .optimizer import *
 from .rules import *
 from .schedule_free import *
+from .swa_utils import *
 
 if not typing.TYPE_CHECKING:  # mypy reads only literal lists; without one, it goes by the imports
     __all__ = _public_names(vars(), lr_scheduler)

@@ -38,7 +38,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-from ..checks import check_count, check_length, check_range, check_share, plain
+from ..checks import check_count, check_length, check_range, check_share, choice, plain
 from .optimizer import Optimizer
 from .scheduler import LRScheduler, check_optimizer, per_group
 
@@ -54,6 +54,7 @@ __all__ = [
     "OneCycleLR",
     "PolynomialLR",
     "ReduceLROnPlateau",
+    "SWALR",
     "SequentialLR",
     "StepLR",
 ]
@@ -286,6 +287,61 @@ class CosineAnnealingLR(LRScheduler):
     def multiplier(self, epoch: int) -> float:
         """Half a cosine wave from 1 to 0, and back."""
         return (1 + math.cos(math.pi * epoch / self.T_max)) / 2
+
+
+class SWALR(LRScheduler):
+    """Anneal lr from its value now to swa_lr in anneal_epochs epochs, and leave it there: the rate
+    of stochastic weight averaging (Izmailov et al. 2018), see `optim.AveragedModel`.
+
+    swa_lr is nonnegative, or a list with a value per parameter group; it is kept in the groups, and
+    one added later has that of the first. anneal_epochs is a nonnegative int, anneal_strategy "cos"
+    or "linear".
+
+    >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
+    >>> scheduler = mg.optim.lr_scheduler.SWALR(optimizer, swa_lr=0.5, anneal_epochs=2)
+    >>> rates = []
+    >>> for _ in range(4):
+    ...     rates += scheduler.get_last_lr()
+    ...     scheduler.step()
+    >>> rates
+    [1.0, 0.75, 0.5, 0.5]
+    """
+
+    _driven = (*LRScheduler._driven, "swa_lr")
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        swa_lr: float | list[float],
+        anneal_epochs: int = 10,
+        anneal_strategy: str = "cos",
+        last_epoch: int = -1,
+    ) -> None:
+        groups = check_optimizer(self, optimizer).param_groups
+        self.anneal_epochs = check_count("SWALR", "anneal_epochs", anneal_epochs, least=0)
+        self.anneal_strategy = choice(anneal_strategy, "SWALR: anneal_strategy", "cos", "linear")
+        last_rates = per_group("SWALR", "swa_lr", swa_lr, optimizer)
+        last_rates = [check_range("SWALR", "swa_lr", lr) for lr in last_rates]
+        for group, lr in zip(groups, last_rates, strict=True):
+            group["swa_lr"] = lr
+        super().__init__(optimizer, last_epoch)
+
+    def _join(self, group: dict[str, Any], number: int) -> None:
+        super()._join(group, number)
+        group.setdefault("swa_lr", self.optimizer.param_groups[0]["swa_lr"])
+
+    def multiplier(self, epoch: int) -> float:
+        """From 1 to 0 along half a cosine wave, or a line."""
+        left = 1 - min(epoch / self.anneal_epochs, 1) if self.anneal_epochs else 0.0
+        return left if self.anneal_strategy == "linear" else (1 - math.cos(math.pi * left)) / 2
+
+    def get_lr(self) -> list[float]:
+        """The rates between those now and swa_lr; once it is reached, swa_lr whatever they are."""
+        old = self.multiplier(self.last_epoch - 1) if self.last_epoch > 0 else 1.0
+        new = self.multiplier(self.last_epoch)
+        share = new / old if new else 0.0
+        ends = [group["swa_lr"] for group in self.optimizer.param_groups]
+        return [end + (lr - end) * share for lr, end in zip(self._rates_now(), ends, strict=True)]
 
 
 class CosineAnnealingWarmRestarts(LRScheduler):
