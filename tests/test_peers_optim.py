@@ -1,8 +1,10 @@
-"""Trajectories of 100 steps of optimisers and learning rates vs. PyTorch."""
+"""Trajectories of 100 steps of optimisers, averages and learning rates vs. PyTorch, and vs. the
+package schedulefree."""
 
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -102,6 +104,14 @@ CASES = [
         {"lr": 0.05, "lr_decay": 0.1, "weight_decay": 0.1, "maximize": True},
         {"lr": 0.05, "initial_accumulator_value": 0.5, "eps": 1e-3},
     ),
+    *cases(
+        "RAdam",
+        peer("optim.RAdam"),
+        {"lr": 0.01},
+        {**ADAM, "weight_decay": 0.1, "maximize": True},
+        {**ADAM, "weight_decay": 0.1, "decoupled_weight_decay": True},
+        {"lr": 0.01, "betas": (0.5, 0.6)},  # never rectified
+    ),
 ]
 LBFGS_CASES = cases(
     "LBFGS",
@@ -191,7 +201,7 @@ def test_lbfgs_on_a_net_with_batchnorm(kind, options, seed):
 
 
 STATEFUL = [CASES[i] for i in (4, 20, 30)] + [
-    case for case in CASES[33:] if case.values[0] in ("NAdam", "RMSprop", "Adagrad")
+    case for case in CASES[33:] if case.values[0] in ("NAdam", "RMSprop", "Adagrad", "RAdam")
 ]
 
 
@@ -230,6 +240,235 @@ def test_continues_from_pytorchs_state_dict_and_back(kind, options):
     run(fresh, their_loss, 6)
     run(ours, loss, 6)
     compare([x], [y], 1e-6 if kind == "NAdam" else 1e-10)
+
+
+# ------------------------------------------------------------------------------------------- Muon
+MUON_CASES = [
+    {"lr": 0.02},
+    {"lr": 0.02, "momentum": 0.5, "nesterov": False, "weight_decay": 0},
+    {"lr": 0.02, "adjust_lr_fn": "match_rms_adamw", "ns_steps": 3},
+    {"lr": 0.02, "ns_coefficients": (1.5, -0.5, 0.0), "eps": 5.0, "adjust_lr_fn": "original"},
+]
+
+
+@pytest.fixture
+def whole_precision(monkeypatch):
+    """PyTorch rounds Muon's iterations to bfloat16: let it compute them in the dtype of the
+    gradient, as we do."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", lambda self: self.clone())
+
+
+@pytest.mark.peer("optim.Muon")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(3, 4), (8, 3), (1, 1)])
+@pytest.mark.parametrize("options", MUON_CASES)
+def test_muon(options, shape, dtype, whole_precision):
+    rng = np.random.default_rng(0)
+    scale, start = rng.uniform(0.1, 2.0, shape), rng.uniform(3.0, 4.0, shape)
+    (x,), (y,) = both([start], dtype)
+    a, b = mg.tensor(scale, dtype=dtype), torch.tensor(scale, dtype=y.dtype)
+    run(mg.optim.Muon([x], **options), lambda: (a * (x - 1.0) ** 2).sum(), STEPS)
+    run(torch.optim.Muon([y], **options), lambda: (b * (y - 1.0) ** 2).sum(), STEPS)
+    compare([x], [y], 1e-10 if dtype == "float64" else 1e-3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_muon_and_adamw_on_a_net(dtype, whole_precision):
+    ours, theirs, loss, their_loss = net_pair(dtype)
+    for module, optim, value in ((ours, mg.optim, loss), (theirs, torch.optim, their_loss)):
+        p = list(module.parameters())
+        muon = optim.Muon([w for w in p if w.ndim == 2], lr=0.01)
+        adamw = optim.AdamW([w for w in p if w.ndim != 2], lr=0.01)
+        for _ in range(30):
+            muon.zero_grad()
+            adamw.zero_grad()
+            value().backward()
+            muon.step()
+            adamw.step()
+    compare(
+        ours.state_dict().values(),
+        theirs.state_dict().values(),
+        1e-9 if dtype == "float64" else 0.01,
+    )
+
+
+def test_muon_is_near_pytorchs_in_bfloat16():
+    rng = np.random.default_rng(1)
+    (x,), (y,) = both([np.zeros((6, 9))], "float32")
+    gradient = rng.normal(size=(6, 9))
+    x.grad, y.grad = mg.tensor(gradient, dtype="float32"), torch.tensor(gradient).float()
+    for optimizer in (mg.optim.Muon([x], lr=1.0), torch.optim.Muon([y], lr=1.0)):
+        optimizer.step()
+    compare([x], [y], 0.03)
+
+
+def test_muon_continues_from_pytorchs_state_dict_and_back(whole_precision):
+    (x,), (y,) = both([np.random.default_rng(2).normal(size=(2, 4))], "float64")
+    ours, theirs = mg.optim.Muon([x], lr=1.0), torch.optim.Muon([y], **MUON_CASES[1])
+    run(theirs, lambda: (y**4).sum(), 4)
+    with mg.no_grad():
+        x.copy_(y.detach().numpy())
+    ours.load_state_dict(theirs.state_dict())
+    run(theirs, lambda: (y**4).sum(), 6)
+    run(ours, lambda: (x**4).sum(), 6)
+    compare([x], [y], 1e-10)
+    fresh = torch.optim.Muon([y], lr=1.0)
+    fresh.load_state_dict(as_torch(ours.state_dict()))
+    run(fresh, lambda: (y**4).sum(), 6)
+    run(ours, lambda: (x**4).sum(), 6)
+    compare([x], [y], 1e-10)
+
+
+# ------------------------------------------------------------------------ schedule-free, averages
+NAMES = {"ScheduleFreeSGD": "SGDScheduleFree", "ScheduleFreeAdamW": "AdamWScheduleFree"}
+SCHEDULE_FREE = [
+    *cases(
+        "ScheduleFreeSGD",
+        peer("optim.ScheduleFreeSGD"),
+        {"lr": 0.05},
+        {"lr": 0.05, "momentum": 0.5, "weight_decay": 0.1, "warmup_steps": 20},
+        {"lr": 0.05, "r": 1.5, "weight_lr_power": 1.0, "warmup_steps": 5},
+    ),
+    *cases(
+        "ScheduleFreeAdamW",
+        peer("optim.ScheduleFreeAdamW"),
+        {"lr": 0.01},
+        {**ADAM, "weight_decay": 0.1, "warmup_steps": 20},
+        {**ADAM, "r": 1.5, "weight_lr_power": 0.0, "warmup_steps": 5},
+    ),
+]
+
+
+def schedule_free_pair(kind, params, others, options):
+    import schedulefree
+
+    ours = getattr(mg.optim, kind)(params, **options)
+    theirs = getattr(schedulefree, NAMES[kind])(others, foreach=False, **options)
+    theirs.train()
+    return ours, theirs
+
+
+@pytest.mark.skipif(not find_spec("schedulefree"), reason="needs the package schedulefree")
+class TestScheduleFree:
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("kind, options", SCHEDULE_FREE)
+    def test_quadratic(self, kind, options, dtype):
+        rng = np.random.default_rng(0)
+        scale = np.linspace(0.1, 2.0, 12).reshape(3, 4)
+        (x,), (y,) = both([rng.uniform(3.0, 4.0, (3, 4))], dtype)
+        a, b = mg.tensor(scale, dtype=dtype), torch.tensor(scale, dtype=y.dtype)
+        optimizers = schedule_free_pair(kind, [x], [y], options)
+        for _ in range(4):
+            run(optimizers[0], lambda: (a * (x - 1.0) ** 2).sum(), STEPS // 4)
+            run(optimizers[1], lambda: (b * (y - 1.0) ** 2).sum(), STEPS // 4)
+            for mode in ("eval", "train"):
+                for optimizer in optimizers:
+                    getattr(optimizer, mode)()
+                compare([x], [y], 1e-10 if dtype == "float64" else 1e-5)
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize("kind, options", SCHEDULE_FREE)
+    def test_net_with_batchnorm_and_two_groups(self, kind, options, dtype):
+        ours, theirs, loss, their_loss = net_pair(dtype)
+        options = {**options, "lr": options["lr"] / 5}
+        groups = []
+        for module in (ours, theirs):
+            p = list(module.parameters())
+            groups.append([{"params": p[:2]}, {"params": p[2:], "lr": options["lr"] / 3}])
+        optimizers = schedule_free_pair(kind, *groups, options)
+        run(optimizers[0], loss, STEPS)
+        run(optimizers[1], their_loss, STEPS)
+        compare(ours.state_dict().values(), theirs.state_dict().values())
+        for optimizer in optimizers:
+            optimizer.eval()
+        compare(ours.state_dict().values(), theirs.state_dict().values())
+
+    @pytest.mark.parametrize("mode", ["train", "eval"])
+    @pytest.mark.parametrize("kind, options", SCHEDULE_FREE)
+    def test_continues_from_the_state_of_the_package_and_back(self, kind, options, mode):
+        (x,), (y,) = both([np.random.default_rng(2).normal(size=(2, 4))], "float64")
+        ours, theirs = schedule_free_pair(kind, [x], [y], {**options})
+        run(theirs, lambda: (y**4).sum(), 4)
+        getattr(theirs, mode)()
+        with mg.no_grad():
+            x.copy_(y.detach().numpy())
+        ours = getattr(mg.optim, kind)([x], lr=1.0)
+        ours.load_state_dict(theirs.state_dict())
+        for optimizer, value in ((ours, lambda: (x**4).sum()), (theirs, lambda: (y**4).sum())):
+            optimizer.train()
+            run(optimizer, value, 6)
+            getattr(optimizer, mode)()
+        compare([x], [y], 1e-10)
+        _, fresh = schedule_free_pair(kind, [x], [y], {"lr": 1.0})
+        fresh.load_state_dict(as_torch(ours.state_dict()))
+        for optimizer, value in ((ours, lambda: (x**4).sum()), (fresh, lambda: (y**4).sum())):
+            optimizer.train()
+            run(optimizer, value, 6)
+        compare([x], [y], 1e-10)
+
+    @pytest.mark.parametrize("kind", NAMES)
+    def test_defaults(self, kind):
+        ours, theirs = schedule_free_pair(
+            kind, [mg.ones(1, requires_grad=True)], [torch.ones(1, requires_grad=True)], {}
+        )
+        options = {n: v for n, v in ours.defaults.items() if n != "maximize"}
+        assert options == {name: theirs.defaults[name] for name in options}
+        kept = {"foreach", *ours.progress}
+        assert set(theirs.defaults) == set(options) | kept
+
+
+AVERAGES = {
+    "SWA": ({}, lambda: {}),
+    "EMA": (
+        {"decay": 0.9},
+        lambda: {"multi_avg_fn": torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)},
+    ),
+}
+
+
+@pytest.mark.peer("optim.AveragedModel")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("use_buffers", [False, True])
+@pytest.mark.parametrize("name", AVERAGES)
+def test_averages(name, use_buffers, dtype):
+    ours, theirs, loss, their_loss = net_pair(dtype)
+    options, their_options = AVERAGES[name]
+    averaged = mg.optim.AveragedModel(ours, use_buffers=use_buffers, **options)
+    other = torch.optim.swa_utils.AveragedModel(theirs, use_buffers=use_buffers, **their_options())
+    optimizers = [
+        optim.SGD(module.parameters(), lr=0.05)
+        for module, optim in ((ours, mg.optim), (theirs, torch.optim))
+    ]
+    for _ in range(20):
+        run(optimizers[0], loss, 1)
+        run(optimizers[1], their_loss, 1)
+        averaged.update_parameters(ours)
+        other.update_parameters(theirs)
+    mine, expected = averaged.state_dict(), other.state_dict()
+    assert set(mine) == set(expected)
+    for state in (mine, expected):  # PyTorch averages this count too, and cuts the result off
+        state.pop("module.1.num_batches_tracked")
+    compare(
+        [mine[key] for key in expected], expected.values(), 1e-10 if dtype == "float64" else 1e-5
+    )
+
+    rng = np.random.default_rng(5)
+    data = rng.normal(1.0, 2.0, (64, 5))
+    mg.nn.recalibrate(
+        averaged, [mg.tensor(data[:40], dtype=dtype), mg.tensor(data[40:], dtype=dtype)]
+    )
+    torch.optim.swa_utils.update_bn([torch.tensor(data, dtype=getattr(torch, dtype))], other)
+    layer, its = averaged.module[1], other.module[1]
+    compare(
+        [layer.running_mean, layer.running_var * (64 / 63)], [its.running_mean, its.running_var]
+    )
+
+    fresh = mg.optim.AveragedModel(ours, use_buffers=use_buffers, **options)
+    fresh.load_state_dict(other.state_dict())
+    fresh.update_parameters(ours)
+    other.update_parameters(theirs)
+    assert fresh.n_averaged.item() == other.n_averaged.item() == 21
+    compare(fresh.module.parameters(), other.module.parameters())
 
 
 # ------------------------------------------------------------------------------------- schedulers
@@ -297,6 +536,15 @@ SCHEDULES = [
         {"max_lr": 1.0, "total_steps": STEPS, "base_momentum": [0.7, 0.8], "max_momentum": 0.9},
     ),
 ]
+# resumed, or in a sequence, PyTorch's counts its own steps and not the epochs
+ANNEALED = cases(
+    "SWALR",
+    peer("optim.lr_scheduler.SWALR"),
+    {"swa_lr": 0.05},
+    {"swa_lr": [0.05, 0.3], "anneal_epochs": 4, "anneal_strategy": "linear"},
+    {"swa_lr": 0.5, "anneal_epochs": 0},
+    {"swa_lr": 0.0, "anneal_epochs": 1},
+)
 KINDS = [("SGD", {"momentum": 0.9}), ("Adam", {})]
 
 
@@ -329,12 +577,13 @@ def step_together(optimizers, schedulers, steps, metrics=None):
 
 
 def schedules(optimizers, name, options):
-    libraries = (lr_scheduler, torch.optim.lr_scheduler)
+    theirs = torch.optim.swa_utils if name == "SWALR" else torch.optim.lr_scheduler
+    libraries = (lr_scheduler, theirs)
     return [getattr(m, name)(o, **options) for m, o in zip(libraries, optimizers, strict=True)]
 
 
 @pytest.mark.parametrize("kind, settings", KINDS)
-@pytest.mark.parametrize("name, options", SCHEDULES)
+@pytest.mark.parametrize("name, options", SCHEDULES + ANNEALED)
 def test_schedule(name, options, kind, settings):
     optimizers = optimizer_pair(kind, settings)
     step_together(optimizers, schedules(optimizers, name, options), STEPS)
@@ -353,7 +602,7 @@ def test_resumed_schedule(name, options, last_epoch):
     step_together(optimizers, resumed, 20)
 
 
-@pytest.mark.parametrize("last, options", SCHEDULES)
+@pytest.mark.parametrize("last, options", SCHEDULES + ANNEALED)
 @pytest.mark.parametrize("first, settings", [("LinearLR", {}), ("ExponentialLR", {"gamma": 0.9})])
 def test_several_schedules_multiply(first, settings, last, options):
     optimizers = optimizer_pair("Adam", {})
@@ -446,9 +695,11 @@ def test_takes_pytorchs_scheduler_state(name, options):
 
 def test_defaults():
     """Each of our options is PyTorch's, with the same default."""
-    for kind in ("SGD", "Adam", "AdamW", "NAdam", "RMSprop", "Adagrad", "LBFGS"):
-        ours = getattr(mg.optim, kind)([mg.ones(1, requires_grad=True)]).defaults
-        theirs = getattr(torch.optim, kind)([torch.ones(1, requires_grad=True)]).defaults
+    for kind in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "LBFGS", "Muon"):
+        ours = getattr(mg.optim, kind)([mg.ones((1, 1), requires_grad=True)]).defaults
+        theirs = getattr(torch.optim, kind)([torch.ones((1, 1), requires_grad=True)]).defaults
+        if kind in ("LBFGS", "Muon"):
+            assert ours.pop("maximize") is False and "maximize" not in theirs
         assert ours == {name: theirs[name] for name in ours}
         only_theirs = {"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay"}
         assert set(theirs) - set(ours) <= only_theirs
