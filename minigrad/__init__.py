@@ -23,6 +23,7 @@ from . import (
 from ._core.engine.graph import (
     Tensor as Tensor,
     get_default_dtype as get_default_dtype,
+    result_type as result_type,
     set_default_dtype as set_default_dtype,
 )
 from ._core.ops import *  # what is decorated there, and what is public in table.py

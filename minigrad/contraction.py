@@ -15,7 +15,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ._core.engine.graph import Tensor, attach_methods, to_tensor, to_tensors
+from ._core.engine.graph import Tensor, attach_methods, result_type, to_tensor, to_tensors
 from ._core.ops import (
     astype,
     diagonal,
@@ -178,7 +178,7 @@ def _sum_of_products(
 ) -> Tensor:
     """The product of all tensors, summed over the labels missing from `output`."""
     if any(t.dtype.kind != "f" for t in tensors):  # products could overflow before the sum
-        common = np.result_type(*(t.dtype for t in tensors))
+        common = result_type(*tensors)
         if common.kind != "f" and not set(output).issuperset(
             label for own in labels for label in own
         ):

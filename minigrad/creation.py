@@ -18,6 +18,7 @@ from ._core.engine.graph import (
     drops_graph,
     get_default_dtype,
     listed_tensors,
+    result_type,
     to_tensor,
 )
 from ._core.fast.loops import memory_checked
@@ -62,7 +63,7 @@ def _as_array(
         dtype = dtype or int64
     if not given and kind == "f" and dtype is None:
         floats = [t.dtype for t in inside if t.dtype.kind == "f"]
-        dtype = np.result_type(*floats) if floats else get_default_dtype()
+        dtype = result_type(*floats) if floats else get_default_dtype()
     elif (
         not given
         and dtype is not None

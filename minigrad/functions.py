@@ -13,7 +13,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ._core.engine.graph import Tensor, adopt, attach_methods, to_tensor, to_tensors
+from ._core.engine.graph import (
+    Tensor,
+    adopt,
+    attach_methods,
+    get_default_dtype,
+    to_tensor,
+    to_tensors,
+)
 from ._core.fast.loops import memory_checked
 from ._core.ops import (
     abs,
@@ -22,6 +29,7 @@ from ._core.ops import (
     broadcast_to,
     concat,
     exp,
+    floating,
     getitem,
     in_safe_range,
     max,
@@ -85,7 +93,7 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
     >>> mg.softmax(mg.tensor([0.0, 0.0]))
     tensor([0.5, 0.5])
     """
-    x = to_tensor(x, "softmax")
+    x = floating(x, "softmax")
     axis = one_axis("softmax", axis, x.ndim)
     largest = max(x, axis=axis, keepdims=True).detach() if x.size else 0.0  # empty: max raises
     weights = exp(x - largest)
@@ -98,10 +106,12 @@ def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = Fa
     >>> mg.std(mg.tensor([1.0, 3.0]))
     tensor(1.)
     """
+    x = to_tensor(x, "std")
+    if x.dtype.kind != "f":
+        return std(x.astype(np.float64), axis, correction, keepdims).astype(get_default_dtype())
     square = var(x, axis, correction, keepdims)
     if in_safe_range(square._array) and not _scaling:
         return sqrt(square)
-    x = to_tensor(x, "std")
     scale = _magnitude(x, axis)
     return _rescaled(_power(var(x / scale, axis, correction, keepdims), 0.5), scale)
 
@@ -120,7 +130,7 @@ def norm(
     """
     x = to_tensor(x, "norm")
     if x.dtype.kind != "f":
-        x = x.astype(np.float64)
+        return norm(x.astype(np.float64), axis, keepdims, ord).astype(get_default_dtype())
     if ord == 2 or ord == "fro":
         square = sum_product(x, x, axis, keepdims)
         if in_safe_range(square._array) and not _scaling:

@@ -105,7 +105,7 @@ class Row:
     differentiable: tuple[int, ...] = (0,)
     ulps: float = 0.5  # of the exact result; 0.5 is correctly rounded
     scale: Callable[..., Any] | None = None  # the magnitude that ulps refer to, if terms can cancel
-    floating: bool = False  # integers become float64, bools float32
+    floating: bool = False  # integers and bools become floats, where NumPy has no such function
     eps: float = 1e-6  # of gradcheck
     specials: tuple[Special, ...] = ()
 

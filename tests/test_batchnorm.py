@@ -12,6 +12,9 @@ from minigrad import nn
 from minigrad.autograd import gradcheck, gradgradcheck
 from minigrad.nn import functional as F
 
+# Allowed, at half the speed: test_promotion.py expects the warning.
+pytestmark = pytest.mark.filterwarnings("ignore:BatchNorm.d. float64 data meets:UserWarning")
+
 SHAPES = {
     "(N,C)": (6, 3),
     "(N,C,L)": (4, 3, 5),

@@ -819,8 +819,8 @@ def test_products_that_are_not_summed_keep_their_dtype():
 def test_norm_of_integers_is_float(order):
     x = np.array([50_000, -(2**31), 7], np.int32)
     result = mg.norm(mg.tensor(x), ord=order)
-    assert result.dtype == mg.float64
-    assert result.item() == pytest.approx(np.linalg.norm(x.astype(float), order), rel=1e-15)
+    assert result.dtype == mg.float32
+    assert result.item() == np.float32(np.linalg.norm(x.astype(float), order))
 
 
 @pytest.mark.parametrize("name", ["mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"])
@@ -830,13 +830,15 @@ def test_losses_of_integers_do_not_overflow(name):
     loss = getattr(mg.nn.functional, name)
     exact = loss(mg.tensor(x.astype(float)), mg.tensor(target.astype(float)))
     result = loss(mg.tensor(x), mg.tensor(target))
-    assert result.dtype == mg.float64 and result.item() == exact.item()
+    assert result.dtype == mg.float32
+    assert result.item() == pytest.approx(exact.item(), rel=3e-7)
 
 
 def test_rms_norm_of_integers():
     x = np.array([50_000, -60_000, 70_000], np.int32)
     expected = mg.nn.functional.rms_norm(mg.tensor(x.astype(float)), 3)
-    assert mg.nn.functional.rms_norm(mg.tensor(x), 3).tolist() == expected.tolist()
+    result = mg.nn.functional.rms_norm(mg.tensor(x), 3)
+    np.testing.assert_allclose(result.numpy(), expected.numpy(), rtol=2e-7)
 
 
 class Three:

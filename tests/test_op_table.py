@@ -38,9 +38,9 @@ DTYPES = ("float32", "float64", "int32", "int64", "bool")
 
 
 def ours(dtype):
-    """NumPy's result dtype, in native byte order; float16 and int8 are float32 and int64 here."""
+    """NumPy's result dtype, in native byte order; int8 is int64 here."""
     native = np.dtype(dtype).newbyteorder("=")
-    return {"float16": np.dtype(np.float32), "int8": np.dtype(np.int64)}.get(native.name, native)
+    return np.dtype(np.int64) if native.name == "int8" else native
 
 
 # ------------------------------------------------------------------------ registry and table agree
@@ -161,14 +161,14 @@ def test_values(name, dtype, layout):
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, bool])
 @pytest.mark.parametrize("name", ROWS)
 def test_integers_and_booleans(name, dtype, layout):
-    """As in NumPy 2: its values, its result dtype, and a TypeError where it has none."""
+    """As in NumPy 2: its values, its result dtype, and a TypeError where it has none; but floats
+    made of integers take the default dtype."""
     row = ROWS[name]
     for shapes, options in row.cases:
         arrays = sample(row, shapes, dtype, layout)
         tensors = list(map(mg.asarray, arrays))
         if row.floating:
             exact = reference(row, [a.astype(float) for a in arrays], options)
-            expected = np.dtype(np.float32 if dtype is bool else np.float64)
         else:
             try:
                 exact = reference(row, arrays, options)
@@ -176,7 +176,9 @@ def test_integers_and_booleans(name, dtype, layout):
                 with pytest.raises(TypeError, match=name):
                     row.function(*tensors, **options)
                 continue
-            expected = ours(exact.dtype)
+        if exact.dtype == np.float16:  # of bools: too coarse
+            exact = reference(row, [a.astype(float) for a in arrays], options)
+        expected = np.dtype(np.float32) if exact.dtype.kind == "f" else ours(exact.dtype)
         result = row.function(*tensors, **options)
         assert result.dtype == expected, (shapes, options)
         assert result.shape == exact.shape, (shapes, options)
@@ -614,7 +616,7 @@ def test_more_dimensions_than_numpy_has_raise():
     assert "ValueError: broadcast_to" in done.stderr
 
 
-# ------------------------------------------------------------------------------- NumPy's promotion
+# ------------------------------------- values of mixed dtypes; the dtypes are in test_promotion.py
 PROMOTED = {
     "add": np.add,
     "multiply": np.multiply,
@@ -628,30 +630,26 @@ SCALARS = (True, 2, 2.5)
 @pytest.mark.parametrize("name", PROMOTED)
 @pytest.mark.parametrize("left", DTYPES)
 @pytest.mark.parametrize("right", DTYPES)
-def test_promotion_of_two_dtypes(name, left, right):
+def test_values_of_two_dtypes(name, left, right):
     x, y = np.array([1, 0, 1], left), np.array([1, 1, 0], right)
     with np.errstate(all="ignore"):
         exact = PROMOTED[name](x, y)
-    assert name in ("divide", "less") or exact.dtype == np.result_type(left, right)
     result = getattr(mg, name)(mg.asarray(x), mg.asarray(y))
-    assert result.dtype == ours(exact.dtype)
     np.testing.assert_array_equal(result.numpy(), exact)
 
 
 @pytest.mark.parametrize("name", PROMOTED)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("scalar", SCALARS)
-def test_python_scalars_are_weak(name, dtype, scalar):
+def test_values_with_python_scalars(name, dtype, scalar):
     x = np.array([1, 0, 1], dtype)
     with np.errstate(all="ignore"):
         right, left = PROMOTED[name](x, scalar), PROMOTED[name](scalar, x)
-    assert name in ("divide", "less") or right.dtype == np.result_type(x, scalar)
     for exact, result in (
         (right, getattr(mg, name)(mg.asarray(x), scalar)),
         (left, getattr(mg, name)(scalar, mg.asarray(x))),
     ):
-        assert result.dtype == ours(exact.dtype)
-        np.testing.assert_array_equal(result.numpy(), exact)
+        np.testing.assert_array_equal(result.numpy(), exact.astype(result.dtype))
 
 
 NUMPY_SCALARS = (
@@ -696,7 +694,8 @@ def test_operators_with_a_numpy_scalar_keep_the_dtype(dtype, scalar):
     for y in (x * scalar, scalar * x, x / scalar, scalar - x, x**scalar, scalar**x, x // scalar):
         assert y.dtype == dtype
         assert mg.autograd.grad(y.sum(), x)[0].dtype == dtype
-    assert (x.detach() * np.array(scalar)).dtype == np.result_type(dtype, np.array(scalar))
+    wide = np.array(scalar)
+    assert (x.detach() * wide).dtype == (np.float64 if wide.dtype == np.float64 else dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64])

@@ -227,7 +227,8 @@ cdef object numpy_error(str name, error):
 
 
 cdef ndarray call_numpy(Op op, object x, object y):
-    """What the kernels do not do (integers, booleans, rare functions) NumPy's ufunc does."""
+    """What the kernels do not do (integers, booleans, rare functions) NumPy's ufunc does. Floats made of
+    integers take the default dtype."""
     cdef ndarray target
     if op.fallback is None:
         raise TypeError(f"{op.name}: dtype {x.dtype} is not supported")
@@ -246,10 +247,11 @@ cdef ndarray call_numpy(Op op, object x, object y):
         except (TypeError, ValueError, OverflowError) as error:
             raise numpy_error(op.name, error) from None
         if out.dtype == np.float16:         # which NumPy makes of bool: too coarse, and no dtype of ours
-            x = x.astype(np.float32)
-            out = np.asarray(op.fallback(x) if y is None else op.fallback(x, y))
+            out = np.asarray(op.fallback(*[np.asarray(z, np.float64) for z in (x, y) if z is not None]))
         elif out.dtype == np.int8:
             out = out.astype(np.int64)
+        if out.dtype.kind == "f" and (x if isinstance(x, np.ndarray) else y).dtype.kind != "f":
+            out = out.astype(default_dtype)
     return checked(out)
 
 

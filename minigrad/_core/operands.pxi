@@ -1,4 +1,8 @@
-# Conversion of operands (numbers, arrays) to Tensors.
+# Conversion of operands (numbers, arrays) to Tensors, and the dtype of what they make together: the dtypes
+# are a chain, bool < int32 < int64 < float32 < float64 (as are NumPy's type numbers), and the highest operand
+# wins. So integers are weak against floats, as in PyTorch; NumPy makes int64 with float32 float64, and the
+# array API leaves it open. Arrays count as Tensors do. Numbers, Python's and NumPy's, are weaker: only their
+# kind counts.
 cdef tuple OPERANDS = (Tensor, np.ndarray, np.generic, int, float)
 
 
@@ -98,8 +102,8 @@ cpdef tuple to_tensors(tuple values, str name):  # type: tuple[Tensor, ...]
     """As `to_tensor` of each; but a number, Python's or NumPy's, is weak: it takes the dtype that promotion
     gives it with the Tensors and arrays among the values. Where there are none, the numbers take the
     dtype of those that are NumPy's, or that of the most general."""
-    cdef list tensors = [], dtypes = [], numpys = []
-    cdef object general = False             # of the numbers, the one of the most general type
+    cdef list tensors = [], numbers = [], numpys = []
+    cdef int typenum = -1
     for value in values:
         if not isinstance(value, Tensor):
             break
@@ -109,18 +113,73 @@ cpdef tuple to_tensors(tuple values, str name):  # type: tuple[Tensor, ...]
         number = python_number(value)
         if number is None:
             value = to_tensor(value, name)
-            dtypes.append((<Tensor> value).array.dtype)
+            typenum = max(typenum, PyArray_TYPE((<Tensor> value).array))
         else:
-            if isinstance(value, np.generic):
-                numpys.append(value)
-            if PyFloat_CheckExact(number) or PyBool_Check(general):
-                general = number
+            (numpys if isinstance(value, np.generic) else numbers).append(value)
             value = number
         tensors.append(value)
-    if not dtypes:
-        for value in numpys or [general]:
-            dtypes.append(to_tensor(value, name).array.dtype)
+    if typenum < 0:                         # numbers alone
+        typenum = highest_type(tuple([to_tensor(value, name) for value in numpys or numbers]))
     for i, value in enumerate(tensors):
         if not isinstance(value, Tensor):
-            tensors[i] = wrap(number_array(value, np.result_type(*dtypes, value).num, name))
+            tensors[i] = wrap(number_array(value, type_with(typenum, value), name))
     return tuple(tensors)
+
+
+cdef int type_with(int typenum, object number):
+    """The type of what an operand of this type and a number make together."""
+    if PyFloat_CheckExact(number):
+        return typenum if typenum >= NPY_FLOAT else default_dtype.num
+    return NPY_INT64 if typenum == NPY_BOOL and not PyBool_Check(number) else typenum
+
+
+cdef int highest_type(tuple tensors) except -2:
+    """The common type of Tensors; None among them is passed over."""
+    cdef int highest = -1, typenum
+    cdef bint single = False
+    for tensor in tensors:
+        if tensor is not None:
+            typenum = PyArray_TYPE((<Tensor> tensor).array)
+            single |= typenum == NPY_FLOAT
+            highest = max(highest, typenum)
+    if single and highest == NPY_DOUBLE and mixed_floats_hook is not None:
+        mixed_floats_hook()
+    return highest
+
+
+cdef int type_to_compare(int typenum, object left, object right):
+    """Integers are compared with float32 in double, which holds more of them; the result is bool anyway."""
+    for value in (left, right):
+        if isinstance(value, Tensor) and NPY_BOOL < PyArray_TYPE((<Tensor> value).array) < NPY_FLOAT:
+            return NPY_DOUBLE if typenum == NPY_FLOAT else typenum
+    return typenum
+
+
+cpdef tuple in_common_dtype(tuple tensors):  # type: tuple[Any, ...]
+    """These Tensors in their common dtype, converted differentiably; None among them stays."""
+    cdef int typenum = highest_type(tensors)
+    return tuple([tensor if tensor is None or PyArray_TYPE((<Tensor> tensor).array) == typenum
+                  else tensor.astype(cnp.PyArray_DescrFromType(typenum)) for tensor in tensors])
+
+
+def result_type(*operands: TensorLike | DTypeLike) -> np.dtype[Any]:
+    """The dtype of what these make together: the highest of bool, int32, int64, float32, float64 among the
+    Tensors, arrays and dtypes. Of a number, Python's or NumPy's, only the kind counts: a float makes integers
+    the default dtype, an int makes bools int64.
+
+    >>> mg.result_type(mg.arange(3), mg.float32), mg.result_type(mg.arange(3), 0.5)
+    (dtype('float32'), dtype('float32'))
+    """
+    if not operands or any([x is None for x in operands]):
+        raise TypeError(f"result_type: expected Tensors, arrays, numbers or dtypes, got {operands}")
+    cdef tuple known = tuple([x if isinstance(x, OPERANDS) else np.empty(0, x) for x in operands])
+    return cnp.PyArray_DescrFromType(highest_type(to_tensors(known, "result_type")))
+
+
+cdef object mixed_floats_hook = None
+
+
+def on_mixed_floats(hook: Callable[[], None] | None) -> None:
+    """Have `hook()` called wherever float32 and float64 Tensors meet."""
+    global mixed_floats_hook
+    mixed_floats_hook = hook

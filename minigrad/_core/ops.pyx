@@ -31,9 +31,9 @@ from .fast.kernels cimport (
     CLIP, LOGSUM, MAX, MEAN, MIN, NO_KERNEL, PROD, SUM, VAR, WHERE, all_between)
 from .fast.loops cimport Operand, contiguous, view_array
 from .engine.graph cimport (
-    Op, Tensor, beside_rules, binary, checked, number_array, python_number, record, record_view,
-    recording, registry, repeated_axes, shape_of, to_tensor, to_tensors, unary, unbroadcast, without_first,
-    wrap)
+    Op, Tensor, beside_rules, binary, checked, in_common_dtype, number_array, python_number, record,
+    record_view, recording, registry, repeated_axes, shape_of, to_tensor, to_tensors, unary, unbroadcast,
+    without_first, wrap)
 
 import math
 from operator import index as index_of
@@ -42,7 +42,8 @@ import numpy as np
 
 from ..checks import as_int, sizes_of, whole
 from .fast.loops import count_classes
-from .engine.graph import attach_methods, drops_graph, faster_rules, observe, plain_index, register
+from .engine.graph import (
+    attach_methods, drops_graph, faster_rules, get_default_dtype, observe, plain_index, register)
 
 cnp.import_array()
 
@@ -154,8 +155,7 @@ def where(condition: TensorLike, x: TensorLike, y: TensorLike) -> Tensor:
         mask = not_equal(mask, 0)
     a, b = to_tensors((x, y), "where")
     if PyArray_TYPE(a.array) != PyArray_TYPE(b.array):
-        dtype = np.result_type(a.array.dtype, b.array.dtype)
-        a, b = astype(a, dtype), astype(b, dtype)
+        a, b = in_common_dtype((a, b))
     if PyArray_TYPE(a.array) != NPY_FLOAT and PyArray_TYPE(a.array) != NPY_DOUBLE:
         return wrap(checked(np.where(mask.array, a.array, b.array)))
     view_array(&operands[0], mask.array)
@@ -198,7 +198,8 @@ def clip(x: TensorLike, min: TensorLike | None = None, max: TensorLike | None = 
             if np.logical_or.reduce(undefined, axis=None):      # comparisons with NaN are false
                 limited = where(undefined, math.nan, limited)
         return limited
-    tensor = to_tensor(x, "clip")
+    number = isinstance(min, float) or isinstance(max, float)
+    tensor = floating(x, "clip") if number else to_tensor(x, "clip")
     typenum = PyArray_TYPE(tensor.array)
     if typenum != NPY_FLOAT and typenum != NPY_DOUBLE:
         return wrap(checked(np.clip(tensor.array, min, max)))
@@ -343,7 +344,8 @@ cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
             out = reductions.reduce(op.opcode, tensor.array, mask, keepdims, correction)
     else:
         if op.opcode == LOGSUM or op.opcode == VAR or op.opcode == MEAN:
-            return reduction(op, astype(tensor, np.float64), axis, keepdims, correction)
+            wide = reduction(op, astype(tensor, np.float64), axis, keepdims, correction)
+            return astype(wide, get_default_dtype())
         out = checked(op.fallback(tensor.array, axis=axes, keepdims=keepdims))
     return record(op, out, tensor, None, None, (axes, keepdims, correction, means))
 
@@ -628,8 +630,7 @@ def linear_recurrence(factor: TensorLike, x: TensorLike, axis: int = -1) -> Tens
     cdef Tensor a = floating(factor, "linear_recurrence"), b = floating(x, "linear_recurrence")
     if a.shape != b.shape:
         raise ValueError(f"linear_recurrence: factor of shape {a.shape} and x of shape {b.shape} differ")
-    dtype = np.result_type(a.dtype, b.dtype)
-    a, b = astype(a, dtype), astype(b, dtype)
+    a, b = in_common_dtype((a, b))
     cdef int along = one_axis("linear_recurrence", axis, PyArray_NDIM(a.array))
     out = loops.cumulate(contiguous(a.array), contiguous(b.array), along)
     return record(LINEAR_RECURRENCE_, out, a, b, None, (along,))
@@ -705,12 +706,12 @@ def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
     return record(LOG_SOFTMAX_, reductions.log_softmax(tensor.array, mask), tensor, None, None, axes)
 
 
-cdef Tensor floating(x, str name):
-    """x as a float32 or float64 Tensor; integers become float64, as in NumPy."""
+cpdef Tensor floating(x: TensorLike, str name):
+    """x as a float32 or float64 Tensor; integers take the default dtype."""
     cdef Tensor tensor = to_tensor(x, name)
     if PyArray_TYPE(tensor.array) == NPY_FLOAT or PyArray_TYPE(tensor.array) == NPY_DOUBLE:
         return tensor
-    return astype(tensor, np.float64)
+    return astype(tensor, get_default_dtype())
 
 
 # ========================================================================================= more primitives

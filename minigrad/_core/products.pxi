@@ -21,8 +21,7 @@ def matmul(x: TensorLike, y: TensorLike) -> Tensor:
     if PyArray_DIMS(a.array)[n - 1] != PyArray_DIMS(b.array)[m - 2 if m > 1 else 0]:
         raise ValueError(matmul_error(a, b))
     if PyArray_TYPE(a.array) != PyArray_TYPE(b.array):
-        dtype = np.result_type(a.array.dtype, b.array.dtype)
-        a, b = astype(a, dtype), astype(b, dtype)
+        a, b = in_common_dtype((a, b))
     if n == 1:
         product = matmul(reshape(a, (1, -1)), b)
         return reshape(product, product.shape[:-2] + product.shape[-1:] if m > 1 else ())
@@ -94,8 +93,7 @@ def linear(x: TensorLike, weight: TensorLike, bias: TensorLike | None = None) ->
                          "expected (..., in), (out, in), (out,), or a stack of each: (K, N, in), "
                          "(K, out, in), (K, out)")
     if PyArray_TYPE(a.array) != typenum or b is not None and PyArray_TYPE(b.array) != typenum:
-        dtype = np.result_type(*[t.dtype for t in (a, w, b) if t is not None])
-        a, w, b = astype(a, dtype), astype(w, dtype), None if b is None else astype(b, dtype)
+        a, w, b = in_common_dtype((a, w, b))
     if m == 2 and n != 2:
         rows = reshape(a, (math.prod(a.shape[:-1]), a.shape[-1]))
         return reshape(linear(rows, w, b), a.shape[:-1] + w.shape[:1])
@@ -129,10 +127,8 @@ def lstm_cell(gates: TensorLike, cell: TensorLike) -> Tensor:
         raise ValueError(f"lstm_cell: gates {z.shape} and cell {c.shape}: expected (4 n, ...) and (n, ...)")
     cdef int typenum = PyArray_TYPE(z.array)
     if typenum != PyArray_TYPE(c.array) or typenum != NPY_FLOAT and typenum != NPY_DOUBLE:
-        dtype = np.result_type(z.array.dtype, c.array.dtype)
-        if dtype.kind != "f":
-            dtype = np.float32 if dtype.kind == "b" else np.float64
-        z, c = astype(z, dtype), astype(c, dtype)
+        z, c = in_common_dtype((z, c))
+        z, c = floating(z, "lstm_cell"), floating(c, "lstm_cell")
     cdef Tensor kept = None
     cdef ndarray out
     if LSTM_STEP.taken():
@@ -195,7 +191,7 @@ def softmax_cross_entropy(x: TensorLike, labels: TensorLike) -> Tensor:
     >>> ops.softmax_cross_entropy(mg.zeros(2, 4), mg.tensor([0, 3]))
     tensor([1.3862944, 1.3862944])
     """
-    cdef Tensor rows = to_tensor(x, "softmax_cross_entropy")
+    cdef Tensor rows = floating(x, "softmax_cross_entropy")
     cdef ndarray classes = to_tensor(labels, "softmax_cross_entropy").array
     cdef npy_intp sizes[2]
     if (PyArray_NDIM(rows.array) != 2 or PyArray_NDIM(classes) != 1
@@ -204,8 +200,6 @@ def softmax_cross_entropy(x: TensorLike, labels: TensorLike) -> Tensor:
                          f"{rows.shape} and {shape_of(classes)}")
     if PyArray_TYPE(classes) != NPY_INT64 and PyArray_TYPE(classes) != NPY_INT32:
         raise TypeError(f"softmax_cross_entropy: expected labels of integers, got {classes.dtype}")
-    if PyArray_TYPE(rows.array) != NPY_FLOAT and PyArray_TYPE(rows.array) != NPY_DOUBLE:
-        rows = astype(rows, np.float32 if PyArray_TYPE(rows.array) == NPY_BOOL else np.float64)
     # A private copy of the labels, as the caller may modify them before backward.
     classes = loops.copied(classes) if PyArray_TYPE(classes) == NPY_INT64 else classes.astype(np.int64)
     if count_classes("softmax_cross_entropy", classes, PyArray_DIMS(rows.array)[1], NO_LABEL) != len(classes):

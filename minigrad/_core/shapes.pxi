@@ -547,8 +547,7 @@ def concat(arrays: Sequence[TensorLike], axis: int | None = 0) -> Tensor:
     first = tensors[0]
     ndim, typenum = PyArray_NDIM(first.array), PyArray_TYPE(first.array)
     if any([PyArray_TYPE((<Tensor> a).array) != typenum for a in tensors]):
-        dtype = np.result_type(*[a.dtype for a in tensors])
-        return concat([astype(a, dtype) for a in tensors], axis)
+        return concat(in_common_dtype(tuple(tensors)), axis)
     if len(tensors) > 62:                   # a Node marks the inputs that need a gradient in 64 bits
         return concat([concat(tensors[k:k + 62], axis) for k in range(0, len(tensors), 62)], axis)
     if ndim == 0:

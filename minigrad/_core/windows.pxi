@@ -294,6 +294,5 @@ cdef tuple packed_operands(str name, x, y, shape):
         raise ValueError(f"{name}: expected matrices {a.shape} and {b.shape}, the latter in the shape "
                          f"{matrices} of three or more axes, the first of which it has")
     if PyArray_TYPE(a.array) != PyArray_TYPE(b.array):
-        dtype = np.result_type(a.array.dtype, b.array.dtype)
-        a, b = astype(a, dtype), astype(b, dtype)
+        a, b = in_common_dtype((a, b))
     return a, b, matrices

@@ -20,6 +20,7 @@ from .ensemble import *
 from .layer_norm import *
 from .linear import *
 from .loss import *
+from .mixed import *  # registers its warning
 from .module import *
 from .norm import *
 from .pooling import *

@@ -10,12 +10,19 @@ import numpy as np
 
 from .. import functions
 from .._core import formulas, ops
-from .._core.engine.graph import Tensor, adopt, move_statistics, to_tensor, to_tensors
+from .._core.engine.graph import (
+    Tensor,
+    adopt,
+    move_statistics,
+    to_tensor,
+    to_tensors,
+)
 from .._core.fast.derived import derived
 from .._core.fast.loops import count_classes, memory_checked
 from .._core.ops import (
     clip,
     expm1,
+    floating,
     getitem,
     linear as linear,
     logsigmoid as logsigmoid,
@@ -293,8 +300,7 @@ def rms_norm(
     >>> mg.nn.functional.rms_norm(mg.tensor([3.0, 4.0, 0.0, 0.0]), 4, eps=0.0)
     tensor([1.2, 1.6, 0. , 0. ])
     """
-    x = to_tensor(x, "rms_norm")
-    x = x if x.dtype.kind == "f" else x.astype(np.float64)
+    x = floating(x, "rms_norm")
     axes = _trailing(x, normalized_shape, "rms_norm", weight=weight)
     if eps is None:
         eps = float(np.finfo(x.dtype).eps)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .._core import ops
-from .._core.engine.graph import Tensor, adopt, to_tensor, to_tensors
+from .._core.engine.graph import Tensor, adopt, get_default_dtype, to_tensor, to_tensors
 from .._core.fast.loops import count_classes, memory_checked
 from .._core.ops import (
     abs as absolute,
@@ -109,7 +109,7 @@ def _pair(x: Tensor, target: Tensor, name: str) -> tuple[Tensor, Tensor]:
             stacklevel=4,
         )
     if x.dtype.kind != "f" and target.dtype.kind != "f":  # their squares could overflow
-        return x.astype(np.float64), target.astype(np.float64)
+        return x.astype(get_default_dtype()), target.astype(get_default_dtype())
     return x, target
 
 

@@ -23,11 +23,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._core.engine.graph import Tensor, is_grad_enabled, run_graph, to_tensor
+from .._core.engine.graph import (
+    Tensor,
+    in_common_dtype,
+    is_grad_enabled,
+    run_graph,
+    to_tensor,
+)
 from .._core.fast.accelerate import Shortcut
 from .._core.fast.recurrent import lstm_backward, lstm_forward
 from .._core.ops import (
-    astype,
     concat,
     linear,
     lstm_cell,
@@ -348,9 +353,7 @@ class LSTM(_LSTMKind, _Sequence):
             return super()._over_time(x, state, suffix)
         weight_ih, weight_hh, bias_ih, bias_hh = self._weights(suffix)
         tensors = [x, *state, weight_ih, weight_hh, *([bias_ih + bias_hh] if self.bias else [])]
-        dtype = np.result_type(*[t.dtype for t in tensors])
-        tensors = [t if t.dtype == dtype else astype(t, dtype) for t in tensors]
-        y, c = LSTMSequence.apply(is_grad_enabled(), *tensors)
+        y, c = LSTMSequence.apply(is_grad_enabled(), *in_common_dtype(tuple(tensors)))
         return y, (y[-1], c)
 
     def _has_rows(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .._core.engine.graph import Tensor
+from .._core.engine.graph import Tensor, result_type
 from ..checks import per_axis
 from ..nn.conv import _padding as padded
 from .graph import GraphBuilder, TracedStep, equal
@@ -403,4 +403,4 @@ def _common_dtype(step: TracedStep) -> Any:
         return None
     if step.dtype != bool:
         return step.dtype
-    return np.result_type(*[x.dtype if isinstance(x, Tensor) else x for x in step.inputs])
+    return result_type(*step.inputs)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .._core.engine.graph import Tensor
+from .._core.engine.graph import Tensor, result_type
 from ..autograd import enable_grad
 from ..checks import check_count
 from .optimizer import Optimizer, options
@@ -245,7 +245,7 @@ class LBFGS(Optimizer):
         """Like the other optimisers, but the vectors span the elements of all parameters."""
         loaded = super()._loaded_state(index, saved, parameter, group)
         size = sum(p.size for p in group["params"])
-        dtype = np.result_type(*(p.dtype for p in group["params"]))
+        dtype = result_type(*group["params"])
 
         def fitted(name: str, value: Any) -> Any:
             if isinstance(value, list):

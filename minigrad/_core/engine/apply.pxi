@@ -16,7 +16,7 @@ cdef object unary(Op op, object x):
     typenum = PyArray_TYPE(tensor.array)
     if op.opcode == NO_KERNEL or (typenum != NPY_FLOAT and typenum != NPY_DOUBLE):
         if op.fallback is None:
-            return unary(op, tensor.astype(np.float32 if typenum == NPY_BOOL else np.float64))
+            return unary(op, tensor.astype(default_dtype))
         return record(op, call_numpy(op, tensor.array, None), tensor)
     if plain(tensor.array) and elements(tensor.array) < 32768:
         out = empty(PyArray_NDIM(tensor.array), PyArray_DIMS(tensor.array), typenum)
@@ -80,7 +80,8 @@ cdef object binary(Op op, object left, object right):
 
 
 cdef object promote(Op op, object left, object right):
-    """The slow path: mixed or integer dtypes, arrays, and unsupported types. Promotion is NumPy's."""
+    """The slow path: mixed or integer dtypes, arrays, and unsupported types."""
+    cdef int typenum
     x, y = python_number(left), python_number(right)
     if x is not None and y is not None:
         left, right = to_tensors((left, right), op.name)
@@ -91,18 +92,17 @@ cdef object promote(Op op, object left, object right):
         left = to_tensor(left, op.name)
     if y is None:
         right = to_tensor(right, op.name)
-    x = (<Tensor> left).array if isinstance(left, Tensor) else left
-    y = (<Tensor> right).array if isinstance(right, Tensor) else right
-    if op.opcode != NO_KERNEL or requires(left) or requires(right):
-        dtype = np.result_type(x, y)
-        if dtype.kind == "f":               # bring Tensors to the common dtype, differentiably
-            if isinstance(left, Tensor) and x.dtype != dtype:
-                left = left.astype(dtype)
-            if isinstance(right, Tensor) and y.dtype != dtype:
-                right = right.astype(dtype)
-            if op.opcode != NO_KERNEL:
-                return binary(op, left, right)
-            x = (<Tensor> left).array if isinstance(left, Tensor) else left
-            y = (<Tensor> right).array if isinstance(right, Tensor) else right
-    out = call_numpy(op, x, y)
-    return record(op, out, left, right)
+    typenum = highest_type((left if x is None else None, right if y is None else None))
+    if x is not None or y is not None:
+        typenum = type_with(typenum, y if x is None else x)
+    if FIRST_COMPARISON <= op.opcode < NO_KERNEL:
+        typenum = type_to_compare(typenum, left, right)
+    if typenum >= NPY_FLOAT:                # bring Tensors to the common dtype, differentiably
+        dtype = cnp.PyArray_DescrFromType(typenum)
+        left = left.astype(dtype) if x is None else left
+        right = right.astype(dtype) if y is None else right
+        if op.opcode != NO_KERNEL:
+            return binary(op, left, right)
+    x = (<Tensor> left).array if x is None else left
+    y = (<Tensor> right).array if y is None else right
+    return record(op, call_numpy(op, x, y), left, right)

@@ -95,6 +95,7 @@ cdef Tensor record(Op op, ndarray out, object x, object y=*, tuple more=*, tuple
 cdef Tensor record_view(Op op, ndarray out, Tensor x, tuple attributes=*)
 cpdef Tensor to_tensor(object value, str name)
 cpdef tuple to_tensors(tuple values, str name)
+cpdef tuple in_common_dtype(tuple tensors)
 cdef object python_number(object value)
 cdef ndarray number_array(object number, int typenum, str name)
 cdef Version shared_version(Tensor tensor)

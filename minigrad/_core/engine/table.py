@@ -237,8 +237,8 @@ subtract = binary("x - y", np.subtract, lambda g: g, lambda g: -g,
 multiply = binary("x * y", np.multiply, lambda g, y: g * y, lambda g, x: g * x,
     "x * y elementwise, broadcast.", "multiply([1.0, 2.0], 3) -> [3., 6.]", operator="mul")
 divide = binary("x / y", np.divide, lambda g, y: g / y, lambda g, y, out: g * out / -y,
-    "x / y elementwise, broadcast; x / 0 is inf or NaN as in IEEE 754. Integers give float64, as "
-    "in NumPy.",
+    "x / y elementwise, broadcast; x / 0 is inf or NaN as in IEEE 754. Integers give floats of the "
+    "default dtype.",
     "divide([1.0, 2.0], 4) -> [0.25, 0.5 ]", operator="truediv")
 pow = binary(None, np.power, lambda g, x, y: g * power_slope(x, y),
     lambda g, x, y, out: g * where(logical_or(x != 0, y < 0), out * log_of(x), 0.0), by_hand=True,
