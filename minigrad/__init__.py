@@ -27,6 +27,8 @@ from ._core.engine.graph import (
     set_default_dtype as set_default_dtype,
 )
 from ._core.ops import *  # what is decorated there, and what is public in table.py
+from .array_api import *
+from .array_api import __array_namespace_info__ as __array_namespace_info__
 from .autograd import (
     enable_grad as enable_grad,
     is_grad_enabled as is_grad_enabled,
@@ -49,6 +51,7 @@ from .threads import get_num_threads as get_num_threads, set_num_threads as set_
 
 bool = creation.bool_
 __version__ = "0.1.0"
+__array_api_version__ = "2025.12"
 
 if not typing.TYPE_CHECKING:  # mypy reads only literal lists; without one, it goes by the imports
     __all__ = ["__version__"]

@@ -58,6 +58,15 @@ def sizes_of(shape: Any, name: str) -> tuple[int, ...]:
     return whole_sizes
 
 
+def check_device(name: str, device: Any) -> None:
+    """Raise ValueError unless `device` is None or "cpu".
+
+    >>> check_device("zeros", "cpu")
+    """
+    if device is not None and str(device) != "cpu":
+        raise ValueError(f"{name}: minigrad computes on the CPU, not on {device!r}; leave it out")
+
+
 def plain(value: Any) -> Any:
     """Convert NumPy scalars, and arrays and tensors of shape (), to Python numbers: options must
     survive a checkpoint unchanged, and not be changed in place. Other values are returned as is.

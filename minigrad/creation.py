@@ -22,7 +22,7 @@ from ._core.engine.graph import (
     to_tensor,
 )
 from ._core.fast.loops import memory_checked
-from .checks import integer
+from .checks import check_device, integer
 from .rng import Generator, generator as numpy_generator
 from .types import Shape
 
@@ -99,10 +99,16 @@ def tensor(
 
 
 def asarray(
-    data: Tensor | ArrayLike, dtype: DTypeLike | None = None, requires_grad: bool = False
+    data: Tensor | ArrayLike,
+    dtype: DTypeLike | None = None,
+    requires_grad: bool = False,
+    *,
+    device: str | None = None,
+    copy: bool | None = None,
 ) -> Tensor:
     """Like `tensor`, but share the memory of an array or Tensor if its dtype allows. With a Tensor
-    the version is shared too: graphs detect writes through either.
+    the version is shared too: graphs detect writes through either. copy=True always copies,
+    copy=False raises ValueError where a copy is needed.
 
     A write through the array changes the tensor, but not the gradients of earlier results: an
     operation that saves the tensor for backward saves a copy. One array can therefore be refilled
@@ -115,12 +121,19 @@ def asarray(
     >>> t
     tensor([7., 0.])
     """
+    check_device("asarray", device)
+    if copy:
+        return tensor(data, dtype, requires_grad)
+    if copy is False and not (
+        isinstance(data, (Tensor, np.ndarray)) and (dtype is None or data.dtype == dtype)
+    ):
+        raise ValueError(f"asarray: {type(data).__name__} cannot become a tensor without a copy")
     if isinstance(data, Tensor) and (dtype is None or data.dtype == dtype):
         return data.detach().requires_grad_(requires_grad)
     return Tensor(_as_array(data, dtype, False, "asarray"), requires_grad=requires_grad)
 
 
-def from_dlpack(x: Any, *, copy: bool | None = None) -> Tensor:
+def from_dlpack(x: Any, *, device: str | None = None, copy: bool | None = None) -> Tensor:
     """A tensor that shares the memory of x, an object of any library with `__dlpack__` (PyTorch,
     JAX, NumPy, CuPy on the CPU); copy=True copies.
 
@@ -143,6 +156,7 @@ def from_dlpack(x: Any, *, copy: bool | None = None) -> Tensor:
     >>> t
     tensor([7., 0.])
     """
+    check_device("from_dlpack", device)
     if isinstance(x, Tensor):
         return x.clone().detach() if copy else x.detach()
     if not hasattr(x, "__dlpack__") or not hasattr(x, "__dlpack_device__"):
@@ -170,12 +184,14 @@ def full(
     fill_value: float,
     dtype: DTypeLike | None = None,
     requires_grad: bool = False,
+    device: str | None = None,
 ) -> Tensor:
     """A tensor of `shape` filled with `fill_value`.
 
     >>> mg.full((2,), 3.0)
     tensor([3., 3.])
     """
+    check_device("full", device)
     if isinstance(fill_value, Tensor):
         _check_values("full", (fill_value,), "mg.broadcast_to(fill_value, shape)")
     if dtype is not None and isinstance(fill_value, (Tensor, np.ndarray)):
@@ -186,31 +202,52 @@ def full(
     return adopt(np.full(shape, value, value.dtype), requires_grad)
 
 
-def zeros(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
+def zeros(
+    shape: Shape = (),
+    *more: int,
+    dtype: DTypeLike | None = None,
+    requires_grad: bool = False,
+    device: str | None = None,
+) -> Tensor:
     """Zeros of `shape`, given as ints or one tuple, in the default dtype.
 
     >>> mg.zeros(2)
     tensor([0., 0.])
     """
-    return adopt(np.zeros(_shape(shape), _float(dtype)), requires_grad)
+    check_device("zeros", device)
+    return adopt(np.zeros((shape, *more) if more else shape, _float(dtype)), requires_grad)
 
 
-def ones(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
+def ones(
+    shape: Shape = (),
+    *more: int,
+    dtype: DTypeLike | None = None,
+    requires_grad: bool = False,
+    device: str | None = None,
+) -> Tensor:
     """Ones of `shape`, given as ints or one tuple, in the default dtype.
 
     >>> mg.ones(3)
     tensor([1., 1., 1.])
     """
-    return adopt(np.ones(_shape(shape), _float(dtype)), requires_grad)
+    check_device("ones", device)
+    return adopt(np.ones((shape, *more) if more else shape, _float(dtype)), requires_grad)
 
 
-def empty(*shape: Shape, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
+def empty(
+    shape: Shape = (),
+    *more: int,
+    dtype: DTypeLike | None = None,
+    requires_grad: bool = False,
+    device: str | None = None,
+) -> Tensor:
     """A tensor of `shape` with uninitialised elements; write before you read.
 
     >>> mg.empty(2, 3).shape
     (2, 3)
     """
-    return adopt(np.empty(_shape(shape), _float(dtype)), requires_grad)
+    check_device("empty", device)
+    return adopt(np.empty((shape, *more) if more else shape, _float(dtype)), requires_grad)
 
 
 def _check_values(name: str, values: tuple[Any, ...], way_out: str) -> None:
@@ -229,26 +266,40 @@ def _float(dtype: Any) -> Any:
     return np.dtype(dtype or get_default_dtype())
 
 
-def zeros_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
+def zeros_like(
+    x: Tensor,
+    dtype: DTypeLike | None = None,
+    requires_grad: bool = False,
+    device: str | None = None,
+) -> Tensor:
     """Zeros with the shape and dtype of x.
 
     >>> mg.zeros_like(mg.ones(2))
     tensor([0., 0.])
     """
-    return full_like(to_tensor(x, "zeros_like"), 0, dtype, requires_grad)
+    return full_like(to_tensor(x, "zeros_like"), 0, dtype, requires_grad, device)
 
 
-def ones_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
+def ones_like(
+    x: Tensor,
+    dtype: DTypeLike | None = None,
+    requires_grad: bool = False,
+    device: str | None = None,
+) -> Tensor:
     """Ones with the shape and dtype of x.
 
     >>> mg.ones_like(mg.zeros(2))
     tensor([1., 1.])
     """
-    return full_like(to_tensor(x, "ones_like"), 1, dtype, requires_grad)
+    return full_like(to_tensor(x, "ones_like"), 1, dtype, requires_grad, device)
 
 
 def full_like(
-    x: Tensor, fill_value: float, dtype: DTypeLike | None = None, requires_grad: bool = False
+    x: Tensor,
+    fill_value: float,
+    dtype: DTypeLike | None = None,
+    requires_grad: bool = False,
+    device: str | None = None,
 ) -> Tensor:
     """A tensor with the shape and dtype of x, filled with `fill_value`.
 
@@ -256,17 +307,22 @@ def full_like(
     tensor([5., 5.])
     """
     x = to_tensor(x, "full_like")
-    return full(x.shape, fill_value, dtype or x.dtype, requires_grad)
+    return full(x.shape, fill_value, dtype or x.dtype, requires_grad, device)
 
 
-def empty_like(x: Tensor, dtype: DTypeLike | None = None, requires_grad: bool = False) -> Tensor:
+def empty_like(
+    x: Tensor,
+    dtype: DTypeLike | None = None,
+    requires_grad: bool = False,
+    device: str | None = None,
+) -> Tensor:
     """A tensor with the shape and dtype of x and uninitialised elements.
 
     >>> mg.empty_like(mg.zeros(2)).shape
     (2,)
     """
     x = to_tensor(x, "empty_like")
-    return empty(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad)
+    return empty(x.shape, dtype=dtype or x.dtype, requires_grad=requires_grad, device=device)
 
 
 def arange(
@@ -275,12 +331,14 @@ def arange(
     step: float = 1,
     dtype: DTypeLike | None = None,
     requires_grad: bool = False,
+    device: str | None = None,
 ) -> Tensor:
     """start, start + step, ... below stop; `arange(n)` counts from 0. Ints give int64.
 
     >>> mg.arange(1, 7, 2)
     tensor([1, 3, 5])
     """
+    check_device("arange", device)
     _check_values("arange", (start, stop, step), "start + step * mg.arange(n)")
     if stop is None:
         start, stop = 0, start
@@ -302,12 +360,14 @@ def linspace(
     requires_grad: bool = False,
     *,
     endpoint: bool = True,
+    device: str | None = None,
 ) -> Tensor:
     """`num` evenly spaced numbers from start to stop; endpoint=False excludes stop.
 
     >>> mg.linspace(0, 1, 3)
     tensor([0. , 0.5, 1. ])
     """
+    check_device("linspace", device)
     _check_values("linspace", (start, stop), "start + (stop - start) * mg.linspace(0, 1, num)")
     kind: np.dtype[Any] = _float(dtype)
     if kind.kind == "i":
@@ -322,6 +382,7 @@ def eye(
     requires_grad: bool = False,
     *,
     k: int = 0,
+    device: str | None = None,
 ) -> Tensor:
     """Ones on the k-th diagonal (above the main one if k > 0), zeros elsewhere, of shape (n_rows,
     n_columns or n_rows).
@@ -330,6 +391,7 @@ def eye(
     tensor([[1., 0.],
             [0., 1.]])
     """
+    check_device("eye", device)
     ones_and_zeros = np.eye(n_rows, n_columns, k, dtype=_float(dtype))
     return adopt(ones_and_zeros, requires_grad)
 

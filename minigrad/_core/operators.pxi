@@ -48,7 +48,7 @@ cdef object power(Op op, object left, object right, object modulo):
 
 
 cdef object bitwise(object ufunc, object left, object right):
-    """`&`, `|` and `^` of booleans and integers, as NumPy's."""
+    """`&`, `|` and `^` of booleans and integers, `<<` and `>>` of integers, as NumPy's."""
     if not (isinstance(left, OPERANDS) and isinstance(right, OPERANDS)):
         return NotImplemented
     x, y = python_number(left), python_number(right)

@@ -40,7 +40,7 @@ from operator import index as index_of
 
 import numpy as np
 
-from ..checks import as_int, sizes_of, whole
+from ..checks import as_int, check_device, sizes_of, whole
 from .fast.loops import count_classes
 from .engine.graph import (
     attach_methods, drops_graph, faster_rules, get_default_dtype, observe, plain_index, register)
@@ -315,7 +315,7 @@ cpdef int one_axis(str name, axis: int, int ndim) except -1:
     return reduced_axes(name, axis, ndim)[0]
 
 
-cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
+cdef object reduction(Op op, x, axis, bint keepdims, double correction=0, object dtype=None):
     cdef Tensor tensor = to_tensor(x, op.name)
     cdef tuple axes
     cdef int ndim = PyArray_NDIM(tensor.array)
@@ -346,7 +346,8 @@ cdef object reduction(Op op, x, axis, bint keepdims, double correction=0):
         if op.opcode == LOGSUM or op.opcode == VAR or op.opcode == MEAN:
             wide = reduction(op, astype(tensor, np.float64), axis, keepdims, correction)
             return astype(wide, get_default_dtype())
-        out = checked(op.fallback(tensor.array, axis=axes, keepdims=keepdims))
+        options = {} if dtype is None else {"dtype": dtype}
+        out = checked(op.fallback(tensor.array, axis=axes, keepdims=keepdims, **options))
     return record(op, out, tensor, None, None, (axes, keepdims, correction, means))
 
 
@@ -403,13 +404,14 @@ cdef object sum_to(Tensor g, tuple shape):
 
 cdef Op SUM_ = reduction_op("sum", SUM, np.add.reduce, lambda g, shape, axis: expand(g, shape, axis))
 @method
-def sum(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """The sum over all axes, one axis, or a tuple of axes; 0 without elements. Accumulates in double.
+def sum(x: TensorLike, axis: Axis = None, keepdims: bool = False, dtype: DTypeLike | None = None) -> Tensor:
+    """The sum over all axes, one axis, or a tuple of axes; 0 without elements. Accumulates in double. With a
+    dtype, the elements are converted to it first.
 
     >>> mg.sum(mg.tensor([[1.0, 2.0], [3.0, 4.0]]), axis=0)
     tensor([4., 6.])
     """
-    return reduction(SUM_, x, axis, keepdims)
+    return reduction(SUM_, x if dtype is None else astype(x, dtype), axis, keepdims, 0, dtype)
 
 
 cdef Op SUM_PRODUCT_ = register("sum_product", NO_KERNEL, None,
@@ -493,14 +495,14 @@ cdef Op PROD_ = reduction_op("prod", PROD, np.multiply.reduce,
                              lambda g, x, out, axis: slope_of_prod(g, x, axis))
 faster_rules(PROD_, PROD_SLOPE, lambda g, x, out, axis: slope_by_division(g, x, out, axis))
 @method
-def prod(x: TensorLike, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """The product; 1 without elements. Accumulates in double. Its gradient is exact for zeros too, and if the
-    product over- or underflows.
+def prod(x: TensorLike, axis: Axis = None, keepdims: bool = False, dtype: DTypeLike | None = None) -> Tensor:
+    """The product; 1 without elements. Accumulates in double. With a dtype, the elements are converted to it
+    first. Its gradient is exact for zeros too, and if the product over- or underflows.
 
     >>> mg.prod(mg.tensor([2.0, 3.0, 4.0]))
     tensor(24.)
     """
-    return reduction(PROD_, x, axis, keepdims)
+    return reduction(PROD_, x if dtype is None else astype(x, dtype), axis, keepdims, 0, dtype)
 
 
 cdef object slope_by_division(Tensor g, Tensor x, Tensor out, tuple axis):
@@ -569,14 +571,16 @@ cdef Op CUMULATIVE_SUM_ = register("cumulative_sum", NO_KERNEL, np.cumsum,
                                    (lambda g, axis: turned(cumulative_sum(turned(g, axis), axis), axis),),
                                    attributes=("axis",))
 @method
-def cumulative_sum(x: TensorLike, axis: int | None = None, include_initial: bool = False) -> Tensor:
+def cumulative_sum(x: TensorLike, axis: int | None = None, include_initial: bool = False,
+                   dtype: DTypeLike | None = None) -> Tensor:
     """The sums of the first 1, 2, ... elements along an axis, which is optional for a 1-d tensor; with
-    include_initial they start with 0. Accumulates in double.
+    include_initial they start with 0. Accumulates in double. With a dtype, the elements are converted to it
+    first.
 
     >>> mg.cumulative_sum(mg.tensor([1.0, 2.0, 3.0]))
     tensor([1., 3., 6.])
     """
-    return cumulated(CUMULATIVE_SUM_, x, axis, include_initial)
+    return cumulated(CUMULATIVE_SUM_, x, axis, include_initial, dtype)
 
 
 cdef Op CUMULATIVE_PROD_ = register("cumulative_prod", NO_KERNEL, np.cumprod,
@@ -584,24 +588,26 @@ cdef Op CUMULATIVE_PROD_ = register("cumulative_prod", NO_KERNEL, np.cumprod,
                                      recurrence_adjoint(g, x, axis) * shifted(out, 1.0, axis),),
                                     attributes=("axis",))
 @method
-def cumulative_prod(x: TensorLike, axis: int | None = None, include_initial: bool = False) -> Tensor:
+def cumulative_prod(x: TensorLike, axis: int | None = None, include_initial: bool = False,
+                    dtype: DTypeLike | None = None) -> Tensor:
     """The products of the first 1, 2, ... elements along an axis, which is optional for a 1-d tensor; with
-    include_initial they start with 1. Its gradient is exact for zeros too.
+    include_initial they start with 1. With a dtype, the elements are converted to it first. Its gradient is
+    exact for zeros too.
 
     >>> mg.cumulative_prod(mg.tensor([2.0, 3.0, 4.0]))
     tensor([ 2.,  6., 24.])
     """
-    return cumulated(CUMULATIVE_PROD_, x, axis, include_initial)
+    return cumulated(CUMULATIVE_PROD_, x, axis, include_initial, dtype)
 
 
-cdef object cumulated(Op op, x, axis, bint include_initial):
-    cdef Tensor tensor = to_tensor(x, op.name), result
+cdef object cumulated(Op op, x, axis, bint include_initial, dtype):
+    cdef Tensor tensor = to_tensor(x, op.name) if dtype is None else astype(x, dtype), result
     cdef int ndim = PyArray_NDIM(tensor.array), typenum = PyArray_TYPE(tensor.array)
     if axis is None and ndim != 1:
         raise ValueError(f"{op.name}: a tensor of {ndim} dimensions needs an axis")
     cdef int along = 0 if axis is None else one_axis(op.name, axis, ndim)
     if typenum != NPY_FLOAT and typenum != NPY_DOUBLE:
-        result = wrap(checked(op.fallback(tensor.array, axis=along)))
+        result = wrap(checked(op.fallback(tensor.array, axis=along, dtype=dtype)))
     else:
         array = contiguous(tensor.array)
         out = (loops.cumulate(None, array, along) if op is CUMULATIVE_SUM_

@@ -1,8 +1,9 @@
 # Primitives that move elements: reshape, broadcast, index, sort, join.
 cdef Op RESHAPE_ = register("reshape", NO_KERNEL, None, (lambda g, shape: reshape(g, shape),))
 @method
-def reshape(x: TensorLike, *shape: Any) -> Tensor:
-    """The same elements in C order in another shape; one size may be -1. A view where possible.
+def reshape(x: TensorLike, shape: Any = (), *more: int, copy: bool | None = None) -> Tensor:
+    """The same elements in C order in another shape, given as ints or one tuple; one size may be -1. A view
+    where possible; copy=True always copies, copy=False raises ValueError where there is no view.
 
     >>> mg.reshape(mg.arange(4), (2, 2))
     tensor([[0, 1],
@@ -10,7 +11,7 @@ def reshape(x: TensorLike, *shape: Any) -> Tensor:
     """
     cdef Tensor tensor = to_tensor(x, "reshape")
     cdef ndarray array = tensor.array
-    target = shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+    target = shape if not more and isinstance(shape, (tuple, list)) else (shape,) + more
     try:
         if not cnp.PyArray_IS_C_CONTIGUOUS(array) and PyArray_SIZE(array):
             sizes = tuple([index_of(n) for n in target])
@@ -20,7 +21,12 @@ def reshape(x: TensorLike, *shape: Any) -> Tensor:
         kind = ValueError if all([as_int(n) is not None for n in target]) else TypeError
         raise kind(f"reshape: a tensor of shape {tensor.shape} ({tensor.size} elements) "
                    f"cannot take the shape {tuple(target)}") from None
+    if copy is True and PyArray_DATA(out) == PyArray_DATA(tensor.array):
+        out = loops.copied(out)
     if PyArray_DATA(out) != PyArray_DATA(tensor.array):      # a copy, whose writes x does not see
+        if copy is False:
+            raise ValueError(f"reshape: no view of a tensor of shape {tensor.shape} has the shape "
+                             f"{tuple(target)}")
         return record(RESHAPE_, out, tensor)
     return record_view(RESHAPE_, out, tensor)
 
@@ -188,8 +194,9 @@ cdef object onto_diagonal(g, tuple shape, offset, int axis1, int axis2):
 cdef Op ASTYPE_ = register("astype", NO_KERNEL, None, (lambda g, source: astype(g, source),),
                            attributes=("source",))
 @method
-def astype(x: TensorLike, dtype: DTypeLike) -> Tensor:
-    """x in another dtype; x itself if it has that dtype. The gradient comes back in the dtype of x.
+def astype(x: TensorLike, dtype: DTypeLike, copy: bool = False, device: str | None = None) -> Tensor:
+    """x in another dtype; x itself if it has that dtype, unless `copy`. The gradient comes back in the dtype
+    of x. The only device is "cpu".
 
     Floats are truncated in an integer dtype. As in NumPy and PyTorch, the values are not checked: NaN,
     infinities and values out of range become arbitrary integers. (Python numbers and assignments raise
@@ -200,8 +207,10 @@ def astype(x: TensorLike, dtype: DTypeLike) -> Tensor:
     """
     cdef Tensor tensor = to_tensor(x, "astype")
     cdef ndarray out
+    if device is not None:
+        check_device("astype", device)
     if tensor.array.dtype is dtype or tensor.array.dtype == dtype:
-        return tensor
+        return reshape(tensor, tensor.shape, copy=True) if copy else tensor
     with np.errstate(all="ignore"):
         out = checked(tensor.array.astype(dtype))
     if out.dtype.kind != "f":

@@ -57,6 +57,11 @@ cdef class Tensor:
         return self.array.dtype
 
     @property
+    def device(self) -> str:
+        """Where its memory is: "cpu", the only device."""
+        return "cpu"
+
+    @property
     def requires_grad(self) -> bool:
         """Whether operations on it are recorded."""
         return self.requires

@@ -218,10 +218,17 @@ OPERATORS = {
     ],
     "getitem": ["__{0}__(self, index): return {1}_.function(self, index)"],
     "bitwise": [
-        "__{0}__(self, other): return bitwise(np.bitwise_{0}, self, other)",
-        "__r{0}__(self, other): return bitwise(np.bitwise_{0}, other, self)",
-        "__i{0}__(self, other): return write_result(self, bitwise(np.bitwise_{0}, self, other))",
+        "__{0}__(self, other): return bitwise(np.{2}, self, other)",
+        "__r{0}__(self, other): return bitwise(np.{2}, other, self)",
+        "__i{0}__(self, other): return write_result(self, bitwise(np.{2}, self, other))",
     ],
+}
+BITWISE = {  # NumPy's functions
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+    "xor": "bitwise_xor",
+    "lshift": "left_shift",
+    "rshift": "right_shift",
 }
 TYPED = {  # the parameters of an operator
     "(self)": "(self) -> Tensor",
@@ -236,7 +243,7 @@ def operators_of(table: Table) -> list[tuple[str, str, str]]:
     """The method (without underscores), the primitive and the kind of each operator."""
     own = [(e.options.get("operator", ""), e.name, e.kind) for e in table.entries]
     others = [(method, name, "binary") for method, name in table.operators.items()]
-    bits = [(method, "", "bitwise") for method in ("and", "or", "xor")]
+    bits = [(method, "", "bitwise") for method in BITWISE]
     special = {"eq": "equality", "ne": "equality", "pow": "pow", "getitem": "getitem"}
     found = own + others + bits
     return [(method, name, special.get(method, kind)) for method, name, kind in found if method]
@@ -245,7 +252,7 @@ def operators_of(table: Table) -> list[tuple[str, str, str]]:
 def methods(table: Table) -> list[str]:
     """The operators as methods of Tensor, a line each."""
     forms = [
-        form.format(method, name.upper(), method == "ne")
+        form.format(method, name.upper(), BITWISE.get(method, method == "ne"))
         for method, name, kind in operators_of(table)
         for form in OPERATORS[kind]
     ]
