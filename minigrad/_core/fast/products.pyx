@@ -56,10 +56,14 @@ cdef extern from "matmul.h" nogil:
         const void* data
         npy_intp row, column
     ctypedef struct Kernel "mg_kernel":
-        npy_intp size, lanes
-        void (*pack_panels)(Matrix b, npy_intp inner, npy_intp columns, void* panels)
+        npy_intp size, lanes, height
+        void (*pack_panels)(Matrix b, npy_intp inner, npy_intp columns, void* panels) noexcept nogil
         void (*matmul)(Matrix a, Matrix b, const void* panels, Matrix start, void* out, npy_intp rows,
                        npy_intp inner, npy_intp columns) noexcept nogil
+        void (*pack_rows)(Matrix a, npy_intp rows, npy_intp inner, void* packed) noexcept nogil
+        void (*block)(const void* packed, const void* panels, npy_intp whole, npy_intp start, Matrix first,
+                      void* out, npy_intp out_row, npy_intp rows, npy_intp inner, npy_intp columns,
+                      bint add) noexcept nogil
         void (*dots)(Matrix a, Matrix b, Matrix start, void* out, npy_intp out_long, npy_intp out_short,
                      npy_intp longs, npy_intp inner, npy_intp shorts)
     ctypedef struct Kernels "mg_kernels":
@@ -75,6 +79,7 @@ cdef extern from "matmul.h" nogil:
         Matrix start
         npy_intp step, count, rows, inner, columns
     npy_intp CHAIN "MG_CHAIN"
+    npy_intp ROWS "MG_ROWS"
     const Kernels* find_kernels "mg_find_kernels"(const char* name)
     bint is_small "mg_is_small"(npy_intp rows, npy_intp inner, npy_intp columns)
     bint is_narrow "mg_is_narrow"(const Kernel* kernel, npy_intp columns)
@@ -96,6 +101,7 @@ cdef enum:
     CHUNKS = 16                 # of images whose products are summed apart, at most, if ...
     SUMS_BYTES = 1 << 22        # ... their sums are no larger than this
     RELEASE_GIL = 1 << 18       # multiply-adds above which a product lets other threads run
+    AT_ONCE = 256               # inner steps of `subtract_product` whose panels are in memory at a time
     LONG = 64                   # inner sizes from which on narrow outputs are dot products
 
 cdef Shortcut PRODUCTS = Shortcut("products by our kernels")
@@ -354,6 +360,43 @@ cdef bint multiply_rows(Factor* factor, char* x, char* start, bint is_bias, char
             return True
         except MemoryError:
             return False
+
+
+cdef bint has_kernels() noexcept:
+    """Whether products run in our kernels, without which there is no `subtract_product`."""
+    return PRODUCTS.taken() and kernels.of_float != NULL
+
+
+cdef npy_intp room_to_subtract(npy_intp columns) noexcept nogil:
+    """Elements of the room for `subtract_product`, for up to so many columns."""
+    return AT_ONCE * (columns + 2 * kernels.of_float.lanes + ROWS)
+
+
+cdef void subtract_product(bint is_double, const void* x, npy_intp x_row, npy_intp x_column, const void* y,
+                           npy_intp y_row, void* out, npy_intp out_row, npy_intp rows, npy_intp inner,
+                           npy_intp columns, void* room) noexcept nogil:
+    """out -= x @ y for matrices whose rows are so many elements apart, on one thread: for the factors of a
+    matrix, which are parts of it."""
+    cdef const Kernel* kernel = kernels.of_double if is_double else kernels.of_float
+    cdef Matrix a, b, target
+    cdef char* panels = <char*> room
+    cdef char* packed = panels + AT_ONCE * (columns + 2 * kernel.lanes) * kernel.size
+    cdef npy_intp i, k, t, count, depth
+    a.row, a.column, b.row, b.column, target.row, target.column = x_row, x_column, y_row, 1, out_row, 1
+    for k from 0 <= k < inner by AT_ONCE:
+        depth = min(inner - k, <npy_intp> AT_ONCE)
+        b.data = <char*> y + k * y_row * kernel.size
+        kernel.pack_panels(b, depth, columns, panels)
+        for i from 0 <= i < rows by ROWS:
+            count = min(rows - i, ROWS)
+            a.data = <char*> x + (i * x_row + k * x_column) * kernel.size
+            target.data = <char*> out + i * out_row * kernel.size
+            kernel.pack_rows(a, count, depth, packed)
+            for t in range(times(count, kernel.height) * kernel.height * depth):
+                if is_double: (<double*> packed)[t] = -(<double*> packed)[t]
+                else: (<float*> packed)[t] = -(<float*> packed)[t]
+            kernel.block(packed, panels, depth, 0, target, <void*> target.data, out_row, count, depth, columns,
+                         False)
 
 
 cdef npy_intp threads_of(double work) noexcept nogil:
