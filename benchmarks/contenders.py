@@ -506,6 +506,32 @@ def lstm_jax() -> Callable:
     return lambda: jax.block_until_ready(gradient(x, *weights))
 
 
+# --------------------------------------------------------------------------------- linear algebra
+def equations(
+    library: str, name: str, n: int, columns: tuple[int, ...], backward: bool
+) -> Callable:
+    """`linalg.solve` of a matrix (n, n) and right sides (n, *columns), or `linalg.cholesky` of a
+    positive definite one; the names are the same in both libraries."""
+    module = import_module(library)
+    matrix = random(n, n)
+    if name == "cholesky":
+        matrix = matrix @ matrix.T + n * np.eye(n, dtype=np.float32)
+    arrays = [matrix, random(n, *columns, seed=1)][: 1 if name == "cholesky" else 2]
+    inputs = [module.tensor(a, requires_grad=True) for a in arrays]
+    function, g = getattr(module.linalg, name), None
+
+    def run():
+        nonlocal g
+        for x in inputs:
+            x.grad = None
+        y = function(*inputs)
+        if backward:
+            g = module.ones_like(y) if g is None else g
+            y.backward(g)
+
+    return run
+
+
 # -------------------------------------------------------------------------- kernels against NumPy's
 def kernel_minigrad(name: str, shape: tuple[int, ...], axis) -> Callable:
     import minigrad as mg
@@ -776,6 +802,18 @@ def kernel_work(name: str, shape: tuple[int, ...], axis="elementwise") -> Work:
     return Work(label, contenders, {"numpy": 1.0})
 
 
+def equations_work(name: str, n: int, columns: tuple[int, ...], backward: bool) -> Work:
+    sides = f" with {(n, *columns)}" if name == "solve" else ""
+    return Work(
+        f"{name} of {(n, n)}{sides}, forward" + " + backward" * backward,
+        {
+            library: lambda library=library: equations(library, name, n, columns, backward)
+            for library in ("minigrad", "torch")
+        },
+        {"torch": 1.0},
+    )
+
+
 def product_work(rows: int, inner: int, columns: int, layout: str) -> Work:
     contenders = {
         "minigrad": lambda: product_minigrad(rows, inner, columns, layout),
@@ -961,6 +999,12 @@ PRODUCTS = [
     product_work(193, 512, 32, "tn"),
     product_work(128, 784, 256, "nt"),
 ]
+LINALG = [
+    equations_work(name, n, columns, backward)
+    for n in (4, 32, 256)
+    for name, columns in (("solve", ()), ("solve", (n,)), ("cholesky", ()))
+    for backward in (False, True)
+]
 PROCESS = [
     Work(
         "import, beyond NumPy's own",
@@ -1000,6 +1044,7 @@ WORK = {
     "batchnorm": BATCHNORM,
     "kernels": KERNELS,
     "products": PRODUCTS,
+    "linalg": LINALG,
     "process": PROCESS,
     "composed": COMPOSED,
     "threads": THREADS,

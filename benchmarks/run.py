@@ -31,7 +31,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "groups",
         nargs="*",
-        help="steps, ensembles, recurrent, batchnorm, kernels, products, process; all by default; "
+        help="steps, ensembles, recurrent, batchnorm, kernels, products, linalg, process; all by "
+        "default; "
         "or functions, which takes a minute: every function that NumPy also has; or default "
         "and busy: what users get, with each library's default threads",
     )

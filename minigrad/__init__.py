@@ -14,6 +14,7 @@ from . import (
     creation,
     data as data,
     func as func,
+    linalg as linalg,
     namespace,
     nn as nn,
     onnx as onnx,
@@ -47,6 +48,7 @@ from .rng import (
     set_rng_state as set_rng_state,
 )
 from .serialization import load as load, save as save
+from .statistics import *
 from .threads import get_num_threads as get_num_threads, set_num_threads as set_num_threads
 
 bool = creation.bool_
@@ -55,5 +57,5 @@ __array_api_version__ = "2025.12"
 
 if not typing.TYPE_CHECKING:  # mypy reads only literal lists; without one, it goes by the imports
     __all__ = ["__version__"]
-    __all__ += namespace.public_names(vars(), autograd, data, func, nn, onnx, optim, viz)
+    __all__ += namespace.public_names(vars(), autograd, data, func, linalg, nn, onnx, optim, viz)
     __dir__ = __all__.copy

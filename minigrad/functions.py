@@ -40,6 +40,7 @@ from ._core.ops import (
     reduced_axes,
     repeat,
     reshape,
+    roll,
     sort_keys,
     sqrt,
     sum,
@@ -48,7 +49,7 @@ from ._core.ops import (
     var,
     where,
 )
-from .checks import choice, integer, sizes_of
+from .checks import choice, integer, real, sizes_of
 from .types import Axis, Shape, TensorLike
 
 __all__ = [
@@ -57,8 +58,10 @@ __all__ = [
     "any",
     "argmax",
     "argmin",
+    "bincount",
     "clone",
     "count_nonzero",
+    "cross",
     "expand_dims",
     "flatten",
     "flip",
@@ -66,11 +69,14 @@ __all__ = [
     "isfinite",
     "isinf",
     "isnan",
+    "lerp",
     "meshgrid",
     "moveaxis",
+    "nan_to_num",
     "nonzero",
     "norm",
     "scatter_add",
+    "searchsorted",
     "softmax",
     "split",
     "squeeze",
@@ -81,6 +87,7 @@ __all__ = [
     "topk",
     "tril",
     "triu",
+    "unique",
     "unstack",
 ]
 
@@ -205,6 +212,58 @@ def _power(x: Tensor, exponent: float) -> Tensor:
         return sqrt(x) if exponent == 0.5 else pow(x, exponent)
     zero = x == 0.0
     return where(zero, 0.0, pow(where(zero, 1.0, x), exponent))
+
+
+# -------------------------------------------------------------------------------------- elementwise
+def lerp(x: Tensor, y: TensorLike, weight: TensorLike) -> Tensor:
+    """x + weight * (y - x) elementwise, broadcast: exactly x at weight 0, and y at 1, as in
+    PyTorch.
+
+    >>> mg.lerp(mg.tensor([0.0, 10.0]), mg.tensor([1.0, 20.0]), 0.25)
+    tensor([ 0.25, 12.5 ])
+    """
+    x, y, weight = to_tensors((x, y, weight), "lerp")
+    way = y - x
+    return where(weight < 0.5, x + weight * way, y - (1.0 - weight) * way)
+
+
+def nan_to_num(
+    x: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None
+) -> Tensor:
+    """x with NaN replaced by `nan`, inf by `posinf` and -inf by `neginf`, which default to the
+    largest and the smallest finite number of the dtype. The gradient of what was replaced is 0.
+
+    >>> mg.nan_to_num(mg.tensor([1.0, float("nan"), float("inf")]), posinf=9.0)
+    tensor([1., 0., 9.])
+    """
+    x = to_tensor(x, "nan_to_num")
+    if x.dtype.kind != "f":
+        return clone(x)
+    largest = float(np.finfo(x.dtype).max)
+    for odd, replacement in (
+        (isnan(x), nan),
+        (x == math.inf, largest if posinf is None else posinf),
+        (x == -math.inf, -largest if neginf is None else neginf),
+    ):
+        x = where(odd, float(real(replacement, "nan_to_num: a replacement")), x)
+    return x
+
+
+def cross(x: Tensor, y: TensorLike, axis: int = -1) -> Tensor:
+    """The cross products of vectors of 3 elements along an axis; other dimensions broadcast.
+
+    >>> mg.cross(mg.tensor([1.0, 0.0, 0.0]), mg.tensor([0.0, 1.0, 0.0]))
+    tensor([0., 0., 1.])
+    """
+    x, y = to_tensors((x, y), "cross")
+    fewest = x.ndim if x.ndim < y.ndim else y.ndim
+    largest = x.ndim if x.ndim > y.ndim else y.ndim
+    along = one_axis("cross", axis, largest) - largest  # counted from the end, in both
+    if along < -fewest or x.shape[along] != 3 or y.shape[along] != 3:
+        raise ValueError(
+            f"cross: {x.shape} and {y.shape} along axis {axis}: expected 3 elements in both"
+        )
+    return roll(x * roll(y, -1, along) - roll(x, -1, along) * y, -1, along)
 
 
 # -------------------------------------------------------------------------------------------- shape
@@ -526,6 +585,83 @@ def nonzero(x: Tensor) -> tuple[Tensor, ...]:
     if x.ndim == 0:
         raise ValueError("nonzero: a 0-d tensor has no positions")
     return tuple(map(adopt, np.nonzero(x._array)))
+
+
+@memory_checked
+def searchsorted(
+    x: Tensor,
+    values: TensorLike,
+    side: Literal["left", "right"] = "left",
+    sorter: TensorLike | None = None,
+) -> Tensor:
+    """Where to insert values into a sorted 1-d x to keep it in order, int64, in the shape of the
+    values: before ("left") or after ("right") elements that are equal. NaN counts as the largest.
+    `sorter` are integers that sort x, as `argsort` returns them.
+
+    >>> mg.searchsorted(mg.tensor([1.0, 3.0, 5.0]), mg.tensor([0.0, 3.0, 9.0]))
+    tensor([0, 1, 3])
+    """
+    x, values = to_tensors((x, values), "searchsorted")
+    choice(side, "searchsorted: side", "left", "right")
+    if x.ndim != 1:
+        raise ValueError(f"searchsorted: expected a 1-d x, got shape {x.shape}")
+    order = None if sorter is None else _integers(sorter, "searchsorted")
+    if order is not None and order.shape != x.shape:
+        raise ValueError(f"searchsorted: the sorter has shape {order.shape}, x has shape {x.shape}")
+    return adopt(np.asarray(np.searchsorted(x._array, values._array, side, order)))
+
+
+@memory_checked
+def bincount(x: Tensor, weights: TensorLike | None = None, minlength: int = 0) -> Tensor:
+    """How often each integer from 0 to the largest in x (n,) occurs, int64, for at least minlength
+    integers; with weights (n,) the sum of their weights, which is differentiable.
+
+    >>> mg.bincount(mg.tensor([0, 2, 2]))
+    tensor([1, 0, 2])
+    """
+    numbers = _integers(x, "bincount")
+    least = integer(minlength, "bincount: minlength", 0)
+    if numbers.ndim != 1 or (numbers.size and numbers.min() < 0):
+        raise ValueError(
+            f"bincount: expected integers of 0 or more, of shape (n,), got shape {numbers.shape}"
+            + (f" with the smallest {numbers.min()}" if numbers.size else "")
+        )
+    if weights is None:
+        return adopt(np.bincount(numbers, minlength=least))
+    w = to_tensor(weights, "bincount")
+    if w.shape != numbers.shape:
+        raise ValueError(f"bincount: weights of shape {w.shape} for x of shape {numbers.shape}")
+    if w.dtype.kind != "f":
+        w = w.astype(get_default_dtype())
+    length = int(numbers.max()) + 1 if numbers.size else 0
+    return add_along_axis(w, numbers, 0, (length if length > least else least,))
+
+
+@memory_checked
+def unique(
+    x: Tensor,
+    return_index: bool = False,
+    return_inverse: bool = False,
+    return_counts: bool = False,
+    axis: int | None = None,
+    *,
+    equal_nan: bool = True,
+) -> Tensor | tuple[Tensor, ...]:
+    """The distinct elements in ascending order, (k,), or with an axis the distinct slices along it,
+    in lexicographic order. As in NumPy, a tuple follows if more is asked for, each int64: the
+    position where each occurs first (return_index), the place of each element of x among the
+    distinct ones (return_inverse, in the shape of x, or along the axis), and how often each occurs
+    (return_counts). No gradient flows; index x by the positions if it should.
+
+    >>> mg.unique(mg.tensor([3, 1, 3]), return_counts=True)
+    (tensor([1, 3]), tensor([1, 2]))
+    """
+    x = to_tensor(x, "unique")
+    along = None if axis is None else one_axis("unique", axis, x.ndim)
+    found: Any = np.unique(  # type: ignore[call-overload]
+        x._array, return_index, return_inverse, return_counts, along, equal_nan=equal_nan
+    )
+    return tuple(map(adopt, found)) if isinstance(found, tuple) else adopt(found)
 
 
 def _integers(indices: TensorLike, name: str) -> np.ndarray:

@@ -1,0 +1,212 @@
+"""Order statistics, and random numbers whose distribution is given by tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from . import creation
+from ._core.engine.graph import Tensor, adopt, attach_methods, get_default_dtype, to_tensor
+from ._core.fast.loops import memory_checked
+from ._core.ops import astype, permute_dims, reduced_axes, reshape, sort, where
+from .checks import choice, flag, integer, sizes_of
+from .functions import lerp
+from .types import Axis, Shape, TensorLike
+
+__all__ = ["bernoulli", "median", "multinomial", "normal", "quantile"]
+
+
+# --------------------------------------------------------------------------------- order statistics
+def quantile(
+    x: Tensor,
+    q: TensorLike,
+    axis: Axis = None,
+    keepdims: bool = False,
+    *,
+    method: Literal["linear", "lower", "higher", "midpoint", "nearest"] = "linear",
+) -> Tensor:
+    """The q-quantiles over the axes, by default of all elements, for q in [0, 1]: a number, or a
+    tensor whose shape is put in front of what is left of that of x. Among n elements in ascending
+    order, it is the one at q (n - 1); between two elements it is interpolated linearly (definition
+    7 of Hyndman & Fan 1996), or by another `method` of NumPy.
+
+    The gradient flows to the elements that it is interpolated between, and to q; of equal elements,
+    to those that `argsort` puts there. Where there is a NaN, the quantile is NaN. Integers give the
+    default dtype. Raises ValueError for q outside [0, 1] and for an axis without elements.
+
+    >>> mg.quantile(mg.tensor([1.0, 2.0, 4.0]), mg.tensor([0.25, 1.0]))
+    tensor([1.5, 4. ])
+    """
+    return _quantile("quantile", x, q, axis, keepdims, method)
+
+
+def median(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """`quantile` for q = 0.5: of an even number of elements, the mean of the two in the middle, as
+    in NumPy. (PyTorch's median is the lower of them.)
+
+    >>> mg.median(mg.tensor([[1.0, 3.0, 2.0], [6.0, 4.0, 5.0]]), axis=1)
+    tensor([2., 5.])
+    """
+    return _quantile("median", x, 0.5, axis, keepdims, "linear")
+
+
+@memory_checked
+def _quantile(
+    name: str, x: TensorLike, q: TensorLike, axis: Axis, keepdims: bool, method: str
+) -> Tensor:
+    x, choice_q = to_tensor(x, name), to_tensor(q, name)
+    if x.dtype.kind != "f":
+        x = astype(x, get_default_dtype())
+    choice(method, f"{name}: method", "linear", "lower", "higher", "midpoint", "nearest")
+    share = np.asarray(q if isinstance(q, float) else choice_q._array, np.float64)
+    if not ((share >= 0) & (share <= 1)).all():
+        raise ValueError(f"{name}: q must be between 0 and 1, got {q!r:.60}")
+    axes = reduced_axes(name, axis, x.ndim)
+    kept = tuple(d for d in range(x.ndim) if d not in axes)
+    left = tuple(x.shape[d] for d in kept)
+    n = math.prod(x.shape[d] for d in axes)
+    if n == 0:
+        raise ValueError(f"{name}: no elements over axis {axis} of shape {x.shape}")
+    rows = sort(reshape(permute_dims(x, kept + axes), (math.prod(left), n)), axis=-1)
+
+    place = share.reshape(-1) * (n - 1)
+    low, high = np.floor(place).astype(np.int64), np.ceil(place).astype(np.int64)
+    weight = place - low
+    if method == "nearest":
+        low = high = np.rint(place).astype(np.int64)
+    elif method == "lower":
+        high = low
+    elif method == "higher":
+        low = high
+    elif method == "midpoint":
+        weight = np.where(low == high, 0.0, 0.5)
+    odd = np.isnan(rows._array[:, -1:])  # NaN is sorted last
+    low, high = (np.where(odd, n - 1, np.broadcast_to(p, (len(odd), p.size))) for p in (low, high))
+    below, above = rows.take_along_axis(low, 1), rows.take_along_axis(high, 1)
+    factor = adopt(weight.astype(x.dtype))
+    if method == "linear" and choice_q.requires_grad:
+        moving = reshape(choice_q, -1).astype(x.dtype)
+        factor = factor + (moving - moving.detach()) * (n - 1)
+    found = lerp(below, above, factor)
+    alike = np.isinf(below._array) & (below._array == above._array)
+    if alike.any():
+        found = where(adopt(alike), below, found)
+    sizes = tuple(1 if d in axes else m for d, m in enumerate(x.shape)) if keepdims else left
+    return reshape(found.mT, share.shape + sizes)
+
+
+# ----------------------------------------------------------------------------------- random numbers
+def _draws(generator: np.random.Generator | None) -> np.random.Generator:
+    """The source of random numbers: the one given, or that of `manual_seed`."""
+    return creation.generator() if generator is None else generator
+
+
+def _size(name: str, given: tuple[int, ...], size: Shape | None) -> tuple[int, ...]:
+    """The shape of the result: `size`, or that of the parameters."""
+    if size is None:
+        return given
+    wanted = sizes_of(size, name)
+    if np.broadcast_shapes(given, wanted) != wanted:
+        raise ValueError(f"{name}: parameters of shape {given} do not broadcast to size {wanted}")
+    return wanted
+
+
+@memory_checked
+def normal(
+    mean: TensorLike = 0.0,
+    std: TensorLike = 1.0,
+    size: Shape | None = None,
+    *,
+    dtype: DTypeLike | None = None,
+    generator: np.random.Generator | None = None,
+) -> Tensor:
+    """Normal random numbers, mean + std * standard normal ones, of shape `size`, by default that of
+    mean and std, broadcast. Gradients flow to mean and std (the reparametrisation of Kingma &
+    Welling 2014). Raises ValueError for a negative std.
+
+    >>> mg.normal(mg.tensor([0.0, 100.0]), 0.5).shape
+    (2,)
+    """
+    centre, spread = to_tensor(mean, "normal"), to_tensor(std, "normal")
+    if not (spread._array >= 0).all():
+        raise ValueError(f"normal: std must not be negative, got {std!r:.60}")
+    shape = _size("normal", np.broadcast_shapes(centre.shape, spread.shape), size)
+    if dtype is None:
+        floats = [
+            t.dtype
+            for t, given in ((centre, mean), (spread, std))
+            if t.dtype.kind == "f" and not isinstance(given, (int, float))
+        ]
+        dtype = np.result_type(*floats) if floats else get_default_dtype()
+    kind: Any = np.dtype(dtype)
+    noise = adopt(np.asarray(_draws(generator).standard_normal(shape, kind)))
+    return astype(centre, noise.dtype) + astype(spread, noise.dtype) * noise
+
+
+@memory_checked
+def bernoulli(
+    p: TensorLike, size: Shape | None = None, *, generator: np.random.Generator | None = None
+) -> Tensor:
+    """1 with probability p and 0 otherwise, in the dtype of p, of shape `size`, by default that of
+    p. No gradient flows to p, as in PyTorch. Raises ValueError for p outside [0, 1].
+
+    >>> mg.bernoulli(mg.tensor([0.0, 1.0]))
+    tensor([0., 1.])
+    """
+    chance = to_tensor(p, "bernoulli")
+    if not ((chance._array >= 0) & (chance._array <= 1)).all():
+        raise ValueError(f"bernoulli: p must be between 0 and 1, got {p!r:.60}")
+    drawn = _draws(generator).random(_size("bernoulli", chance.shape, size)) < chance._array
+    return adopt(np.asarray(drawn, chance.dtype))
+
+
+@memory_checked
+def multinomial(
+    weights: Tensor,
+    num_samples: int,
+    replacement: bool = False,
+    *,
+    generator: np.random.Generator | None = None,
+) -> Tensor:
+    """num_samples positions drawn in proportion to nonnegative weights (n,), or for each row of (m,
+    n), int64, (num_samples,) or (m, num_samples). Without replacement none is drawn twice: each
+    further one in proportion to the weights that are left (Efraimidis & Spirakis 2006).
+
+    Raises ValueError for weights that are negative, not finite, or all 0 in a row, and without
+    replacement for a row with fewer than num_samples weights above 0.
+
+    >>> mg.multinomial(mg.tensor([0.0, 2.0, 0.0]), 3, replacement=True)
+    tensor([1, 1, 1])
+    """
+    given = to_tensor(weights, "multinomial")
+    count = integer(num_samples, "multinomial: num_samples", 1)
+    again = flag(replacement, "multinomial: replacement")
+    if given.ndim not in (1, 2) or given.shape[-1] == 0:
+        raise ValueError(f"multinomial: expected weights (n,) or (m, n), got shape {given.shape}")
+    w = np.atleast_2d(given._array).astype(np.float64)
+    if not (np.isfinite(w) & (w >= 0)).all():
+        raise ValueError("multinomial: weights must be finite and not negative")
+    fewest = int((w > 0).sum(-1).min(initial=w.shape[-1]))
+    if fewest < (1 if again else count):
+        raise ValueError(
+            f"multinomial: cannot draw {count} of {fewest} weights above 0"
+            + (" without replacement; give replacement=True" if fewest else "")
+        )
+    random = _draws(generator)
+    if again:
+        ends = np.cumsum(w / w.max(-1, keepdims=True), -1)
+        drawn = random.random((len(w), count)) * ends[:, -1:]
+        drawn = np.minimum(drawn, np.nextafter(ends[:, -1:], 0))
+        rows = [np.searchsorted(e, d, "right") for e, d in zip(ends, drawn, strict=True)]
+        positions = np.array(rows, np.int64).reshape(len(w), count)
+    else:
+        with np.errstate(divide="ignore"):
+            times = random.standard_exponential(w.shape) / w
+        positions = np.argsort(times, -1)[:, :count].astype(np.int64)
+    return adopt(positions.reshape((*given.shape[:-1], count)))
+
+
+attach_methods(globals(), ["bernoulli", "median", "multinomial", "quantile"])
