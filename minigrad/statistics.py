@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,16 +23,16 @@ __all__ = ["bernoulli", "median", "multinomial", "normal", "quantile"]
 # --------------------------------------------------------------------------------- order statistics
 def quantile(
     x: Tensor,
-    q: TensorLike,
+    q: TensorLike | Sequence[float],
     axis: Axis = None,
     keepdims: bool = False,
     *,
     method: Literal["linear", "lower", "higher", "midpoint", "nearest"] = "linear",
 ) -> Tensor:
-    """The q-quantiles over the axes, by default of all elements, for q in [0, 1]: a number, or a
-    tensor whose shape is put in front of what is left of that of x. Among n elements in ascending
-    order, it is the one at q (n - 1); between two elements it is interpolated linearly (definition
-    7 of Hyndman & Fan 1996), or by another `method` of NumPy.
+    """The q-quantiles over the axes, by default of all elements. q in [0, 1] is a number, or a
+    tensor or list, whose shape comes before what is left of that of x. Among n elements in
+    ascending order it is the one at q (n - 1); between two, the linear interpolation (definition 7
+    of Hyndman & Fan 1996), or another `method` of NumPy.
 
     The gradient flows to the elements that it is interpolated between, and to q; of equal elements,
     to those that `argsort` puts there. Where there is a NaN, the quantile is NaN. Integers give the
@@ -54,14 +55,13 @@ def median(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 @memory_checked
-def _quantile(
-    name: str, x: TensorLike, q: TensorLike, axis: Axis, keepdims: bool, method: str
-) -> Tensor:
-    x, choice_q = to_tensor(x, name), to_tensor(q, name)
+def _quantile(name: str, x: TensorLike, q: Any, axis: Axis, keepdims: bool, method: str) -> Tensor:
+    x = to_tensor(x, name)
+    given = to_tensor(np.asarray(q, np.float64) if isinstance(q, (list, tuple)) else q, name)
     if x.dtype.kind != "f":
         x = astype(x, get_default_dtype())
     choice(method, f"{name}: method", "linear", "lower", "higher", "midpoint", "nearest")
-    share = np.asarray(q if isinstance(q, float) else choice_q._array, np.float64)
+    share = np.asarray(q if isinstance(q, float) else given._array, np.float64)
     if not ((share >= 0) & (share <= 1)).all():
         raise ValueError(f"{name}: q must be between 0 and 1, got {q!r:.60}")
     axes = reduced_axes(name, axis, x.ndim)
@@ -87,8 +87,8 @@ def _quantile(
     low, high = (np.where(odd, n - 1, np.broadcast_to(p, (len(odd), p.size))) for p in (low, high))
     below, above = rows.take_along_axis(low, 1), rows.take_along_axis(high, 1)
     factor = adopt(weight.astype(x.dtype))
-    if method == "linear" and choice_q.requires_grad:
-        moving = reshape(choice_q, -1).astype(x.dtype)
+    if method == "linear" and given.requires_grad:
+        moving = reshape(given, -1).astype(x.dtype)
         factor = factor + (moving - moving.detach()) * (n - 1)
     found = lerp(below, above, factor)
     alike = np.isinf(below._array) & (below._array == above._array)
@@ -109,9 +109,12 @@ def _size(name: str, given: tuple[int, ...], size: Shape | None) -> tuple[int, .
     if size is None:
         return given
     wanted = sizes_of(size, name)
-    if np.broadcast_shapes(given, wanted) != wanted:
-        raise ValueError(f"{name}: parameters of shape {given} do not broadcast to size {wanted}")
-    return wanted
+    try:
+        if np.broadcast_shapes(given, wanted) == wanted:
+            return wanted
+    except ValueError:
+        pass
+    raise ValueError(f"{name}: parameters of shape {given} do not broadcast to size {wanted}")
 
 
 @memory_checked

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- peers: python tests/peers_table.py -->", "<!-- /peers -->"
 NAMESPACES = {
     "": "Tensors and functions, `mg.`",
+    "linalg": "Linear algebra, `mg.linalg.`",
     "nn": "Layers and losses, `mg.nn.`",
     "nn.init": "`mg.nn.init.`",
     "nn.utils": "`mg.nn.utils.`",

