@@ -53,7 +53,7 @@ def lesson(monkeypatch, tmp_path):
 
 
 def test_the_lessons_are_there_with_a_page_of_explanation_each():
-    assert [name[:2] for name in LESSONS] == [f"{k:02}" for k in range(1, 11)]
+    assert [name[:2] for name in LESSONS] == [f"{k:02}" for k in range(1, 12)]
     for name in LESSONS:
         text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
         page = text.split('"""')[1]
@@ -171,6 +171,32 @@ def test_the_rates_of_hares_and_foxes_are_found(lesson):
     assert (found["spread"] < 0.1).all()
     assert found["losses"][-1] == pytest.approx(found["losses"][-2], rel=1e-9), "Newton is done"
     assert found["losses"][-1] < 62 * 0.5 * 1.6, "62 counts: half of chi-squared"
+
+
+def test_the_evidence_finds_the_smoothness_of_the_curve(lesson):
+    module, found, _ = lesson("11_gaussian_process")
+    relative = np.log(found["found"] / module.TRUE)
+    assert (np.abs(relative) < 3 * found["spread"]).all()
+    assert found["losses"][-1] < found["losses"][0] - 30
+    assert 0.8 < found["inside"] and found["widening"] > 2, "uncertain where nothing was measured"
+    assert found["errors"][1] < 0.5 * found["errors"][0]
+    # The formula, against NumPy's density of a normal distribution
+    random = np.random.default_rng(0)
+    theta, x, y = random.normal(size=3), np.sort(random.uniform(0, 5, 9)), random.normal(size=9)
+    a, length, noise = np.exp(theta)
+    covariance = a**2 * np.exp(-((x[:, None] - x) ** 2) / (2 * length**2)) + noise**2 * np.eye(9)
+    density = 0.5 * (
+        y @ np.linalg.solve(covariance, y)
+        + np.linalg.slogdet(covariance)[1]
+        + 9 * np.log(2 * np.pi)
+    )
+    tensors = (mg.tensor(values, requires_grad=values is theta) for values in (theta, x, y))
+    theta, x, y = tensors
+    assert module.surprise(theta, x, y).item() == pytest.approx(density)
+    module.surprise(theta, x, y).backward()
+    g, h = module.hessian(theta, x, y)
+    np.testing.assert_allclose(g.numpy(), theta.grad.numpy(), rtol=1e-10)
+    np.testing.assert_allclose(h.numpy(), h.numpy().T, rtol=1e-8)
 
 
 # ------------------------------------------------------------------------------------ command line
