@@ -1,0 +1,121 @@
+"""The losses that estimators know by name: values, outputs and predictions.
+
+A loss turns the outputs of a net and the targets into one value per sample and target. What else an
+estimator must know about it stands beside it: how many outputs it needs for each target, whether it
+follows an affine change of the targets (then they are standardised), and what is predicted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .._core.engine.graph import Tensor
+from .._core.ops import clip, exp, maximum, reshape, softmax_cross_entropy, square
+from ..checks import real
+from ..nn.functional import binary_cross_entropy_with_logits, huber_loss
+
+LARGEST = math.log(np.finfo(np.float64).max)
+FLAT = -12.0  # the least log-variance of a standardised target: a standard deviation of 0.0025
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss of outputs z (n, targets * outputs) and targets y, with what belongs to it."""
+
+    values: Callable[[Tensor, Tensor], Tensor]
+    outputs: int = 1  # per target
+    affine: bool = False  # whether the targets may be shifted and scaled
+    log_scaled: tuple[int, ...] = ()  # of the outputs per target, those that are log-variances
+    predict: Callable[[np.ndarray], np.ndarray] = field(default=lambda z: z[..., 0])
+
+    def mean(self, z: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+        """The mean over the samples, each times its weight; 0-d.
+
+        Raises ValueError if there are weights, but the loss is a mean already.
+        """
+        values = self.values(z, y)
+        if weight is None:
+            return values.mean() if values.ndim else values
+        if values.ndim == 0:
+            raise ValueError(
+                "the loss returns a mean, which sample_weight and class_weight cannot weigh; "
+                "return one value per sample, e.g. nn.HuberLoss(reduction='none')"
+            )
+        if values.ndim > 1:
+            values = values.mean(axis=tuple(range(1, values.ndim)))
+        return (values * weight).mean()
+
+
+def _squared(z: Tensor, y: Tensor) -> Tensor:
+    return square(z - y)
+
+
+def _huber(z: Tensor, y: Tensor) -> Tensor:
+    return huber_loss(z, y, "none")
+
+
+def _poisson(z: Tensor, y: Tensor) -> Tensor:
+    """The negative log-likelihood of y ~ Poisson(exp z) without its constant."""
+    return exp(z) - y * z
+
+
+def _gaussian(z: Tensor, y: Tensor) -> Tensor:
+    """The negative log-likelihood of y ~ N(mean, exp s) without its constant (Nix & Weigend 1994),
+    for outputs that alternate between mean and s."""
+    outputs = reshape(z, (len(y), -1, 2))
+    s = clip(outputs[:, :, 1], min=FLAT)
+    return 0.5 * (s + square(y - outputs[:, :, 0]) * exp(-s))
+
+
+def quantile_loss(levels: tuple[float, ...]) -> Loss:
+    """The pinball loss max(q e, (q - 1) e), e = y - z, for each level q (Koenker & Bassett 1978).
+
+    Predicted quantiles that cross are sorted (Chernozhukov, Fernández-Val & Galichon 2010).
+    """
+    q = np.array(levels, dtype=np.float32)
+    place = np.argsort(np.argsort(q))
+
+    def values(z: Tensor, y: Tensor) -> Tensor:
+        error = reshape(y, (*y.shape, 1)) - reshape(z, (len(y), -1, len(q)))
+        return maximum(error * q, error * (q - 1))
+
+    def predict(z: np.ndarray) -> np.ndarray:
+        return np.sort(z, axis=-1)[..., place] if len(q) > 1 else z[..., 0]
+
+    return Loss(values, len(q), affine=True, predict=predict)
+
+
+REGRESSION = {
+    "squared": Loss(_squared, affine=True),
+    "huber": Loss(_huber, affine=True),
+    "poisson": Loss(_poisson, predict=lambda z: np.exp(z[..., 0])),
+    "gaussian": Loss(_gaussian, 2, affine=True, log_scaled=(1,)),
+}
+CROSS_ENTROPY = Loss(softmax_cross_entropy)
+BINARY = Loss(lambda z, y: binary_cross_entropy_with_logits(z, y, reduction="none"))
+
+
+def checked_levels(quantile: Any, name: str) -> tuple[float, ...]:
+    """The levels of the quantile loss as a tuple; raise ValueError unless all are in (0, 1).
+
+    >>> checked_levels(0.5, "NetRegressor: quantile")
+    (0.5,)
+    """
+    levels = tuple(quantile) if isinstance(quantile, (tuple, list, np.ndarray)) else (quantile,)
+    if not levels or not all(0 < real(level, name) < 1 for level in levels):
+        raise ValueError(f"{name} must be a level between 0 and 1, or several, got {quantile!r}")
+    return tuple(float(level) for level in levels)
+
+
+def variance(z: np.ndarray) -> np.ndarray:
+    """The variance predicted by the Gaussian loss, from outputs (..., 2).
+
+    >>> variance(np.array([[3.0, 0.0]]))
+    array([1.])
+    """
+    return np.exp(np.minimum(z[..., 1], LARGEST))
