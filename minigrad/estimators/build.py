@@ -15,8 +15,9 @@ import numpy as np
 
 from .. import nn, optim
 from .._core.engine.graph import Tensor
+from ..autograd import no_grad
 from ..checks import positive, probability
-from ..creation import asarray
+from ..creation import tensor, zeros
 from ..nn.activation import __all__ as activation_names
 from ..optim import lr_scheduler
 from ..optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -42,8 +43,8 @@ class Affine(nn.Module):
 
     def __init__(self, centre: np.ndarray, factor: np.ndarray) -> None:
         super().__init__()
-        self.register_buffer("centre", asarray(np.asarray(centre, np.float64)))
-        self.register_buffer("factor", asarray(np.asarray(factor, np.float64)))
+        self.register_buffer("centre", tensor(np.asarray(centre, np.float64)))
+        self.register_buffer("factor", tensor(np.asarray(factor, np.float64)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Of the shape of x, float64."""
@@ -58,16 +59,23 @@ def moments(X: Any, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     (array([2., 5.]), array([1., 1.]))
     """
     shares = np.full(X.shape[0], 1 / X.shape[0]) if weight is None else weight / weight.sum()
-    mean = np.asarray(X.T @ shares, np.float64).reshape(-1)
+    if not isinstance(X, np.ndarray) and not X.has_canonical_format:
+        X = X.copy()
+        X.sum_duplicates()
+    mean = np.asarray(X.T @ shares, np.float64)
     if isinstance(X, np.ndarray):
-        square = np.zeros_like(mean)
+        var = np.zeros_like(mean)
         for start in range(0, len(X), 512):  # the temporaries stay in the cache
             piece = slice(start, start + 512)
-            square += shares[piece] @ np.square(X[piece] - mean)
+            var += shares[piece] @ np.square(X[piece] - mean)
     else:
-        square = np.asarray(X.multiply(X).T @ shares).reshape(-1) - mean**2
-    std = np.sqrt(np.maximum(square, 0))
-    return mean, np.where(std > 1e-12 + 1e-7 * np.abs(mean) * (X.dtype != np.float64), std, 1.0)
+        share = np.repeat(shares, np.diff(X.indptr))
+        squares = share * np.square(X.data - mean[X.indices])
+        var, stored = (np.bincount(X.indices, w, len(mean)) for w in (squares, share))
+        full = np.bincount(X.indices, minlength=len(mean)) == X.shape[0]
+        var += np.where(full, 0.0, 1 - stored) * mean**2
+    std = np.sqrt(np.maximum(var, 0))
+    return mean, np.where(std > 1e-11 * np.abs(mean), std, 1.0)
 
 
 # -------------------------------------------------------------------------------------------- nets
@@ -115,12 +123,10 @@ def mlp(
     return nn.Sequential(*layers, nn.Linear(width, n_outputs))
 
 
-def made(make: Any, n_features: int, n_outputs: int, any_outputs: bool) -> nn.Module:
-    """The net that a user's function makes, tried on one row.
+def made(make: Any, n_features: int, n_outputs: int) -> nn.Module:
+    """The net that a user's function makes. Raises TypeError unless it is a Module.
 
-    Raises TypeError unless it is a Module, ValueError for outputs of another shape.
-
-    >>> made(mg.nn.Linear, 3, 2, False)
+    >>> made(mg.nn.Linear, 3, 2)
     Linear(in_features=3, out_features=2, bias=True)
     """
     if isinstance(make, nn.Module) or not callable(make):
@@ -131,13 +137,22 @@ def made(make: Any, n_features: int, n_outputs: int, any_outputs: bool) -> nn.Mo
     net = make(n_features, n_outputs)
     if not isinstance(net, nn.Module):
         raise TypeError(f"make({n_features}, {n_outputs}) must return a Module, got {net!r:.60}")
-    shape = net.eval()(asarray(np.zeros((1, n_features), np.float32))).shape
-    if len(shape) != 2 or not (any_outputs or shape[1] == n_outputs):
-        raise ValueError(
-            f"make({n_features}, {n_outputs}) must return a net from (n, {n_features}) to "
-            f"(n, {n_outputs}), but one row gives the shape {shape}"
-        )
     return net
+
+
+def check_outputs(net: nn.Module, n_features: int, n_outputs: int | None) -> None:
+    """Raise ValueError unless the net maps (1, n_features) to (1, n_outputs); None for any number.
+
+    >>> check_outputs(mg.nn.Linear(3, 2), 3, 2)
+    """
+    with no_grad():
+        shape = net.eval()(zeros(1, n_features)).shape
+    if len(shape) != 2 or shape[0] != 1 or n_outputs not in (None, shape[1]):
+        raise ValueError(
+            f"the net must map (n, {n_features}) to (n, {n_outputs or 'outputs'}), but one row "
+            f"gives the shape {shape}; make, or with warm_start the former fit, is for something "
+            "else"
+        )
 
 
 # ------------------------------------------------------------------------- optimisers and schedules

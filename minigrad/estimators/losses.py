@@ -1,8 +1,8 @@
 """The losses that estimators know by name: values, outputs and predictions.
 
 A loss turns the outputs of a net and the targets into one value per sample and target. What else an
-estimator must know about it stands beside it: how many outputs it needs for each target, whether it
-follows an affine change of the targets (then they are standardised), and what is predicted.
+estimator must know about it stands beside it: how many outputs it needs for each target, how the
+targets can be standardised, and what is predicted.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ class Loss:
 
     values: Callable[[Tensor, Tensor], Tensor]
     outputs: int = 1  # per target
-    affine: bool = False  # whether the targets may be shifted and scaled
-    log_scaled: tuple[int, ...] = ()  # of the outputs per target, those that are log-variances
+    # How targets are standardised: "affine", to mean 0 and variance 1; "log", where outputs are
+    # logarithms of what is predicted, to mean 1; or not at all.
+    scaling: str | None = None
+    log_variances: tuple[int, ...] = ()  # which of the outputs of a target
     predict: Callable[[np.ndarray], np.ndarray] = field(default=lambda z: z[..., 0])
 
     def mean(self, z: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
@@ -87,14 +89,14 @@ def quantile_loss(levels: tuple[float, ...]) -> Loss:
     def predict(z: np.ndarray) -> np.ndarray:
         return np.sort(z, axis=-1)[..., place] if len(q) > 1 else z[..., 0]
 
-    return Loss(values, len(q), affine=True, predict=predict)
+    return Loss(values, len(q), "affine", predict=predict)
 
 
 REGRESSION = {
-    "squared": Loss(_squared, affine=True),
-    "huber": Loss(_huber, affine=True),
-    "poisson": Loss(_poisson, predict=lambda z: np.exp(z[..., 0])),
-    "gaussian": Loss(_gaussian, 2, affine=True, log_scaled=(1,)),
+    "squared": Loss(_squared, scaling="affine"),
+    "huber": Loss(_huber, scaling="affine"),
+    "poisson": Loss(_poisson, scaling="log", predict=lambda z: np.exp(z[..., 0])),
+    "gaussian": Loss(_gaussian, 2, "affine", log_variances=(1,)),
 }
 CROSS_ENTROPY = Loss(softmax_cross_entropy)
 BINARY = Loss(lambda z, y: binary_cross_entropy_with_logits(z, y, reduction="none"))

@@ -24,7 +24,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_regressor
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone, is_regressor
 from sklearn.metrics import d2_pinball_score, r2_score
 from sklearn.model_selection import train_test_split
 from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
@@ -35,7 +35,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .. import nn
 from ..checks import choice, flag, integer
 from ..creation import asarray
-from .build import Affine, made, mlp, moments, optimizer_for, scheduler_for
+from .build import Affine, check_outputs, made, mlp, moments, optimizer_for, scheduler_for
 from .losses import BINARY, CROSS_ENTROPY, REGRESSION, Loss, checked_levels, quantile_loss, variance
 from .training import Batches, Rows, Run, Validation, drawing_from, evaluate
 
@@ -91,7 +91,7 @@ class _Net(BaseEstimator):
             X_val = validate_data(self, X_val, accept_sparse="csr", dtype=FLOATS, reset=False)
             y_val = check_array(y_val, ensure_2d=False, dtype=None, input_name="y_val")
             check_consistent_length(X_val, y_val)
-            held = X_val, self._targets(y_val, False, None), None
+            held = X_val, self._targets(_flattened(y_val), False, None), None
         elif flag(self.early_stopping, "early_stopping"):
             (X, y, weight), held = self._split(X, y, weight, random)
         if weight is not None:
@@ -150,8 +150,7 @@ class _Net(BaseEstimator):
             if not kept.any():
                 raise ValueError("sample_weight must contain at least one non-zero number")
             X, y, weight = X[kept], y[kept], weight[kept]
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
+        y = _flattened(y)
         targets = self._targets(y, first, classes)
         factors = self._class_weights(y, chunk)
         if factors is not None:
@@ -194,6 +193,9 @@ class _Net(BaseEstimator):
             generator = np.random.default_rng(seed)
             with drawing_from(generator):
                 net = self._new_net() if first else self.nets_[k].net
+                width = self.n_outputs_ * self._loss().outputs
+                free = is_regressor(self) and callable(self.loss)
+                check_outputs(net, self.n_features_in_, None if free else width)
                 optimizer = optimizer_for(
                     self.optimizer, net.parameters(), self.lr, self.weight_decay
                 )
@@ -201,12 +203,10 @@ class _Net(BaseEstimator):
         return runs
 
     def _new_net(self) -> nn.Module:
-        features, outputs = self.n_features_in_, self.n_outputs_ * self._loss().outputs
+        sizes = self.n_features_in_, self.n_outputs_ * self._loss().outputs
         if self.make is not None:
-            return made(self.make, features, outputs, callable(self.loss))
-        return mlp(
-            features, outputs, self.hidden, self.activation, self.normalisation, self.dropout
-        )
+            return made(self.make, *sizes)
+        return mlp(*sizes, self.hidden, self.activation, self.normalisation, self.dropout)
 
     def _ends(self, X: Any, y: np.ndarray, weight: Any) -> tuple[Affine, nn.Module]:
         """The Modules before and after the net, which standardise features and targets."""
@@ -214,21 +214,25 @@ class _Net(BaseEstimator):
         mean, std = np.zeros(X.shape[1]), np.ones(X.shape[1])
         if not flag(self.standardise, "standardise"):
             return Affine(mean, std), nn.Identity()
-        inputs = Affine((m := moments(X, weight))[0], 1 / m[1])
-        if not loss.affine:
+        mean, std = moments(X, weight)
+        inputs = Affine(mean, 1 / std)
+        if loss.scaling is None:
             return inputs, nn.Identity()
         mean, std = (np.repeat(values, k) for values in moments(y, weight))
+        if loss.scaling == "log":
+            return inputs, Affine(-np.log(np.where(mean > 0, mean, 1.0)), np.ones_like(mean))
         centre, factor = -mean / std, std
-        for place in loss.log_scaled:  # log(var std²) = log(var) + 2 log(std)
+        for place in loss.log_variances:  # log(var std²) = log(var) + 2 log(std)
             centre[place::k], factor[place::k] = -2 * np.log(std[place::k]), 1.0
         return inputs, Affine(centre, factor)
 
     def _standardised(self, y: np.ndarray) -> np.ndarray:
         """The targets in the units of the outputs of the net."""
         if isinstance(self._outputs, Affine):
-            k = self._loss().outputs
-            centre, factor = (t.numpy()[::k] for t in (self._outputs.centre, self._outputs.factor))
-            y = y / factor + centre
+            loss = self._loss()
+            ends = self._outputs.centre, self._outputs.factor
+            centre, factor = (end.numpy()[:: loss.outputs] for end in ends)
+            y = y * np.exp(centre) if loss.scaling == "log" else y / factor + centre
         return y if y.dtype.kind == "i" else y.astype(np.float32)
 
     def _pipeline(self, net: nn.Module) -> nn.Sequential:
@@ -331,7 +335,7 @@ class _Net(BaseEstimator):
 
     def _outputs_of(self, X: Any) -> np.ndarray:
         """The outputs of each member: (members, n, outputs), float64."""
-        check_is_fitted(self)
+        check_is_fitted(self, "nets_")
         X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
         rows = Rows(X, dtype=np.float64)
         return np.stack([evaluate(net, rows) for net in self.nets_])
@@ -345,7 +349,7 @@ class _Net(BaseEstimator):
 
     def plot_history(self, ax: Any = None) -> Any:
         """Plot the losses by epoch with Matplotlib; returns the axes, new ones unless given."""
-        check_is_fitted(self)
+        check_is_fitted(self, "nets_")
         if ax is None:
             from matplotlib import pyplot
 
@@ -372,7 +376,7 @@ class _Net(BaseEstimator):
 
     def state_dict(self) -> dict[str, Any]:
         """What was learnt, for `mg.save`: no pickle, so a file that can be loaded without trust."""
-        check_is_fitted(self)
+        check_is_fitted(self, "nets_")
         state: dict[str, Any] = {"nets": [dict(net.state_dict()) for net in self.nets_]}
         for name in self._learnt:
             if hasattr(self, name):
@@ -386,30 +390,37 @@ class _Net(BaseEstimator):
         """Become the estimator whose `state_dict()` this was; the parameters that determine the net
         must be the same. Returns self, fitted.
 
-        Raises ValueError for a state of something else, or of a net of another architecture.
+        Raises ValueError for the state of something else, RuntimeError for that of another net;
+        nothing has changed then.
         """
         name = type(self).__name__
         if not isinstance(state_dict, dict) or not {"nets", "n_outputs_"} <= set(state_dict):
             raise ValueError(f"{name}.load_state_dict: expected what {name}.state_dict() returned")
+        new, learnt = clone(self), {}
         for key in self._learnt:
             if key in state_dict:
                 value = state_dict[key]
                 if isinstance(value, dict):
                     value = np.array(value["values"], dtype=value["dtype"])
-                setattr(self, key, value)
-        features = np.zeros(self.n_features_in_)
-        self._inputs, self._outputs = Affine(features, features), nn.Identity()
-        nets: list[Any] = []
+                learnt[key] = value
+        vars(new).update(learnt)
+        ends = []
+        for end in ("inputs", "outputs"):
+            size = np.shape(state_dict["nets"][0].get(f"{end}.factor", 0.0))
+            ends.append(Affine(np.zeros(size), np.ones(size)) if size else nn.Identity())
+        new._inputs, new._outputs = ends
+        nets = []
         for saved in state_dict["nets"]:
-            if "outputs.factor" in saved:
-                empty = np.zeros(saved["outputs.factor"].shape)
-                self._outputs = Affine(empty, empty)
-            net = self._pipeline(self._new_net())
-            net.load_state_dict(saved)
-            nets.append(net.eval())
-        self.nets_ = nets
-        self._inputs, self._outputs = nets[0].inputs, nets[0].outputs
+            nets.append(new._pipeline(new._new_net()))
+            nets[-1].load_state_dict(saved)
+        vars(self).update(learnt, nets_=nets, _inputs=ends[0], _outputs=ends[1])
+        self.__dict__.pop("_chunk_runs", None)
         return self
+
+
+def _flattened(y: Any) -> Any:
+    """y, where it is a column with a warning as a vector."""
+    return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
 
 def _in_one_batch(X: Any, y: np.ndarray, weight: Any, size: int) -> Data:
@@ -460,7 +471,7 @@ class NetClassifier(ClassifierMixin, _Net):
         dropout: float = 0.0,
         make: Any = None,
         optimizer: Any = "adam",
-        lr: float = 5e-3,
+        lr: float = 1e-3,
         schedule: Any = "cosine",
         batch_size: int = 32,
         max_epochs: int = 100,
@@ -629,8 +640,9 @@ class NetRegressor(RegressorMixin, _Net):
     loss: "squared", "huber" (linear beyond one standard deviation of y), "quantile", "poisson" (of
         counts; the net predicts the logarithm of the rate), "gaussian" (the net predicts mean and
         variance, Nix & Weigend 1994), or a function of outputs and targets, both Tensors
-        (n, targets), that returns a value per sample, (n,) or (n, targets), or their mean. By the
-        first three and "gaussian" targets are standardised, too, with standardise=True.
+        (n, targets), that returns a value per sample, (n,) or (n, targets), or their mean. With
+        standardise=True, targets are standardised too, inside, for losses given by name; for a
+        function sklearn.compose.TransformedTargetRegressor does it.
     quantile: the level of loss="quantile", in (0, 1), or several: `predict` then returns one more
         axis, and quantiles do not cross.
     {parameters}
@@ -656,7 +668,7 @@ class NetRegressor(RegressorMixin, _Net):
         dropout: float = 0.0,
         make: Any = None,
         optimizer: Any = "adam",
-        lr: float = 5e-3,
+        lr: float = 1e-3,
         schedule: Any = "cosine",
         batch_size: int = 32,
         max_epochs: int = 100,
