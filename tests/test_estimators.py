@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from unittest import SkipTest
 
 import numpy as np
 import pytest
@@ -30,8 +31,8 @@ from sklearn.multioutput import MultiOutputClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import (
+    check_estimator,
     check_sample_weight_equivalence_on_dense_data,
-    parametrize_with_checks,
 )
 
 from minigrad.estimators import NetClassifier, NetRegressor, build, losses, net, training
@@ -63,9 +64,13 @@ def moons(n=400):
 
 # ----------------------------------------------------------------------- scikit-learn's own checks
 @pytest.mark.filterwarnings("ignore")
-@parametrize_with_checks([NetClassifier(), NetRegressor()])
-def test_check_estimator(estimator, check):
-    check(estimator)
+@pytest.mark.parametrize("estimator", [NetClassifier, NetRegressor])
+def test_check_estimator(estimator):
+    results = check_estimator(estimator(), on_fail=None)
+    failed = {r["check_name"]: r["exception"] for r in results if r["status"] != "passed"}
+    skipped = {name for name, e in failed.items() if isinstance(e, SkipTest)}
+    assert failed.keys() - skipped == set(), failed
+    assert len(results) > 50 and len(skipped) < 6
 
 
 def test_the_check_of_sample_weights_can_fail(monkeypatch):
