@@ -27,6 +27,7 @@ MODULES = [
     for name in ("minigrad", *(m.name for m in pkgutil.walk_packages(mg.__path__, "minigrad.")))
     if not name.startswith("minigrad._core")
     and (find_spec("mpi4py") or name != "minigrad.distributed")
+    and (find_spec("sklearn") or not name.startswith("minigrad.estimators"))
 ]
 
 

@@ -35,7 +35,7 @@ from sklearn.utils.estimator_checks import (
     check_sample_weight_equivalence_on_dense_data,
 )
 
-from minigrad.estimators import NetClassifier, NetRegressor, build, losses, net, training
+from minigrad.estimators import NetClassifier, NetRegressor, base, build, losses, training
 
 IRIS = load_iris(return_X_y=True)
 DIABETES = load_diabetes(return_X_y=True)
@@ -74,7 +74,7 @@ def test_check_estimator(estimator):
 
 
 def test_the_check_of_sample_weights_can_fail(monkeypatch):
-    monkeypatch.setattr(net, "_in_one_batch", lambda X, y, weight, size: (X, y, weight))
+    monkeypatch.setattr(base, "_in_one_batch", lambda X, y, weight, size: (X, y, weight))
     with pytest.raises(AssertionError, match="not equivalent"):
         check_sample_weight_equivalence_on_dense_data("NetClassifier", NetClassifier())
 
@@ -354,13 +354,13 @@ def test_standardising_makes_units_irrelevant_and_spares_constant_features():
     assert isinstance(outputs, nn.Identity)
 
 
-def test_moments():
+def test_means_and_deviations():
     sparse = pytest.importorskip("scipy.sparse")
     X = np.random.default_rng(0).normal(5, [1, 2, 0], (1000, 3))
     weight = np.random.default_rng(1).random(1000)
     for given in (X, X.astype(np.float32), sparse.csr_array(X)):
         for w in (None, weight):
-            mean, std = build.moments(given, w)
+            mean, std = build.mean_and_std(given, w)
             expected = np.average(X, axis=0, weights=w)
             np.testing.assert_allclose(mean, expected, rtol=1e-6)
             expected = np.sqrt(np.average((X - expected) ** 2, axis=0, weights=w))

@@ -51,11 +51,11 @@ class Affine(nn.Module):
         return (x - self.centre) * self.factor
 
 
-def moments(X: Any, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_std(X: Any, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """The mean and standard deviation of each column of an array or a CSR matrix; where a column is
     constant up to rounding, 1 for the deviation.
 
-    >>> moments(np.array([[1.0, 5.0], [3.0, 5.0]]), None)
+    >>> mean_and_std(np.array([[1.0, 5.0], [3.0, 5.0]]), None)
     (array([2., 5.]), array([1., 1.]))
     """
     shares = np.full(X.shape[0], 1 / X.shape[0]) if weight is None else weight / weight.sum()
@@ -64,7 +64,7 @@ def moments(X: Any, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         X.sum_duplicates()
     mean = np.asarray(X.T @ shares, np.float64)
     if isinstance(X, np.ndarray):
-        var = np.zeros_like(mean)
+        var: Any = np.zeros_like(mean)
         for start in range(0, len(X), 512):  # the temporaries stay in the cache
             piece = slice(start, start + 512)
             var += shares[piece] @ np.square(X[piece] - mean)
@@ -73,7 +73,7 @@ def moments(X: Any, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         squares = share * np.square(X.data - mean[X.indices])
         var, stored = (np.bincount(X.indices, w, len(mean)) for w in (squares, share))
         full = np.bincount(X.indices, minlength=len(mean)) == X.shape[0]
-        var += np.where(full, 0.0, 1 - stored) * mean**2
+        var = var + np.where(full, 0.0, 1 - stored) * mean**2
     std = np.sqrt(np.maximum(var, 0))
     return mean, np.where(std > 1e-11 * np.abs(mean), std, 1.0)
 
@@ -127,7 +127,7 @@ def made(make: Any, n_features: int, n_outputs: int) -> nn.Module:
     """The net that a user's function makes. Raises TypeError unless it is a Module.
 
     >>> made(mg.nn.Linear, 3, 2)
-    Linear(in_features=3, out_features=2, bias=True)
+    Linear(in_features=3, out_features=2, bias=True)  8 parameters
     """
     if isinstance(make, nn.Module) or not callable(make):
         raise TypeError(

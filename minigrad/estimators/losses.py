@@ -53,14 +53,6 @@ class Loss:
         return (values * weight).mean()
 
 
-def _squared(z: Tensor, y: Tensor) -> Tensor:
-    return square(z - y)
-
-
-def _huber(z: Tensor, y: Tensor) -> Tensor:
-    return huber_loss(z, y, "none")
-
-
 def _poisson(z: Tensor, y: Tensor) -> Tensor:
     """The negative log-likelihood of y ~ Poisson(exp z) without its constant."""
     return exp(z) - y * z
@@ -93,8 +85,8 @@ def quantile_loss(levels: tuple[float, ...]) -> Loss:
 
 
 REGRESSION = {
-    "squared": Loss(_squared, scaling="affine"),
-    "huber": Loss(_huber, scaling="affine"),
+    "squared": Loss(lambda z, y: square(z - y), scaling="affine"),
+    "huber": Loss(lambda z, y: huber_loss(z, y, "none"), scaling="affine"),
     "poisson": Loss(_poisson, scaling="log", predict=lambda z: np.exp(z[..., 0])),
     "gaussian": Loss(_gaussian, 2, "affine", log_variances=(1,)),
 }

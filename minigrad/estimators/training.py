@@ -182,7 +182,7 @@ class Validation:
 
 
 @dataclass
-class Run:
+class Trainer:
     """The training of one net, to be continued; `history` has a row per epoch."""
 
     net: Module
