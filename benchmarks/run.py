@@ -7,7 +7,8 @@ to another machine. The exit status is 0 even if a row is slow. The group `funct
 function against NumPy's, takes a minute: it is measured only if named.
 
 The groups `default` and `busy` are measured differently, see defaults.py: each contender in a
-separate process with its default threads, on an idle machine and next to spinning processes.
+separate process with its default threads, on an idle machine and next to spinning processes. The
+group `estimators` consists of whole fits, one per seed, see estimators.py.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import machine
 
 HERE = Path(__file__).parent
 UNPINNED = ("default", "busy")
+FITS = "estimators"
+ALONE = "estimators"
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -34,7 +37,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="steps, ensembles, recurrent, batchnorm, kernels, products, linalg, process; all by "
         "default; "
         "or functions, which takes a minute: every function that NumPy also has; or default "
-        "and busy: what users get, with each library's default threads",
+        "and busy: what users get, with each library's default threads; or estimators: whole fits "
+        "against scikit-learn and skorch",
     )
     parser.add_argument("--match", default="", help="only rows whose name contains this text")
     parser.add_argument("--rounds", type=int, default=15, help="rounds per row (default 15)")
@@ -45,7 +49,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--json",
         type=Path,
         help="where to write the figures, with the picture next to them (default: latest.json in "
-        "benchmarks/results/, or default.json)",
+        "benchmarks/results/, or default.json, or estimators.json)",
     )
     parser.add_argument(
         "--markdown",
@@ -56,8 +60,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     options.unpinned = bool(set(options.groups) & set(UNPINNED))
     if set(options.groups) - set(UNPINNED) and options.unpinned:
         parser.error("default and busy are not pinned, and cannot be measured with other groups")
-    name = "default" if options.unpinned else "latest"
-    options.json = options.json or HERE / "results" / f"{name}.json"
+    if FITS in options.groups and options.groups != [FITS]:
+        parser.error(f"{FITS} cannot be measured with other groups")
+    options.file = "default" if options.unpinned else FITS if FITS in options.groups else "latest"
+    options.json = options.json or HERE / "results" / f"{options.file}.json"
     if options.rounds < 1 or options.seconds <= 0:
         parser.error("--rounds and --seconds must be positive")
     return options
@@ -284,6 +290,23 @@ def run_unpinned(options: argparse.Namespace) -> dict:
     return {"machine": found, "rows": rows}
 
 
+def run_estimators(options: argparse.Namespace) -> dict:
+    """Like `run`, for whole fits, one per seed."""
+    import estimators
+
+    found = machine.describe()
+    print(machine.summary(found), end="\n\n")
+    rows = []
+    for fit in estimators.rows():
+        if options.match in fit.name:
+            rows += estimators.judged(fit, min(options.rounds, 5), make_row)
+            print(show(rows[-2]), show(rows[-1]), sep="\n", flush=True)
+    if not rows:
+        raise SystemExit(f"run.py: no row's name contains {options.match!r}")
+    print("", verdict(rows), sep="\n")
+    return {"machine": found, "rows": rows}
+
+
 def draw(results: dict):
     import plots
 
@@ -295,10 +318,11 @@ def main(argv: list[str] | None = None) -> None:
     if options.markdown:
         if not options.json.exists():
             raise SystemExit(f"run.py: {options.json} is missing; run without --markdown first")
-        name = "default" if options.unpinned else "results"
+        name = "results" if options.file == "latest" else options.file
         fill_readme(json.loads(options.json.read_text(encoding="utf-8")), name=name)
     else:
-        save((run_unpinned if options.unpinned else run)(options), options.json, draw)
+        measured = {"default": run_unpinned, FITS: run_estimators}.get(options.file, run)(options)
+        save(measured, options.json, draw)
 
 
 if __name__ == "__main__":

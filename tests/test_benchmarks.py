@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
-MODULES = ("machine", "contenders", "plots", "run", "scaling", "defaults")
+MODULES = ("machine", "contenders", "plots", "run", "scaling", "defaults", "estimators")
 PEERS = ("torch", "jax")
 
 
@@ -163,6 +163,24 @@ def test_the_nets_of_the_default_rows_run(bench):
         row.contenders["minigrad"]()()
 
 
+def test_whole_fits_are_measured(bench, tmp_path, capsys):
+    pytest.importorskip("sklearn")
+    names = [fit.name for fit in bench.estimators.rows()]
+    assert len(set(names)) == len(names) == 13
+    path = tmp_path / "figures.json"
+    arguments = ["--match", "digits, 16-16, batch 200", "--rounds", "2", "--json", str(path)]
+    bench.run.main(["estimators", *arguments])
+    assert "minigrad / scikit-learn = " in capsys.readouterr().out
+    time, error = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert (time["unit"], error["unit"]) == ("ms", "%")
+    assert (time["targets"][0]["at_most"], error["targets"][0]["at_most"]) == (0.25, 1.0)
+    for row in (time, error):
+        assert set(row["contenders"]) == {"minigrad", "scikit-learn"}
+    assert all(0 < figures["median"] < 20 for figures in error["contenders"].values())
+    with pytest.raises(SystemExit):
+        bench.run.main(["estimators", "steps"])
+
+
 def test_the_verdict_names_the_rows_that_fall_short(bench, results):
     lines = bench.run.verdict(results["rows"]).splitlines()
     assert lines == [
@@ -247,4 +265,5 @@ def test_every_contender_has_a_colour_and_a_label(bench):
         for work in group
         for name in work.contenders
     }
+    names |= {name for fit in bench.estimators.rows() for name in fit.contenders}
     assert names <= set(plots.COLORS) and names - {"minigrad"} <= set(plots.LABELS)
