@@ -29,7 +29,7 @@ def lesson(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(EXAMPLES))  # where a script finds lesson.py
 
     def run(name):
-        if name == "06_cnn_digits":
+        if name in ("06_cnn_digits", "12_tabular"):
             pytest.importorskip("sklearn")
         specification = importlib.util.spec_from_file_location(
             f"lesson_{name}", EXAMPLES / f"{name}.py"
@@ -53,7 +53,7 @@ def lesson(monkeypatch, tmp_path):
 
 
 def test_the_lessons_are_there_with_a_page_of_explanation_each():
-    assert [name[:2] for name in LESSONS] == [f"{k:02}" for k in range(1, 12)]
+    assert [name[:2] for name in LESSONS] == [f"{k:02}" for k in range(1, 13)]
     for name in LESSONS:
         text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
         page = text.split('"""')[1]
@@ -224,3 +224,14 @@ def test_wrong_arguments_get_one_line(arguments):
     done = run_script("01_gradient_by_hand", *arguments)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith("01_gradient_by_hand.py: ") and arguments[0] in done.stderr
+
+
+def test_nets_and_trees_on_tables(lesson):
+    _, found, _ = lesson("12_tabular")
+    errors = {name: table.mean(axis=0) for name, table in found["errors"].items()}
+    assert set(errors) == {"diabetes", "wine", "breast cancer", "digits"}
+    for name, most in (("wine", 10), ("breast cancer", 10), ("digits", 8), ("diabetes", 90)):
+        assert (errors[name] < most).all(), name
+    line, trees, net = found["noise"].mean(axis=0).T
+    assert net[-1] > net[0] + 3, "noise hurts a net"
+    assert trees[-1] < net[-1], "trees ignore it"

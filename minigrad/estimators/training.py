@@ -3,8 +3,8 @@
 Design note
 -----------
 1. The loop is lean. An epoch gathers all samples in a new order into one buffer, of which the
-   batches are views, made once: a batch costs no Python beyond the step. Digits, net 64-64-64-10,
-   batch 32: 41 µs per step, of which the loop itself takes less than 1 µs.
+   batches are views, made once: a batch costs no Python beyond the step. With 64-64-64-10 and
+   batch 32, a step takes 45 µs including all else, and 41 µs in a bare loop over one batch.
 2. Whatever draws random numbers while a net is made or trained (initialisation, dropout) draws from
    the library's generator. `drawing_from` replaces it by the net's own, so that results depend on
    the seed alone, and puts it back. Fits in several threads take turns.
