@@ -38,6 +38,8 @@ TWICE = b"int result = PyList_Append(list, x);\n    Py_DECREF(x);"
 ONCE = b"int result = PyList_Append(list, x);\n    if (result == 0) Py_DECREF(x);"
 # If NumPy 2.4 has no memory for an iterator, it fails without an exception, and Python raises a
 # SystemError "... without ...". This code, which handles all compiled errors, raises MemoryError.
+# A TypeError without a traceback was raised right here, often by the arguments of the function: the
+# table of spellings knows what to write instead. (Where nothing fails this costs nothing.)
 PASSING = b"    PyObject *ptype, *pvalue, *ptraceback;\n    if (c_line) {\n"
 CHECKED = b"""    PyObject *ptype, *pvalue, *ptraceback, *text;
     const char *words;
@@ -50,6 +52,13 @@ CHECKED = b"""    PyObject *ptype, *pvalue, *ptraceback, *text;
         PyErr_Restore(ptype, pvalue, ptraceback);
         if (!words || strstr(words, " without ")) PyErr_NoMemory();
         Py_XDECREF(text);
+    } else if (PyErr_ExceptionMatches(PyExc_TypeError)) {
+        PyErr_Fetch(&ptype, &pvalue, &ptraceback);
+        PyErr_NormalizeException(&ptype, &pvalue, &ptraceback);
+        text = ptraceback ? NULL : PyImport_ImportModule("minigrad.spellings");
+        if (text) Py_XDECREF(PyObject_CallMethod(text, "lead_on", "Os", pvalue, funcname));
+        Py_XDECREF(text);
+        PyErr_Restore(ptype, pvalue, ptraceback);
     }
     if (c_line) {
 """
@@ -66,7 +75,7 @@ class BuildExt(build_ext):
         if self.editable_mode:  # pip uses a new folder each time, where everything would be stale
             self.build_lib = f"build/lib.{self.plat_name}-{sys.implementation.cache_tag}"
         versions = f"NumPy {numpy.__version__} Cython {Cython.__version__}"
-        built, now = Path("build/flags"), f"{FLAGS} {DIRECTIVES} {versions}"
+        built, now = Path("build/flags"), f"{FLAGS} {DIRECTIVES} {versions} {MENDS}"
         self.force = self.force or not built.exists() or built.read_text() != now
         self.parallel, options = 2, {"force": self.force, "compiler_directives": DIRECTIVES}
         c_files = cythonize(self.extensions, nthreads=2, build_dir="build", **options)

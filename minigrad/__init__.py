@@ -7,6 +7,7 @@
 tensor([ 3., 12.])
 """
 
+import sys
 import typing
 
 from . import (
@@ -19,6 +20,7 @@ from . import (
     nn as nn,
     onnx as onnx,
     optim as optim,
+    spellings,
     viz as viz,
 )
 from ._core.engine.graph import (
@@ -59,3 +61,5 @@ if not typing.TYPE_CHECKING:  # mypy reads only literal lists; without one, it g
     __all__ = ["__version__"]
     __all__ += namespace.public_names(vars(), autograd, data, func, linalg, nn, onnx, optim, viz)
     __dir__ = __all__.copy
+    namespace.lead_on_from(sys.modules[__name__])
+    spellings.refuse_names_of_others(Tensor, nn.Module)

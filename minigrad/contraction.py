@@ -28,6 +28,7 @@ from ._core.ops import (
     sum_product,
 )
 from .checks import integer
+from .namespace import led
 from .types import TensorLike
 
 __all__ = ["einsum", "outer", "tensordot", "trace", "vecdot"]
@@ -284,4 +285,5 @@ def _aligned(term: Term, labels: Labels) -> Tensor:
     return reshape(ordered, tuple(next(sizes) if label in own else 1 for label in labels))
 
 
+led(globals(), __all__)
 attach_methods(globals(), ["trace", "outer"])

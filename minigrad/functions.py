@@ -50,6 +50,7 @@ from ._core.ops import (
     where,
 )
 from .checks import choice, integer, real, sizes_of
+from .namespace import led
 from .types import Axis, Shape, TensorLike
 
 __all__ = [
@@ -788,4 +789,5 @@ def allclose(
     return bool(all(isclose(x, y, rtol, atol, equal_nan)))
 
 
+led(globals(), __all__)
 attach_methods(globals(), sorted({*__all__} - {"stack", "unstack", "split", "meshgrid"}))

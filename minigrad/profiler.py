@@ -47,3 +47,5 @@ class profile:  # noqa: N801  (a context manager is written like a function)
         calls, forward, backward, size = (sum(column) for column in columns)
         total = f"{'all':<18}{calls:>8,}{forward:>13,.1f}{backward:>13,.1f}{size:>14,}"
         return "\n".join([head, *lines, total])
+
+    __repr__ = __str__

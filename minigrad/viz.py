@@ -118,6 +118,10 @@ class Graph(NamedTuple):
     def __str__(self) -> str:
         return self.dot
 
+    def __repr__(self) -> str:
+        nodes, arrows = self.dot.count("[label="), self.dot.count(" -> ")
+        return f"<Graph: {nodes} nodes, {arrows} arrows; print it, or save('graph.svg')>"
+
     def save(self, path: str | Path) -> Path:
         """Write DOT text (.dot, .gv), or a picture (.svg, .png, .pdf) by Graphviz. Returns path.
 
@@ -406,6 +410,9 @@ class Summary(NamedTuple):
         head, *lines, total = [form.format(*row).rstrip() for row in cells]
         rule = "-" * (sum(widths) + 10)
         return "\n".join([head, rule, *lines, rule, total])
+
+    def __repr__(self) -> str:
+        return str(self)
 
     def _repr_html_(self) -> str:
         cell = '<td style="white-space: pre; text-align: {}">{}</td>'.format

@@ -872,3 +872,13 @@ def test_a_refused_scheduler_leaves_the_optimiser_alone():
         with pytest.raises((TypeError, ValueError)):
             build(optimizer)
         assert optimizer.state_dict() == before
+
+
+def test_what_the_prompt_shows():
+    optimizer = SGD([mg.ones(1, requires_grad=True)], lr=1.0)
+    scheduler = mg.optim.lr_scheduler.StepLR(optimizer, step_size=3, gamma=0.5)
+    assert repr(scheduler) == "StepLR(step_size=3, gamma=0.5, last_epoch=0, lr=[1.0])"
+    for later in (mg.optim.lr_scheduler.ReduceLROnPlateau, mg.optim.lr_scheduler.ConstantLR):
+        assert repr(later(optimizer)).startswith(f"{later.__name__}(")
+    both = mg.optim.lr_scheduler.SequentialLR(optimizer, [later(optimizer), scheduler], [2])
+    assert repr(both).startswith("SequentialLR(")

@@ -15,9 +15,8 @@ PACKAGES = {
     mg: {autograd, data, func, linalg, nn, onnx, optim, viz},
     nn: {nn.functional, nn.init, nn.utils},
     optim: {lr_scheduler},
-    **dict.fromkeys(
-        (nn.functional, autograd, func, data, linalg, onnx, viz, lr_scheduler), frozenset()
-    ),
+    **dict.fromkeys((nn.functional, nn.init, nn.utils, autograd, func, data), frozenset()),
+    **dict.fromkeys((linalg, onnx, viz, lr_scheduler), frozenset()),
 }
 
 

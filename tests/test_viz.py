@@ -556,3 +556,15 @@ def test_summary_wants_a_module_and_its_inputs():
         mg.viz.summary(3, mg.ones(2))
     with pytest.raises(TypeError, match="give what ReLU"):
         mg.viz.summary(nn.ReLU())
+
+
+def test_what_the_prompt_shows():
+    w = mg.ones(2, requires_grad=True)
+    assert repr(mg.viz.graph((w * w).sum())) == (
+        "<Graph: 3 nodes, 3 arrows; print it, or save('graph.svg')>"
+    )
+    table = mg.viz.summary(nn.Linear(2, 1), mg.ones(3, 2))
+    assert repr(table) == str(table)
+    with mg.profile() as seen:
+        w * w
+    assert repr(seen) == str(seen)

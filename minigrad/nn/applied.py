@@ -13,16 +13,6 @@ from .module import BUFFER, Module, Self
 Check = Callable[[Any, str], Any]  # one of checks.py: of a value and its name
 
 
-class _SignatureOfInit:
-    """The signature of a class is that of `__init__` (Python 3.11.2 takes that of `__new__`)."""
-
-    def __get__(self, instance: object, owner: type[Any]) -> inspect.Signature:
-        if instance is not None:
-            raise AttributeError("__signature__")
-        signature = inspect.signature(owner.__init__)
-        return signature.replace(parameters=[*signature.parameters.values()][1:])
-
-
 class Applied(Module):
     """The base of such Modules, which checks, keeps and shows the options.
 
@@ -46,8 +36,6 @@ class Applied(Module):
     _shown: ClassVar[tuple[str, ...] | None] = None  # which of them repr shows, if not all in order
     _checks: ClassVar[Mapping[str, Check]] = {}
 
-    __signature__: ClassVar[Any] = _SignatureOfInit()
-
     def __init_subclass__(cls, function: Callable[..., Any] | None = None, **checks: Check) -> None:
         super().__init_subclass__()
         cls._checks = {**cls._checks, **checks}
@@ -60,7 +48,7 @@ class Applied(Module):
 
     def __new__(cls: type[Self], *arguments: Any, **options: Any) -> Self:
         """A Module that is ready for members, before a dataclass assigns its fields."""
-        self: Self = object.__new__(cls)
+        self: Self = Module.__new__(cls, *arguments, **options)
         Module.__init__(self)
         return self
 

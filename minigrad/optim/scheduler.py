@@ -14,10 +14,11 @@ from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, ClassVar
 
 from ..checks import check_count, plain
+from ..namespace import Constructed
 from .optimizer import Optimizer
 
 
-class LRScheduler:
+class LRScheduler(Constructed):
     """The base class of schedulers: define `multiplier(epoch)`, or `get_lr()` for another form.
 
     optimizer: its groups' `lr` is set by the constructor and by every `step()`.
@@ -56,6 +57,16 @@ class LRScheduler:
         self.base_lrs = [plain(group["initial_lr"]) for group in optimizer.param_groups]
         self.last_epoch = last_epoch
         self._start()
+
+    def __repr__(self) -> str:
+        plain_ones = (bool, int, float, str, tuple)
+        shown = {
+            name: value
+            for name, value in vars(self).items()
+            if name[0] != "_" and isinstance(value, plain_ones)
+        }
+        options = ", ".join(f"{name}={value!r}" for name, value in shown.items())
+        return f"{type(self).__name__}({options}, lr={vars(self).get('_last_lr')})"
 
     def multiplier(self, epoch: int) -> float:
         """The factor of the initial learning rate at `epoch`."""
