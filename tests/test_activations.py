@@ -294,3 +294,24 @@ def test_wrong_options():
     for name in ("elu", "relu6", "hardshrink", "mish", "glu", "softmin", "leaky_relu", "hardswish"):
         with pytest.raises(TypeError):
             getattr(F, name)([1.0, 2.0])
+
+
+@pytest.mark.parametrize("name", ["softmax", "softmin", "log_softmax", "glu", "normalize"])
+def test_dim_is_called_axis_too(name):
+    function = getattr(nn.functional, name)
+    x = mg.tensor(np.random.default_rng(0).normal(size=(2, 4, 6)))
+    for axis in (0, 1, -1):
+        assert (function(x, axis=axis) == function(x, dim=axis)).all()
+    with pytest.raises((ValueError, IndexError), match=r"axis 7|dim.*7"):
+        function(x, axis=7)
+    kind = {"softmax": "Softmax", "softmin": "Softmin", "log_softmax": "LogSoftmax", "glu": "GLU"}
+    if name in kind:
+        module = getattr(nn, kind[name])(axis=1)
+        assert (module(x) == function(x, 1)).all() and module.dim == 1
+        assert repr(module) == f"{kind[name]}(dim=1)"
+
+
+def test_cosine_similarity_takes_axis_too():
+    x, y = mg.randn(3, 4), mg.randn(3, 4)
+    function = nn.functional.cosine_similarity
+    assert (function(x, y, axis=0) == function(x, y, dim=0)).all()

@@ -14,6 +14,7 @@ from .._core import ops
 from .._core.engine.graph import Tensor
 from ..checks import positive, real
 from ..creation import full, zeros
+from ..spellings import lead_on
 from . import functional
 from .applied import Applied
 from .module import Module, Parameter
@@ -36,7 +37,11 @@ class _Activation(Applied):
         try:
             bound = self.__signature__.bind(*arguments, **options)
         except TypeError as error:
-            raise TypeError(f"{type(self).__name__}: {error}") from None
+            named = TypeError(f"{type(self).__name__}: {error}")
+            lead_on(named, type(self))
+            raise named from None
+        if "axis" in bound.arguments:  # another name of dim
+            bound.arguments["dim"] = bound.arguments.pop("axis")
         bound.apply_defaults()
         self._keep(bound.arguments)
         if "dim" not in self._options:
@@ -57,7 +62,7 @@ def _module(name: str, function: _Function, direct: _Function | None = None) -> 
     members = {
         "__doc__": f"As a Module: {(function.__doc__ or '').strip()}\n    ",
         "__module__": __name__,
-        "__annotations__": {option.name: option.annotation for option in options},
+        "__annotations__": {o.name: o.annotation for o in options if o.name != "axis"},
         "__signature__": inspect.Signature(options, return_annotation=None),
     }
     floats = {option.name: real for option in options if option.annotation == "float"}

@@ -811,35 +811,37 @@ def softshrink(x: Tensor, lambd: float = 0.5) -> Tensor:
 
 
 # ------------------------------------------------------------------- activations along a dimension
-def softmax(x: Tensor, dim: int = -1) -> Tensor:
-    """exp(x) / sum(exp(x)) along `dim`, by default the last.
+# `dim` is PyTorch's name; `axis`, as the functions of `mg` have it, is another for the same.
+def softmax(x: Tensor, dim: int = -1, *, axis: int | None = None) -> Tensor:
+    """exp(x) / sum(exp(x)) along `dim` or `axis`, by default the last.
 
     >>> mg.nn.functional.softmax(mg.zeros(1, 2), dim=1)
     tensor([[0.5, 0.5]])
     """
-    return functions.softmax(x, dim)
+    return functions.softmax(x, dim if axis is None else axis)
 
 
-def softmin(x: Tensor, dim: int = -1) -> Tensor:
-    """softmax(-x) along `dim`, by default the last.
+def softmin(x: Tensor, dim: int = -1, *, axis: int | None = None) -> Tensor:
+    """softmax(-x) along `dim` or `axis`, by default the last.
 
     >>> mg.nn.functional.softmin(mg.tensor([0.0, 1000.0]))
     tensor([1., 0.])
     """
-    return functions.softmax(-x, dim)
+    return functions.softmax(-x, dim if axis is None else axis)
 
 
-def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
-    """log(softmax(x)) along `dim`, by default the last.
+def log_softmax(x: Tensor, dim: int = -1, *, axis: int | None = None) -> Tensor:
+    """log(softmax(x)) along `dim` or `axis`, by default the last.
 
     >>> mg.nn.functional.log_softmax(mg.zeros(1, 2), dim=1)
     tensor([[-0.6931472, -0.6931472]])
     """
-    return ops.log_softmax(x, dim)
+    return ops.log_softmax(x, dim if axis is None else axis)
 
 
-def glu(x: Tensor, dim: int = -1) -> Tensor:
-    """a sigmoid(b) for the halves a and b of x along `dim` (Dauphin et al. 2017, equation 1).
+def glu(x: Tensor, dim: int = -1, *, axis: int | None = None) -> Tensor:
+    """a sigmoid(b) for the halves a and b of x along `dim` or `axis` (Dauphin et al. 2017, equation
+    1).
 
     Raises ValueError for an odd size.
 
@@ -847,7 +849,7 @@ def glu(x: Tensor, dim: int = -1) -> Tensor:
     tensor([1.5, 4. ])
     """
     x = to_tensor(x, "glu")
-    dim = integer(dim, "glu: dim")
+    dim = integer(dim if axis is None else axis, "glu: dim")
     size = x.shape[dim] if -x.ndim <= dim < x.ndim else 1
     if size % 2:
         raise ValueError(f"glu: dimension {dim} of shape {x.shape} cannot be halved")

@@ -42,24 +42,30 @@ __all__ += ["NLLLoss", "PoissonNLLLoss", "QuantileLoss", "SmoothL1Loss", "Triple
 
 
 # -------------------------------------------------------------------------------------- distances
-def normalize(x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Tensor:
-    """x / max(|x|_p, eps) with the norm of order p along `dim`.
+def normalize(
+    x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, *, axis: int | None = None
+) -> Tensor:
+    """x / max(|x|_p, eps) with the norm of order p along `dim` or `axis`.
 
     >>> mg.nn.functional.normalize(mg.tensor([[3.0, 4.0]]))
     tensor([[0.6, 0.8]])
     """
-    return x / clip(norm(x, axis=dim, keepdims=True, ord=p), min=eps)
+    along = dim if axis is None else axis
+    return x / clip(norm(x, axis=along, keepdims=True, ord=p), min=eps)
 
 
-def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    """x1 · x2 / (max(|x1|, eps) max(|x2|, eps)) along `dim`, which goes, of inputs
-    that broadcast first.
+def cosine_similarity(
+    x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8, *, axis: int | None = None
+) -> Tensor:
+    """x1 · x2 / (max(|x1|, eps) max(|x2|, eps)) along `dim` or `axis`, which goes, of inputs that
+    broadcast first.
 
     >>> x = mg.tensor([[3.0, 4.0]])
     >>> mg.nn.functional.cosine_similarity(x, mg.tensor([[4.0, 3.0]])).numpy().round(2)
     array([0.96], dtype=float32)
     """
     x1, x2 = to_tensors((x1, x2), "cosine_similarity")
+    dim = dim if axis is None else axis
     try:
         shape = np.broadcast_shapes(x1.shape, x2.shape)
     except ValueError:
