@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 import pickle
+import sys
 from collections import OrderedDict
 from functools import partial
 
@@ -256,6 +257,99 @@ def test_to_converts_in_place_and_keeps_objects():
     assert net.float().scale.dtype == mg.float32 and net.to("float64").scale.dtype == mg.float64
     with pytest.raises(TypeError, match="float32 or float64"):
         net.to(mg.int64)
+
+
+class device:  # noqa: N801 (as PyTorch's is called)
+    def __str__(self):
+        return "cpu"
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0", device()])
+def test_to_takes_the_one_device_that_there_is(device):
+    net = Net()
+    dtype = net.scale.dtype
+    assert net.to(device) is net and net.scale.dtype == dtype
+    assert net.to(device=device).scale.dtype == dtype and net.to(None) is net
+    assert net.to(device, mg.float64).scale.dtype == mg.float64
+    assert net.to(device, dtype="float32").scale.dtype == mg.float32
+    assert net.to(dtype=mg.float64).scale.dtype == mg.float64
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps", "meta", "zzz"])
+def test_to_refuses_another_device_and_changes_nothing(device):
+    net = Net()
+    for call in (lambda: net.to(device, mg.float64), lambda: net.to(device=device)):
+        with pytest.raises(ValueError, match=f"Net.to: there is no device '{device}'; .*: leave"):
+            call()
+    assert net.scale.dtype == mg.float32
+
+
+def test_to_refuses_what_is_neither():
+    for arguments in ((mg.float32, mg.float64), (1, 2, 3), ("cpu", mg.int64), ([],)):
+        with pytest.raises(TypeError, match=r"Net\.to: |dtype|data type"):
+            Net().to(*arguments)
+
+
+# ------------------------------------------------------------------------------ where it was raised
+needs_notes = pytest.mark.skipif(sys.version_info < (3, 11), reason="notes are new in Python 3.11")
+
+
+class Nested(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(5, 2))
+
+    def forward(self, x):
+        return self.encoder(x)
+
+
+def notes_of(call):
+    with pytest.raises(Exception) as caught:
+        call()
+    return getattr(caught.value, "__notes__", [])
+
+
+@needs_notes
+def test_an_error_notes_in_which_module_it_was_raised():
+    assert notes_of(lambda: Nested()(mg.ones(2, 3))) == ["in layer encoder.2 (Linear)"]
+    assert notes_of(lambda: nn.Linear(3, 2)(mg.ones(2, 2))) == ["in Linear"]
+    assert notes_of(lambda: Nested()(1, 2)) == ["in Nested"]
+    net = nn.Sequential(nn.Sequential(Nested()))
+    net.register_forward_hook(lambda *arguments: None)
+    assert notes_of(lambda: net(mg.ones(2, 3))) == ["in layer 0.0.encoder.2 (Linear)"]
+
+
+@needs_notes
+def test_a_note_leaves_the_error_its_text_and_other_notes():
+    class Failing(nn.Module):
+        def forward(self, x):
+            error = KeyError("mine")
+            error.add_note("a note")
+            raise error
+
+    with pytest.raises(KeyError) as caught:
+        nn.Sequential(nn.ReLU(), Failing())(mg.ones(1))
+    assert str(caught.value) == "'mine'"
+    assert caught.value.__notes__ == ["a note", "in layer 1 (Failing)"]
+    assert notes_of(lambda: nn.Sequential(nn.ReLU(), Failing())(mg.ones(1)))[1:]
+    assert pickle.loads(pickle.dumps(caught.value)).args == ("mine",)
+
+
+@needs_notes
+def test_an_error_that_a_module_handles_leaves_no_note_of_others():
+    class Retrying(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wrong, self.right = nn.Linear(2, 2), nn.Linear(3, 1)
+
+        def forward(self, x):
+            try:
+                return self.wrong(x)
+            except ValueError:
+                return self.right(x)
+
+    assert nn.Sequential(Retrying())(mg.ones(2, 3)).shape == (2, 1)
+    assert notes_of(lambda: Retrying()(mg.ones(2, 4))) == ["in layer right (Linear)"]
 
 
 def test_to_is_noticed_by_graphs_that_saved_a_parameter():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
@@ -17,6 +17,7 @@ from numpy.lib.array_utils import byte_bounds
 from .._core.engine.graph import RemovableHandle, Tensor
 from ..checks import flag
 from ..creation import asarray
+from ..namespace import Constructed, note_place
 
 __all__ = ["Module", "Parameter"]
 
@@ -57,7 +58,7 @@ class LoadResult(NamedTuple):
     unexpected_keys: list[str]
 
 
-class Module:
+class Module(Constructed):
     """The base of layers and nets: assign Parameters and Modules in `__init__`, write `forward`.
 
     >>> class Net(mg.nn.Module):
@@ -88,17 +89,29 @@ class Module:
         object.__setattr__(self, "_members", {})
         self.training = True
 
-    def forward(self, *inputs: Any) -> Any:
-        """What the module computes; every subclass writes its own. Call the module, not this."""
-        raise NotImplementedError(
-            f"{type(self).__name__} has no forward(); define what it computes"
-        )
+    if TYPE_CHECKING:  # so that a subclass may take what it likes
+        forward: Callable[..., Any]
+    else:
+
+        def forward(self, *inputs: Any) -> Any:
+            """What the module computes; every subclass writes its own. Call the module, not this.
+
+            >>> mg.nn.ReLU().forward(mg.tensor([-1.0, 2.0]))
+            tensor([0., 2.])
+            """
+            raise NotImplementedError(
+                f"{type(self).__name__} has no forward(); define what it computes"
+            )
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         """`forward`, and the hooks if there are any."""
-        if self._has_hooks:
-            return self._call_with_hooks(inputs, options)
-        return self.forward(*inputs, **options) if options else self.forward(*inputs)
+        try:  # free where nothing is raised
+            if self._has_hooks:
+                return self._call_with_hooks(inputs, options)
+            return self.forward(*inputs, **options) if options else self.forward(*inputs)
+        except Exception as error:
+            note_place(error, self)
+            raise
 
     def _call_with_hooks(self, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
         for hook in list(self._forward_pre_hooks):
@@ -442,16 +455,38 @@ class Module:
         function(self)
         return self
 
-    def to(self: Self, dtype: Any) -> Self:
+    def to(self: Self, *to: Any, dtype: Any = None, device: Any = None) -> Self:
         """Convert floating parameters, gradients and buffers to float32 or float64, in place: an
         optimiser that holds the Parameters goes on working. Returns self.
 
+        As in PyTorch a device may stand before the dtype, or in its place; "cpu" is the only one,
+        and another raises ValueError.
+
         >>> mg.nn.Linear(2, 1).to(mg.float64).weight.dtype
         dtype('float64')
+        >>> mg.nn.Linear(2, 1).to("cpu", mg.float32).weight.dtype
+        dtype('float32')
         """
+        owner = f"{type(self).__name__}.to"
+        if len(to) > 2:
+            raise TypeError(f"{owner}: expected a device and a dtype, got {len(to)} arguments")
+        for value in to:
+            if value is None or _names_device(value):
+                device = value if device is None else device
+            elif dtype is None:
+                dtype = value
+            else:
+                raise TypeError(f"{owner}: expected one dtype, got {dtype!r} and {value!r}")
+        if device is not None and str(device).partition(":")[0] != "cpu":
+            raise ValueError(
+                f"{owner}: there is no device {str(device)!r}; minigrad computes on the CPU: leave "
+                "it out"
+            )
+        if dtype is None:
+            return self
         dtype = np.dtype(dtype)
         if dtype not in (np.float32, np.float64):
-            raise TypeError(f"{type(self).__name__}.to: expected float32 or float64, got {dtype}")
+            raise TypeError(f"{owner}: expected float32 or float64, got {dtype}")
         for _, tensor in self._named((PARAMETER, BUFFER, TRANSIENT), "", True, True):
             if tensor.dtype.kind == "f" and tensor.dtype != dtype:
                 gradient, tensor.grad = tensor.grad, None
@@ -581,6 +616,16 @@ def _check_assigned(name: str, kind: str, value: Any) -> None:
         f"{name} is a {kind}: expected {expected} or None, got {type(value).__name__}; to change "
         "the values of a parameter or buffer use its copy_(...) under mg.no_grad()"
     )
+
+
+def _names_device(value: Any) -> bool:
+    """Whether `Module.to` is given a device, of PyTorch's or by name: a string that is no dtype."""
+    if isinstance(value, str):
+        try:
+            np.dtype(value)
+        except TypeError:
+            return True
+    return type(value).__name__ == "device"
 
 
 def _join(path: str, name: str) -> str:
