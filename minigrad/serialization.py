@@ -1,8 +1,9 @@
-"""Save and load state dicts: writes `.npz` and `.safetensors`, and also reads PyTorch's `.pt`.
+"""Save and load state dicts: `.npz`, `.safetensors`, and PyTorch's `.pt`, without PyTorch.
 
 A flat dict of Tensors becomes a plain file of either format with one entry per Tensor, readable by
 `np.load` and the safetensors library. Nested state has an additional entry, `structure.json`, that
-holds the nesting, the numbers and strings, the names of the arrays, and the metadata.
+holds the nesting, the numbers and strings, the names of the arrays, and the metadata. A `.pt` is
+what torch.save writes of the same dicts, lists, tuples, numbers, strings and tensors.
 
 Loading never runs code from the file. Arrays are never pickled. The pickle in a `.pt` may contain
 only the opcodes that torch.save writes and the names of storages, OrderedDict and the functions
@@ -27,11 +28,11 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, ClassVar, cast
+from typing import IO, Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 
-from ._core.engine.graph import Tensor, adopt
+from ._core.engine.graph import DTYPES, Tensor, adopt
 
 fcntl: Any
 try:
@@ -62,6 +63,10 @@ _DTYPES = {
     "BOOL": ("u1", "BoolStorage"),
 }
 _STORAGES = {storage: kind for kind, (_, storage) in _DTYPES.items()}
+_OF_DTYPE = {
+    dtype: _DTYPES[name]
+    for dtype, name in zip(DTYPES, ("F32", "F64", "I32", "I64", "BOOL"), strict=True)
+}
 
 
 class StateDict(dict[Any, Any]):
@@ -83,12 +88,14 @@ class StateDict(dict[Any, Any]):
 
 def save(state: Any, path: PathOrFile, metadata: Mapping[str, str] | None = None) -> None:
     """Write a state dict to `path` (a path, or a binary file open for writing): as safetensors if
-    its name ends in `.safetensors`, otherwise as `.npz`.
+    its name ends in `.safetensors`, as a checkpoint that `torch.load` reads if it ends in `.pt` or
+    `.pth`, otherwise as `.npz`.
 
     state: Tensors, arrays, numbers, strings, None and bools, in arbitrarily nested dicts (keys str
         or int), lists and tuples. dtypes and shapes are preserved; arrays are loaded as Tensors.
     metadata: a dict of str to str, such as {"format": "pt"}, stored with a dict; defaults to the
-        metadata of a StateDict.
+        metadata of a StateDict. A `.pt` has no place for it: ValueError if it is given, and that of
+        a StateDict is left out.
     The new file is written to the same folder and then renamed: an existing file stays intact until
     the new one is complete. A killed process leaves a `.minigrad-*.tmp`; the next save to that
     folder from the same host removes it (not on Windows). No suffix is added. Raises TypeError for
@@ -102,6 +109,10 @@ def save(state: Any, path: PathOrFile, metadata: Mapping[str, str] | None = None
     >>> np.load(file)["layer.weight"]
     array([1., 1.], dtype=float32)
     """
+    name = path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "")
+    suffix = Path(name).suffix.lower() if isinstance(name, (str, os.PathLike)) else ""
+    if suffix in (".pt", ".pth") and metadata:
+        raise ValueError(f"save: a {suffix} file has no metadata; save as .npz or .safetensors")
     if metadata is None:
         metadata = getattr(state, "metadata", {}) if isinstance(state, dict) else {}
     metadata = _checked_metadata(metadata, state)
@@ -109,12 +120,15 @@ def save(state: Any, path: PathOrFile, metadata: Mapping[str, str] | None = None
     document = {"version": _VERSION, "state": _encode(state, "", arrays)}
     # Whether the names of the arrays are the whole structure, the keys of a single dict.
     flat = isinstance(state, dict) and bool(state) and list(state) == list(arrays)
-    name = path if isinstance(path, (str, os.PathLike)) else getattr(path, "name", "")
-    if isinstance(name, (str, os.PathLike)) and Path(name).suffix.lower() == ".safetensors":
+    if suffix == ".safetensors":
         structure = {} if flat else {_STRUCTURE: json.dumps(document)}
         content = _safetensors("save").numpy.save(arrays, metadata=metadata | structure)
         with writing("save", path) as file:
             file.write(content)
+        return
+    if suffix in (".pt", ".pth"):
+        with writing("save", path) as file, _new_archive(file) as archive:
+            _write_checkpoint(_decode(document["state"], arrays), archive)
         return
     with writing("save", path) as file, _new_archive(file) as archive:
         for entry, array in arrays.items():
@@ -580,12 +594,74 @@ class _CheckpointReader(pickle._Unpickler):  # pure Python: a hostile pickle can
         return adopt(np.array(view, order="C"))
 
 
+class _Name:
+    """A name in the pickle of a `.pt`, such as torch.FloatStorage, that need not exist here."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.text = f"{module}\n{name}\n".encode()
+
+    def __call__(self) -> None:
+        """Only PyTorch calls what is written; Pickler asks whether it could."""
+
+
+class _Storage(NamedTuple):
+    """The bytes of a tensor, a file of its own in the zip."""
+
+    array: np.ndarray
+
+
+class _CheckpointWriter(pickle._Pickler):
+    """Pickles a state of dicts, lists, tuples, numbers, strings and arrays as torch.save does."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file, protocol=2)
+        self.storages: list[np.ndarray] = []
+
+    def persistent_id(self, value: Any) -> Any:
+        """What `_CheckpointReader.persistent_load` gets."""
+        if not isinstance(value, _Storage):
+            return None
+        self.storages.append(value.array)
+        kind = _Name("torch", _OF_DTYPE[value.array.dtype][1])
+        return "storage", kind, str(len(self.storages) - 1), "cpu", value.array.size
+
+    def reducer_override(self, value: Any) -> Any:
+        """Arrays as calls of the function that rebuilds a tensor."""
+        if not isinstance(value, np.ndarray):
+            return NotImplemented
+        steps = tuple(stride // value.itemsize for stride in value.strides)
+        rebuild = _Name("torch._utils", "_rebuild_tensor_v2")
+        return rebuild, (_Storage(value), 0, value.shape, steps, False, OrderedDict())
+
+    def save_name(self, value: _Name) -> None:
+        """A name as `pickle` writes that of a class, without importing it."""
+        self.write(pickle.GLOBAL + value.text)  # type: ignore[attr-defined]
+
+    dispatch: ClassVar[dict[Any, Any]] = {**pickle._Pickler.dispatch, _Name: save_name}
+
+
+def _write_checkpoint(state: Any, archive: zipfile.ZipFile) -> None:
+    """Write the zip that torch.save writes: the pickle, the byte order, the storages, a version."""
+    file = io.BytesIO()
+    writer = _CheckpointWriter(file)
+    writer.dump(state)
+    archive.writestr("archive/data.pkl", file.getvalue())
+    archive.writestr("archive/byteorder", "little")
+    for number, array in enumerate(writer.storages):
+        content = array.astype(_OF_DTYPE[array.dtype][0], copy=False).reshape(-1)
+        with archive.open(f"archive/data/{number}", "w", force_zip64=True) as stream:
+            stream.write(content.view(np.uint8).data)
+    archive.writestr("archive/version", "3\n")
+
+
 # ---------------------------------------------------------------------------------- the structure
 # Scalars and lists represent themselves in the JSON; {"array": name}, {"tuple": [...]} and
 # {"dict": [[key, value], ...]} represent what JSON lacks (it would turn all keys into strings).
 def _encode(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:
-    if value is None or isinstance(value, (str, bool, int, float)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, (str, int, float)):
+        return _builtin(value)
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
         # zipfile truncates names at a NUL and rejects lone surrogates and very long names
         name = place.replace("\0", "~").encode(errors="replace").decode()[:9999] or "array"
@@ -602,12 +678,21 @@ def _encode(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:
                 raise TypeError(f"save: keys must be str or int, got {key!r}{_at(place)}")
             if isinstance(key, int) and not _is_int64(int(key)):
                 raise ValueError(f"save: a key must fit in 64 bits, got {key}{_at(place)}")
-        pairs = [[key, _encode(item, _below(place, key), arrays)] for key, item in value.items()]
+        named = [(_builtin(key), item) for key, item in value.items()]
+        pairs = [[key, _encode(item, _below(place, key), arrays)] for key, item in named]
         return {"dict": pairs}
+    state_dict = "; save its state_dict()" if hasattr(value, "state_dict") else ""
     raise TypeError(
-        f"save: cannot store {type(value).__name__}{_at(place)}; expected Tensors, arrays, "
-        "numbers, strings, None, and dicts, lists and tuples of them"
+        f"save: cannot store {type(value).__name__}{_at(place)}{state_dict}; expected Tensors, "
+        "arrays, numbers, strings, None, and dicts, lists and tuples of them"
     )
+
+
+def _builtin(value: Any) -> Any:
+    """A string or number of a subclass (np.float64, an Enum) as one of Python's own."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    return int(value) if isinstance(value, int) else float(value)
 
 
 def _below(place: str, key: str | int) -> str:
@@ -641,7 +726,7 @@ def _restored(
     return StateDict(state, _checked_metadata(metadata, state))
 
 
-def _decode(node: Any, arrays: dict[str, Tensor]) -> Any:
+def _decode(node: Any, arrays: Mapping[str, Any]) -> Any:
     match node:
         case list():
             return [_decode(item, arrays) for item in node]

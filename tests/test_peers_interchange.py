@@ -92,7 +92,7 @@ def test_a_checkpoint_of_pytorch(tmp_path, build, shape, suffix):
 
 
 @peer("save")
-@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "pt"])
 @pytest.mark.parametrize("build, shape", NETS)
 def test_a_checkpoint_for_pytorch(tmp_path, build, shape, suffix):
     ours, _ = pair(build, "float32")
@@ -101,12 +101,41 @@ def test_a_checkpoint_for_pytorch(tmp_path, build, shape, suffix):
         library = pytest.importorskip("safetensors.torch")
         mg.save(ours.state_dict(), path)
         state = library.load_file(path)
+    elif suffix == "pt":
+        mg.save(ours.state_dict(), path)
+        state = torch.load(path, weights_only=True)
     else:
         mg.save(ours.state_dict(), path)
         state = {name: torch.from_numpy(array) for name, array in np.load(path).items()}
     theirs = build(torch.nn)
     theirs.load_state_dict(state)
     same_outputs(ours, theirs, shape)
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_whatever_mg_save_writes_into_a_checkpoint(tmp_path, mmap):
+    random = np.random.default_rng(0)
+    arrays = [
+        random.integers(0, 2, shape).astype(dtype)
+        for shape in [(), (3,), (2, 0, 3), (4, 5)]
+        for dtype in ("float32", "float64", "int32", "int64", "bool")
+    ]
+    state = {
+        "arrays": arrays,
+        "strided": mg.tensor(random.normal(size=(3, 4))).T[::-1],
+        "optimizer": {"state": {0: {"step": 3, "exp_avg": mg.ones(2)}}, "betas": (0.9, 0.999)},
+        "numbers": [1, -1, 2**80, 0.1, float("inf"), True, None, "ü", ()],
+    }
+    mg.save(state, tmp_path / "state.pt")
+    loaded = torch.load(tmp_path / "state.pt", weights_only=True, mmap=mmap)
+    for array, tensor in zip(arrays, loaded["arrays"], strict=True):
+        assert str(tensor.dtype) == f"torch.{array.dtype}" and not tensor.requires_grad
+        np.testing.assert_array_equal(tensor.numpy(), array)
+    np.testing.assert_array_equal(loaded["strided"].numpy(), state["strided"].numpy())
+    assert loaded["numbers"] == state["numbers"] and loaded["optimizer"]["betas"] == (0.9, 0.999)
+    assert loaded["optimizer"]["state"][0]["exp_avg"].tolist() == [1, 1]
+    tensor = loaded["arrays"][0].clone()
+    assert tensor.add_(1) is tensor
 
 
 @peer("nn.Module.load_state_dict")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import io
 import json
 import os
@@ -116,11 +117,37 @@ def test_round_trip_in_safetensors(state):
     same(state, loaded)
 
 
+@pytest.mark.parametrize("suffix", ["pt", "pth", "PT"])
+@STATES
+def test_round_trip_in_a_checkpoint_of_pytorch(state, suffix):
+    same(state, round_trip(state, f"state.{suffix}"))
+
+
+def test_a_checkpoint_of_pytorch_holds_nothing_but_plain_objects(tmp_path):
+    class Kind(str, enum.Enum):
+        COLOUR = "red"
+
+    state = {Kind.COLOUR: [Kind.COLOUR, np.float64(0.5), enum.IntEnum("N", "one").one], "t": (1,)}
+    save(state, tmp_path / "f.pt")
+    assert repr(load(tmp_path / "f.pt")) == "{'red': ['red', 0.5, 1], 't': (1,)}"
+    text = zipfile.ZipFile(tmp_path / "f.pt").read("archive/data.pkl")
+    assert b"numpy" not in text and b"Kind" not in text
+
+
+def test_a_checkpoint_of_pytorch_has_no_metadata(tmp_path):
+    with pytest.raises(ValueError, match=r"save: a \.pt file has no metadata; save as \.npz"):
+        save(STATE, tmp_path / "f.pt", metadata={"format": "pt"})
+    assert not (tmp_path / "f.pt").exists()
+    save(serialization.StateDict(STATE, {"format": "pt"}), tmp_path / "f.pt")
+    assert load(tmp_path / "f.pt").metadata == {}
+
+
+@pytest.mark.parametrize("suffix", ["npz", "pt"])
 @pytest.mark.parametrize("dtype", ["float32", "float64", "int32", "int64", "bool"])
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (2, 0, 3), (4, 5)])
-def test_every_dtype_and_shape_survives(dtype, shape):
+def test_every_dtype_and_shape_survives(dtype, shape, suffix):
     array = np.random.default_rng(0).integers(0, 2, shape).astype(dtype)
-    same({"flat": array}, round_trip({"flat": array}))
+    same({"flat": array}, round_trip({"flat": array}, f"f.{suffix}"))
     same([{"nested": array}], round_trip([{"nested": array}]))
 
 
@@ -225,7 +252,7 @@ def test_the_file_has_the_usual_permissions(tmp_path):
     assert (tmp_path / "f.npz").stat().st_mode & 0o777 == 0o600, "a secret file stays one"
 
 
-@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "pt"])
 def test_ctrl_c_while_writing_leaves_the_old_file(tmp_path, monkeypatch, suffix):
     if suffix == "safetensors":
         pytest.importorskip("safetensors")
