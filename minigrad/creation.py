@@ -23,6 +23,7 @@ from ._core.engine.graph import (
 )
 from ._core.fast.loops import memory_checked
 from .checks import check_device, integer
+from .namespace import led
 from .rng import Generator, generator as numpy_generator
 from .types import Shape
 
@@ -33,6 +34,10 @@ __all__ = [
 ]  # fmt: skip
 
 float32, float64, int32, int64, bool_ = DTYPES
+
+# What `tensor` and `asarray` make of arrays of other dtypes, by number: every value is exact.
+WIDENED: dict[int, np.dtype[Any]] = {np.dtype(np.float16).num: float32}
+WIDENED |= {np.dtype(name).num: int64 for name in ("int8", "int16", "uint8", "uint16", "uint32")}
 
 
 def _as_array(
@@ -76,6 +81,8 @@ def _as_array(
             raise OverflowError(f"{name}: {error}; give a wider dtype") from None
         except ValueError as error:  # NaN
             raise ValueError(f"{name}: {error}") from None
+    if dtype is None:
+        dtype = WIDENED.get(array.dtype.num)
     return np.array(array, dtype=dtype, order="C") if copy else np.asarray(array, dtype=dtype)
 
 
@@ -84,12 +91,15 @@ def tensor(
 ) -> Tensor:
     """A new tensor with a copy of `data`: nested lists of numbers, an array, or a Tensor.
 
-    Python floats become float32 (see `set_default_dtype`), ints int64; arrays keep their dtype. The
-    result is a leaf: it takes only the values of a Tensor that requires grad (`mg.clone(x)` stays
-    in the graph); a list of such Tensors raises RuntimeError, because `mg.stack` is usually meant.
-    Raises TypeError for anything that is not numbers, ValueError for ragged lists, OverflowError
-    for a number out of range for an integer dtype (ValueError for NaN); arrays are converted as by
-    `astype`.
+    Python floats become float32 (see `set_default_dtype`), ints int64; arrays keep their dtype, but
+    float16 becomes float32, and integers of 8 and 16 bits and uint32 (pixels, labels) become int64:
+    every value stays exact. (Pixels to compute with: dtype=mg.float32.)
+
+    The result is a leaf: it takes only the values of a Tensor that requires grad (`mg.clone(x)`
+    stays in the graph); a list of such Tensors raises RuntimeError, because `mg.stack` is usually
+    meant. Raises TypeError for anything that is not numbers and for arrays of other dtypes (uint64,
+    complex) unless a dtype is given, ValueError for ragged lists, OverflowError for a number out of
+    range for an integer dtype (ValueError for NaN); arrays are converted as by `astype`.
 
     >>> mg.tensor([[1.0, 2.0], [3.0, 4.0]])
     tensor([[1., 2.],
@@ -106,8 +116,8 @@ def asarray(
     device: str | None = None,
     copy: bool | None = None,
 ) -> Tensor:
-    """Like `tensor`, but share the memory of an array or Tensor if its dtype allows. With a Tensor
-    the version is shared too: graphs detect writes through either. copy=True always copies,
+    """Like `tensor`, but share the memory of an array or Tensor if it keeps its dtype. With a
+    Tensor the version is shared too: graphs detect writes through either. copy=True always copies,
     copy=False raises ValueError where a copy is needed.
 
     A write through the array changes the tensor, but not the gradients of earlier results: an
@@ -452,3 +462,6 @@ def randperm(n: int, *, generator: Generator | None = None) -> Tensor:
     """
     n = integer(n, "randperm: n")
     return adopt(numpy_generator(generator, "randperm").permutation(n))
+
+
+led(globals(), __all__)
