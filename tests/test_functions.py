@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
+import pickle
 import re
 
 import numpy as np
@@ -1372,3 +1373,51 @@ def test_atan2_far_from_and_near_the_origin(scale):
     x, y = (mg.tensor(v * scale, requires_grad=True) for v in (3.0, 4.0))
     mg.atan2(x, y).backward()
     np.testing.assert_allclose([x.grad.item() * scale, y.grad.item() * scale], [0.16, -0.12], 1e-5)
+
+
+@pytest.mark.parametrize("make", [mg.tensor, mg.asarray])
+@pytest.mark.parametrize("name", ["int8", "int16", "uint8", "uint16", "uint32", "float16"])
+def test_narrow_arrays_widen_exactly(make, name):
+    dtype = np.dtype(name)
+    limits = np.finfo(dtype) if dtype.kind == "f" else np.iinfo(dtype)
+    for given in (dtype, dtype.newbyteorder()):
+        array = np.array([[limits.min, 0, limits.max]], given)
+        x = make(array)
+        assert x.dtype == (mg.float32 if dtype.kind == "f" else mg.int64)
+        assert x.tolist() == array.tolist() and x._array.flags.c_contiguous
+        assert make(array, dtype=mg.float64).dtype == mg.float64
+    assert make(np.zeros((0, 2), dtype)).shape == (0, 2) and make(array[:, ::2]).shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["uint64", "complex64", "longdouble"])
+def test_what_no_dtype_holds_exactly_is_refused(name):
+    with pytest.raises(TypeError, match=f"dtype {np.dtype(name)} is not supported; convert it to"):
+        mg.tensor(np.zeros(2, name))
+    if name != "complex64":
+        assert mg.tensor(np.ones(2, name), dtype=mg.float32).tolist() == [1, 1]
+
+
+def test_unpacking_a_maximum_names_the_way_out():
+    x = mg.tensor([[3.0, 1.0], [2.0, 5.0], [4.0, 0.0]])
+    with pytest.raises(ValueError, match=r"too many values to unpack \(expected 2\); max, min and"):
+        _values, _indices = x.max(1)
+    with pytest.raises(ValueError, match="values to unpack"):
+        _a, _b, _c, _d = x
+    a, b, c = x
+    assert [a.tolist(), b.tolist(), c.tolist()] == x.tolist() == [row.tolist() for row in x]
+    first, *others = x
+    assert first.tolist() == [3.0, 1.0] and len(others) == 2 and len([*x]) == len(list(x)) == 3
+    # iterated over inside of another iterator
+    values, indices = itertools.chain(x[:1, 0], x[1:2, 0])
+    assert values.item() == 3 and indices.item() == 2
+    with pytest.raises(ValueError, match="too many"):
+        _values, _indices = itertools.chain(x[:1, 0], x)
+    names = ", ".join(f"x{i}" for i in range(300))
+    exec(f"{names} = t", {"t": mg.zeros(300)})
+
+
+def test_the_type_is_called_as_users_write_it():
+    assert repr(mg.Tensor) == "<class 'minigrad.Tensor'>" and mg.Tensor.__module__ == "minigrad"
+    with pytest.raises(AttributeError, match=r"^.minigrad.Tensor. object has no attribute .zzz.$"):
+        mg.ones(1).zzz  # noqa: B018
+    assert pickle.loads(pickle.dumps(mg.Tensor)) is mg.Tensor

@@ -114,24 +114,24 @@ cdef bint holds_floats(result) except -1:
 cdef frozenset WITHOUT_GRADIENT = frozenset([
     np.zeros_like, np.ones_like, np.empty_like, np.full_like, np.atleast_1d, np.atleast_2d, np.atleast_3d,
     np.broadcast_arrays, np.histogram, np.histogram2d, np.histogramdd, np.histogram_bin_edges])
-# Functions of NumPy that have another name here.
-cdef dict TWINS = {
-    "amax": "max", "amin": "min", "around": "round", "average": "mean", "concatenate": "concat",
-    "append": "concat", "hstack": "concat", "vstack": "concat", "column_stack": "concat",
-    "cumsum": "cumulative_sum", "cumprod": "cumulative_prod", "dot": "matmul", "multi_dot": "matmul",
-    "inner": "vecdot", "vdot": "vecdot", "ravel": "flatten", "transpose": "permute_dims",
-    "rollaxis": "moveaxis", "array_split": "split",
-    "flipud": "flip", "fliplr": "flip", "vector_norm": "norm", "copy": "clone"}
-
+cdef int UNPACK = opcode.opmap["UNPACK_SEQUENCE"]
 
 cdef str numpy_drops_graph(function):
-    import minigrad
-    name = function.__name__
-    path = f"{function.__module__}.{name}".replace("numpy.", "np.", 1)
-    twin = TWINS.get(name, name)
-    way_out = f"mg.{twin} keeps it" if hasattr(minigrad, twin) else "minigrad has no function of that name"
-    return (f"{path}: an argument requires grad, and the gradient would be lost; {way_out}, and "
-            "x.detach() gives values without it")
+    from minigrad.spellings import twin     # imported where an error is made
+    here = twin(function.__name__)
+    way_out = f"here it is {here}, which keeps it" if here else "minigrad has no function of that name"
+    return (f"{function.__module__}.{function.__name__}: an argument requires grad, and the gradient would be "
+            f"lost; {way_out}, and x.detach() gives values without it").replace("numpy.", "np.", 1)
+
+
+cdef object iterate(list parts):
+    """The iterator of a Tensor. Where it is unpacked into fewer names, its error names the way out."""
+    frame = sys._getframe()                 # of the caller, since compiled functions have none
+    code, at = frame.f_code.co_code, frame.f_lasti
+    if code[at] != UNPACK or not code[at + 1] < len(parts) < 256:   # more have an EXTENDED_ARG
+        return iter(parts)
+    from minigrad.namespace import unpacked
+    return unpacked(parts, code[at + 1])
 
 
 def plain_index(index: Any) -> Any:
@@ -292,3 +292,4 @@ mg_engine_only(Version)
 mg_engine_only(Notes)
 mg_engine_only(Node)
 mg_engine_only(Unequal)
+(<PyTypeObject*> Tensor).tp_name = "minigrad.Tensor"    # as errors, repr(type(x)) and pickles call it

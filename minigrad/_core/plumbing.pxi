@@ -20,6 +20,8 @@ from ..fast.loops cimport (
     Operand, add_in_place, blend, contiguous, copied, elements, elementwise, empty, may_overlap,
     recycle, view_array, zeros_of)
 
+import opcode
+import sys
 import weakref
 
 cdef extern from *:
@@ -40,6 +42,7 @@ cdef extern from *:
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
         PyObject* tp_dict
+        const char* tp_name
     void PyType_Modified(type)
     Py_ssize_t Py_REFCNT(PyObject*)
     PyObject* Py_TYPE "(PyObject*) Py_TYPE"(PyObject*)

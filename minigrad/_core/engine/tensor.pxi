@@ -123,9 +123,12 @@ cdef class Tensor:
             raise RuntimeError("only leaves can be copied or pickled; use x.detach() or x.clone()")
         return rebuild, (type(self), np.array(self.array, order="C"), self.requires, self.gradient)
 
+    def __copy__(self) -> Tensor:
+        return self.clone() if self.node is not None else rebuild(*self.__reduce__()[1])
+
     # ------------------------------------------------------------------ as other things
     def numpy(self, *, bint copy=False) -> NDArray[Any]:
-        """Its elements as a NumPy array: a read-only view, or with `copy=True` an array of one's own."""
+        """Its values, without a graph, as a read-only NumPy view, or with `copy=True` as an array of one's own."""
         if copy:
             return np.array(self.array, order="C")
         view = self.array.view()
@@ -158,11 +161,8 @@ cdef class Tensor:
         """Its elements as nested lists of Python numbers."""
         return self.array.tolist()
 
-    def __float__(self) -> float:
-        return float(self.item())
-
-    def __int__(self) -> int:
-        return int(self.item())
+    def __float__(self) -> float: return float(self.item())
+    def __int__(self) -> int: return int(self.item())
 
     def __index__(self) -> int:
         if self.array.dtype.kind not in "ib" or elements(self.array) != 1:
@@ -184,7 +184,7 @@ cdef class Tensor:
     def __iter__(self) -> Iterator[Tensor]:
         if PyArray_NDIM(self.array) == 0:
             raise TypeError("iteration over a 0-d tensor")
-        return iter([self[i] for i in range(PyArray_DIMS(self.array)[0])])
+        return iterate([self[i] for i in range(PyArray_DIMS(self.array)[0])])
 
     def __contains__(self, value: TensorLike, /) -> bool:
         if python_number(value) is None:
