@@ -58,4 +58,18 @@ def test_a_core_that_is_not_compiled(checkout, missing):
     for path in (checkout / "minigrad/_core").rglob(f"{missing}.*"):
         path.unlink()
     line = said(checkout)
-    assert line.startswith("ImportError: minigrad: the core is not compiled; build it: ")
+    assert line.startswith(f"ImportError: minigrad: the core is not compiled in {checkout}")
+    assert "; build it: " in line
+
+
+def test_a_checkout_that_hides_the_installed_package_says_so(checkout, tmp_path, monkeypatch):
+    """After `pip install .`, Python started in the clone finds the sources there first."""
+    for path in (checkout / "minigrad/_core").rglob("ops.*"):
+        path.unlink()
+    installed = tmp_path / "site-packages" / "minigrad" / "__init__.py"
+    installed.parent.mkdir(parents=True)
+    installed.touch()
+    monkeypatch.setenv("PYTHONPATH", str(installed.parents[1]))
+    line = said(checkout)
+    assert f"which hides {installed}: run Python in another folder; build it: " in line
+    shutil.rmtree(installed.parents[1])

@@ -4,7 +4,9 @@ from importlib import import_module
 from pathlib import Path
 from zlib import crc32
 
-BUILD = "build it: `make test` in a checkout, `pip install .` elsewhere"
+from ..namespace import hidden_package
+
+BUILD = "build it: `make test` in a checkout, `pip install -e .` elsewhere"
 
 
 def check_build() -> None:
@@ -14,7 +16,9 @@ def check_build() -> None:
     except ModuleNotFoundError as error:
         if not (error.name or "").startswith(__name__):
             raise
-        raise ImportError(f"minigrad: the core is not compiled; {BUILD}") from None
+        raise ImportError(
+            f"minigrad: the core is not compiled{hidden_package()}; {BUILD}"
+        ) from None
     sources = [Path(__file__).parent / name for name in ("engine/table.py", "formulas.py")]
     if all(map(Path.exists, sources)):  # they may be left out where the program is frozen
         text = "".join(path.read_text(encoding="utf-8") for path in sources)
