@@ -124,7 +124,7 @@ ELEMENTWISE = [
     row(peer("atan2"), ANY, OTHER),
     alike(peer("cross"), ANY, POSITIVE, call=lambda n, x, y: n.cross(x, y, 1)),
     row(peer("divide"), ANY, POSITIVE),
-    row(peer("equal"), SMALL, SMALL[0], theirs=torch.eq),
+    row("equal", SMALL, SMALL[0], theirs=torch.eq),  # torch.equal is another function
     row(
         peer("floor_divide"),
         3 * ANY,
