@@ -28,11 +28,12 @@ from ..checks import integer, positive
 from ..functions import stack
 from . import functional
 from .activation import _Activation
+from .containers import Sequential
 from .dropout import Dropout
 from .layer_norm import LayerNorm
 from .linear import Identity, Linear
 from .loss import _TargetLoss
-from .module import MODULE, PARAMETER, TRANSIENT, Module, Parameter, Sequential
+from .module import MODULE, PARAMETER, TRANSIENT, Module, Parameter
 from .norm import BatchNorm1d
 
 __all__ = ["Ensemble"]

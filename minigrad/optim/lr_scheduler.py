@@ -307,7 +307,7 @@ class SWALR(LRScheduler):
     [1.0, 0.75, 0.5, 0.5]
     """
 
-    _driven = (*LRScheduler._driven, "swa_lr")
+    driven: ClassVar[tuple[str, ...]] = (*LRScheduler.driven, "swa_lr")
 
     def __init__(
         self,
