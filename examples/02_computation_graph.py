@@ -27,13 +27,13 @@ useless (Ioffe & Szegedy 2015, section 3.2). Pictures of graphs reveal such thin
 
 `mg.viz.record` records which module made which Node, for the frames, and makes BatchNorm run
 primitive by primitive; in a training loop its formula runs as one Node, `normalise`, whose gradient
-was derived by the rules that you see at work here. The picture needs Graphviz; without it DOT text
-is written, which https://dreampuf.github.io/GraphvizOnline displays.
+was derived by the rules that you see at work here. Graphviz draws the picture; if its program `dot`
+is not installed, matplotlib draws the same graph in a simpler layout, without the frames.
 """
 
 from __future__ import annotations
 
-from lesson import picture_path, read_options, report
+from lesson import draw_dot, picture_path, read_options, report, save
 
 import minigrad as mg
 from minigrad import nn
@@ -67,11 +67,10 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
     print(f"‖d loss / d bias‖ of the last layer:             {network[3].bias.grad.norm():.1e}")
     print(f"\n{mg.viz.summary(network, x)}\n")
     try:
-        path = picture.save(picture_path(__file__))
+        path = report(picture.save(picture_path(__file__)))
     except (ImportError, RuntimeError) as error:
-        print(error)
-        path = picture.save(picture_path(__file__, ".dot"))
-    report(path)
+        print(f"{error}\nmatplotlib draws it instead")
+        path = save(draw_dot(picture.dot), __file__)
     return {"order": order, "useless": useless, "path": path}
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 
@@ -22,9 +24,11 @@ try:
 except ImportError as error:
     say_missing(error)
 
-OUTPUT = Path(__file__).parent / "output"
+PUBLISHED = Path(__file__).parent / "output"  # the pictures that the README shows
+PICTURES = PUBLISHED.parent.parent / "build" / "pictures"  # not under version control
 BLUE, ORANGE, GREEN, GREY = "tab:blue", "tab:orange", "tab:green", "0.5"
 BLUE_TO_ORANGE = LinearSegmentedColormap.from_list("blue to orange", [BLUE, "white", ORANGE])
+folder = PICTURES  # of the pictures of this run; `parse` sets it
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -34,15 +38,31 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see --help)\n")
 
 
+def parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """Parse the options of a script, and choose the folder of its pictures by --publish."""
+    global folder
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="replace the pictures in examples/output/ (default: draw into build/pictures/)",
+    )
+    options = parser.parse_args(arguments)
+    folder = PUBLISHED if options.publish else PICTURES
+    return options
+
+
 def read_options(script: str, text: str | None, arguments: list[str] | None) -> argparse.Namespace:
-    """Parse the options of a lesson: `fast`."""
+    """Parse the options of a lesson: `fast` and `publish`."""
     parser = OneLineParser(
         prog=Path(script).name,
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--fast", action="store_true", help="less work, for a quick look")
-    return parser.parse_args(arguments)
+    options = parse(parser, arguments)
+    if options.fast and options.publish:
+        parser.error("--publish needs a full run, without --fast")
+    return options
 
 
 def progress(steps: int, text: str, unit: str = "step") -> tqdm:
@@ -50,10 +70,10 @@ def progress(steps: int, text: str, unit: str = "step") -> tqdm:
     return tqdm(range(steps), desc=text, unit=unit)
 
 
-def picture_path(script: str, suffix: str = ".png") -> Path:
-    """The path of a lesson's picture: examples/output/, named like the script."""
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-    return OUTPUT / f"{Path(script).stem}{suffix}"
+def picture_path(name: str) -> Path:
+    """The path of a picture, named like the script; makes the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{Path(name).stem}.png"
 
 
 def report(path: Path) -> Path:
@@ -76,3 +96,44 @@ def save(figure: Figure, script: str) -> Path:
     path = picture_path(script)
     figure.savefig(path, dpi=120)
     return report(path)
+
+
+BOX = re.compile(r'(\w+) \[label="(.*?)"(?:.*?fillcolor="(.*?)")?')
+ARROW = re.compile(r"(\w+) -> (\w+);")
+
+
+def draw_dot(dot: str) -> Figure:
+    """Draw a graph given as DOT text in rows from top to bottom; a stand-in for Graphviz."""
+    boxes, arrows = BOX.findall(dot), ARROW.findall(dot)
+    row = {key: 0 for key, *_ in boxes}
+    for _ in boxes:  # the longest path to a box decides its row
+        for above, below in arrows:
+            row[below] = max(row[below], row[above] + 1)
+    inputs = row.keys() - {below for _, below in arrows}
+    for key in inputs:  # just above the first box that uses it
+        row[key] = min((row[below] - 1 for above, below in arrows if above == key), default=0)
+    columns = defaultdict(int)  # results from the middle to the right, inputs to the left
+    place = {}
+    for key in row:
+        side = -1 if key in inputs else 1
+        place[key] = (columns[row[key], side] + (side < 0)) * side, -row[key]
+        columns[row[key], side] += 1
+    across, down = zip(*place.values(), strict=True)
+    width, height = max(across) - min(across) + 1, max(row.values()) + 1
+    figure = Figure(figsize=(1.6 * width + 0.6, 0.85 * height), layout="constrained")
+    axis = figure.subplots()
+    axis.set(xlim=(min(across) - 0.5, max(across) + 1.0), ylim=(min(down) - 0.5, 0.5))
+    axis.axis("off")
+    drawn = {}
+    for key, label, color in boxes:
+        frame = {"boxstyle": "round", "facecolor": color or "#f4f4f4", "edgecolor": "#777777"}
+        text = label.replace("\\n", "\n")
+        drawn[key] = axis.text(*place[key], text, ha="center", va="center", fontsize=8, bbox=frame)
+    for above, below in arrows:  # those that pass a row bend around its box
+        rows = row[below] - row[above]
+        bend = 0.4 + 0.8 / rows if rows > 1 else 0
+        style = {"arrowstyle": "-|>", "color": "#777777", "connectionstyle": f"arc3,rad={-bend}"}
+        start, end = drawn[above].get_bbox_patch(), drawn[below].get_bbox_patch()
+        style |= {"patchA": start, "patchB": end}
+        axis.annotate("", place[below], place[above], arrowprops=style)
+    return figure

@@ -2,7 +2,7 @@
 
 The data are the 1,797 scans of 8x8 pixels that ship with scikit-learn (Alpaydin & Kaynak 1998);
 nothing is downloaded. Each network is trained from three seeds, because one seed proves little. The
-results are test accuracy, training time, steps per second, and three pictures in examples/output/.
+results are test accuracy, training time, steps per second, and three pictures in build/pictures/.
 
 To read this as a lesson: `make_network` is the model, `train` is how it learns.
 """
@@ -10,12 +10,11 @@ To read this as a lesson: `make_network` is the model, `train` is how it learns.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
+from lesson import OneLineParser, parse, picture_path, report, say_missing
 
 import minigrad as mg
 from minigrad import nn, optim
@@ -28,12 +27,8 @@ try:
     from sklearn.model_selection import train_test_split
     from tqdm import tqdm
 except ImportError as error:
-    sys.exit(
-        f"train_digits.py: {error.name} is missing; "
-        "`pip install 'minigrad-cython[examples]'`, or `make demo`"
-    )
+    say_missing(error)
 
-OUTPUT = Path(__file__).parent / "output"
 SPLIT_SEED = 0  # the same split for every --seed, so that accuracies can be compared
 SEEDS = 3
 BATCH = 32
@@ -190,7 +185,7 @@ def misread_digits(
     return figure
 
 
-def draw(results: dict[str, list[Run]], data: Data, seed: int) -> list[Path]:
+def draw(results: dict[str, list[Run]], data: Data, seed: int) -> None:
     """Draw the three pictures; the last two show the BatchNorm net of the first seed."""
     name = f"{NAMES[True]}, seed {seed}"
     likely = probabilities(results[NAMES[True]][0].model, data.test_x)
@@ -200,12 +195,10 @@ def draw(results: dict[str, list[Run]], data: Data, seed: int) -> list[Path]:
         "confusion_matrix": confusion_matrix(truth, likely.argmax(axis=1), name),
         "misread_digits": misread_digits(data.test_x.numpy(), truth, likely, name),
     }
-    OUTPUT.mkdir(parents=True, exist_ok=True)
-    paths = []
     for title, figure in figures.items():
-        paths.append(OUTPUT / f"{title}.png")
-        figure.savefig(paths[-1], dpi=120)
-    return paths
+        path = picture_path(title)
+        figure.savefig(path, dpi=120)
+        report(path)
 
 
 # ------------------------------------------------------------------------------------- command line
@@ -226,14 +219,7 @@ def whole_number(minimum: int):
     return parse
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """Reports errors in one line, without the usage text."""
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: {message} (see --help)\n")
-
-
-def report(results: dict[str, list[Run]]) -> None:
+def print_table(results: dict[str, list[Run]]) -> None:
     """Print the table of both networks."""
     print(f"\n{'network':<19}{'test accuracy':>13}{'(each seed)':>24}{'seconds':>9}{'steps/s':>9}")
     for name, runs in results.items():
@@ -260,7 +246,7 @@ def main(arguments: list[str] | None = None) -> dict[str, list[Run]]:
         "--seed", type=whole_number(0), default=0, help="the first of the three seeds (default 0)"
     )
     parser.add_argument("--no-plots", action="store_true", help="draw no pictures")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
 
     start = time.perf_counter()
     data = load()
@@ -270,11 +256,9 @@ def main(arguments: list[str] | None = None) -> dict[str, list[Run]]:
         name: [train(data, batchnorm, options.epochs, seed) for seed in seeds]
         for batchnorm, name in NAMES.items()
     }
-    report(results)
+    print_table(results)
     if not options.no_plots:
-        for path in draw(results, data, options.seed):
-            here = path.is_relative_to(Path.cwd())
-            print(f"picture: {path.relative_to(Path.cwd()) if here else path}")
+        draw(results, data, options.seed)
     print(f"all in {time.perf_counter() - start:.1f} s")
     return results
 

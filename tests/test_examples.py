@@ -24,10 +24,12 @@ def demo():
     """examples/train_digits.py as a module; it is not in a package."""
     specification = importlib.util.spec_from_file_location("train_digits", SCRIPT)
     module = importlib.util.module_from_spec(specification)
-    sys.modules[specification.name] = module  # its dataclasses look their module up
-    specification.loader.exec_module(module)
-    yield module
-    del sys.modules[specification.name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(SCRIPT.parent))  # where a script finds lesson.py
+        patch.setitem(sys.modules, specification.name, module)  # its dataclasses look it up
+        specification.loader.exec_module(module)
+        yield module
+        del sys.modules["lesson"]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def trained(demo, tmp_path_factory):
     """A short training run with pictures: the results, and the folder of the pictures."""
     folder = tmp_path_factory.mktemp("demo") / "output"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo, "OUTPUT", folder)
+        patch.setattr(sys.modules["lesson"], "PICTURES", folder)
         return demo.main(["--epochs", "2", "--seed", "3"]), folder
 
 
@@ -119,7 +121,7 @@ def test_the_split_is_stratified_and_whatever_the_seed(demo):
 def test_help():
     done = run("--help")
     assert done.returncode == 0
-    for option in ("--epochs", "--seed", "--no-plots"):
+    for option in ("--epochs", "--seed", "--no-plots", "--publish"):
         assert option in done.stdout
 
 

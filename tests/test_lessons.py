@@ -15,8 +15,8 @@ import pytest
 import minigrad as mg
 from minigrad import nn
 
-for requirement in ("matplotlib", "tqdm"):
-    pytest.importorskip(requirement)
+imread = pytest.importorskip("matplotlib.image").imread
+pytest.importorskip("tqdm")
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -25,10 +25,10 @@ LESSONS = sorted(path.stem for path in EXAMPLES.glob("[0-9][0-9]_*.py"))
 
 @pytest.fixture
 def lesson(monkeypatch, tmp_path):
-    """Runs a lesson with --fast; returns its module, the result of main, and its picture."""
+    """Runs a lesson, with --fast; returns its module, the result of main, and its picture."""
     monkeypatch.syspath_prepend(str(EXAMPLES))  # where a script finds lesson.py
 
-    def run(name):
+    def run(name, *arguments):
         if name in ("06_cnn_digits", "12_tabular"):
             pytest.importorskip("sklearn")
         specification = importlib.util.spec_from_file_location(
@@ -37,15 +37,13 @@ def lesson(monkeypatch, tmp_path):
         module = importlib.util.module_from_spec(specification)
         monkeypatch.setitem(sys.modules, specification.name, module)
         specification.loader.exec_module(module)
-        monkeypatch.setattr(sys.modules["lesson"], "OUTPUT", tmp_path / "output")
-        found = module.main(["--fast"])
-        (picture,) = (tmp_path / "output").iterdir()
-        assert picture.stem == name
-        if picture.suffix == ".png":
-            from matplotlib.image import imread
-
-            pixels = imread(picture)
-            assert min(pixels.shape[:2]) > 300 and pixels[..., :3].std() > 0.02, "it is blank"
+        for folder in ("PICTURES", "PUBLISHED"):
+            monkeypatch.setattr(sys.modules["lesson"], folder, tmp_path / folder)
+        found = module.main(list(arguments or ["--fast"]))
+        (picture,) = tmp_path.glob("*/*")
+        assert picture.name == f"{name}.png"
+        pixels = imread(picture)
+        assert min(pixels.shape[:2]) > 300 and pixels[..., :3].std() > 0.02, "it is blank"
         return module, found, picture
 
     yield run
@@ -79,11 +77,53 @@ def test_backward_runs_newest_first_and_the_bias_before_batchnorm_is_useless(les
     assert picture == found["path"]
 
 
-def test_the_graph_is_drawn_as_text_where_graphviz_is_missing(lesson, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "graphviz", None)
-    _, _, picture = lesson("02_computation_graph")
-    assert picture.suffix == ".dot" and picture.read_text(encoding="utf-8").startswith("digraph")
-    assert "pip install graphviz" in capsys.readouterr().out
+@pytest.mark.parametrize("missing", ["package", "program"])
+def test_matplotlib_draws_the_graph_where_graphviz_is_missing(
+    lesson, monkeypatch, tmp_path, capsys, missing
+):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no program dot
+    if missing == "package":
+        monkeypatch.setitem(sys.modules, "graphviz", None)
+    _, found, picture = lesson("02_computation_graph")
+    assert picture == found["path"]
+    said = capsys.readouterr().out
+    assert ("pip install graphviz" if missing == "package" else "dot is not found") in said
+    assert "matplotlib draws it instead" in said
+
+
+def test_a_graph_drawn_by_matplotlib_has_every_box_below_its_inputs(lesson):
+    lesson("01_gradient_by_hand")
+    x = mg.ones(2, requires_grad=True)
+    w = mg.ones(2, requires_grad=True)
+    y = mg.exp(x)
+    figure = sys.modules["lesson"].draw_dot(mg.viz.graph(y * w + y, params={"w": w, "x": x}).dot)
+    figure.draw_without_rendering()
+    (axis,) = figure.axes
+    place = {t.get_text().split("\n")[0]: t.get_position() for t in axis.texts if t.get_text()}
+    assert place.keys() == {"x", "exp", "w", "multiply", "add"}
+    heights = [place[name][1] for name in ("x", "exp", "multiply", "add")]
+    assert heights == sorted(heights, reverse=True) and len({*heights}) == 4
+    assert place["w"][1] == place["exp"][1], "an input stands just above its use"
+    assert len({*place.values()}) == 5, "two boxes in one place"
+    assert len(axis.texts) - len(place) == 5, "an arrow is missing"
+
+
+def test_a_run_leaves_the_checkout_clean_unless_told_to_publish(lesson, tmp_path):
+    module, _, picture = lesson("01_gradient_by_hand")
+    assert picture.parent == tmp_path / "PICTURES"
+    with pytest.raises(SystemExit, match="2"):
+        module.main(["--fast", "--publish"])
+    picture.unlink()
+    _, _, picture = lesson("01_gradient_by_hand", "--publish")
+    assert picture.parent == tmp_path / "PUBLISHED"
+
+
+def test_the_pictures_of_a_run_are_not_under_version_control():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a clone")
+    command = ["git", "check-ignore", "--quiet", "build/pictures/x.png", "examples/output/x.png"]
+    assert subprocess.run(command[:-1], cwd=ROOT, check=False).returncode == 0
+    assert subprocess.run([*command[:3], command[-1]], cwd=ROOT, check=False).returncode == 1
 
 
 def test_logistic_regression_finds_the_weights_that_made_the_points(lesson):
