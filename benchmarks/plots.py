@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
 COLORS = {
     "minigrad": "black",
@@ -47,54 +49,65 @@ def amount(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}"
 
 
-def bars(axis, rows: list[dict]) -> None:
-    """A bar per row and peer, from 1 (minigrad) to the factor that the peer takes."""
-    places, names, y = [], [], 0.0
-    for row in rows:
-        ours, first = row["contenders"]["minigrad"]["median"], y
+def dots(axis, rows: list[dict]) -> None:
+    """A line per row, with a dot for each peer at its time divided by minigrad's."""
+    for y, row in enumerate(rows):
+        ours = row["contenders"]["minigrad"]["median"]
         targets = {target["against"]: target["at_most"] for target in row["targets"]}
         for peer, figures in row["contenders"].items():
             if peer != "minigrad":
-                axis.barh(y, figures["median"] / ours - 1, 0.9, left=1, color=COLORS[peer])
+                factor, color = figures["median"] / ours, COLORS[peer]
+                axis.plot([1, factor], [y, y], color=color, lw=1, alpha=0.6)
+                axis.plot(factor, y, "o", color=color, ms=6, zorder=3)
                 if peer in targets:
-                    axis.plot([1 / targets[peer]] * 2, [y - 0.5, y + 0.5], "k", lw=2)
-                y += 1
+                    axis.plot(1 / targets[peer], y, "|", color=color, ms=12, mew=2)
         if row["unit"] in targets:  # a limit that does not depend on the peers
-            axis.plot(
-                [targets[row["unit"]] / ours] * 2, [first - 0.5, max(y, first + 1) - 0.5], "k", lw=2
-            )
-        y = max(y, first + 1)
-        places.append((first + y - 1) / 2)
-        names.append(f"{row['name']}  ({amount(ours, row['unit'])})")
-        y += 0.8
+            axis.plot(targets[row["unit"]] / ours, y, "|", color="black", ms=12, mew=2)
     axis.axvline(1, color="black", lw=1)
-    axis.set(xscale="log", yticks=places, ylim=(y, -1))
-    axis.set_yticklabels(names, fontsize=8)
-    axis.grid(axis="x", which="both", alpha=0.25)
+    names = [
+        f"{row['name']}  ({amount(row['contenders']['minigrad']['median'], row['unit'])})"
+        for row in rows
+    ]
+    axis.set(xscale="log", ylim=(len(rows) - 0.4, -0.6))
+    axis.set_yticks(range(len(rows)), names, fontsize=9)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.grid(alpha=0.25)
     axis.set_xlabel("peer / minigrad (right of 1: minigrad takes less)")
 
 
-TITLES = {"default": "idle machine", "busy": "one more process spinning on each processor"}
+TITLES = {
+    "default": "idle machine",
+    "busy": "one more process spinning on each processor",
+    "steps": "training steps, layers, products, processes",
+    "kernels": "elementwise functions and reductions",
+}
 
 
 def comparison(rows: list[dict]) -> Figure:
-    """All rows of a run, with the many kernels, or the busy machine, on the right."""
-    from matplotlib.patches import Patch
-
-    halves = [
-        [row for row in rows if (row["group"] in ("kernels", "busy")) == right]
-        for right in (False, True)
+    """All rows of a run, with the many kernels, or the busy machine, below."""
+    parts = [
+        [row for row in rows if (row["group"] in ("kernels", "busy")) == below]
+        for below in (False, True)
     ]
-    halves = [half for half in halves if half]
-    height = max(sum(len(row["contenders"]) for row in half) for half in halves)
-    figure = Figure(figsize=(9 * len(halves), 2 + 0.17 * height), layout="constrained")
-    for axis, half in zip(figure.subplots(1, len(halves), squeeze=False)[0], halves, strict=True):
-        bars(axis, half)
-        axis.set_title(TITLES.get(half[0]["group"], ""))
-    shown = {name for row in rows for name in row["contenders"]}
-    handles = [Patch(color=COLORS[name], label=LABELS[name]) for name in LABELS if name in shown]
-    handles.append(Patch(color="black", label="target: the bar should reach this mark"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=2 * len(halves))
+    parts = [part for part in parts if part]
+    heights = [len(part) + 3 for part in parts]  # with the title and the axis
+    figure = Figure(figsize=(9, 1 + 0.2 * sum(heights)), layout="constrained")
+    axes = figure.subplots(len(parts), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for axis, part in zip(axes, parts, strict=True):
+        dots(axis, part)
+        axis.set_title(TITLES.get(part[0]["group"], ""), fontsize=10)
+    shown = {name for row in rows for name in row["contenders"]} - {"minigrad"}
+    handles = [
+        Line2D([], [], color=COLORS[name], marker="o", label=LABELS[name])
+        for name in LABELS
+        if name in shown
+    ]
+    mark = {"marker": "|", "ls": "", "ms": 12, "mew": 2}
+    text = "target: the dot should lie right of the mark of its colour"
+    handles.append(Line2D([], [], color="black", label=text, **mark))
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=9)
     return figure
 
 

@@ -54,7 +54,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--markdown",
         action="store_true",
-        help="no measurement: write the table of the JSON file into benchmarks/README.md",
+        help="no measurement: write the table of the JSON file into benchmarks/README.md, and draw "
+        "its picture again",
     )
     options = parser.parse_args(argv)
     options.unpinned = bool(set(options.groups) & set(UNPINNED))
@@ -222,11 +223,8 @@ def fill_readme(results: dict, path: Path = HERE / "README.md", name: str = "res
     path.write_text(before + begin + markdown(results) + end + after, encoding="utf-8")
 
 
-def save(results: dict, path: Path, draw) -> None:
-    """Write the JSON file, and `draw(results)` next to it if matplotlib is installed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    print(f"\nfigures: {path}")
+def picture(results: dict, path: Path, draw) -> None:
+    """Write `draw(results)` next to the JSON file, if matplotlib is installed."""
     try:
         figure = draw(results)
     except ModuleNotFoundError as missing:
@@ -234,6 +232,14 @@ def save(results: dict, path: Path, draw) -> None:
     else:
         figure.savefig(path.with_suffix(".png"), dpi=110)
         print(f"picture: {path.with_suffix('.png')}")
+
+
+def save(results: dict, path: Path, draw) -> None:
+    """Write the JSON file, and the picture next to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    print(f"\nfigures: {path}")
+    picture(results, path, draw)
 
 
 def run(options: argparse.Namespace) -> dict:
@@ -319,7 +325,9 @@ def main(argv: list[str] | None = None) -> None:
         if not options.json.exists():
             raise SystemExit(f"run.py: {options.json} is missing; run without --markdown first")
         name = "results" if options.file == "latest" else options.file
-        fill_readme(json.loads(options.json.read_text(encoding="utf-8")), name=name)
+        results = json.loads(options.json.read_text(encoding="utf-8"))
+        fill_readme(results, name=name)
+        picture(results, options.json, draw)
     else:
         measured = {"default": run_unpinned, FITS: run_estimators}.get(options.file, run)(options)
         save(measured, options.json, draw)
