@@ -87,13 +87,13 @@ clean: ## delete everything that make has built
 # the third rule compiles, in a second and without pip.
 %/ready: pyproject.toml
 	@$(check)
-	@echo 'minigrad: setting up $(@D)'
+	@echo 'minigrad: creating the virtual environment $(@D), with the requirements of a build'
 	@$(@D)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(@D)
 	@$(@D)/bin/python $(PIP_INSTALL) $(BUILD_REQUIRES)
 	@touch $@
 
 define install
-@echo 'minigrad: installing itself and the extra $(patsubst has-%,%,$(@F)) into $(@D)'
+@echo 'minigrad: compiling the core and installing the extra "$(patsubst has-%,%,$(@F))" into $(@D); this takes a minute or two'
 @$(@D)/bin/python $(PIP_INSTALL) --no-build-isolation --editable '.[$(patsubst has-%,%,$(@F))]'
 @touch $@
 endef
@@ -112,6 +112,7 @@ endef
 	@touch $@
 
 %/compiled: %/ready $(CORE) setup.py
+	@echo 'minigrad: compiling what has changed in the core'
 	@$(@D)/bin/python setup.py --quiet build_ext --inplace
 	@touch $@
 
