@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         print(f"{name:<8} {value:.1%} of 320 new points on the right side")
 
     figure, (left, right) = panels(2)
-    across, up = np.meshgrid(np.linspace(-1.6, 2.6, 210), np.linspace(-1.1, 1.6, 135))
+    across, up = np.meshgrid(np.linspace(-1.6, 2.6, 210), np.linspace(-1.85, 2.35, 210))
     plane = mg.tensor(np.stack([across, up], axis=-1).reshape(-1, 2).astype(np.float32))
     with mg.no_grad():
         logits = network(plane)[:, 0].numpy().reshape(across.shape)
@@ -86,11 +86,11 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         hidden = network[:-1](mg.concat([x, test_x])).numpy()
     shades = left.imshow(
         1 / (1 + np.exp(-logits)), BLUE_TO_ORANGE, origin="lower", aspect="equal", vmin=0, vmax=1,
-        extent=[-1.6, 2.6, -1.1, 1.6], alpha=0.6,
+        extent=[-1.6, 2.6, -1.85, 2.35], alpha=0.6,
     )  # fmt: skip
     left.contour(across, up, logits, [0], colors="black")
     left.contour(across, up, straight, [0], colors=GREY, linestyles="--")
-    figure.colorbar(shades, ax=left, label="p(x)", shrink=0.6)
+    figure.colorbar(shades, ax=left, label="p(x)", shrink=0.8)
     # h2 along w, the direction that the last layer reads, and along the widest of the others.
     w = network[-1].weight.numpy()[0]
     score = hidden @ w + network[-1].bias.item()
@@ -103,10 +103,15 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
             axis.plot(*place[(kinds == kind) & ~new].T, ".", color=color, ms=5)
             axis.plot(*place[(kinds == kind) & new].T, ".", color=color, mec="black", mew=0.4, ms=7)
     left.grid(False)
+    for color, name in ((BLUE, "upper moon"), (ORANGE, "lower moon")):
+        left.plot([], [], ".", color=color, ms=9, label=name)
+    left.plot([], [], ".", color="white", mec="black", ms=9, label="dark edge: not trained on")
     left.plot([], [], color="black", label="p = 1/2, network")
     left.plot([], [], "--", color=GREY, label="p = 1/2, straight line")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=9)
+    legend = left.get_legend_handles_labels()
+    figure.legend(*legend, loc="outside lower center", ncols=5, fontsize=9)
     right.axvline(0, color="black")
+    right.set_box_aspect(1)
     left.set(xlabel="$x_0$", ylabel="$x_1$", title=f"{found['network']:.1%} of new points right")
     right.set(xlabel="$w·h_2 + b$", ylabel="$h_2$, widest direction besides")
     right.set_title("The same points as the last layer sees them")

@@ -108,10 +108,11 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     counted = np.arange(1, steps + 1)
     right.plot(counted, lost_size, color=ORANGE, label="‖b‖, detached")
     right.plot(counted, size, color=BLUE, label="‖b‖, whole gradient")
-    right.plot(counted, lost_loss, ":", color=ORANGE, label="loss, detached")
-    right.plot(counted, loss, ":", color=BLUE, label="loss, whole gradient")
-    right.set(xlabel="step", title="A bias that runs away (Ioffe & Szegedy, section 2)")
-    right.legend()
+    right.plot(counted, lost_loss, color=ORANGE, lw=5, alpha=0.4, label="loss, detached")
+    right.plot(counted, loss, "--", color=BLUE, label="loss, whole gradient (the same)")
+    right.set(xlabel="step", ylabel="size of b, and loss")
+    right.set_title("A bias that runs away (Ioffe & Szegedy, section 2)")
+    right.legend(fontsize=9)
     save(figure, __file__)
     return {"error": error, "missing": missing, "bias": size[-1], "lost_bias": lost_size[-1]}
 

@@ -22,7 +22,8 @@ Two habits pay off on this small dataset. The training images are shifted by up 
 each direction, differently in every epoch, because a shifted digit is the same digit. And the
 learning rate falls to zero along half a cosine (Loshchilov & Hutter 2017), which lets the last
 epochs settle. The test digits were never trained on. One seed proves little: three networks are
-trained, and their mean is what counts. The picture shows the learning curves, the filters of
+trained, and their mean is what counts. The picture shows the learning curves, with the accuracy
+of the linear layers of train_digits.py on the same test digits as a dashed line, the filters of
 the first layer, and the misread digits.
 """
 
@@ -43,6 +44,7 @@ except ImportError as error:
     say_missing(error)
 
 BATCH, RATE = 64, 4e-3
+LINEAR = 0.9881  # what train_digits.py with BatchNorm reaches, mean of its three seeds
 
 
 def load() -> list[np.ndarray]:
@@ -125,7 +127,7 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
     axis = tiles["curves"]
     for seed, (_, accuracies) in zip(seeds, runs, strict=True):
         axis.plot(np.arange(1, len(accuracies) + 1), accuracies, ".-", lw=1, label=f"seed {seed}")
-    axis.axhline(0.985, color=GREY, ls="--", lw=1, label="98.5 %")
+    axis.axhline(LINEAR, color=GREY, ls="--", lw=1, label=f"linear layers: {LINEAR:.1%}")
     axis.set(xlabel="epoch", ylabel="accuracy on 450 test digits")
     axis.set_title(f"{np.mean(finals):.2%} after the last epoch, mean of the seeds")
     axis.set_ylim(min(0.9, min(finals) - 0.02), 1.002)
@@ -134,8 +136,9 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
     axis.legend()
     filters = runs[0][0][0].weight.numpy()[:, 0]
     strongest = np.abs(filters).max()
-    tiles["filters"].imshow(mosaic(filters, 8), "PuOr", vmin=-strongest, vmax=strongest)
-    tiles["filters"].set_title("The 16 filters of the first layer (white: 0)")
+    shades = tiles["filters"].imshow(mosaic(filters, 8), "PuOr", vmin=-strongest, vmax=strongest)
+    tiles["filters"].set_title("The 16 filters of the first layer")
+    figure.colorbar(shades, ax=tiles["filters"], label="weight", shrink=0.7)
     answers = read(runs[0][0], data[1])
     wrong = np.flatnonzero(answers != data[3])
     shown = wrong[:6]

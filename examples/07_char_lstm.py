@@ -145,7 +145,8 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
     left.set(xlabel="step", ylabel="bits per character", title="What a character costs")
     left.legend(fontsize=9)
     right.axis("off")
-    shown = [f"[temperature {t}]\n{sample[:250]}\n" for t, sample in samples.items()]
+    whole = {t: sample[:250].rpartition(" ")[0].rstrip() for t, sample in samples.items()}  # words
+    shown = [f"[temperature {t}]\n{text} ...\n" for t, text in whole.items()]
     lines = [textwrap.fill(line, 56) for line in "\n".join(shown).split("\n")]
     right.text(0, 1, "\n".join(lines), family="monospace", fontsize=9, va="top", parse_math=False)
     right.set_title("What it writes", loc="left")

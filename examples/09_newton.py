@@ -93,14 +93,18 @@ def main(arguments: list[str] | None = None) -> dict[str, object]:
     left.contour(across, up, heights, levels, cmap="Greys", norm=LogNorm(1e-2, 1e4), linewidths=0.7)
     colors = dict(zip(paths, (ORANGE, GREEN, BLUE), strict=True))
     for method in reversed(paths):
-        left.plot(*paths[method].T, ".-", color=colors[method], ms=4, lw=1, label=method)
-        floor = np.maximum(errors[method], 1e-17)
-        right.loglog(np.arange(1, len(floor) + 1), floor, ".-", color=colors[method], label=method)
+        # The way of gradient descent is drawn wide, as that of damped Newton lies on it.
+        wide = {"lw": 6, "alpha": 0.4} if method == "gradient descent" else {"marker": ".", "lw": 1}
+        left.plot(*paths[method].T, color=colors[method], ms=4, label=method, **wide)
+        points = np.arange(1, len(errors[method]) + 1)
+        right.plot(points, errors[method], ".-", color=colors[method], label=method)
     left.plot(*LOWEST, "*", color="black", ms=11, zorder=5, label="lowest point")
     left.set(xlabel="$x$", ylabel="$y$", title="Three ways through Rosenbrock's valley")
     left.legend(loc="lower left", fontsize=9)
     right.set(xlabel="point on the way (1 is the start)", ylabel="distance to (1, 1)")
-    right.set(title="Each step doubles the digits, or does not", ylim=(3e-18, 30))
+    right.set(title="Each step doubles the digits, or does not", xscale="log")
+    right.set_yscale("symlog", linthresh=1e-16)  # linear below, so that 0 has a place
+    right.set(ylim=(-2e-17, 30), yticks=[0, *10.0 ** np.arange(-16, 1, 2)])
     right.legend(fontsize=9)
     save(figure, __file__)
     return {"errors": errors, "paths": paths}
