@@ -282,7 +282,7 @@ def test_wrong_options():
         with pytest.raises(TypeError, match=message):
             build()
     for build, message in [
-        (lambda: nn.Hardtanh(2.0, 1.0), "Hardtanh: min_val 2.0 lies above max_val 1.0"),
+        (lambda: nn.Hardtanh(2.0, 1.0), "Hardtanh: min_val 2.0 is greater than max_val 1.0"),
         (lambda: nn.CELU(0.0), "CELU: alpha must not be 0"),
         (lambda: nn.Softshrink(-1.0), "Softshrink: lambd must not be negative, got -1.0"),
         (lambda: nn.Softplus(-1.0), "Softplus: beta must be positive, got -1.0"),

@@ -257,7 +257,7 @@ def test_starting_values():
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        ((5, 2), {}, ValueError, "embed_dim 5 is no multiple of 2 heads"),
+        ((5, 2), {}, ValueError, "embed_dim 5 is not divisible by 2 heads"),
         ((4, 0), {}, ValueError, "num_heads must be positive, got 0"),
         ((4, 2), {"kdim": 0}, ValueError, "kdim must be positive, got 0"),
         ((4, 2), {"dropout": -1}, ValueError, "between 0 and 1"),

@@ -279,7 +279,7 @@ BAD_CALLS = [
     ),
     (
         lambda: functional.conv2d(mg.ones(1, 4, 4, 4), mg.ones(3, 2, 2, 2), groups=2),
-        "conv2d: groups=2 do not divide 3 channels",
+        "conv2d: groups=2 does not divide 3 channels",
     ),
     (
         lambda: functional.conv2d(mg.ones(1, 1, 4, 4), mg.ones(3, 1, 2, 2), mg.ones(2)),
@@ -414,7 +414,7 @@ def test_pad_with_a_negative_side(mode, widths):
     ],
 )
 def test_pad_with_a_negative_side_that_asks_too_much(mode, widths):
-    with pytest.raises(ValueError, match=r"pad: padding .* (is too large|leaves nothing)"):
+    with pytest.raises(ValueError, match=r"pad: padding .* (is too large|leaves none)"):
         functional.pad(mg.arange(5.0).reshape(1, 1, 5), widths, mode)
 
 
@@ -474,7 +474,7 @@ WINDOW_ERRORS = [
     (lambda: mg.pad(mg.ones(0), 1, mode="edge"), ValueError, r"pad: axis 0 of shape \(0,\)"),
     (lambda: functional.pad(mg.ones(3), (1,)), ValueError, "pad: expected pairs"),
     (lambda: functional.pad(mg.ones(3), (1.0, 1)), TypeError, "pad: expected ints"),
-    (lambda: functional.pad(mg.ones(3), (-2, -2)), ValueError, "leaves nothing"),
+    (lambda: functional.pad(mg.ones(3), (-2, -2)), ValueError, "leaves none of 3"),
     (lambda: functional.pad(mg.ones(1, 3), (4, 0), "circular"), ValueError, "too large"),
     (lambda: ops.packed_matmul(mg.ones(2, 3), mg.ones(4), (4, 1, 1)), ValueError, "inner sizes"),
     (

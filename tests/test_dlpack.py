@@ -173,7 +173,7 @@ def test_load_state_dict_takes_the_tensors_of_other_libraries():
     assert layer.weight.tolist() == [[0.5, 2.0]] and layer.bias.tolist() == [3.0]
     layer.load_state_dict({"weight": 2 * weight, "bias": bias})
     assert layer.weight.dtype == mg.float32 and layer.weight.tolist() == [[1.0, 4.0]]
-    message = r"(?s)weight: cannot become an array: can't convert cuda.*bias: expected shape \(1,\)"
+    message = r"(?s)weight: cannot be converted .*: can't convert cuda.*bias: expected shape \(1,\)"
     with pytest.raises(RuntimeError, match=message):
         layer.load_state_dict({"weight": ForeignArray(weight, 2), "bias": np.zeros(2)})
     assert layer.weight.tolist() == [[1.0, 4.0]]

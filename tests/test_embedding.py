@@ -93,7 +93,7 @@ def test_starts_standard_normal():
     [
         ((0, 3), {}, ValueError, "num_embeddings must be positive, got 0"),
         ((3, "2"), {}, TypeError, "embedding_dim must be an int, got '2'"),
-        ((3, 2), {"padding_idx": 3}, ValueError, "padding_idx 3 is no row of 3"),
+        ((3, 2), {"padding_idx": 3}, ValueError, "padding_idx 3 out of range for 3 rows"),
         ((3, 2), {"padding_idx": 1.0}, TypeError, r"padding_idx must be an int, got 1\.0"),
         ((3, 2), {"max_norm": 0}, ValueError, "max_norm must be positive, got 0"),
         ((3, 2), {"norm_type": "2"}, TypeError, "norm_type must be a number, got '2'"),

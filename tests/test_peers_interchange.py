@@ -164,7 +164,7 @@ def test_precisions_of_pytorch_in_a_state_dict():
     before = ours.weight.numpy(copy=True)
     state = {"weight": theirs.float().weight.bfloat16().detach(), "bias": theirs.bias}
     with pytest.raises(
-        RuntimeError, match=r"(?s)weight: cannot become an array: .*BFloat16.*bias: "
+        RuntimeError, match=r"(?s)weight: cannot be converted to an array: .*BFloat16.*bias: "
     ):
         ours.load_state_dict(state)
     np.testing.assert_array_equal(ours.weight.numpy(), before)

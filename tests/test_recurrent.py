@@ -160,7 +160,7 @@ def test_dropout_draws_in_training_only():
     assert not np.array_equal(layer(x)[0].numpy(), layer(x)[0].numpy())
     layer.eval()
     np.testing.assert_array_equal(layer(x)[0].numpy(), layer(x)[0].numpy())
-    with pytest.warns(UserWarning, match="RNN: dropout=0.5 stands between layers, .* only one"):
+    with pytest.warns(UserWarning, match="RNN: dropout=0.5 applies between layers, .* only one"):
         nn.RNN(3, 4, dropout=0.5)
 
 

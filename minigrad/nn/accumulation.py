@@ -1,24 +1,24 @@
 """Gradient accumulation that equals the full batch, for nets with BatchNorm.
 
-BatchNorm couples the samples of a batch, so gradients that are added up over micro-batches, each
-normalised by itself, are those of another function. Here every micro-batch is normalised by the
-statistics of all of them, and the gradient flows through these statistics to all samples, in the
-memory of one micro-batch's graph. Write s_k for the mean and variance of the k-th call of a
-BatchNorm, a_km for its input from micro-batch m and o_m for the output of the model. The full batch
-computes loss(o_1, ..., o_M), where o_m and a_km are functions of s_1, s_2, ... (a_km of s_1 to
-s_(k-1)) and s_k is one of a_k1, ..., a_kM. So
+BatchNorm couples the samples of a batch: if each micro-batch is normalised by its own statistics,
+the accumulated gradients belong to a different function. Here every micro-batch is normalised by
+the statistics of all of them, and the gradient flows through these statistics to all samples, in
+the memory of one micro-batch's graph. Let s_k be the mean and variance of the k-th BatchNorm call,
+a_km its input from micro-batch m, and o_m the output of the model. The full batch computes
+loss(o_1, ..., o_M), where o_m and a_km are functions of s_1, s_2, ... (a_km of s_1 to s_(k-1)) and
+s_k is a function of a_k1, ..., a_kM. So
 
-- forward, k = 1, 2, ...: run all micro-batches as far as call k and pool their a_km into s_k;
-- the loss, once, of all outputs joined, gives the cotangents of o_m, whatever its reduction;
-- backward, k = ..., 2, 1: run all micro-batches with the s_k as leaves. Once those of later calls
-  are known, the cotangent of s_k is the sum over m of what reaches it from o_m and from the later
-  s_j through a_jm, by dL/da_jm = (dL/dmean_j + 2 (a_jm - mean_j) dL/dvar_j) / n_j;
-- the parameters, in one more run, from o_m and all a_jm in the same way.
+- forward, k = 1, 2, ...: run all micro-batches up to call k and pool their a_km into s_k;
+- the loss, computed once on all outputs, gives the cotangents of o_m, whatever its reduction;
+- backward, k = ..., 2, 1: run all micro-batches with the s_k as leaves. Once the later calls are
+  done, the cotangent of s_k is the sum over m of what reaches it from o_m and from the later
+  s_j through a_jm, with dL/da_jm = (dL/dmean_j + 2 (a_jm - mean_j) dL/dvar_j) / n_j;
+- parameters: one more run, from o_m and all a_jm in the same way.
 
-For K calls of BatchNorm in training these are K + 1 forward passes, of which K stop at their call,
-and K + 1 passes forward and backward. Measured on 6 layers Linear(64, 64)-Tanh, of which K have a
-BatchNorm: 1.5 (K = 0), 2.3 (1) and 4.5 (4) times the time of one full batch of 8192, in a quarter
-of the memory with 16 micro-batches (most of it the outputs of all samples).
+K BatchNorm calls in training take K + 1 forward passes, of which K stop at their call, and K + 1
+forward and backward passes. For 6 layers Linear(64, 64)-Tanh, K of them with a BatchNorm, this took
+1.5 (K = 0), 2.3 (1) and 4.5 (4) times as long as one full batch of 8192, in a quarter of the
+memory with 16 micro-batches (most of it the outputs of all samples).
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ __all__ = ["accumulate"]
 
 
 class _Reached(BaseException):
-    """The call whose statistics are being pooled is reached: leaves the model's forward, past any
-    `except Exception` in it."""
+    """Raised when the call whose statistics are being pooled is reached. It leaves the model's
+    forward, past any `except Exception` in it."""
 
 
 class _Call:
-    """One call of a BatchNorm within the forward pass: its statistics and their cotangents."""
+    """One BatchNorm call in the forward pass: its statistics and their cotangents."""
 
     def __init__(self, layer: _BatchNorm) -> None:
         self.layer, self.pool = layer, _Pool()
-        self.statistics: tuple[Tensor, ...] = ()  # mean and variance, once they are known
+        self.statistics: tuple[Tensor, ...] = ()  # mean and variance, once known
         self.cotangents = np.zeros((2, layer.num_features))
 
     def add(self, x: Tensor) -> None:
@@ -73,7 +73,7 @@ class _Call:
         return functional.batch_norm(x, mean, var, layer.weight, layer.bias, eps=layer.eps)
 
     def cotangent(self, x: Tensor) -> Tensor:
-        """That of an input x of the call, through the statistics."""
+        """The cotangent of an input x of the call, through the statistics."""
         parts = (Tensor(c / self.pool.count, dtype=self.dtype) for c in self.cotangents)
         rows = (*parts, self.statistics[0].detach())
         mean, var, centre = (functional._per_channel(row, x.ndim) for row in rows)
@@ -82,7 +82,7 @@ class _Call:
             return cotangent
 
     def move_running_statistics(self) -> None:
-        """As one forward of the full batch does."""
+        """As one forward pass of the full batch would."""
         layer, count = self.layer, self.pool.count
         if not layer.training or layer.running_mean is None:
             return
@@ -96,7 +96,7 @@ class _Call:
 
 
 class _Runner:
-    """Runs the model on one micro-batch after the other, with the statistics known so far."""
+    """Runs the model on each micro-batch in turn, with the statistics known so far."""
 
     def __init__(self, model: Module, inputs: list[Any]) -> None:
         self.model, self.inputs = model, inputs
@@ -106,8 +106,8 @@ class _Runner:
             own = type(layer).forward is not _BatchNorm.forward or layer._renorm is not None
             if own or layer._forward_wrappers:
                 raise TypeError(
-                    f"accumulate: {type(layer).__name__} has a forward of its own, or a wrapper "
-                    "around it, in which the statistics cannot be shared; call eval() on it"
+                    f"accumulate: {type(layer).__name__} has a forward of its own or a forward "
+                    "wrapper, in which the statistics cannot be shared; call eval() on it"
                 )
         self.calls: list[_Call] = []
         self.reached: list[Tensor] = []  # the inputs of the calls so far in this run
@@ -155,7 +155,7 @@ class _Runner:
         if call.layer is not layer:
             raise RuntimeError(
                 "accumulate: every micro-batch must go through the BatchNorms in the same order, "
-                f"but number {position + 1} is {call.layer!r} for one and {layer!r} for another"
+                f"but call {position + 1} is {call.layer!r} for one and {layer!r} for another"
             )
         if not call.statistics:
             call.add(x)
@@ -182,7 +182,7 @@ class _Runner:
 
     @no_grad()
     def pool(self) -> list[Tensor]:
-        """Find the statistics, call by call; then the outputs."""
+        """Compute the statistics, call by call, and then the outputs."""
         while True:
             outputs = []
             for m in range(len(self.inputs)):
@@ -199,18 +199,18 @@ class _Runner:
         if any(buffer._version != version for buffer, _, version in self.buffers):
             raise RuntimeError(
                 "accumulate: the model's forward writes to a buffer that is not a BatchNorm's, and "
-                "would do so in each of its runs; call eval() on the module that owns it"
+                "would do so in every run; call eval() on the module that owns it"
             )
         return outputs
 
     @enable_grad()
     def potential(self, m: int, cotangent: Tensor, after: int) -> Tensor | None:
-        """A scalar with the gradient that the loss has through the output of micro-batch m and
-        through its part in the statistics of the calls from number `after` on."""
+        """A scalar with the same gradient as the loss has through the output of micro-batch m and
+        its contribution to the statistics of the calls from number `after` on."""
         output = self.run(m)
         calls = zip(self.reached[after:], self.calls[after:], strict=True)
         pairs = [(output, cotangent), *((x, c.cotangent(x)) for x, c in calls if x.requires_grad)]
-        self.reached = []  # the graph alone holds what it needs
+        self.reached = []  # only the graph keeps what it needs
         terms = [(x * c).sum() for x, c in pairs if x.requires_grad]
         return sum(terms[1:], terms[0]) if terms else None
 
@@ -225,7 +225,7 @@ class _Runner:
                     for total, gradient in zip(call.cotangents, gradients, strict=True):
                         if gradient is not None:
                             total += gradient.numpy()
-                scalar = None  # before the next graph grows
+                scalar = None  # free this graph before the next is built
         for m, cotangent in enumerate(cotangents):
             scalar = self.potential(m, cotangent, 0)
             if scalar is not None:
@@ -235,23 +235,23 @@ class _Runner:
 
 def accumulate(model: Module, loss: Callable[..., Tensor], batches: Iterable[Any]) -> Tensor:
     """Accumulate in `.grad` what `loss(model(x), target).backward()` would for the full batch, in
-    the memory of one micro-batch's graph; returns the loss, detached.
+    the memory of one micro-batch's graph. Returns the loss, detached.
 
-    Equal to the full batch up to rounding, BatchNorms in training included: they normalise every
-    micro-batch by the statistics of all, the gradient flows through these, and running statistics
-    and `num_batches_tracked` move once. The loss is computed once, of all outputs, so its reduction
-    and weights need no correction. With K calls of BatchNorm in training this takes K + 1 forward
-    passes, of which K stop half-way, and K + 1 passes forward and backward (without any, two and
-    one); hooks run in each. Random masks are the same in each pass.
+    Equals the full batch up to rounding, with BatchNorm in training too: every micro-batch is
+    normalised by the statistics of all, the gradient flows through these, and running statistics
+    and `num_batches_tracked` are updated once. The loss is computed once, on all outputs, so its
+    reduction and weights need no correction. K BatchNorm calls in training take K + 1 forward
+    passes, of which K stop early, and K + 1 forward and backward passes (two and one without any);
+    hooks run in each. Random masks are the same in each pass.
 
-    batches: the micro-batches, of any sizes: tuples or lists (input, target, ...), or inputs alone.
-        All are kept in memory. The samples are along the first axis of inputs, outputs, targets.
-    loss: called with the joined outputs and targets. A Module's parameters get their gradients too.
+    batches: the micro-batches, of any size: tuples or lists (input, target, ...), or inputs alone.
+        All are kept in memory. Samples lie along the first axis of inputs, outputs and targets.
+    loss: called with the concatenated outputs and targets. A Module's parameters get gradients.
 
-    Raises TypeError or ValueError for micro-batches that are none or do not fit together, one value
-    per channel in all, or a BatchNorm whose class has another forward; RuntimeError if they do not
-    all go through the same BatchNorms, or another buffer moves. After any error gradients and
-    buffers are the old ones.
+    Raises TypeError or ValueError for no micro-batches or mismatched ones, one value per channel in
+    total, or a BatchNorm subclass with its own forward; RuntimeError if the micro-batches go
+    through different BatchNorms, or another buffer is written. After an error all gradients and
+    buffers are unchanged.
 
     >>> net = mg.nn.Sequential(mg.nn.Linear(3, 4), mg.nn.BatchNorm1d(4), mg.nn.Linear(4, 1))
     >>> x, y = mg.randn(8, 3), mg.randn(8, 1)
@@ -273,7 +273,7 @@ def accumulate(model: Module, loss: Callable[..., Tensor], batches: Iterable[Any
     rows = [tuple(b) if isinstance(b, (tuple, list)) else (b,) for b in batches]
     if not rows or {len(row) for row in rows} != {len(rows[0])} or not rows[0]:
         raise ValueError(
-            "accumulate: expected micro-batches that all hold an input and as many targets, got "
+            "accumulate: expected micro-batches with an input and the same number of targets, got "
             f"{[len(row) for row in rows]} tensors in them"
         )
     inputs, *targets = (list(column) for column in zip(*rows, strict=True))

@@ -1,7 +1,7 @@
 """Activations: a table that makes a Module of each function.
 
 A Module takes the options of the function in the same order. `inplace` is accepted for
-compatibility with PyTorch and ignored: a new tensor is made anyhow.
+compatibility with PyTorch and ignored: the result is always a new tensor.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class _Activation(Applied):
 
 
 def _module(name: str, function: _Function, direct: _Function | None = None) -> type[_Activation]:
-    """A class of Modules that apply `function`. What `function` ignores is spared where `direct`,
-    the primitive or composed function behind it, is given."""
+    """A class of Modules that apply `function`. `direct`, if given, is the function that `function`
+    wraps, and is called without the wrapper."""
     try:
         _, *options = inspect.signature(function).parameters.values()
     except ValueError:  # a compiled primitive
@@ -97,8 +97,8 @@ Threshold = _module("Threshold", functional.threshold)
 
 
 class PReLU(Module):
-    """x where x > 0, weight x elsewhere, with one learned weight for all channels or one for each;
-    see `functional.prelu`. It starts at `init`.
+    """x where x > 0, weight x elsewhere, with one learnable weight for all channels or one for
+    each, initialised to `init`; see `functional.prelu`.
 
     >>> mg.nn.PReLU()(mg.tensor([-1.0, 2.0])).tolist()
     [-0.25, 2.0]
@@ -111,9 +111,9 @@ class PReLU(Module):
         self.weight = Parameter(full((self.num_parameters,), start, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of the shape of x."""
+        """Returns a tensor of the shape of x."""
         return functional.prelu(x, self.weight)
 
     def extra_repr(self) -> str:
-        """How many weights."""
+        """The number of weights."""
         return f"num_parameters={self.num_parameters}"

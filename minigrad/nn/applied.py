@@ -1,4 +1,4 @@
-"""Modules that apply a function: its options are those of the constructor, and attributes."""
+"""Modules that apply a function, whose options are constructor arguments and attributes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Check = Callable[[Any, str], Any]  # one of checks.py: of a value and its name
 
 
 class Applied(Module):
-    """The base of such Modules, which checks, keeps and shows the options.
+    """Base class of such Modules: checks, stores and prints the options.
 
-    A class is a dataclass, whose fields are the options in the order in which the function takes
-    them; it gives the function, and checks of single options. A `weight` or `..._weight` becomes a
-    buffer, and `inplace` is ignored.
+    A subclass is a dataclass whose fields are the options, in the order in which the function takes
+    them. Its class arguments are the function and checks of single options. A `weight` or
+    `..._weight` becomes a buffer, and `inplace` is ignored.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(eq=False, repr=False)
@@ -32,8 +32,8 @@ class Applied(Module):
 
     _function: ClassVar[Callable[..., Tensor]]
     _options: ClassVar[tuple[str, ...]] = ()
-    _values: ClassVar[Any]  # a function of the module to the tuple of its options
-    _shown: ClassVar[tuple[str, ...] | None] = None  # which of them repr shows, if not all in order
+    _values: ClassVar[Any]  # maps the module to the tuple of its options
+    _shown: ClassVar[tuple[str, ...] | None] = None  # the options that repr shows, if not all
     _checks: ClassVar[Mapping[str, Check]] = {}
 
     def __init_subclass__(cls, function: Callable[..., Any] | None = None, **checks: Check) -> None:
@@ -56,7 +56,7 @@ class Applied(Module):
         self._keep({name: getattr(self, name) for name in self._options})
 
     def _keep(self, given: Mapping[str, Any]) -> None:
-        """Check and keep the options."""
+        """Check and store the options."""
         for name in self._options:
             value = given[name]
             if name in self._checks:

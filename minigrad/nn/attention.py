@@ -30,20 +30,20 @@ class MultiheadAttention(Module):
     section 3.2.2).
 
     forward(query, key, value, ...) takes (L, N, embed_dim), (S, N, kdim), (S, N, vdim), with
-    batch_first (N, L, embed_dim) and so on, or all of them without N, and gives the output, in the
-    layout of query, and the weights: (N, L, S), the mean of the heads, (N, num_heads, L, S) with
-    average_attn_weights=False, None with need_weights=False.
+    batch_first (N, L, embed_dim) and so on, or all of them without N. It returns the output, in the
+    layout of query, and the weights: (N, L, S), averaged over the heads, (N, num_heads, L, S) with
+    average_attn_weights=False, or None with need_weights=False.
 
-    key_padding_mask (N, S) and attn_mask (L, S) or (N * num_heads, L, S) are, as in PyTorch, bool,
-    True where *not* to look, or floats that are added. is_causal: query i sees keys 0 to i; beside
-    an attn_mask it is a hint, and changes nothing. A query that may look nowhere gives weights 0
-    (in PyTorch NaN, if the weights are wanted).
+    key_padding_mask (N, S) and attn_mask (L, S) or (N * num_heads, L, S) are, as in PyTorch, bools,
+    True where attention is *not* allowed, or floats to add. is_causal: query i attends to keys 0
+    to i; with an attn_mask it is a hint and has no effect. A query whose keys are all masked gets
+    weights of 0 (in PyTorch NaN, if the weights are requested).
 
     Parameters: in_proj_weight (3 embed_dim, embed_dim), for query, key and value, or
-    q_proj_weight, k_proj_weight, v_proj_weight if kdim or vdim differ from embed_dim;
-    in_proj_bias, out_proj.weight, out_proj.bias; with add_bias_kv bias_k and bias_v, one more key
-    and value. add_zero_attn: one more key and value of zeros. Raises ValueError for sizes that do
-    not fit.
+    q_proj_weight, k_proj_weight, v_proj_weight if kdim or vdim differs from embed_dim;
+    in_proj_bias, out_proj.weight, out_proj.bias; with add_bias_kv also bias_k and bias_v, an extra
+    key and value. add_zero_attn: an extra key and value of zeros. Raises ValueError for shapes that
+    do not match.
 
     >>> layer = mg.nn.MultiheadAttention(8, 2, batch_first=True)
     >>> x = mg.randn(3, 5, 8)
@@ -52,7 +52,7 @@ class MultiheadAttention(Module):
     ((3, 5, 8), (3, 5, 5))
     """
 
-    in_proj_weight: Any  # Parameters, or None where the options leave them out
+    in_proj_weight: Any  # Parameters, or None if an option omits them
     in_proj_bias: Any
     bias_k: Any
     bias_v: Any
@@ -77,7 +77,7 @@ class MultiheadAttention(Module):
         self.kdim = e if kdim is None else positive(kdim, f"{name}: kdim")
         self.vdim = e if vdim is None else positive(vdim, f"{name}: vdim")
         if e % num_heads:
-            raise ValueError(f"{name}: embed_dim {embed_dim} is no multiple of {num_heads} heads")
+            raise ValueError(f"{name}: embed_dim {embed_dim} is not divisible by {num_heads} heads")
         self.dropout = probability(dropout, "dropout: the probability p")
         self.add_zero_attn = flag(add_zero_attn, f"{name}: add_zero_attn")
         self.batch_first = flag(batch_first, f"{name}: batch_first")
@@ -103,7 +103,7 @@ class MultiheadAttention(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the projections anew (Glorot & Bengio 2010); biases start at 0.
+        """Reinitialise the projections (Glorot & Bengio 2010), and the biases to 0.
 
         >>> layer = mg.nn.MultiheadAttention(8, 2)
         >>> layer.reset_parameters()
@@ -180,7 +180,7 @@ class MultiheadAttention(Module):
             expected = ", ".join(layout.format(size) for size in sizes)
             raise ValueError(
                 f"MultiheadAttention: expected query, key and value of shapes {expected}, or "
-                f"without N, key and value of one length, got {query}, {key}, {value}"
+                f"without N, and key and value of one length, got {query}, {key}, {value}"
             )
 
     def _project(self, inputs: list[Tensor], itself: bool) -> list[Tensor]:
@@ -197,9 +197,9 @@ class MultiheadAttention(Module):
     def _mask(
         self, attn_mask: Any, padding: Any, full: tuple[int, ...], added: int, is_causal: bool
     ) -> Tensor | None:
-        """Both masks as one for `functional.attention`: bools that say where to look, or floats.
-        `full` is the shape without the last `added` keys, of bias_k and add_zero_attn, which are
-        there for everybody."""
+        """Combine both masks for `functional.attention`: bools, True where attention is allowed, or
+        floats. `full` is the shape without the last `added` keys, those of bias_k and
+        add_zero_attn, which are never masked."""
         batch, heads, length, source = full
         if is_causal and attn_mask is None:
             attn_mask = adopt(~np.tri(length, source, dtype=bool))

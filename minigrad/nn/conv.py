@@ -1,7 +1,7 @@
 """Padding, and convolution as a composition: sliding windows, one matrix product, reshape.
 
-So its gradient, to any order, is that of its parts; and transposed convolution is the adjoint, part
-by part: a matrix product and `overlap_add`.
+Its gradients of any order follow from those of its parts. Transposed convolution is the adjoint,
+part by part: a matrix product and `overlap_add`.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def _padding(name: str, padding: Shape | str, *options: tuple[int, ...]) -> Pair
 
 
 def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float = 0) -> Tensor:
-    """x with elements more, or, where a number is negative, fewer: `pad` holds (before, after) of
-    the last axis, then of the one before it, and so on, as in PyTorch.
+    """Pad x, or crop it where a number is negative. `pad` holds (before, after) for the last axis,
+    then for the one before it, and so on, as in PyTorch.
 
-    mode: "constant", "reflect", "replicate" or "circular"; the last three only for the axes behind
-    the first two or, unbatched, the first. Raises ValueError for a reflection as long as its axis.
+    mode: "constant", "reflect", "replicate" or "circular". Raises ValueError if a reflection is as
+    long as its axis, or nothing is left.
 
     >>> mg.nn.functional.pad(mg.tensor([1.0, 2.0, 3.0]), (1, -1), value=9)
     tensor([9., 1., 2.])
@@ -73,7 +73,7 @@ def pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float = 0)
 def _pad(x: Tensor, widths: Pairs, mode: str, value: float, name: str) -> Tensor:
     choice(mode, f"{name}: mode", "constant", "reflect", "replicate", "circular")
     limit = {"reflect": 1, "circular": 0}.get(mode, -math.inf)
-    last = mode in ("reflect", "replicate")  # they look at what is cropped, as in PyTorch
+    last = mode in ("reflect", "replicate")  # these modes read cropped elements, as in PyTorch
     for size, pair in zip(x.shape, widths, strict=True):
         kept = size + min(pair[0], 0) + min(pair[1], 0) if mode == "circular" else size
         if max(pair) > kept - limit:
@@ -82,7 +82,7 @@ def _pad(x: Tensor, widths: Pairs, mode: str, value: float, name: str) -> Tensor
                 f"shape {x.shape}"
             )
         if sum(pair) <= -size - (not last or not size) or (min(pair) < -size and not last):
-            raise ValueError(f"{name}: padding {pair} leaves nothing of {size} elements")
+            raise ValueError(f"{name}: padding {pair} leaves none of {size} elements")
     added = tuple((max(a, 0), max(b, 0)) for a, b in widths)
     y = x if last else _cropped(x, widths)
     y = pad_axes(y, added, mode, value) if any(map(any, added)) else y
@@ -90,7 +90,7 @@ def _pad(x: Tensor, widths: Pairs, mode: str, value: float, name: str) -> Tensor
 
 
 def _cropped(x: Tensor, widths: Pairs) -> Tensor:
-    """Without the elements that negative widths drop."""
+    """Drop the elements that negative widths remove."""
     if all(min(pair) >= 0 for pair in widths):
         return x
     kept = (
@@ -101,7 +101,7 @@ def _cropped(x: Tensor, widths: Pairs) -> Tensor:
 
 
 def _channels_first(name: str, x: Tensor, weight: Tensor, channels: int, groups: int) -> Tensor:
-    """x with a batch axis, after a check that it fits the weight."""
+    """Check that x fits the weight, and add a batch axis if it has none."""
     x = to_tensor(x, name)
     axes = weight.ndim - 2
     if x.ndim not in (axes + 1, axes + 2):
@@ -124,8 +124,8 @@ def _convolve(
 ) -> Tensor:
     """weight (out, in / groups, *kernel); options: stride, pairs of padding, dilation, groups.
 
-    Columns (N, C x kernel, places) and one product for each image: it comes out in the layout of
-    the next layer without a transposition, and its columns are still in the cache.
+    The columns are (N, C x kernel, places), with one product for each image: its result has the
+    layout of the next layer without a transposition, and its columns are still in the cache.
     """
     stride, padding, dilation, groups = options
     batched = _channels_first(name, x, weight, weight.shape[1] * groups, groups)
@@ -154,7 +154,7 @@ def _convolve(
 
 
 def _spread(places: Sequence[int], *options: tuple[int, ...]) -> tuple[int, ...]:
-    """How far windows at so many places reach; options: kernel size, stride, dilation."""
+    """The sizes that this many windows span; options: kernel size, stride, dilation."""
     sizes = zip(places, *options, strict=True)
     return tuple((n - 1) * stride + dilation * (k - 1) + 1 for n, k, stride, dilation in sizes)
 
@@ -162,7 +162,7 @@ def _spread(places: Sequence[int], *options: tuple[int, ...]) -> tuple[int, ...]
 def _convolve_transposed(
     name: str, x: Tensor, weight: Tensor, bias: Tensor | None, options: tuple[Any, ...]
 ) -> Tensor:
-    """weight (in, out / groups, *kernel); the adjoint of `_convolve`, step by step backwards."""
+    """The adjoint of `_convolve`: its steps in reverse; weight (in, out / groups, *kernel)."""
     stride, padding, output_padding, groups, dilation = options
     batched = _channels_first(name, x, weight, weight.shape[0], groups)
     batch, channels, places = *batched.shape[:2], batched.shape[2:]
@@ -203,7 +203,7 @@ def _weight(name: str, weight: Tensor, axes: int, groups: int) -> Tensor:
             f"each axis, got shape {weight.shape}"
         )
     if weight.shape[0] % groups:
-        raise ValueError(f"{name}: groups={groups} do not divide {weight.shape[0]} channels")
+        raise ValueError(f"{name}: groups={groups} does not divide {weight.shape[0]} channels")
     return weight
 
 
@@ -246,9 +246,9 @@ def conv2d(
     """Cross-correlation of x (N, C, H, W) or (C, H, W) with weight (out, C / groups, KH, KW), plus
     bias (out,): (N, out, H', W'), H' = (H + 2 padding - dilation (KH - 1) - 1) // stride + 1.
 
-    padding: zeros on both sides, "valid" for none, or "same" for an output of the size of x (stride
-    1 only). groups divides the channels into so many convolutions side by side. Raises ValueError
-    for other channels, or a kernel larger than the padded input.
+    padding: the number of zeros on both sides, "valid" for none, or "same" for an output of the
+    size of x (stride 1 only). groups splits the channels into independent convolutions. Raises
+    ValueError for a wrong number of channels, or a kernel larger than the padded input.
 
     >>> mg.nn.functional.conv2d(mg.ones(1, 1, 3, 3), mg.ones(1, 1, 2, 2)).tolist()
     [[[[4.0, 4.0], [4.0, 4.0]]]]
@@ -300,7 +300,7 @@ def conv_transpose2d(
 ) -> Tensor:
     """The adjoint of `conv2d` with the same options: x (N, C, H, W) or (C, H, W), weight (C, out /
     groups, KH, KW) -> (N, out, H', W'), H' = (H - 1) stride - 2 padding + dilation (KH - 1) + 1 +
-    output_padding, which chooses among the sizes that a stride makes equal (Dumoulin & Visin 2016).
+    output_padding, which chooses among the sizes that a stride maps to one (Dumoulin & Visin 2016).
 
     >>> mg.nn.functional.conv_transpose2d(mg.ones(1, 1, 2, 2), mg.ones(1, 3, 2, 2), stride=2).shape
     (1, 3, 4, 4)
@@ -310,7 +310,7 @@ def conv_transpose2d(
 
 # ---------------------------------------------------------------------------------------- layers
 class _Conv(_Uniform):
-    """What all convolutions share: options, parameters and their start."""
+    """Base class of convolutions: options, parameters and their initialisation."""
 
     _axes: ClassVar[int]
     _transposed: ClassVar[bool] = False
@@ -403,8 +403,8 @@ class _ConvTranspose(_Conv):
         self.output_padding = per_axis(output_padding, self._axes, f"{name}: output_padding", 0)
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """(N, C, ...) -> (N, out_channels, ...), or both without N; output_size, the sizes behind
-        the channels, takes the place of output_padding."""
+        """(N, C, ...) -> (N, out_channels, ...), or both without N; output_size, the sizes after
+        the channels, replaces output_padding."""
         name, extra = type(self).__name__, self.output_padding
         padding = tuple(before for before, _ in self._pairs)
         if output_size is not None:
@@ -416,7 +416,7 @@ class _ConvTranspose(_Conv):
             if any(not 0 <= e < s for e, s in zip(extra, self.stride, strict=True)):
                 raise ValueError(
                     f"{name}: output_size {wanted} must be at least {tuple(least)} and less than a "
-                    f"stride {self.stride} more"
+                    f"stride of {self.stride} larger"
                 )
         checked = (self.stride, padding, extra, self.groups, self.dilation)
         return _convolve_transposed(name, x, self.weight, self.bias, checked)
@@ -439,9 +439,9 @@ class Conv2d(_Conv):
     kernel_size, stride, padding and dilation are ints, pairs (rows, columns) or tuples of one int;
     padding may be "same" (stride 1 only) or "valid". padding_mode: "zeros", "reflect", "replicate"
     or "circular". weight has the shape (out_channels, in_channels / groups, KH, KW), bias
-    (out_channels,); both start uniform in ±1 / sqrt(fan_in), as in PyTorch. Raises ValueError for
-    options out of range, groups that do not divide the channels, other channels, a kernel larger
-    than the padded input.
+    (out_channels,); both are initialised uniformly in ±1 / sqrt(fan_in), as in PyTorch. Raises
+    ValueError for options out of range, groups that do not divide the channels, a wrong number of
+    channels, or a kernel larger than the padded input.
 
     >>> mg.nn.Conv2d(3, 8, kernel_size=3, stride=2, padding=1)(mg.ones(2, 3, 8, 8)).shape
     (2, 8, 4, 4)
@@ -462,10 +462,10 @@ class ConvTranspose1d(_ConvTranspose):
 
 class ConvTranspose2d(_ConvTranspose):
     """Transposed convolution of (N, C, H, W) or (C, H, W), the adjoint of Conv2d with the same
-    options, as in `functional.conv_transpose2d`: what makes images larger.
+    options, as in `functional.conv_transpose2d`; it upsamples images.
 
-    weight has the shape (in_channels, out_channels / groups, KH, KW). Calling it with `output_size`
-    chooses the output_padding.
+    weight has the shape (in_channels, out_channels / groups, KH, KW). A call with `output_size`
+    chooses output_padding.
 
     >>> mg.nn.ConvTranspose2d(8, 3, kernel_size=2, stride=2)(mg.ones(2, 8, 4, 4)).shape
     (2, 3, 8, 8)

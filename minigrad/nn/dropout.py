@@ -41,7 +41,7 @@ class Dropout(Module):
 
 
 class Dropout2d(Dropout):
-    """As Dropout, but whole channels of (N, C, H, W) or (N, C, L) are zeroed (Tompson et al. 2015).
+    """Like Dropout, but zeroes whole channels of (N, C, H, W) or (N, C, L) (Tompson et al. 2015).
 
     >>> y = mg.nn.Dropout2d(0.5)(mg.ones(1, 8, 2, 2))
     >>> bool((y.min(axis=(2, 3)) == y.max(axis=(2, 3))).all())

@@ -16,11 +16,11 @@ __all__ = ["Embedding"]
 class Embedding(Module):
     """A table of vectors: integer indices (...) -> (..., embedding_dim).
 
-    weight has the shape (num_embeddings, embedding_dim) and starts standard normal. padding_idx: a
-    row that starts at 0 and gets no gradient; negative counts from the end. max_norm: rows that are
-    looked up are first scaled in place to at most this norm_type-norm. The gradient of a row is the
-    sum over its look-ups. PyTorch's scale_grad_by_freq and sparse are not there. Raises IndexError
-    for an index without a row.
+    weight has the shape (num_embeddings, embedding_dim) and is initialised from the standard normal
+    distribution. padding_idx: a row that starts at 0 and gets no gradient; a negative number counts
+    from the end. max_norm: before the look-up, rows are scaled in place to at most this norm of
+    order norm_type. The gradient of a row is the sum over its look-ups. PyTorch's
+    scale_grad_by_freq and sparse do not exist. Raises IndexError for an index out of range.
 
     >>> layer = mg.nn.Embedding(10, 3, padding_idx=0)
     >>> layer(mg.tensor([[1, 2, 0, 0]])).shape
@@ -45,7 +45,7 @@ class Embedding(Module):
             padding_idx = integer(padding_idx, "Embedding: padding_idx")
             if not -num_embeddings <= padding_idx < num_embeddings:
                 raise ValueError(
-                    f"Embedding: padding_idx {padding_idx} is no row of {num_embeddings}"
+                    f"Embedding: padding_idx {padding_idx} out of range for {num_embeddings} rows"
                 )
             padding_idx = padding_idx % num_embeddings
         for option, value in (("max_norm", max_norm), ("norm_type", norm_type)):
@@ -59,8 +59,8 @@ class Embedding(Module):
     def from_pretrained(
         cls, embeddings: Any, freeze: bool = True, padding_idx: int | None = None, **options: Any
     ) -> Embedding:
-        """A layer with a copy of the rows of `embeddings` (num_embeddings, embedding_dim), the
-        padding row too; they are not trained if freeze. options: those of the constructor.
+        """A layer whose weight is a copy of `embeddings` (num_embeddings, embedding_dim), the
+        padding row included; freeze: do not train it. options: those of the constructor.
 
         >>> mg.nn.Embedding.from_pretrained(mg.tensor([[1.0, 2.0]]))(mg.tensor([0]))
         tensor([[1., 2.]])
@@ -77,7 +77,7 @@ class Embedding(Module):
         return layer
 
     def reset_parameters(self) -> None:
-        """Draw the rows anew; the padding row becomes 0.
+        """Reinitialise the rows; the padding row becomes 0.
 
         >>> layer = mg.nn.Embedding(4, 2, padding_idx=3)
         >>> layer.reset_parameters()
@@ -95,6 +95,6 @@ class Embedding(Module):
         )
 
     def extra_repr(self) -> str:
-        """The sizes, and the options that were given."""
+        """The sizes, and the options that differ from the defaults."""
         given = self._changed(padding_idx=None, max_norm=None)
         return ", ".join([str(self.num_embeddings), str(self.embedding_dim), *given])

@@ -1,4 +1,4 @@
-"""The formulas of layers, composed from primitives; no gradient is written here."""
+"""The formulas of layers, composed from primitives, so none of them needs a gradient rule."""
 
 from __future__ import annotations
 
@@ -109,14 +109,14 @@ def batch_norm(
     eps: float = 1e-5,
     renorm: tuple[float, float] | None = None,
 ) -> Tensor:
-    """Batch normalisation (Ioffe & Szegedy 2015, algorithm 1) over all axes of x (N, C, ...) but
-    the channels.
+    """Batch normalisation (Ioffe & Szegedy 2015, algorithm 1) of x (N, C, ...), over all axes
+    except the channels.
 
-    In training, or without running statistics, it normalises by mean and biased variance of x; in
-    training the running statistics, if given, move by the fraction `momentum` towards the batch's
-    mean and unbiased variance, in place. Otherwise it normalises by the running statistics. These,
-    weight and bias have the shape (C,). Nothing is detached, so derivatives of any order are those
-    of the formula.
+    In training, or without running statistics, it normalises by the mean and biased variance of x.
+    In training the running statistics, if given, also move by the fraction `momentum` towards the
+    batch's mean and unbiased variance, in place. In evaluation it normalises by the running
+    statistics. These, weight and bias have shape (C,). Nothing is detached, so derivatives of any
+    order are those of the formula.
 
     renorm=(rmax, dmax), in training: batch renormalisation (Ioffe 2017, algorithm 1), which scales
     and shifts what is normalised, before weight and bias, by the constants r = std / running_std,
@@ -171,7 +171,7 @@ def batch_norm(
         mean, var = _per_channel(running_mean, ndim), _per_channel(running_var, ndim)
         y = (x - mean) * (weight / sqrt(var + eps)) + bias
 
-    # After all that can fail. The statistics have no graph, so the buffers hold none.
+    # Last, because all of the above may raise. mean and var have no graph, so the buffers get none.
     if training and running_mean is not None and running_var is not None:
         correction = count / (count - 1)
         move_statistics("batch_norm", running_mean, running_var, mean, var, momentum, correction)
@@ -210,12 +210,12 @@ _rms_normalise: Callable[..., Tensor] = derived(formulas.rms_normalise)
 
 
 def _or_neutral(weight: Any, bias: Any) -> tuple[Any, Any]:
-    """Both, and 1 and 0 where there is none."""
+    """Weight and bias, with 1 and 0 for None."""
     return 1.0 if weight is None else weight, 0.0 if bias is None else bias
 
 
 def _per_channel(parameter: Any, ndim: int) -> Any:
-    """(C,) in the shape that broadcasts against (N, C, ...); a number as it is."""
+    """Reshape (C,) to broadcast against (N, C, ...); a number is returned unchanged."""
     if ndim == 2 or not isinstance(parameter, Tensor):
         return parameter
     return reshape(parameter, (-1, *(1,) * (ndim - 2)))
@@ -229,7 +229,7 @@ def standardise(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """(x - mean) / sqrt(var + eps) * weight + bias, all broadcast; what is None is left out.
+    """(x - mean) / sqrt(var + eps) * weight + bias, all broadcast; None is left out.
 
     >>> x, mean, var = mg.tensor([1.0, 5.0]), mg.tensor(3.0), mg.tensor(4.0)
     >>> mg.nn.functional.standardise(x, mean, var, eps=0.0)
@@ -241,7 +241,7 @@ def standardise(
 
 
 def _check_shapes(name: str, x: Tensor, sizes: Any = None, **operands: Any) -> None:
-    """Raise ValueError for an operand that has not the shape `sizes`, by default (C,)."""
+    """Raise ValueError for an operand whose shape is not `sizes`, by default (C,)."""
     expected = x.shape[1:2] if sizes is None else sizes
     for operand_name, operand in operands.items():
         if operand is not None and (given := getattr(operand, "shape", ())) != expected:
@@ -251,7 +251,7 @@ def _check_shapes(name: str, x: Tensor, sizes: Any = None, **operands: Any) -> N
 
 
 def _columns(name: str, x: Tensor, split: tuple[int, ...], **operands: Tensor | None) -> list[Any]:
-    """Operands of shape (C,) as `split`, which broadcasts against x with its channels on axis 1."""
+    """Reshape operands of shape (C,) to `split`, which broadcasts against x (N, C, ...)."""
     _check_shapes(name, x, **operands)
     return [None if operand is None else reshape(operand, split) for operand in operands.values()]
 
@@ -259,7 +259,7 @@ def _columns(name: str, x: Tensor, split: tuple[int, ...], **operands: Tensor | 
 def _trailing(
     x: Tensor, normalized_shape: int | Sequence[int], name: str, **operands: Any
 ) -> tuple[int, ...]:
-    """The last axes of x, which must have the sizes normalized_shape, as must the operands."""
+    """The last axes of x; checks that x and the operands match normalized_shape there."""
     sizes = tuple(normalized_shape) if isinstance(normalized_shape, Sequence) else normalized_shape
     sizes = sizes if isinstance(sizes, tuple) else (sizes,)
     if not sizes or x.shape[-len(sizes) :] != sizes:
@@ -275,10 +275,10 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalise x over its last axes, of sizes normalized_shape (Ba et al. 2016, equation 4), with
-    the biased variance; weight and bias, if given, have that shape.
+    """Normalise x over its last axes, which have shape normalized_shape (Ba et al. 2016, equation
+    4), by the biased variance; weight and bias, if given, have that shape too.
 
-    Raises ValueError for shapes that do not agree.
+    Raises ValueError for shapes that do not match.
 
     >>> mg.nn.functional.layer_norm(mg.tensor([[1.0, 5.0], [2.0, 2.0]]), 2, eps=0.01).shape
     (2, 2)
@@ -294,8 +294,8 @@ def rms_norm(
     weight: Tensor | None = None,
     eps: float | None = None,
 ) -> Tensor:
-    """x / sqrt(mean(x²) + eps) * weight over the last axes, of sizes normalized_shape (Zhang &
-    Sennrich 2019, equation 4). eps=None is the machine epsilon of x's dtype.
+    """x / sqrt(mean(x²) + eps) * weight over the last axes, which have shape normalized_shape
+    (Zhang & Sennrich 2019, equation 4). eps=None means the machine epsilon of x's dtype.
 
     >>> mg.nn.functional.rms_norm(mg.tensor([3.0, 4.0, 0.0, 0.0]), 4, eps=0.0)
     tensor([1.2, 1.6, 0. , 0. ])
@@ -314,10 +314,10 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalise each sample of x (N, C, ...) over groups of C / num_groups successive channels
-    (Wu & He 2018, equations 1-3, 7); weight and bias have the shape (C,).
+    """Normalise each sample of x (N, C, ...) over groups of C / num_groups consecutive channels
+    (Wu & He 2018, equations 1-3, 7); weight and bias have shape (C,).
 
-    Raises ValueError if num_groups does not divide the channels, or for other shapes.
+    Raises ValueError if C is not divisible by num_groups, and for other shapes.
 
     >>> mg.nn.functional.group_norm(mg.randn(2, 6, 4), num_groups=3).shape
     (2, 6, 4)
@@ -352,11 +352,11 @@ def instance_norm(
     """Normalise each channel of each sample of x (N, C, ...) over its own elements (Ulyanov et al.
     2016, equation 5), or with use_input_stats=False by the running statistics, of shape (C,).
 
-    The running statistics, if given, move by the fraction `momentum` towards the averages over the
-    batch of the samples' means and unbiased variances, in place.
+    The running statistics, if given, move in place by the fraction `momentum` towards the samples'
+    means and unbiased variances, averaged over the batch.
 
-    Raises ValueError for one element per channel or shapes that do not agree, for running
-    statistics errors as `batch_norm`, and then writes nothing.
+    Raises ValueError for one element per channel or shapes that do not match, and the errors of
+    `batch_norm` for the running statistics, which are then unchanged.
 
     >>> x = mg.tensor([[[1.0, 3.0], [10.0, 30.0]]])
     >>> mg.nn.functional.instance_norm(x, eps=0.0).tolist()
@@ -396,7 +396,7 @@ def dropout(
     """In training, zero each element with probability p and scale the others by 1 / (1 - p). The
     mask is drawn from `generator` or the library's.
 
-    Raises ValueError unless 0 <= p <= 1, TypeError in training for an x that is not of floats.
+    Raises ValueError unless 0 <= p <= 1, and in training TypeError unless x has a float dtype.
 
     >>> mg.nn.functional.dropout(mg.ones(3), p=0.9, training=False)
     tensor([1., 1., 1.])
@@ -450,14 +450,13 @@ def embedding(
     norm_type: float = 2.0,
 ) -> Tensor:
     """The rows of weight (num_embeddings, embedding_dim) at integer `indices` (...), as a tensor
-    (..., embedding_dim). A row that is looked up several times gets the sum of the gradients.
+    (..., embedding_dim). The gradient of a row is the sum over its look-ups.
 
     padding_idx: a row that gets no gradient.
-    max_norm: rows that are looked up and whose norm_type-norm is larger are scaled to it first, in
-    place, without a gradient.
+    max_norm: before the look-up, rows whose norm of order norm_type exceeds max_norm are scaled
+    down to it, in place and without a gradient.
 
-    Raises TypeError for indices that are not integers, IndexError for a negative one or one without
-    a row.
+    Raises TypeError for indices that are not integers, IndexError for those out of range.
 
     >>> weight = mg.tensor([[0.0, 1.0], [2.0, 3.0]])
     >>> mg.nn.functional.embedding(mg.tensor([1, 0, 1]), weight)
@@ -500,10 +499,10 @@ def scaled_dot_product_attention(
     """softmax(query keyᵀ scale + mask) value (Vaswani et al. 2017, equation 1).
 
     query (..., L, E), key (..., S, E), value (..., S, Ev) -> (..., L, Ev); leading dimensions
-    broadcast. scale: 1/sqrt(E) by default. attn_mask broadcasts to (..., L, S): bool, True where a
-    query may look, or floats that are added. is_causal: query i sees keys 0 to i; not with a mask.
-    A query that may look nowhere gives 0. dropout_p is the probability to drop a weight, whatever
-    the mode of any module. Raises ValueError for shapes that do not fit.
+    broadcast. scale: 1/sqrt(E) by default. attn_mask broadcasts to (..., L, S): bools, True where a
+    query may attend, or floats to add. is_causal: query i attends to keys 0 to i; not with a mask.
+    A query whose keys are all masked gives 0. dropout_p: the probability of dropping a weight,
+    in any mode. Raises ValueError for shapes that do not match.
 
     >>> x = mg.tensor([[1.0, 0.0], [0.0, 1.0]])
     >>> mg.nn.functional.scaled_dot_product_attention(x, x, x, is_causal=True)[0]
@@ -522,7 +521,7 @@ def attention(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """As `scaled_dot_product_attention`; also the weights (..., L, S), which multiplied the values.
+    """Like `scaled_dot_product_attention`, but also returns the attention weights (..., L, S).
 
     >>> x = mg.eye(2)
     >>> mg.nn.functional.attention(x, x, x, scale=0.0)[1]
@@ -537,7 +536,7 @@ def attention(
     ):
         raise ValueError(f"{name}: {shapes}: expected (..., L, E), (..., S, E), (..., S, Ev)")
     if is_causal and attn_mask is not None:
-        raise ValueError(f"{name}: give is_causal or attn_mask, not both; & makes one mask of two")
+        raise ValueError(f"{name}: give is_causal or attn_mask, not both; & combines two masks")
     if scale is None:
         scale = 1 / math.sqrt(max(query.shape[-1], 1))
     scores = ops.matmul(query * real(scale, f"{name}: scale"), ops.matrix_transpose(key))
@@ -570,7 +569,7 @@ def attention(
 
 @memory_checked
 def one_hot(target: Tensor, num_classes: int = -1) -> Tensor:
-    """Class indices (...) as int64 rows (..., num_classes) with one 1; by default max + 1 classes.
+    """Class indices (...) as int64 rows (..., num_classes) with one 1; max + 1 classes by default.
 
     Raises IndexError for an index that is negative or too large.
 
@@ -584,7 +583,7 @@ def one_hot(target: Tensor, num_classes: int = -1) -> Tensor:
         raise TypeError(f"one_hot: class indices must be integers, got {labels.dtype}")
     if num_classes == -1:
         if labels.size == 0:
-            raise ValueError("one_hot: give num_classes, an empty target does not tell it")
+            raise ValueError("one_hot: give num_classes; an empty target does not show it")
         num_classes = int(labels.max()) + 1
     num_classes = integer(num_classes, "one_hot: num_classes")
     nothing_ignored = np.iinfo(np.int64).min
@@ -603,8 +602,8 @@ def silu(x: Tensor, inplace: bool = False) -> Tensor:
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """x Φ(x) with the normal distribution function Φ, or with approximate="tanh" the form with tanh
-    (Hendrycks & Gimpel 2016, section 2).
+    """x Φ(x) with the normal distribution function Φ, or with approximate="tanh" its approximation
+    by tanh (Hendrycks & Gimpel 2016, section 2).
 
     >>> mg.nn.functional.gelu(mg.tensor([0.0, 1.0]), approximate="tanh")
     tensor([0.        , 0.84119195])
@@ -613,9 +612,9 @@ def gelu(x: Tensor, approximate: str = "none") -> Tensor:
         return ops.gelu(x)
     choice(approximate, "GELU: approximate", "none", "tanh")
     x = to_tensor(x, "gelu")
-    far = ops.abs(x) > 100.0  # where gelu is relu, and inf * 0 would be NaN
+    far = ops.abs(x) > 100.0  # gelu equals relu here, and inf * 0 would be NaN
     near = where(far, 0.0, x)
-    # 1 + tanh(u) = 2 sigmoid(2 u), which keeps the left tail
+    # 1 + tanh(u) = 2 sigmoid(2 u), which does not cancel in the left tail
     inner = math.sqrt(8 / math.pi) * (near + 0.044715 * (near * near * near))
     return near * sigmoid(inner) + where(far, ops.relu(x), 0.0)
 
@@ -646,7 +645,7 @@ def softsign(x: Tensor) -> Tensor:
     >>> mg.nn.functional.softsign(mg.tensor([-1.0, 3.0]))
     tensor([-0.5 ,  0.75])
     """
-    # Beyond 1 as 1 / (sign x + 1/x), whose slope does not cancel and which has limits at ±inf.
+    # For |x| > 1 as 1 / (sign x + 1/x): its slope does not cancel, and it is right at ±inf.
     x = to_tensor(x, "softsign")
     large = ops.abs(x) > 1.0
     near, far = where(large, 0.0, x), where(large, x, 1.0)
@@ -669,13 +668,13 @@ def elu(x: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     >>> mg.nn.functional.elu(mg.tensor([-1000.0, 2.0]))
     tensor([-1.,  2.])
     """
-    # The exponential sees no x above 0, where it would overflow; clip, unlike minimum, has the
-    # slope 1 at its bound.
+    # clip keeps positive x from overflowing in the exponential; unlike minimum, it has the slope 1
+    # at its bound.
     return ops.relu(x) + alpha * expm1(clip(x, max=0.0))
 
 
 def selu(x: Tensor, inplace: bool = False) -> Tensor:
-    """λ elu(x, α) with the λ = 1.0507 and α = 1.6733 that bring mean and variance to 0 and 1
+    """λ elu(x, α), where λ = 1.0507 and α = 1.6733 keep the mean at 0 and the variance at 1
     (Klambauer et al. 2017, equations 2 and 14).
 
     >>> mg.nn.functional.selu(mg.tensor([-1000.0, 1.0]))
@@ -710,13 +709,13 @@ def hardtanh(
     x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
 ) -> Tensor:
     """x limited to [min_val, max_val]; its gradient at the bounds is 0, unlike that of `clip`.
-    Raises ValueError if min_val lies above max_val.
+    Raises ValueError if min_val > max_val.
 
     >>> mg.nn.functional.hardtanh(mg.tensor([-3.0, 0.5, 3.0]))
     tensor([-1. ,  0.5,  1. ])
     """
     if not min_val <= max_val:
-        raise ValueError(f"Hardtanh: min_val {min_val} lies above max_val {max_val}")
+        raise ValueError(f"Hardtanh: min_val {min_val} is greater than max_val {max_val}")
     x = to_tensor(x, "hardtanh")
     outside = (x <= min_val) | (x >= max_val)
     return where(outside, clip(x.detach(), min_val, max_val), x)
@@ -801,7 +800,7 @@ def hardshrink(x: Tensor, lambd: float = 0.5) -> Tensor:
 
 
 def softshrink(x: Tensor, lambd: float = 0.5) -> Tensor:
-    """x brought nearer to 0 by lambd, 0 where |x| <= lambd. Raises ValueError for a negative lambd.
+    """x moved towards 0 by lambd; 0 where |x| <= lambd. Raises ValueError for a negative lambd.
 
     >>> mg.nn.functional.softshrink(mg.tensor([-2.0, 0.5, 2.0]))
     tensor([-1.5,  0. ,  1.5])

@@ -1,4 +1,4 @@
-"""Starting values, written into a tensor in place; each function returns the tensor.
+"""Initialisation: each function fills a tensor in place and returns it.
 
 fan_in is the number of inputs of one output (in_features; for a convolution in_channels x kernel
 size), fan_out the number of outputs that one input reaches, as in Glorot & Bengio 2010 and He et
@@ -27,8 +27,8 @@ _GAINS = {
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """The factor that keeps the variance through a nonlinearity; `param` is the slope of leaky_relu
-    (0.01).
+    """The factor that preserves the variance through a nonlinearity; `param` is the slope of
+    leaky_relu, by default 0.01.
 
     >>> round(mg.nn.init.calculate_gain("relu"), 4)
     1.4142
@@ -37,14 +37,14 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
         return math.sqrt(2 / (1 + (0.01 if param is None else param) ** 2))
     if nonlinearity not in _GAINS:
         raise ValueError(
-            f"calculate_gain: unknown nonlinearity {nonlinearity!r}; known are leaky_relu, "
+            f"calculate_gain: unknown nonlinearity {nonlinearity!r}; expected leaky_relu, "
             f"{', '.join(_GAINS)}"
         )
     return _GAINS[nonlinearity]
 
 
 def _fan(tensor: Tensor, name: str, *modes: str) -> int:
-    """fan_in or fan_out of a tensor, or the sum of both modes."""
+    """The fan_in or fan_out of a tensor, or with both modes their sum."""
     shape = tensor.shape
     if len(shape) < 2:
         raise ValueError(
@@ -88,7 +88,7 @@ def normal_(
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
-    """Every element `val`.
+    """Set every element to `val`.
 
     >>> mg.nn.init.constant_(mg.empty(2), 7.0)
     tensor([7., 7.])
@@ -97,7 +97,7 @@ def constant_(tensor: Tensor, val: float) -> Tensor:
 
 
 def zeros_(tensor: Tensor) -> Tensor:
-    """Every element 0.
+    """Set every element to 0.
 
     >>> mg.nn.init.zeros_(mg.empty(2))
     tensor([0., 0.])
@@ -106,7 +106,7 @@ def zeros_(tensor: Tensor) -> Tensor:
 
 
 def ones_(tensor: Tensor) -> Tensor:
-    """Every element 1.
+    """Set every element to 1.
 
     >>> mg.nn.init.ones_(mg.empty(2))
     tensor([1., 1.])
@@ -122,10 +122,10 @@ def trunc_normal_(
     b: float = 2.0,
     generator: Generator | None = None,
 ) -> Tensor:
-    """Normal with the given mean and standard deviation (before truncation), within [a, b].
+    """Fill with normal numbers truncated to [a, b]; mean and std are those before truncation.
 
-    Exact, by rejection (Robert 1995), for bounds far out in a tail too. Raises ValueError unless
-    std > 0 and a < b, mean and std are finite, and [a, b] is within reach of both.
+    Exact, by rejection (Robert 1995), even for bounds far out in a tail. Raises ValueError unless
+    std > 0, a < b, mean and std are finite, and [a, b] is not infinitely many std from the mean.
 
     >>> w = mg.nn.init.trunc_normal_(mg.empty(100), std=0.02, a=-0.04, b=0.04)
     >>> bool((w.abs() <= 0.04).all())
@@ -144,7 +144,7 @@ def trunc_normal_(
     random = numpy_generator(generator, "trunc_normal_")
     values = _truncated(random, *((-high, -low) if flipped else (low, high)), tensor.size)
     values = mean + std * (-values if flipped else values)
-    return _write(tensor, np.clip(values, a, b).reshape(tensor.shape))  # clip what rounding moved
+    return _write(tensor, np.clip(values, a, b).reshape(tensor.shape))  # clip rounding errors
 
 
 def _truncated(random: np.random.Generator, low: float, high: float, size: int) -> np.ndarray:
@@ -170,7 +170,7 @@ def _truncated(random: np.random.Generator, low: float, high: float, size: int) 
 
 
 def eye_(tensor: Tensor) -> Tensor:
-    """Ones on the diagonal of a matrix, zeros elsewhere. Raises ValueError for another rank.
+    """Make a matrix the identity: ones on the diagonal. Raises ValueError for another rank.
 
     >>> mg.nn.init.eye_(mg.empty(2, 3))
     tensor([[1., 0., 0.],
@@ -185,8 +185,8 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None =
     """gain times a random matrix with orthonormal rows or columns, whichever are fewer (Saxe et al.
     2014); of a tensor (rows, ...) the axes after the first are taken as one.
 
-    By the QR decomposition of a normal matrix. The signs of R's diagonal are moved to Q, so that
-    all orthogonal matrices are equally likely (Mezzadri 2007, section 5).
+    Computed by the QR decomposition of a normal matrix. The signs of R's diagonal are moved to Q,
+    so that all orthogonal matrices are equally likely (Mezzadri 2007, section 5).
 
     >>> w = mg.nn.init.orthogonal_(mg.empty(2, 3)).numpy()
     >>> np.allclose(w @ w.T, np.eye(2), atol=1e-6)
@@ -211,8 +211,8 @@ def kaiming_uniform_(
     nonlinearity: str = "leaky_relu",
     generator: Generator | None = None,
 ) -> Tensor:
-    """Uniform in ±gain sqrt(3 / fan) (He et al. 2015, equations 10 and 14); a is the slope of
-    leaky_relu.
+    """Fill uniformly in ±gain sqrt(3 / fan) (He et al. 2015, equations 10 and 14); a is the slope
+    of leaky_relu.
 
     >>> w = mg.nn.init.kaiming_uniform_(mg.empty(8, 6))
     >>> bool((w.abs() <= 1).all())
@@ -230,7 +230,7 @@ def kaiming_normal_(
     nonlinearity: str = "leaky_relu",
     generator: Generator | None = None,
 ) -> Tensor:
-    """Normal with mean 0 and standard deviation gain / sqrt(fan); see `kaiming_uniform_`.
+    """Fill with normal numbers, mean 0, std gain / sqrt(fan); see `kaiming_uniform_`.
 
     >>> mg.nn.init.kaiming_normal_(mg.empty(8, 6)).shape
     (8, 6)

@@ -48,11 +48,11 @@ class _TrailingNorm(_Affine):
 
 
 class LayerNorm(_TrailingNorm):
-    """Layer normalisation over the last axes, of sizes normalized_shape (Ba et al. 2016); see
-    `functional.layer_norm`. The same in training and evaluation.
+    """Layer normalisation over the last axes, which have shape normalized_shape (Ba et al. 2016);
+    see `functional.layer_norm`. The same in training and evaluation.
 
     weight and bias have the shape normalized_shape and start at 1 and 0; elementwise_affine=False
-    is without both, bias=False without the bias. Raises ValueError for an input of other sizes.
+    omits both, bias=False the bias. Raises ValueError for an input of another shape.
 
     >>> y = mg.nn.LayerNorm(3)(mg.tensor([[1.0, 2.0, 6.0]]))
     >>> y.detach().numpy().round(2)
@@ -82,8 +82,8 @@ class LayerNorm(_TrailingNorm):
 
 
 class RMSNorm(_TrailingNorm):
-    """Division by the root of the mean square over the last axes, of sizes normalized_shape
-    (Zhang & Sennrich 2019); see `functional.rms_norm`. eps=None is the machine epsilon of the
+    """Division by the root mean square over the last axes, which have shape normalized_shape
+    (Zhang & Sennrich 2019); see `functional.rms_norm`. eps=None means the machine epsilon of the
     input's dtype.
 
     >>> mg.nn.RMSNorm(4, eps=0.0)(mg.tensor([3.0, 4.0, 0.0, 0.0])).tolist()[2:]
@@ -158,11 +158,11 @@ class DynamicTanh(_TrailingNorm):
 
 
 class GroupNorm(_Affine):
-    """Group normalisation of (N, C, ...) over groups of successive channels (Wu & He 2018); see
+    """Group normalisation of (N, C, ...) over groups of consecutive channels (Wu & He 2018); see
     `functional.group_norm`. The same in training and evaluation.
 
-    weight and bias have the shape (num_channels,) and start at 1 and 0. num_groups=1 takes all
-    channels together, num_groups=num_channels each for itself.
+    weight and bias have the shape (num_channels,) and start at 1 and 0. num_groups=1
+    normalises all channels together, num_groups=num_channels each on its own.
 
     >>> mg.nn.GroupNorm(3, 6)(mg.randn(2, 6, 4, 4)).shape
     (2, 6, 4, 4)
@@ -229,13 +229,13 @@ class _InstanceNorm(_Tracking):
 
 
 class InstanceNorm1d(_InstanceNorm):
-    """Instance normalisation of (N, C, L) or (C, L): each channel of each sample by its own mean
-    and biased variance (Ulyanov et al. 2016); see `functional.instance_norm`.
+    """Instance normalisation of (N, C, L) or (C, L): each channel of each sample is normalised by
+    its own mean and biased variance (Ulyanov et al. 2016); see `functional.instance_norm`.
 
-    By default without weight and bias (affine) and without running statistics. With
-    track_running_stats=True evaluation uses these; momentum is the weight of a new batch, None
-    means 0, as in PyTorch. Raises ValueError for another rank, number of channels, or one element
-    per channel.
+    By default it has no weight and bias (affine) and no running statistics. With
+    track_running_stats=True evaluation uses running statistics; momentum is the weight of a new
+    batch, None means 0, as in PyTorch. Raises ValueError for a wrong rank or number of channels,
+    and for one element per channel.
 
     >>> mg.nn.InstanceNorm1d(1, eps=0.0)(mg.tensor([[[1.0, 3.0]], [[5.0, 9.0]]])).tolist()
     [[[-1.0, 1.0]], [[-1.0, 1.0]]]

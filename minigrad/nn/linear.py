@@ -20,7 +20,7 @@ __all__ = ["Flatten", "Identity", "Linear", "Unflatten"]
 
 
 class _Uniform(Module):
-    """What layers share whose parameters start uniform in ±1 / sqrt(fan_in), as in PyTorch."""
+    """Base class of layers initialised uniformly in ±1 / sqrt(fan_in), as in PyTorch."""
 
     weight: Any
     bias: Any
@@ -35,8 +35,8 @@ class _Uniform(Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw every parameter anew, uniform in ±1 / sqrt(fan_in): the second size of the weight
-        times that of the kernel, or hidden_size in recurrent layers.
+        """Reinitialise every parameter uniformly in ±1 / sqrt(fan_in): the second size of the
+        weight times the size of the kernel, or hidden_size in recurrent layers.
 
         >>> layer = mg.nn.Conv1d(4, 2, 4)
         >>> layer.reset_parameters()
@@ -51,8 +51,8 @@ class _Uniform(Module):
 class Linear(_Uniform):
     """x @ weight.T + bias: (..., in_features) -> (..., out_features).
 
-    weight has the shape (out_features, in_features), bias (out_features,); both start uniform in
-    ±1/sqrt(in_features), as in PyTorch. dtype defaults to `get_default_dtype()`.
+    weight has the shape (out_features, in_features), bias (out_features,); both are initialised
+    uniformly in ±1/sqrt(in_features), as in PyTorch. dtype defaults to `get_default_dtype()`.
 
     >>> layer = mg.nn.Linear(3, 2)
     >>> layer(mg.ones(5, 3)).shape
@@ -76,14 +76,14 @@ class Linear(_Uniform):
         return linear(x, self.weight, self.bias)
 
     def extra_repr(self) -> str:
-        """Sizes and whether there is a bias."""
+        """The sizes, and whether there is a bias."""
         has_bias = self.bias is not None
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={has_bias}"
 
 
 @dataclass(eq=False, repr=False)
 class Flatten(Applied, function=flatten):
-    """The dimensions from start_dim to end_dim (included) as one; by default all but the batch.
+    """Flatten the dimensions from start_dim to end_dim, inclusive; by default all but the batch.
 
     >>> mg.nn.Flatten()(mg.ones(2, 3, 4)).shape
     (2, 12)
@@ -141,7 +141,7 @@ class Unflatten(Applied, function=_unflatten, dim=integer, unflattened_size=_unf
 
 
 class Identity(Module):
-    """Gives back what it gets; takes, and ignores, any arguments.
+    """Returns its input unchanged; ignores all constructor arguments.
 
     >>> mg.nn.Identity()(mg.ones(2))
     tensor([1., 1.])
@@ -151,5 +151,5 @@ class Identity(Module):
         super().__init__()
 
     def forward(self, x: Any) -> Any:
-        """x itself."""
+        """Returns x itself."""
         return x

@@ -1,4 +1,4 @@
-"""Distances and losses: the formulas as functions, and a Module of each loss."""
+"""Distances and losses: the formulas as functions, and a Module for each loss."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def cosine_similarity(
 def pairwise_distance(
     x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False
 ) -> Tensor:
-    """|x1 - x2 + eps|_p along the last dimension; the others broadcast.
+    """|x1 - x2 + eps|_p over the last dimension; the inputs are broadcast.
 
     >>> x1, x2 = mg.tensor([[3.0, 0.0]]), mg.tensor([[0.0, 4.0]])
     >>> mg.nn.functional.pairwise_distance(x1, x2)
@@ -110,8 +110,8 @@ def _pair(x: Tensor, target: Tensor, name: str) -> tuple[Tensor, Tensor]:
     x, target = to_tensors((x, target), name)
     if x.shape != target.shape:
         warnings.warn(
-            f"{name}: the target has shape {target.shape}, the input {x.shape}; broadcasting them "
-            "against each other is seldom meant: reshape one of them",
+            f"{name}: the target has shape {target.shape}, the input {x.shape}; they are "
+            "broadcast, which is rarely what you want; reshape one of them",
             stacklevel=4,
         )
     if x.dtype.kind != "f" and target.dtype.kind != "f":  # their squares could overflow
@@ -120,7 +120,7 @@ def _pair(x: Tensor, target: Tensor, name: str) -> tuple[Tensor, Tensor]:
 
 
 def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """(x - target)². Warns, as PyTorch does, where the shapes differ.
+    """(x - target)². Warns, as PyTorch does, if the shapes differ.
 
     >>> mg.nn.functional.mse_loss(mg.tensor([1.0, 2.0]), mg.tensor([1.0, 4.0]))
     tensor(2.)
@@ -130,7 +130,7 @@ def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 
 
 def l1_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-    """|x - target|. Warns, as PyTorch does, where the shapes differ.
+    """|x - target|. Warns, as PyTorch does, if the shapes differ.
 
     >>> mg.nn.functional.l1_loss(mg.tensor([1.0, 2.0]), mg.tensor([1.0, 4.0]))
     tensor(1.)
@@ -141,7 +141,7 @@ def l1_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 
 def smooth_l1_loss(x: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0) -> Tensor:
     """d² / (2 beta) where |d| < beta, |d| - beta / 2 elsewhere, for d = x - target (Girshick 2015,
-    equation 3). beta=0 is `l1_loss`. Warns where the shapes differ, ValueError for beta < 0.
+    equation 3). beta=0 gives `l1_loss`. Warns if the shapes differ; ValueError for beta < 0.
 
     >>> mg.nn.functional.smooth_l1_loss(mg.tensor([0.5, 3.0]), mg.zeros(2), "none")
     tensor([0.125, 2.5  ])
@@ -155,7 +155,7 @@ def smooth_l1_loss(x: Tensor, target: Tensor, reduction: str = "mean", beta: flo
 
 def huber_loss(x: Tensor, target: Tensor, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """d² / 2 where |d| < delta, delta (|d| - delta / 2) elsewhere, for d = x - target (Huber 1964).
-    Warns where the shapes differ, ValueError unless delta > 0.
+    Warns if the shapes differ; raises ValueError unless delta > 0.
 
     >>> mg.nn.functional.huber_loss(mg.tensor([1.0, 3.0]), mg.zeros(2), "none", delta=2.0)
     tensor([0.5, 4. ])
@@ -166,9 +166,9 @@ def huber_loss(x: Tensor, target: Tensor, reduction: str = "mean", delta: float 
 
 
 def _huber(difference: Tensor, delta: float, divisor: float = 1.0) -> Tensor:
-    """With c = clip(d, -delta, delta) both branches are c (d - c / 2), without |d|, whose kink at 0
-    would hide the curvature from the second derivative. c is divided first, since the product may
-    underflow."""
+    """With c = clip(d, -delta, delta) both branches are c (d - c / 2). This avoids |d|, whose kink
+    at 0 would hide the curvature from the second derivative. c is divided first, since the product
+    may underflow."""
     limited = clip(difference, -delta, delta)
     rest = difference - 0.5 * limited
     return (limited if divisor == 1 else limited / divisor) * rest
@@ -176,9 +176,9 @@ def _huber(difference: Tensor, delta: float, divisor: float = 1.0) -> Tensor:
 
 def kl_div(x: Tensor, target: Tensor, reduction: str = "mean", log_target: bool = False) -> Tensor:
     """t (log t - x) for log-probabilities x and probabilities t, or with log_target=True their
-    logarithms; where t is 0, so is the loss, and where it is negative, NaN. "batchmean" divides the
-    sum by the size of the first axis, and is the Kullback-Leibler divergence; "mean" divides by the
-    number of elements.
+    logarithms. The loss is 0 where t is 0, and NaN where t is negative. "batchmean" divides the sum
+    by the size of the first axis, which gives the Kullback-Leibler divergence; "mean" divides by
+    the number of elements.
 
     >>> p = mg.tensor([[0.5, 0.5]])
     >>> mg.nn.functional.kl_div(mg.log(mg.tensor([[0.25, 0.75]])), p, "batchmean")
@@ -214,7 +214,7 @@ def cosine_embedding_loss(
             f"{name}: expected two inputs of shape (N, D) or (D,) and a target of shape (N,) or "
             f"(), got {x1.shape}, {x2.shape} and {target.shape}"
         )
-    # 1e-12 is added to the squares, as in PyTorch, but nothing is squared that may overflow
+    # adds 1e-12 to the squares, as in PyTorch, but without a square that may overflow
     lengths = [hypot(norm(x, axis=-1, keepdims=True), 1e-6) for x in (x1, x2)]
     cosine = ((x1 / lengths[0]) * (x2 / lengths[1])).sum(axis=-1)
     apart = where(target == -1, clip(cosine - margin, min=0.0), 0.0)
@@ -232,8 +232,8 @@ def triplet_margin_loss(
     reduction: str = "mean",
 ) -> Tensor:
     """max(0, d(anchor, positive) - d(anchor, negative) + margin) with the `pairwise_distance` d of
-    order p, for inputs of shape (N, D) or (D,). swap=True takes the nearer of d(anchor, negative)
-    and d(positive, negative) (Balntas et al. 2016, section 3.3).
+    order p, for inputs of shape (N, D) or (D,). swap=True replaces d(anchor, negative) by the
+    smaller of it and d(positive, negative) (Balntas et al. 2016, section 3.3).
 
     >>> a, b, c = mg.tensor([[0.0, 0.0]]), mg.tensor([[3.0, 4.0]]), mg.tensor([[0.0, 4.0]])
     >>> mg.nn.functional.triplet_margin_loss(a, b, c)
@@ -394,10 +394,10 @@ def _bounds(x: np.ndarray) -> tuple[float, float]:
 def binary_cross_entropy(
     x: Tensor, target: Tensor, weight: Tensor | None = None, reduction: str = "mean"
 ) -> Tensor:
-    """-(t log(x) + (1 - t) log(1 - x)) for probabilities x. The logarithms are held at -100, so
-    that the loss is finite at 0 and 1; there they have the gradient 0. weight broadcasts.
+    """-(t log(x) + (1 - t) log(1 - x)) for probabilities x. The logarithms are clamped at -100,
+    so the loss is finite at 0 and 1, with a gradient of 0 there. weight broadcasts.
 
-    Raises ValueError if the shapes of x and target differ, or x lies outside [0, 1].
+    Raises ValueError if the shapes of x and target differ, or x is outside [0, 1].
 
     >>> mg.nn.functional.binary_cross_entropy(mg.tensor([0.0, 0.0]), mg.tensor([0.0, 1.0]))
     tensor(50.)
@@ -410,7 +410,7 @@ def binary_cross_entropy(
             f"{name}: expected probabilities between 0 and 1, got values from {low} to {high}; "
             "use binary_cross_entropy_with_logits for logits"
         )
-    # where stands inside the logarithm too: the gradient of log(0) is inf, and inf * 0 is NaN
+    # where is needed inside the logarithm too: log(0) has the gradient inf, and inf * 0 is NaN
     log_x = where(x > 0, clip(log(where(x > 0, x, 1.0)), min=-100.0), -100.0)
     log_rest = where(x < 1, clip(log1p(-where(x < 1, x, 0.0)), min=-100.0), -100.0)
     loss = (target - 1.0) * log_rest - target * log_x
@@ -433,8 +433,8 @@ def binary_cross_entropy_with_logits(
     reduction: str = "mean",
     pos_weight: Tensor | None = None,
 ) -> Tensor:
-    """-(pos_weight t log(s) + (1 - t) log(1 - s)) for s = sigmoid(x), from the logits x, so that
-    nothing overflows or cancels; 0 log(0) is 0. weight (for every element) and pos_weight
+    """-(pos_weight t log(s) + (1 - t) log(1 - s)) for s = sigmoid(x), computed from the logits x
+    without overflow or cancellation; 0 log(0) is 0. weight (for every element) and pos_weight
     broadcast.
 
     Raises ValueError if the shapes of x and target differ.
@@ -458,9 +458,9 @@ def nll_loss(
 ) -> Tensor:
     """-weight[t] x[t] for log-probabilities x (N, C), (C,) or (N, C, d1, ...) and class indices t.
 
-    target: int32 or int64, of the shape of x without C. Elements equal to ignore_index count
-    nothing. "mean" divides by the sum of the weights that counted. Raises IndexError for a class
-    that x does not have.
+    target: int32 or int64, of the shape of x without C. Elements equal to ignore_index are ignored.
+    "mean" divides by the sum of the weights of the others. Raises IndexError for a class index out
+    of range.
 
     >>> mg.nn.functional.nll_loss(mg.tensor([[-0.5, -1.0]]), mg.tensor([1]))
     tensor(1.)
@@ -491,9 +491,9 @@ def cross_entropy(
     label_smoothing: s replaces q by (1 - s) q + s / C (Szegedy et al. 2016, section 7).
     weight: a factor for each class, (C,).
     reduction: "mean" divides by the sum of the weights of the target classes that are not
-        ignore_index, or for probabilities by the number of rows, as in PyTorch.
+        ignored, or for probabilities by the number of rows, as in PyTorch.
 
-    Raises IndexError for a class that x does not have, ValueError for shapes, TypeError for dtypes.
+    Raises IndexError for a class index out of range, ValueError for shapes, TypeError for dtypes.
 
     >>> mg.nn.functional.cross_entropy(mg.zeros(2, 4), mg.tensor([0, 3]))
     tensor(1.3862944)
@@ -516,7 +516,7 @@ def cross_entropy(
 
 
 def _class_rows(x: Tensor, name: str) -> tuple[Tensor, tuple[int, ...]]:
-    """x as rows (n, C), and the shape that the n have in x."""
+    """x as rows (n, C), and the shape of the n rows in x."""
     if x.ndim == 2:
         return x, x.shape[:1]
     if x.ndim == 0:
@@ -548,8 +548,8 @@ def _index_loss(
     ignore_index: int,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """The loss of the rows (n, C) that are not ignored, where `losses` takes rows and their labels.
-    Elements are picked rather than multiplied by a mask, since a class that is masked out with -inf
+    """The loss of the rows (n, C) that are not ignored; `losses` maps rows and labels to losses.
+    Elements are selected rather than multiplied by a mask, because a class masked out with -inf
     would give -inf * 0."""
     if target.dtype.kind != "i":
         raise TypeError(
@@ -597,13 +597,13 @@ class _TargetLoss(_Loss):
     """A loss of one input and a target."""
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        """x and target, of shapes that the function takes; 0-d unless reduction="none"."""
+        """The loss for x and target, shaped as for the function; 0-d unless reduction="none"."""
         return self._function(x, target, *self._values(self))
 
 
 @dataclass(eq=False, repr=False)
 class MSELoss(_TargetLoss, function=mse_loss):
-    """(x - target)², averaged ("mean"), added ("sum") or element by element ("none").
+    """(x - target)², averaged ("mean"), summed ("sum") or elementwise ("none").
 
     >>> mg.nn.MSELoss()(mg.tensor([1.0, 2.0]), mg.tensor([1.0, 4.0]))
     tensor(2.)
@@ -614,7 +614,7 @@ class MSELoss(_TargetLoss, function=mse_loss):
 
 @dataclass(eq=False, repr=False)
 class L1Loss(_TargetLoss, function=l1_loss):
-    """|x - target|, averaged ("mean"), added ("sum") or element by element ("none").
+    """|x - target|, averaged ("mean"), summed ("sum") or elementwise ("none").
 
     >>> mg.nn.L1Loss()(mg.tensor([1.0, 2.0]), mg.tensor([1.0, 4.0]))
     tensor(1.)
@@ -649,8 +649,8 @@ class HuberLoss(_TargetLoss, function=huber_loss, delta=positive_real):
 
 @dataclass(eq=False, repr=False)
 class KLDivLoss(_TargetLoss, function=kl_div, reduction=_kl_reduction):
-    """Kullback-Leibler divergence of the distribution `target` from that with the logarithm x, with
-    reduction="batchmean"; see `functional.kl_div`.
+    """With reduction="batchmean" the Kullback-Leibler divergence of `target` from the distribution
+    with the logarithm x; see `functional.kl_div`.
 
     >>> p, q = mg.tensor([[0.5, 0.5]]), mg.tensor([[0.25, 0.75]])
     >>> mg.nn.KLDivLoss(reduction="batchmean")(mg.log(q), p)
@@ -674,7 +674,7 @@ class CosineEmbeddingLoss(_Loss, function=cosine_embedding_loss, margin=real):
     reduction: str = "mean"
 
     def forward(self, x1: Tensor, x2: Tensor, target: Tensor) -> Tensor:
-        """x1 and x2 of (N, D) or (D,), target of (N,) or (); 0-d unless reduction="none"."""
+        """x1 and x2 (N, D) or (D,), target (N,) or (); the loss, 0-d unless reduction="none"."""
         return self._function(x1, x2, target, *self._values(self))
 
 
@@ -695,7 +695,7 @@ class TripletMarginLoss(_Loss, function=triplet_margin_loss, margin=positive_rea
     reduction: str = "mean"
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        """Three tensors of (N, D) or (D,); 0-d unless reduction="none"."""
+        """Three tensors (N, D) or (D,); the loss, 0-d unless reduction="none"."""
         return self._function(anchor, positive, negative, *self._values(self))
 
 
@@ -764,8 +764,8 @@ class QuantileLoss(_TargetLoss, function=quantile_loss, q=_levels):
 class BCELoss(_TargetLoss, function=binary_cross_entropy):
     """Binary cross-entropy of probabilities; see `functional.binary_cross_entropy`.
 
-    weight: a factor for every element, broadcast. `BCEWithLogitsLoss` of what goes into the sigmoid
-    is more accurate.
+    weight: a factor for every element, broadcast. `BCEWithLogitsLoss`, applied to the input of the
+    sigmoid, is more accurate.
 
     >>> mg.nn.BCELoss()(mg.tensor([0.5, 1.0]), mg.tensor([1.0, 1.0]))
     tensor(0.3465736)
@@ -777,7 +777,7 @@ class BCELoss(_TargetLoss, function=binary_cross_entropy):
 
 @dataclass(eq=False, repr=False)
 class BCEWithLogitsLoss(_TargetLoss, function=binary_cross_entropy_with_logits):
-    """Binary cross-entropy of sigmoid(x), from the logits x, so that nothing overflows.
+    """Binary cross-entropy of sigmoid(x), computed from the logits x without overflow.
 
     weight: a factor for every element, broadcast; pos_weight: a factor for the positive class.
 

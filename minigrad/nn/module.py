@@ -1,7 +1,7 @@
 """Module: parameters, buffers and submodules by name.
 
-A module keeps its members in its `__dict__` like any other attribute, so that `self.weight` in
-`forward` costs what it costs in plain Python; `_members` only remembers which names are what.
+A module stores its members in its `__dict__` like any other attribute, so `self.weight` in
+`forward` costs no more than in plain Python; `_members` only records the kind of each name.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Hook = Callable[..., Any]
 
 
 class Parameter(Tensor):
-    """A Tensor that a Module registers when it is assigned to one: what an optimiser is to change.
+    """A Tensor that a Module registers when it is assigned as an attribute, for an optimiser.
 
-    data: a Tensor, array or nested list of floats; float32 or float64. Memory is shared where it
-    can be. Operations on it give plain Tensors. RuntimeError for integers that require grad.
+    data: a Tensor, array or nested list of floats, float32 or float64. Memory is shared where
+    possible. Operations on it give plain Tensors. RuntimeError for integers that require grad.
 
     >>> mg.nn.Parameter([1.0, 2.0])
     Parameter containing:
@@ -52,7 +52,7 @@ class Parameter(Tensor):
 
 
 class LoadResult(NamedTuple):
-    """What `load_state_dict(strict=False)` passed over."""
+    """The keys that `load_state_dict(strict=False)` ignored."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
@@ -79,10 +79,10 @@ class Module(Constructed):
     _forward_hooks: tuple[Hook, ...] | list[Hook] = ()
     _forward_pre_hooks: tuple[Hook, ...] | list[Hook] = ()
     _forward_wrappers: tuple[Hook, ...] | list[Hook] = ()
-    _has_hooks: bool = False  # or has had some
-    # buffers that a checkpoint may lack, because they came later than the checkpoint format
+    _has_hooks: bool = False  # now or earlier
+    # buffers that a checkpoint may lack, because they were added to the format later
     _may_be_missing: tuple[str, ...] = ()
-    # while frozen: the names of the own parameters that required grad before
+    # while frozen: the names of its own parameters that required grad before
     _frozen: tuple[str, ...] | None = None
 
     def __init__(self) -> None:
@@ -129,8 +129,8 @@ class Module(Constructed):
         return output
 
     def register_forward_pre_hook(self, hook: Hook) -> RemovableHandle:
-        """Call `hook(module, inputs)` before each forward; what it returns, unless None, replaces
-        the inputs.
+        """Call `hook(module, inputs)` before each forward; a result other than None replaces the
+        inputs.
 
         >>> layer = mg.nn.Linear(2, 1)
         >>> handle = layer.register_forward_pre_hook(lambda module, inputs: print(inputs[0].shape))
@@ -141,8 +141,8 @@ class Module(Constructed):
         return self._register_hook("_forward_pre_hooks", hook)
 
     def register_forward_hook(self, hook: Hook) -> RemovableHandle:
-        """Call `hook(module, inputs, output)` after each forward; what it returns, unless None,
-        replaces the output.
+        """Call `hook(module, inputs, output)` after each forward; a result other than None replaces
+        the output.
 
         >>> layer = mg.nn.Linear(2, 1)
         >>> handle = layer.register_forward_hook(lambda module, inputs, output: output * 0 + 7)
@@ -153,8 +153,8 @@ class Module(Constructed):
         return self._register_hook("_forward_hooks", hook)
 
     def register_forward_wrapper(self, wrapper: Hook) -> RemovableHandle:
-        """Call `wrapper(module, forward, *inputs, **options)` in place of each forward, between the
-        hooks; what it returns is the output. Unlike a pair of hooks it sees where forward raises.
+        """Call `wrapper(module, forward, *inputs, **options)` instead of each forward, between the
+        hooks; its result is the output. Unlike a pair of hooks, it sees exceptions of forward.
         The wrapper registered last is the outermost.
 
         >>> layer = mg.nn.ReLU()
@@ -206,7 +206,7 @@ class Module(Constructed):
         if not name or "." in name:
             raise KeyError(f"{caller}: the name {name!r} must not be empty or contain a dot")
         if hasattr(self, name) and name not in self._members:
-            raise KeyError(f"{caller}: there is an attribute {name!r} already")
+            raise KeyError(f"{caller}: there is already an attribute {name!r}")
         if value is not None and not isinstance(value, expected):
             raise TypeError(
                 f"{caller} {name!r}: expected a {expected.__name__} or None, "
@@ -218,7 +218,7 @@ class Module(Constructed):
         self._register(name, value, kind)
 
     def register_parameter(self, name: str, parameter: Parameter | None) -> None:
-        """Make `parameter` a member under `name`, as assigning it does; None reserves the name.
+        """Register `parameter` under `name`, like an assignment; None reserves the name.
 
         >>> module = mg.nn.Module()
         >>> module.register_parameter("scale", mg.nn.Parameter([1.0]))
@@ -228,7 +228,7 @@ class Module(Constructed):
         self._register_new(name, parameter, PARAMETER, Parameter)
 
     def register_buffer(self, name: str, tensor: Tensor | None, persistent: bool = True) -> None:
-        """Make `tensor` a member that is no parameter; it is in `state_dict` if persistent.
+        """Register `tensor` as a buffer: no parameter, but in `state_dict` if persistent.
 
         >>> module = mg.nn.Module()
         >>> module.register_buffer("steps", mg.tensor(0))
@@ -238,7 +238,7 @@ class Module(Constructed):
         self._register_new(name, tensor, BUFFER if persistent else TRANSIENT, Tensor)
 
     def add_module(self, name: str, module: Module | None) -> None:
-        """Make `module` a submodule under `name`, as assigning it does.
+        """Register `module` as a submodule under `name`, like an assignment.
 
         >>> net = mg.nn.Module()
         >>> net.add_module("0", mg.nn.ReLU())
@@ -248,7 +248,7 @@ class Module(Constructed):
         self._register_new(name, module, MODULE, Module)
 
     def _own(self, *kinds: str) -> list[tuple[str, Any]]:
-        """The members of these kinds that are not None, kind by kind, as they were registered."""
+        """The members of these kinds that are not None, by kind, in the order of registration."""
         values = self.__dict__
         return [
             (name, values[name])
@@ -272,7 +272,7 @@ class Module(Constructed):
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Parameter]]:
-        """Names and Parameters, of submodules too; one that several modules share comes once.
+        """Names and Parameters, of submodules too; a shared Parameter is listed once.
 
         >>> [name for name, parameter in mg.nn.Linear(2, 3).named_parameters()]
         ['weight', 'bias']
@@ -280,7 +280,7 @@ class Module(Constructed):
         return self._named((PARAMETER,), prefix, recurse, remove_duplicate)
 
     def parameters(self, recurse: bool = True) -> Iterator[Parameter]:
-        """The Parameters, as an optimiser takes them.
+        """The Parameters, for example for an optimiser.
 
         >>> sum(parameter.size for parameter in mg.nn.Linear(2, 3).parameters())
         9
@@ -354,7 +354,7 @@ class Module(Constructed):
 
     # -------------------------------------------------------------------------------- modes
     def train(self: Self, mode: bool = True) -> Self:
-        """Training mode (batch statistics, dropout) here and below, but where frozen. Returns self.
+        """Set training mode (batch statistics, dropout) here and below unless frozen. Returns self.
 
         >>> mg.nn.Dropout().train(False).training
         False
@@ -384,11 +384,11 @@ class Module(Constructed):
 
     def freeze(self: Self, *kinds: type[Module]) -> Self:
         """Keep this module and all below it, or those of the given classes, in evaluation mode,
-        also after `train()`, and their parameters without gradients. Returns self.
+        even after `train()`, and their parameters without gradients. Returns self.
 
-        A frozen BatchNorm normalises by its running statistics, which stay as they are; like
-        `trainable = False` in Keras, and torchvision's FrozenBatchNorm2d. Gradients that the
-        parameters have are forgotten, since an optimiser would still apply them.
+        A frozen BatchNorm normalises by its running statistics, which do not change, like
+        `trainable = False` in Keras and torchvision's FrozenBatchNorm2d. Existing gradients of the
+        parameters are dropped, because an optimiser would still apply them.
 
         >>> net = mg.nn.Sequential(mg.nn.Linear(2, 3), mg.nn.BatchNorm1d(3))
         >>> net = net.freeze(mg.nn.BatchNorm1d).train()
@@ -407,7 +407,7 @@ class Module(Constructed):
 
     def unfreeze(self: Self, *kinds: type[Module]) -> Self:
         """Undo `freeze` here and below, or for the given classes: training mode, and gradients for
-        the parameters that had them before. What is not frozen stays as it is. Returns self.
+        the parameters that had them before. Other modules are unchanged. Returns self.
 
         >>> layer = mg.nn.BatchNorm1d(3).freeze().unfreeze()
         >>> layer.training, layer.weight.requires_grad
@@ -428,7 +428,7 @@ class Module(Constructed):
         return [module for module in self.modules() if not kinds or isinstance(module, kinds)]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients of all parameters, or with set_to_none=False fill them with zeros.
+        """Drop the gradients of all parameters, or with set_to_none=False fill them with zeros.
 
         >>> layer = mg.nn.Linear(2, 1)
         >>> layer(mg.ones(1, 2)).sum().backward()
@@ -444,7 +444,7 @@ class Module(Constructed):
                     parameter.grad = parameter.grad.detach().zero_()
 
     def apply(self: Self, function: Callable[[Module], Any]) -> Self:
-        """Call `function` on every submodule, then on this module, to initialise. Returns self.
+        """Call `function` on every submodule and then on this module. Returns self.
 
         >>> net = mg.nn.Sequential(mg.nn.ReLU()).apply(lambda module: print(type(module).__name__))
         ReLU
@@ -514,7 +514,7 @@ class Module(Constructed):
 
     # -------------------------------------------------------------------------------- state
     def state_dict(self, prefix: str = "") -> dict[str, Tensor]:
-        """Parameters and persistent buffers by name: detached, but on the same memory.
+        """Parameters and persistent buffers by name, detached, but sharing memory.
 
         >>> {name: value.shape for name, value in mg.nn.Linear(2, 3).state_dict().items()}
         {'weight': (3, 2), 'bias': (3,)}
@@ -525,9 +525,9 @@ class Module(Constructed):
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True) -> LoadResult:
         """Copy Tensors or arrays, PyTorch's too, by name into parameters and persistent buffers.
 
-        Values may have another precision, but neither another shape nor another kind of dtype. With
-        strict=False missing and unexpected keys are returned instead of raised. Raises one
-        RuntimeError that lists everything that does not fit, and then has changed nothing.
+        Values may differ in precision, but not in shape or kind of dtype. With strict=False missing
+        and unexpected keys are returned instead of raised. Raises one RuntimeError that lists
+        everything that does not fit, and changes nothing then.
 
         >>> source, target = mg.nn.Linear(2, 3), mg.nn.Linear(2, 3)
         >>> target.load_state_dict(source.state_dict())
@@ -568,7 +568,7 @@ class Module(Constructed):
 
     # ---------------------------------------------------------------------------------- text
     def extra_repr(self) -> str:
-        """What stands between the parentheses in `repr`; subclasses write their own.
+        """The text between the parentheses in `repr`; subclasses override it.
 
         >>> mg.nn.Dropout(0.1).extra_repr()
         'p=0.1'
@@ -576,12 +576,12 @@ class Module(Constructed):
         return ""
 
     def _changed(self, **defaults: Any) -> list[str]:
-        """name=value of the attributes, where there are some, that differ from these defaults."""
+        """name=value for each attribute that differs from its default."""
         values = {name: getattr(self, name, default) for name, default in defaults.items()}
         return [f"{name}={value!r}" for name, value in values.items() if value != defaults[name]]
 
     def _rows(self, label: str, indent: str, seen: set[int]) -> tuple[list[tuple[str, int]], int]:
-        """Lines of the tree with the parameters that each counts, and their sum."""
+        """The lines of the tree with the number of parameters of each, and their sum."""
         count = 0
         for _, parameter in self._own(PARAMETER):
             if id(parameter) not in seen:
@@ -608,7 +608,7 @@ class Module(Constructed):
 
 
 def _check_assigned(name: str, kind: str, value: Any) -> None:
-    """Raise unless a member of this kind may become `value`, no Parameter and no Module."""
+    """Raise unless `value`, not a Parameter or Module, may replace a member of this kind."""
     if kind in (BUFFER, TRANSIENT) and isinstance(value, Tensor):
         return
     expected = {PARAMETER: "a Parameter", MODULE: "a Module"}.get(kind, "a Tensor")
@@ -633,7 +633,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _foreign_array(value: Any) -> Any:
-    """A tensor of another library as an array, its float16 as float32; or why it cannot be."""
+    """A tensor of another library as an array, float16 as float32; or the error if it cannot."""
     if isinstance(value, Tensor):
         return value
     if hasattr(value, "__array__"):
@@ -645,9 +645,9 @@ def _foreign_array(value: Any) -> Any:
 
 
 def _misfit(own: Tensor, value: Any) -> str | None:
-    """Why `value` cannot be written to `own`, None if it can."""
+    """Why `value` cannot be copied to `own`, or None if it can."""
     if isinstance(value, Exception):
-        return f"cannot become an array: {value}"
+        return f"cannot be converted to an array: {value}"
     if not isinstance(value, (Tensor, np.ndarray, np.generic)):
         return f"expected a Tensor or array, got {type(value).__name__}"
     if value.shape != own.shape:
@@ -662,8 +662,8 @@ def _misfit(own: Tensor, value: Any) -> str | None:
 
 
 def _apart(values: dict[str, Any], own: dict[str, Tensor]) -> dict[str, Any]:
-    """The values, those copied that share memory with a tensor that is written before them: a net
-    may load its own tensors under other names."""
+    """The values, copied where they share memory with a tensor that is written before them, since a
+    net may load its own tensors under other names."""
     low, high = np.array([byte_bounds(own[key]._array) for key in values]).reshape(-1, 2).T
     apart = {}
     for i, (key, value) in enumerate(values.items()):

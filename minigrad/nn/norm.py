@@ -1,6 +1,6 @@
 """BatchNorm, BatchRenorm and GhostBatchNorm, and exact running statistics for all of them.
 
-The formula stands once, in `functional.batch_norm`; nobody wrote its gradient. Here is its state.
+The formula is in `functional.batch_norm`, and nobody wrote its gradient. This file has the state.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ += ["recalibrate"]
 
 
 class _Affine(Module):
-    """What all normalisations share: a weight and a bias of one shape, which start at 1 and 0."""
+    """Base class of normalisations: a weight and a bias of one shape, which start at 1 and 0."""
 
     weight: Any  # a Parameter or None
     bias: Any
@@ -36,7 +36,7 @@ class _Affine(Module):
         self.register_parameter("bias", Parameter(zeros(shape, dtype=dtype)) if bias else None)
 
     def reset_parameters(self) -> None:
-        """Start again with weight 1 and bias 0.
+        """Reset the weight to 1 and the bias to 0.
 
         >>> layer = mg.nn.LayerNorm(2)
         >>> layer.reset_parameters()
@@ -88,7 +88,7 @@ class _Tracking(_Affine):
         self.register_buffer("num_batches_tracked", tensor(0) if tracked else None)
 
     def reset_running_stats(self) -> None:
-        """Start again at mean 0 and variance 1.
+        """Reset the running mean to 0 and the running variance to 1.
 
         >>> layer = mg.nn.BatchNorm1d(2)
         >>> y = layer(mg.randn(8, 2))
@@ -102,7 +102,7 @@ class _Tracking(_Affine):
             self.num_batches_tracked.zero_()
 
     def reset_parameters(self) -> None:
-        """Start again with weight 1, bias 0 and fresh running statistics."""
+        """Reset the weight to 1, the bias to 0, and the running statistics."""
         self.reset_running_stats()
         super().reset_parameters()
 
@@ -119,7 +119,7 @@ class _Tracking(_Affine):
         return x
 
     def extra_repr(self) -> str:
-        """The channels and the options."""
+        """The number of channels and the options."""
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
             f"track_running_stats={self.track_running_stats}{self._without_bias()}"
@@ -152,9 +152,9 @@ class BatchNorm1d(_BatchNorm):
 
     y = (x - mean) / sqrt(var + eps) * weight + bias, in training with the mean and the biased
     variance of the batch, in evaluation with running_mean and running_var. These start at 0 and 1
-    and move with every batch in training: running = (1 - momentum) running + momentum batch, where
-    the batch's variance is the unbiased one. momentum=None gives every batch the same weight
-    (cumulative average), 0 freezes them.
+    and are updated by every batch in training: running = (1 - momentum) running + momentum batch,
+    with the unbiased variance of the batch. momentum=None weights all batches equally (cumulative
+    average), 0 freezes the running statistics.
 
     affine=False: no weight and bias; bias=False: no bias. track_running_stats=False: no buffers,
     batch statistics in evaluation too. Raises ValueError for another rank or number of channels,
@@ -319,8 +319,7 @@ class GhostBatchNorm(_BatchNorm):
 # ------------------------------------------------------------------------------ exact statistics
 class _Pool:
     """Mean and variance per channel of all values seen, merged batch by batch in float64 (Chan,
-    Golub & LeVeque 1983, equation 2.1): neither depends on how the values were divided into
-    batches."""
+    Golub & LeVeque 1983, equation 2.1), so they do not depend on the division into batches."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -348,10 +347,10 @@ def recalibrate(model: Module, batches: Iterable[Any]) -> None:
     the data are divided into batches.
 
     Running averages lag behind the weights and depend on the order of the batches. Here the layers
-    are done one after the other, in the order in which data reach them: each pass over `batches`
-    runs the model in evaluation mode, so that a layer sees what the layers before it, recalibrated
-    already, give. One pass per BatchNorm; a layer that no data reach keeps its statistics, and one
-    that is called several times pools all calls.
+    are recalibrated one by one, in the order in which data reach them: each pass over `batches`
+    runs the model in evaluation mode, so a layer sees the outputs of layers that are already
+    recalibrated. It takes one pass per BatchNorm; a layer that no data reach keeps its statistics,
+    and one that is called several times pools all calls.
 
     batches: inputs of the model, or tuples or lists whose first element is the input, as a
     DataLoader gives. They are gone over several times and must hold the same data each time; an
@@ -360,8 +359,8 @@ def recalibrate(model: Module, batches: Iterable[Any]) -> None:
     batches that cannot be iterated over, ValueError for no data, or a BatchNorm without running
     statistics; after any error the statistics are the old ones.
 
-    On unlabelled data of another domain this is adaptive BatchNorm (Li et al. 2016): the net's
-    activations are normalised there as they were on the data that it was trained on.
+    On unlabelled data from another domain this is adaptive BatchNorm (Li et al. 2016): activations
+    are normalised there as they were on the training data.
 
     >>> net = mg.nn.Sequential(mg.nn.BatchNorm1d(1))
     >>> mg.nn.recalibrate(net, [mg.tensor([[1.0], [2.0]]), mg.tensor([[6.0]])])
@@ -413,7 +412,7 @@ def recalibrate(model: Module, batches: Iterable[Any]) -> None:
 def _pool_first(
     model: Module, batches: Iterable[Any], waiting: list[_BatchNorm]
 ) -> tuple[_BatchNorm | None, _Pool]:
-    """Run all batches; pool the inputs of whichever of the waiting layers is called first."""
+    """Run all batches; pool the inputs of the waiting layer that is called first."""
     first: list[_BatchNorm] = []
     pool = _Pool()
 
@@ -434,5 +433,5 @@ def _pool_first(
         for handle in handles:
             handle.remove()
     if empty or (first and not pool.count):
-        raise ValueError("recalibrate: there are no data in the batches")
+        raise ValueError("recalibrate: the batches contain no data")
     return (first[0] if first else None), pool

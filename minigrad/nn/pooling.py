@@ -22,7 +22,7 @@ __all__ = ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPo
 __all__ += ["MaxPool1d", "MaxPool2d", "Upsample"]
 
 Output = int | None | Sequence[int | None]
-Sides = list[tuple[np.ndarray, np.ndarray]]  # where windows start and stop, for each axis
+Sides = list[tuple[np.ndarray, np.ndarray]]  # the starts and stops of the windows along each axis
 
 
 def _checked(name: str, x: Tensor, axes: int) -> Tensor:
@@ -36,8 +36,8 @@ def _checked(name: str, x: Tensor, axes: int) -> Tensor:
 def _find_windows(
     name: str, size: int, window: tuple[int, ...], ceil_mode: bool, inside: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where the windows along an axis of `size` elements start and stop: at the edges with the
-    padding that they hold or, inside, without it. With ceil_mode a last one may reach beyond it."""
+    """The starts and stops of the windows along an axis of `size` elements, with the padding at the
+    edges or, if `inside`, without it. With ceil_mode the last window may extend beyond it."""
     kernel, stride, padding, dilation = window
     span = dilation * (kernel - 1) + 1
     options = f"kernel_size={kernel}, stride={stride}, padding={padding}, dilation={dilation}"
@@ -61,8 +61,8 @@ def _find_windows(
     starts, stops = np.where(starts < 0, starts % dilation, starts), np.minimum(stops, size)
     if (starts >= stops).any():
         raise ValueError(
-            f"{name}: window {np.argmax(starts >= stops)} over the {size} elements of an axis sees "
-            f"padding alone with {options}"
+            f"{name}: window {np.argmax(starts >= stops)} over the {size} elements of an axis is "
+            f"all padding with {options}"
         )
     return starts, stops
 
@@ -73,7 +73,7 @@ _windows = lru_cache(1024)(_find_windows)
 def _each_axis(
     name: str, axes: int, kernel_size: Shape, stride: Any, padding: Shape, dilation: Shape = 1
 ) -> list[tuple[int, ...]]:
-    """Kernel size, stride (by default the kernel size), padding and dilation for every axis."""
+    """Kernel size, stride (default: kernel size), padding and dilation for every axis."""
     kernel = per_axis(kernel_size, axes, f"{name}: kernel_size")
     strides = kernel if stride is None else per_axis(stride, axes, f"{name}: stride")
     paddings = per_axis(padding, axes, f"{name}: padding", 0)
@@ -125,10 +125,10 @@ def max_pool2d(
     maximum; a NaN wins.
 
     kernel_size, stride (kernel_size by default), padding, dilation: ints, or tuples of one or two.
-    padding: as if -inf stood around x, at most half a window. ceil_mode: a last window may reach
-    beyond the padding, if it starts before it. return_indices: also the positions of the maxima in
-    H x W taken as one axis, int64. Raises ValueError for a window larger than the padded input, and
-    for one whose elements are padding alone, where PyTorch gives -inf and no valid position.
+    padding: by -inf, at most half a window. ceil_mode: the last window may extend beyond the
+    padding if it starts before it. return_indices: also return the positions of the maxima in the
+    flattened H x W, int64. Raises ValueError for a window larger than the padded input, and for one
+    that is all padding, where PyTorch gives -inf and an invalid position.
 
     >>> mg.nn.functional.max_pool2d(mg.tensor([[[1.0, 3.0], [2.0, 0.0]]]), 2, return_indices=True)
     (tensor([[[3.]]]), tensor([[[1]]]))
@@ -194,8 +194,8 @@ def avg_pool2d(
     """The mean of each window of x (N, C, H, W) or (C, H, W), padded with zeros.
 
     kernel_size, stride (kernel_size by default), padding: ints, or tuples of one or two.
-    count_include_pad: whether the zeros count; what a window of ceil_mode finds beyond the padding
-    never does. divisor_override, not 0, divides all sums instead.
+    count_include_pad: whether the zeros count; elements beyond the padding, which ceil_mode may
+    include, never do. divisor_override, not 0, divides all sums instead.
 
     >>> mg.nn.functional.avg_pool2d(mg.tensor([[[1.0, 3.0], [2.0, 0.0]]]), 2)
     tensor([[[1.5]]])
@@ -207,7 +207,7 @@ def avg_pool2d(
 # -------------------------------------------------------------------------------------- adaptive
 @memory_checked
 def _adaptive(name: str, x: Tensor, axes: int, output_size: Output) -> tuple[Tensor, Sides]:
-    """Windows that divide each axis as evenly as can be; they overlap where it does not divide."""
+    """Windows that divide each axis as evenly as possible; they overlap if it is not divisible."""
     x = _checked(name, x, axes)
     sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * axes
     if len(sizes) != axes:
@@ -244,7 +244,7 @@ def _adaptive_max_pool(name: str, axes: int, x: Tensor, size: Output, indices: b
 
 
 def adaptive_avg_pool1d(x: Tensor, output_size: Output) -> Tensor:
-    """x (N, C, L) or (C, L) as `output_size` means; see `adaptive_avg_pool2d`.
+    """Reduce x (N, C, L) or (C, L) to `output_size` means; see `adaptive_avg_pool2d`.
 
     >>> mg.nn.functional.adaptive_avg_pool1d(mg.tensor([[1.0, 3.0, 2.0, 0.0]]), 2)
     tensor([[2., 1.]])
@@ -253,8 +253,8 @@ def adaptive_avg_pool1d(x: Tensor, output_size: Output) -> Tensor:
 
 
 def adaptive_avg_pool2d(x: Tensor, output_size: Output) -> Tensor:
-    """x (N, C, H, W) or (C, H, W) as means over windows that divide it into `output_size` (an int
-    or a pair; None keeps a size): window i of n goes from floor(i H / n) to ceil((i + 1) H / n).
+    """Reduce x (N, C, H, W) or (C, H, W) to means over `output_size` windows (an int or a pair;
+    None keeps a size): window i of n goes from floor(i H / n) to ceil((i + 1) H / n).
 
     >>> mg.nn.functional.adaptive_avg_pool2d(mg.ones(2, 3, 5, 7), (2, None)).shape
     (2, 3, 2, 7)
@@ -263,7 +263,7 @@ def adaptive_avg_pool2d(x: Tensor, output_size: Output) -> Tensor:
 
 
 def adaptive_max_pool2d(x: Tensor, output_size: Output, return_indices: bool = False) -> Any:
-    """As `adaptive_avg_pool2d`, with maxima, and their positions as in `max_pool2d`.
+    """Like `adaptive_avg_pool2d`, with maxima; return_indices as in `max_pool2d`.
 
     >>> mg.nn.functional.adaptive_max_pool2d(mg.tensor([[[1.0, 3.0], [2.0, 0.0]]]), 1)
     tensor([[[3.]]])
@@ -367,18 +367,17 @@ def _resampled(x: Tensor, size: Any, scale_factor: Any) -> list[tuple[int, Any, 
 
 # ---------------------------------------------------------------------------------------- layers
 class _Pooling(Applied):
-    """A Module that applies a function of its name, the number of axes, x and the options."""
+    """A Module that applies a function of the class name, number of axes, x and options."""
 
     _axes: ClassVar[int]
 
     def forward(self, x: Tensor) -> Any:
-        """The means or maxima, with return_indices also the positions of the maxima."""
+        """The means or maxima, and with return_indices the positions of the maxima."""
         return self._function(type(self).__name__, self._axes, x, *self._values(self))
 
 
 class _WindowPool(_Pooling):
-    """Keeps sizes as they were given, with NumPy's integers as ints, and as the stride, where none
-    is given, the kernel size."""
+    """Stores sizes as given, NumPy's integers as ints; the stride defaults to the kernel size."""
 
     def _keep(self, given: Mapping[str, Any]) -> None:
         names = ("kernel_size", "stride", "padding", "dilation")
@@ -459,7 +458,7 @@ class _AdaptiveAvgPool(_Pooling, function=_adaptive_avg_pool):
 
 
 class AdaptiveAvgPool1d(_AdaptiveAvgPool):
-    """(N, C, L) or (C, L) as output_size means; see `functional.adaptive_avg_pool2d`.
+    """Reduce (N, C, L) or (C, L) to output_size means; see `functional.adaptive_avg_pool2d`.
 
     >>> mg.nn.AdaptiveAvgPool1d(1)(mg.tensor([[1.0, 3.0]]))
     tensor([[2.]])
@@ -469,8 +468,8 @@ class AdaptiveAvgPool1d(_AdaptiveAvgPool):
 
 
 class AdaptiveAvgPool2d(_AdaptiveAvgPool):
-    """(N, C, H, W) or (C, H, W) as means over windows that divide it into output_size; see
-    `functional.adaptive_avg_pool2d`. AdaptiveAvgPool2d(1) is the mean of each channel.
+    """Reduce (N, C, H, W) or (C, H, W) to means over output_size windows; see
+    `functional.adaptive_avg_pool2d`. AdaptiveAvgPool2d(1) gives the mean of each channel.
 
     >>> mg.nn.AdaptiveAvgPool2d(1)(mg.ones(2, 3, 8, 8)).shape
     (2, 3, 1, 1)
@@ -481,7 +480,7 @@ class AdaptiveAvgPool2d(_AdaptiveAvgPool):
 
 @dataclass(eq=False, repr=False)
 class AdaptiveMaxPool2d(_Pooling, function=_adaptive_max_pool):
-    """As AdaptiveAvgPool2d, with maxima.
+    """Like AdaptiveAvgPool2d, with maxima.
 
     >>> mg.nn.AdaptiveMaxPool2d((1, 2))(mg.ones(2, 3, 8, 8)).shape
     (2, 3, 1, 2)
@@ -507,7 +506,7 @@ class Upsample(Applied, function=interpolate, mode=_resampling_mode):
     align_corners: bool | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """The larger, or smaller, tensor."""
+        """The resized tensor."""
         return self._function(x, *self._values(self))
 
     def extra_repr(self) -> str:

@@ -1,19 +1,18 @@
 """RNN, LSTM, GRU, their cells, and the batch-normalised LSTM.
 
-An LSTM layer without proj_size is one `Function` over all steps, on the loops of
+An LSTM layer without proj_size is one `Function` over all steps, which runs the loops of
 `_core/fast/recurrent.pyx`: 7.0 ms where a composition of steps took 8.6 (64 to 128 units, 32 steps
 of batch 32, forward and backward).
 
-All else is composed of steps. In these a state is a matrix of columns, (hidden_size, N): the gates
-then lie one after the other in memory, as blocks of rows of (4 hidden_size, N). A step is one
-product, of [W_ih b W_hh] and [x; 1; h], of which the weight is not packed (56 us where
-`h @ weight.T` took 91); backward the engine takes the products of many steps for the weights
-together. (To project the inputs of all steps before the loop came out slower: it saves no
-arithmetic, and costs passes over the gates of all steps.)
+Everything else is composed of steps. There a state is a matrix of columns, (hidden_size, N), so the
+gates are contiguous in memory, as blocks of rows of (4 hidden_size, N). A step is one product, of
+[W_ih b W_hh] and [x; 1; h], whose weight is not packed (56 us where `h @ weight.T` took 91). In
+backward the engine merges the products for the weights over many steps. (It was slower to project
+the inputs of all steps before the loop: no arithmetic is saved, and the gates are read again.)
 
-Sequences of different lengths are padded at the end. A step does not look ahead, so the output at
-`lengths - 1` is the last of each sequence (`y[lengths - 1, mg.arange(N)]`), and a loss masks the
-rest. Only the reverse direction of a bidirectional net would read the padding first.
+Pad sequences of different lengths at the end. A step does not look ahead, so the last output of
+each sequence is the one at `lengths - 1` (`y[lengths - 1, mg.arange(N)]`), and a loss masks the
+rest. Only the reverse direction of a bidirectional net reads the padding first.
 """
 
 from __future__ import annotations
@@ -61,17 +60,17 @@ State = tuple[Tensor, ...]
 
 
 def _beside(*parts: Tensor | None) -> Tensor:
-    """Matrices, and vectors as columns, as one matrix."""
+    """Concatenate matrices, and vectors as columns, side by side."""
     columns = [p if p.ndim == 2 else reshape(p, (-1, 1)) for p in parts if p is not None]
     return concat(columns, axis=1)
 
 
 # ---------------------------------------------------------------------------------------- one step
 class _Kind(_Uniform):
-    """What a layer and its cell share: the parameters, and how a step goes from state to state.
+    """Base class of a layer and its cell: the parameters, and the step from state to state.
 
-    A subclass has `_gates`, the number of blocks in its weights, `_states`, the number of tensors
-    in its state, of which the first is h, and `_step`.
+    A subclass defines `_gates`, the number of blocks in its weights, `_states`, the number of
+    tensors in its state, of which the first is h, and `_step`.
     """
 
     _gates: ClassVar[int]
@@ -92,7 +91,7 @@ class _Kind(_Uniform):
             setattr(self, name + suffix, Parameter(empty(shape, dtype=dtype)))
 
     def _matrices(self, suffix: str) -> list[Tensor]:
-        """What a step multiplies [x; 1; h] by, or without bias [x; h]; made once for all steps."""
+        """The matrices that multiply [x; 1; h], or without bias [x; h], in every step."""
         ih, hh, bias_ih, bias_hh = self._weights(suffix)
         return [_beside(ih, bias_ih + bias_hh if self.bias else None, hh)]
 
@@ -104,7 +103,7 @@ class _Kind(_Uniform):
         return self.hidden_size
 
     def _step(self, inputs: list[Tensor], state: State, matrices: list[Tensor]) -> State:
-        """From the inputs [x] or [x, 1], (input_size, N) and (1, N), and a state to the next."""
+        """The next state, from a state and inputs [x] or [x, 1], (input_size, N) and (1, N)."""
         raise NotImplementedError
 
     def _input(self, given: Any, ranks: dict[int, str]) -> Tensor:
@@ -115,7 +114,7 @@ class _Kind(_Uniform):
         return x
 
     def _given_state(self, hx: Any, leading: tuple[int, ...], x: Tensor) -> list[Tensor]:
-        """The tensors of a state (*leading, size); zeros for None. Anything else raises."""
+        """Check a state and list its tensors, (*leading, size); None gives zeros."""
         name = type(self).__name__
         sizes = (self.proj_size or self.hidden_size, self.hidden_size)[: self._states]
         if hx is None:
@@ -184,11 +183,12 @@ class _GRUKind(_Kind):
 
 # ------------------------------------------------------------------------------- layers over time
 class _Sequence(_Kind):
-    """Layers and directions around a step."""
+    """Runs a step over time, in several layers and directions."""
 
     def _over_time(self, x: Tensor, state: State, suffix: str) -> tuple[Tensor, State]:
-        """One layer in one direction, step by step: x (T, features, N) and a state of (N, size) to
-        the outputs (T, size, N) and the last state; (T, N, features), (T, N, size) if _has_rows."""
+        """Run one layer in one direction, step by step, on x (T, features, N) and a state of
+        (N, size). Returns the outputs (T, size, N) and the last state. If `_has_rows`, x is
+        (T, N, features) and the outputs are (T, N, size)."""
         matrices = self._matrices(suffix)
         one = [ones(1, x.shape[2], dtype=x.dtype)] if self.bias else []
         state, outputs = tuple(h.T for h in state), []
@@ -198,7 +198,7 @@ class _Sequence(_Kind):
         return stack(outputs), tuple(h.T for h in state)
 
     def _has_rows(self) -> bool:
-        """Whether `_over_time` takes and gives a row for each sequence, not a column."""
+        """Whether sequences are rows, not columns, in `_over_time`."""
         return False
 
     def __init__(
@@ -224,7 +224,7 @@ class _Sequence(_Kind):
         probability(dropout, "dropout: the probability p")
         if dropout and num_layers == 1:
             warnings.warn(
-                f"{name}: dropout={dropout} stands between layers, and there is only one",
+                f"{name}: dropout={dropout} applies between layers, but there is only one",
                 stacklevel=3,
             )
         if proj_size and self._gates != 4:
@@ -286,7 +286,7 @@ class _Sequence(_Kind):
         return "(N, T, input_size)" if self.batch_first else "(T, N, input_size)"
 
     def extra_repr(self) -> str:
-        """The sizes, and the options that are not the defaults."""
+        """The sizes, and the options that differ from the defaults."""
         options = {"batch_first": False, "dropout": 0, "bidirectional": False}
         given = self._changed(proj_size=0, num_layers=1, bias=True, **options)
         return ", ".join([str(self.input_size), str(self.hidden_size), *given])
@@ -298,14 +298,14 @@ class RNN(_ElmanKind, _Sequence):
 
     forward(x, h0=None) takes x of shape (T, N, input_size), (N, T, input_size) with batch_first,
     or (T, input_size) without a batch, and h0 of shape (num_layers * directions, N, hidden_size),
-    zeros by default; it gives the outputs of the last layer, (T, N, directions * hidden_size) in
+    zeros by default. It returns the outputs of the last layer, (T, N, directions * hidden_size) in
     the layout of x, and the last h of every layer, in the shape of h0. Parameters as in PyTorch:
     weight_ih_l0 (hidden_size, input_size), weight_hh_l0, bias_ih_l0, bias_hh_l0, ..., with
-    `_reverse` for the other direction, uniform in ±1/sqrt(hidden_size) at first. dropout: the
-    probability of zero between layers, in training.
+    `_reverse` for the other direction, initialised uniformly in ±1/sqrt(hidden_size). dropout: the
+    probability of zeroing an element between layers, in training.
 
-    Sequences of different lengths: pad them, see the head of minigrad/nn/recurrent.py.
-    Raises ValueError for another shape or a sequence without steps.
+    Pad sequences of different lengths, see the top of minigrad/nn/recurrent.py.
+    Raises ValueError for a wrong shape or a sequence without steps.
 
     >>> layer = mg.nn.RNN(3, 4, num_layers=2)
     >>> y, h = layer(mg.randn(5, 2, 3))
@@ -361,13 +361,13 @@ class LSTM(_LSTMKind, _Sequence):
 
 
 class LSTMSequence(Function):
-    """x (T, N, features), h and c (N, size), the weights, and perhaps a bias, to all h and the last
-    c; `keep` what a gradient needs. Where nobody records it, the gradient is one call too; else it
-    is that of the same steps in primitives."""
+    """All h and the last c, from x (T, N, features), h and c (N, size), the weights and an optional
+    bias; `keep` saves what a gradient needs. The gradient is one call too, unless it is recorded;
+    then it is that of the same steps in primitives."""
 
     @staticmethod
     def forward(ctx: Any, keep: bool, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        """In one call."""
+        """Run all steps in one call."""
         x, h, c, weight_ih, weight_hh, *bias = tensors
         y, last, *ctx.kept = lstm_forward(
             x, h, c, weight_ih, weight_hh, bias[0] if bias else None, keep
@@ -377,13 +377,13 @@ class LSTMSequence(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, g_last: Tensor) -> list[Tensor | None]:
-        """In one call, or recorded."""
+        """The gradients in one call, or recorded."""
         needs = ctx.needs_input_grad[1:]
         y, *tensors = ctx.saved_tensors
         recorded = is_grad_enabled()
         if recorded or not SEQUENCE.take():
             with enable_grad():
-                tensors = [  # one of them may be given twice, or frozen since
+                tensors = [  # one may be given twice, or frozen by now
                     t.detach().requires_grad_() if needed and not t.requires_grad else t[...]
                     for t, needed in zip(tensors, needs, strict=True)
                 ]
@@ -402,7 +402,7 @@ class LSTMSequence(Function):
     def composed(
         x: Tensor, h: Tensor, c: Tensor, weight_ih: Tensor, weight_hh: Tensor, *bias: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The same values, step by step."""
+        """The same values, composed step by step."""
         size, outputs = c.shape[1], []
         for step in unstack(x):
             gates = linear(step, weight_ih, *bias) + linear(h, weight_hh)
@@ -430,7 +430,7 @@ class GRU(_GRUKind, _Sequence):
 
 # ------------------------------------------------------------------------------------------- cells
 class _Cell(_Kind):
-    """One step: (N, input_size) or (input_size,) and a state to the next state."""
+    """One step: the next state from (N, input_size) or (input_size,) and a state."""
 
     def __init__(
         self, input_size: int, hidden_size: int, bias: bool = True, dtype: Any = None
@@ -444,7 +444,7 @@ class _Cell(_Kind):
         self.reset_parameters()
 
     def forward(self, x: Tensor, hx: Any = None) -> Any:
-        """The next state, of the shape of the one given."""
+        """The next state, of the shape of the given one."""
         given = self._input(x, {1: "(input_size,)", 2: "(N, input_size)"})
         x = reshape(given, (-1, self.input_size))
         inputs = [x.T, ones(1, x.shape[0], dtype=x.dtype)] if self.bias else [x.T]
@@ -457,13 +457,13 @@ class _Cell(_Kind):
         return rows if self._states == 2 else rows[0]
 
     def extra_repr(self) -> str:
-        """The sizes, and bias if there is none."""
+        """The sizes, and bias=False if there is none."""
         return f"{self.input_size}, {self.hidden_size}" + ", bias=False" * (not self.bias)
 
 
 class RNNCell(_ElmanKind, _Cell):
-    """One step of an RNN: x (N, input_size) or (input_size,), h (N, hidden_size), by default zeros,
-    to the next h. Parameters weight_ih, weight_hh, bias_ih, bias_hh.
+    """One step of an RNN: the next h from x (N, input_size) or (input_size,) and h of shape
+    (N, hidden_size), zeros by default. Parameters weight_ih, weight_hh, bias_ih, bias_hh.
 
     >>> mg.nn.RNNCell(3, 4)(mg.randn(2, 3)).shape
     (2, 4)
@@ -482,7 +482,7 @@ class RNNCell(_ElmanKind, _Cell):
 
 
 class LSTMCell(_LSTMKind, _Cell):
-    """One step of an LSTM: x and a state (h, c) to the next (h, c); shapes as for RNNCell.
+    """One step of an LSTM: the next (h, c) from x and (h, c); shapes as for RNNCell.
 
     >>> h, c = mg.nn.LSTMCell(3, 4)(mg.randn(2, 3))
     >>> h.shape, c.shape
@@ -491,7 +491,7 @@ class LSTMCell(_LSTMKind, _Cell):
 
 
 class GRUCell(_GRUKind, _Cell):
-    """One step of a GRU: x and h to the next h; shapes as for RNNCell.
+    """One step of a GRU: the next h from x and h; shapes as for RNNCell.
 
     >>> mg.nn.GRUCell(3, 4)(mg.randn(3), mg.zeros(4)).shape
     (4,)
@@ -501,8 +501,8 @@ class GRUCell(_GRUKind, _Cell):
 # ------------------------------------------------------------------ recurrent batch normalisation
 class _StepNorm(Module):
     """Batch normalisation of (N, features) with running statistics for each step up to max_length;
-    all later steps share the last. In evaluation a step that no batch in training had takes those
-    of the last one before it that some had. The scale starts at 0.1."""
+    all later steps share the last. In evaluation a step that no training batch reached uses those
+    of the last step that one did. The scale starts at 0.1."""
 
     bias: Any
     running_mean: Tensor
@@ -522,14 +522,14 @@ class _StepNorm(Module):
         row = min(time, self.max_length - 1)
         if not self.training:
             row = self._trained(row)
-        mean, var = self.running_mean[row], self.running_var[row]  # views, which a batch moves
+        mean, var = self.running_mean[row], self.running_var[row]  # views, updated in place
         return functional.batch_norm(
             x, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps
         )
 
     def _trained(self, row: int) -> int:
-        """The last row up to this one that a batch moved from mean 0 and variance 1, or this one if
-        there is none. A batch moves all features, so that the first tells."""
+        """The last row up to this one that a batch has updated, or this one if there is none. A
+        batch updates all features, so looking at the first is enough."""
         mean, var = self.running_mean._array, self.running_var._array
         if var.item(row, 0) == 1 and mean.item(row, 0) == 0:
             moved = np.flatnonzero((var[:row, 0] != 1) | (mean[:row, 0] != 0))
@@ -544,17 +544,17 @@ class BatchNormLSTMCell(_Uniform):
     c_t = sigmoid(f) c_(t-1) + sigmoid(i) tanh(g)
     h_t = sigmoid(o) tanh(BN(c_t))
 
-    Each BN normalises per unit over the batch and has statistics of its own for each step: those at
-    the start, where h is constant, are far from those later. `time` says which step it is; from
-    max_length - 1 on all steps share the last statistics. In evaluation the steps beyond those of
-    all sequences in training take the statistics of the last of these (section 4). The scales start
+    Each BN normalises per unit over the batch and has separate statistics for each step, because
+    those at the start, where h is constant, differ from later ones. `time` is the number of the
+    step; from max_length - 1 on, all steps share the last statistics. In evaluation, steps beyond
+    the longest training sequence use the statistics of its last step (section 4). The scales start
     at 0.1, since with unit variance tanh saturates and gradients vanish (section 4); the BN of c
     has a shift as well.
 
     Parameters: weight_ih (4 hidden_size, input_size), weight_hh (4 hidden_size, hidden_size), bias,
     norm_ih.weight, norm_hh.weight, norm_c.weight, norm_c.bias, and for each norm the buffers
-    running_mean and running_var, (max_length, features). They move in training as in BatchNorm1d.
-    Raises ValueError for other shapes, a negative time, and in training a batch of one.
+    running_mean and running_var, (max_length, features). Training updates them as in BatchNorm1d.
+    Raises ValueError for wrong shapes, a negative time, and in training a batch of one.
 
     >>> cell = mg.nn.BatchNormLSTMCell(3, 4, max_length=10)
     >>> h, c = cell(mg.randn(8, 3), time=0)
@@ -591,7 +591,7 @@ class BatchNormLSTMCell(_Uniform):
         return self.hidden_size
 
     def forward(self, x: Tensor, hx: Any = None, time: int = 0) -> tuple[Tensor, Tensor]:
-        """x (N, input_size) and a state (h, c), zeros by default, to the next (h, c)."""
+        """The next (h, c) from x (N, input_size) and a state (h, c), zeros by default."""
         name = type(self).__name__
         x = to_tensor(x, name)
         if x.ndim != 2 or x.shape[1] != self.input_size:
@@ -623,9 +623,9 @@ class BatchNormLSTM(Module):
     """The batch-normalised LSTM over a sequence (Cooijmans et al. 2016); see BatchNormLSTMCell.
 
     forward(x, (h0, c0)=None) takes x of shape (T, N, input_size), or (N, T, input_size) with
-    batch_first, and states of shape (num_layers, N, hidden_size), and gives the outputs of the last
-    layer and (h_n, c_n), as LSTM does. The layers are the BatchNormLSTMCells `cells.0`, ...
-    `recalibrate` leaves their statistics alone: a longer run of training batches refreshes them.
+    batch_first, and states of shape (num_layers, N, hidden_size). It returns the outputs of the
+    last layer and (h_n, c_n), like LSTM. The layers are the BatchNormLSTMCells `cells.0`, ...
+    `recalibrate` does not change their statistics; only further training batches do.
 
     >>> net = mg.nn.BatchNormLSTM(3, 4, max_length=10, num_layers=2)
     >>> y, (h, c) = net(mg.randn(5, 8, 3))

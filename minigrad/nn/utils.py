@@ -35,18 +35,18 @@ def _listed(parameters: Tensor | Iterable[Tensor], name: str) -> list[Tensor]:
 
 
 def _gradients_of(parameters: Tensor | Iterable[Tensor], name: str) -> list[Tensor]:
-    """Those of all parameters, each of which counts once however often it is listed."""
+    """The gradients of all parameters; one that is listed several times counts once."""
     unique = dict.fromkeys(_listed(parameters, name))
     return [parameter.grad for parameter in unique if parameter.grad is not None]
 
 
 def _check_writable(tensors: Iterable[Tensor], name: str, kind: str) -> None:
-    """Raise before the first write, or an error half-way would leave some changed."""
+    """Raise before the first write, so that an error cannot leave some of them changed."""
     for each in tensors:
         if not each._array.flags.writeable:
             raise ValueError(
                 f"{name}: a {kind} of shape {each.shape} shares read-only memory; nothing was "
-                "changed; make it of a copy: mg.tensor(array)"
+                "changed; create it from a copy: mg.tensor(array)"
             )
 
 
@@ -59,10 +59,10 @@ def clip_grad_norm_(
     """Scale all gradients by one factor so that their joint norm is at most max_norm (Pascanu et
     al. 2013).
 
-    norm_type: the order of the norm; inf is the largest element. Returns the norm before clipping,
-    to which a parameter that is listed several times contributes once.
-    Raises RuntimeError for a norm that is inf or NaN if error_if_nonfinite, ValueError for a
-    gradient in read-only memory and a norm_type that is not positive, and then scales nothing.
+    norm_type: the order of the norm; inf means the largest element. Returns the norm before
+    clipping, in which a parameter that is listed several times counts once.
+    Raises RuntimeError if error_if_nonfinite and the norm is inf or NaN, ValueError for a read-only
+    gradient or a norm_type that is not positive, and then scales nothing.
 
     >>> w = mg.tensor([0.0, 0.0], requires_grad=True)
     >>> (w * mg.tensor([3.0, 4.0])).sum().backward()
@@ -75,7 +75,7 @@ def clip_grad_norm_(
     if not real(norm_type, "clip_grad_norm_: norm_type") > 0:
         raise ValueError(f"clip_grad_norm_: norm_type must be positive or inf, got {norm_type}")
     gradients = _gradients_of(parameters, "clip_grad_norm_")
-    gradients = [gradient for gradient in gradients if gradient.size]  # the others have no maximum
+    gradients = [gradient for gradient in gradients if gradient.size]  # empty ones have no maximum
     if not gradients:
         return tensor(0.0)
     with no_grad():
@@ -95,7 +95,7 @@ def clip_grad_norm_(
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
     """Limit every element of every gradient to [-clip_value, clip_value]. Raises ValueError for a
-    gradient in read-only memory, and then changes nothing.
+    read-only gradient, and then changes nothing.
 
     >>> w = mg.tensor([0.0, 0.0], requires_grad=True)
     >>> (w * mg.tensor([3.0, -0.5])).sum().backward()
@@ -113,7 +113,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
 
 # ----------------------------------------------------------------------- parameters as one vector
 def parameters_to_vector(parameters: Tensor | Iterable[Tensor]) -> Tensor:
-    """All parameters, one after the other, as one vector, through which gradients flow.
+    """Concatenate all parameters to one vector, through which gradients flow.
 
     >>> mg.nn.utils.parameters_to_vector(mg.nn.Linear(2, 3).parameters()).shape
     (9,)
@@ -125,10 +125,10 @@ def parameters_to_vector(parameters: Tensor | Iterable[Tensor]) -> Tensor:
 
 
 def vector_to_parameters(vec: Tensor, parameters: Tensor | Iterable[Tensor]) -> None:
-    """Copy the pieces of a vector into the parameters, the inverse of `parameters_to_vector`.
+    """Copy the pieces of a vector to the parameters, the inverse of `parameters_to_vector`.
 
-    Raises ValueError if the vector has another size than all parameters together, or a parameter
-    lies in read-only memory, and then writes nothing.
+    Raises ValueError if the size of the vector is not that of all parameters, or a parameter is
+    read-only, and then writes nothing.
 
     >>> layer = mg.nn.Linear(1, 2)
     >>> mg.nn.utils.vector_to_parameters(mg.arange(4.0), layer.parameters())
@@ -146,7 +146,7 @@ def vector_to_parameters(vec: Tensor, parameters: Tensor | Iterable[Tensor]) -> 
         )
     _check_writable(listed, "vector_to_parameters", "parameter")
     if any(np.may_share_memory(vec._array, parameter._array) for parameter in listed):
-        vec = vec.clone()  # or a piece might be overwritten before it is read
+        vec = vec.clone()  # so that no piece is overwritten before it is read
     with no_grad():
         for parameter, (start, stop) in zip(listed, pairwise(bounds), strict=True):
             parameter.copy_(reshape(vec.detach()[start:stop], parameter.shape))
@@ -154,7 +154,7 @@ def vector_to_parameters(vec: Tensor, parameters: Tensor | Iterable[Tensor]) -> 
 
 # --------------------------------------------------------------------------- weight normalisation
 class _WeightNorm:
-    """The hooks that make the weight before each forward, and free its graph after it. Objects
+    """The hooks that compute the weight before each forward, and free its graph after it. Objects
     rather than functions, so that the module can be copied and pickled."""
 
     def __init__(self, name: str, dim: int | None, before: bool) -> None:
@@ -177,12 +177,12 @@ class _WeightNorm:
 
 def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Module:
     """Replace the parameter `name` by its length g and its direction v: weight = g v / |v|
-    (Salimans & Kingma 2016, equation 2). Changes the module and returns it.
+    (Salimans & Kingma 2016, equation 2). Changes the module in place and returns it.
 
-    g, the parameter `name`_g, has one length for each index of the axis `dim` (for each output by
-    default), or with dim=None one for the whole; v is `name`_v. Outside of forward `module.name` is
-    the weight of the last forward, detached. Raises ValueError for a module without that parameter,
-    or for a dim that it does not have.
+    g, the parameter `name`_g, has one length for each index of the axis `dim` (by default for each
+    output), or with dim=None a single one; v is `name`_v. Outside forward, `module.name` is the
+    weight of the last forward, detached. Raises ValueError for a module without that parameter, or
+    a dim out of range.
 
     >>> layer = mg.nn.utils.weight_norm(mg.nn.Linear(3, 2))
     >>> {key: value.shape for key, value in layer.state_dict().items()}
@@ -212,8 +212,8 @@ def weight_norm(module: Module, name: str = "weight", dim: int | None = 0) -> Mo
 
 
 def remove_weight_norm(module: Module, name: str = "weight") -> Module:
-    """Undo `weight_norm`: the parameter `name` again, of the same value. Changes the module and
-    returns it. Raises ValueError if there is no weight norm on it.
+    """Undo `weight_norm`: restore the parameter `name`, with the current value. Changes the module
+    in place and returns it. Raises ValueError if it has no weight norm.
 
     >>> layer = mg.nn.utils.remove_weight_norm(mg.nn.utils.weight_norm(mg.nn.Linear(3, 2)))
     >>> sorted(layer.state_dict())
@@ -239,12 +239,12 @@ _FUSIBLE = (Linear, Conv1d, Conv2d)  # linear in the weight, whose axis 0 are th
 def fuse_batchnorm(module: Module, norm: Module | None = None) -> Module:
     """Fold BatchNorms into the Linear or convolution before them, for faster evaluation.
 
-    With one argument: a copy of a model in which, in every Sequential, also nested, a BatchNorm
-    that follows a Linear, Conv1d or Conv2d is replaced by an Identity, so that all other names
-    stay. With two: one layer that computes norm(module(x)), for models with a forward of their own.
-    In evaluation mode the outputs are equal to rounding: γ (w x + b - μ) / sqrt(σ² + eps) + β is
-    linear in x (Jacob et al. 2018, section 3.2). Transposed convolutions, whose weight has its
-    outputs on another axis, are left as they are.
+    With one argument: a copy of the model in which every BatchNorm that follows a Linear, Conv1d or
+    Conv2d in a Sequential, nested or not, is replaced by an Identity, so that all other names stay.
+    With two: one layer that computes norm(module(x)), for models with a forward of their own.
+    In evaluation mode the outputs are equal up to rounding: γ (w x + b - μ) / sqrt(σ² + eps) + β is
+    linear in x (Jacob et al. 2018, section 3.2). Transposed convolutions, whose outputs are on
+    another axis of the weight, are not folded.
 
     Raises ValueError for a BatchNorm in training mode or without running statistics, a pair that
     cannot be folded, or a model with nothing to fold.
