@@ -632,18 +632,18 @@ REFUSED = {
     "branch": (
         Function(lambda x: x + 1.0 if x.shape[0] == 2 else x * 1.0),
         ValueError,
-        "add runs here, but on other data the model goes another way",
+        "add runs here, but on other data the model takes another branch",
     ),
     "length": (
         Function(lambda x: sum([x] * x.shape[0])),
         ValueError,
-        "goes another way",
+        "takes another branch",
     ),
     "random": (Function(lambda x: x + mg.rand(2)), ValueError, "operand of add"),
     "mask": (
         Function(lambda x: x[np.array([[True, False]] * len(x))]),
         NotImplementedError,
-        "indices with arrays only integers",
+        "indexing with arrays supports only integers",
     ),
     "rank": (
         Function(lambda x: x.reshape((1,) * x.shape[0] + (-1,))),
@@ -653,7 +653,7 @@ REFUSED = {
     "size": (
         Function(lambda x: mg.broadcast_to(x[:1, :1], (x.shape[0] + 1, 2))),
         ValueError,
-        "a size in broadcast_to is 3, on other data 4",
+        "a size in broadcast_to is 3, but 4 on other data",
     ),
     "mask that is mostly empty": (
         Function(lambda x: mg.where(mg.isinf(x * x > 4.0) | (x > 3.0), x, 2.0 * x)),
@@ -663,7 +663,7 @@ REFUSED = {
     "hidden write": (
         Function(lambda x: written(x.detach() * 1.0)),
         ValueError,
-        "'output' of the graph is not what the model gives",
+        "output 'output' of the graph differs from the model",
     ),
     "NumPy": (
         Function(lambda x: mg.asarray(x.numpy() * 2.0)),
@@ -675,7 +675,7 @@ REFUSED = {
         NotImplementedError,
         "return_indices=True is not supported",
     ),
-    "no output": (Function(lambda x: None), ValueError, "must return Tensors"),
+    "no output": (Function(lambda x: None), ValueError, "must return the same number of Tensors"),
 }
 
 
@@ -771,7 +771,7 @@ def test_what_cannot_be_exported_says_so_and_writes_nothing(tmp_path, name):
         ((nn.ReLU(), mg.ones(1)), {"input_names": [""]}, TypeError, "must be a list of names"),
         ((nn.ReLU(), mg.ones(1)), {"input_names": ["a", "b"]}, ValueError, "expected 1 different"),
         ((nn.ReLU(), mg.ones(1)), {"output_names": []}, ValueError, "expected 1 different"),
-        ((nn.ReLU(), mg.ones(1)), {"output_names": ["input"]}, ValueError, "under other names"),
+        ((nn.ReLU(), mg.ones(1)), {"output_names": ["input"]}, ValueError, "with other names"),
     ],
 )
 def test_bad_arguments(arguments, options, kind, message):
@@ -885,5 +885,5 @@ def test_pooling_rounded_up(name):
 
 def test_pooling_rounded_up_in_one_axis_and_not_in_the_other():
     net = nn.MaxPool2d(3, (4, 2), 1, ceil_mode=True)
-    with pytest.raises(NotImplementedError, match="a last window is dropped in one axis"):
+    with pytest.raises(NotImplementedError, match="a last window is dropped along one axis"):
         exported(net, mg.randn(1, 2, 10, 8))

@@ -1,13 +1,13 @@
-"""Nets as ONNX files, which onnxruntime and other engines run.
+"""Export nets as ONNX files, which onnxruntime and other engines run.
 
 The model runs on the example and on random data with another batch size, while the engine reports
-its primitives (trace.py). A layer that ONNX knows, or the function in nn.functional that has its
-name, becomes one node or a few, and what it computes inside is passed over; elsewhere each
-primitive becomes what rules.py says, in the graph that graph.py builds. Where the runs differ it is
-either a size that grows with the batch, or something that a graph cannot hold and that would be
-wrong for other data: a number taken out of a tensor, a mask that NumPy made, a branch. One run is
-on wild data, of many magnitudes, to bring these out. At last onnxruntime or ONNX's own evaluator
-must give what the model gave (verify.py).
+its primitives (trace.py). A layer that ONNX supports, or the function of the same name in
+nn.functional, becomes one node or a few, and the primitives inside it are skipped. Any other
+primitive is translated by rules.py and added to the graph that graph.py builds. Where the runs
+differ, it is either a size that depends on the batch, or something that a graph cannot represent
+and that would be wrong for other data: a number read from a tensor, a mask made by NumPy, a branch.
+One run uses data of many magnitudes to reveal these. Finally onnxruntime or ONNX's own evaluator
+must reproduce the outputs of the model (verify.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .verify import validate
 __all__ = ["export", "supported"]
 __dir__ = __all__.copy
 
-_OLDEST = 18  # the first opset in which every reduction takes its axes as an input
+_OLDEST = 18  # the first opset in which every reduction has its axes as an input
 
 
 def export(
@@ -46,19 +46,19 @@ def export(
 ) -> None:
     """Write `model`, in evaluation mode, to `path` (a path or an open binary file) as ONNX.
 
-    example: the input, a Tensor, or a tuple of them for several. Its shape and dtype count; its
-        values should be such as the model meets, for Python control flow is taken as it went.
+    example: the input, a Tensor, or a tuple of Tensors. Its shape and dtype matter; its values
+        should be typical inputs of the model, because Python control flow is recorded as it ran.
     input_names, output_names: by default "input" and "output", numbered if there are several.
     dynamic_batch: leave the size of `batch_axis` open (1 for a recurrent net with time first), in
-        every input that has there the size that the first has.
+        every input whose size there equals that of the first.
     opset: the version of ONNX's operators, at least 18.
-    verify: compare with what onnxruntime gives on the example and on random data, or, where it is
-        not installed or lacks an operator, ONNX's reference evaluator.
+    verify: compare with the results of onnxruntime on the example and on random data, or of ONNX's
+        reference evaluator if onnxruntime is not installed or lacks an operator.
 
-    The file passes `onnx.checker.check_model(full_check=True)`. Mode, parameters and buffers of
-    the model stay as they are. Raises NotImplementedError that names the layer or primitive that
-    has no translation, its place, and those that have one (see `supported`); ValueError for a
-    result that differs, or depends on the data in a way that no graph holds; ImportError without
+    The file passes `onnx.checker.check_model(full_check=True)`. The mode, parameters and buffers of
+    the model do not change. Raises NotImplementedError for a layer or primitive without a
+    translation, with its place and the supported ones (see `supported`); ValueError for a result
+    that differs, or depends on the data in a way that a graph cannot represent; ImportError without
     the package onnx. After an error nothing is written.
 
     >>> import io, onnx
@@ -92,10 +92,10 @@ def export(
     outputs = _names(output_names, "output", len(runs[0].outputs))
     if not outputs or len(outputs) != len(runs[1].outputs) or {*inputs} & {*outputs}:
         raise ValueError(
-            "onnx.export: the model must return Tensors, as many at each call, and under other "
-            f"names than its inputs; got {len(outputs)} and {len(runs[1].outputs)} of them"
+            "onnx.export: the model must return the same number of Tensors at each call, with "
+            f"other names than its inputs; got {len(outputs)} and {len(runs[1].outputs)} of them"
         )
-    for other in (runs[2], runs[1]):  # the first graph only shows what depends on the data
+    for other in (runs[2], runs[1]):  # the first graph only detects what depends on the data
         graph = GraphBuilder(onnx, model, {*inputs, *outputs})
         if axis is not None:
             graph.batch = (inputs[0], axis, first[0].shape[axis], second[0].shape[axis])
@@ -132,7 +132,7 @@ def _names(given: Any, what: str, count: int) -> list[str]:
 
 
 def _other_data(inputs: list[Tensor], axis: int | None, decades: float) -> list[Tensor]:
-    """Random data, in the open axis one longer. They are drawn from the example's values, so that
+    """Random data, one longer along the open axis. They are drawn from the example's values, so
     they stay in its domain (class indices, positive numbers); floats are scaled by powers of ten.
     """
     if axis is not None and not (0 <= axis < inputs[0].ndim and inputs[0].shape[axis]):

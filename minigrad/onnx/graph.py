@@ -1,4 +1,4 @@
-"""An ONNX graph in the making, and the steps of a model that become its nodes."""
+"""The builder of an ONNX graph, and the steps of a model that become its nodes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..nn.module import Module
 
 
 class GraphBuilder:
-    """Nodes and initializers as they come, and which tensors of the two runs have which name."""
+    """Collects nodes and initializers, and maps the tensors of the two runs to names."""
 
     def __init__(self, onnx: Any, model: Module, taken: set[str]) -> None:
         self.onnx, self.taken, self.path = onnx, taken, ""
@@ -29,7 +29,7 @@ class GraphBuilder:
         self.owned = {key_of(tensor): (name, tensor) for name, tensor in owned}
 
     def unique(self, name: str) -> str:
-        """`name`, with a number if it is taken."""
+        """`name`, with a number appended if it is taken."""
         candidate, count = name, 0
         while candidate in self.taken:
             count += 1
@@ -38,7 +38,7 @@ class GraphBuilder:
         return candidate
 
     def node(self, operator: str, *inputs: Any, outputs: int = 1, **options: Any) -> Any:
-        """Add a node; arrays among its inputs become initializers. Its output's name, or a list."""
+        """Add a node; its array inputs become initializers. Returns its output name or a list."""
         name = self.unique(f"{self.path}/{operator}")
         made = [self.unique(f"{name}_output") for _ in range(outputs)]
         given = [self.constant(x) if isinstance(x, np.ndarray) else x for x in inputs]
@@ -48,7 +48,7 @@ class GraphBuilder:
         return made[0] if outputs == 1 else made
 
     def constant(self, array: np.ndarray, name: str | None = None) -> str:
-        """The name of an initializer with this content, which is added unless there is one."""
+        """The name of an initializer with this content, added if there is none yet."""
         content = (name, array.dtype, array.shape, array.tobytes())
         if content not in self._constants:
             made = self._constants[content] = self.unique(name or f"{self.path}/constant")
@@ -66,13 +66,13 @@ class GraphBuilder:
         return self.onnx.helper.make_tensor_value_info(name, dtype, shape)
 
     def bind(self, name: str, first: Tensor, second: Tensor) -> None:
-        """Note that these, a Tensor of each run, are the value called `name`."""
+        """Map a Tensor of each run to the value called `name`."""
         self.names[0, key_of(first)] = self.names[1, key_of(second)] = name
         if first.dtype.kind in "bi":
             self.indices[name] = [first.numpy(), second.numpy()]
 
     def publish(self, results: list[Any]) -> None:
-        """Give the values of the model's outputs the names that these have, and drop the rest."""
+        """Rename the values that are the model's outputs, and drop unused nodes."""
         self.path = ""
         step = TracedStep("", "the model", "the output", [], {}, [], None, self)
         renamed: dict[str, str] = {}
@@ -95,16 +95,16 @@ class GraphBuilder:
 
 @dataclass
 class TracedStep:
-    """A primitive, or a layer that ONNX knows: what went in and came out."""
+    """A primitive, or a layer that ONNX supports: its inputs and outputs."""
 
     path: str  # of the module that was running
     kind: str  # its class
     name: str  # of the primitive or the layer
-    inputs: list[Any]  # Tensors; of a primitive numbers too
-    attributes: dict[str, Any]  # of a layer, its members; of a function, its arguments
+    inputs: list[Any]  # Tensors; for a primitive also numbers
+    attributes: dict[str, Any]  # for a layer its members, for a function its arguments
     outputs: list[Tensor]
-    twin: Any = None  # the same step of the other run
-    graph: Any = None  # that it becomes a part of
+    twin: Any = None  # the same step in the other run
+    graph: Any = None  # the builder
 
     def fail(self, message: str, error: type[Exception] = ValueError) -> NoReturn:
         """Raise an error that names the module."""
@@ -115,7 +115,7 @@ class TracedStep:
         self.fail(message, NotImplementedError)
 
     def node(self, operator: str, *inputs: Any, **options: Any) -> Any:
-        """As `GraphBuilder.node`; numbers among the inputs take the dtype of the step's output."""
+        """`GraphBuilder.node`, with number inputs converted to the dtype of the step's output."""
         given = (np.array(x, self.dtype) if isinstance(x, Number) else x for x in inputs)
         return self.graph.node(operator, *given, **options)
 
@@ -127,11 +127,11 @@ class TracedStep:
 
     @property
     def dtype(self) -> Any:
-        """That of the output, the first if there are several."""
+        """The dtype of the first output."""
         return self.outputs[0].dtype
 
     def value(self, first: Any, second: Any, dtype: Any = None) -> str:
-        """The name of a Tensor or number: computed, a parameter, or else a constant."""
+        """The name of a Tensor or number: computed, a parameter, or a constant."""
         graph, keys = self.graph, (key_of(first), key_of(second))
         if not isinstance(first, Tensor):
             if not equal(first, second):
@@ -139,7 +139,7 @@ class TracedStep:
             return str(graph.constant(np.asarray(first, dtype)))
         name, other = (graph.names.get(pair) for pair in enumerate(keys))
         if name != other:
-            self.fail(f"{self.name} got other operands on other data")
+            self.fail(f"{self.name} has different operands on other data")
         if name is None:
             if keys[0] in graph.owned and keys[0] == keys[1]:
                 owned, parameter = graph.owned[keys[0]]
@@ -150,8 +150,8 @@ class TracedStep:
         return name if dtype is None or first.dtype == dtype else self.cast(name, dtype)
 
     def index(self, first: np.ndarray, second: np.ndarray) -> str | None:
-        """The name of an index or mask that was computed, which may have been copied since; None
-        for what is no Tensor."""
+        """The name of a computed index or mask, which may have been copied since; None if it is
+        not a Tensor."""
         names = {self.graph.names.get(key) for key in enumerate((key_of(first), key_of(second)))}
         if len(names) == 1 and None not in names:
             return str(names.pop())
@@ -160,17 +160,17 @@ class TracedStep:
         if name is not None and first.dtype.kind == "i" and equal(first, second):
             self.fail(
                 f"the index of {self.name} was {first!r:.80} on other data too; give an example in "
-                f"which {name!r}, which is equal to it, has several values"
+                f"which {name!r}, which equals it, has several values"
             )
         return name
 
     def _fixed(self, first: np.ndarray, second: np.ndarray) -> str:
-        """An array that no recorded operation made: it must not depend on the data, and on the
-        batch only with its shape."""
+        """An array that no recorded operation made. It must not depend on the data, and only its
+        shape may depend on the batch."""
         if np.array_equal(first, second, equal_nan=first.dtype.kind == "f"):
             return str(self.graph.constant(first))
         values = np.unique(np.concatenate([first.reshape(-1), second.reshape(-1)]))
-        # Zeros of the batch's shape are a state to start from; a mask is made of the data.
+        # Zeros of the batch's shape are an initial state; a mask is computed from the data.
         if first.ndim == second.ndim and len(values) == 1 and values.dtype.kind != "b":
             shape = self.sizes(first.shape, second.shape)
             return str(self.Expand(values, shape))
@@ -185,7 +185,7 @@ class TracedStep:
         return "" if first is None else self.value(first, second)
 
     def own_array(self, member: str) -> np.ndarray:
-        """A layer's parameter, to be rearranged; it must not be the result of an operation."""
+        """A layer's parameter, to be rearranged; it must not be a computed value."""
         parameter: Tensor = self.attributes[member]
         if (0, key_of(parameter)) in self.graph.names and key_of(parameter) not in self.graph.owned:
             self.unsupported(f"{member} is computed, not a parameter")
@@ -196,24 +196,24 @@ class TracedStep:
         return self.both(name, lambda step: step.attributes[name])
 
     def both(self, name: str, of: Callable[[TracedStep], Any]) -> Any:
-        """What holds of a step in both runs."""
+        """A property of the step, which must be the same in both runs."""
         value, other = of(self), of(self.twin)
         if not equal(value, other):
             self.fail(
                 f"the {name} of {self.name} was {value!r:.80} and, on other data, {other!r:.80}; "
-                "it cannot depend on them"
+                "it must not depend on the data"
             )
         return value
 
     def cast(self, name: str, dtype: Any) -> str:
-        """The value called `name` as another dtype."""
+        """The value called `name`, converted to another dtype."""
         to = self.graph.onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         return str(self.Cast(name, to=to))
 
     def sizes(self, first: Any, second: Any, infer: bool = False) -> Any:
-        """A shape for Reshape (`infer`: one size may be -1) or Expand, that follows the batch."""
+        """A shape for Reshape (`infer`: one size may be -1) or Expand, which follows the batch."""
         if len(first) != len(second):
-            self.fail(f"{self.name} gives the rank {len(first)}, on other data {len(second)}")
+            self.fail(f"{self.name} gives the rank {len(first)}, but {len(second)} on other data")
         varying = [d for d in range(len(first)) if first[d] != second[d]]
         if not varying or (infer and len(varying) == 1 and 0 not in first):
             return np.array([-1 if d in varying else n for d, n in enumerate(first)], np.int64)
@@ -224,14 +224,14 @@ class TracedStep:
                 continue
             source, axis, old, new = self.graph.batch
             if not old or n % old or n // old * new != m:
-                self.fail(f"a size in {self.name} is {n}, on other data {m}")
+                self.fail(f"a size in {self.name} is {n}, but {m} on other data")
             size = self.Shape(source, start=axis, end=axis + 1)
             pieces.append(self.Mul(size, np.array([n // old], np.int64)))
         return self.Concat(*pieces, axis=0)
 
 
 def key_of(value: Any) -> Any:
-    """What two Tensors (or arrays) have in common that are the same view of the same memory."""
+    """A key that is equal for two Tensors or arrays if they are the same view of memory."""
     array = value._array if isinstance(value, Tensor) else value
     if not isinstance(array, np.ndarray):
         return None
@@ -239,7 +239,7 @@ def key_of(value: Any) -> Any:
 
 
 def equal(a: Any, b: Any) -> bool:
-    """Equal in type and value, NaNs too."""
+    """Whether a and b are equal in type and value; NaN equals NaN."""
     if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
         return len(a) == len(b) and all(map(equal, a, b))
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):

@@ -1,4 +1,4 @@
-"""Rules: the ONNX nodes that a primitive, or a layer that ONNX knows, becomes."""
+"""Translation rules: from a primitive, or a layer that ONNX supports, to ONNX nodes."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..checks import per_axis
 from ..nn.conv import _padding as padded
 from .graph import GraphBuilder, TracedStep, equal
 
-Rule = Callable[..., Any]  # of a step and the names of its inputs; gives those of its outputs
+Rule = Callable[..., Any]  # maps a step and the names of its inputs to the names of its outputs
 
 _END = np.iinfo(np.int64).max
 
 
 def _chain(operators: str, attributes: str = "", /, **constants: Any) -> Rule:
-    """The operators one after the other, the first with these attributes and those of the step that
-    are listed as name or, where ONNX calls them otherwise, as onnx=name."""
+    """Apply the operators in sequence. The first gets `constants` and the step's attributes that
+    are listed as name, or as onnx=name where ONNX has another name."""
     pairs = [(name.split("=")[0], name.split("=")[-1]) for name in attributes.split()]
 
     def apply(step: TracedStep, *x: str) -> Any:
@@ -52,7 +52,7 @@ def _var(step: TracedStep, x: str) -> Any:
     if correction := step.attribute("correction"):
         count, other = (s.inputs[0].size / max(s.outputs[0].size, 1) for s in (step, step.twin))
         if count != other:
-            step.fail("var with a correction, over the batch, depends on the size of the batch")
+            step.fail("var over the batch, with a correction, depends on the size of the batch")
         var = step.Mul(var, count / (count - correction) if count > correction else np.nan)
     return var
 
@@ -76,8 +76,8 @@ def _getitem(step: TracedStep, x: str) -> Any:
         usable = array.dtype.kind == "i" or (name and d == 0)
         if not usable or not all(equal(part, slice(None)) for part in others):
             step.unsupported(
-                "of indices with arrays only integers are supported, in one axis, and masks that "
-                "an operation made, of the first axes"
+                "indexing with arrays supports only integers along one axis, and masks of the "
+                "first axes that an operation computed"
             )
         if array.dtype.kind == "b":
             places = step.Transpose(step.NonZero(name), perm=(1, 0))
@@ -90,7 +90,7 @@ def _getitem(step: TracedStep, x: str) -> Any:
     place = index.index(Ellipsis)
     missing = step.inputs[0].ndim + 1 - sum(part is not None for part in index)
     slices, dropped, new = [], [], []
-    axis = position = 0  # in x, and in the result
+    axis = position = 0  # the axis of x, and that of the result
     for part in (*index[:place], *(slice(None),) * missing, *index[place + 1 :]):
         if part is None:
             new.append(position)
@@ -119,7 +119,7 @@ def _take_along_axis(step: TracedStep, x: str) -> Any:
 
 
 def _constant_pad(step: TracedStep, x: str) -> Any:
-    """With a constant; the other modes are indices."""
+    """Padding with a constant; the other modes are recorded as indexing."""
 
     def widths(step: TracedStep) -> list[int]:
         before = [part.start for part in step.attributes["index"][:-1]]
@@ -133,7 +133,7 @@ def _constant_pad(step: TracedStep, x: str) -> Any:
 
 
 def _remainder(step: TracedStep, x: str, y: str) -> Any:
-    """The sign is that of y, in ONNX only for integers; fmod=1 for floats gives that of x."""
+    """The result has the sign of y; ONNX's Mod has it for integers only, fmod=1 that of x."""
     if step.dtype.kind == "i":
         return step.Mod(x, y)
     rest = step.Mod(x, y, fmod=1)
@@ -142,7 +142,7 @@ def _remainder(step: TracedStep, x: str, y: str) -> Any:
 
 
 def _gated(step: TracedStep, x: str, gate: str) -> Any:
-    """x times a gate that is 0 at -inf, where the limit is -0 and not -inf * 0 = NaN."""
+    """x times a gate that is 0 at -inf, where the limit is -0, not -inf * 0 = NaN."""
     return step.Mul(step.Max(x, np.finfo(step.dtype).min), gate)
 
 
@@ -152,14 +152,14 @@ def _gelu(step: TracedStep, x: str) -> Any:
 
 
 def _weigh(step: TracedStep, x: str, y: str) -> Any:
-    """x * y, where an infinite x counts as 0 if y is 0."""
+    """x * y, but 0 where y is 0 and x is infinite."""
     unseen = step.And(step.Equal(y, 0), step.IsInf(x))
     return step.Mul(step.Where(unseen, 0, x), y)
 
 
 def _hypot(step: TracedStep, x: str, y: str) -> Any:
-    """The larger one times sqrt(1 + q²), q the smaller by the larger, which does not overflow; the
-    larger itself where it is 0 or infinite."""
+    """The larger times sqrt(1 + q²), where q is the smaller divided by the larger, which does not
+    overflow; the larger itself if it is 0 or infinite."""
     x, y = step.Abs(x), step.Abs(y)
     large, small = step.Max(x, y), step.Min(x, y)
     plain = step.Or(step.Equal(large, 0), step.IsInf(large))
@@ -237,7 +237,7 @@ _UNSUPPORTED = {"padding_mode": "zeros", "divisor_override": None, "return_indic
 
 
 def _window(operator: str, rank: int, **options: str) -> Rule:
-    """A convolution or pooling over `rank` dimensions; options: ONNX's names of more attributes."""
+    """A convolution or pooling over `rank` dimensions; options: ONNX name=attribute."""
 
     def apply(step: TracedStep, x: str) -> Any:
         given = {name: value for name, value in step.attributes.items() if value is not None}
@@ -252,12 +252,12 @@ def _window(operator: str, rank: int, **options: str) -> Rule:
             per_axis(given[name], rank, name) for name in ("kernel_size", "stride", "dilation")
         )
         sides = zip(*padded(operator, given["padding"], kernel, stride, dilation), strict=True)
-        pads: Any = sum(sides, ())  # all before, then all after
+        pads: Any = sum(sides, ())  # all starts, then all ends
         attributes: Any = {key: int(given[name]) for key, name in options.items()}
         attributes |= {"kernel_shape": kernel, "strides": stride, "pads": pads}
         if attributes.get("ceil_mode"):
             attributes["ceil_mode"] = _rounded_up(step, kernel, stride, dilation, pads)
-        if operator != "AveragePool":  # which has them since opset 19
+        if operator != "AveragePool":  # which has dilations since opset 19
             attributes["dilations"] = dilation
         if operator == "ConvTranspose":
             attributes["output_padding"] = per_axis(given["output_padding"], rank, operator, 0)
@@ -268,14 +268,14 @@ def _window(operator: str, rank: int, **options: str) -> Rule:
 
 
 def _rounded_up(step: TracedStep, kernel: Any, stride: Any, dilation: Any, pads: Any) -> int:
-    """ONNX's ceil_mode for the windows that there are: before opset 22 its shape inference counts
-    one that begins behind the input, which is dropped; what is left is as many as rounded down."""
+    """ONNX's ceil_mode for our windows. Before opset 22 its shape inference counts a window that
+    starts beyond the input. That window is dropped here, so the count is that of rounding down."""
     sizes, counts = (np.array(x.shape[2:]) for x in (step.inputs[0], step.outputs[0]))
     room = sizes + np.reshape(pads, (2, -1)).sum(0) - np.multiply(dilation, kernel) + dilation - 1
     added = set((counts > room // stride + 1)[room % stride > 0].tolist())
     if len(added) > 1:
         step.unsupported(
-            "ceil_mode where a last window is dropped in one axis and kept in the other"
+            "ceil_mode where a last window is dropped along one axis and kept along the other"
         )
     return int(any(added))
 
@@ -283,12 +283,12 @@ def _rounded_up(step: TracedStep, kernel: Any, stride: Any, dilation: Any, pads:
 def _adaptive_pool(step: TracedStep, x: str) -> Any:
     given, made = (tensors[0].shape[2:] for tensors in (step.inputs, step.outputs))
     if any(n % m for n, m in zip(given, made, strict=True)):
-        step.unsupported(f"pooling {given} to {made}, in windows of different sizes")
+        step.unsupported(f"pooling {given} to {made} needs windows of different sizes")
     kernel = [n // m for n, m in zip(given, made, strict=True)]
     return step.AveragePool(x, kernel_shape=kernel, strides=kernel)
 
 
-# ONNX's order of the gates in PyTorch's: LSTM i, o, f, c of i, f, g, o; GRU z, r, h of r, z, n.
+# ONNX's order of the gates in PyTorch's: LSTM i, o, f, c in i, f, g, o; GRU z, r, h in r, z, n.
 _GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 
 
@@ -306,7 +306,7 @@ def _recurrent(step: TracedStep, x: str, *initial: str) -> Any:
         options["activations"] = [layer.nonlinearity.capitalize()] * len(suffixes)
 
     def gates(k: int, *names: str) -> np.ndarray:
-        """Weights, or the two biases, of all directions of layer k, in ONNX's order."""
+        """The weights, or the two biases, of all directions of layer k, in ONNX's gate order."""
         rows = []
         for suffix in suffixes:
             owned = [step.own_array(f"{name}_l{k}{suffix}") for name in names]
@@ -362,8 +362,8 @@ RULES = PRIMITIVES | LAYERS
 
 
 def supported() -> tuple[list[str], list[str]]:
-    """The layers that become nodes of their own, as do the functions of their names if called as
-    `nn.functional.<name>`, and the primitives of which all else (Linear, ...) may consist.
+    """The layers that become single nodes (also as functions, called as `nn.functional.<name>`),
+    and the primitives that all other layers and functions may be composed of.
 
     >>> layers, functions = mg.onnx.supported()
     >>> "BatchNorm2d" in layers, "linear" in functions
@@ -373,21 +373,21 @@ def supported() -> tuple[list[str], list[str]]:
 
 
 def translate(graph: GraphBuilder, first: list[TracedStep], second: list[TracedStep]) -> None:
-    """Add to `graph` what the steps of the first run become; the second one's are the same."""
+    """Add the translations of the first run's steps to `graph`; the second must have the same."""
     for step, twin in zip_longest(first, second):
         if step is None or twin is None or (step.path, step.name) != (twin.path, twin.name):
             (step or twin).fail(
-                f"{(step or twin).name} runs here, but on other data the model goes another way"
+                f"{(step or twin).name} runs here, but on other data the model takes another branch"
             )
         step.twin = twin
         graph.path = f"/{step.path}" if step.path else ""
         if len(step.inputs) != len(twin.inputs) or len(step.outputs) != len(twin.outputs):
-            step.fail(f"{step.name} takes or gives more tensors on other data")
+            step.fail(f"{step.name} has another number of tensors on other data")
         if step.name not in RULES:
             layers, functions = map(", ".join, supported())
             step.unsupported(
                 f"the primitive {step.name!r} has no translation; supported are the layers "
-                f"{layers}, and all that consists of the primitives {functions}"
+                f"{layers}, and whatever is composed of the primitives {functions}"
             )
         step.graph, dtype = graph, _common_dtype(step)
         pairs = zip(step.inputs, twin.inputs, strict=True)
@@ -398,7 +398,7 @@ def translate(graph: GraphBuilder, first: list[TracedStep], second: list[TracedS
 
 
 def _common_dtype(step: TracedStep) -> Any:
-    """The dtype that ONNX, which converts nothing, wants of all inputs; None where they differ."""
+    """The dtype that all inputs must have, because ONNX never converts; None if they may differ."""
     if step.name in LAYERS or step.name in ("where", "astype"):
         return None
     if step.dtype != bool:

@@ -1,7 +1,7 @@
-"""A run of the model while the engine reports its primitives: the steps that it consists of.
+"""Trace a run of the model: the engine reports its primitives, which become steps.
 
-A layer that ONNX knows, or the function in nn.functional that has its name, is one step, and the
-primitives inside are passed over.
+A layer that ONNX supports, or the function of the same name in nn.functional, is a single step,
+and the primitives inside it are skipped.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from .rules import LAYERS
 
 
 class Run:
-    """One run of the model in evaluation mode: its steps and outputs; the model stays as it was."""
+    """One run of the model in evaluation mode: steps and outputs. The model is restored."""
 
     def __init__(self, model: Module, data: list[Tensor]) -> None:
         self.steps: list[TracedStep] = []
         self.place, self.known, self.thread = ("", ""), 0, threading.get_ident()
         with enable_grad(), scaling(), self._watching(model):
-            # Results in a graph, of which `y += x` makes new tensors instead of writing to y.
+            # Recorded, so that `y += x` makes a new tensor instead of writing to y.
             self.inputs = [
                 clone(x.detach().requires_grad_()) if x.dtype.kind == "f" else x for x in data
             ]
@@ -83,7 +83,7 @@ class Run:
         return watched
 
     def _as_layer(self, function: Callable[..., Any], layer: str) -> Callable[..., Any]:
-        """A function of nn.functional as what its layer is, for which ONNX has a node."""
+        """Wrap a function of nn.functional so that it is traced as its layer."""
 
         def called(*inputs: Any, **options: Any) -> Any:
             if threading.get_ident() != self.thread:
@@ -97,7 +97,7 @@ class Run:
         return called
 
     def _step(self, layer: str, inputs: Any, members: dict[str, Any], run: Any) -> Any:
-        """run(), whose primitives are passed over, as one step."""
+        """Trace run() as one step; its primitives are skipped."""
         self.known += 1
         try:
             output = run()
@@ -119,14 +119,14 @@ def tensors(tree: Any) -> Iterator[Tensor]:
 
 
 def _layer_functions() -> dict[str, str]:
-    """The functions in nn.functional that have the name of a layer in `LAYERS`, with that name."""
+    """Maps the functions of nn.functional that correspond to a layer in `LAYERS` to its name."""
     layers = {name.lower(): name for name in LAYERS}
     plain = {name: name.replace("_", "") for name in functional.__all__}
     return {name: layers[key] for name, key in plain.items() if key in layers}
 
 
 def _layer_name(module: Module) -> str | None:
-    """The class in `LAYERS` whose forward the module has, unless ONNX's node is not the same."""
+    """The class in `LAYERS` whose forward the module runs, if ONNX's node computes the same."""
     for kind in type(module).__mro__:
         if kind.__name__ in LAYERS and getattr(nn, kind.__name__, None) is kind:
             same = module.forward == kind.forward.__get__(module) and not module._forward_wrappers

@@ -1,4 +1,4 @@
-"""Compare what a file computes, by onnxruntime or ONNX's evaluator, with what the model gave."""
+"""Run a file in onnxruntime or ONNX's evaluator, and compare with the outputs of the model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from .._core.engine.graph import Tensor
 
 
 def validate(file: Any, inputs: dict[str, Tensor], names: list[str], wanted: list[Tensor]) -> None:
-    """Raise ValueError unless onnxruntime, if it is installed, or ONNX's reference evaluator gives
-    what the model gave. The one lacks operators for float64, the other is less accurate."""
+    """Raise ValueError unless onnxruntime, if installed, or ONNX's reference evaluator reproduces
+    the outputs. onnxruntime lacks float64 operators; the evaluator is less accurate."""
     arrays = {name: np.asarray(x) for name, x in inputs.items()}
     differences, errors = [], []
     for engine, evaluate in ENGINES.items():
@@ -33,13 +33,13 @@ def validate(file: Any, inputs: dict[str, Tensor], names: list[str], wanted: lis
         )
     raise ValueError(
         f"onnx.export: {differences[0]}. Either the model runs code that minigrad does not record "
-        "(NumPy's, a write in place), or the evaluator is inaccurate here: then pass verify=False"
+        "(NumPy, an in-place write), or the evaluator is inaccurate here: then pass verify=False"
     )
 
 
 def _difference(engine: str, name: str, result: np.ndarray, want: np.ndarray) -> str:
-    """What is wrong with an output, or "" for one that agrees, infinities and NaNs included."""
-    text = f"{name!r} of the graph is not what the model gives: {engine} computes "
+    """Describe how an output differs; "" if it agrees, infinities and NaNs included."""
+    text = f"output {name!r} of the graph differs from the model: {engine} computes "
     if result.shape != want.shape:
         return f"{text}the shape {result.shape}, the model {want.shape}"
     tolerance = 1e-4 * np.abs(want[np.isfinite(want)]).max(initial=1)
@@ -51,9 +51,9 @@ def _difference(engine: str, name: str, result: np.ndarray, want: np.ndarray) ->
 
 
 def _by_onnxruntime(file: Any, names: list[str], arrays: dict[str, np.ndarray]) -> Any:
-    runtime = import_module("onnxruntime")  # as a string, for it has no types
+    runtime = import_module("onnxruntime")  # by name, because it has no type annotations
     options = runtime.SessionOptions()
-    options.log_severity_level = 4  # what it cannot run is tried elsewhere
+    options.log_severity_level = 4  # silent: unsupported operators are tried elsewhere
     options.intra_op_num_threads = 1
     session = runtime.InferenceSession(
         file.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -80,7 +80,7 @@ def _by_reference(file: Any, names: list[str], arrays: dict[str, np.ndarray]) ->
         result = log_sum_exp(x, tuple(axes))
         return (result if keepdims else result.squeeze(tuple(axes)),)
 
-    # The evaluator's own give -inf where the softmax underflows, and NaN for a row of -inf.
+    # The evaluator's versions give -inf if the softmax underflows, and NaN for a row of -inf.
     mended = {"LogSoftmax": log_softmax, "ReduceLogSumExp": reduce_log_sum_exp}
     ops = [type(name, (OpRun,), {"op_domain": "", "_run": run}) for name, run in mended.items()]
     return ReferenceEvaluator(file, new_ops=ops).run(names, arrays)
