@@ -1,9 +1,9 @@
-"""Pictures of computation graphs, as DOT text, and tables of what a model consists of.
+"""Draw computation graphs as DOT text, and summarise models in tables.
 
-Drawn is the graph that `backward` walks: a node for each recorded operation, a box for each leaf
-that requires a gradient, arrows in the direction of the forward pass. What requires no gradient
-(data, frozen parameters) is no part of that graph. DOT text needs nothing but Python; only
-rendering asks for Graphviz.
+The graph is the one that `backward` walks: a node for each recorded operation, a box for each leaf
+that requires a gradient, arrows in the direction of the forward pass. Tensors that require no
+gradient (data, frozen parameters) are not part of it. DOT text needs only Python; rendering it
+needs Graphviz.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .tree import flatten_tree
 __all__ = ["Graph", "Row", "Summary", "graph", "record", "summary"]
 __dir__ = __all__.copy
 
-LONGEST_PERIOD = 256  # operations of one step or layer, where repeats are looked for
-FEWEST_REPEATS = 4  # the first and the last stay in sight, so at least two are folded
+LONGEST_PERIOD = 256  # operations: the longest pattern whose repeats are found
+FEWEST_REPEATS = 4  # the first and the last are drawn, so at least two are folded
 STYLE = """digraph minigrad {
   graph [fontname="Helvetica", fontsize=11, fontcolor="#555555", color="#bbbbbb", style="rounded",
          labeljust=l, nodesep=0.25, ranksep=0.35];
@@ -55,12 +55,12 @@ def _wrap(model: Module, call: Callable[..., Any]) -> list[RemovableHandle]:
 
 
 class record:  # noqa: N801  (a context manager is written like a function)
-    """Remember which module of `model` makes which operation, inside a `with` block.
+    """Record which module of `model` makes which operation, inside a `with` block.
 
-    Handed to `graph` in the place of the model it draws the modules as clusters. It keeps the Nodes
-    (not what they saved) for as long as it lives. Inside, formulas that otherwise run as one run
-    primitive by primitive, so that all of them are in the picture. What other threads do with the
-    model meanwhile is not noted.
+    Passed to `graph` instead of the model, it draws the modules as clusters. It keeps the Nodes
+    (not their saved arrays) alive. Inside the block, formulas that normally run as one operation
+    run primitive by primitive, so that the picture shows all of them. Operations in other threads
+    are not recorded.
 
     >>> net = mg.nn.Sequential(mg.nn.Linear(2, 3), mg.nn.Tanh())
     >>> with mg.viz.record(net) as recorded:
@@ -73,7 +73,7 @@ class record:  # noqa: N801  (a context manager is written like a function)
         _check_model(model)
         self.model = model
         self.paths: dict[Node, str] = {}
-        self._running: dict[int, str | None] = {}  # the innermost module, by thread
+        self._running: dict[int, str | None] = {}  # the innermost running module, by thread
 
     def __enter__(self) -> record:
         self._handles = _wrap(self.model, self._call)
@@ -106,7 +106,7 @@ class record:  # noqa: N801  (a context manager is written like a function)
 
 # ------------------------------------------------------------------------------------------ graph
 class Graph(NamedTuple):
-    """A drawn graph: `str(picture)` and `picture.dot` are DOT text; a notebook shows it as SVG.
+    """A graph as DOT text, in `picture.dot` and `str(picture)`; a notebook shows it as SVG.
 
     >>> x = mg.ones(2, requires_grad=True)
     >>> str(mg.viz.graph(x.sum())).splitlines()[0]
@@ -123,10 +123,10 @@ class Graph(NamedTuple):
         return f"<Graph: {nodes} nodes, {arrows} arrows; print it, or save('graph.svg')>"
 
     def save(self, path: str | Path) -> Path:
-        """Write DOT text (.dot, .gv), or a picture (.svg, .png, .pdf) by Graphviz. Returns path.
+        """Write DOT text (.dot, .gv), or render it by Graphviz (.svg, .png, .pdf). Returns path.
 
-        Raises ValueError for another suffix; ImportError if the Python package `graphviz`, and
-        RuntimeError if the program `dot` is missing; then no file is written.
+        Raises ValueError for another suffix, ImportError without the Python package `graphviz`, and
+        RuntimeError without the program `dot`; then no file is written.
 
         >>> import tempfile
         >>> x = mg.ones(2, requires_grad=True)
@@ -141,7 +141,7 @@ class Graph(NamedTuple):
             path.write_bytes(self._render(path.suffix[1:]))
         else:
             raise ValueError(
-                f"viz: cannot save {path.name!r}; the suffix must be .dot or .gv for text, "
+                f"viz: cannot save {path.name!r}; the suffix must be .dot or .gv for text, or "
                 ".svg, .png or .pdf for a picture"
             )
         return path
@@ -149,7 +149,7 @@ class Graph(NamedTuple):
     def _render(self, kind: str) -> bytes:
         way_out = (
             "pictures need the Python package (`pip install graphviz`) and the program dot "
-            "(`apt install graphviz`, `brew install graphviz`); save as .dot to do without"
+            "(`apt install graphviz`, `brew install graphviz`); a .dot file needs neither"
         )
         try:
             import graphviz  # type: ignore[import-untyped]
@@ -158,7 +158,7 @@ class Graph(NamedTuple):
         try:
             return bytes(graphviz.Source(self.dot).pipe(format=kind, quiet=True))
         except graphviz.ExecutableNotFound:
-            raise RuntimeError(f"viz: the program dot is not found; {way_out}") from None
+            raise RuntimeError(f"viz: the program dot was not found; {way_out}") from None
 
     def _repr_svg_(self) -> str | None:
         try:
@@ -175,18 +175,18 @@ def graph(
     gradients: bool = False,
     max_nodes: int = 100,
 ) -> Graph:
-    """The graph of `output`, of any shape, to be printed, saved or shown in a notebook.
+    """The graph of `output`, a Tensor of any shape, to print, save or show in a notebook.
 
-    model: names its parameters in the picture; a `record` of it shows the modules as clusters too.
-    params: further names, of leaves or of results on the way: `{"w": w, "loss": loss}`.
+    model: its parameters are labelled by name; a `record` of it draws the modules as clusters too.
+    params: more names, for leaves or intermediate results: `{"w": w, "loss": loss}`.
     gradients: add the 2-norm of the gradient of `output` (one element) with respect to each node,
-    by a backward pass that leaves every `.grad` alone, but runs hooks.
-    max_nodes: a graph of more operations is folded. Where a run of operations repeats (in name and
-    shape), the first and the last repeat are drawn and "... n more ..." between them; if that does
-    not suffice, the middle of the graph is folded.
+    by a backward pass that changes no `.grad`, but runs hooks.
+    max_nodes: a graph of more operations is folded. If a sequence of operations repeats (in name
+    and shape), the first and the last repeat are drawn, with "... n more ..." between them; if that
+    is not enough, the middle of the graph is folded.
 
-    Raises TypeError for anything but a Tensor, RuntimeError if it has no graph, or one that
-    `backward` freed.
+    Raises TypeError unless `output` is a Tensor, RuntimeError if it has no graph, or `backward` has
+    freed it.
 
     >>> w = mg.tensor([1.0, 2.0], requires_grad=True)
     >>> print(mg.viz.graph((w * w).sum(), params={"w": w}))  # doctest: +ELLIPSIS
@@ -202,7 +202,7 @@ def graph(
     <BLANKLINE>
     """
     if not isinstance(output, Tensor):
-        hint = "; draw what it computes: graph(model(x), model)" * isinstance(output, Module)
+        hint = "; draw its output: graph(model(x), model)" * isinstance(output, Module)
         raise TypeError(f"viz.graph: expected a Tensor, got {type(output).__name__}{hint}")
     if not output.requires_grad:
         raise RuntimeError(
@@ -226,7 +226,7 @@ def graph(
     leaves = {id(x): x for inputs in below.values() for x in inputs if isinstance(x, Tensor)}
     leaves |= {id(output): output} if output.is_leaf else {}
     norms = _norms(output, list(below), list(leaves.values())) if gradients else {}
-    # A leaf that nothing but one fold uses is folded too.
+    # A leaf that only one fold uses is folded too.
     folds = {f"n{i}": len(part) for i, part in enumerate(parts) if len(part) > 1}
     pairs = [(x, node) for node, inputs in below.items() for x in inputs]
     users: dict[int, set[str]] = {key: set() for key in leaves}
@@ -246,7 +246,7 @@ def graph(
         label = "\\n".join(_escape(line) for line in lines if line)
         return f'{identity} [label="{label}"{FOLD if identity in folds else style}];'
 
-    # What stands in the cluster of which module; None is outside of all.
+    # The boxes in the cluster of each module; None is outside all clusters.
     kinds = {path: type(module).__name__ for path, module in model.model.named_modules()}
     boxes: dict[str | None, list[str]] = {path: [] for path in (None, *kinds)}
     for part in parts:
@@ -261,7 +261,7 @@ def graph(
         boxes[owner if owner in boxes else None].append(box(leaf, kind, leaf.shape, style))
 
     edges = [(drawn[id(x)], drawn[id(node)]) for x, node in pairs]
-    single = [edge for edge in edges if folds.keys().isdisjoint(edge)]  # x * x has two arrows
+    single = [edge for edge in edges if folds.keys().isdisjoint(edge)]  # x * x keeps two arrows
     folded = {edge: None for edge in edges if not folds.keys().isdisjoint(edge)}
     arrows = [f"{a} -> {b};" for a, b in (*single, *folded) if a != b]
     body = [*_cluster("", boxes, kinds), *boxes[None], *arrows]
@@ -269,13 +269,13 @@ def graph(
 
 
 def _escape(text: str) -> str:
-    """`text` for a quoted label, in which DOT reads escapes and entities, SVG no control codes."""
+    """Escape `text` for a quoted DOT label; control codes, invalid in SVG, become U+XXXX."""
     text = text.replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;")
     return "".join(c if c.isprintable() else f"U+{ord(c):04X}" for c in text)
 
 
 def _cluster(path: str, boxes: Mapping[Any, list[str]], kinds: Mapping[str, str]) -> list[str]:
-    """The cluster of a module, with those of its submodules in it; nothing if all are empty."""
+    """The cluster of a module, with nested submodules; nothing if all are empty."""
     inner = [p for p in kinds if p and p.rpartition(".")[0] == path]
     body = [*boxes[path], *(line for p in inner for line in _cluster(p, boxes, kinds))]
     label = _escape(f"{path} ({kinds[path]})" if path else kinds[path])
@@ -285,7 +285,7 @@ def _cluster(path: str, boxes: Mapping[Any, list[str]], kinds: Mapping[str, str]
 
 
 def _common(paths: list[str | None]) -> str | None:
-    """The innermost module that all of these lie in."""
+    """The innermost module that contains all of these."""
     if None in paths:
         return None
     names = zip(*(path.split(".") for path in set(paths) if path is not None), strict=False)
@@ -293,7 +293,7 @@ def _common(paths: list[str | None]) -> str | None:
 
 
 def _nodes_below(output: Tensor) -> dict[Node, list[Node | Tensor]]:
-    """All Nodes below `output` in the order they were made, each with what its inputs come from."""
+    """All Nodes below `output` in the order of creation, each with the sources of its inputs."""
     found: dict[Node, list[Node | Tensor]] = {}
     waiting = [output.grad_fn] if output.grad_fn is not None else []
     while waiting:
@@ -302,14 +302,14 @@ def _nodes_below(output: Tensor) -> dict[Node, list[Node | Tensor]]:
         if not below:
             raise RuntimeError(
                 f"viz.graph: the graph of {node.name} was freed by backward; draw it before, or "
-                "give backward retain_graph=True"
+                "pass retain_graph=True to backward"
             )
         waiting += {x for x in below if isinstance(x, Node) and x not in found}
     return dict(sorted(found.items(), key=lambda item: item[0].number))
 
 
 def _norms(output: Tensor, nodes: list[Node], leaves: list[Tensor]) -> dict[int, float]:
-    """The 2-norms of the gradients of `output`, by the id of Node or leaf."""
+    """The 2-norms of the gradients of `output`, by the id of the Node or leaf."""
     norms: dict[int, float] = {}
 
     def keep(key: int, gradient: Tensor) -> None:
@@ -328,22 +328,20 @@ def _norms(output: Tensor, nodes: list[Node], leaves: list[Tensor]) -> dict[int,
 
 
 def _fold(nodes: list[Node], most: int) -> list[list[Node]]:
-    """The Nodes in order, each by itself or, if they are too many, with those it is folded with.
-
-    Nodes that are neighbours in the order of creation can become one without making a cycle.
-    """
+    """Group the Nodes, in order: each on its own or, if there are too many, with those it is folded
+    with. Merging neighbours in the order of creation cannot make a cycle."""
     if len(nodes) <= most:
         return [[node] for node in nodes]
     numbers: dict[Any, int] = {}
     kinds = np.array([numbers.setdefault((n.name, n.output_shape), len(numbers)) for n in nodes])
-    runs = []  # (minus how many fold, period, start)
+    runs = []  # (minus the number folded, period, start)
     for period in range(1, min(LONGEST_PERIOD, len(nodes) // FEWEST_REPEATS) + 1):
         repeats = np.concatenate([[0], kinds[period:] == kinds[:-period], [0]])
         starts, stops = np.flatnonzero(np.diff(repeats)).reshape(-1, 2).T
         times = (stops - starts) // period + 1
         for k in np.flatnonzero(times >= FEWEST_REPEATS).tolist():
             runs.append((-(int(times[k]) - 2) * period, period, int(starts[k]) + period))
-    ends = list(range(1, len(nodes) + 1))  # of the part that starts at a Node
+    ends = list(range(1, len(nodes) + 1))  # where the part that starts at a Node ends
     taken = np.zeros(len(nodes), bool)
     for size, _, start in sorted(runs):
         if not taken[start : start - size].any():
@@ -362,11 +360,11 @@ def _fold(nodes: list[Node], most: int) -> list[list[Node]]:
 
 # ---------------------------------------------------------------------------------------- summary
 class Row(NamedTuple):
-    """One module in a `Summary`; what belongs to its submodules stands in their rows.
+    """One module in a `Summary`, without its submodules, which have their own rows.
 
-    path: its name, '' for the model itself. kind: its class. shape: of its last output, '' if it
-    was not called. trainable, frozen: elements of its parameters. calls: in one forward pass of the
-    model. seconds: spent in it.
+    path: its name, '' for the model itself. kind: its class. shape: that of its last output, '' if
+    it was not called. trainable, frozen: elements of its parameters. calls: per forward pass of the
+    model. seconds: the time spent in it.
 
     >>> mg.viz.summary(mg.nn.Linear(3, 2), mg.ones(5, 3)).rows[0][:5]
     ('', 'Linear', '(5, 2)', 8, 0)
@@ -382,7 +380,7 @@ class Row(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """The table that `summary` makes: print it, or have a notebook show it.
+    """The table that `summary` returns: print it, or show it in a notebook.
 
     >>> table = mg.viz.summary(mg.nn.Linear(3, 2), mg.ones(5, 3))
     >>> str(table).splitlines()[0].split()
@@ -392,7 +390,7 @@ class Summary(NamedTuple):
     rows: list[Row]
 
     def _cells(self) -> list[list[str]]:
-        """The texts of the table: its head, the rows and their sum."""
+        """The cells of the table: header, rows and sum."""
         total = sum(row.seconds for row in self.rows) or 1.0
         cells = [["layer", "class", "output shape", "trainable", "frozen", "time"]]
         for path, kind, shape, trainable, frozen, calls, seconds in self.rows:
@@ -422,13 +420,13 @@ class Summary(NamedTuple):
 
 
 def summary(model: Module, *inputs: Any) -> Summary:
-    """The modules of `model` in a table: output shape, parameters and share of the forward time.
+    """A table of the modules of `model`: output shape, parameters and share of the forward time.
 
     The model runs on `inputs` in evaluation mode, without recording: once to warm up and three
-    times measured, of which each module's shortest counts. Nothing of it changes: every module
-    gets its mode back, and running statistics do not move in evaluation. Each row counts what is
-    the module's own, a shared parameter or module where it comes first; the sum is that of the
-    rows. Raises TypeError for anything but a Module, or without inputs.
+    times to measure, of which each module's shortest time counts. The model does not change: every
+    module gets its mode back, and evaluation does not update running statistics. A row counts only
+    the module's own parameters and time; a shared parameter or module counts where it comes first.
+    Raises TypeError unless `model` is a Module, or without inputs.
 
     >>> net = mg.nn.Sequential(mg.nn.Linear(4, 3), mg.nn.BatchNorm1d(3), mg.nn.ReLU())
     >>> for row in mg.viz.summary(net, mg.ones(5, 4)).rows:
@@ -440,11 +438,11 @@ def summary(model: Module, *inputs: Any) -> Summary:
     """
     _check_model(model)
     if not inputs:
-        raise TypeError(f"viz.summary: give what {type(model).__name__}.forward takes")
+        raise TypeError(f"viz.summary: pass the inputs of {type(model).__name__}.forward")
     shapes: dict[str, str] = {}
     calls: Counter[str] = Counter()
     spent: dict[str, list[float]] = {path: [] for path, _ in model.named_modules()}  # in each pass
-    inner = [0.0]  # seconds in the submodules of each running module; the first is in none
+    inner = [0.0]  # seconds in the submodules of each running module; first: outside all
 
     def call(
         path: str, module: Module, forward: Callable[..., Any], *arguments: Any, **options: Any
@@ -458,7 +456,7 @@ def summary(model: Module, *inputs: Any) -> Summary:
             spent[path][-1] += time.perf_counter() - start - inner.pop()
         calls[path] += 1
         shapes[path] = _shapes(output)
-        inner[-1] += time.perf_counter() - entered  # our own work too: it is not the parent's
+        inner[-1] += time.perf_counter() - entered  # with our overhead, not the parent's
         return output
 
     modes = [(module, module.training) for module in model.modules()]
@@ -486,6 +484,6 @@ def summary(model: Module, *inputs: Any) -> Summary:
 
 
 def _shapes(output: Any) -> str:
-    """The shapes of an output that may be a Tensor, or a tuple, list or dict of them."""
+    """The shapes of an output: a Tensor, or a tuple, list or dict of them."""
     leaves = [None] if output is None else flatten_tree(output)[0]
     return ", ".join(str(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in leaves)

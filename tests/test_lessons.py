@@ -87,7 +87,7 @@ def test_matplotlib_draws_the_graph_where_graphviz_is_missing(
     _, found, picture = lesson("02_computation_graph")
     assert picture == found["path"]
     said = capsys.readouterr().out
-    assert ("pip install graphviz" if missing == "package" else "dot is not found") in said
+    assert ("pip install graphviz" if missing == "package" else "dot was not found") in said
     assert "matplotlib draws it instead" in said
 
 

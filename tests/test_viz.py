@@ -390,7 +390,7 @@ def test_a_chain_of_100000_operations_needs_no_recursion():
             (nn.Linear(1, 1),),
             {},
             TypeError,
-            r"got Linear; draw what it computes: graph\(model\(x\)",
+            r"got Linear; draw its output: graph\(model\(x\)",
         ),
         ((mg.ones(2),), {}, RuntimeError, "has no graph"),
         ((leaf(2).sum(), 3), {}, TypeError, "expected a Module as the model, got int"),
@@ -434,7 +434,7 @@ def test_without_the_program_the_error_says_what_to_install(tmp_path, monkeypatc
     pytest.importorskip("graphviz")
     monkeypatch.setenv("PATH", str(tmp_path))
     picture = mg.viz.graph(leaf(2).sum())
-    with pytest.raises(RuntimeError, match=r"dot is not found.*apt install.*\.dot"):
+    with pytest.raises(RuntimeError, match=r"dot was not found.*apt install.*\.dot"):
         picture.save(tmp_path / "graph.png")
     assert picture._repr_svg_() is None and list(tmp_path.iterdir()) == []
 
@@ -554,7 +554,7 @@ def test_time_is_booked_on_the_module_that_takes_it():
 def test_summary_wants_a_module_and_its_inputs():
     with pytest.raises(TypeError, match="expected a Module as the model, got int"):
         mg.viz.summary(3, mg.ones(2))
-    with pytest.raises(TypeError, match="give what ReLU"):
+    with pytest.raises(TypeError, match="pass the inputs of ReLU"):
         mg.viz.summary(nn.ReLU())
 
 
