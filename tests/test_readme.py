@@ -165,3 +165,14 @@ def test_the_table_of_names_is_what_there_is_and_what_is_compared():
         "python tests/peers_table.py writes it anew"
     )
     assert peers_table.unknown_marks() == set(), "marks that name nothing public"
+
+
+def test_the_table_of_names_is_divided_by_where_a_name_is_defined():
+    rows = [row.split(" | ") for row in peers_table.table().splitlines()[2:]]
+    assert all(1 <= names.count("`") / 2 <= 60 for *_, names in rows), "too long to be read"
+    found = {name: row for _, row, names in rows for name in re.findall(r"`(\w+)`", names)}
+    assert found["exp"] == found["clip"] == "elementwise"  # in table.py, in ops.pyx
+    assert found["sum"] == found["argmax"] == "reductions"  # a parameter decides
+    assert found["isnan"] == found["less"] == "comparison, logic"  # a section decides
+    new = type("Reflect", (), {"__module__": "minigrad.nn.edge_padding"})
+    assert peers_table.subject("nn", new) == "edge padding"
