@@ -280,7 +280,7 @@ def test_inputs_that_no_loop_takes_run_composed():
 
 
 def test_a_formula_without_loops_is_refused():
-    with pytest.raises(ValueError, match="no loops were made for lion"):
+    with pytest.raises(ValueError, match="there are no loops for lion"):
         derived(formulas.lion)
 
 

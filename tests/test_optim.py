@@ -327,7 +327,7 @@ def test_a_read_only_parameter_raises_before_anything_changes():
         Adam([{"params": [first]}, {"params": [read_only]}]),
     ):
         with pytest.raises(
-            ValueError, match=r"shape \(2,\) shares read-only memory .*make it of a copy"
+            ValueError, match=r"shape \(2,\) shares read-only memory .*create it from a copy"
         ):
             optimizer.step()
         assert first.tolist() == [1.0, 1.0]

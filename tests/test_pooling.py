@@ -353,7 +353,7 @@ ERRORS = [
         ValueError,
         "window_max: a window from",
     ),
-    (lambda: ops.window_max(mg.ones(4), [[2]], [[5]], [1]), ValueError, "leaves its axis of 4"),
+    (lambda: ops.window_max(mg.ones(4), [[2]], [[5]], [1]), ValueError, "exceeds its axis of 4"),
     (lambda: ops.window_max(mg.ones(4), [[0, 1]], [[1]], [1]), ValueError, "of the same length"),
     (lambda: ops.window_max(mg.ones(4), [[0]], [[1]], [0]), ValueError, "positive steps"),
     (lambda: ops.window_max(mg.ones(4), [], [], []), ValueError, "one or two axes"),

@@ -1,1 +1,1 @@
-"""The performance wing: loops, products and whatever else is there for speed alone."""
+"""The performance wing: loops, products and everything else that exists only for speed."""

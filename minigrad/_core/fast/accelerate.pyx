@@ -2,14 +2,14 @@
 
 Design note
 -----------
-1. A *shortcut* computes the same as its definition, faster, and differs by roundings at most. Where it is
-   used, the code asks `taken`, and the other branch is the definition. This file knows the names of the
-   shortcuts and whether they may be taken; it must not know what they do.
-2. Two ways switch all of them off: MINIGRAD_FAST=0 in the environment, for the whole process, and
-   `autograd.accelerated(False)`, for a block in one thread. Then only the primitives, their rules and what is
-   composed of them run, and the suite must still pass. tests/test_accelerated.py compares each shortcut with
-   its definition, and fails for one that it does not know.
-3. `taken` counts its uses, so that a test can see that a shortcut ran.
+1. A *shortcut* computes the same as its definition, faster, and differs by rounding errors at most. The code
+   that uses it calls `taken`; the other branch is the definition. This file knows the names of the shortcuts
+   and whether they are enabled; it must not know what they do.
+2. Two switches turn all of them off: MINIGRAD_FAST=0 in the environment, for the whole process, and
+   `autograd.accelerated(False)`, for a block in one thread. Then only the primitives, their rules and
+   compositions of them run, and the suite must still pass. tests/test_accelerated.py compares each shortcut
+   with its definition, and fails for an unknown one.
+3. `taken` counts its uses, so that a test can check that a shortcut ran.
 """
 cimport cython
 
@@ -23,7 +23,7 @@ cdef extern from *:
     static __thread int mg_mode = 0;
     #endif
     """
-    int mg_mode                 # of this thread: 1 on, -1 off, 0 as the process was started
+    int mg_mode                 # of this thread: 1 on, -1 off, 0 the default of the process
 
 cdef bint on_from_start = started_on(os.environ.get("MINIGRAD_FAST", "1"))
 cdef dict registry = {}
@@ -39,8 +39,8 @@ cdef bint started_on(str asked) except -1:
 cdef class Shortcut:
     """A faster implementation of a definition.
 
-    name: what the registry calls it. uses: how often it was taken in this process. enabled: False switches
-    this one off in all threads, for tests and benchmarks.
+    name: its key in the registry. uses: how often it was taken in this process. enabled: False turns this
+    one off in all threads, for tests and benchmarks.
     """
 
     def __init__(self, str name not None) -> None:
@@ -56,7 +56,7 @@ cdef class Shortcut:
         return True
 
     def take(self) -> bool:
-        """Whether to take it now; counts a use if so."""
+        """Whether to take it now; if so, counts the use."""
         return self.taken()
 
     def __repr__(self) -> str:
@@ -64,7 +64,7 @@ cdef class Shortcut:
 
 
 def shortcuts() -> dict[str, Shortcut]:
-    """All shortcuts, a dict from names.
+    """All shortcuts, by name.
 
     >>> from minigrad._core.fast.accelerate import shortcuts
     >>> "derived formulas" in shortcuts()
@@ -84,8 +84,8 @@ def is_accelerated() -> bool:
 
 
 def set_accelerated(bint mode) -> bool:
-    """Switch the shortcuts on or off in this thread and return what they were; `autograd.accelerated` calls
-    it."""
+    """Turn the shortcuts on or off in this thread and return the previous state, for
+    `autograd.accelerated`."""
     global mg_mode
     before = is_accelerated()
     mg_mode = 1 if mode else -1

@@ -1,5 +1,5 @@
 /* One wheel, fast everywhere: gcc builds a function marked MG_CLONED once per instruction set, and the
- * loader picks (an ifunc). Elsewhere (clang, MSVC, not x86-64, musl) the macro is empty. */
+ * loader picks one (an ifunc). With clang, MSVC or musl, or not on x86-64, the macro is empty. */
 #ifndef MINIGRAD_CLONES_H
 #define MINIGRAD_CLONES_H
 
@@ -9,7 +9,7 @@
 #define MG_CLONED
 #endif
 
-/* What a clone calls must become part of it: a function of its own is built for baseline x86-64 alone. */
+/* What a clone calls must be inlined: a separate function is built for baseline x86-64 only. */
 #if defined(__GNUC__)
 #define MG_INLINED __attribute__((always_inline))
 #else

@@ -1,18 +1,18 @@
-# Three shortcuts of a backward pass that nobody records. Each takes the place of a rule and a sum, and is
-# registered with the primitive (`Op.faster`): the parts of a tensor are added in one array (`deliver_part`),
-# the products for a weight are taken together (`postpone`), and a product of what was repeated is summed as
-# it is computed.
+# Three shortcuts of a backward pass that is not recorded. Each replaces a rule and a sum, and is registered
+# with the primitive (`Op.faster`): the parts of a tensor are added into one array (`deliver_part`), the
+# products for a weight are merged (`postpone`), and the product of a broadcast input is summed as it is
+# computed.
 cdef Shortcut PARTS = Shortcut("parts added in place"), SUMS = Shortcut("postponed sums of products")
 cdef Shortcut SUMMED = Shortcut("products summed as they are made")
 
 cdef enum:
-    LONG_SUM = 256              # terms of a product that is taken at once; more would gain little
+    LONG_SUM = 256              # terms of a merged product; more would gain little
 
 
 @cython.final
 @cython.auto_pickle(False)
 cdef class Faster:
-    """What a primitive has beside its rules, for a pass that is not recorded."""
+    """The shortcuts of a primitive in a pass that is not recorded."""
 
 
 cdef Faster beside_rules(Op op):
@@ -22,8 +22,8 @@ cdef Faster beside_rules(Op op):
 
 
 def faster_rules(Op op, Shortcut shortcut, *rules: Callable[..., Any]) -> None:
-    """Rules that replace those of an Op, with the same parameters. A rule returns None where it does not
-    apply; then the usual one runs."""
+    """Register rules that replace those of an Op, with the same parameters. A rule that does not apply
+    returns None; then the usual one runs."""
     beside_rules(op).rules, op.faster.shortcut = rules, shortcut
 
 
@@ -35,7 +35,7 @@ cdef object call_faster(Op op, int rule, PyObject** arguments):
 
 
 cdef bint deliver_faster(Walk walk, Node node, int i, object target, Tensor g) except *:
-    """Deliver the gradient of input i without its rule; says whether that was possible."""
+    """Deliver the gradient of input i without its rule. Returns whether that was possible."""
     cdef Op op = node.op
     cdef Faster faster = op.faster
     cdef Tensor result
@@ -58,9 +58,9 @@ cdef bint deliver_faster(Walk walk, Node node, int i, object target, Tensor g) e
 
 cdef void deliver_part(Walk walk, object target, Op op, Tensor part, tuple shape,
                        tuple attributes) except *:
-    """As `deliver`, for the cotangent of some elements of a target of this shape. Where a tensor is taken
-    apart (a sequence into steps, a block into gates) the parts are added into one array; the rule would
-    make each a whole array, of zeros but for the part."""
+    """Like `deliver`, for the cotangent of some elements of a target of this shape. If a tensor was split (a
+    sequence into steps, a block into gates), the parts are added into one array; the rule would expand each
+    to a whole array, zero outside the part."""
     cdef Tensor whole = walk.pending(target)
     cdef PyObject* slot = <PyObject*> whole
     cdef bint in_place
@@ -68,7 +68,7 @@ cdef void deliver_part(Walk walk, object target, Op op, Tensor part, tuple shape
         whole = wrap(zeros_of(shape, PyArray_TYPE(part.array)))
         deliver(walk, target, whole)
     else:
-        whole = None                        # so that only the slot holds it
+        whole = None                        # only the slot may hold it
         in_place = ours(slot)
         whole = <Tensor> slot
         if not in_place:
@@ -78,8 +78,8 @@ cdef void deliver_part(Walk walk, object target, Op op, Tensor part, tuple shape
 
 
 cdef bint postpone(Walk walk, object target, Op op, int i, Tensor g, object factor) except *:
-    """Keep the factors of a product that is to be added to what the target has already received, so
-    that one large product replaces those of many steps; says whether that is possible."""
+    """Keep the factors of a product to be added to the pending cotangent of the target, so that one large
+    product replaces those of many steps. Returns whether that is possible."""
     cdef npy_intp terms = PyArray_DIMS(g.array)[1 - i] if PyArray_NDIM(g.array) == 2 else LONG_SUM
     if (terms >= LONG_SUM or PyArray_NDIM((<Tensor> factor).array) != 2
             or walk.pending(target) is None or walk.ends is not None):
@@ -97,7 +97,7 @@ cdef bint postpone(Walk walk, object target, Op op, int i, Tensor g, object fact
 
 
 cdef void settle(Walk walk, object target) except *:
-    """Multiply and deliver what was postponed for a target."""
+    """Multiply and deliver the postponed products of a target."""
     entry = walk.postponed.pop(id(target), None)
     if entry is None:
         return
@@ -105,5 +105,5 @@ cdef void settle(Walk walk, object target) except *:
     for factor, version in zip(factors, versions):
         if version_of(factor) != version:
             raise RuntimeError(f"{(<Op> op).name}: an input of shape {factor.shape} was written to in a "
-                               "hook, before its product was taken; write to a copy, x.clone()")
+                               "hook, before its product was computed; write to a copy, x.clone()")
     deliver(walk, target, (<Op> op).faster.sums[i](cotangents, factors))

@@ -2,17 +2,17 @@
 
 Design note
 -----------
-1. It calls a formula of formulas.py with symbols in place of Tensors, and walks back from the
-   result with the rules of table.py, the ones that Tensors follow: so the gradient is a program
-   too, and nobody wrote it. What is computed twice is one symbol. It must not know any formula.
-2. A symbol varies along some of the axes of the data, each a letter. What is summed needs a pass
-   over memory, and all sums of a level share it; the level of a sum is one above that of what it
-   sums. All else is computed again in registers, but for the statistics, which the forward keeps.
-3. The sum of a linear combination is taken term by term, and what does not vary is taken out of
-   it: so the gradient through a mean needs no pass of its own.
-4. Each operation rounds to the precision of the data, as in the definition. Sums, the product right
-   below one, and what leads from a sum to `narrow` are double. The gradient may reorder factors and
-   terms, and multiply by a reciprocal.
+1. It calls a formula of formulas.py with symbols instead of Tensors, and walks back from the
+   result with the rules of table.py, the same ones that Tensors use. So the gradient is a program
+   too, and nobody wrote it. Common subexpressions are one symbol. It must not know any formula.
+2. A symbol varies along some of the axes of the data, each a letter. A sum needs a pass over
+   memory, which all sums of a level share; the level of a sum is one above that of its terms.
+   Everything else is recomputed in registers, except the statistics, which the forward keeps.
+3. The sum of a linear combination is taken term by term, and constant factors are moved out of it,
+   so the gradient through a mean needs no pass of its own.
+4. Each operation rounds to the precision of the data, as in the definition. Sums, the products that
+   they add, and everything between a sum and `narrow` are double. The gradient may reorder factors
+   and terms, and multiply by a reciprocal.
 5. `python -m minigrad._core.fast.derive normalise planes` prints a formula's loops for a layout.
 """
 # mypy: ignore-errors
@@ -30,13 +30,13 @@ from runpy import run_path
 from typing import NamedTuple
 
 CORE = Path(__file__).parents[1]
-ORDER = "anrjcml"  # of the axes in memory, whatever the layout
+ORDER = "anrjcml"  # the order of the axes in memory, in any layout
 SIMD = "#pragma omp simd"
 
 
 class Layout(NamedTuple):
-    """How data lies in memory: its axes, those that statistics sum over, those that weights vary
-    along, and those around all passes. Short vectors suit short rows."""
+    """The layout of data in memory: its axes, those that statistics reduce, those that weights vary
+    along, and those outside all passes. Short rows use short vectors."""
 
     axes: str
     reduced: str
@@ -55,7 +55,7 @@ LAYOUTS = {
     "groups": Layout("ajml", "ml", "jm", "aj"),
     "short_groups": Layout("ajml", "ml", "jm", "aj", f"{SIMD} simdlen(4)"),
 }
-# A formula's arrays, and its numbers.
+# The arrays and the numbers of each formula.
 FORMULAS = {
     "normalise": ({"x": "axes", "weight": "weight", "bias": "weight"}, ("eps",)),
     "rms_normalise": ({"x": "axes", "weight": "weight"}, ("eps",)),
@@ -63,7 +63,7 @@ FORMULAS = {
 
 
 def without(axes, others):
-    """The axes that are not among the others."""
+    """The axes that are not in `others`."""
     return "".join(axis for axis in axes if axis not in others)
 
 
@@ -74,7 +74,7 @@ def operators(op):
 
 
 class Symbol:
-    """A value: what an operation gives for other symbols, or an input, a number, an extent."""
+    """A value: the result of an operation on other symbols, an input, a number or an extent."""
 
     __add__, __radd__ = operators("add")
     __sub__, __rsub__ = operators("subtract")
@@ -97,7 +97,7 @@ class Symbol:
         raise AttributeError(name)
 
     def mean(self, axes, keepdims):
-        """That of data about their first element, so that equal numbers give exactly themselves."""
+        """The mean; that of an input relative to its first element, so equal numbers are exact."""
         trace, over = self.trace, self.trace.layout.reduced
         share = 1.0 / trace.extent(over)
         if self.op != "input":
@@ -107,15 +107,15 @@ class Symbol:
         return trace.make("narrow", first + shifted * share)
 
     def var(self, axes, keepdims):
-        """Of what has been centred; else the difference of the two sums would cancel."""
+        """The variance of a centred symbol; otherwise the difference of the sums would cancel."""
         trace, over = self.trace, self.trace.layout.reduced
         if self.op != "subtract" or self.args[1] is not self.args[0].mean(axes, keepdims):
-            raise ValueError("var of what is not centred: write (x - x.mean(axes)).var(axes)")
+            raise ValueError("var needs a centred symbol: write (x - x.mean(axes)).var(axes)")
         share, squares = 1.0 / trace.extent(over), trace.sum(self.square(), over)
         return trace.make("narrow", (squares - trace.sum(self, over).square() * share) * share)
 
     def detach(self):
-        """Itself: only the first result of a formula has a gradient."""
+        """Returns itself: only the first result of a formula has a gradient."""
         return self
 
 
@@ -126,7 +126,7 @@ class Trace:
         self.layout, self.made = layout, {}
 
     def make(self, op, *args, axes=None, value=None):
-        """The symbol; the same one for the same operation."""
+        """The symbol of an operation; the same one for the same operation."""
         const = partial(self.make, "const", axes="")
         args = tuple(a if isinstance(a, Symbol) else const(value=float(a)) for a in args)
         if axes is None:
@@ -135,19 +135,19 @@ class Trace:
         return self.made.setdefault(key, Symbol(self, op, args, axes, value))
 
     def extent(self, axes):
-        """The number of places along axes."""
+        """The number of elements along axes."""
         return self.make("extent", axes="", value=axes)
 
     def sum(self, x, over):
-        """Over axes that it varies along."""
+        """The sum of x over axes that it varies along."""
         return self.make("sum", x, axes=without(x.axes, over))
 
     def total(self, x, over):
-        """The sum over axes; term by term, and what does not vary along them is taken out."""
+        """The sum over axes, term by term, with constant factors moved out of it."""
         fixed = [not set(over) & set(a.axes) for a in (x, *x.args)]
         if fixed[0]:
             return x * self.extent(over) if over else x
-        if ("sum", (x,), without(x.axes, over), "None") in self.made:  # the formula has it
+        if ("sum", (x,), without(x.axes, over), "None") in self.made:  # it exists in the formula
             return self.sum(x, over)
         if x.op in ("add", "subtract", "negative"):
             return self.make(x.op, *(self.total(a, over) for a in x.args))
@@ -162,7 +162,7 @@ class Trace:
 
 
 def walk(ends, stop=()):
-    """The symbols that lead to these, each after those it is made of."""
+    """The symbols that `ends` depend on, each after its arguments."""
     order = dict.fromkeys(stop)
 
     def visit(symbol):
@@ -177,9 +177,9 @@ def walk(ends, stop=()):
 
 
 def gradients(y, g, wanted):
-    """Reverse mode: the gradients of the wanted symbols, from that of y. What was broadcast is
-    summed, unless that leaves neither data nor statistics: then the gradient varies on, along the
-    axes `spread`, until it comes to one."""
+    """Reverse mode: the gradients of the wanted symbols, from that of y. The gradient of a
+    broadcast symbol is summed, unless that leaves neither data nor statistics: then it keeps
+    varying, along the axes `spread`, until it reaches one of these."""
     pending, spread, order = {y: g}, {}, walk([y])
     statistics = without(y.axes, y.trace.layout.reduced)
     for out in reversed(order):
@@ -201,7 +201,7 @@ def gradients(y, g, wanted):
 
 
 def relaxed(ends, stop):
-    """The same with less to do for each element: what varies less is combined first."""
+    """The same with less work per element: operands that vary less are combined first."""
     new = {symbol: symbol for symbol in stop}
 
     def terms(s, op, axes):
@@ -227,14 +227,14 @@ def relaxed(ends, stop):
 
 # -------------------------------------------------------------------------------------------- the C
 def c_text(node):
-    """A kernel of the table in C."""
+    """A kernel of the table as C code."""
     if isinstance(node, ast.IfExp):
         return f"({c_text(node.test)} ? {c_text(node.body)} : {c_text(node.orelse)})"
     return ast.unparse(node)
 
 
 def index(axes, fixed=""):
-    """Where an element stands in an array along the axes; at 0 along those that are fixed."""
+    """The index of an element in an array with these axes; 0 along those that are fixed."""
     text = ""
     for axis in axes:
         scaled = f"({text}) * {axis.upper()}" if "+" in text else f"{text} * {axis.upper()}"
@@ -243,7 +243,7 @@ def index(axes, fixed=""):
 
 
 class Writer:
-    """Writes one C function: from given symbols, by name, to results, by name."""
+    """Writes one C function, from given symbols to results, both by name."""
 
     def __init__(self, layout, real, given, results):
         self.layout, self.real, self.given, self.results = layout, real, given, results
@@ -254,7 +254,7 @@ class Writer:
         self.users = {s: [u for u in self.order for a in u.args if a is s] for s in self.order}
         for s in self.order:
             self.level[s] = max([self.level.get(a, 0) for a in s.args], default=0) + (s.op == "sum")
-        for s in reversed(self.order):  # late, so that fewer values have to stand in arrays
+        for s in reversed(self.order):  # as late as possible, so that fewer values need arrays
             if s.op != "sum" and self.users[s]:
                 self.level[s] = min(self.level[u] - (u.op == "sum") for u in self.users[s])
         self.arrays = [s for s in self.order if s.op == "sum" and not self.is_scalar(s)]
@@ -267,27 +267,27 @@ class Writer:
 
     # ------------------------------------------------------------------- where a symbol is computed
     def is_scalar(self, s):
-        """It is one number while the shared loops stand still."""
+        """Whether it is a single number within the shared loops."""
         return not without(s.axes, self.layout.shared)
 
     def per_place(self, s):
-        """It is no sum, and computed for each place of the inner loop, before those around it."""
+        """Whether it is no sum, and is computed before the inner loop, for each of its elements."""
         return s.op != "sum" and not self.layout.shared and s.axes == self.layout.weight
 
     def used_outside(self, s):
-        """It is read where it is not computed."""
+        """Whether it is read outside the loop that computes it."""
         return any(not self.per_place(u) or self.level[u] > self.level[s] for u in self.users[s])
 
     def is_part(self, s):
-        """It is written inside the one expression that uses it, as it has no name."""
+        """Whether it is unnamed, and written inside the one expression that uses it."""
         if s.name or s.op == "sum" or s in self.arrays or s in self.results.values():
             return False
         user, *others = self.users[s]
         return not others and user.op != "sum" and user.axes == s.axes
 
     def needed(self, ends, here=()):
-        """What a loop defines to have these: it reads what stands in arrays, and computes the rest,
-        among it what stands in arrays from here on."""
+        """What a loop must define to compute `ends`: it reads values stored in arrays, and computes
+        the rest, including those that it stores in arrays itself (`here`)."""
         self.here = here
         read = [s for s in (*self.given.values(), *self.arrays) if s not in here]
         inside = walk(ends, [*read, *self.known])
@@ -296,17 +296,17 @@ class Writer:
 
     # ------------------------------------------------------------------------------------ its text
     def kind(self, s):
-        """Its type."""
+        """Its C type."""
         return "double" if s.wide else self.real
 
     def text(self, s, single):
-        """A symbol inside an expression."""
+        """The text of a symbol inside an expression."""
         if s.op == "const":
             return repr(s.value) + "f" * single
         return self.names[s] if s in self.names else f"({self.expression(s)})"
 
     def expression(self, s, wide=False):
-        """What an operation computes; `wide`: in double, whatever its operands."""
+        """The expression of an operation; `wide`: in double, whatever its operands."""
         single = self.real == "float" and not (s.wide or wide)
         if s.op == "extent":
             return f"(double) ({' * '.join(s.value.upper())})"
@@ -323,14 +323,14 @@ class Writer:
         return re.sub(r"\b[xy]\b", lambda m: operands[0 if m[0] == "x" else -1], text)
 
     def term(self, s):
-        """What a sum adds up, and what that is made of: a product is double, and so exact."""
+        """The term of a sum, and its symbols: a product is double, so it is exact."""
         x = s.args[0]
         if x.op in ("multiply", "square"):
             return self.expression(x, wide=True), x.args
         return self.text(x, single=False), (x,)
 
     def terms(self, sums):
-        """For the name of each sum what it adds up, and what a loop defines for them."""
+        """The terms by the names of their sums, and the symbols that a loop defines for them."""
         terms = {self.names[s]: self.term(s) for s in sums}
         symbols = self.needed([end for _, ends in terms.values() for end in ends])
         return {name: x for name, (x, _) in terms.items()}, symbols
@@ -348,7 +348,7 @@ class Writer:
         self.put("}")
 
     def loop(self, axis, begin="0", end=""):
-        """Over an axis; over the range of the function, if it is the one that is divided."""
+        """A loop over an axis; if threads divide the axis, over the range of the function."""
         if axis == (self.layout.shared or self.vector)[0]:
             begin, end = "start", "stop"
         return self.block(
@@ -356,7 +356,7 @@ class Writer:
         )
 
     def define(self, symbols):
-        """The lines that give symbols their values."""
+        """Write the lines that define symbols."""
         for s in symbols:
             name, value = self.names[s], f"[{index(s.axes)}]"
             if s in self.given.values():
@@ -368,14 +368,14 @@ class Writer:
             self.put(f"const {self.kind(s)} {name} = {value};")
 
     def stores(self, symbols, arrays=()):
-        """The lines that write results and arrays."""
+        """The lines that store results and arrays."""
         pairs = [(f"{self.names[s]}_at", s) for s in arrays]
         pairs += [(f"{name}_out", s) for name, s in self.results.items() if s in symbols]
         return [f"{to}[{index(s.axes)}] = {self.names[s]};" for to, s in pairs]
 
     # ---------------------------------------------------------------------------------- its passes
     def nest(self, axes, symbols, body):
-        """Loops over the axes; each symbol is defined as far out as can be."""
+        """Loops over the axes; each symbol is defined as far out as possible."""
         depth = {s: max([axes.index(a) for a in s.axes if a in axes] or [0]) for s in symbols}
         with ExitStack() as loops:
             for k, axis in enumerate(axes):
@@ -385,8 +385,8 @@ class Writer:
             self.put(*body)
 
     def add_up(self, sums):
-        """The pass that adds along the inner loop. In float64 it takes blocks, as rounding errors
-        grow with the length of a sum, and what the additions of these round off is kept."""
+        """The pass that sums along the inner loop. In float64 it sums blocks, because rounding
+        errors grow with the length of a sum, and compensates the additions of the blocks."""
         axis, blocks, (terms, symbols) = self.vector, self.real == "double", self.terms(sums)
         scalars = [self.names[s] for s in sums if self.is_scalar(s)]
         parts, after = {}, []
@@ -416,8 +416,8 @@ class Writer:
         self.known.update(s for s in sums if self.is_scalar(s))
 
     def add_rows(self, sums):
-        """The pass that adds rows to sums that stand in arrays, four rows at a time: a quarter of
-        the traffic to these."""
+        """The pass that adds rows to sums in arrays, four rows at a time, for a quarter of the
+        traffic to the arrays."""
         (row, axis), (terms, symbols) = self.inner, self.terms(sums)
         head = f"for (ptrdiff_t {row}0 = 0, rows; {row}0 < {row.upper()}; {row}0 += rows)"
         with self.block(head):
@@ -434,7 +434,7 @@ class Writer:
                         self.put(*(f"{name}_at[{axis}] += {name}_part;" for name in terms))
 
     def run_level(self, level):
-        """The sums of a level, and what follows from them for all places."""
+        """The sums of a level, and what depends on them for all elements."""
         now = [s for s in self.order if self.level[s] == level and s in self.names]
         sums = [s for s in now if s.op == "sum"]
         across = [s for s in sums if self.vector in s.axes]
@@ -500,7 +500,7 @@ class Writer:
 
 # ---------------------------------------------------------------------------------------- formulas
 def traced(formula, *inputs):
-    """The results of a formula, whose symbols get the names of its variables."""
+    """The results of a formula, with its symbols named after its variables."""
     found = {}
 
     def look(frame, event, arg):
@@ -520,8 +520,8 @@ def traced(formula, *inputs):
 
 
 class Loops(NamedTuple):
-    """The functions of a formula for a layout, each as what is given and what results; and how many
-    statistics the one keeps for the other."""
+    """The functions of a formula for a layout, each as given symbols and results; and the number of
+    statistics that forward keeps for backward."""
 
     forward: tuple[dict, dict]
     backward: tuple[dict, dict]
@@ -549,7 +549,7 @@ def of_formula(name, layout):
 
 
 def written(name, layout, real):
-    """The forward and the backward in one precision, and how many arrays each needs to work."""
+    """The forward and backward in one precision, and the number of work arrays of each."""
     loops, both = of_formula(name, LAYOUTS[layout]), []
     for pair, direction in ((loops.forward, "forward"), (loops.backward, "backward")):
         writer = Writer(LAYOUTS[layout], real, *pair)
@@ -559,7 +559,7 @@ def written(name, layout, real):
 
 
 def header():
-    """The loops of all formulas in all layouts, and a table of them."""
+    """The loops of all formulas in all layouts, and their table."""
     parts, table = [], []
     for name, (arrays, _) in FORMULAS.items():
         rows, reads = [], 0
@@ -585,7 +585,7 @@ def main(name="normalise", layout="planes"):
 
 
 def rules_of_table():
-    """The entries of the table by name; its rules see them as functions of symbols."""
+    """The entries of the table by name; in its rules they are functions of symbols."""
     space = {"__name__": "table"}
     exec(compile((CORE / "engine/table.py").read_text("utf-8"), "table.py", "exec"), space)
     entries = {name: e for name, e in space.items() if type(e) is space["Entry"]}

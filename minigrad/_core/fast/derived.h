@@ -1,4 +1,4 @@
-/* What the loops that derive.py writes are made of: generated/formulas.h holds them. */
+/* The macros and types of the loops in generated/formulas.h, which derive.py writes. */
 #ifndef MINIGRAD_DERIVED_H
 #define MINIGRAD_DERIVED_H
 
@@ -12,11 +12,11 @@
 #define MG_RESTRICT restrict
 #endif
 
-#define MG_BLOCK 1024 /* elements of a row that are added up before the sum is compensated */
+#define MG_BLOCK 1024 /* elements of a row that are summed before the sum is compensated */
 #define MG_END(start, length) ((length) - (start) < MG_BLOCK ? (length) : (start) + MG_BLOCK)
 #define MG_FINITE(x) ((x) - (x) == 0 ? (x) : 0)
 
-/* Neumaier (1974): `low` keeps what the addition of a part to a sum rounds off. */
+/* Neumaier (1974): `low` accumulates the rounding errors of the additions. */
 #define MG_ADD(sum, low, part) do { \
     const double before = sum; \
     sum = before + part; \
@@ -29,21 +29,21 @@
 #define mg_abs_f32 fabsf
 #define mg_abs_f64 fabs
 
-/* Arrays are those of the inputs, then of the results; extents those of the axes; the loop runs from
- * `start` to before `stop` along the axis that threads divide. */
+/* arrays: the inputs, then the results. extents: the sizes of the axes. The loop runs from `start` up to,
+ * but not including, `stop` along the axis that is divided among threads. */
 typedef void (*MG_Loop)(void **arrays, const ptrdiff_t *extents, const double *numbers, double *work,
                         ptrdiff_t start, ptrdiff_t stop);
 
 typedef struct {
     MG_Loop forward[2], backward[2]; /* in float and in double */
-    int kept;                        /* statistics that the one writes and the other reads */
-    int forward_work, backward_work; /* doubles for each place of a weight */
+    int kept;                        /* statistics that forward writes and backward reads */
+    int forward_work, backward_work; /* doubles per element of a weight */
 } MG_Loops;
 
 typedef struct {
     const char *name;
-    int weights, results; /* inputs beside the data, and what it returns */
-    unsigned reads;       /* the inputs that the backward reads, as bits */
+    int weights, results; /* inputs besides the data, and results */
+    unsigned reads;       /* the inputs that backward reads, as bits */
     MG_Loops loops[8];    /* for each layout */
 } MG_Formula;
 

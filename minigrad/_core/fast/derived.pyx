@@ -1,5 +1,5 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Formulas with statistics, run as one operation by loops that were derived from them.
+"""Formulas with statistics, run as one operation by loops derived from them.
 
 Design note
 -----------
@@ -56,21 +56,21 @@ cdef extern from "../generated/formulas.h":
 cdef Shortcut DERIVED = Shortcut("derived formulas")
 cdef unsigned int ALL = ~<unsigned int> 0       # inputs, as bits
 
-cdef enum Layout:               # in the order of derive.py
+cdef enum Layout:               # the order of derive.py
     COLUMNS, FEW_COLUMNS, PLANES, SHORT_PLANES, ROWS, SHORT_ROWS, GROUPS, SHORT_GROUPS
 
 cdef enum:
     MAX_INPUTS = 8
     MAX_ARRAYS = 24
-    PART = 1 << 16              # elements whose part in the gradient of a weight is summed by itself
+    PART = 1 << 16              # elements in each partial sum of the gradient of a weight
     MOST_PARTS = 16
-    STRIPE = 32                 # columns that are worth a thread of their own
-    FEW = 8                     # columns, of which each is read by itself if there are fewer
-    TINY = 4                    # elements of a row: of shorter rows (of planes with so many)
-    MANY = 256                  # these are too many
-    SHORT = 32                  # elements up to which a row is too short for long vectors
+    STRIPE = 32                 # columns that are worth a thread
+    FEW = 8                     # columns: if there are fewer, each is read on its own
+    TINY = 4                    # elements below which a row (a plane: up to which it) is tiny; more than ...
+    MANY = 256                  # ... this many of them run as primitives
+    SHORT = 32                  # elements below which a row is too short for long vectors
 
-cdef struct View:               # how the inputs lie in memory
+cdef struct View:               # the memory layout of the inputs
     Layout layout
     bint is_double
     npy_intp items              # of a stack; the rest is of one item
@@ -131,7 +131,7 @@ cdef bint find_layout_from(View* view, int first, ndarray x, ndarray weight,
     if rows[2] * rows[3] == 1 or elements(x) == 0:
         return False
     if as_rows and rows[2] * rows[3] < TINY + (rows[3] > 1) and rows[0] * rows[1] > MANY:
-        return False            # primitives take these together; a loop spends its time on statistics
+        return False            # faster by primitives; a loop would spend its time on statistics
     if as_rows:
         for d in range(4): view.extents[d] = rows[d]
         view.layout = GROUPS if rows[3] > 1 else ROWS
@@ -154,11 +154,11 @@ cdef struct Job:                # a loop, to be run for all places of all items
     double numbers[MAX_INPUTS]
     double* work
     npy_intp divided
-    npy_intp slabs, slab        # parts whose sums are apart, and the doubles of each; 0: there is no such sum
+    npy_intp slabs, slab        # partial sums, and the doubles of each; 0: no such sum
 
 
 cdef void run_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
-    """A range of the places; of whole slabs, if sums go across it."""
+    """Run a range; of whole slabs if there are partial sums."""
     cdef Job* job = <Job*> data
     cdef void* arrays[MAX_ARRAYS]
     cdef npy_intp q, k
@@ -186,7 +186,7 @@ cdef void fill(void* array, bint is_double, npy_intp n, double value) noexcept n
 
 cdef void add_slabs(double* work, npy_intp slabs, npy_intp slab, npy_intp n, bint is_double,
                     void* out) noexcept nogil:
-    """The sums of the slabs."""
+    """Add up the partial sums."""
     cdef npy_intp i, q
     cdef double total
     for i in range(n):
@@ -198,7 +198,7 @@ cdef void add_slabs(double* work, npy_intp slabs, npy_intp slab, npy_intp n, bin
 
 @cython.final
 cdef class Derived:
-    """A formula, and its loops: of x, weights, the axes that it reduces, and numbers."""
+    """A formula of x, weights, the axes to reduce, and numbers; and its loops."""
     cdef object function
     cdef Op op
     cdef MG_Formula* formula
@@ -210,14 +210,14 @@ cdef class Derived:
         while formula.name != NULL and <bytes> formula.name != name:
             formula += 1
         if formula.name == NULL:
-            raise ValueError(f"derived: no loops were made for {function.__name__}; see derive.py")
+            raise ValueError(f"derived: there are no loops for {function.__name__}; see derive.py")
         self.function, self.formula, self.count = function, formula, count
         self.op = make_op(function.__name__, rules=(differentiate,), joint=True,
                           attributes=("owner", "inputs", "kept", "wanted", "writes", "all_writes"))
 
     cdef bint fits(self, tuple inputs, View* view) except -1:
-        """Whether there are loops for these inputs: Tensors in C order, of one floating dtype, each at a
-        place of its own in the graph, and numbers."""
+        """Whether there are loops for these inputs: C-contiguous Tensors of one floating dtype, each another
+        value in the graph, and numbers."""
         cdef ndarray weight = None
         cdef Tensor x, tensor, other
         cdef unsigned long long mask = 0
@@ -263,7 +263,7 @@ cdef class Derived:
         return self.forward(inputs, &view)
 
     cdef void begin(self, Job* job, tuple inputs, View* view, void** arrays, double* fills) except *:
-        """Take the inputs as arrays and numbers; a number for a weight is repeated."""
+        """Set up the arrays and numbers of the inputs; a number for a weight is repeated."""
         cdef Py_ssize_t i
         for i in range(self.formula.weights + 1):
             if isinstance(inputs[i], Tensor):
@@ -344,7 +344,7 @@ cdef class Derived:
     cdef list backward(self, Tensor g, tuple inputs, ndarray kept, unsigned long long wanted):
         cdef View view
         if not self.fits(inputs, &view):
-            raise RuntimeError("backward: an input of a derived formula has changed its shape")
+            raise RuntimeError("backward: the shape of an input of a derived formula has changed")
         cdef MG_Loops* loops = &self.formula.loops[<int> view.layout]
         cdef void* arrays[MAX_ARRAYS]
         cdef ndarray x = (<Tensor> inputs[0]).array, cotangent = contiguous(g.array), work, out
@@ -396,8 +396,8 @@ cdef class Derived:
         return results
 
     cdef list differentiate_composed(self, Tensor g, tuple inputs, unsigned long long wanted):
-        """The gradients by the formula itself, recorded if others are. An input that was frozen since the
-        forward is represented by a leaf."""
+        """The gradients by the formula itself, recorded if recording is on. A leaf stands for an input that
+        was frozen since the forward."""
         cdef Tensor tensor
         cdef list given = list(inputs), leaves = [], places = []
         cdef int i
@@ -424,7 +424,7 @@ cdef class Derived:
 
 # ------------------------------------------------------------------------------------------ the graph
 cdef long long count_writes(tuple inputs, unsigned int chosen) except -1:
-    """How often those whose bits are set were written to, all together: while that stays, none was."""
+    """The total number of writes to the inputs whose bits are set; if it is unchanged, so are they."""
     cdef long long writes = 0
     cdef Py_ssize_t i
     for i in range(len(inputs)):
@@ -435,7 +435,7 @@ cdef long long count_writes(tuple inputs, unsigned int chosen) except -1:
 
 def differentiate(Tensor g not None, Derived owner not None, tuple inputs not None, ndarray kept not None,
                   unsigned long long wanted, long long writes, long long all_writes) -> list[Tensor | None]:
-    """The rule of every derived formula: the gradients of its Tensors, in a list."""
+    """The rule of every derived formula: a list of the gradients of its Tensors."""
     cdef bint composed = recording() or not DERIVED.taken()
     if count_writes(inputs, ALL if composed else owner.formula.reads) != (all_writes if composed else writes):
         raise RuntimeError(f"{owner.op.name}: an input was written to in place since it was used, and its "
@@ -446,11 +446,11 @@ def differentiate(Tensor g not None, Derived owner not None, tuple inputs not No
 
 
 def derived(function: Function) -> Function:
-    """Have a formula of formulas.py run as one operation where there are loops for its inputs. A decorator.
+    """A decorator that runs a formula of formulas.py as one operation where there are loops for its inputs.
 
-    Its inputs are positional: x, weights that broadcast against x, the axes that it reduces, and numbers. It
-    returns y, or y and values without a graph. It stays as `__wrapped__`, and runs for inputs of which a loop
-    knows no layout, and while somebody observes the engine.
+    Its inputs are positional: x, weights that broadcast against x, the axes to reduce, and numbers. It
+    returns y, or y and values without a graph. The formula itself, also `__wrapped__`, runs for inputs of any
+    other layout, and while the engine is observed.
 
     >>> from minigrad._core.fast.derived import derived
     >>> from minigrad._core.formulas import normalise

@@ -1,11 +1,11 @@
-"""Derives compiled code and exports from table.py; setup.py runs it before each build.
+"""Generates compiled code and exports from table.py; setup.py runs it before each build.
 
 Design note
 -----------
 1. It parses the source of the table without running it. It writes the opcodes, the loops of
    kernels.pyx, the functions of ops.pyx and the operators of Tensor into `generated/`, which is
    not under version control.
-2. The loops are what one would write by hand: one line for each opcode and kind of operand.
+2. The loops are as one would write them by hand: one line for each opcode and kind of operand.
 """
 
 import ast
@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 CORE = Path(__file__).parents[1]
-MADE = "made of table.py by generate.py"
-MADE_OF_FORMULAS = "made of formulas.py and table.py by derive.py"
+MADE = "generated from table.py by generate.py"
+MADE_OF_FORMULAS = "generated from formulas.py and table.py by derive.py"
 KINDS = ("unary", "binary", "comparison")
 
 
 class Entry(NamedTuple):
-    """An entry of the table, as source."""
+    """An entry of the table, as source text."""
 
     name: str
     kind: str
@@ -37,23 +37,23 @@ class Entry(NamedTuple):
 
     @property
     def opcode(self) -> str:
-        """Its name among the opcodes."""
+        """The name of its opcode."""
         return self.name.upper() if self.kernel else "NO_KERNEL"
 
     @property
     def parameters(self) -> list[str]:
-        """Those of the function."""
+        """The parameters of its function."""
         return ["x"] if self.kind == "unary" else ["x", "y"]
 
     @property
     def public(self) -> bool:
-        """Whether `mg` and Tensor have it."""
+        """Whether it is in `mg` and a method of Tensor."""
         return bool(self.options.get("public", True))
 
 
 class Table(NamedTuple):
-    """What the table says. helpers: functions and constants, as source. operators: the method
-    (without underscores) and the primitive of those that are no entry's."""
+    """The parsed table. helpers: functions and constants, as source text. operators: method
+    (without underscores) to primitive, for primitives without an entry."""
 
     entries: list[Entry]  # by kind, in the order of the table
     helpers: list[str]
@@ -61,7 +61,7 @@ class Table(NamedTuple):
 
 
 def read_table(source: str) -> Table:
-    """Take the source of the table apart."""
+    """Parse the source of the table."""
     entries, helpers, operators = [], [], {}
     for node in ast.parse(source).body:
         value = getattr(node, "value", None)
@@ -93,10 +93,10 @@ def read_table(source: str) -> Table:
 
 # ------------------------------------------------------------------------------------------- loops
 TILED = """\
-while n > 0:                        # tile by tile, as mostly no number there is special
+while n > 0:                        # tile by tile: most have no special number
     w = min(n, <Py_ssize_t> TILE)
     for i in range(w): o[i] = {usual}
-    if not mg_usual(x, w, {added}):       # (the others keep their bits, whatever is next to them)
+    if not mg_usual(x, w, {added}):       # (the others keep their bits)
         for i in range(w): o[i] = o[i] if mg_usual(x + i, 1, {added}) else <floating> {careful}
     x, o, n = x + w, o + w, n - w"""
 
@@ -134,7 +134,7 @@ cdef inline inlined compare_loop(int opcode, floating* x, floating* y, mask_t* o
 
 
 def functions_of_both(text: str) -> str:
-    """One name for both precisions of each function of vecmath.h that a loop calls."""
+    """A single name for both precisions of each function of vecmath.h that a loop calls."""
     headers = "".join(path.read_text("utf-8") for path in (CORE / "fast").glob("vecmath*.h"))
     bodies = re.findall(r"\b(?:MG_NAME\(|mg_)(\w+?)(?:\)|_f32)\(", headers)
     defined = {f"mg_{name}" for name in bodies} - {"mg_usual"}
@@ -145,7 +145,7 @@ def functions_of_both(text: str) -> str:
 
 
 def loops(entries: list[Entry]) -> str:
-    """For each kind a function that branches on the opcode."""
+    """A function for each kind, which branches on the opcode."""
     parts = []
     for kind, head in HEADS.items():
         own = [entry for entry in entries if entry.kernel and entry.kind == kind]
@@ -155,15 +155,15 @@ def loops(entries: list[Entry]) -> str:
 
 
 def opcodes(entries: list[Entry]) -> str:
-    """The enumeration, whose kinds follow one another."""
+    """The enumeration of the opcodes, kind by kind."""
     own = [[e.opcode for e in entries if e.kernel and e.kind == kind] for kind in KINDS]
     first = dict(zip(("FIRST_BINARY", "FIRST_COMPARISON"), (own[1][0], own[2][0]), strict=True))
     listed = ",\n    ".join(fill(", ".join(names), 96, subsequent_indent="    ") for names in own)
     others = """\
 WHERE, CLIP, SCALED_DIFFERENCE          # three inputs
     SUM, PROD, MAX, MIN                     # reductions in one pass;
-    DIFFERENCE, DEVIATION, PRODUCTS, MOMENTS    # passes about a centre, or over two arrays;
-    MEAN, VAR, LOGSUM                       # what `reductions` makes of them
+    DIFFERENCE, DEVIATION, PRODUCTS, MOMENTS    # passes relative to a centre, or over two arrays;
+    MEAN, VAR, LOGSUM                       # composed of these by `reductions`
     NO_KERNEL                               # NumPy computes"""
     names = "".join(f"    {name} = {opcode}\n" for name, opcode in first.items())
     return f"cdef enum Opcode:\n    {listed},\n    {others}\n\ncdef enum:\n{names}"
@@ -171,7 +171,7 @@ WHERE, CLIP, SCALED_DIFFERENCE          # three inputs
 
 # --------------------------------------------------------------------------------------- functions
 def docstring(entry: Entry) -> str:
-    """Help and example."""
+    """The docstring: help and example."""
     call, result = entry.example.split(" -> ")
     call = re.sub(r"\[.*?\]", r"mg.tensor(\g<0>)", call).replace("'", '"')
     result = re.sub(r"\[.*\]", r"tensor(\g<0>)", result, flags=re.DOTALL)
@@ -181,7 +181,7 @@ def docstring(entry: Entry) -> str:
 
 
 def functions(entries: list[Entry], helpers: list[str]) -> str:
-    """The primitives and their functions, as ops.pyx includes them."""
+    """The primitives and their functions, for ops.pyx to include."""
     used = ", ".join(e.opcode for e in entries if e.kernel)
     parts = [f"from .fast.kernels cimport ({used})"]
     for e in entries:
@@ -250,7 +250,7 @@ def operators_of(table: Table) -> list[tuple[str, str, str]]:
 
 
 def methods(table: Table) -> list[str]:
-    """The operators as methods of Tensor, a line each."""
+    """The operators as methods of Tensor, one line each."""
     forms = [
         form.format(method, name.upper(), BITWISE.get(method, method == "ne"))
         for method, name, kind in operators_of(table)
@@ -260,21 +260,21 @@ def methods(table: Table) -> list[str]:
 
 
 def tensor_class(table: Table, source: str) -> str:
-    """The source of Tensor, with the operators behind it."""
+    """The source of Tensor, followed by the operators."""
     names = [name for _, name, _ in operators_of(table) if name]
     handles = [f'cdef Op {name.upper()}_ = named("{name}")' for name in names]
     return "\n".join([*handles, "", "", source.rstrip(), *methods(table)])
 
 
 def write(path: Path, text: str) -> None:
-    """Write what differs, so that only this is compiled again."""
+    """Write a file only if it differs, so that nothing else is recompiled."""
     path.parent.mkdir(exist_ok=True)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         path.write_text(text, encoding="utf-8")
 
 
 def generate(folder: Path = CORE) -> None:
-    """Write all that is made of the table in `folder`."""
+    """Write all files generated from the table in `folder`."""
     source = (folder / "engine/table.py").read_text(encoding="utf-8")
     formulas = (folder / "formulas.py").read_text(encoding="utf-8")
     table, stamp = read_table(source), f"BUILT_FROM = {crc32((source + formulas).encode())}"

@@ -3,7 +3,7 @@ include "../generated/opcodes.pxi"
 
 cdef enum:
     TILE = 512              # elements of a tile: three operands in float64 fill 12 KiB of the L1 cache
-    COLUMNS = 1024          # that a reduction folds side by side: 8 KiB of accumulators, 8 of centres
+    COLUMNS = 1024          # columns that a reduction folds at once: 8 KiB of accumulators and 8 of centres
 
 ctypedef unsigned char mask_t
 

@@ -4,19 +4,19 @@
 Design note
 -----------
 1. This file knows memory, lengths and opcodes. It must not know arrays, shapes, Tensors or the graph.
-2. Every loop runs over contiguous memory. Whatever is strided, reversed, transposed or broadcast is
-   packed by `loops.pyx` or `reductions.pyx` into a tile of 512 elements first (`pack`), so that an
-   operation is written once, not once per layout; but a number is read in its place (`call_with_numbers`).
-3. A kernel is a fused function over float and double. What other modules call takes pointers to void and
-   chooses the dtype, once for each kernel. `MG_CLONED` (clones.h) has gcc build it for
-   AVX-512, AVX2 and baseline x86-64 and pick at load time; the loops vectorise by themselves.
+2. Every loop runs over contiguous memory. `loops.pyx` and `reductions.pyx` first pack operands that are
+   strided, reversed, transposed or broadcast into a tile of 512 elements (`pack`), so an operation is written
+   once, not once per layout; but numbers are read in place (`call_with_numbers`).
+3. A kernel is a fused function over float and double. Functions called by other modules take void pointers
+   and select the dtype, once for each kernel. `MG_CLONED` (clones.h) makes gcc build a kernel for AVX-512,
+   AVX2 and baseline x86-64 and select one at load time; the loops vectorise without intrinsics.
 4. Reductions accumulate in double, whatever the input; extrema and sums of products in the precision of
-   the input, of which the latter are summed 1024 at a time. 256 bytes of lanes keep the adders busy. What
-   costs is the conversion to double: the variance of floats reads them once (`row_moments`), and columns are
-   folded by straight-line code (`fold_four`), from which gcc makes conversions straight from memory; from a
-   loop it made them of halves of vectors, a third slower. (Rows folded as columns: slower below 512
-   elements, a fifth faster above; not worth the two ways.)
-5. `noexcept nogil` on all: no kernel can fail, and none needs the interpreter.
+   the input, the latter 1024 at a time. 256 bytes of lanes keep the adders busy. The main cost is the
+   conversion to double: the variance of floats reads them once (`row_moments`), and columns are folded by
+   straight-line code (`fold_four`), for which gcc converts directly from memory; in a loop it converted
+   halves of vectors, a third slower. (Folding rows like columns is slower below 512 elements and a fifth
+   faster above: not worth two code paths.)
+5. Everything is `noexcept nogil`: no kernel can fail, and none needs the interpreter.
 """
 from cython cimport floating
 from libc.math cimport INFINITY
@@ -32,9 +32,9 @@ cdef extern from "vecmath.h":
 cdef extern from * nogil:
     """
     #define mg_usual(x, n, added) _Generic((x), float*: mg_usual_f32, double*: mg_usual_f64)(x, n, added)
-    /* The larger or smaller; a NaN wins, and stays. (`best` is one instruction, in which a NaN in a stays; so
-       they vectorise, where Cython's branches did not. Of four at once NaN is looked for in one go: compilers
-       made a tangle of the conditions of two of the others.) */
+    /* The larger or smaller; a NaN wins and stays. (`best` is one instruction that keeps a NaN in a, so these
+       vectorise, unlike Cython's branches. Four elements are checked for NaN together, because compilers
+       generated bad code for nested pairs.) */
     #define MG_EXTREMUM(name, type, beats) \\
         static inline type name(type a, type x) { type best = x beats a ? x : a; return x != x ? x : best; }\\
         static inline type name##_of(type a, type x, type y, type z, type w) { \\
@@ -53,7 +53,7 @@ cdef extern from * nogil:
         __VA_ARGS__)
     #define mg_sqrt(x) _Generic((x), float: sqrtf, double: sqrt)(x)
     #define mg_abs(x) _Generic((x), float: fabsf, double: fabs)(x)
-    double mg_one = 1;              /* not static, so that no compiler knows it: see fold_four */
+    double mg_one = 1;              /* not static, so that its value is unknown to compilers: see fold_four */
     #ifdef __GNUC__
     #define mg_straight_line() __asm__ volatile("")
     #else
@@ -70,7 +70,7 @@ cdef extern from * nogil:
     double mg_largest(double, double, double, double, double)
     double mg_smallest(double, double, double, double, double)
 
-ctypedef fused item_t:                      # what `pack` moves: any element of 1, 4 or 8 bytes
+ctypedef fused item_t:                      # the elements that `pack` moves: 1, 4 or 8 bytes
     unsigned char
     unsigned int
     unsigned long long
@@ -82,7 +82,7 @@ include "../generated/loops.pxi"
 
 
 # ------------------------------------------------------------------------------------------ binary
-# A number among the operands is read with a step of 0, which is a constant where these are inlined.
+# A number operand is read with a step of 0, which is a constant after inlining.
 cdef cloned binary(int opcode, floating* x, floating* y, floating* o, Py_ssize_t n,
                    int numbers) noexcept nogil:
     if numbers == 0: binary_loop(opcode, x, y, o, n, 1, 1)
@@ -149,7 +149,7 @@ cdef inline void dispatch(int opcode, void** p, void* out, Py_ssize_t n, floatin
 
 
 cdef bint takes_numbers(int opcode, int numbers) noexcept nogil:
-    """Whether `call_with_numbers` knows this set of operands to be numbers: bit k stands for operand k."""
+    """Whether `call_with_numbers` accepts numbers for this set of operands: bit k stands for operand k."""
     if FIRST_BINARY <= opcode < WHERE:
         return numbers < 3
     if opcode == WHERE:
@@ -159,8 +159,8 @@ cdef bint takes_numbers(int opcode, int numbers) noexcept nogil:
 
 cdef void call_with_numbers(int opcode, bint is_double, void** operands, void* out, Py_ssize_t n,
                             int numbers) noexcept nogil:
-    """As `call_kernel`, but an operand whose bit is set is one number. (A tile full of it, which is read
-    again and again beside the others, took a fifth longer.)"""
+    """Like `call_kernel`, but an operand whose bit is set is a single number. (Reading a tile filled with it
+    took a fifth longer.)"""
     if is_double:
         dispatch(opcode, operands, out, n, <double*> NULL, numbers)
     else:
@@ -183,7 +183,7 @@ cdef cloned pack_items(item_t* source, Py_ssize_t row_stride, Py_ssize_t stride,
             for i in range(n): tile[i] = (<item_t*> row)[0]
         elif stride == sizeof(item_t):
             for i in range(n): tile[i] = (<item_t*> row)[i]
-        elif stride == 2 * sizeof(item_t):  # every other element: a constant that vectorises
+        elif stride == 2 * sizeof(item_t):  # every other element: a constant, so it vectorises
             for i in range(n): tile[i] = (<item_t*> row)[2 * i]
         else:
             for i in range(n): tile[i] = (<item_t*> (row + i * stride))[0]
@@ -194,7 +194,7 @@ cdef void pack(char* source, Py_ssize_t row_stride, Py_ssize_t stride, Py_ssize_
                int itemsize, char* tile) noexcept nogil:
     """Copy rows × n elements that lie `row_stride` and `stride` bytes apart into a contiguous tile."""
     cdef Py_ssize_t filled = n * itemsize, whole = rows * filled
-    if row_stride == 0 and rows > 1:        # one row that repeats, as a bias does: what is there doubles
+    if row_stride == 0 and rows > 1:        # one repeated row, such as a bias: double what is there
         pack(source, 0, stride, 1, n, itemsize, tile)
         while filled < whole:
             memcpy(tile + filled, tile, min(filled, whole - filled))
@@ -220,7 +220,7 @@ cdef inline void copy_items(item_t* x, Py_ssize_t x_row, Py_ssize_t x_stride, ch
 
 
 cdef inline void copy_bytes(char* x, char* o, Py_ssize_t n) noexcept nogil:
-    """memcpy; but short runs as two moves that overlap, which take a third of the time of the call."""
+    """memcpy, but short runs as two overlapping moves, which take a third of the time of the call."""
     if 16 <= n <= 32:
         memcpy(o, x, 16)
         memcpy(o + n - 16, x + n - 16, 16)
@@ -233,8 +233,8 @@ cdef inline void copy_bytes(char* x, char* o, Py_ssize_t n) noexcept nogil:
 
 cdef void copy_block(char* x, Py_ssize_t x_row, Py_ssize_t x_stride, char* o, Py_ssize_t o_row,
                      Py_ssize_t o_stride, Py_ssize_t rows, Py_ssize_t n, int itemsize) noexcept nogil:
-    """Copy rows × n elements between memories with strides, in bytes, of their own. (`pack` fills 64 x 256
-    floats, each row with one number, in 1.3 us; copy_items, which knows no stride, in 5.)"""
+    """Copy rows × n elements between strided memories; all strides are in bytes. (`pack` fills 64 x 256
+    floats, each row with one number, in 1.3 us; copy_items, without special cases, in 5.)"""
     cdef Py_ssize_t r
     if x_stride == itemsize and o_stride == itemsize:
         for r in range(rows): copy_bytes(x + r * x_row, o + r * o_row, n * itemsize)
@@ -267,8 +267,8 @@ cdef cloned add_strided(floating* x, Py_ssize_t x_row, Py_ssize_t x_stride, floa
 
 cdef void add_block(bint is_double, void* x, Py_ssize_t x_row, Py_ssize_t x_stride, void* o,
                     Py_ssize_t o_row, Py_ssize_t o_stride, Py_ssize_t rows, Py_ssize_t n) noexcept nogil:
-    """As `copy_block`, but o += x; elements of o may coincide. (`binary(ADD)` in place would not vectorise:
-    its operands would overlap.)"""
+    """Like `copy_block`, but o += x; elements of o may coincide. (`binary(ADD)` in place would not vectorise,
+    because its operands would overlap.)"""
     if is_double:
         add_strided(<double*> x, x_row, x_stride, <double*> o, o_row, o_stride, rows, n)
     else:
@@ -287,7 +287,7 @@ cdef cloned keep_larger(floating* x, int place, floating* largest, int* at, Py_s
 
 cdef inline Py_ssize_t equal_windows(long long* start, long long* stop, Py_ssize_t first,
                                      Py_ssize_t end) noexcept nogil:
-    """How many windows from `first` on have its size, and its distance to the next from their next."""
+    """The number of windows from `first` on with equal sizes and equal distances to the next."""
     cdef Py_ssize_t i = first + 1
     while i < end and (stop[i] - start[i] == stop[first] - start[first]
                        and start[i] - start[i - 1] == start[first + 1] - start[first]):
@@ -298,7 +298,7 @@ cdef inline Py_ssize_t equal_windows(long long* start, long long* stop, Py_ssize
 cdef inline void first_maxima_of(floating* x, Py_ssize_t planes, Py_ssize_t height, Py_ssize_t width,
                                  long long** bounds, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t row_step,
                                  Py_ssize_t column_step, floating* o, long long* index) noexcept nogil:
-    """Windows of one size at equal distances are done together, a tile of them: one element of each, and
+    """Windows of equal size at equal distances are processed together, a tile at a time: one element of each,
     then the next."""
     cdef floating tile[TILE]
     cdef floating largest[TILE]
@@ -343,8 +343,8 @@ cdef inline void first_maxima_of(floating* x, Py_ssize_t planes, Py_ssize_t heig
 cdef void first_maxima(bint is_double, void* x, Py_ssize_t planes, Py_ssize_t height, Py_ssize_t width,
                        long long** bounds, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t row_step,
                        Py_ssize_t column_step, void* o, long long* index) noexcept nogil:
-    """The first maximum of each window, and its index in its plane of height × width; a NaN wins. `bounds`
-    are where each window starts and stops, by rows and by columns. Checked by the caller."""
+    """The first maximum of each window, and its index in its plane of height × width; a NaN wins. `bounds`:
+    the starts and stops of the windows by rows, then by columns, checked by the caller."""
     if is_double:
         first_maxima_of(<double*> x, planes, height, width, bounds, rows, columns, row_step, column_step,
                         <double*> o, index)
@@ -356,8 +356,8 @@ cdef void first_maxima(bint is_double, void* x, Py_ssize_t planes, Py_ssize_t he
 # -------------------------------------------------------------------------------- indexing along an axis
 cdef cloned furthest(long long* index, Py_ssize_t n, long long length,
                      unsigned long long* result) noexcept nogil:
-    """The largest index + length as an unsigned number: each is at least -length and below length where
-    this is below 2 * length."""
+    """The largest index + length as an unsigned number. If it is below 2 * length, every index is at least
+    -length and below length."""
     cdef unsigned long long place, most = 0
     cdef Py_ssize_t i
     for i in range(n):
@@ -367,7 +367,7 @@ cdef cloned furthest(long long* index, Py_ssize_t n, long long length,
 
 
 cdef bint all_within(long long* index, Py_ssize_t n, long long length) noexcept nogil:
-    """Whether every index is an index, perhaps a negative one, of an axis of that length."""
+    """Whether every index, negative or not, is valid for an axis of this length."""
     cdef unsigned long long most
     furthest(index, n, length, &most)
     return n == 0 or most < 2 * <unsigned long long> length
@@ -454,7 +454,7 @@ cdef cloned scan_columns(floating* factor, floating* x, Py_ssize_t length, Py_ss
     cdef double states[TILE]
     cdef double state = 1 if x == NULL else 0
     cdef Py_ssize_t k, i
-    if w == 1:                              # one chain: its state stays in a register
+    if w == 1:                              # one chain: the state stays in a register
         for k in range(length):
             state = next_state(factor, x, k * inner, state)
             o[k * inner] = <floating> state
@@ -478,8 +478,8 @@ cdef inline void scan_all(floating* factor, floating* x, Py_ssize_t outer, Py_ss
 
 cdef void scan(bint is_double, void* factor, void* x, Py_ssize_t outer, Py_ssize_t length, Py_ssize_t inner,
                void* o) noexcept nogil:
-    """o[a, k, i] = factor[a, k, i] * o[a, k - 1, i] + x[a, k, i], kept in double. Without a factor (NULL) it
-    is 1; without x it is 0, and what stands before the first is 1."""
+    """o[a, k, i] = factor[a, k, i] * o[a, k - 1, i] + x[a, k, i], accumulated in double. factor=NULL means 1;
+    x=NULL means 0, with o[a, -1, i] = 1."""
     if is_double:
         scan_all(<double*> factor, <double*> x, outer, length, inner, <double*> o)
     else:
@@ -488,18 +488,18 @@ cdef void scan(bint is_double, void* factor, void* x, Py_ssize_t outer, Py_ssize
 
 # -------------------------------------------------------------------------------------- reductions
 cdef enum:
-    LANES = 256             # bytes of independent accumulators, so that none waits for the last addition
-    MOST_LANES = 64         # that these are: floats
+    LANES = 256             # bytes of independent accumulators, so that no addition waits for the last one
+    MOST_LANES = 64         # the most lanes: floats
     GROUP = 16              # rows whose lanes are folded together
-    MOMENT_LANES = 16       # of sums, and as many of squares
+    MOMENT_LANES = 16       # for sums, and as many for squares
 
-ctypedef fused lane_t:      # what a reduction accumulates in: double, or the precision of x
+ctypedef fused lane_t:      # the type of an accumulator: double, or the precision of x
     float
     double
 
 
 cdef double reduction_start(int opcode) noexcept nogil:
-    """The accumulator of a reduction over nothing."""
+    """The initial accumulator of a reduction."""
     if opcode == PROD:
         return 1
     if opcode == MAX:
@@ -528,7 +528,7 @@ cdef inline lane_t combine_four(int opcode, lane_t a, lane_t x, lane_t y, lane_t
 
 
 cdef inline lane_t prepare(int opcode, floating x, floating y, lane_t centre) noexcept nogil:
-    """What a reduction accumulates for the element x (and y, for a sum of products)."""
+    """The term of a reduction for the element x (and y, for a sum of products)."""
     if opcode == DIFFERENCE:
         return <lane_t> x - centre
     if opcode == DEVIATION:
@@ -539,7 +539,7 @@ cdef inline lane_t prepare(int opcode, floating x, floating y, lane_t centre) no
 
 
 cdef inline inlined halve(int opcode, lane_t* a, Py_ssize_t rows, Py_ssize_t h, lane_t* b) noexcept nogil:
-    """Rows of 2 h lanes to rows of h."""
+    """Fold rows of 2 h lanes to rows of h."""
     cdef Py_ssize_t r, k
     for r in range(rows):
         for k in range(h): b[r * h + k] = combine(opcode, a[2 * r * h + k], a[2 * r * h + h + k])
@@ -548,8 +548,8 @@ cdef inline inlined halve(int opcode, lane_t* a, Py_ssize_t rows, Py_ssize_t h, 
 cdef inline inlined fold_rows(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride,
                               Py_ssize_t rows, Py_ssize_t n, double* centre, lane_t* kind,
                               double* accumulator) noexcept nogil:
-    """The lanes of a row are folded as a tree, which rounds less than a chain; its lower levels for many rows
-    together, in memory: of one row in registers, compilers made scalar code."""
+    """The lanes of a row are folded as a tree, which rounds less than a chain. Its lower levels are folded in
+    memory for many rows together: for one row in registers, compilers generated scalar code."""
     cdef lane_t lane[MOST_LANES]
     cdef lane_t rest[MOST_LANES]
     cdef lane_t a[GROUP * MOST_LANES]
@@ -568,7 +568,7 @@ cdef inline inlined fold_rows(int opcode, floating* x, Py_ssize_t other, Py_ssiz
                 for k in range(lanes):
                     lane[k] = combine(opcode, lane[k], prepare(opcode, x[i + k], y[i + k], c))
                 i += lanes
-            if whole < n:                   # (in lanes of their own: a variable index keeps them in memory)
+            if whole < n:                   # (in separate lanes: a variable index keeps these in memory)
                 for k in range(lanes): rest[k] = start
                 for k in range(n - whole): rest[k] = prepare(opcode, x[whole + k], y[whole + k], c)
                 for k in range(lanes): lane[k] = combine(opcode, lane[k], rest[k])
@@ -590,13 +590,13 @@ cdef inline inlined fold_rows(int opcode, floating* x, Py_ssize_t other, Py_ssiz
 
 cdef cloned row_moments(float* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n, double* centre,
                         double* accumulator) noexcept nogil:
-    """The sums of x - centre of each row, and behind them, COLUMNS further, the sums of its square."""
+    """The sums of x - centre of each row and, COLUMNS further on, the sums of its squares."""
     cdef double sums[MOMENT_LANES]
     cdef double squares[MOMENT_LANES]
     cdef double d[MOMENT_LANES]
     cdef float rest[MOMENT_LANES]
-    cdef double a[2 * GROUP * MOMENT_LANES]         # for each row its sums and then its squares, which are
-    cdef double b[2 * GROUP * MOMENT_LANES]         # halved from one to the other
+    cdef double a[2 * GROUP * MOMENT_LANES]         # for each row its sums, then its squares, which are
+    cdef double b[2 * GROUP * MOMENT_LANES]         # halved from one array to the other
     cdef Py_ssize_t i, k, r, height, whole = n - n % MOMENT_LANES
     cdef double c
     cdef float* y
@@ -606,7 +606,7 @@ cdef cloned row_moments(float* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssi
             c = centre[r]
             for k in range(MOMENT_LANES): sums[k] = 0
             for k in range(MOMENT_LANES): squares[k] = 0
-            for k in range(MOMENT_LANES): rest[k] = <float> c           # which adds nothing
+            for k in range(MOMENT_LANES): rest[k] = <float> c           # contributes 0
             for k in range(n - whole): rest[k] = x[whole + k]
             i = 0
             while i < n:
@@ -632,8 +632,8 @@ cdef cloned row_moments(float* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssi
 
 cdef cloned row_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride, Py_ssize_t rows,
                        Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
-    cdef double* wide = NULL                # of which only the type counts
-    cdef floating* alike = NULL             # picking an element rounds nothing
+    cdef double* wide = NULL                # only its type matters
+    cdef floating* alike = NULL             # selecting an element does not round
     if opcode == SUM: fold_rows(SUM, x, other, row_stride, rows, n, centre, wide, accumulator)
     elif opcode == PROD: fold_rows(PROD, x, other, row_stride, rows, n, centre, wide, accumulator)
     elif opcode == MAX: fold_rows(MAX, x, other, row_stride, rows, n, centre, alike, accumulator)
@@ -645,9 +645,9 @@ cdef cloned row_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row
 
 cdef inline inlined fold_four(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride,
                               double* centre, lane_t one, lane_t* accumulator, lane_t* out) noexcept nogil:
-    """One column of four rows, as a tree: a chain would wait for each addition. Sums multiply by one: a fused
-    multiply-add runs where conversions to double do not, and rounds as the addition does. (Without such an
-    instruction a multiplication is lost.)"""
+    """One column of four rows, as a tree: a chain would wait for each addition. Sums multiply by one: fused
+    multiply-adds use other execution units than conversions to double, and round like additions. (Without
+    such an instruction the multiplication is wasted.)"""
     cdef floating* x1 = <floating*> (<char*> x + row_stride)
     cdef floating* x2 = <floating*> (<char*> x + 2 * row_stride)
     cdef floating* x3 = <floating*> (<char*> x + 3 * row_stride)
@@ -656,7 +656,7 @@ cdef inline inlined fold_four(int opcode, floating* x, Py_ssize_t other, Py_ssiz
     cdef floating* y2 = <floating*> (<char*> x2 + other)
     cdef floating* y3 = <floating*> (<char*> x3 + other)
     cdef lane_t a = accumulator[0], c = <lane_t> centre[0]
-    if opcode == PRODUCTS:                  # in the precision of x, of which two conversions would be slow
+    if opcode == PRODUCTS:                  # in the precision of x, because two conversions would be slow
         out[0] = a + <lane_t> ((x[0] * y[0] + x1[0] * y1[0]) + (x2[0] * y2[0] + x3[0] * y3[0]))
     elif opcode == SUM:
         out[0] = a * one + ((x[0] * one + x1[0]) * one + (x2[0] * one + x3[0]))
@@ -675,7 +675,7 @@ cdef inline inlined fold_columns(int opcode, floating* x, Py_ssize_t other, Py_s
     while r + 4 <= rows:                    # four rows at once: a quarter of the traffic to the accumulators
         i = 0
         if lane_t is double and floating is float:
-            while i + 4 <= n:               # straight-line code converts in one go four floats of memory
+            while i + 4 <= n:               # straight-line code converts four floats from memory at once
                 fold_four(opcode, x + i, other, row_stride, centre + i, one, accumulator + i, &a0)
                 fold_four(opcode, x + i + 1, other, row_stride, centre + i + 1, one, accumulator + i + 1, &a1)
                 fold_four(opcode, x + i + 2, other, row_stride, centre + i + 2, one, accumulator + i + 2, &a2)
@@ -698,7 +698,7 @@ cdef inline inlined fold_columns(int opcode, floating* x, Py_ssize_t other, Py_s
 
 cdef inline inlined four_moments(float* x, Py_ssize_t row_stride, double c, double one, double* sum,
                                  double* square) noexcept nogil:
-    """Of one column of four rows."""
+    """The moments of one column of four rows."""
     cdef double d = x[0] - c
     cdef double d1 = (<float*> (<char*> x + row_stride))[0] - c
     cdef double d2 = (<float*> (<char*> x + 2 * row_stride))[0] - c
@@ -709,7 +709,7 @@ cdef inline inlined four_moments(float* x, Py_ssize_t row_stride, double c, doub
 
 cdef cloned column_moments(float* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_ssize_t n, double* centre,
                            double* accumulator) noexcept nogil:
-    """As `row_moments`, of columns."""
+    """Like `row_moments`, for columns."""
     cdef double* squares = accumulator + COLUMNS
     cdef double s0, s1, s2, s3, q0, q1, q2, q3, one = mg_one
     cdef Py_ssize_t i, r = 0
@@ -740,7 +740,7 @@ cdef cloned column_moments(float* x, Py_ssize_t row_stride, Py_ssize_t rows, Py_
 cdef inline inlined column_extremum(int opcode, floating* x, Py_ssize_t other, Py_ssize_t row_stride,
                                     Py_ssize_t rows, Py_ssize_t n, double* centre,
                                     double* accumulator) noexcept nogil:
-    """In the precision of x; n is at most COLUMNS."""
+    """The extremum in the precision of x; n is at most COLUMNS."""
     cdef floating best[COLUMNS]
     cdef Py_ssize_t i
     for i in range(n): best[i] = <floating> accumulator[i]
@@ -761,9 +761,9 @@ cdef cloned column_kernel(int opcode, floating* x, Py_ssize_t other, Py_ssize_t 
 
 cdef void reduce_rows(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride,
                       Py_ssize_t rows, Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
-    """Fold rows of n contiguous elements, `row_stride` bytes apart, each into an accumulator of its own.
-    PRODUCTS sums x times what stands `other` bytes behind it; MOMENTS, of floats alone, has two accumulators,
-    the second COLUMNS behind the first."""
+    """Fold rows of n contiguous elements, `row_stride` bytes apart, each into its own accumulator. PRODUCTS
+    sums x times the element `other` bytes after it; MOMENTS, for floats only, has two accumulators, the
+    second COLUMNS after the first."""
     if opcode == MOMENTS:
         row_moments(<float*> x, row_stride, rows, n, centre, accumulator)
     elif is_double:
@@ -774,7 +774,7 @@ cdef void reduce_rows(int opcode, bint is_double, void* x, Py_ssize_t other, Py_
 
 cdef void reduce_columns(int opcode, bint is_double, void* x, Py_ssize_t other, Py_ssize_t row_stride,
                          Py_ssize_t rows, Py_ssize_t n, double* centre, double* accumulator) noexcept nogil:
-    """Fold rows of n contiguous elements, `row_stride` bytes apart, into n accumulators, one a column."""
+    """Fold rows of n contiguous elements, `row_stride` bytes apart, into n accumulators, one per column."""
     if opcode == MOMENTS:
         column_moments(<float*> x, row_stride, rows, n, centre, accumulator)
     elif is_double:

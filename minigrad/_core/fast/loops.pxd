@@ -4,7 +4,7 @@ from numpy cimport NPY_ARRAY_OWNDATA, PyArray_DIMS, PyArray_FLAGS, PyArray_NDIM,
 
 from .strides cimport Block
 
-cdef struct Operand:            # what an elementwise loop reads: an array, or one scalar with ndim 0
+cdef struct Operand:            # an operand of an elementwise loop: an array, or a scalar with ndim 0
     char* data
     npy_intp* shape
     npy_intp* strides           # in bytes
@@ -14,19 +14,19 @@ cdef struct Operand:            # what an elementwise loop reads: an array, or o
 cdef enum:
     IN_PARTS = 1 << 18          # elements above which a loop runs on several threads
 
-cdef struct Transfer:           # how elements are copied, or added, from strides to other strides
-    bint add, is_double         # additions are of floats
+cdef struct Transfer:           # a plan for copying or adding elements between strided arrays
+    bint add, is_double         # only floats are added
     int itemsize
     Block block                 # of the source and the target
 
-ctypedef void (*Part)(void* job, npy_intp part, npy_intp parts) noexcept nogil  # one of so many
+ctypedef void (*Part)(void* job, npy_intp part, npy_intp parts) noexcept nogil  # one of `parts` parts
 
 cdef npy_intp merge_dimensions(Block* block, int ndim, npy_intp* shape, Operand* operands,
                                int count) noexcept nogil
 cdef void run_blocks(int opcode, bint is_double, Operand* operands, int count, Block* block, char* out,
                      Py_ssize_t out_itemsize) noexcept nogil
 cdef inline npy_intp elements(ndarray array) noexcept:
-    """As PyArray_SIZE, which is a call into NumPy: 3 ns, six times for each small operation."""
+    """Like PyArray_SIZE, but not a call into NumPy: 3 ns, six times for each small operation."""
     cdef npy_intp size = 1
     cdef int d
     for d in range(PyArray_NDIM(array)):
@@ -41,7 +41,7 @@ cdef ndarray difference(str name, ndarray x, ndarray y)
 cdef void recycle(PyObject* array) noexcept
 cdef bint bounds_meet(ndarray a, ndarray b) noexcept
 cdef inline bint may_overlap(ndarray a, ndarray b) noexcept:
-    """Whether two arrays may have bytes in common, and one needs a copy before the other is written."""
+    """Whether two arrays may share bytes, so that one must be copied before the other is written."""
     if PyArray_FLAGS(a) & PyArray_FLAGS(b) & NPY_ARRAY_OWNDATA:
         return a is b
     return bounds_meet(a, b)

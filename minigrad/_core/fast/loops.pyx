@@ -5,21 +5,21 @@ Design note
 -----------
 1. This file knows NumPy arrays: shapes, strides, axes, broadcasting, allocation. It must not know
    Tensors, dtypes other than float32 and float64 (and the bool of a mask), or the graph.
-2. Every output is C-contiguous and nobody else's. Its memory is new or was let go by a Tensor that died:
-   a training step asks for the same shapes again and again, and an array from a bin costs 10 ns where
-   a new one costs 100, and page faults when it is large. Then any array of that size will do, whatever
-   its shape was; and where a view dies last, what it looked at goes into the bin. Inputs may have any
-   strides: transposed, reversed, broadcast, overlapping windows.
-3. *Elementwise*: dimensions that lie behind one another in memory for every operand are merged first;
-   most calls end as one loop. What is left is walked in blocks of rows, and an operand that is not
-   contiguous there is packed into a tile in the L1 cache, once if it repeats (a bias row, a scalar).
-4. *Windows* are strides too. One walk over two sets of strides (`transfer`) copies what cannot be viewed
-   (the columns of a convolution: 0.4 ms where NumPy took 1.0) and adds up what overlaps (its adjoint).
-5. Large loops release the GIL, and from 2^18 elements on they are cut into parts for the pool of `threads.h`,
+2. Every output is C-contiguous and unshared. Its memory is new, or recycled from a Tensor that was freed:
+   a training step needs the same shapes again and again, and an array from a bin costs 10 ns, a new one 100,
+   plus page faults if it is large. A large array is reused for any shape of the same size. If the last
+   reference is a view, its base array is recycled. Inputs may have any strides: transposed, reversed,
+   broadcast, overlapping windows.
+3. *Elementwise*: dimensions that are contiguous to each other in every operand are merged first, so most
+   calls are a single loop. The rest is walked in blocks of rows, and an operand that is not contiguous there
+   is packed into a tile in the L1 cache, only once if it repeats (a bias row, a scalar).
+4. *Windows* are strides too. One walk over two sets of strides (`transfer`) copies what cannot be a view
+   (the columns of a convolution: 0.4 ms, NumPy 1.0) and adds up overlaps (its adjoint).
+5. Large loops release the GIL. From 2^18 elements on they are divided into parts for the pool of `threads.h`,
    which products, optimisers and recurrent layers use as well. Waking a thread takes 45 us, so a loop of up
-   to 2^20 elements is divided only if it is one of many in a row. No bit depends on the number of threads,
-   so no result may depend on which others are computed beside it. Sums to one number stay on one thread.
-6. Axes that are reduced are the matter of `reductions.pyx`, products that of `products.pyx`.
+   to 2^20 elements is divided only if it is one of many in a row. No bit depends on the number of threads, so
+   no result may depend on its neighbours in a part. Sums to a single number stay on one thread.
+6. Reductions are in `reductions.pyx`, products in `products.pyx`.
 """
 cimport numpy as cnp
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
@@ -71,23 +71,23 @@ cdef extern from *:
 
 cdef enum:
     BINS = 256
-    BIN_SIZE = 128              # as many as the steps of a sequence, which all make arrays of the same shapes
+    BIN_SIZE = 128              # enough for the steps of a sequence, which all make arrays of the same shapes
     BIN_DIMS = 4
-    BIN_BYTES = 1 << 28         # all bins together; beyond it they are emptied
-    BY_SIZE = 1 << 14           # elements from which on arrays of one size share a bin, whatever their shape
+    BIN_BYTES = 1 << 28         # in all bins together; beyond it they are emptied
+    BY_SIZE = 1 << 14           # elements from which on arrays of equal size, of any shape, share a bin
     RELEASE_GIL = 1 << 15       # elements above which a loop lets other threads run
-    BRIEF = 1 << 20             # elements up to which it takes as long to wake a thread as it gains
-    PIECE = 1 << 17             # elements of a part, at least
+    BRIEF = 1 << 20             # elements up to which waking a thread costs as much as it gains
+    PIECE = 1 << 17             # the fewest elements of a part
     SOURCE = 0                  # the operands of a transfer
     TARGET = 1
 
 
 # -------------------------------------------------------------------------------------- allocation
-cdef struct Bin:                # arrays of one dtype and shape (the larger ones: size) that nobody uses
+cdef struct Bin:                # unused arrays of one dtype and shape (large ones: size)
     int typenum
     int ndim
     npy_intp shape[BIN_DIMS]
-    int wanted                  # how many `empty` had to make: more would be kept for nothing
+    int wanted                  # the number that `empty` had to allocate: more are not needed
     int count
     PyObject* arrays[BIN_SIZE]
 
@@ -122,7 +122,7 @@ cdef void empty_bin(Bin* bin):
 
 
 cdef inline void ask_for(Bin* bin, int ndim, npy_intp* shape, int typenum):
-    """The bin shall keep one more array of that shape."""
+    """Let the bin keep one more array of this shape."""
     cdef int i
     if not belongs(bin, ndim, shape, typenum):
         empty_bin(bin)
@@ -155,7 +155,7 @@ cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
             if by_size and (PyArray_NDIM(array) != ndim
                             or memcmp(PyArray_DIMS(array), shape, ndim * sizeof(npy_intp)) != 0):
                 wanted.ptr, wanted.len = shape, ndim
-                PyArray_Resize(array, &wanted, 0, cnp.NPY_CORDER)       # the memory stays: the size is equal
+                PyArray_Resize(array, &wanted, 0, cnp.NPY_CORDER)   # keeps the memory: equal size
             return array
         if by_size:
             ask_for(bin, 1, &size, typenum)
@@ -165,8 +165,8 @@ cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
 
 
 def memory_checked(function: Function) -> Function:
-    """A decorator for functions in Python that call NumPy: they raise MemoryError where NumPy has no memory
-    and sets no exception, as all compiled code does (see setup.py).
+    """A decorator for Python functions that call NumPy: they raise MemoryError if NumPy runs out of memory
+    without setting an exception, as all compiled code does (see setup.py).
 
     >>> from minigrad._core.fast.loops import memory_checked
     >>> memory_checked(np.add)(1, 2)
@@ -198,8 +198,8 @@ cdef inline void take_bounds(ndarray a, char** low, char** high) noexcept:
 
 
 cdef bint bounds_meet(ndarray a, ndarray b) noexcept:
-    """Whether the memory ranges of two arrays overlap. Interleaved ones, x[::2] and x[1::2], count too:
-    copying them does no harm, and telling them apart takes time."""
+    """Whether the memory ranges of two arrays overlap. Interleaved arrays, x[::2] and x[1::2], count too:
+    copying them is harmless, and distinguishing them takes time."""
     cdef char* low_a
     cdef char* high_a
     cdef char* low_b
@@ -210,7 +210,7 @@ cdef bint bounds_meet(ndarray a, ndarray b) noexcept:
 
 
 cdef ndarray empty_of(tuple shape, int typenum):
-    """As `empty`, for a shape in a tuple."""
+    """Like `empty`, for a shape in a tuple."""
     cdef npy_intp sizes[MAXDIMS]
     cdef int d
     for d in range(len(shape)): sizes[d] = shape[d]
@@ -218,23 +218,23 @@ cdef ndarray empty_of(tuple shape, int typenum):
 
 
 cdef ndarray zeros_of(tuple shape, int typenum):
-    """As `empty_of`, with zeros in it."""
+    """Like `empty_of`, filled with zeros."""
     cdef ndarray array = empty_of(shape, typenum)
     memset(PyArray_DATA(array), 0, PyArray_NBYTES(array))
     return array
 
 
 cdef ndarray zeros(int ndim, npy_intp* shape, int typenum):
-    """As `empty`, with zeros in it."""
+    """Like `empty`, filled with zeros."""
     cdef ndarray array = empty(ndim, shape, typenum)
     memset(PyArray_DATA(array), 0, PyArray_NBYTES(array))
     return array
 
 
 cdef void recycle(PyObject* array) noexcept:
-    """Called by a Tensor that lets go of its array, and by functions that are done with one: keep it for
-    `empty`, if nobody else can see it and one like it was asked for (else NumPy, which made it, gets its
-    memory back). Of a view, keep the array that owns the memory, if only the view holds it."""
+    """Called by a Tensor that is freed, and by functions for scratch arrays: keep the array for `empty` if
+    nothing else refers to it and its bin needs one (otherwise NumPy frees its memory). For a view, keep the
+    array that owns the memory, if only the view refers to it."""
     global binned_bytes
     cdef ndarray a
     cdef Bin* bin
@@ -272,7 +272,7 @@ MOST_THREADS: int = MG_MOST_THREADS
 
 
 def set_threads(int n) -> int:
-    """How many threads a large loop runs on; returns how many it was."""
+    """Set the number of threads for large loops; returns the previous number."""
     global threads
     before, threads = threads, min(max(n, 1), <int> MG_MOST_THREADS)
     return before
@@ -283,13 +283,13 @@ cpdef npy_intp number_of_threads() noexcept nogil:
 
 
 cdef void in_parts(Part part, void* job, npy_intp parts) noexcept nogil:
-    """part(job, i, parts) for all i, on the pool that all modules share."""
+    """Run part(job, i, parts) for all i on the pool that all modules share."""
     run_parts(part, job, parts)
 
 
 cdef void share_work(npy_intp n, npy_intp parts, Part part, void* job) noexcept:
-    """part(job, 0, 1), which is a loop over n elements; or part(job, i, parts) for all i, if it is large. It
-    can be cut into so many parts at most."""
+    """Run part(job, 0, 1), a loop over n elements; or, if it is large, part(job, i, parts) for all i, in no
+    more parts than given."""
     cdef PyThreadState* thread
     if n <= RELEASE_GIL:
         part(job, 0, 1)
@@ -302,8 +302,8 @@ cdef void share_work(npy_intp n, npy_intp parts, Part part, void* job) noexcept:
 
 
 cdef npy_intp start_of(npy_intp part, npy_intp parts, npy_intp n) noexcept nogil:
-    """Where the part of a range starts: a long one at whole vectors, any but the shortest at whole fours, as
-    columns are folded four at a time."""
+    """The start of a part of a range: in a long range at a multiple of a vector, in any but the shortest at a
+    multiple of four, because columns are folded four at a time."""
     cdef npy_intp step = 64 if n >= 1024 else (4 if n >= 8 else 1)
     return n if part == parts else n * part // parts // step * step
 
@@ -318,7 +318,7 @@ cdef void view_array(Operand* operand, ndarray array) noexcept:
 
 
 cdef ndarray scaled_difference(ndarray x, ndarray y, ndarray z):
-    """(x - y) * z in one pass, broadcast; of one dtype."""
+    """(x - y) * z in one pass, broadcast, for arrays of one dtype."""
     cdef Operand operands[3]
     view_array(&operands[0], x)
     view_array(&operands[1], y)
@@ -407,7 +407,7 @@ cdef void elementwise_part(void* data, npy_intp part, npy_intp parts) noexcept n
 
 cdef npy_intp merge_dimensions(Block* block, int ndim, npy_intp* shape, Operand* operands,
                                int count) noexcept nogil:
-    """The loop for operands that broadcast to `shape`; returns the number of its elements."""
+    """The loop for operands that broadcast to `shape`; returns its number of elements."""
     cdef npy_intp total = 1
     cdef int d, k, own, place
     cdef Operand* operand
@@ -425,7 +425,7 @@ cdef npy_intp merge_dimensions(Block* block, int ndim, npy_intp* shape, Operand*
 
 cdef void run_blocks(int opcode, bint is_double, Operand* operands, int count, Block* block, char* out,
                      Py_ssize_t out_itemsize) noexcept nogil:
-    """Walk the outer dimensions; each two innermost ones are a block of rows."""
+    """Walk the outer dimensions; the two innermost ones are a block of rows."""
     cdef npy_intp index[MAXDIMS]
     cdef npy_intp row_stride[MAXOPERANDS]
     cdef npy_intp stride[MAXOPERANDS]
@@ -449,10 +449,10 @@ cdef void run_blocks(int opcode, bint is_double, Operand* operands, int count, B
 cdef void run_in_tiles(int opcode, bint is_double, Operand* operands, int count, char** data,
                        npy_intp* row_stride, npy_intp* stride, npy_intp rows, npy_intp n, char* out,
                        Py_ssize_t out_itemsize) noexcept nogil:
-    """Run rows × n elements, in groups that fit a tile; pack what is not contiguous."""
+    """Run rows × n elements, in groups that fit a tile; pack operands that are not contiguous."""
     cdef char tile[MAXOPERANDS][TILE * 8]
     cdef bint direct[MAXOPERANDS]
-    cdef bint held[MAXOPERANDS]             # the tile holds what the next group needs as well
+    cdef bint held[MAXOPERANDS]             # the tile is valid for the next group too
     cdef void* pointers[MAXOPERANDS]
     cdef npy_intp group = 1, width = n, r, c, height, w
     cdef bint all_direct = True, whole_direct = True
@@ -500,8 +500,8 @@ cdef void run_in_tiles(int opcode, bint is_double, Operand* operands, int count,
 
 # --------------------------------------------------------------------- from strides to other strides
 cdef void transfer(ndarray source, ndarray target, bint add):
-    """target = source, or += it, for arrays of one shape and dtype (floats, to add) and any strides; elements
-    of a target that is added to may coincide."""
+    """target = source or, with `add`, target += source, for arrays of one shape and dtype (floats, to add),
+    with any strides; elements of a target that is added to may coincide."""
     cdef TransferJob job
     if elements(source) == 0:
         return
@@ -534,8 +534,8 @@ cdef void transfer_part(void* data, npy_intp part, npy_intp parts) noexcept nogi
 
 
 cdef bint outermost_apart(Transfer* plan) noexcept:
-    """Whether there is an outermost dimension, and no element of the target is reached from two places of
-    it."""
+    """Whether there is an outermost dimension, and no two positions along it share an element of the
+    target."""
     cdef npy_intp reach = plan.itemsize
     cdef int d
     for d in range(1, plan.block.ndim):
@@ -545,9 +545,9 @@ cdef bint outermost_apart(Transfer* plan) noexcept:
 
 cdef void plan_transfer(Transfer* plan, int ndim, npy_intp* shape, npy_intp* source, npy_intp* target,
                         int itemsize, bint add) noexcept:
-    """How `run_transfer` copies, or adds, elements with these strides. Dimensions are walked in the order in
-    which they lie in the memory of the one that is dense: the target of a copy, the source of an addition
-    (where that is broadcast, outermost)."""
+    """Plan how `run_transfer` copies, or adds, elements with these strides. Dimensions are walked in the
+    memory order of the dense operand: the target of a copy, the source of an addition (broadcast dimensions
+    outermost)."""
     cdef npy_intp strides[2]
     cdef int d
     plan.add, plan.itemsize, plan.is_double, plan.block.ndim = add, itemsize, itemsize == 8, 0
@@ -558,7 +558,7 @@ cdef void plan_transfer(Transfer* plan, int ndim, npy_intp* shape, npy_intp* sou
 
 
 cdef void run_transfer(Transfer* plan, char* x, char* o) noexcept nogil:
-    """Run the kernel over the two innermost dimensions, at each index of the others."""
+    """Run the kernel over the two innermost dimensions, for each index of the others."""
     cdef Block* block = &plan.block
     cdef npy_intp index[MAXDIMS]
     cdef npy_intp row_stride[2]
@@ -585,7 +585,7 @@ cdef void run_transfer(Transfer* plan, char* x, char* o) noexcept nogil:
 
 
 cdef ndarray contiguous(ndarray array):
-    """The array itself, or a copy in C order if it is not."""
+    """The array itself if it is C-contiguous, otherwise a copy in C order."""
     cdef ndarray copy
     if cnp.PyArray_IS_C_CONTIGUOUS(array):
         return array
@@ -595,14 +595,14 @@ cdef ndarray contiguous(ndarray array):
 
 
 cdef bint is_viewable(ndarray x, tuple shape) except -1:
-    """Whether x, which is not empty, has the elements of `shape` (one size may be -1) in C order without a
-    copy: each run of dimensions that lie behind one another in memory must be a product of sizes."""
+    """Whether x, which is not empty, can be viewed in `shape` (one size may be -1) without a copy: each run
+    of dimensions that are contiguous to each other must be a product of sizes."""
     cdef npy_intp run = 1, product, known = 1, size
     cdef int d, last, i = 0, n = len(shape), ndim = PyArray_NDIM(x)
     for d in range(n):
         known *= -(<npy_intp> shape[d]) if shape[d] < 0 else <npy_intp> shape[d]
     if known == 0:
-        return True                             # NumPy will raise
+        return True                             # NumPy raises
     last = -1
     for d in range(ndim + 1):
         if d < ndim and PyArray_DIMS(x)[d] == 1:
@@ -634,13 +634,13 @@ cdef void check_windows(str name, ndarray start, ndarray stop, npy_intp size) ex
         raise ValueError(f"{name}: starts and stops must be rows of the same length, got {start} and {stop}")
     for i in range(elements(start)):
         if not 0 <= first[i] < end[i] <= size:
-            raise ValueError(f"{name}: a window from {first[i]} to {end[i]} is empty or leaves its axis of "
+            raise ValueError(f"{name}: a window from {first[i]} to {end[i]} is empty or exceeds its axis of "
                              f"{size}")
 
 
 cdef tuple first_maxima_of(str name, ndarray x, list bounds, npy_intp row_step, npy_intp column_step):
-    """`first_maxima` and their indices in the planes that the last two dimensions of x are, which is
-    C-contiguous. bounds: four int64 arrays, where the windows start and stop by rows, then by columns."""
+    """`first_maxima`, and their indices in the planes of the last two dimensions of x, which is C-contiguous.
+    bounds: four int64 arrays, the starts and stops of the windows by rows, then by columns."""
     cdef npy_intp shape[MAXDIMS]
     cdef long long* pointers[4]
     cdef int d, ndim = PyArray_NDIM(x)
@@ -707,8 +707,8 @@ cdef void check_positions(str name, ndarray index, int axis, npy_intp length) ex
 
 
 cdef ndarray take_along_axis(ndarray x, ndarray index, int axis):
-    """x at the int64 positions `index` along an axis. Both C-contiguous, of one shape but for the axis; the
-    caller has checked the positions, here and below."""
+    """x at the int64 positions `index` along an axis. Both are C-contiguous, with equal shapes except along
+    the axis; here and below the caller has checked the positions."""
     cdef npy_intp outer, inner, length = PyArray_DIMS(x)[axis]
     out = empty(PyArray_NDIM(index), PyArray_DIMS(index), PyArray_TYPE(x))
     split_at(PyArray_DIMS(x), PyArray_NDIM(x), axis, &outer, &inner)
@@ -750,7 +750,7 @@ cdef void along_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
 
 
 cdef ndarray cumulate(ndarray factor, ndarray x, int axis):
-    """`kernels.scan` along an axis of C-contiguous arrays of one shape, of which one may be None."""
+    """`kernels.scan` along an axis of C-contiguous arrays of one shape; one of them may be None."""
     cdef npy_intp outer, inner
     cdef ndarray like = factor if x is None else x
     cdef void* f = NULL if factor is None else PyArray_DATA(factor)
@@ -762,14 +762,14 @@ cdef ndarray cumulate(ndarray factor, ndarray x, int axis):
 
 
 cdef ndarray take_slices(str name, ndarray x, ndarray index, int axis):
-    """x[..., index, ...] for an int64 `index` at an axis, both C-contiguous."""
+    """x[..., index, ...] for an int64 `index` at an axis; both are C-contiguous."""
     cdef npy_intp shape[MAXDIMS]
     cdef npy_intp outer, inner, length = PyArray_DIMS(x)[axis], picks = elements(index), _, p
     cdef int ndim = PyArray_NDIM(x) - 1 + PyArray_NDIM(index), d, k = PyArray_NDIM(index)
     cdef long long* positions = <long long*> PyArray_DATA(index)
     cdef char* source = <char*> PyArray_DATA(x)
     if ndim > MAXDIMS:
-        raise ValueError(f"{name}: {ndim} dimensions, a tensor has at most {MAXDIMS}")
+        raise ValueError(f"{name}: the result would have {ndim} dimensions; the limit is {MAXDIMS}")
     check_positions(name, index, axis, length)
     split_at(PyArray_DIMS(x), PyArray_NDIM(x), axis, &outer, &inner)
     for d in range(ndim):
@@ -814,7 +814,7 @@ cdef void add_slices(str name, ndarray x, ndarray index, int axis, ndarray out) 
 
 
 cdef ndarray joined(list arrays, int axis, npy_intp length):
-    """Arrays of one dtype and, but for an axis, one shape, joined along it to a size of `length`."""
+    """Concatenate arrays of one dtype along an axis, to a size of `length`; other sizes are equal."""
     cdef npy_intp shape[MAXDIMS]
     cdef npy_intp outer, inner, chunk, row, start = 0, k
     cdef ndarray array = arrays[0], out
@@ -841,7 +841,7 @@ cdef ndarray joined(list arrays, int axis, npy_intp length):
 
 
 def count_classes(str name, ndarray labels not None, long long classes, long long ignored) -> int:
-    """How many of the int64 class indices differ from `ignored`. IndexError if one of them is no class."""
+    """The number of int64 class indices other than `ignored`. IndexError if one of them is out of range."""
     cdef npy_intp i, count = 0
     cdef long long label
     if PyArray_TYPE(labels) != NPY_INT64 or elements(labels) != PyArray_DIMS(labels)[0]:
@@ -859,15 +859,15 @@ def count_classes(str name, ndarray labels not None, long long classes, long lon
 
 # ----------------------------------------------------------- running averages, optimiser steps
 cdef void add_in_place(ndarray target, ndarray addend) noexcept:
-    """target += addend, both C-contiguous and of one dtype; the addend has the shape of the target, or of
-    each of its rows."""
+    """target += addend, both C-contiguous and of one dtype; the addend has the shape of the target or of one
+    of its rows."""
     cdef npy_intp n = elements(addend), size = PyArray_ITEMSIZE(target)
     add_block(PyArray_TYPE(target) == NPY_DOUBLE, PyArray_DATA(addend), 0, size, PyArray_DATA(target),
               n * size, size, elements(target) // max(n, 1), n)
 
 
 cdef void* vector(ndarray a, ndarray like, bint writable, str what) except? NULL:
-    """The memory of `a`, after a check that one flat loop may run over it beside `like`."""
+    """The memory of `a`, after a check that a flat loop can run over it together with `like`."""
     if a is None:
         return NULL
     if (PyArray_TYPE(a) != PyArray_TYPE(like) or elements(a) != elements(like)

@@ -3,16 +3,15 @@
 
 Design note
 -----------
-1. This file knows rows of numbers and their labels. It must not know the graph: the primitive,
-   `softmax_cross_entropy`, has its entry in ops.pyx, whose rule, in Tensor operations, says what the
-   backward here computes.
-2. log(sum(exp(x))) is taken about the largest element of a row. That and the logarithm of the sum are kept
-   apart, in `kept` (2, n): beside a large x their sum would lose the digits of the logarithm.
-3. Rows are done in blocks that fit the first cache, because exp wants long loops and a row of ten classes
-   is a short one. As log_softmax, take_along_axis, sum and divide the loss of 100 x 2 and its gradient
-   took 8.6 us, as this and `mean` 5.8.
-4. These loops are written by hand, where derive.py could not give as much: by the rules the gradient is
-   softmax(x) - one_hot, and a probability near 1 would lose what it lacks (`expm1` below keeps it).
+1. This file knows rows of numbers and their labels. It must not know the graph: the entry of the primitive
+   `softmax_cross_entropy` is in ops.pyx. Its rule, in Tensor operations, defines what backward computes here.
+2. log(sum(exp(x))) is computed relative to the largest element of a row. That and the logarithm of the sum
+   are stored separately, in `kept` (2, n): their sum would lose the digits of the logarithm for a large x.
+3. Rows are processed in blocks that fit the L1 cache, because exp needs long loops and a row of ten classes
+   is short. The loss of 100 x 2 and its gradient took 8.6 us as log_softmax, take_along_axis, sum and divide,
+   and take 5.8 as this and `mean`.
+4. These loops are written by hand, because derived ones would be less accurate: the rules give the gradient
+   softmax(x) - one_hot, which cancels for a probability near 1 (`expm1` below does not).
 """
 from cpython.ref cimport PyObject
 from cython cimport floating
@@ -22,12 +21,12 @@ from .kernels cimport EXP, EXPM1, LOG, MAX, SUM, TILE, call_kernel, reduce_rows
 from .loops cimport empty, recycle
 
 cdef enum:
-    FEW_CLASSES = 16            # for which a call of the kernel for long rows costs more than it does
-    BLOCK_ROWS = 256            # of a block, at most
+    FEW_CLASSES = 16            # up to which a call of the kernel for long rows is not worth it
+    BLOCK_ROWS = 256            # in a block, at most
 
 
 cdef inline void largest_of(floating* x, Py_ssize_t rows, Py_ssize_t n, double* largest) noexcept nogil:
-    """The maximum of each row. (Whether it is a NaN does not matter: that makes the sum of the row NaN.)"""
+    """The maximum of each row. (A NaN need not win here: it makes the sum of the row NaN anyway.)"""
     cdef Py_ssize_t r, c
     cdef floating best
     for r in range(rows):
@@ -86,7 +85,7 @@ cdef void slopes_of(floating* x, long long* labels, double* kept, floating* g, P
         source = work
         call_kernel(EXP, floating is double, &source, out, count * n)
         for r in range(count): picked[r] = work[r * n + labels[r]]
-        source = picked                     # e^x - 1, for a probability near 1 has lost what it lacks
+        source = picked                     # e^x - 1: accurate for a probability near 1
         call_kernel(EXPM1, floating is double, &source, slope, count)
         for r in range(count):
             out[r * n + labels[r]] = slope[r]
@@ -95,14 +94,14 @@ cdef void slopes_of(floating* x, long long* labels, double* kept, floating* g, P
 
 
 cdef ndarray work_for(ndarray x, int copies):
-    """Room for a block of rows, so many times."""
+    """Scratch memory for `copies` blocks of rows."""
     cdef npy_intp n = PyArray_DIMS(x)[1], size = copies * max(n, <npy_intp> TILE)
     return empty(1, &size, PyArray_TYPE(x))
 
 
 cdef ndarray cross_entropy(ndarray x, ndarray labels, ndarray kept):
-    """-log(softmax(x)) at the label of each row of x (n, C); writes (2, n) doubles for
-    `cross_entropy_slopes`. All are C-contiguous, labels int64 and in range."""
+    """-log(softmax(x)) at the label of each row of x (n, C); writes `kept`, (2, n) doubles, for
+    `cross_entropy_slopes`. All arrays are C-contiguous, labels int64 and in range."""
     cdef npy_intp rows = PyArray_DIMS(x)[0], n = PyArray_DIMS(x)[1]
     cdef ndarray out = empty(1, &rows, PyArray_TYPE(x)), work = work_for(x, 2)
     if rows and PyArray_TYPE(x) == NPY_DOUBLE:
@@ -116,7 +115,7 @@ cdef ndarray cross_entropy(ndarray x, ndarray labels, ndarray kept):
 
 
 cdef ndarray cross_entropy_slopes(ndarray x, ndarray labels, ndarray kept, ndarray g):
-    """The cotangent of x from that of the losses, (n,): (softmax(x) - one_hot(labels)) g."""
+    """The cotangent of x from that of the losses, g (n,): (softmax(x) - one_hot(labels)) g."""
     cdef npy_intp rows = PyArray_DIMS(x)[0], n = PyArray_DIMS(x)[1]
     cdef ndarray out = empty(2, PyArray_DIMS(x), PyArray_TYPE(x)), work = work_for(x, 1)
     if rows and PyArray_TYPE(x) == NPY_DOUBLE:

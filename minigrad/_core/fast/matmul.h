@@ -1,15 +1,15 @@
-/* Matrix products of our own: out = start + a @ b, in float and double; by the kernel of matmul_kernel.h, built
- * for each instruction set and picked when the module is loaded (MINIGRAD_MATMUL in the environment may ask
- * for another: avx512, avx2, vector128, blas). A compiler without vector extensions leaves every product to
- * BLAS. (Not by target_clones: the vectors of a kernel have the size of the registers. Those of AVX-512 ran on
- * AVX2 50 times slower than BLAS.)
+/* Our own matrix products: out = start + a @ b, in float and double. The kernel of matmul_kernel.h is built for
+ * each instruction set and selected when the module is loaded (MINIGRAD_MATMUL in the environment overrides the
+ * choice: avx512, avx2, vector128, blas). Without vector extensions in the compiler, BLAS computes all products.
+ * (target_clones cannot be used, because the vectors of a kernel have the size of the registers: those of
+ * AVX-512 ran on AVX2 50 times slower than BLAS.)
  *
- * 1. *Small products*, whose operands stay in the second cache, are read where they lie (a transposed b is packed
- *    panel by panel).
- * 2. *Large products* are blocked as Goto and van de Geijn (2008) do: b is packed once, into panels of two
- *    vectors of columns; blocks of a are packed to stay in the second cache. The unit of work for a thread is
- *    one block of rows by one stripe of columns; the thread that comes to a stripe first packs it.
- * 3. *Stacks* of small products are divided among threads product by product.
+ * 1. *Small products*, whose operands stay in the L2 cache, are read in place (a transposed b is packed panel by
+ *    panel).
+ * 2. *Large products* are blocked as in Goto and van de Geijn (2008): b is packed once, into panels of two
+ *    vectors of columns; blocks of a are packed to stay in the L2 cache. The unit of work for a thread is one
+ *    block of rows times one stripe of columns; the first thread to reach a stripe packs it.
+ * 3. *Stacks* of small products are divided among threads by product.
  * 4. *Narrow products*, of few rows or columns, are dot products, which sum in another order.
  * 1 to 3 give the same bits (see matmul_kernel.h), and no result depends on the number of threads. */
 #ifndef MINIGRAD_MATMUL_H
@@ -19,15 +19,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MG_STACK 128        /* inner sizes up to this have their panel, 16 KiB, on the stack */
-#define MG_CHAIN 1024       /* terms that one chain of multiply-adds sums: a panel of 128 KiB */
-#define MG_CACHED (1 << 18) /* elements of an operand that stay in the second cache */
+#define MG_STACK 128        /* inner sizes up to which a panel, 16 KiB, is on the stack */
+#define MG_CHAIN 1024       /* terms of one chain of multiply-adds: a panel of 128 KiB */
+#define MG_CACHED (1 << 18) /* elements of an operand that stay in the L2 cache */
 #define MG_DEPTH 512        /* inner steps of a block; divides MG_CHAIN */
-#define MG_ROWS 120         /* rows of a block of a, at most: a multiple of every height */
-#define MG_LONGEST 8192     /* inner steps whose panels are in memory at a time; a multiple of MG_CHAIN */
+#define MG_ROWS 120         /* the most rows in a block of a: a multiple of every height */
+#define MG_LONGEST 8192     /* inner steps whose panels are in memory at once; a multiple of MG_CHAIN */
 #define MG_STRIPES 64
-#define MG_SHARED (1 << 22) /* multiply-adds from which on a product is divided: 75 us, where waking costs 45 */
-#define MG_PIECE (1 << 20)  /* multiply-adds of a piece, at least: 18 us */
+#define MG_SHARED (1 << 22) /* multiply-adds from which on a product is divided: 75 us; waking costs 45 */
+#define MG_PIECE (1 << 20)  /* the fewest multiply-adds of a piece: 18 us */
 
 typedef void (*mg_part)(void* job, ptrdiff_t part, ptrdiff_t parts);
 typedef void (*mg_sharer)(mg_part part, void* job, ptrdiff_t parts);   /* runs all parts, see threads.h */
@@ -36,11 +36,11 @@ typedef struct { const void* data; ptrdiff_t row, column; } mg_matrix;   /* stri
 
 typedef struct {
     ptrdiff_t size, lanes, height;      /* bytes of an element, elements of a vector, rows of a tile */
-    /* All panels of b, one after the other: `inner` times `columns`, rounded up to lanes, elements. */
+    /* All panels of b in sequence: `inner` times `columns` (rounded up to lanes) elements. */
     void (*pack_panels)(mg_matrix b, ptrdiff_t inner, ptrdiff_t columns, void* panels);
     /* out (rows, columns), contiguous, = start + a (rows, inner) @ b (inner, columns), inner <= MG_CHAIN. start may
-     * be out; its row is 0 for a bias of each row, its data NULL as well for none. panels: b packed by
-     * pack_panels, or NULL. */
+     * be out; its row is 0 for a bias, and its data is NULL for none. panels: b packed by pack_panels, or
+     * NULL. */
     void (*matmul)(mg_matrix a, mg_matrix b, const void* panels, mg_matrix start, void* out,
                   ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns);
     void (*pack_rows)(mg_matrix a, ptrdiff_t rows, ptrdiff_t inner, void* packed);
@@ -57,7 +57,7 @@ static const mg_kernels mg_by_blas = {"blas", NULL, NULL};
 #if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 12)
 typedef float mg_four __attribute__((vector_size(16), aligned(4), may_alias));
 
-/* Four rows of x are four columns of out: a pair of rows interleaved with the other pair, twice. */
+/* Transpose four rows of x to four columns of out: interleave pairs of rows, twice. */
 static inline __attribute__((always_inline)) void mg_transpose(
         const float* x, ptrdiff_t x_row, float* out, ptrdiff_t out_row)
 {
@@ -130,7 +130,7 @@ static const mg_kernel mg_vector128_float = MG_KERNEL(vector128, float, 4, 6);
 static const mg_kernel mg_vector128_double = MG_KERNEL(vector128, double, 2, 6);
 static const mg_kernels mg_by_vector128 = {"vector128", &mg_vector128_float, &mg_vector128_double};
 
-/* The kernels of that name, for "" the best; NULL if the processor cannot run them. */
+/* The kernels of that name, or for "" the best; NULL if the processor cannot run them. */
 static const mg_kernels* mg_find_kernels(const char* name)
 {
 #if defined(__x86_64__)
@@ -156,13 +156,13 @@ static const mg_kernels* mg_find_kernels(const char* name)
 static inline ptrdiff_t mg_least(ptrdiff_t x, ptrdiff_t y) { return x < y ? x : y; }
 static inline ptrdiff_t mg_times(ptrdiff_t x, ptrdiff_t y) { return (x + y - 1) / y; }      /* y in x, rounded up */
 
-/* How many of these threads a product of so many multiply-adds is worth. */
+/* How many threads are worthwhile for a product of `work` multiply-adds. */
 static ptrdiff_t mg_threads_for(double work, ptrdiff_t threads)
 {
     return work < MG_SHARED ? 1 : mg_least(threads, 1 + (ptrdiff_t) (work / MG_PIECE / 2));
 }
 
-/* Bytes that `mg_multiply_large` needs on so many threads. */
+/* Bytes of scratch memory of `mg_multiply_large`. */
 static ptrdiff_t mg_room(const mg_kernel* kernel, ptrdiff_t inner, ptrdiff_t columns, int packed, ptrdiff_t threads)
 {
     const ptrdiff_t panels = packed ? 0 : mg_least(inner, MG_LONGEST) * mg_times(columns, kernel->lanes) * kernel->lanes;
@@ -171,7 +171,7 @@ static ptrdiff_t mg_room(const mg_kernel* kernel, ptrdiff_t inner, ptrdiff_t col
 
 typedef struct {
     const mg_kernel* kernel;
-    mg_matrix a, b;                     /* strides; where they begin is in `left` and `right` */
+    mg_matrix a, b;                     /* strides; `left` and `right` have the starts */
     const char **left, **right;
     char* out;
     mg_matrix start;                    /* as in `matmul` of a kernel, for the first product */
@@ -179,7 +179,7 @@ typedef struct {
     ptrdiff_t count, rows, inner, columns;
 } mg_stack;
 
-#if !defined(__GNUC__)      /* no kernel, so nobody calls them */
+#if !defined(__GNUC__)      /* no kernels, so these are never called */
 static ptrdiff_t mg_take(ptrdiff_t* next) { return (*next)++; }
 
 static void mg_multiply_large(const mg_kernel* kernel, mg_matrix a, mg_matrix b, const void* panels, mg_matrix start,
@@ -197,7 +197,7 @@ static void mg_multiply_stack(mg_stack* stack, ptrdiff_t threads, mg_sharer shar
 #else
 #include <sched.h>
 
-/* The next number of a counter that several threads share. */
+/* The next number of a counter shared by threads. */
 static inline ptrdiff_t mg_take(ptrdiff_t* next) { return __atomic_fetch_add(next, 1, __ATOMIC_RELAXED); }
 
 enum { MG_FREE, MG_PACKING, MG_READY };     /* the panels of a stripe */
@@ -207,7 +207,7 @@ typedef struct {
     mg_matrix a, b, start;
     char* out;
     ptrdiff_t rows, inner, columns;
-    int begun;                          /* out holds the sum of the steps before, which is a chain's end */
+    int begun;                          /* out holds the sum of the steps before, at the end of a chain */
     ptrdiff_t width, stripes;           /* columns of a stripe */
     ptrdiff_t height, blocks;           /* rows of a block */
     char *panels, *packed;              /* room for all panels, and for a block of a for each thread */
@@ -249,14 +249,14 @@ static void mg_product_part(void* job, ptrdiff_t part, ptrdiff_t parts)
                                    p->panels + column * p->inner * p->kernel->size);
             __atomic_store_n(&p->state[s], MG_READY, __ATOMIC_RELEASE);
         } else if (n < p->stripes && state == MG_PACKING)
-            continue;                   /* come back to it */
+            continue;                   /* return to it later */
         while (__atomic_load_n(&p->state[s], __ATOMIC_ACQUIRE) != MG_READY) sched_yield();
         for (ptrdiff_t i; (i = mg_take(&p->next[s])) < p->blocks;)
             mg_multiply_block(p, i * p->height, column, packed);
     }
 }
 
-/* out = start + a @ b as `matmul` of a kernel, for any sizes but rows or columns of 0, on so many threads. */
+/* out = start + a @ b, like `matmul` of a kernel, for all sizes except no rows or columns, on several threads. */
 static void mg_multiply_large(const mg_kernel* kernel, mg_matrix a, mg_matrix b, const void* panels, mg_matrix start,
                               void* out, ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns, ptrdiff_t threads,
                               mg_sharer share, char* room)
@@ -264,7 +264,7 @@ static void mg_multiply_large(const mg_kernel* kernel, mg_matrix a, mg_matrix b,
     mg_product p = {.kernel = kernel, .start = start, .out = out, .rows = rows, .columns = columns};
     const ptrdiff_t panel = 2 * kernel->lanes;
     const ptrdiff_t pieces = threads == 1 ? 1 : mg_least(8 * threads, 1 + (ptrdiff_t) ((double) rows * inner * columns / MG_PIECE));
-    /* Fewer rows than a block has cost little; narrow stripes have a packed once for each. */
+    /* Small blocks of rows cost little; for narrow stripes a is packed once per stripe. */
     p.height = mg_times(mg_times(rows, mg_least(pieces, mg_times(rows, 48))), kernel->height) * kernel->height;
     p.height = mg_least(p.height, MG_ROWS / kernel->height * kernel->height);
     p.blocks = mg_times(rows, p.height);
@@ -300,7 +300,7 @@ static void mg_stack_part(void* job, ptrdiff_t part, ptrdiff_t parts)
     }
 }
 
-/* All products of a stack, each of which `mg_is_small`. */
+/* All products of a stack, each of them `mg_is_small`. */
 static void mg_multiply_stack(mg_stack* stack, ptrdiff_t threads, mg_sharer share)
 {
     const double work = (double) stack->rows * stack->inner * stack->columns * stack->count;
@@ -309,7 +309,7 @@ static void mg_multiply_stack(mg_stack* stack, ptrdiff_t threads, mg_sharer shar
 }
 #endif
 
-/* Whether both operands stay in the cache: `matmul` of the kernel does such a product, on one thread. */
+/* Whether both operands stay in the cache: then `matmul` of the kernel computes it, on one thread. */
 static inline int mg_is_small(ptrdiff_t rows, ptrdiff_t inner, ptrdiff_t columns)
 {
     return inner <= MG_CHAIN && rows * inner <= MG_CACHED && inner * columns <= MG_CACHED;
@@ -321,8 +321,8 @@ static inline int mg_is_narrow(const mg_kernel* kernel, ptrdiff_t columns)
     return columns < kernel->lanes - 4;
 }
 
-/* Whether a b that many products share is worth packing: any number of rows, and any number of columns, as
- * a product reads the panels one after the other. */
+/* Whether a b shared by many products is worth packing: for any number of rows and columns, because a product
+ * reads the panels in sequence. */
 static inline int mg_takes_panels(const mg_kernel* kernel, ptrdiff_t inner, ptrdiff_t columns)
 {
     return kernel && !mg_is_narrow(kernel, columns) && inner <= MG_CHAIN;

@@ -1,6 +1,6 @@
-/* The product of two matrices, for one instruction set and one precision: matmul.h includes this file once for
- * each, with MG_NAME(x) giving each name its own ending, MG_TARGET the attribute that allows the instructions,
- * MG_REAL the type of an element, MG_LANES how many a vector holds, MG_HEIGHT the rows of a tile (at least 4).
+/* The product of two matrices, for one instruction set and one precision. matmul.h includes this file once for
+ * each: MG_NAME(x) adds a prefix to each name, MG_TARGET is the attribute that enables the instructions, MG_REAL
+ * the type of an element, MG_LANES the elements of a vector, MG_HEIGHT the rows of a tile (at least 4).
  *
  * A tile of MG_HEIGHT rows by two vectors of the output stays in registers while the inner dimension is
  * walked: each step is one row of b, and a multiply-add for each row of a. Rows of b that are not contiguous
@@ -20,7 +20,7 @@ static inline __attribute__((always_inline)) void MG_NAME(tile)(
         MG_REAL* out, ptrdiff_t out_row, ptrdiff_t inner, ptrdiff_t columns, const int add)
 {
     MG_NAME(vector) sum[MG_HEIGHT][2], b[2];
-    MG_REAL edge[MG_HEIGHT][2 * MG_LANES];  /* the tile at the right edge, which may have fewer columns */
+    MG_REAL edge[MG_HEIGHT][2 * MG_LANES];  /* for the tile at the right edge, which may have fewer columns */
     const int whole = columns == MG_LANES * V;
     MG_REAL* to = whole ? out : edge[0];
     const ptrdiff_t to_row = whole ? out_row : 2 * MG_LANES;
@@ -83,7 +83,7 @@ static inline __attribute__((always_inline)) void MG_NAME(pack)(
     ptrdiff_t k, t;
     if (b.column == 1 && width == wide && wide % MG_LANES == 0)
         for (k = 0; k < inner; k++)
-            for (t = 0; t < wide; t += MG_LANES)    /* (memcpy takes smaller vectors) */
+            for (t = 0; t < wide; t += MG_LANES)    /* (memcpy uses smaller vectors) */
                 *(MG_NAME(vector)*) (panel + k * wide + t) = *(const MG_NAME(vector)*) (b.data + k * b.row + t);
     else if (b.column == 1)
         for (k = 0; k < inner; k++) memcpy(panel + k * wide, b.data + k * b.row, width * sizeof(MG_REAL));
@@ -103,7 +103,7 @@ static inline __attribute__((always_inline)) void MG_NAME(pack)(
             for (t = width; t < wide; t++) panel[k * wide + t] = 0;
 }
 
-/* How many columns the panel that starts at column j has room for. */
+/* The width of the panel that starts at column j. */
 static inline ptrdiff_t MG_NAME(wide)(ptrdiff_t j, ptrdiff_t columns)
 {
     return columns - j > MG_LANES ? 2 * MG_LANES : MG_LANES;
@@ -135,7 +135,7 @@ MG_TARGET static void MG_NAME(matmul)(mg_matrix left, mg_matrix right, const voi
     MG_REAL on_stack[MG_STACK * 2 * MG_LANES], bias[2 * MG_LANES] = {0};
     MG_REAL* packed = panels || inner <= MG_STACK ? on_stack : malloc(inner * 2 * MG_LANES * sizeof(MG_REAL));
     ptrdiff_t j, t, wide, width;
-    if (!packed) {          /* no memory: in steps whose panels lie on the stack, each from where the last ended */
+    if (!packed) {          /* no memory: several steps, with their panels on the stack */
         mg_matrix x = left, y = right, so_far = {target, columns, 1};
         for (ptrdiff_t k = 0; k < inner; k += MG_STACK) {
             x.data = a.data + k * a.column;
@@ -169,7 +169,7 @@ MG_TARGET static void MG_NAME(matmul)(mg_matrix left, mg_matrix right, const voi
     if (packed != on_stack) free(packed);
 }
 
-/* Copy a block of a into tiles of MG_HEIGHT rows, each as the kernel reads it: k by k. */
+/* Copy a block of a to tiles of MG_HEIGHT rows, each in the order in which the kernel reads it. */
 MG_TARGET static void MG_NAME(pack_rows)(mg_matrix matrix, ptrdiff_t rows, ptrdiff_t inner, void* block)
 {
     MG_NAME(matrix) a = {matrix.data, matrix.row, matrix.column};
@@ -181,8 +181,8 @@ MG_TARGET static void MG_NAME(pack_rows)(mg_matrix matrix, ptrdiff_t rows, ptrdi
     }
 }
 
-/* A block of the output, whose first column begins a panel: start + the packed rows @ steps `from` and on of the
- * panels, which have `whole` steps; with `add` the product is summed before it is added. */
+/* A block of the output, whose first column is that of a panel: start + the packed rows @ the panels, of which it
+ * uses steps from `from` on, of `whole` steps; with `add` the product is summed before it is added. */
 MG_TARGET static void MG_NAME(block)(const void* packed, const void* panels, ptrdiff_t whole, ptrdiff_t from,
                                      mg_matrix first, void* target, ptrdiff_t out_row, ptrdiff_t rows,
                                      ptrdiff_t inner, ptrdiff_t columns, int add)
@@ -212,8 +212,8 @@ MG_TARGET static void MG_NAME(block)(const void* packed, const void* panels, ptr
     }
 }
 
-/* The dot products of long rows and short rows, all contiguous: out[l * out_long + s * out_short] = start there,
- * whose strides are its row and column, + long_[l] . short_[s]. For outputs narrower than a vector. */
+/* The dot products of long rows and short rows, all contiguous: out[l * out_long + s * out_short] =
+ * start[l * start.row + s * start.column] + long_[l] . short_[s]. For outputs narrower than a vector. */
 MG_TARGET static void MG_NAME(dots)(mg_matrix long_, mg_matrix short_, mg_matrix first, void* target,
                                     ptrdiff_t out_long, ptrdiff_t out_short, ptrdiff_t longs, ptrdiff_t inner,
                                     ptrdiff_t shorts)

@@ -2,10 +2,10 @@
 from cpython.ref cimport PyObject
 from numpy cimport ndarray, npy_intp
 
-cdef struct Factor:             # a matrix that many products share
+cdef struct Factor:             # a matrix that many products have in common
     const void* kernel
     const void* data
-    const void* panels          # it packed, or NULL
+    const void* panels          # its packed form, or NULL
     npy_intp inner, columns, row, column        # sizes, strides
     int typenum
     PyObject* array             # borrowed

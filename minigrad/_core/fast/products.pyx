@@ -1,18 +1,18 @@
 # cython: boundscheck=False, wraparound=False, initializedcheck=False, cdivision=True
-"""Matrix products: which kernel gets them, and what is packed before.
+"""Matrix products: the choice of the kernel, and what is packed in advance.
 
 Design note
 -----------
-1. This file knows arrays, as `loops.pyx` does, and no Tensor.
-2. All float products run in kernels of our own (`matmul.h`), with the bias on the way, on the threads of
-   `loops.pyx`. NumPy's BLAS serves where there is no kernel: its threads spin while they wait for one
-   another, which on a busy machine took up to a hundred times as long as one thread alone.
-3. A convolution is a stack of products with one matrix in common, whose other matrices lie in memory as an
-   image does: each image is packed when its turn comes, so that it stays in the second cache.
-4. A product that gets no memory to pack its operands does without. Any other failed allocation is a
+1. This file knows arrays, like `loops.pyx`, but no Tensors.
+2. All float products, including the bias, run in our own kernels (`matmul.h`), on the threads of `loops.pyx`.
+   NumPy's BLAS is used only if there is no kernel: its threads spin while they wait for each other, which on
+   a busy machine took up to a hundred times as long as a single thread.
+3. A convolution is a stack of products with one matrix in common; the other matrices have the memory layout
+   of an image. Each image is packed right before its product, so that it stays in the L2 cache.
+4. If there is no memory to pack operands, a product runs without packing. Any other failed allocation is a
    MemoryError, with one exception that cannot be caught: OpenBLAS prints a message and ends the process if
-   it gets no memory for its own use. That is some 32 MB at its first large product,
-   which it keeps, and a few KB at each large product where it has threads (OPENBLAS_NUM_THREADS=1: none).
+   it cannot allocate its own memory. That is about 32 MB, kept, at its first large product, and a few KB at
+   each large product if it has threads (OPENBLAS_NUM_THREADS=1: none).
 """
 cimport numpy as cnp
 from cpython.ref cimport PyObject
@@ -45,7 +45,7 @@ cdef extern from *:
     """
     static PyObject* mg_matrix_product(PyObject* x, PyObject* y, PyObject* out) {
         PyObject* product = PyArray_MatrixProduct2(x, y, (PyArrayObject*) out);
-        if (product == NULL && !PyErr_Occurred()) PyErr_NoMemory();     /* NumPy may forget to */
+        if (product == NULL && !PyErr_Occurred()) PyErr_NoMemory();     /* NumPy may not do it */
         return product;
     }
     """
@@ -98,8 +98,8 @@ cdef extern from "matmul.h" nogil:
 
 cdef enum:
     IMAGES = 1 << 20            # multiply-adds of a chunk of images: 18 us
-    CHUNKS = 16                 # of images whose products are summed apart, at most, if ...
-    SUMS_BYTES = 1 << 22        # ... their sums are no larger than this
+    CHUNKS = 16                 # partial sums of the products of images, at most, if ...
+    SUMS_BYTES = 1 << 22        # ... together they are no larger than this
     RELEASE_GIL = 1 << 18       # multiply-adds above which a product lets other threads run
     AT_ONCE = 256               # inner steps of `subtract_product` whose panels are in memory at a time
     LONG = 64                   # inner sizes from which on narrow outputs are dot products
@@ -109,22 +109,22 @@ cdef const Kernels* kernels = choose_kernels(os.environ.get("MINIGRAD_MATMUL", "
 
 
 cdef const Kernels* choose_kernels(str name) except NULL:
-    """The kernels of that name; for "" the best that the processor can run."""
+    """The kernels of that name; for "" the best ones for the processor."""
     cdef bytes encoded = os.fsencode(name)
     found = find_kernels(encoded)
     if found == NULL:
         raise ValueError(f"MINIGRAD_MATMUL is {name!r}: expected avx512, avx2 or vector128, if the processor "
-                         "has it, or blas")
+                         "supports it, or blas")
     return found
 
 
 def name_of_kernel() -> str:
-    """The instruction set of the kernels of matrix products; "blas" where there is none."""
+    """The instruction set of the matrix product kernels; "blas" if there are none."""
     return kernels.name.decode()
 
 
 cdef inline const Kernel* kernel_of(ndarray x) noexcept:
-    """The kernel for the dtype of x; NULL where BLAS multiplies."""
+    """The kernel for the dtype of x; NULL if BLAS is used."""
     if not PRODUCTS.taken():
         return NULL
     return kernels.of_float if PyArray_TYPE(x) == NPY_FLOAT else kernels.of_double
@@ -168,8 +168,8 @@ cdef ndarray matmul(ndarray x, ndarray y, ndarray bias=None):
 
 
 cdef void multiply(ndarray x, ndarray y, ndarray panels, ndarray start, ndarray out) except *:
-    """out = start + x @ y for matrices. out is C-contiguous; so is start, which has the shape of out, or of a
-    row, or is `out` itself, or None. panels: what `panels_of` made of y, or None."""
+    """out = start + x @ y for matrices. out is C-contiguous; so is start, which has the shape of out or of a
+    row, or is `out` itself, or None. panels: y packed by `panels_of`, or None."""
     cdef npy_intp rows = PyArray_DIMS(out)[0], columns = PyArray_DIMS(out)[1], inner = PyArray_DIMS(y)[0]
     cdef const Kernel* kernel = kernel_of(x)
     cdef Matrix first
@@ -199,7 +199,7 @@ cdef void by_blas(ndarray x, ndarray y, ndarray start, ndarray out) except *:
 
 cdef void multiply_matrices(const Kernel* kernel, Matrix x, Matrix y, ndarray panels, Matrix start, void* out,
                             npy_intp rows, npy_intp inner, npy_intp columns) except *:
-    """As `multiply`, by the kernel."""
+    """Like `multiply`, by the kernel."""
     cdef double work = <double> rows * inner * columns
     cdef npy_intp threads = threads_of(work), size
     cdef const void* packed = NULL if panels is None else PyArray_DATA(panels)
@@ -210,7 +210,7 @@ cdef void multiply_matrices(const Kernel* kernel, Matrix x, Matrix y, ndarray pa
         try:
             size = (room_for(kernel, inner, columns, packed != NULL, threads) + 7) // 8
             room = empty(1, &size, NPY_DOUBLE)
-        except MemoryError:                     # slower, with the operands where they lie
+        except MemoryError:                     # slower, without packing
             small = True
     if work > RELEASE_GIL:
         thread = PyEval_SaveThread()
@@ -226,11 +226,11 @@ cdef void multiply_matrices(const Kernel* kernel, Matrix x, Matrix y, ndarray pa
 
 
 cdef void multiply_narrow(const Kernel* kernel, ndarray x, ndarray y, Matrix start, ndarray out) except *:
-    """As `multiply`, for an output of few rows or columns, which would leave most of a tile empty: dot
-    products of rows of x and columns of y, each contiguous, or else the product transposed."""
+    """Like `multiply`, for an output of few rows or columns, which would leave most of a tile empty: dot
+    products of contiguous rows of x and columns of y, or the transposed product."""
     cdef npy_intp rows = PyArray_DIMS(out)[0], columns = PyArray_DIMS(out)[1], inner = PyArray_DIMS(y)[0]
     cdef Matrix a = matrix(x), b = transposed(matrix(y))
-    cdef ndarray copy                           # holds its memory
+    cdef ndarray copy                           # keeps its memory alive
     if columns <= rows and a.column == 1:       # many rows of x, few columns of y
         copy = contiguous(y.T)
         b = matrix(copy)
@@ -293,11 +293,11 @@ cdef void multiply_all(ndarray x, ndarray y, ndarray bias, ndarray out) except *
 
 
 cdef void beginnings(ndarray x, int ndim, npy_intp* shape, const char** first) noexcept:
-    """Where each matrix of x begins, if its leading dimensions are broadcast to that shape."""
+    """The start of each matrix of x, with its leading dimensions broadcast to `shape`."""
     cdef npy_intp count = 1, stride, inside, i
     cdef int d, k
     first[0] = <const char*> PyArray_DATA(x)
-    for d in range(ndim):                       # each dimension repeats the places of those before it
+    for d in range(ndim):                       # each dimension repeats the starts of those before it
         k = d - ndim + PyArray_NDIM(x) - 2
         stride = PyArray_STRIDES(x)[k] if k >= 0 and PyArray_DIMS(x)[k] > 1 else 0
         for i in range(count - 1, -1, -1):
@@ -307,8 +307,8 @@ cdef void beginnings(ndarray x, int ndim, npy_intp* shape, const char** first) n
 
 
 cdef ndarray panels_of(ndarray y, npy_intp rows, npy_intp uses):
-    """The matrix y packed for `multiply`, where one call has so many products of so many rows with it: the
-    panels must not outlive that call, as nothing tells them of a write to y. None where they gain nothing."""
+    """The matrix y packed for `multiply`, for a call with `uses` products of `rows` rows. The panels must not
+    outlive that call, because they do not follow writes to y. None if packing gains nothing."""
     cdef npy_intp inner = PyArray_DIMS(y)[0], columns = PyArray_DIMS(y)[1], size
     cdef const Kernel* kernel = kernel_of(y)
     if uses < 2 or not takes_panels(kernel, inner, columns):
@@ -320,7 +320,7 @@ cdef ndarray panels_of(ndarray y, npy_intp rows, npy_intp uses):
 
 
 cdef Factor factor_of(ndarray y, ndarray panels) noexcept:
-    """The matrix y for `multiply_rows`; panels: what `panels_of` made of it, or None. It holds neither."""
+    """The matrix y for `multiply_rows`; panels: y packed by `panels_of`, or None. Both are borrowed."""
     cdef Factor factor
     factor.kernel, factor.typenum, factor.array = kernel_of(y), PyArray_TYPE(y), <PyObject*> y
     factor.panels = NULL if panels is None else PyArray_DATA(panels)
@@ -332,8 +332,8 @@ cdef Factor factor_of(ndarray y, ndarray panels) noexcept:
 
 cdef bint multiply_rows(Factor* factor, char* x, char* start, bint is_bias, char* out,
                         npy_intp rows) noexcept nogil:
-    """out = start + x @ factor for so many contiguous rows, where start is a row, or as large as out, or
-    NULL. Without the GIL; False if there was no memory."""
+    """out = start + x @ factor for contiguous rows; start is a row, or as large as out, or NULL. Without the
+    GIL; returns False if there was no memory."""
     cdef const Kernel* kernel = <const Kernel*> factor.kernel
     cdef Matrix a, b, first
     cdef npy_intp[2] shape
@@ -400,31 +400,31 @@ cdef void subtract_product(bint is_double, const void* x, npy_intp x_row, npy_in
 
 
 cdef npy_intp threads_of(double work) noexcept nogil:
-    """How many threads so many multiply-adds are worth."""
+    """The number of threads that is worthwhile for this many multiply-adds."""
     return threads_for(work, number_of_threads())
 
 
 # ------------------------------------------------------- products with matrices that are packed on the way
 cdef struct PackedJob:
     const Kernel* kernel
-    Transfer plan                   # packs an image: a matrix (depth, places) for each of its groups
+    Transfer plan                   # packs an image: a matrix (depth, places) for each group
     const char* images
     npy_intp step                   # bytes from one image to the next
-    bint packed                     # they are already
+    bint packed                     # whether they already are
     npy_intp count, chunk, groups, outputs, depth, places
-    bint summed                     # over the images of a chunk
+    bint summed                     # whether products are summed over the images of a chunk
     Matrix other                    # strides of the other operand, and ...
-    const char** others             # ... where it begins: for each group; if summed, for each image and group
+    const char** others             # ... its starts: for each group; if summed, for each image and group
     const void* bias                # (groups, outputs), or NULL
     char* out
     char* room
-    npy_intp bytes, room_bytes      # of a packed image, and of the room for one thread
+    npy_intp bytes, room_bytes      # of a packed image, and of the scratch memory of a thread
     npy_intp threads                # for each product
     npy_intp next
 
 
 cdef void packed_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
-    """Chunks of images, until none is left."""
+    """Process chunks of images until none is left."""
     cdef PackedJob* job = <PackedJob*> data
     cdef char* room = job.room + part * job.room_bytes
     cdef const char* image
@@ -465,7 +465,7 @@ cdef void multiply_packed(PackedJob* job, const char* image, npy_intp i, npy_int
 
 
 cdef void multiply_images(PackedJob* job, ndarray x, ndarray y, tuple shape, ndarray out) except *:
-    """Run a job whose kernel, `summed`, `chunk` and `bias` are set: the images are y, in that shape."""
+    """Run a job whose kernel, `summed`, `chunk` and `bias` are set; the images are y in the given shape."""
     cdef npy_intp strides[MAXDIMS]
     cdef npy_intp sizes[MAXDIMS]
     cdef npy_intp size = PyArray_ITEMSIZE(y), step = size, outer = len(shape) - 3, threads
@@ -480,7 +480,7 @@ cdef void multiply_images(PackedJob* job, ndarray x, ndarray y, tuple shape, nda
         sizes[1 + d] = shape[1 + d]
         job.groups *= sizes[1 + d]
     sizes[0] = job.count
-    for d in range(ndim - 1, 0, -1):            # those of an image in C order
+    for d in range(ndim - 1, 0, -1):            # the strides of an image in C order
         strides[d] = step
         step *= PyArray_DIMS(y)[d]
     plan_transfer(&job.plan, ndim - 1, PyArray_DIMS(y) + 1, PyArray_STRIDES(y) + 1, strides + 1, size, False)
@@ -508,7 +508,7 @@ cdef void multiply_images(PackedJob* job, ndarray x, ndarray y, tuple shape, nda
 
 
 cdef npy_intp room_of(PackedJob* job) noexcept:
-    """Bytes that one product needs beside its operands."""
+    """The bytes of scratch memory that one product needs."""
     cdef npy_intp rows = job.outputs, inner = job.depth, columns = job.places
     if job.summed:
         rows, inner, columns = job.depth, job.places, job.outputs
@@ -516,9 +516,9 @@ cdef npy_intp room_of(PackedJob* job) noexcept:
 
 
 cdef ndarray packed_matmul(ndarray x, ndarray y, tuple shape, ndarray bias):
-    """x @ y.reshape(shape) + bias[..., None], the bias contiguous or None. What must be packed is packed
-    image by image (the first axis), so that it is read while it is in the cache, and never lies in memory as
-    a whole: for the columns of a convolution 1.45 ms, not 2.2."""
+    """x @ y.reshape(shape) + bias[..., None], with a contiguous bias or None. y is packed image by image (the
+    first axis), if at all, so that it is read from the cache and is never in memory as a whole: 1.45 instead
+    of 2.2 ms for the columns of a convolution."""
     cdef npy_intp outputs = PyArray_DIMS(x)[PyArray_NDIM(x) - 2]
     cdef int ndim = len(shape)
     cdef PackedJob job
@@ -536,8 +536,8 @@ cdef ndarray packed_matmul(ndarray x, ndarray y, tuple shape, ndarray bias):
 
 cdef ndarray packed_outer(ndarray x, ndarray y, tuple shape):
     """The sum of x[i] @ y.reshape(shape)[i].T over the first axis, packed as in `packed_matmul`. (Computed as
-    its transpose, for which BLAS took 1.5 ms where it took 2.1.) The images are summed in chunks, whose
-    number does not depend on the threads."""
+    its transpose, for which BLAS took 1.5 instead of 2.1 ms.) The images are summed in chunks, whose number
+    does not depend on the threads."""
     cdef npy_intp outputs = PyArray_DIMS(x)[PyArray_NDIM(x) - 2], n = shape[0], chunks, bytes
     cdef int ndim = len(shape)
     cdef PackedJob job

@@ -4,19 +4,19 @@
 Design note
 -----------
 1. This file knows the arithmetic of an LSTM (Hochreiter & Schmidhuber 1997, with the forget gate of Gers
-   et al. 2000). It must not know parameters, layers and directions, nor the graph (of a Tensor it reads
-   the array): `lstm_cell` has its entry in ops.pyx, and a sequence is one `Function` in nn/recurrent.py.
-2. One pass forward and one backward do all that is elementwise in a step. The gates i, f, g, o are blocks,
-   of the whole tensor (`lstm_cell`) or of each row (a sequence). A composition took 13 passes and 25.
-3. A sequence is one call because what stands between its products is short: with 128 units and a batch of
-   32 a step is 55 us of multiply-adds, and beside these Nodes, Python and copies of slices took a third
-   of the time. The weights are packed once for all steps. The panels live no longer than the call, so a
-   write to a weight cannot make them stale. The rows of a batch do not need one another, so threads take
-   some rows each through all steps.
-4. The loops of a step are written by hand. Those that derive.py could write would be slower: by the rules
-   of the table, which are exact in the tails too, a slope is another transcendental of the gate.
-5. Backward takes the steps of CHUNK rows together for the gradients of the weights and the input: products
-   as large as BLAS wants them, while what they read is in the cache.
+   et al. 2000). It must not know parameters, layers, directions or the graph (it only reads the arrays of
+   Tensors): the entry of `lstm_cell` is in ops.pyx, and a sequence is one `Function` in nn/recurrent.py.
+2. The elementwise part of a step is one pass forward and one backward. The gates i, f, g, o are blocks of
+   the whole tensor (`lstm_cell`) or of each row (a sequence). A composition took 13 passes and 25.
+3. A sequence is one call because there is little work between its products: with 128 units and a batch of
+   32 a step is 55 us of multiply-adds, and Nodes, Python and copies of slices took another third of the
+   time. The weights are packed once for all steps. The panels do not outlive the call, so a write to a
+   weight cannot make them stale. The rows of a batch are independent, so each thread takes some rows
+   through all steps.
+4. The loops of a step are written by hand, because derived ones would be slower: the rules of the table,
+   which are accurate in the tails too, compute a slope by another transcendental function of the gate.
+5. For the gradients of the weights and the input, backward merges steps until they have CHUNK rows: large
+   products, whose operands are still in the cache.
 """
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
@@ -49,8 +49,8 @@ cdef extern from * nogil:
 
 cdef enum:
     MAXDIMS = 64                # NumPy's own limit
-    CHUNK = 256                 # rows of the products that take several steps together
-    AT_A_TIME = 1 << 28         # multiply-adds between two looks for Ctrl-C: 5 ms
+    CHUNK = 256                 # rows of a product that merges several steps
+    AT_A_TIME = 1 << 28         # multiply-adds between two checks for Ctrl-C: 5 ms
 
 
 # ------------------------------------------------------------------------------------------ kernels
@@ -69,17 +69,17 @@ cdef cloned tile_forward(floating* z, floating* c, Py_ssize_t n, Py_ssize_t w, f
 cdef void forward(floating* z, floating* c, Py_ssize_t rows, Py_ssize_t n, floating* kept,
                   floating* cell, floating* h) noexcept nogil:
     """For each row, z: the gates i, f, g, o before their activation, n each; c: the cell. Writes the next
-    cell and h, and to `kept` i, f, g, o and tanh(cell), for `backward`."""
+    cell and h and, to `kept`, i, f, g, o and tanh(cell) for `backward`."""
     cdef Py_ssize_t r, k
     for r in range(rows):
-        for k from 0 <= k < n by TILE:      # since each loop reads what the one before wrote
+        for k from 0 <= k < n by TILE:      # because each loop reads what the last one wrote
             tile_forward(z + 4 * r * n + k, c + r * n + k, n, min(n - k, <Py_ssize_t> TILE),
                          kept + 5 * r * n + k, cell + r * n + k, h + r * n + k)
 
 
 cdef cloned tile_backward(floating* g_cell, floating* g_h, floating* c, floating* kept, Py_ssize_t n,
                           Py_ssize_t w, floating* z, floating* cell) noexcept nogil:
-    cdef floating down[TILE]                # the cotangent of the next cell, by both ways
+    cdef floating down[TILE]                # the cotangent of the next cell, along both paths
     cdef floating* i = kept
     cdef floating* f = kept + n
     cdef floating* m = kept + 2 * n
@@ -98,7 +98,7 @@ cdef cloned tile_backward(floating* g_cell, floating* g_h, floating* c, floating
 
 cdef void backward(floating* g_cell, floating* g_h, floating* c, floating* kept, Py_ssize_t rows,
                    Py_ssize_t n, floating* z, floating* cell) noexcept nogil:
-    """From the cotangents of the next cell and h to those of the gates, z, and of the cell; either may be
+    """The cotangents of the gates, z, and of the cell from those of the next cell and h; either result may be
     NULL."""
     cdef Py_ssize_t r, k
     for r in range(rows):
@@ -129,7 +129,7 @@ cdef void step_back(bint is_double, void* g_cell, void* g_h, void* c, npy_intp r
 
 
 cdef ndarray blocks(ndarray c, int count):
-    """An array like c, `count` times as long in the first dimension."""
+    """An array like c, `count` times as long along the first dimension."""
     cdef npy_intp shape[MAXDIMS]
     cdef int d
     for d in range(PyArray_NDIM(c)): shape[d] = PyArray_DIMS(c)[d]
@@ -157,7 +157,7 @@ cdef ndarray cell_backward(ndarray g, ndarray c, ndarray kept, bint of_gates):
 
 # --------------------------------------------------------------------------------------- a sequence
 cdef ndarray make(int typenum, npy_intp a, npy_intp b, npy_intp c=-1):
-    """Of shape (a, b) or (a, b, c), with undefined contents."""
+    """An array of shape (a, b) or (a, b, c) with undefined contents."""
     cdef npy_intp[3] shape = [a, b, c]
     return empty(2 if c < 0 else 3, shape, typenum)
 
@@ -173,7 +173,7 @@ cdef ndarray rows_of(ndarray sequence, npy_intp start, npy_intp stop):
     return sequence[start:stop].reshape((stop - start) * shape[1], shape[2])
 
 
-cdef struct Sequence:           # steps of a layer; each row of a batch is on its own
+cdef struct Sequence:           # steps of a layer; the rows of a batch are independent
     bint is_double
     npy_intp steps, first, stop, rows, n, places, bytes     # bytes of an element
     Factor input, hidden
@@ -192,7 +192,7 @@ cdef struct Sequence:           # steps of a layer; each row of a batch is on it
 
 
 cdef void forward_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
-    """The steps of a range of rows."""
+    """Run the steps for a range of rows."""
     cdef Sequence* s = <Sequence*> data
     cdef npy_intp row = eights(part, parts, s.rows), rows = eights(part + 1, parts, s.rows) - row, t
     cdef npy_intp one = row * s.n * s.bytes, step_bytes = s.rows * s.n * s.bytes
@@ -214,8 +214,8 @@ cdef void forward_part(void* data, npy_intp part, npy_intp parts) noexcept nogil
 
 
 cdef void backward_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
-    """From the cotangents of the outputs to those of the gates, z, which begins with the first step; in
-    place in those of the state."""
+    """The cotangents of the gates, z, which starts at the first step, from those of the outputs; the
+    cotangents of the state are updated in place."""
     cdef Sequence* s = <Sequence*> data
     cdef npy_intp row = eights(part, parts, s.rows), rows = eights(part + 1, parts, s.rows) - row, t
     cdef npy_intp one = row * s.n * s.bytes, step_bytes = s.rows * s.n * s.bytes
@@ -232,14 +232,14 @@ cdef void backward_part(void* data, npy_intp part, npy_intp parts) noexcept nogi
 
 
 cdef npy_intp eights(npy_intp part, npy_intp parts, npy_intp rows) noexcept nogil:
-    """Where a part of the rows begins: at whole tiles of the products."""
+    """The first row of a part: a multiple of the tiles of products."""
     return rows if part == parts else rows * part // parts // 8 * 8
 
 
 cdef void run_rows(Sequence* s, Part part, double work) except *:
-    """All rows of the steps from the first to before `stop`, which take so many multiply-adds."""
+    """Run all rows of the steps from `first` up to `stop`, which take `work` multiply-adds."""
     cdef npy_intp threads = threads_of(work), parts = 1
-    if threads > 1 and s.hidden.kernel != NULL:     # BLAS sums in another order for another number of rows
+    if threads > 1 and s.hidden.kernel != NULL:     # in BLAS the order of a sum depends on the number of rows
         parts = max(1, min(s.rows // 8, 4 * threads))
     PyErr_CheckSignals()
     with nogil:
@@ -265,8 +265,8 @@ def lstm_forward(Tensor x not None, Tensor h not None, Tensor c not None, Tensor
                  bint keep) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """A layer over x (T, N, input_size), T > 0, from the state h and c, (N, n), with the weights
     (4 n, input_size) and (4 n, n) and a bias (4 n,) or None, all of one floating dtype. Returns the outputs
-    (T, N, n), the last cell, and what `lstm_backward` needs, if `keep`: the activations (T, N, 5 n), and the
-    cells with which the steps began (T, N, n)."""
+    (T, N, n), the last cell and, for `lstm_backward` if `keep`, the activations (T, N, 5 n) and the cells at
+    the start of each step (T, N, n)."""
     cdef int typenum = PyArray_TYPE(x.array)
     check_operands([x, h, c, weight_ih, weight_hh] + ([] if bias is None else [bias]))
     cdef npy_intp steps = PyArray_DIMS(x.array)[0], rows = PyArray_DIMS(x.array)[1]
@@ -302,9 +302,9 @@ def lstm_backward(Tensor g not None, Tensor g_last not None, Tensor x not None, 
                   Tensor weight_ih not None, Tensor weight_hh not None, Tensor y not None,
                   Tensor kept not None, Tensor cells not None, bint of_x,
                   bint of_bias) -> tuple[Tensor | None, Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """The gradients of x, h, c, weight_ih, weight_hh and the bias (None for x and the bias unless asked for),
-    from the cotangents of the outputs y and of the last cell, of their shapes and dtype, and from what
-    `lstm_forward` got and kept."""
+    """The gradients of x, h, c, weight_ih, weight_hh and the bias (None for x and the bias unless requested),
+    from the cotangents of the outputs y and of the last cell, of their shapes and dtype, and from the inputs
+    and kept arrays of `lstm_forward`."""
     cdef int typenum = PyArray_TYPE(x.array)
     cdef npy_intp steps = PyArray_DIMS(x.array)[0], rows = PyArray_DIMS(x.array)[1], start, stop = steps
     cdef npy_intp n = PyArray_DIMS(weight_hh.array)[1], first
@@ -335,7 +335,7 @@ def lstm_backward(Tensor g not None, Tensor g_last not None, Tensor x not None, 
         if of_bias:
             add_in_place(g_bias, reduce(SUM, g_z, 1, False, 0))
         multiply(g_z.T, rows_of(inputs, start, stop), None, g_ih, g_ih)
-        first = max(start, 1)               # step 0 began with h, the others with an output
+        first = max(start, 1)               # step 0 starts from h, the others from an output
         if stop > first:
             multiply(g_z[(first - start) * rows:].T, rows_of(y.array, first - 1, stop - 1), None, g_hh, g_hh)
         if start == 0:

@@ -3,14 +3,14 @@
 
 Design note
 -----------
-1. This file knows arrays and axes, as `loops.pyx` does, and no Tensor. The folds are kernels.
-2. Dimensions are sorted by stride, so that memory is read in order whichever axes are reduced. If the
-   fastest dimension is reduced, rows are folded side by side, each into an accumulator of its own; if it
-   is kept, up to 1024 columns are. Accumulators are double (but see kernels.pyx); sums of blocks are
-   compensated (Neumaier 1974), so that 10^7 float64 elements lose no more than a few ulp either.
-3. In float64 the mean is taken about the first element, and the variance about the mean (two passes): a
-   constant gives exactly itself and exactly 0, and a large mean does not cancel the variance. The variance
-   of float32 is taken in double about the first element, in one pass, with the same two properties.
+1. This file knows arrays and axes, like `loops.pyx`, but no Tensors. The folds are kernels.
+2. Dimensions are sorted by stride, so memory is read in order whichever axes are reduced. If the fastest
+   dimension is reduced, rows are folded together, each into its own accumulator; if it is kept, up to 1024
+   columns are. Accumulators are double (but see kernels.pyx); sums of blocks are compensated (Neumaier
+   1974), so 10^7 float64 elements do not lose more than a few ulp either.
+3. In float64 the mean is computed relative to the first element, and the variance relative to the mean (two
+   passes): a constant gives exactly itself and exactly 0, and the variance does not cancel for a large mean.
+   That of float32 is computed in double relative to the first element, in one pass, and has both properties.
 """
 cimport numpy as cnp
 from cpython.ref cimport PyObject
@@ -29,18 +29,18 @@ from .strides cimport MAXDIMS, add_loop, advance, insert_loop, merge
 cnp.import_array()
 
 cdef enum:
-    SHORT_ROW = 16              # a row reduction over fewer elements costs more to start than to do
-    BLOCK = 1024                # elements that a row reduction sums before it compensates
-    BLOCKS = 16                 # of one row that it hands to the kernel together
-    FEW_COLUMNS = 32            # that are not worth a thread of their own
-    ROWS = 4096                 # elements of the rows that it sums side by side, if it reads them twice
-    CANCELLED = 30              # times a variance that may cancel: its first element is 5.5 deviations off
+    SHORT_ROW = 16              # up to which a row costs more to start than to reduce
+    BLOCK = 1024                # elements of a row that are summed before compensation
+    BLOCKS = 16                 # blocks of one row in one call of the kernel
+    FEW_COLUMNS = 32            # too few for a thread of their own
+    ROWS = 4096                 # elements of the rows summed together, if they are read twice
+    CANCELLED = 30              # ratio to the variance: the first element is 5.5 deviations off
 
 
 cdef void make_plan(Plan* plan, Operand* x, unsigned long long axes, double correction) noexcept nogil:
-    """How the axes whose bits are set are reduced: the dimensions sorted by stride, and merged."""
+    """Plan the reduction of the axes whose bits are set: sort the dimensions by stride, and merge them."""
     cdef Block* others
-    cdef Block block                            # of x and the output, whose strides are 0 where x is reduced
+    cdef Block block                            # of x and the output, which has stride 0 along reduced axes
     cdef npy_intp out_strides[MAXDIMS]
     cdef npy_intp strides[2]
     cdef npy_intp step = x.itemsize
@@ -65,14 +65,14 @@ cdef void make_plan(Plan* plan, Operand* x, unsigned long long axes, double corr
         block.strides[0][0], block.strides[1][0] = x.itemsize, 0
     inner = block.ndim - 1
     if block.strides[1][inner] == 0 and block.shape[inner] <= SHORT_ROW:
-        for d in reversed(range(inner)):        # a short row is folded as columns beside its neighbours
+        for d in reversed(range(inner)):        # short rows are folded together, as columns
             if block.strides[1][d] and block.shape[d] >= 8:
                 inner = d
                 break
     plan.row_wise = block.strides[1][inner] == 0
     plan.width, plan.stride = block.shape[inner], block.strides[0][inner]
     beside = inner
-    while beside >= 0 and block.strides[1][beside] == 0:    # the fastest that is kept
+    while beside >= 0 and block.strides[1][beside] == 0:    # the fastest kept dimension
         beside -= 1
     plan.places, plan.place_stride, plan.out_stride = 1, 0, 0
     if beside >= 0:
@@ -92,7 +92,7 @@ cdef ndarray reduce(int opcode, ndarray x, unsigned long long axes, bint keepdim
 
 
 cdef ndarray variance(ndarray x, ndarray means, unsigned long long axes, bint keepdims, double correction):
-    """The variance; writes the means to an array of the shape that it has with keepdims."""
+    """The variance; writes the means to `means`, which has its shape with keepdims."""
     return reduce_beside(VAR, x, x, means, axes, keepdims, correction)
 
 
@@ -107,7 +107,7 @@ cdef ndarray sum_product(ndarray x, ndarray y, unsigned long long axes, bint kee
 
 cdef ndarray reduce_beside(int opcode, ndarray x, ndarray y, ndarray centres, unsigned long long axes,
                            bint keepdims, double correction):
-    """`reduce`, for an opcode that reads two arrays with the same strides, or gives its centres as well."""
+    """`reduce`, for an opcode that reads two arrays with equal strides, or also returns its centres."""
     cdef npy_intp shape[MAXDIMS]
     cdef int d, ndim = 0
     cdef Plan plan
@@ -146,13 +146,13 @@ cdef struct ReductionJob:
 
 
 cdef inline npy_intp parts_of(Plan* plan) noexcept nogil:
-    """How many parts the results that are computed side by side make: few columns are slower than many."""
+    """The number of parts of results computed together: few columns are slower than many."""
     cdef npy_intp beside = plan.places if plan.row_wise else plan.places // FEW_COLUMNS
     return max(beside, plan.kept.shape[0] if plan.kept.ndim else 1)
 
 
 cdef void reduction_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
-    """A range of the results: of the outermost dimension that is kept, or of those computed side by side."""
+    """A range of the results: along the outermost kept dimension, or of those computed together."""
     cdef ReductionJob* job = <ReductionJob*> data
     cdef Plan plan
     cdef npy_intp begin
@@ -177,7 +177,7 @@ cdef void reduction_part(void* data, npy_intp part, npy_intp parts) noexcept nog
 
 
 cdef ndarray logsum_of_exp(str name, ndarray x, unsigned long long axes, bint keepdims):
-    """log(sum(exp(x))), for an x that does not overflow."""
+    """log(sum(exp(x))), if exp(x) does not overflow."""
     cdef Operand operand
     view_array(&operand, x)
     exponentials = elementwise(name, EXP, PyArray_TYPE(x) == NPY_DOUBLE, PyArray_TYPE(x), &operand, 1)
@@ -187,7 +187,7 @@ cdef ndarray logsum_of_exp(str name, ndarray x, unsigned long long axes, bint ke
 
 
 cdef ndarray logsumexp(ndarray x, unsigned long long axes, bint keepdims):
-    """log(sum(exp(x - max))) + max; without an infinite max, which would leave inf - inf."""
+    """log(sum(exp(x - max))) + max, with 0 for an infinite max, to avoid inf - inf."""
     cdef ndarray largest = reduce(MAX, x, axes, True, 0), shifted, total
     cdef npy_intp i
     for i in range(elements(largest)):
@@ -202,7 +202,7 @@ cdef ndarray logsumexp(ndarray x, unsigned long long axes, bint keepdims):
 
 
 cdef ndarray log_softmax(ndarray x, unsigned long long axes):
-    """(x - max) - log(sum(exp(x - max))): the sum's logarithm is small, and keeps its digits beside a
+    """(x - max) - log(sum(exp(x - max))): the logarithm is small, and would lose its digits next to a
     large x."""
     cdef ndarray largest = reduce(MAX, x, axes, True, 0), shifted, total, out
     shifted = difference("log_softmax", x, largest)
@@ -213,8 +213,8 @@ cdef ndarray log_softmax(ndarray x, unsigned long long axes):
 
 
 cdef void run_plan(int opcode, Plan* plan, char* x, char* out) noexcept nogil:
-    """Walk the kept positions; at each, fold what lies side by side: as many columns as accumulators stay in
-    the L1 cache, or as many rows as their elements do when they are read twice."""
+    """Walk the kept positions; at each, fold as many columns together as accumulators fit the L1 cache, or as
+    many rows as fit there if they are read twice."""
     cdef npy_intp index[MAXDIMS]
     cdef char* at[2]
     cdef double accumulator[2 * COLUMNS]
@@ -255,7 +255,7 @@ cdef void store(Plan* plan, double* accumulator, npy_intp w, char* out) noexcept
 
 cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
                           double* accumulator) noexcept nogil:
-    """The reduction at one kept position (w places of it): one fold, or two about a centre."""
+    """The reduction at one kept position (w places of it): one fold, or two relative to a centre."""
     cdef void* source
     cdef npy_intp i
     cdef bint finite = True
@@ -269,7 +269,7 @@ cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* c
             for i in range(w):
                 accumulator[i] = centre[i] + accumulator[i] / plan.count
                 finite &= isfinite(accumulator[i])
-        else:                               # equal floats add up exactly in double, to 2^29 of them
+        else:                               # exact in double for up to 2^29 equal floats
             fold(SUM, plan, x, w, centre, accumulator)
             for i in range(w): accumulator[i] /= plan.count
         if not finite:                      # inf - inf, or an overflow of the differences
@@ -277,7 +277,7 @@ cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* c
             for i in range(w): accumulator[i] /= plan.count
         if opcode == VAR:
             deviations(plan, x, w, centre, accumulator)
-    elif opcode == LOGSUM:                  # in double: a sum just above 1 has a logarithm too
+    elif opcode == LOGSUM:                  # in double: for sums just above 1
         fold(SUM, plan, x, w, centre, accumulator)
         for i in range(w): centre[i] = accumulator[i]
         source = centre
@@ -287,7 +287,7 @@ cdef void reduce_position(int opcode, Plan* plan, char* x, npy_intp w, double* c
 
 
 cdef void deviations(Plan* plan, char* x, npy_intp w, double* centre, double* accumulator) noexcept nogil:
-    """From the means in the accumulators to the variances; the means go to `centre`."""
+    """Replace the means in the accumulators by the variances; the means go to `centre`."""
     cdef npy_intp i
     for i in range(w): centre[i] = accumulator[i]
     fold(DEVIATION, plan, x, w, centre, accumulator)
@@ -295,9 +295,9 @@ cdef void deviations(Plan* plan, char* x, npy_intp w, double* centre, double* ac
 
 
 cdef void variances(Plan* plan, char* x, npy_intp w, double* centre, double* accumulator) noexcept nogil:
-    """Of floats, in one pass about the first element, in double: sum(d^2) - sum(d)^2 / n. Where the second is
-    many times the variance, for the first element is far from the others, the deviations from the mean are
-    added up."""
+    """The variances of floats, in one pass relative to the first element, in double: sum(d^2) - sum(d)^2 / n.
+    If the second term is many times the variance, because the first element is far from the others, the
+    deviations from the mean are summed instead."""
     cdef double* squares = accumulator + COLUMNS
     cdef double shift
     cdef bint cancelled = False
@@ -308,7 +308,7 @@ cdef void variances(Plan* plan, char* x, npy_intp w, double* centre, double* acc
         shift = accumulator[i] / plan.count
         squares[i] -= shift * accumulator[i]
         if shift * accumulator[i] > CANCELLED * squares[i]:
-            squares[i] = -1                 # no variance is
+            squares[i] = -1                 # a marker: no variance is negative
             cancelled = True
         else:
             squares[i] /= max(plan.count - plan.correction, 0.0)
@@ -316,7 +316,7 @@ cdef void variances(Plan* plan, char* x, npy_intp w, double* centre, double* acc
         accumulator[i] = centre[i]
     if cancelled:
         deviations(plan, x, w, centre, accumulator)
-    for i in range(w):                      # each result by itself: it does not matter who stands beside it
+    for i in range(w):                      # each on its own, so it does not depend on its neighbours
         if squares[i] != -1: accumulator[i] = squares[i]
 
 
@@ -329,7 +329,7 @@ cdef inline void first_elements(Plan* plan, char* x, npy_intp w, double* centre)
 
 cdef inline npy_intp pack_both(Plan* plan, char* x, npy_intp row_stride, npy_intp stride, npy_intp rows,
                                npy_intp n, char* tile) noexcept nogil:
-    """Pack x into the tile and, behind it, the other array; returns the bytes between them."""
+    """Pack x into the tile and, after it, the other array; returns the bytes between them."""
     cdef int itemsize = 8 if plan.is_double else 4
     pack(x, row_stride, stride, rows, n, itemsize, tile)
     if plan.other == 0:
@@ -357,7 +357,7 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
         return
     if plan.row_wise:
         for i in range(w): compensation[i] = 0
-    elif outer > 0:                         # the columns' kernel walks one dimension by itself
+    elif outer > 0:                         # the column kernel walks one dimension itself
         outer -= 1
         rows = plan.reduced.shape[outer]
         row_stride = plan.reduced.strides[0][outer]
@@ -371,24 +371,24 @@ cdef void fold(int opcode, Plan* plan, char* x, npy_intp w, double* centre,
         else:
             r = 0
             while r < rows:
-                height = min(TILE // w // 4 * 4, rows - r)      # whole fours of rows, whatever w is
+                height = min(TILE // w // 4 * 4, rows - r)      # a multiple of four rows, whatever w is
                 other = pack_both(plan, x + r * row_stride, row_stride, plan.stride, height, w, tile)
                 reduce_columns(opcode, plan.is_double, tile, other, w * itemsize, height, w, centre,
                                accumulator)
                 r += height
         if not advance(&plan.reduced, outer, 1, index, &x):
             break
-    for i in range(w if plan.row_wise else 0):      # unless it is infinite or NaN
+    for i in range(w if plan.row_wise else 0):      # unless that is infinite or NaN
         accumulator[i] += compensation[i] if fabs(compensation[i]) < INFINITY else 0
 
 
 cdef inline void fold_rows(int opcode, Plan* plan, char* x, npy_intp w, double* centre, bint contiguous,
                            char* tile, double* accumulator, double* compensation) noexcept nogil:
-    """Fold w rows into as many accumulators, block by block; of one long row several blocks at a time, as if
-    they were rows."""
+    """Fold w rows into w accumulators, block by block. Several blocks of one long row are folded at a time,
+    as if they were rows."""
     cdef double part[TILE]
     cdef double centres[TILE]
-    cdef bint exact = (opcode in (PROD, MAX, MIN, MOMENTS)      # no sum, or one with room to spare
+    cdef bint exact = (opcode in (PROD, MAX, MIN, MOMENTS)      # not a sum, or one in double of floats
                        or (plan.count <= BLOCK and contiguous))
     cdef npy_intp block = (plan.width if exact else BLOCK) if contiguous else TILE, i = 0, k, n, count
     cdef npy_intp row_stride = plan.place_stride, other = plan.other
@@ -419,7 +419,7 @@ cdef inline void fold_rows(int opcode, Plan* plan, char* x, npy_intp w, double* 
             about = centres
         i += n * (count // w)
         reduce_rows(opcode, plan.is_double, source, other, row_stride, count, n, about, part)
-        for k in range(count):              # Neumaier: keep what the addition rounds off
+        for k in range(count):              # Neumaier: keep the rounding error
             to = accumulator + (k if w > 1 else 0)
             total = to[0] + part[k]
             larger = to[0] if fabs(to[0]) >= fabs(part[k]) else part[k]

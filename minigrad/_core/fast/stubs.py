@@ -2,15 +2,15 @@
 
 Design note
 -----------
-1. It reads the lines that define classes, functions and annotated names in each .pyx and in what
-   that includes, with their docstrings, and the fields of classes in the .pxd. Private names of a
+1. It reads the lines that define classes, functions and annotated names in each .pyx and its
+   included files, with their docstrings, and the fields of classes in the .pxd. Private names of a
    module are left out.
 2. Types are the annotations of the source, which Cython keeps as text (`annotation_typing=False`);
-   without one, the C type. Cython allows none on a field or on the result of a cpdef function:
-   there a comment `# type: ...` takes its place.
-3. The functions that become methods of Tensor are decorated by `@method`, or named in the calls
+   without an annotation, the C type. Cython allows none on a field or on the result of a cpdef
+   function: there a comment `# type: ...` replaces it.
+3. The functions that become methods of Tensor are decorated with `@method`, or named in the calls
    `attach_methods(globals(), names)`; `names` is an expression of constants and `__all__`. A module
-   exports what is decorated by `@method` or `@exported`.
+   exports the functions decorated with `@method` or `@exported`.
 """
 
 import ast
@@ -30,7 +30,7 @@ C_TYPES = {
     "tuple": "tuple[Any, ...]",
     **dict.fromkeys(("long", "long long", "npy_intp", "unsigned long long"), "int"),
 }
-IMPORTS = {  # where the names in annotations come from that are no classes of ours
+IMPORTS = {  # the sources of names in annotations that are not our classes
     "collections.abc": ["Callable", "Iterator", "Sequence"],
     "numpy.typing": ["ArrayLike", "DTypeLike", "NDArray"],
     "typing": ["Any", "final"],
@@ -57,23 +57,23 @@ ALL = re.compile(r"^__all__ = (\[.*?\])", re.MULTILINE | re.DOTALL)
 
 
 def source(path: Path) -> str:
-    """The text of a file, and of all that it includes."""
+    """The text of a file, with the files that it includes."""
     text = path.read_text(encoding="utf-8")
     return re.sub(r'(?m)^include "(.+?)".*', lambda found: source(path.parent / found[1]), text)
 
 
 def module(path: Path) -> str:
-    """What a file is imported as."""
+    """The module name of a file."""
     return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
 
 
 def python_type(c_type: str | None) -> str | None:
-    """What Python calls a C type; classes keep their names."""
+    """The Python name of a C type; classes keep their names."""
     return C_TYPES.get(c_type or "", c_type)
 
 
 def default(text: str) -> str:
-    """A default, if it is a constant of Python."""
+    """A default if it is a Python constant, otherwise `...`."""
     try:
         ast.literal_eval(text)
     except (SyntaxError, ValueError):
@@ -82,7 +82,7 @@ def default(text: str) -> str:
 
 
 def parameter(text: str) -> str:
-    """A parameter as Python writes it."""
+    """A parameter in Python syntax."""
     match = ARGUMENT.fullmatch(text)
     if not match:  # * or /
         return text
@@ -93,7 +93,7 @@ def parameter(text: str) -> str:
 
 
 def parameters(text: str) -> tuple[list[str], int]:
-    """Those up to the bracket that closes, and where the text goes on."""
+    """The parameters up to the closing bracket, and where the text continues."""
     found, depth, start = [], 0, 0
     for end, letter in enumerate(text):
         if depth == 0 and letter in ",)":
@@ -106,7 +106,7 @@ def parameters(text: str) -> tuple[list[str], int]:
 
 
 def function(name: str, result: str | None, text: str, margin: str) -> str:
-    """The stub of a function, from what follows its opening bracket."""
+    """The stub of a function, from the text after its opening bracket."""
     given, end = parameters(text)
     line = text[end : text.find("\n", end)]
     note = re.match(r" -> (.+?):(?: |$)", line) or re.search(r"# type: (.+)", line)
@@ -118,7 +118,7 @@ def function(name: str, result: str | None, text: str, margin: str) -> str:
 
 
 def parse(text: str) -> dict[str, list[str]]:
-    """The stub of what a module defines at its top; those of its members follow that of a class."""
+    """The stubs of the top-level names of a module; a class is followed by its members."""
     found: dict[str, list[str]] = {}
     owner, above = "", []
     for match in STATEMENT.finditer(text):
@@ -155,7 +155,7 @@ def parse(text: str) -> dict[str, list[str]]:
 
 
 def methods_of_tensor(files: list[Path]) -> dict[str, str]:
-    """The functions that become methods of Tensor, and their modules."""
+    """The functions that become methods of Tensor, with their modules."""
     found: dict[str, str] = {}
     for path in files:
         text = source(path)
@@ -193,7 +193,7 @@ def write_stubs() -> None:
         imports += ["import numpy as np\n"] * ("np" in used)
         if exported := sorted(name for _, name in EXPORTED.findall(source(path))):
             body = f"__all__ = {json.dumps(exported)}\n{body}"
-        head = f'"""Types of {path.name}, made of its source by stubs.py."""\n\n{"".join(imports)}'
+        head = f'"""Types of {path.name}, by stubs.py from its source."""\n\n{"".join(imports)}'
         path.with_suffix(".pyi").write_text(f"{head}\n{body}\n", encoding="utf-8")
 
 

@@ -1,25 +1,25 @@
-/* A few threads that wait for work, so that a large loop can run on more than one processor.
+/* A small thread pool that runs large loops on more than one processor.
  *
- * The first loop that is large enough starts them; between loops they wait a moment, and then sleep. A loop is cut into pieces, and
- * whoever has time takes the next one from a counter: a thread that lost its processor holds up one piece, and a
- * helper that comes too late finds the loop closed and is not waited for. One loop has the helpers at a time;
- * one that starts meanwhile, in another thread of Python, runs alone.
+ * The first large loop starts the threads; between loops they wait for a moment and then sleep. A loop is
+ * divided into pieces, which threads take from a counter: a thread that loses its processor delays only one
+ * piece, and a late helper finds the loop closed and is not waited for. One loop has the helpers at a time;
+ * a loop that starts meanwhile, in another Python thread, runs on the caller alone.
  *
- * On a busy machine helpers cost more than they gain. Whenever the caller had to wait long for their last
- * pieces, or none came, loops run alone for a while: 2 ms, then twice as long each time, up to half a second;
- * each loop that went well halves the pause.
+ * On a busy machine helpers cost more than they gain. If the caller has to wait long for the last pieces, or
+ * no helper joins, loops run on the caller alone for 2 ms, then for twice as long each time, up to half a
+ * second; each loop that goes well halves the pause.
  *
- * After a fork the child starts threads anew. Signals are left to the threads of Python. Without POSIX
- * threads (Windows, WebAssembly) or gcc's atomics every loop runs alone. */
+ * After a fork the child starts new threads. Signals are left to the Python threads. Without POSIX threads
+ * (Windows, WebAssembly) or gcc's atomics every loop runs on the caller alone. */
 #ifndef MINIGRAD_THREADS_H
 #define MINIGRAD_THREADS_H
 
 #include <stddef.h>
 
-typedef void (*mg_part)(void* job, ptrdiff_t part, ptrdiff_t parts);    /* does one of so many parts */
+typedef void (*mg_part)(void* job, ptrdiff_t part, ptrdiff_t parts);    /* runs one of `parts` parts */
 
 enum { MG_MOST_THREADS = 64 };
-static int mg_threads = 1;  /* that a loop may use, the calling one included */
+static int mg_threads = 1;  /* that a loop may use, the caller included */
 
 #if defined(_WIN32) || defined(__wasm__) || !defined(__GNUC__)
 static void mg_in_parts(mg_part part, void* job, ptrdiff_t parts)
@@ -47,24 +47,24 @@ typedef struct {
 } mg_pieces;
 
 enum {                      /* nanoseconds */
-    MG_LINGER = 100000,     /* that a helper waits for the next loop before it sleeps: waking it takes 12 us */
-    MG_OFTEN = 1000000,     /* between brief loops for which it is worth waking helpers */
-    MG_SPIN = 20000,        /* that the caller watches the last pieces being done before it sleeps */
-    MG_LATE = 100000,       /* that it may wait for them */
+    MG_LINGER = 100000,     /* a helper waits this long before it sleeps: waking it takes 12 us */
+    MG_OFTEN = 1000000,     /* brief loops at shorter intervals are worth waking helpers */
+    MG_SPIN = 20000,        /* the caller spins this long for the last pieces before it sleeps */
+    MG_LATE = 100000,       /* the longest acceptable wait for them */
     MG_FIRST_PAUSE = 2000000,
     MG_LONGEST_PAUSE = 500000000,
 };
 
 static struct {
-    pthread_mutex_t taken;  /* while a loop has the helpers */
-    pthread_mutex_t lock;   /* of what follows */
+    pthread_mutex_t taken;  /* held while a loop uses the helpers */
+    pthread_mutex_t lock;   /* protects what follows */
     pthread_cond_t start, done;
-    int workers, invited, inside;   /* helpers: started, may still join, at work, ... */
-    int lingering;          /* ... awake though there is no loop */
-    int came;               /* have joined this loop */
+    int workers, invited, inside;   /* helpers: started, may still join, working, ... */
+    int lingering;          /* ... awake without a loop */
+    int came;               /* ... that joined this loop */
     mg_pieces* open;        /* the loop to join, or NULL */
     long long pause, resume;        /* how long loops run alone, and until when */
-    long long last;         /* when a brief loop began */
+    long long last;         /* when the last brief loop began */
 } mg_pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER,
              PTHREAD_COND_INITIALIZER, 0, 0, 0, 0, 0, NULL, 0, 0, 0};
 
@@ -82,7 +82,7 @@ static void mg_take_pieces(mg_pieces* pieces)
         pieces->part(pieces->job, i, pieces->parts);
 }
 
-static void mg_linger(void)     /* called, and returns, with the lock */
+static void mg_linger(void)     /* called with the lock held, and returns with it */
 {
     const long long end = mg_now() + MG_LINGER;
     mg_pool.lingering++;
@@ -111,7 +111,7 @@ static void* mg_helper(void* unused)
     return unused;
 }
 
-static void mg_forget_threads(void)     /* in the child of a fork, which has none of them */
+static void mg_forget_threads(void)     /* in the child of a fork, where they do not exist */
 {
     pthread_mutex_init(&mg_pool.taken, NULL);
     pthread_mutex_init(&mg_pool.lock, NULL);
@@ -136,7 +136,7 @@ static void mg_start_threads(int threads)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
-/* Lengthen the pause after a loop that the helpers held up or did not join, shorten it after any other. */
+/* Lengthen the pause after a loop that the helpers delayed or did not join, shorten it after any other. */
 static void mg_judge(long long begin, long long finished, int came)
 {
     const long long now = mg_now(), waited = now - finished, took = finished - begin;
@@ -148,18 +148,18 @@ static void mg_judge(long long begin, long long finished, int came)
         mg_pool.pause = mg_pool.pause > MG_FIRST_PAUSE ? mg_pool.pause / 2 : 0;
 }
 
-/* Whether a loop that takes no longer than to wake a helper is one of many, as in a training step. */
+/* Whether a loop too brief to wake a helper for is one of many, as in a training step. */
 static int mg_is_one_of_many(void)
 {
     const long long now = mg_now();
     return now - __atomic_exchange_n(&mg_pool.last, now, __ATOMIC_RELAXED) < MG_OFTEN;
 }
 
-/* part(job, i, parts) for every i < parts, in any order, on several threads; returns when all are done. */
+/* Run part(job, i, parts) for every i < parts, in any order, on several threads; return when all are done. */
 static void mg_in_parts(mg_part part, void* job, ptrdiff_t parts)
 {
     mg_pieces pieces = {part, job, parts, 0};
-    int threads = mg_threads;               /* once, as another thread may set it */
+    int threads = mg_threads;               /* read once, because another thread may set it */
     if (threads > parts) threads = (int) parts;
     const long long begin = threads < 2 ? 0 : mg_now();
     if (threads < 2 || begin < __atomic_load_n(&mg_pool.resume, __ATOMIC_RELAXED)

@@ -47,13 +47,13 @@ cdef extern from * nogil:
 cdef enum:
     MAX_ARRAYS = 3
     MAX_SCALARS = 2
-    CORRECTIONS = MAX_SCALARS   # where 1 - beta ** step stands behind the numbers of state, for both betas
+    CORRECTIONS = MAX_SCALARS   # 1 - beta ** step, for both betas, follow the numbers of state
     MAX_OPTIONS = 8
 
 cdef enum Rule:
     SGD, ADAM, ADAMW, NADAM, RADAM, RMSPROP, ADAGRAD, LION, SCHEDULE_FREE
 
-# name -> rule, how many numbers and arrays of state it has, its options (betas are two numbers)
+# name -> rule, number of numbers and of arrays in its state, options (betas are two numbers)
 cdef tuple ADAM_OPTIONS = ("lr", "betas", "eps", "weight_decay", "maximize", "decoupled_weight_decay")
 cdef dict RULES = {
     "SGD": (SGD, 0, 1, ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")),
@@ -71,8 +71,8 @@ cdef dict RULES = {
 
 
 # ------------------------------------------------------------------------------------------- rules
-# p parameter, d gradient, state arrays by the names of the papers, o options, t numbers of state (the
-# first is the step, from 1) and the CORRECTIONS, fresh: the last array of state was zeros before this step
+# p: parameter, d: gradient; state arrays are named as in the papers; o: options; t: numbers of state (the
+# first is the step, from 1) and the CORRECTIONS; fresh: the last array of state was zeros before this step
 
 cdef cloned sgd(floating* p, floating* d, floating* velocity, Py_ssize_t n, double* o,
                 bint fresh) noexcept nogil:
@@ -114,7 +114,7 @@ cdef cloned adam(floating* p, floating* d, floating* first, floating* second, fl
             first[i] = m
             second[i] = v
             u = largest[i]
-            u = v if (v > u) | (v != v) else u      # a NaN wins (`|`, since `or` would be a branch)
+            u = v if (v > u) | (v != v) else u      # a NaN wins (`|`, because `or` would be a branch)
             largest[i] = u
             p[i] = decay * p[i] - step_size * m / (<floating> mg_sqrt(u) * root + eps)
 
@@ -159,14 +159,14 @@ cdef void radam(floating* p, floating* d, floating* first, floating* second, Py_
 
 cdef inline floating rms(floating* square, floating* mean, Py_ssize_t i, floating g, floating alpha,
                          floating gain, floating eps) noexcept nogil:
-    """Move the running averages and return the root of the second moment, about `mean` unless NULL."""
+    """Update the running averages; returns the root of the second moment, about `mean` unless NULL."""
     cdef floating v = alpha * square[i] + gain * g * g, m
     square[i] = v
     if mean != NULL:
         m = mean[i] + (g - mean[i]) * gain
         mean[i] = m
         v -= m * m
-        v = v if (v > 0) | (v != v) else 0     # rounding may leave less than nothing of a variance
+        v = v if (v > 0) | (v != v) else 0     # rounding may make a variance negative
     return <floating> mg_sqrt(v) + eps
 
 
@@ -289,11 +289,11 @@ cdef inline void dispatch(RuleJob* job, floating* p, floating* d, floating** s, 
 @cython.final
 @cython.freelist(8)
 cdef class Update:
-    """A rule with its options: `update(parameter, gradient, state)` is one step in place on arrays.
+    """A rule with its options: `update(parameter, gradient, state)` is one step, in place on arrays.
 
-    rule: its name. names: of its numbers of state, the first of which counts the steps, and then of its
-    arrays of state, None for one that the options do without. group: a dict of options; what is missing
-    counts as 0.
+    rule: its name. names: those of its numbers of state, the first of which counts the steps, and then of its
+    arrays of state, None for one that the options do not need. group: a dict of options; a missing option is
+    0.
     """
     cdef int rule, scalars, arrays
     cdef str kind
@@ -301,7 +301,7 @@ cdef class Update:
     cdef bint stateful
     cdef ndarray rates          # one for each member of a stacked parameter; None if there is one for all
     cdef double options[MAX_OPTIONS]
-    cdef double step            # for which the corrections were computed: most parameters share it
+    cdef double step            # of the corrections: most parameters share it
     cdef double corrections[2]
 
     def __init__(self, str rule not None, tuple names not None: tuple[str | None, ...],
@@ -343,15 +343,15 @@ cdef class Job:                 # one parameter in one step
     cdef dict state             # None if it has none yet
     cdef object rule            # in the place of an update, a function (array, gradient, state)
     cdef Update update
-    cdef list owned             # holds the arrays of state
+    cdef list owned             # keeps the arrays of state alive
     cdef void* data[MAX_ARRAYS]
     cdef double scalars[MAX_SCALARS + 2]
     cdef bint fresh             # an array of state is new
-    cdef bint converted         # they were of the dtype that the parameter had before
+    cdef bint converted         # they had the former dtype of the parameter
 
 
 cdef void prepare_state(Job job) except *:
-    """Look up or make the state; everything that can fail."""
+    """Look up or create the state: everything that can fail."""
     cdef Update update = job.update
     cdef int i
     vector(job.array, job.array, True, "the parameter")
@@ -364,7 +364,7 @@ cdef void prepare_state(Job job) except *:
     job.owned = []
     for i in range(update.scalars):
         value = None if job.state is None else job.state.get(update.names[i])
-        job.scalars[i] = i if value is None else value      # a count starts at 0, a product at 1
+        job.scalars[i] = i if value is None else value      # counts start at 0, products at 1
     for i in range(update.arrays):
         job.data[i] = NULL
         name = update.names[update.scalars + i]
@@ -378,7 +378,7 @@ cdef void prepare_state(Job job) except *:
         if not isinstance(array, ndarray):
             raise TypeError(f"update: {name} must be an array, got {type(array).__name__}")
         if PyArray_TYPE(<ndarray> array) != PyArray_TYPE(job.array):
-            if i == 0:      # all arrays of a state have one dtype, which `Module.to` does not change
+            if i == 0:      # the arrays of a state share one dtype, which `Module.to` does not change
                 job.converted = cnp.PyArray_ISFLOAT(<ndarray> array)
             if job.converted:
                 array = array.astype(job.array.dtype)
@@ -400,7 +400,7 @@ cdef void run(Job job) except *:
             job.scalars[CORRECTIONS + k] = update.corrections[k]
         update.step = job.scalars[0]
     if update.rule == NADAM:
-        job.scalars[1] *= nadam_momentum(update.options, job.scalars[0])    # the product of all of them
+        job.scalars[1] *= nadam_momentum(update.options, job.scalars[0])    # the product over all steps
     if not LOOPS.taken():
         run_formulas(job)
         return
@@ -468,8 +468,8 @@ cdef void keep_state(Job job) except *:
 def apply_updates(list groups not None: list[dict[str, Any]],
                   list rules not None: list[Callable[[NDArray[Any], NDArray[Any], dict[str, Any]], None]],
                   dict states not None: dict[Tensor, dict[str, Any]], str owner) -> None:
-    """One step: `rules[i]`, an Update or a function like it, on every parameter of `groups[i]` that has a
-    gradient. States are kept in `states`. ValueError for a read-only parameter, before any write."""
+    """One step: apply `rules[i]`, an Update or a similar function, to every parameter of `groups[i]` with a
+    gradient. `states` holds their state. Raises ValueError for a read-only parameter, before any write."""
     cdef Tensor parameter
     cdef Version version
     cdef Job job
@@ -487,7 +487,7 @@ def apply_updates(list groups not None: list[dict[str, Any]],
             if not cnp.PyArray_ISWRITEABLE(parameter.array):
                 raise ValueError(
                     f"{owner}: a parameter of shape {parameter.shape} shares read-only memory and cannot be "
-                    "updated; make it of a copy: mg.tensor(array, requires_grad=True)")
+                    "updated; create it from a copy: mg.tensor(array, requires_grad=True)")
             job = Job.__new__(Job)
             job.parameter = parameter
             job.array, job.gradient = contiguous(parameter.array), contiguous(parameter.gradient.array)

@@ -1,23 +1,23 @@
 /* Elementary functions that a compiler can vectorise.
  *
- * Design note.  What this file knows: how to compute e^x and its relatives for one number, in float
- * and in double, with arithmetic alone.  There is no call and no branch (a ?: here becomes a
- * select), so a plain loop over an array runs on 4, 8 or 16 numbers at once, where a loop that
- * calls libm runs on one.  Each function reduces its argument to a short interval and evaluates one
+ * Design note.  This file knows how to compute e^x and related functions of one number, in float and
+ * in double, with arithmetic only.  There are no calls and no branches (a ?: becomes a select), so a
+ * plain loop over an array processes 4, 8 or 16 numbers at once, whereas a loop that calls libm
+ * processes one.  Each function reduces its argument to a short interval and evaluates one
  * polynomial there; benchmarks/fit_vecmath.py finds the polynomials and prints their expressions.
- * Both precisions share one algorithm and its text, vecmath_body.h.
+ * Both precisions share one algorithm and one text, vecmath_body.h.
  *
  * Why the code looks as it does:
  * - The order of every sum matters: compile with -O3 -fno-math-errno -fno-trapping-math, never with
- *   -ffast-math.  Fused multiply-adds are welcome, and the accuracy holds with and without them.
- * - Integers are taken from bits, not by conversion: AVX2 has no 64-bit shift right with sign, no
+ *   -ffast-math.  Fused multiply-adds are allowed; the accuracy holds with and without them.
+ * - Integers come from bits, not from conversions: AVX2 has no arithmetic 64-bit right shift, no
  *   64-bit unsigned comparison and no conversion between 64-bit integers and doubles.
- * - A select with a constant tempts gcc to compute what follows once per outcome and to select
+ * - With a select of a constant, gcc may compute the following code once per outcome and select
  *   later, which costs up to half the speed; mg_clamp, lift (in log) and base (in tanh) avoid it.
  *
  * Measured (gcc 12.2, one thread of an AVX-512 AMD EPYC, 2^20 normal numbers of deviation 3, NumPy
- * 2.4; erf beside SciPy 1.17, sigmoid beside 1 / (1 + exp(-x)), softplus beside logaddexp).  Error
- * in units in the last place, the largest of all three targets: x86-64, x86-64-v3, x86-64-v4.
+ * 2.4; erf against SciPy 1.17, sigmoid against 1 / (1 + exp(-x)), softplus against logaddexp).
+ * Error in units in the last place, the largest of all three targets: x86-64, x86-64-v3, x86-64-v4.
  *
  *              float: error  ns v1   v3    v4  NumPy    double: error  ns v1   v3    v4  NumPy
  * exp               1.02   1.17  0.37  0.28  0.45             1.02   3.62  1.13  0.73  0.86
@@ -51,12 +51,12 @@
 #define MG_INLINE static inline
 #endif
 
-/* ---- What vecmath_body.h is written in --------------------------------------------------- */
+/* ---- The macros of vecmath_body.h -------------------------------------------------------- */
 
-/* For each precision it is given MG_NAME(x), the name x with an ending of its own; MG_REAL, the type
- * of a number, and MG_BITS, that of its bits; MG_FRACTION, how many of them are below the exponent
- * field; MG_BIAS, what that field adds to the exponent; and MG_PICK(of_float, of_double), which is
- * one of the two, for constants and polynomials.  (Integers become numbers of the type they meet.) */
+/* For each precision these are defined: MG_NAME(x), the name x with a suffix; MG_REAL, the type of a
+ * number, and MG_BITS, that of its bits; MG_FRACTION, the number of bits below the exponent field;
+ * MG_BIAS, the bias of that field; and MG_PICK(of_float, of_double), one of the two, for constants
+ * and polynomials.  (Integers are converted to the type of the other operand.) */
 #define MG_HALF ((MG_REAL) 0.5)
 #define MG_INFINITY ((MG_REAL) INFINITY)
 #define MG_ABS(x) MG_PICK(fabsf, fabs)(x)
@@ -68,8 +68,8 @@
 #define MG_LN2_HIGH MG_PICK(0.693145751953125f, 0.6931471805598903)
 #define MG_LN2_LOW MG_PICK(1.42860682e-6f, 5.497923018708371e-14)
 
-/* Added to a number, this rounds it to an integer and leaves that in the low bits, with twice the
- * exponent bias added: 1.5 * 2^23 + 254, 1.5 * 2^52 + 2046. */
+/* Added to a number, this rounds it to an integer and leaves the integer in the low bits, plus twice
+ * the exponent bias: 1.5 * 2^23 + 254, 1.5 * 2^52 + 2046. */
 #define MG_ROUNDER MG_PICK((12582912.0f + 254.0f), (6755399441055744.0 + 2046.0))
 
 #define MG_NAME(x) mg_##x##_f32
@@ -88,9 +88,9 @@
 #define MG_PICK(of_float, of_double) of_double
 #include "vecmath_body.h"
 
-/* ---- In double alone, as float has no digits to spare in the argument of R --------------- */
+/* ---- In double only, because float has no digits to spare in the argument of R ----------- */
 
-/* 1 - erf x below 1/2, which loses no digit there; above 2 Φ(-x √2) = 2 e^(-x^2) R(x √2). */
+/* 1 - erf x below 1/2, where that loses no digits; above, 2 Φ(-x √2) = 2 e^(-x^2) R(x √2). */
 MG_INLINE double mg_erfc_f64(double x)
 {
     double first, second, a = fabs(mg_clamp_f64(x, 27.3));
@@ -104,8 +104,8 @@ MG_INLINE float mg_erfc_f32(float x)
     return (float) mg_erfc_f64(x);
 }
 
-/* The y with erf y = x: Winitzki's approximation (2008), then twice the step of Halley, in which the
- * difference is that of erfc from 1/2 on, where erf would cancel. */
+/* The y with erf y = x: Winitzki's approximation (2008), then two Halley steps, whose difference is
+ * computed with erfc from 1/2 on, where erf would cancel. */
 MG_INLINE double mg_erfinv_f64(double x)
 {
     double a = fabs(x), low = mg_log_f64((1.0 - a) * (1.0 + a)), h = 4.3307467508 + 0.5 * low;
@@ -124,6 +124,6 @@ MG_INLINE float mg_erfinv_f32(float x)
     return (float) mg_erfinv_f64(x);
 }
 
-/* One name for both precisions. Cython sees a function of double; C picks by the argument's type. */
+/* One name for both precisions. Cython sees a function of double; C selects by the argument's type. */
 #define MG_BOTH(name, x) _Generic((x), float: name##_f32, double: name##_f64)(x)
 #endif

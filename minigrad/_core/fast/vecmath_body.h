@@ -1,20 +1,20 @@
-/* The functions of vecmath.h for one precision; vecmath.h includes this file once for each, and says
- * what the macros mean. */
+/* The functions of vecmath.h for one precision. vecmath.h includes this file once for each, and
+ * documents the macros. */
 
 /* ---- The bits of a number, and back ------------------------------------------------------ */
 
 MG_INLINE MG_BITS MG_NAME(bits)(MG_REAL x) { MG_BITS u; memcpy(&u, &x, sizeof u); return u; }
 MG_INLINE MG_REAL MG_NAME(from_bits)(MG_BITS u) { MG_REAL x; memcpy(&x, &u, sizeof x); return x; }
 
-/* The exponent field as a number.  Few machines convert 64-bit integers: as the low bits of 2^52
- * they count ones. */
+/* The exponent field as a number.  Few machines convert 64-bit integers; as the low bits of 2^52
+ * they need no conversion. */
 MG_INLINE MG_REAL MG_NAME(exponent)(MG_BITS bits)
 {
     return MG_PICK((float) (int32_t) (bits >> 23),
                    mg_from_bits_f64((bits >> 52) | 0x4330000000000000u) - 4503599627370496.0);
 }
 
-/* x kept within -limit..limit.  (With a constant for copysign gcc would compute both outcomes.) */
+/* x clamped to -limit..limit.  (With a constant instead of copysign gcc would compute both outcomes.) */
 MG_INLINE MG_REAL MG_NAME(clamp)(MG_REAL x, MG_REAL limit)
 {
     return MG_ABS(x) > limit ? MG_COPYSIGN(limit, x) : x;
@@ -34,8 +34,8 @@ MG_INLINE MG_REAL MG_NAME(exp_tail)(MG_REAL r)
         2.7631413688939861e-07 + r * 2.511798107126534e-08))))))))));
 }
 
-/* x = k ln 2 + r, |r| <= ln(2)/2.  *scale holds k and twice the exponent bias.  Returns e^r - 1 - r;
- * *lost is what *r has lost. */
+/* x = k ln 2 + r, |r| <= ln(2)/2.  *scale holds k plus twice the exponent bias.  Returns e^r - 1 - r;
+ * *lost is the rounding error of *r. */
 MG_INLINE MG_REAL MG_NAME(exp_reduce)(MG_REAL x, MG_REAL *r, MG_REAL *lost, MG_BITS *scale)
 {
     MG_REAL shifted = x * MG_PICK(1.44269504f, 1.4426950408889634) + MG_ROUNDER;
@@ -47,8 +47,8 @@ MG_INLINE MG_REAL MG_NAME(exp_reduce)(MG_REAL x, MG_REAL *r, MG_REAL *lost, MG_B
     return MG_NAME(exp_tail)(z);
 }
 
-/* e^x = 2^k e^r.  2^k comes as two factors, each in range though 2^k may not be:
- * only the last product rounds, so results fade through the subnormal numbers to zero. */
+/* e^x = 2^k e^r.  2^k is two factors, each in range even if 2^k is not. Only the last product rounds,
+ * so results underflow gradually, through the subnormal numbers. */
 MG_INLINE MG_REAL MG_NAME(exp)(MG_REAL x)
 {
     MG_BITS scale, half;
@@ -71,8 +71,8 @@ MG_INLINE MG_REAL MG_NAME(expm1)(MG_REAL x)
     return MG_ABS(x) < MG_PICK(1e-8f, 1e-17) ? x : y;
 }
 
-/* e^(x + rest) = m first second, where rest is what x, itself rounded, lacks.  For who multiplies by
- * m first, and by second last of all: then results fade to zero as those of exp do. */
+/* e^(x + rest) = m first second, where rest is the rounding error of x.  The caller multiplies by m
+ * first, and by `second` last of all, so that results underflow gradually, like those of exp. */
 MG_INLINE MG_REAL MG_NAME(exp_parts)(MG_REAL x, MG_REAL rest, MG_REAL *first, MG_REAL *second)
 {
     MG_BITS scale, half;
@@ -112,8 +112,8 @@ MG_INLINE MG_REAL MG_NAME(log_sum)(MG_REAL k, MG_REAL f)
 #endif
 }
 
-/* Whether all numbers, with 1 added for log1p, are positive, normal and far from overflow: then the
- * functions that follow will do, and a quarter of the work is saved. */
+/* Whether all numbers, plus 1 for log1p, are positive, normal and far from overflow: then the
+ * functions that follow are enough, and save a quarter of the work. */
 MG_INLINE int MG_NAME(usual)(const MG_REAL *x, ptrdiff_t n, MG_REAL added)
 {
     MG_BITS worst = 0;
@@ -131,7 +131,7 @@ MG_INLINE MG_REAL MG_NAME(log_usual)(MG_REAL x)
     return MG_NAME(log_sum)(MG_NAME(exponent)(field) - MG_BIAS, f);
 }
 
-/* Subnormal x is first lifted to a normal number, times 2^23 (2^52). */
+/* A subnormal x is first scaled to a normal number, by 2^23 (2^52). */
 MG_INLINE MG_REAL MG_NAME(log)(MG_REAL x)
 {
     MG_REAL least = MG_PICK(1.17549435e-38f, 2.2250738585072014e-308);
@@ -143,7 +143,7 @@ MG_INLINE MG_REAL MG_NAME(log)(MG_REAL x)
     return x > 0 && x < MG_INFINITY ? y : special;
 }
 
-/* log(1 + x), x > -1: u = 1 + x, rounded, is 2^k m, and x - (u - 1) is what the rounding lost. */
+/* log(1 + x), x > -1: u = 1 + x, rounded, is 2^k m, and x - (u - 1) is the rounding error. */
 MG_INLINE MG_REAL MG_NAME(log1p_finite)(MG_REAL x)
 {
     MG_REAL u = 1 + x, lost = x - (u - 1);
@@ -173,10 +173,10 @@ MG_INLINE MG_REAL MG_NAME(log1p)(MG_REAL x)
 
 /* ---- Activations and their slopes -------------------------------------------------------- */
 
-/* With e = e^-2|x|, tanh |x| = base + (1 - base - (1 + base) e) / (1 + e) for any base.  One near
- * the result makes a small quotient with small rounding errors: (1 - 2^k)^2, where e = 2^k e^r.
- * Float saves 7 % of the time with ln 2 in one part: its error in r counts less the larger k is, and
- * nothing at 0. */
+/* With e = e^-2|x|, tanh |x| = base + (1 - base - (1 + base) e) / (1 + e) for any base.  A base near
+ * the result gives a small quotient with small rounding errors: (1 - 2^k)^2, where e = 2^k e^r.
+ * In float, ln 2 in one part saves 7 % of the time: its error in r matters less for larger k, and
+ * not at all at 0. */
 MG_INLINE MG_REAL MG_NAME(tanh)(MG_REAL x)
 {
     MG_BITS scale;
@@ -204,7 +204,7 @@ MG_INLINE MG_REAL MG_NAME(sigmoid)(MG_REAL x)
     return base - base * (e / (1 + e));
 }
 
-/* log(1 + e^x) = max(x, 0) + log(1 + e^-|x|): nothing overflows. */
+/* log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), which does not overflow. */
 MG_INLINE MG_REAL MG_NAME(softplus)(MG_REAL x)
 {
     return (x > 0 ? x : 0) + MG_NAME(log1p_finite)(MG_NAME(exp)(-MG_ABS(x)));
@@ -224,7 +224,7 @@ MG_INLINE MG_REAL MG_NAME(tanh_slope)(MG_REAL x)
     return MG_NAME(sigmoid_slope)(x + x) * 4;
 }
 
-/* x / (1 + e^-x) and its slope: with e = e^-|x|, so that neither tail is lost. */
+/* x / (1 + e^-x) and its slope, with e = e^-|x|: accurate in both tails. */
 MG_INLINE MG_REAL MG_NAME(silu)(MG_REAL x)
 {
     MG_REAL first, second, y = MG_NAME(clamp)(x, MG_PICK(130, 800));
@@ -291,8 +291,8 @@ MG_INLINE MG_REAL MG_NAME(erf)(MG_REAL x)
     return MG_COPYSIGN(a < 1 ? small : (1 - power) - power * (r + tail), x);
 }
 
-/* e^(-factor a^2) as exp_parts.  In a^2 every bit counts, and it has twice as many: so a is cut in
- * two. */
+/* e^(-factor a^2), as in exp_parts.  Every bit of a^2 matters, and it has twice as many, so a is
+ * split in two. */
 MG_INLINE MG_REAL MG_NAME(exp_square)(MG_REAL a, MG_REAL factor, MG_REAL *first, MG_REAL *second)
 {
     MG_BITS cut = MG_PICK(0xfffff000u, 0xfffffffff8000000u);
