@@ -395,7 +395,7 @@ def on_two_threads(run: Callable) -> Callable:
 
 
 def threads_work(name: str, make: Callable) -> Work:
-    """Two threads against one."""
+    """Two threads compared with one."""
     contenders = {"minigrad": lambda: on_two_threads(make()), "minigrad on one thread": make}
     return Work(f"{name}, two threads", contenders, {"minigrad on one thread": 1.0})
 
@@ -604,7 +604,7 @@ def exponentials(x: np.ndarray, axis: int) -> np.ndarray:
     return np.exp(x - x.max(axis, keepdims=True))
 
 
-# What users of NumPy write if its function has another name or does not exist.
+# The NumPy code for functions that have another name there or do not exist.
 IN_NUMPY: dict[str, Callable] = {
     "rsqrt": lambda x: 1 / np.sqrt(x),
     "relu": lambda x: np.maximum(x, 0),

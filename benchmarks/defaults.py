@@ -24,7 +24,7 @@ import numpy as np
 from machine import CLEARED, ONE_THREAD
 
 ONE = " on one thread"
-QUIET = 0.03  # seconds between two contenders, for spinning threads to go to sleep
+QUIET = 0.03  # seconds between two contenders, in which spinning threads go to sleep
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 NORMS = "BatchNorm (4096, 1024), forward + backward"
 
@@ -51,7 +51,7 @@ def square_product(library: str, n: int, dtype: str) -> Callable:
 
 # ---------------------------------------------------------------------------------------- real data
 def fashion(images: int, side: bool) -> tuple[np.ndarray, ...]:
-    """So many training images and labels, and the 10,000 of the test set: float32 in [0, 1]."""
+    """`images` training images and labels, and the 10,000 of the test set: float32 in [0, 1]."""
     import gzip
 
     def read(name: str, skipped: int) -> np.ndarray:
@@ -202,7 +202,7 @@ def rows() -> list[Row]:
 
 # ---------------------------------------------------------------------------------------- processes
 def serve(name: str, contender: str) -> None:
-    """Run in a separate process: set up the work, then time as many calls as each line says."""
+    """Run in a separate process: set up the work, then time the number of calls in each line."""
     (row,) = (row for row in rows() if row.name == name)
     call = row.everyone()[contender]()
     print("ready", flush=True)
@@ -215,7 +215,7 @@ def serve(name: str, contender: str) -> None:
 
 @contextmanager
 def worker(row: Row, contender: str) -> Iterator[Callable[[int], float]]:
-    """A function that runs so many calls in the contender's process and returns the seconds."""
+    """A function that times a number of calls in the contender's process, in seconds."""
     cleared = (*CLEARED, *ONE_THREAD, "MINIGRAD_NUM_THREADS")
     environment = {k: v for k, v in os.environ.items() if k not in cleared}
     if contender.endswith(ONE):
@@ -242,7 +242,7 @@ def worker(row: Row, contender: str) -> Iterator[Callable[[int], float]]:
 
 @contextmanager
 def spinning(count: int) -> Iterator[None]:
-    """Run so many busy-looping processes."""
+    """Keep a number of processes busy in a `with` block."""
     spin = [sys.executable, "-c", "while True: pass"]
     processes = [subprocess.Popen(spin) for _ in range(count)]
     try:

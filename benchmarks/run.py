@@ -72,7 +72,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 # ---------------------------------------------------------------------------------------- measuring
 def calls_in(function, seconds: float) -> int:
-    """How many calls take about this long. The first calls, which may compile, do not count."""
+    """The number of calls that take about this long, without the first ones, which may compile."""
     start = time.perf_counter()
     for _ in range(3):
         function()
