@@ -501,12 +501,14 @@ def _dotted(place: str, name: str) -> str:
     return f"{place}.{name}" if place in ("mg", "nn", "optim") else f"mg.{place}.{name}"
 
 
-def twin(name: str) -> str | None:
+def twin(name: str, module: str = "numpy") -> str | None:
     """How a function of NumPy is written here, or None.
 
     >>> mg.spellings.twin("concatenate"), mg.spellings.twin("sin"), mg.spellings.twin("kron")
     ('mg.concat([x, x], axis=1)', 'mg.sin', None)
     """
+    if module == "numpy.linalg" and name in _namespaces()["linalg"]:
+        return f"mg.linalg.{name}"
     row = find("mg", name)
     if row is not None and row.remark is None:
         return row.here

@@ -218,7 +218,7 @@ def test_the_evidence_finds_the_smoothness_of_the_curve(lesson):
     relative = np.log(found["found"] / module.TRUE)
     assert (np.abs(relative) < 3 * found["spread"]).all()
     assert found["losses"][-1] < found["losses"][0] - 30
-    assert 0.8 < found["inside"] and found["widening"] > 2, "uncertain where nothing was measured"
+    assert found["inside"] > 0.8 and found["widening"] > 2, "uncertain where nothing was measured"
     assert found["errors"][1] < 0.5 * found["errors"][0]
     # The formula, against NumPy's density of a normal distribution
     random = np.random.default_rng(0)

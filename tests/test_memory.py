@@ -534,8 +534,9 @@ NUMPY: dict = {
     "np.einsum": (lambda x: np.einsum("ij->i", x), "mg.einsum"),
     "np.transpose": (lambda x: np.transpose(x), "x.swapaxes"),
     "np.clip": (lambda x: np.clip(x, a_min=0, a_max=1), "mg.clip"),
-    "np.linalg.inv": (lambda x: np.linalg.inv(x), "x.detach"),
-    "np.median": (lambda x: np.median(x), "x.detach"),
+    "np.linalg.inv": (lambda x: np.linalg.inv(x), "mg.linalg.inv"),
+    "np.nanmax": (lambda x: np.nanmax(x), "no function of that name, and x.detach"),
+    "np.median": (lambda x: np.median(x), "mg.median"),
     "np.split": (lambda x: np.split(x, 3), "mg.split"),
     "np.tensordot": (lambda x: np.tensordot(np.eye(3), x, 1), "mg.tensordot"),
 }

@@ -118,7 +118,7 @@ cdef int UNPACK = opcode.opmap["UNPACK_SEQUENCE"]
 
 cdef str numpy_drops_graph(function):
     from minigrad.spellings import twin     # imported where an error is made
-    here = twin(function.__name__)
+    here = twin(function.__name__, function.__module__)
     way_out = f"here it is {here}, which keeps it" if here else "minigrad has no function of that name"
     return (f"{function.__module__}.{function.__name__}: an argument requires grad, and the gradient would be "
             f"lost; {way_out}, and x.detach() gives values without it").replace("numpy.", "np.", 1)

@@ -432,6 +432,18 @@ rows("einsum | mg.einsum('{s}', x, y)", needs=of_rank(1, 4), options=subscripts,
 rows("linear | F.linear(x, y) | x @ y.mT", needs=of_rank(1),
      fits=lambda x, y: y.ndim == 2 and y.shape[1] == x.shape[-1])  # fmt: skip
 
+# linear algebra, of matrices whose condition is bounded
+rows("""
+solve       | mg.linalg.solve(mg.tanh(x) @ mg.tanh(x).mT + mg.eye({n}), x)
+inv         | mg.linalg.inv(mg.tanh(x) @ mg.tanh(x).mT + mg.eye({n}))
+det         | mg.linalg.det(mg.tanh(x) @ mg.tanh(x).mT + mg.eye({n}))
+slogdet     | mg.linalg.slogdet(mg.tanh(x) @ mg.tanh(x).mT + mg.eye({n}))[1]
+cholesky    | mg.linalg.cholesky(mg.tanh(x) @ mg.tanh(x).mT + mg.eye({n}))
+""", needs=lambda x: x.ndim >= 2 and 0 < x.shape[-2] <= 8,
+     options=lambda d, x: {"n": x.shape[-2]})  # fmt: skip
+rows("lerp | mg.lerp(x, y, {w}) | x + {w} * (y - x)", fits=broadcastable,
+     options=lambda d, x, y: {"w": d.one([-0.5, 0.25, 0.75, 2.0])})  # fmt: skip
+
 # layers and losses
 rows("batch_norm | F.batch_norm(x, None, None, {w}, {b}, training=True)"
      " | R.batch_norm(x, {w}, {b}) | T.batch_norm(x, {w}, {b})", options=weight_and_bias,
