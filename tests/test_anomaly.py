@@ -50,6 +50,15 @@ def test_forward_names_the_operation_its_line_its_text_and_shapes():
     assert line_of(run, "# here") in message and "z = mg.log(y - 2.5)" in message
 
 
+def test_the_line_is_never_one_of_the_library():
+    def run():
+        return mg.softmax(mg.tensor([np.inf, 1.0]))  # it is written in Python
+
+    message = caught(run)
+    assert message.startswith("forward: subtract made a NaN")
+    assert line_of(run, "# it is written") in message
+
+
 OVERFLOWS = [
     (lambda x: x / 0.0, "divide made an infinity in 2 of 2"),
     (lambda x: mg.exp(x * 1000), "exp made an infinity"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._core.engine.graph import Node, Tensor, observe, running_node
 
-HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 FROM_OUTSIDE = "It came with the data, or from outside of the library: check the inputs."
 USUAL_CAUSES = (
     "log, sqrt, norm, divide and pow near 0 and exp of large numbers are the usual causes: add a "

@@ -24,7 +24,13 @@ MG_CLONED static MG_REAL MG_NAME(dot)(const MG_REAL* x, const MG_REAL* y, ptrdif
 static void MG_NAME(triangular_vector)(const MG_REAL* t, ptrdiff_t row, ptrdiff_t column, int upper, int unit,
                                        MG_REAL* b, ptrdiff_t n)
 {
-    for (ptrdiff_t s = 0; s < n; s++) {
+    for (ptrdiff_t s = 0; n < MG_NARROW && s < n; s++) {        /* calls would take longer */
+        const ptrdiff_t i = upper ? n - 1 - s : s, first = upper ? i + 1 : 0;
+        MG_REAL x = b[i];
+        for (ptrdiff_t j = first; j < first + s; j++) x -= t[i * row + j * column] * b[j];
+        b[i] = unit ? x : x / t[i * (row + column)];
+    }
+    for (ptrdiff_t s = 0; n >= MG_NARROW && s < n; s++) {
         const ptrdiff_t i = upper ? n - 1 - s : s, rest = upper ? 0 : i + 1;
         if (column == 1) b[i] -= upper ? MG_NAME(dot)(t + i * row + i + 1, b + i + 1, s) : MG_NAME(dot)(t + i * row, b, s);
         if (!unit) b[i] /= t[i * (row + column)];
@@ -95,37 +101,44 @@ static void MG_NAME(triangular)(const MG_REAL* t, ptrdiff_t row, ptrdiff_t colum
     }
 }
 
-/* Gaussian elimination with partial pivoting of a block of `width` columns, whose rows are MG_WIDTH long and padded
- * with zeros; the number of the first column without a pivot, or -1. */
-MG_CLONED static ptrdiff_t MG_NAME(eliminate_block)(MG_REAL* restrict a, ptrdiff_t rows, ptrdiff_t width,
-                                                    ptrdiff_t* pivots)
+/* Gaussian elimination with partial pivoting of a block of `width` columns, whose rows are `wide` (a constant) long
+ * and padded with zeros; the number of the first column without a pivot, or -1. */
+static inline MG_INLINED ptrdiff_t MG_NAME(eliminated)(MG_REAL* restrict a, ptrdiff_t rows, ptrdiff_t width,
+                                                       const ptrdiff_t wide, ptrdiff_t* pivots)
 {
     MG_REAL pivot_row[MG_WIDTH];
     for (ptrdiff_t j = 0; j < width; j++) {
         ptrdiff_t pivot = j;
         MG_REAL largest = -1;
         for (ptrdiff_t i = j; i < rows; i++) {
-            const MG_REAL size = a[i * MG_WIDTH + j] < 0 ? -a[i * MG_WIDTH + j] : a[i * MG_WIDTH + j];
+            const MG_REAL size = a[i * wide + j] < 0 ? -a[i * wide + j] : a[i * wide + j];
             if (size > largest) largest = size, pivot = i;
         }
         pivots[j] = pivot;
         if (largest == 0) return j;
-        for (ptrdiff_t k = 0; k < MG_WIDTH; k++) {
-            const MG_REAL x = a[pivot * MG_WIDTH + k];
-            a[pivot * MG_WIDTH + k] = a[j * MG_WIDTH + k];
-            a[j * MG_WIDTH + k] = x;
+        for (ptrdiff_t k = 0; k < wide; k++) {
+            const MG_REAL x = a[pivot * wide + k];
+            a[pivot * wide + k] = a[j * wide + k];
+            a[j * wide + k] = x;
             pivot_row[k] = k > j ? x : 0;
         }
-        const MG_REAL divisor = a[j * MG_WIDTH + j], factor = 1 / divisor;
+        const MG_REAL divisor = a[j * wide + j], factor = 1 / divisor;
         const int overflows = !(factor - factor == 0);
         for (ptrdiff_t i = j + 1; i < rows; i++) {
-            MG_REAL* restrict const x = a + i * MG_WIDTH;
+            MG_REAL* restrict const x = a + i * wide;
             const MG_REAL multiple = overflows ? x[j] / divisor : x[j] * factor;
-            for (ptrdiff_t k = 0; k < MG_WIDTH; k++) x[k] -= multiple * pivot_row[k];
+            for (ptrdiff_t k = 0; k < wide; k++) x[k] -= multiple * pivot_row[k];
             x[j] = multiple;
         }
     }
     return -1;
+}
+
+MG_CLONED static ptrdiff_t MG_NAME(eliminate_block)(MG_REAL* a, ptrdiff_t rows, ptrdiff_t width, ptrdiff_t wide,
+                                                    ptrdiff_t* pivots)
+{
+    return wide == MG_NARROW ? MG_NAME(eliminated)(a, rows, width, MG_NARROW, pivots)
+                             : MG_NAME(eliminated)(a, rows, width, MG_WIDTH, pivots);
 }
 
 static void MG_NAME(swap)(MG_REAL* x, MG_REAL* y, ptrdiff_t n)
@@ -142,25 +155,26 @@ static void MG_NAME(swap)(MG_REAL* x, MG_REAL* y, ptrdiff_t n)
 static ptrdiff_t MG_NAME(lu)(MG_REAL* a, ptrdiff_t n, ptrdiff_t* pivots, mg_room room)
 {
     MG_REAL* const block = room.block;
+    const ptrdiff_t wide = n <= MG_NARROW ? MG_NARROW : MG_WIDTH;
     for (ptrdiff_t j = 0; j < n; j += MG_WIDTH) {
         const ptrdiff_t width = n - j < MG_WIDTH ? n - j : MG_WIDTH, rows = n - j, rest = rows - width;
         MG_REAL *const corner = a + j * (n + 1), *const right = corner + width;
         for (ptrdiff_t i = 0; i < rows; i++) {
-            memcpy(block + i * MG_WIDTH, corner + i * n, width * sizeof(MG_REAL));
-            memset(block + i * MG_WIDTH + width, 0, (MG_WIDTH - width) * sizeof(MG_REAL));
+            memcpy(block + i * wide, corner + i * n, width * sizeof(MG_REAL));
+            memset(block + i * wide + width, 0, (wide - width) * sizeof(MG_REAL));
         }
-        const ptrdiff_t missing = MG_NAME(eliminate_block)(block, rows, width, pivots + j);
+        const ptrdiff_t missing = MG_NAME(eliminate_block)(block, rows, width, wide, pivots + j);
         if (missing >= 0) return j + missing;
         for (ptrdiff_t i = 0; i < rows; i++)
-            memcpy(corner + i * n, block + i * MG_WIDTH, width * sizeof(MG_REAL));
+            memcpy(corner + i * n, block + i * wide, width * sizeof(MG_REAL));
         for (ptrdiff_t i = 0; i < width; i++) {
             MG_NAME(swap)(a + (j + i) * n, a + (j + pivots[j + i]) * n, j);
             MG_NAME(swap)(right + i * n, right + pivots[j + i] * n, rest);
         }
         for (ptrdiff_t i = 0; i < width; i++) pivots[j + i] += j;
         if (rest) {
-            MG_NAME(triangular_block)(block, MG_WIDTH, 1, 0, 1, right, n, width, rest);
-            room.subtract(sizeof(MG_REAL) == 8, block + width * MG_WIDTH, MG_WIDTH, 1, right, n, right + width * n, n,
+            MG_NAME(triangular_block)(block, wide, 1, 0, 1, right, n, width, rest);
+            room.subtract(sizeof(MG_REAL) == 8, block + width * wide, wide, 1, right, n, right + width * n, n,
                           rest, width, rest, room.packed);
         }
     }

@@ -91,12 +91,14 @@ def factors_by_kernels() -> bool:
     ...     factors_by_kernels()
     False
     """
-    return has_kernels() and FACTORS.taken()
+    return FACTORS.taken() and has_kernels()
 
 
 cdef ndarray room_for(Room* room, npy_intp n, npy_intp columns, int typenum):
     """Fill in the room for matrices of n rows and right sides of so many columns; it lives as the array does.
     (One block alone subtracts nothing; room for it would be 40 pages, which cost 8 us where they are new.)"""
+    if n > WIDTH and not has_kernels():
+        raise RuntimeError("factors: no kernels here; ask factors_by_kernels first")
     cdef npy_intp size = n * WIDTH + n + (room_to_subtract(max(n, columns)) if n > WIDTH else 0)
     cdef ndarray memory = empty(1, &size, typenum)
     cdef char* data = <char*> PyArray_DATA(memory)

@@ -363,8 +363,8 @@ cdef bint multiply_rows(Factor* factor, char* x, char* start, bint is_bias, char
 
 
 cdef bint has_kernels() noexcept:
-    """Whether products run in our kernels, without which there is no `subtract_product`."""
-    return PRODUCTS.taken() and kernels.of_float != NULL
+    """Whether there are kernels of our own, without which there is no `subtract_product`."""
+    return kernels.of_float != NULL
 
 
 cdef npy_intp room_to_subtract(npy_intp columns) noexcept nogil:
