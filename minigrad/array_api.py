@@ -172,9 +172,9 @@ class NamespaceInfo:
         """The only device, "cpu"."""
         return "cpu"
 
-    def devices(self) -> list[str]:
+    def devices(self) -> tuple[str]:
         """All devices: "cpu"."""
-        return ["cpu"]
+        return ("cpu",)
 
     def default_dtypes(self, *, device: str | None = None) -> dict[str, DType]:
         """The dtypes of Python floats and ints, and of positions."""

@@ -114,12 +114,12 @@ def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = Fa
     >>> mg.std(mg.tensor([1.0, 3.0]))
     tensor(1.)
     """
-    x = to_tensor(x, "std")
-    if x.dtype.kind != "f":
-        return std(x.astype(np.float64), axis, correction, keepdims).astype(get_default_dtype())
     square = var(x, axis, correction, keepdims)
     if in_safe_range(square._array) and not _scaling:
         return sqrt(square)
+    x = to_tensor(x, "std")
+    if x.dtype.kind != "f":
+        return std(x.astype(np.float64), axis, correction, keepdims).astype(get_default_dtype())
     scale = _magnitude(x, axis)
     return _rescaled(_power(var(x / scale, axis, correction, keepdims), 0.5), scale)
 

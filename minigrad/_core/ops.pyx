@@ -171,8 +171,8 @@ cdef Op CLIP_ = register("clip", CLIP, np.clip,
                          attributes=("low", "high"))
 @method
 def clip(x: TensorLike, min: TensorLike | None = None, max: TensorLike | None = None) -> Tensor:
-    """x limited to [min, max]; the gradient inside and at the bounds is 1. A bound may be None, a
-    number or a Tensor; a NaN bound gives NaN.
+    """x limited to [min, max]; the gradient inside and at the bounds is 1. A bound may be None (without
+    both, x is returned), a number or a Tensor; a NaN bound gives NaN.
 
     >>> mg.clip(mg.tensor([-1.0, 0.5, 2.0]), 0, 1)
     tensor([0. , 0.5, 1. ])
@@ -181,7 +181,7 @@ def clip(x: TensorLike, min: TensorLike | None = None, max: TensorLike | None = 
     cdef Tensor tensor
     cdef ndarray low, high
     if min is None and max is None:
-        raise ValueError("clip: give min, max or both")
+        return to_tensor(x, "clip")
     for bound in (min, max):
         if not (bound is None or isinstance(bound, (int, float, np.generic, np.ndarray, Tensor))):
             raise TypeError(f"clip: a bound is None, a number or a Tensor, got {bound!r}")

@@ -141,12 +141,13 @@ cdef class Tensor:
     def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
         return call_on_values(function, arguments, options)
 
-    def __dlpack__(self, **options: Any) -> Any:
+    def __dlpack__(self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None,
+                   copy: bool | None = None) -> Any:
         if self.requires:
             raise BufferError("dlpack: the tensor requires grad, and a write elsewhere would not be seen; "
                               "use x.detach()")
         shared_version(self).foreign = True     # from now on the other library may write to it
-        return self.array.__dlpack__(**options)
+        return self.array.__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device, copy=copy)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.array.__dlpack_device__()

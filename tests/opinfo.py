@@ -1,0 +1,402 @@
+"""Run PyTorch's own samples of its operations and modules through minigrad: `make test-opinfo`.
+
+torch.testing._internal ships inside PyTorch's wheel: for each operation inputs and options, for
+each module arguments and inputs. Each sample runs in both libraries; values, dtypes and, in
+float64, the gradients of a random cotangent are compared. Names and keywords are translated by the
+tables below; operations and modules that minigrad lacks are not counted. `python tests/opinfo.py
+NAME ...` runs some, and prints what differs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import warnings
+from collections import Counter, defaultdict
+from operator import and_, matmul, mod, mul, or_, sub, truediv, xor
+
+import numpy as np
+import torch
+from torch.testing._internal.common_methods_invocations import op_db
+from torch.testing._internal.common_modules import module_db
+
+import minigrad as mg
+from minigrad import nn
+from minigrad.nn import functional as F
+
+DTYPES = (torch.float64, torch.float32, torch.int64, torch.bool)
+KEYWORDS = {"dim": "axis", "keepdim": "keepdims", "dims": "axis", "input": "x", "other": "y"}
+
+
+# --------------------------------------------------------------------------- where names part
+def reversed_(operator):
+    return lambda x, y: operator(y, x)
+
+
+def of_variance(function):
+    """PyTorch's default is the unbiased estimate, the standard's is not."""
+
+    def call(x, axis=None, unbiased=None, keepdims=False, correction=None):
+        if isinstance(axis, bool):  # var(x, unbiased)
+            axis, unbiased = None, axis
+        if correction is None:
+            correction = 1 if unbiased is None else int(unbiased)
+        return function(x, axis=axis or None if axis != 0 else 0, correction=correction, keepdims=keepdims)
+
+    return call
+
+
+def extreme(function, elementwise, position):
+    def call(x, *args, **options):
+        if args and isinstance(args[0], mg.Tensor):
+            return elementwise(x, *args)
+        if args or "axis" in options:  # values and positions
+            return function(x, *args, **options), position(x, *args, **options)
+        return function(x)
+
+    return call
+
+
+def divide(x, y, rounding_mode=None):
+    quotient = {"floor": mg.floor_divide, None: mg.divide}.get(rounding_mode)
+    return quotient(x, y) if quotient else mg.trunc(mg.divide(x, y))
+
+
+def expand(x, *shape):
+    shape = shape[0] if isinstance(shape[0], (tuple, list)) else shape
+    before = len(shape) - x.ndim
+    return mg.broadcast_to(
+        x, tuple(x.shape[i - before] if n == -1 else n for i, n in enumerate(shape))
+    )
+
+
+def narrow(x, axis, start, length):
+    start = int(start) % x.shape[axis] if x.shape[axis] else 0
+    return x[(slice(None),) * (axis % x.ndim) + (slice(start, start + length),)]
+
+
+def scaled(function):
+    """add and subtract with PyTorch's alpha."""
+    return lambda x, y, alpha=1: function(x, y if alpha == 1 else y * alpha)
+
+
+def astype(dtype):
+    return lambda x, **_: mg.astype(x, dtype)
+
+
+NAMES = {
+    "T": lambda x: x.T,
+    "mT": lambda x: x.mT,
+    "t": lambda x: x.T,
+    "__getitem__": lambda x, index: x[index if not isinstance(index, list) else tuple(index)],
+    "__radd__": lambda x, y: y + x,
+    "__rand__": reversed_(and_),
+    "__rdiv__": reversed_(truediv),
+    "__rmatmul__": reversed_(matmul),
+    "__rmod__": reversed_(mod),
+    "__rmul__": reversed_(mul),
+    "__ror__": reversed_(or_),
+    "__rpow__": lambda x, y: y**x,
+    "__rsub__": reversed_(sub),
+    "__rxor__": reversed_(xor),
+    "add": scaled(mg.add),
+    "sub": scaled(mg.subtract),
+    "rsub": lambda x, y, alpha=1: y - (x if alpha == 1 else x * alpha),
+    "mul": mg.multiply,
+    "div": divide,
+    "true_divide": mg.divide,
+    "neg": mg.negative,
+    "eq": lambda x, y: mg.equal(x, y),
+    "equal": lambda x, y: x.shape == y.shape and bool((x == y).all()),
+    "ne": lambda x, y: mg.not_equal(x, y),
+    "lt": lambda x, y: mg.less(x, y),
+    "le": lambda x, y: mg.less_equal(x, y),
+    "gt": lambda x, y: mg.greater(x, y),
+    "ge": lambda x, y: mg.greater_equal(x, y),
+    "amax": mg.max,
+    "amin": mg.min,
+    "max": extreme(mg.max, mg.maximum, mg.argmax),
+    "min": extreme(mg.min, mg.minimum, mg.argmin),
+    "var": of_variance(mg.var),
+    "std": of_variance(mg.std),
+    "var_mean": lambda x, *a, **o: (of_variance(mg.var)(x, *a, **o), NAMES["mean_of"](x, *a, **o)),
+    "std_mean": lambda x, *a, **o: (of_variance(mg.std)(x, *a, **o), NAMES["mean_of"](x, *a, **o)),
+    "mean_of": lambda x, axis=None, unbiased=None, keepdims=False, correction=None: mg.mean(
+        x, None if isinstance(axis, bool) or axis == () else axis, keepdims
+    ),
+    "sort": lambda x, axis=-1, descending=False, stable=True: (
+        mg.sort(x, axis, descending),
+        mg.argsort(x, axis, descending),
+    ),
+    "topk": lambda x, k, axis=-1, largest=True, sorted=True: mg.topk(x, k, axis, largest, sorted),
+    "norm": lambda x, p=2, axis=None, keepdims=False, dtype=None: mg.norm(
+        x if dtype is None else x.astype(dtype), axis, keepdims, "fro" if p is None else p
+    ),
+    "bitwise_not": mg.bitwise_invert,
+    "bmm": mg.matmul,
+    "mm": mg.matmul,
+    "mv": mg.matmul,
+    "dot": mg.matmul,
+    "vdot": mg.vecdot,
+    "linalg.vecdot": mg.vecdot,
+    "addmm": lambda c, x, y, beta=1, alpha=1: beta * c + alpha * (x @ y),
+    "broadcast_tensors": mg.broadcast_arrays,
+    "cat": mg.concat,
+    "clamp": mg.clip,
+    "clamp_max": lambda x, most: mg.clip(x, max=most),
+    "clamp_min": lambda x, least: mg.clip(x, min=least),
+    "cumsum": lambda x, axis, dtype=None: mg.cumulative_sum(x if x.ndim else x.reshape(1), axis, dtype=dtype).reshape(x.shape),
+    "cumprod": lambda x, axis, dtype=None: mg.cumulative_prod(x if x.ndim else x.reshape(1), axis, dtype=dtype).reshape(x.shape),
+    "diff": lambda x, n=1, axis=-1, prepend=None, append=None: mg.diff(x, axis, n, prepend, append),
+    "expand": expand,
+    "float": astype("float32"),
+    "double": astype("float64"),
+    "int": astype("int32"),
+    "long": astype("int64"),
+    "bool": astype("bool"),
+    "gather": lambda x, axis, index, sparse_grad=False: mg.take_along_axis(
+        x[tuple(slice(n) if d != axis % x.ndim else slice(None) for d, n in enumerate(index.shape))],
+        index,
+        axis,
+    ),
+    "index_select": lambda x, axis, index: mg.take(x, index, axis),
+    "masked_fill": lambda x, mask, value: mg.where(mask, value, x),
+    "masked_select": lambda x, mask: (lambda a, m: a[m])(*mg.broadcast_arrays(x, mask)),
+    "movedim": mg.moveaxis,
+    "narrow": narrow,
+    "permute": lambda x, *axes: mg.permute_dims(x, axes[0] if isinstance(axes[0], (tuple, list)) else axes),
+    "ravel": mg.flatten,
+    "repeat": lambda x, *times: mg.tile(x, times[0] if isinstance(times[0], (tuple, list)) else times),
+    "repeat_interleave": mg.repeat,
+    "select": lambda x, axis, i: x[(slice(None),) * (axis % x.ndim) + (i,)],
+    "split": lambda x, sizes, axis=0: mg.split(x, sizes, axis),
+    "split_with_sizes": lambda x, sizes, axis=0: mg.split(x, sizes, axis),
+    "take": lambda x, indices: mg.take(mg.flatten(x), indices),
+    "transpose": mg.swapaxes,
+    "unbind": mg.unstack,
+    "unsqueeze": mg.expand_dims,
+    "view": mg.reshape,
+    "where": lambda c, x, y: mg.where(c, x, y),
+    "flip": lambda x, axis: mg.flip(x, tuple(axis)),
+    "roll": lambda x, shifts, axis=None: mg.roll(x, shifts, axis or None if axis != 0 else 0),
+    "tile": lambda x, *times: mg.tile(x, times[0] if times and isinstance(times[0], (tuple, list)) else times),
+    "reshape": lambda x, shape: mg.reshape(x, shape),
+    "tril": lambda x, k=0: mg.tril(x, k),
+    "triu": lambda x, k=0: mg.triu(x, k),
+    "diagonal": lambda x, offset=0, dim1=0, dim2=1: mg.diagonal(x, offset, dim1, dim2),
+    "linalg.diagonal": lambda x, offset=0, dim1=-2, dim2=-1: mg.diagonal(x, offset, dim1, dim2),
+    "tensordot": lambda x, y, dims=2: mg.tensordot(x, y, dims),
+    "einsum": lambda operands, equation: mg.einsum(equation, *operands),
+    "trace": mg.trace,
+    "meshgrid": lambda *x, indexing="ij": mg.meshgrid(*x, indexing=indexing),
+    "nonzero": lambda x, as_tuple=False: mg.stack(list(mg.nonzero(x)), 1),
+    "round": lambda x, decimals=0: mg.round(x, decimals),
+    "logit": lambda x, eps=None: (lambda p: mg.log(p / (1 - p)))(x if eps is None else mg.clip(x, eps, 1 - eps)),
+}
+RANDOM = "dropout rand normal bernoulli multinomial empty exponential geometric uniform cauchy rrelu"
+# What has the same name and another meaning, is not of one spelling, or is not an operation.
+APART = "masked. nn.functional.interpolate linalg.norm real allclose_ resize_ "
+
+# What differs, and why. The samples of these are counted as different.
+EXCEPTIONS: dict[str, str] = {}
+
+
+def ours(name):
+    """Our function for PyTorch's operation, or None."""
+    if any(word in name for word in RANDOM.split()) or name.startswith(tuple(APART.split())):
+        return None
+    if name in NAMES:
+        return NAMES[name]
+    if name.startswith("nn.functional."):
+        return getattr(F, name.removeprefix("nn.functional."), None)
+    return None if "." in name or name.startswith("_") else getattr(mg, name, getattr(F, name, None))
+
+
+# ---------------------------------------------------------------------------- samples of both
+class NotHere(Exception):
+    """A sample that no library of five dtypes on the CPU can run."""
+
+
+def translated(value, leaves):
+    """PyTorch's arguments as ours; `leaves` takes the pairs that require grad."""
+    if isinstance(value, torch.Tensor):
+        if value.dtype not in (*DTYPES, torch.int32) or value.layout != torch.strided:
+            raise NotHere
+        tensor = mg.tensor(value.detach().numpy())
+        if value.requires_grad:
+            leaves.append((value, tensor.requires_grad_()))
+        return tensor
+    if isinstance(value, (list, tuple)):
+        found = [translated(v, leaves) for v in value]
+        return found if type(value) is list else tuple(found)
+    if isinstance(value, dict):
+        return {KEYWORDS.get(k, k): translated(v, leaves) for k, v in value.items()}
+    if isinstance(value, torch.dtype):
+        if value not in (*DTYPES, torch.int32):
+            raise NotHere
+        return str(value)[6:]
+    if isinstance(value, (complex, torch.layout, torch.memory_format)):
+        raise NotHere
+    return "cpu" if isinstance(value, torch.device) else value
+
+
+def flat(value):
+    return [v for part in value for v in flat(part)] if isinstance(value, (list, tuple)) else [value]
+
+
+def difference(found, expected, dtype):
+    """What differs between results, or None."""
+    found, expected = flat(found), flat(expected)
+    if len(found) != len(expected):
+        return f"{len(found)} results, not {len(expected)}"
+    loose = {torch.float32: 2e-4, torch.float64: 1e-7}.get(dtype, 2e-4)
+    for a, b in zip(found, expected, strict=True):
+        a = a.numpy() if isinstance(a, mg.Tensor) else a
+        b = b.detach().numpy() if isinstance(b, torch.Tensor) else b
+        if np.shape(a) != np.shape(b):
+            return f"shape {np.shape(a)}, not {np.shape(b)}"
+        if getattr(a, "dtype", None) != getattr(b, "dtype", None):
+            return f"dtype {getattr(a, 'dtype', None)}, not {getattr(b, 'dtype', None)}"
+        if not np.allclose(a, b, loose, loose / 10, equal_nan=True):
+            return f"values: {str(a).split()[:6]}, not {str(b).split()[:6]}"
+    return None
+
+
+def compared(function, theirs, inputs, options, dtype):
+    """What differs in values or gradients, or None; NotHere if PyTorch refuses too."""
+    leaves = []
+    own_inputs, own_options = translated(inputs, leaves), translated(options, leaves)
+    try:
+        expected = theirs(*inputs, **options)
+    except Exception as error:
+        raise NotHere from error
+    found = function(*own_inputs, **own_options)
+    if wrong := difference(found, expected, dtype):
+        return wrong
+    pairs = [
+        (a, b)
+        for a, b in zip(flat(found), flat(expected), strict=True)
+        if isinstance(b, torch.Tensor) and b.requires_grad and b.numel()
+    ]
+    if not pairs or not leaves:
+        return None
+    random = np.random.default_rng(0)
+    cotangents = [random.normal(size=tuple(b.shape)).astype(str(b.dtype)[6:]) for _, b in pairs]
+    torch.autograd.backward([b for _, b in pairs], list(map(torch.tensor, cotangents)))
+    ends = [(a, g) for (a, _), g in zip(pairs, cotangents, strict=True) if a.requires_grad]
+    mg.add.__name__  # noqa: B018
+    total = sum((a * mg.tensor(g)).sum() for a, g in ends)
+    if isinstance(total, mg.Tensor):
+        total.backward()
+    for theirs_, own in leaves:
+        g = torch.zeros_like(theirs_) if theirs_.grad is None else theirs_.grad
+        mine = mg.zeros_like(own) if own.grad is None else own.grad
+        if wrong := difference(mine, g, dtype):
+            return f"gradient: {wrong}"
+    return None
+
+
+def samples_of_operations(chosen):
+    for op in op_db:
+        function = ours(op.name)
+        if function is None or chosen and op.name not in chosen:
+            continue
+        for dtype in DTYPES:
+            if dtype in op.supported_dtypes("cpu"):
+                graded = dtype == torch.float64 and op.supports_autograd
+                for sample in op.sample_inputs("cpu", dtype, requires_grad=graded):
+                    inputs = (sample.input, *sample.args)
+                    yield op.name, function, op.op, inputs, sample.kwargs, dtype
+
+
+def samples_of_modules(chosen):
+    for info in module_db:
+        kind = getattr(nn, info.name.removeprefix("nn."), None)
+        if kind is None or chosen and info.name not in chosen:
+            continue
+        for dtype in DTYPES[:2]:
+            for training in (True, False):
+                samples = info.module_inputs_func(
+                    info, device="cpu", dtype=dtype, requires_grad=True, training=training
+                )
+                for sample in samples:
+                    made, given = sample.constructor_input, sample.forward_input
+                    if given is None:
+                        continue
+                    yield (info.name, *in_both(kind, info.module_cls, made, training, dtype)), (
+                        given.args,
+                        given.kwargs,
+                        dtype,
+                    )
+
+
+def in_both(kind, theirs, made, training, dtype):
+    torch.manual_seed(0)
+    module = theirs(*made.args, **made.kwargs).to(dtype).train(training)
+
+    def build():
+        leaves = []
+        own = kind(*translated(made.args, leaves), **module_options(made.kwargs, leaves))
+        own = own.to(str(dtype)[6:]).train(training)
+        own.load_state_dict({k: v.numpy() for k, v in module.state_dict().items()})
+        return own
+
+    return build, module
+
+
+def module_options(options, leaves):
+    kept = {k: v for k, v in options.items() if k != "device"}
+    return {k: translated({"": v}, leaves)[""] for k, v in kept.items()}
+
+
+def main(chosen):
+    warnings.simplefilter("ignore")
+    counts, first = defaultdict(Counter), {}
+
+    def note(name, outcome):
+        counts[name]["equal" if outcome is None else "different"] += 1
+        if outcome is not None:
+            first.setdefault(name, []).append(outcome)
+
+    def run(name, *sample):
+        try:
+            outcome = compared(*sample)
+        except NotHere:
+            return
+        except Exception as error:
+            outcome = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        note(name, outcome)
+
+    for name, *sample in samples_of_operations(chosen):
+        run(name, *sample)
+    for (name, build, module), (inputs, options, dtype) in samples_of_modules(chosen):
+        try:
+            own = build()
+        except NotHere:
+            continue
+        except Exception as error:
+            note(name, f"{type(error).__name__}: {error}".splitlines()[0])
+            continue
+        run(name, own, module, inputs, options, dtype)
+
+    surprising = []
+    for heading, names in (
+        ("operations", [n for n in counts if not n.startswith("nn.") or n[3].islower()]),
+        ("modules", [n for n in counts if n.startswith("nn.") and n[3].isupper()]),
+    ):
+        equal = sum(counts[n]["equal"] for n in names)
+        total = sum(sum(counts[n].values()) for n in names)
+        print(f"{equal} of {total} samples of {len(names)} {heading} are equal, {100 * equal / max(total, 1):.1f} %")
+        for n in sorted(names, key=lambda n: -counts[n]["different"]):
+            if counts[n]["different"]:
+                reason = EXCEPTIONS.get(n)
+                surprising += [] if reason else [n]
+                print(f"{counts[n]['different']:5} of {sum(counts[n].values()):4}  {n:34} {reason or first[n][0][:120]}")
+                if chosen:
+                    for text, count in Counter(first[n]).most_common(12):
+                        print(f"{count:11} {text[:200]}")
+    return f"not listed in EXCEPTIONS: {', '.join(surprising)}" if surprising and not chosen else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
