@@ -21,7 +21,7 @@ REFUSED = 'from minigrad.spellings import rows; print(*{f".*[.](Tensor|Module)[.
 .NOTPARALLEL: # two targets would install into one .venv at a time
 .SECONDARY: # stamps are not intermediate files
 
-.PHONY: help demo test test-peers test-oldest test-mpi test-aarch64 torture mutants lint bench profile sdist wheel clean
+.PHONY: help demo test test-peers test-array-api test-opinfo test-oldest test-mpi test-aarch64 torture mutants lint bench profile sdist wheel clean
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
@@ -33,6 +33,12 @@ test: .venv/has-test .venv/compiled ## run the test suite
 
 test-peers: .venv-peers/has-peers .venv-peers/compiled ## run the suite with PyTorch, including the comparisons
 	@.venv-peers/bin/python -m pytest $(ARGS)
+
+test-array-api: .venv/has-test .venv/compiled ## run the public test suite of the array API standard
+	@$(PY) tests/array_api_suite.py $(ARGS)
+
+test-opinfo: .venv-peers/has-peers .venv-peers/compiled ## run PyTorch's own samples of its operations
+	@.venv-peers/bin/python tests/opinfo.py $(ARGS)
 
 test-oldest: .venv-oldest/has-numpy .venv/has-test .venv/compiled ## run the suite on the oldest supported NumPy
 	@PYTHONPATH=. .venv-oldest/bin/python -m pytest $(ARGS)

@@ -98,8 +98,8 @@ def finfo(type: Tensor | DTypeLike) -> FInfo:
     """
     dtype = _known(type, "finfo", "f")
     info = np.finfo(dtype)
-    limits = (float(n) for n in (info.eps, info.max, info.min, info.smallest_normal))
-    return FInfo(info.bits, *limits, dtype)
+    eps, most, least, normal = map(float, (info.eps, info.max, info.min, info.smallest_normal))
+    return FInfo(info.bits, eps, most, least, normal, dtype)
 
 
 def iinfo(type: Tensor | DTypeLike) -> IInfo:
