@@ -368,6 +368,33 @@ def test_means_and_deviations():
 
 
 # ---------------------------------------------------------------------------------------- training
+def test_it_is_the_loop_that_one_would_write():
+    X, y = IRIS
+    estimator = fitted(lr=0.01, dropout=0.2)
+    seed = np.random.RandomState(0).randint(np.iinfo(np.int32).max, size=1)[0]
+    with training.drawing_from(np.random.default_rng(seed)):
+        random = mg.creation.generator()
+        first, norm, last = nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.Linear(8, 3)
+        model = nn.Sequential(first, norm, nn.ReLU(), nn.Dropout(0.2), last)
+        optimizer = optim.Adam(model.parameters(), lr=0.01)
+        scheduler = lr_scheduler.CosineAnnealingLR(optimizer, 5)
+        x = ((X - X.mean(0)) / X.std(0)).astype(np.float32)
+        for _ in range(5):
+            order = random.permutation(150)
+            for start in range(0, 150, 32):
+                rows = order[start : start + 32]
+                optimizer.zero_grad()
+                nn.CrossEntropyLoss()(model(mg.tensor(x[rows])), mg.tensor(y[rows])).backward()
+                optimizer.step()
+            scheduler.step()
+    for (name, found), expected in zip(
+        estimator.net_.net.named_parameters(), model.parameters(), strict=True
+    ):
+        np.testing.assert_allclose(
+            found.detach().numpy(), expected.detach().numpy(), rtol=1e-3, atol=1e-5, err_msg=name
+        )
+
+
 def test_batches_take_each_sample_once_and_leave_none_alone():
     x, y = np.arange(13.0).reshape(-1, 1), np.arange(13)
     weight = y / 2
@@ -493,8 +520,12 @@ def test_warm_start_goes_on():
 def test_chunks():
     X, y = load_digits(return_X_y=True)
     estimator = classifier(hidden=(32,), lr=0.01)
-    with pytest.raises(ValueError, match=r"only one class"):
-        clone(estimator).partial_fit(X[:1], y[:1])
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        clone(estimator).partial_fit(X, y)
+    with pytest.raises(ValueError, match="only one class"):
+        clone(estimator).partial_fit(X, y, classes=[3])
+    with pytest.raises(ValueError, match="more than one value per channel"):
+        clone(estimator).partial_fit(X[:1], y[:1], classes=range(10))
     for start in range(0, 1600, 200):
         estimator.partial_fit(X[start : start + 200], y[start : start + 200], classes=range(10))
         copy = pickle.loads(pickle.dumps(estimator))

@@ -272,6 +272,6 @@ def test_nets_and_trees_on_tables(lesson):
     assert set(errors) == {"diabetes", "wine", "breast cancer", "digits"}
     for name, most in (("wine", 10), ("breast cancer", 10), ("digits", 8), ("diabetes", 90)):
         assert (errors[name] < most).all(), name
-    line, trees, net = found["noise"].mean(axis=0).T
+    _, trees, net = found["noise"].mean(axis=0).T
     assert net[-1] > net[0] + 3, "noise hurts a net"
     assert trees[-1] < net[-1], "trees ignore it"

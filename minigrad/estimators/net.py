@@ -104,6 +104,8 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         classes: all labels, at the first call. Features are standardised as in the first chunk.
         Raises ValueError without them, and for a label that is not among them.
         """
+        if classes is None and not hasattr(self, "nets_"):
+            raise ValueError("classes must be passed on the first call to partial_fit")
         return self._partial_fit(X, y, sample_weight, classes)
 
     def _targets(self, y: Any, first: bool, classes: Any) -> np.ndarray:

@@ -115,8 +115,10 @@ class Batches:
         self.rows = rows
         arrays = [rows.X if rows.sparse else rows.dense(), y, weight]
         self.sources = [array for array in arrays if array is not None]
-        self.buffers = [None if rows.sparse and array is rows.X else np.empty_like(array)
-                        for array in self.sources]  # fmt: skip
+        self.buffers = [
+            np.empty(array.shape, array.dtype) if isinstance(array, np.ndarray) else None
+            for array in self.sources
+        ]
         self.views = [list(self._views(piece)) for piece in self.slices]
 
     def __len__(self) -> int:
@@ -129,7 +131,7 @@ class Batches:
             yield None
 
     def shuffled(self, random: np.random.Generator) -> Iterator[Batch]:
-        """The batches of an epoch; use each before the next epoch begins."""
+        """The batches of an epoch. The next one writes to the same memory."""
         order = random.permutation(len(self))
         for source, buffer in zip(self.sources, self.buffers, strict=True):
             if buffer is not None:
