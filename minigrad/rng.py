@@ -14,6 +14,7 @@ Design note
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from .checks import integer
 State = dict[str, Any]
 
 _alive: set[weakref.ref[Generator]] = set()
+_turn = threading.RLock()
 
 
 class Generator:
@@ -206,7 +208,8 @@ def set_rng_state(state: State) -> None:
 
 @contextmanager
 def drawing_from(generator: Generator) -> Iterator[None]:
-    """A context in which the library's generator is this one.
+    """A context in which the library's generator is this one, for all threads; those that enter
+    such a context take turns.
 
     >>> with mg.rng.drawing_from(mg.Generator(5)):
     ...     a = mg.rand(2)
@@ -214,11 +217,12 @@ def drawing_from(generator: Generator) -> Iterator[None]:
     True
     """
     global _default
-    before, _default = _default, generator
-    try:
-        yield
-    finally:
-        _default = before
+    with _turn:
+        before, _default = _default, generator
+        try:
+            yield
+        finally:
+            _default = before
 
 
 def states() -> list[tuple[Generator, State]]:

@@ -9,12 +9,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike
 
-from . import creation
 from ._core.engine.graph import Tensor, adopt, attach_methods, get_default_dtype, to_tensor
 from ._core.fast.loops import memory_checked
 from ._core.ops import astype, permute_dims, reduced_axes, reshape, sort, where
 from .checks import choice, flag, integer, sizes_of
 from .functions import lerp
+from .rng import Generator, generator as numpy_generator
 from .types import Axis, Shape, TensorLike
 
 __all__ = ["bernoulli", "median", "multinomial", "normal", "quantile"]
@@ -99,11 +99,6 @@ def _quantile(name: str, x: TensorLike, q: Any, axis: Axis, keepdims: bool, meth
 
 
 # ----------------------------------------------------------------------------------- random numbers
-def _draws(generator: np.random.Generator | None) -> np.random.Generator:
-    """The source of random numbers: the one given, or that of `manual_seed`."""
-    return creation.generator() if generator is None else generator
-
-
 def _size(name: str, given: tuple[int, ...], size: Shape | None) -> tuple[int, ...]:
     """The shape of the result: `size`, or that of the parameters."""
     if size is None:
@@ -124,7 +119,7 @@ def normal(
     size: Shape | None = None,
     *,
     dtype: DTypeLike | None = None,
-    generator: np.random.Generator | None = None,
+    generator: Generator | None = None,
 ) -> Tensor:
     """Normal random numbers, mean + std * standard normal ones, of shape `size`, by default that of
     mean and std, broadcast. Gradients flow to mean and std (the reparametrisation of Kingma &
@@ -145,13 +140,13 @@ def normal(
         ]
         dtype = np.result_type(*floats) if floats else get_default_dtype()
     kind: Any = np.dtype(dtype)
-    noise = adopt(np.asarray(_draws(generator).standard_normal(shape, kind)))
+    noise = adopt(np.asarray(numpy_generator(generator, "normal").standard_normal(shape, kind)))
     return astype(centre, noise.dtype) + astype(spread, noise.dtype) * noise
 
 
 @memory_checked
 def bernoulli(
-    p: TensorLike, size: Shape | None = None, *, generator: np.random.Generator | None = None
+    p: TensorLike, size: Shape | None = None, *, generator: Generator | None = None
 ) -> Tensor:
     """1 with probability p and 0 otherwise, in the dtype of p, of shape `size`, by default that of
     p. No gradient flows to p, as in PyTorch. Raises ValueError for p outside [0, 1].
@@ -162,7 +157,10 @@ def bernoulli(
     chance = to_tensor(p, "bernoulli")
     if not ((chance._array >= 0) & (chance._array <= 1)).all():
         raise ValueError(f"bernoulli: p must be between 0 and 1, got {p!r:.60}")
-    drawn = _draws(generator).random(_size("bernoulli", chance.shape, size)) < chance._array
+    drawn = (
+        numpy_generator(generator, "bernoulli").random(_size("bernoulli", chance.shape, size))
+        < chance._array
+    )
     return adopt(np.asarray(drawn, chance.dtype))
 
 
@@ -172,7 +170,7 @@ def multinomial(
     num_samples: int,
     replacement: bool = False,
     *,
-    generator: np.random.Generator | None = None,
+    generator: Generator | None = None,
 ) -> Tensor:
     """num_samples positions drawn in proportion to nonnegative weights (n,), or for each row of (m,
     n), int64, (num_samples,) or (m, num_samples). Without replacement none is drawn twice: each
@@ -198,7 +196,7 @@ def multinomial(
             f"multinomial: cannot draw {count} of {fewest} weights above 0"
             + (" without replacement; give replacement=True" if fewest else "")
         )
-    random = _draws(generator)
+    random = numpy_generator(generator, "multinomial")
     if again:
         ends = np.cumsum(w / w.max(-1, keepdims=True), -1)
         drawn = random.random((len(w), count)) * ends[:, -1:]

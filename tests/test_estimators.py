@@ -372,8 +372,8 @@ def test_it_is_the_loop_that_one_would_write():
     X, y = IRIS
     estimator = fitted(lr=0.01, dropout=0.2)
     seed = np.random.RandomState(0).randint(np.iinfo(np.int32).max, size=1)[0]
-    with training.drawing_from(np.random.default_rng(seed)):
-        random = mg.creation.generator()
+    with mg.rng.drawing_from(mg.Generator(seed)):
+        random = mg.rng.generator()
         first, norm, last = nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.Linear(8, 3)
         model = nn.Sequential(first, norm, nn.ReLU(), nn.Dropout(0.2), last)
         optimizer = optim.Adam(model.parameters(), lr=0.01)

@@ -32,9 +32,10 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .. import nn
 from ..checks import flag, integer
 from ..creation import asarray
+from ..rng import Generator, drawing_from
 from .build import Affine, check_outputs, made, mean_and_std, mlp, optimizer_for, scheduler_for
 from .losses import Loss
-from .training import COLUMNS, Batches, Rows, Trainer, Validation, drawing_from, evaluate
+from .training import COLUMNS, Batches, Rows, Trainer, Validation, evaluate
 
 FLOATS = (np.float64, np.float32)
 Data = tuple[Any, np.ndarray, "np.ndarray | None"]  # X, targets, weights
@@ -186,7 +187,7 @@ class NetEstimator(BaseEstimator):
         trainers = []
         for k, seed in enumerate(random.randint(np.iinfo(np.int32).max, size=count)):
             generator = np.random.default_rng(seed)
-            with drawing_from(generator):
+            with drawing_from(Generator(generator)):
                 net = self._new_net() if first else self.nets_[k].net
                 width = self.n_outputs_ * self._loss().outputs
                 free = is_regressor(self) and callable(self.loss)
@@ -259,7 +260,7 @@ class NetEstimator(BaseEstimator):
                     schedule = None
                     if epochs is not None:
                         schedule = scheduler_for(self.schedule, trainer.optimizer, self.lr, epochs)
-                    with drawing_from(trainer.random):
+                    with drawing_from(Generator(trainer.random)):
                         trainer.train(loss, batches, epochs or 1, schedule, validation, report)
             except BaseException as error:
                 finished = [trainer for trainer in finished if trainer.history]

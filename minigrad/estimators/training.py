@@ -6,8 +6,8 @@ Design note
    batches are views, made once: a batch costs no Python beyond the step. With 64-64-64-10 and
    batch 32, a step takes 45 µs including all else, and 41 µs in a bare loop over one batch.
 2. Whatever draws random numbers while a net is made or trained (initialisation, dropout) draws from
-   the library's generator. `drawing_from` replaces it by the net's own, so that results depend on
-   the seed alone, and puts it back. Fits in several threads take turns.
+   the library's generator. `rng.drawing_from` replaces it by the net's own, so that results depend
+   on the seed alone, and puts it back. Fits in several threads take turns.
 3. A snapshot of all parameters and buffers is taken after every epoch that is the best so far: a
    copy of a few arrays. It is what an early stop, an interrupt or a NaN goes back to.
 """
@@ -15,17 +15,14 @@ Design note
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from .. import creation
 from .._core.engine.graph import Tensor
 from ..autograd import no_grad
 from ..creation import asarray
@@ -34,31 +31,11 @@ from ..optim import Optimizer
 from ..optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from .losses import Loss
 
-_turn = threading.RLock()
 CELLS = 2**22  # of the inputs that an evaluation handles at a time
 
 COLUMNS = ("epoch", "loss", "val_loss", "val_score", "lr", "seconds")  # of the history
 
 Batch = tuple[Tensor, Tensor, "Tensor | None"]
-
-
-@contextmanager
-def drawing_from(generator: np.random.Generator) -> Iterator[None]:
-    """Let the whole library draw from `generator` in this block.
-
-    >>> with drawing_from(np.random.default_rng(0)):
-    ...     a = mg.rand(2)
-    >>> with drawing_from(np.random.default_rng(0)):
-    ...     bool((a == mg.rand(2)).all())
-    True
-    """
-    with _turn:
-        before = creation._generator
-        creation._generator = generator
-        try:
-            yield
-        finally:
-            creation._generator = before
 
 
 class Rows:
