@@ -322,7 +322,7 @@ def test_streams():
         assert [batch.tolist() for batch in loader] == [[0, 1, 2], [3, 4, 5], [6]]
     assert [len(b) for b in DataLoader(Stream(7), 3, drop_last=True)] == [3, 3]
     assert [b for b in DataLoader(Stream(3), 2, collate_fn=list)] == [[0, 1], [2]]
-    assert list(DataLoader(Stream(0), 3)) == []
+    assert list(DataLoader(Stream(0), 3)) == [] and loader.sampler is None
     with pytest.raises(TypeError, match="the number of batches is unknown"):
         len(loader)
 

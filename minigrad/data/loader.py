@@ -52,13 +52,11 @@ _OF_PYTORCH = {
 
 class _Epoch:
     """How far an epoch has come. `plan`: the indices of each batch after the first `resumed_at`, or
-    None if they are not known. `waits`: loaded, and the next iterator will continue with it."""
+    None if they are not known. `waits`: for the next iterator, as after loading."""
 
-    def __init__(
-        self, number: int, plan: list[Any] | None, resumed_at: int = 0, waits: bool = False
-    ) -> None:
-        self.number, self.plan, self.resumed_at, self.waits = number, plan, resumed_at, waits
-        self.delivered, self.finished = resumed_at, False
+    def __init__(self, number: int, plan: list[Any] | None, resumed_at: int = 0) -> None:
+        self.number, self.plan, self.resumed_at = number, plan, resumed_at
+        self.delivered, self.waits, self.finished = resumed_at, True, False
 
     def rest(self) -> list[Any]:
         """The indices of each batch that was not delivered yet."""
@@ -378,7 +376,7 @@ class DataLoader:
                 raise self._misfit(f"'sizes' do not add up to the {len(order)} indices left")
             bounds = np.cumsum([0, *sizes]).tolist()
             plan = [as_indices(order[start:end]).copy() for start, end in pairwise(bounds)]
-        return _Epoch(state["epoch"], plan, delivered, waits=True)
+        return _Epoch(state["epoch"], plan, delivered)
 
     def _misfit(self, message: str) -> ValueError:
         return ValueError(f"DataLoader.load_state_dict: {message}; nothing was loaded")
