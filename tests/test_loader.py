@@ -713,6 +713,8 @@ def test_concat_dataset():
     for bad in (7, -8, [0, 7], [-8]):
         with pytest.raises(IndexError, match=r"index (7|-8) is out of bounds for 7 samples"):
             data[bad]
+    with pytest.raises(IndexError, match="boolean"):
+        data[[True, False]]
     mixed = numbers(3) + Squares() + ["a"]
     assert len(mixed) == 10 and not mixed.takes_index_arrays and mixed[-1] == "a"
     assert mixed[8] == 25 and isinstance(mixed, ConcatDataset)

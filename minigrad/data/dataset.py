@@ -195,9 +195,9 @@ class ConcatDataset(Dataset[Any]):
                 f"ConcatDataset: index {index!r:.60} is not an int, and not every dataset takes "
                 "index arrays; index sample by sample"
             )
-        positions = np.arange(len(self))[index] if isinstance(index, slice) else np.asarray(index)
-        if positions.dtype.kind == "b":
-            positions = np.flatnonzero(positions)
+        positions = index if isinstance(index, slice) else np.asarray(index)
+        if isinstance(positions, slice) or positions.dtype.kind == "b":
+            positions = np.arange(len(self))[positions]
         positions = self._within(checked_indices(positions, "ConcatDataset"))
         owner = np.searchsorted(self.cumulative_sizes, positions, side="right")
         parts = [
