@@ -709,6 +709,7 @@ def test_concat_dataset():
     assert data[2:5][0].tolist() == [2, 15, 12] and data[::-3][0].tolist() == [1, 15, 0]
     assert data[np.array(values) > 1][0].tolist() == [2, 15, 12]
     assert data[[0, 2]][0].tolist() == [0, 2] and data[[]][0].tolist() == []
+    assert ConcatDataset([numbers(3)])[[]][0].tolist() == []
     assert batches(DataLoader(data, 4)) == [values[:4], values[4:]]
     for bad in (7, -8, [0, 7], [-8]):
         with pytest.raises(IndexError, match=r"index (7|-8) is out of bounds for 7 samples"):
