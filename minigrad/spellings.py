@@ -531,7 +531,9 @@ def lead_on(error: TypeError, function: Any) -> None:
     """
     text = str(error)
     if match := re.match(UNEXPECTED, text):
-        error.args = (f"{text}{keyword_advice(match[1], match[2], _keywords(function))}",)
+        said = keyword_advice(match[1], match[2], _keywords(function))
+        if "Did you mean" not in text or "did you mean" not in said:  # as Python 3.13 says
+            error.args = (f"{text}{said}",)
     elif re.match(COUNTED, text):
         signature = _signature(function)
         error.args = (f"{text}; its arguments are {signature}" if signature else text,)
