@@ -101,7 +101,6 @@ TABLE: list[tuple[str, ...]] = [
     ("mg", "shape", "np.shape(a)", "x.shape"),
     ("mg", "ndim", "np.ndim(a)", "x.ndim"),
     ("mg", "size", "np.size(a)", "x.size"),
-    ("mg", "newaxis", "a[np.newaxis]", "x[None]"),
     ("Tensor", "is_contiguous stride storage storage_offset untyped_storage data_ptr", "",
      "(minigrad keeps NumPy arrays; see x.numpy().flags and x.numpy().strides)"),
     # ------------------------------------------------------------------- joining and splitting
