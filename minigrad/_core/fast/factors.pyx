@@ -16,7 +16,7 @@ Design note
 """
 cimport numpy as cnp
 from cpython.ref cimport PyObject
-from numpy cimport (NPY_DOUBLE, NPY_INTP, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE, PyArray_NDIM,
+from numpy cimport (NPY_DOUBLE, NPY_INTP, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE,
                     PyArray_STRIDES, PyArray_TYPE, ndarray, npy_intp)
 
 from .accelerate cimport Shortcut
@@ -42,7 +42,7 @@ cdef extern from *:
     #define MG_NARROW 8         /* right sides of fewer columns are solved for one by one */
 
     typedef struct {
-        void *block, *vector, *packed;      /* room for n rows of MG_WIDTH, for n numbers, and for `subtract` */
+        void *block, *vector, *packed;      /* room for n rows of MG_WIDTH, n numbers, and `subtract` */
         void (*subtract)(int is_double, const void* a, ptrdiff_t a_row, ptrdiff_t a_column, const void* b,
                          ptrdiff_t b_row, void* out, ptrdiff_t out_row, ptrdiff_t rows, ptrdiff_t inner,
                          ptrdiff_t columns, void* packed);
@@ -69,16 +69,16 @@ cdef extern from *:
     npy_intp lu_f64 "mg_lu_f64"(double* a, npy_intp n, npy_intp* pivots, Room room) noexcept nogil
     npy_intp cholesky_f32 "mg_cholesky_f32"(float* a, npy_intp n, Room room) noexcept nogil
     npy_intp cholesky_f64 "mg_cholesky_f64"(double* a, npy_intp n, Room room) noexcept nogil
-    void solve_f32 "mg_solve_f32"(const float* lu, const npy_intp* pivots, bint transposed, float* b, npy_intp n,
-                                  npy_intp columns, Room room) noexcept nogil
+    void solve_f32 "mg_solve_f32"(const float* lu, const npy_intp* pivots, bint transposed, float* b,
+                                  npy_intp n, npy_intp columns, Room room) noexcept nogil
     void solve_f64 "mg_solve_f64"(const double* lu, const npy_intp* pivots, bint transposed, double* b,
                                   npy_intp n, npy_intp columns, Room room) noexcept nogil
     void triangular_f32 "mg_triangular_f32"(
-        const float* t, npy_intp row, npy_intp column, bint upper, bint unit, float* b, npy_intp b_row, npy_intp n,
-        npy_intp columns, Room room) noexcept nogil
+        const float* t, npy_intp row, npy_intp column, bint upper, bint unit, float* b, npy_intp b_row,
+        npy_intp n, npy_intp columns, Room room) noexcept nogil
     void triangular_f64 "mg_triangular_f64"(
-        const double* t, npy_intp row, npy_intp column, bint upper, bint unit, double* b, npy_intp b_row, npy_intp n,
-        npy_intp columns, Room room) noexcept nogil
+        const double* t, npy_intp row, npy_intp column, bint upper, bint unit, double* b, npy_intp b_row,
+        npy_intp n, npy_intp columns, Room room) noexcept nogil
 
 cdef Shortcut FACTORS = Shortcut("factors by our kernels")
 
@@ -109,8 +109,8 @@ cdef ndarray room_for(Room* room, npy_intp n, npy_intp columns, int typenum):
 
 
 def lu(ndarray a not None) -> tuple[np.ndarray, np.ndarray, int]:
-    """The factors of C-contiguous matrices (count, n, n) as `lu_solve` takes them, the rows exchanged, and the
-    number of the first matrix that is singular, or -1.
+    """The factors of C-contiguous matrices (count, n, n) as `lu_solve` takes them, the rows exchanged, and
+    the number of the first matrix that is singular, or -1.
 
     >>> from minigrad._core.fast.factors import lu
     >>> lu(np.array([[[2.0, 0.0], [4.0, 1.0]]]))
@@ -140,7 +140,7 @@ def lu(ndarray a not None) -> tuple[np.ndarray, np.ndarray, int]:
 
 def lu_solve(ndarray factors not None, ndarray pivots not None, ndarray b not None, bint transposed,
              ndarray which: np.ndarray | None = None) -> np.ndarray:
-    """The solutions x of a x = b, or a' x = b, for b (count, n, columns) and what `lu` made of the matrices a.
+    """The solutions x of a x = b, or a' x = b, for b (count, n, columns) and what `lu` made of matrices a.
     which: the number of the matrix for each of the `count`, int64.
 
     >>> from minigrad._core.fast.factors import lu, lu_solve
@@ -169,8 +169,8 @@ def lu_solve(ndarray factors not None, ndarray pivots not None, ndarray b not No
 
 
 def cholesky_factor(ndarray a not None) -> tuple[np.ndarray, int]:
-    """The lower triangular L of a = L L' for matrices (count, n, n), of which the lower triangles are read, and
-    the number of the first that is not positive definite, or -1.
+    """The lower triangular L of a = L L' for matrices (count, n, n), of which the lower triangles are read,
+    and the number of the first that is not positive definite, or -1.
 
     >>> from minigrad._core.fast.factors import cholesky_factor
     >>> cholesky_factor(np.array([[[4.0, 0.0], [2.0, 5.0]]]))
@@ -195,8 +195,8 @@ def cholesky_factor(ndarray a not None) -> tuple[np.ndarray, int]:
 
 
 def triangular_solve(ndarray t not None, ndarray b not None, bint upper) -> np.ndarray:
-    """The solutions x of t x = b for b (count, n, columns), reading one triangle of each t (count, n, n), which
-    are transposes of C-contiguous matrices, or those.
+    """The solutions x of t x = b for b (count, n, columns), reading one triangle of each t (count, n, n),
+    which are transposes of C-contiguous matrices, or those.
 
     >>> from minigrad._core.fast.factors import triangular_solve
     >>> triangular_solve(np.array([[[2.0, 0.0], [4.0, 1.0]]]), np.array([[[2.0], [5.0]]]), False)

@@ -395,8 +395,8 @@ cdef void subtract_product(bint is_double, const void* x, npy_intp x_row, npy_in
             for t in range(times(count, kernel.height) * kernel.height * depth):
                 if is_double: (<double*> packed)[t] = -(<double*> packed)[t]
                 else: (<float*> packed)[t] = -(<float*> packed)[t]
-            kernel.block(packed, panels, depth, 0, target, <void*> target.data, out_row, count, depth, columns,
-                         False)
+            kernel.block(packed, panels, depth, 0, target, <void*> target.data, out_row, count, depth,
+                         columns, False)
 
 
 cdef npy_intp threads_of(double work) noexcept nogil:
