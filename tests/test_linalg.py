@@ -569,6 +569,11 @@ def test_gradients_of_what_reads_a_triangle_are_symmetric():
         np.testing.assert_array_equal(function(other).numpy(), y.detach().numpy())
 
 
+def test_the_trace_in_another_dtype():
+    assert linalg.trace(mg.ones(2, 3, 3), dtype=mg.float64).dtype == np.float64
+    assert linalg.trace(mg.tensor([[1, 2], [3, 4]]), dtype=mg.float32).tolist() == 5.0
+
+
 def test_cholesky_upper_reads_the_upper_triangle():
     array = definite(np.random.default_rng(0), (3, 3))
     found = linalg.cholesky(mg.tensor(np.triu(array)), upper=True)

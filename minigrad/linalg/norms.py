@@ -6,6 +6,7 @@ import math
 from typing import Literal, cast
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from .. import contraction
 from .._core import ops
@@ -107,10 +108,13 @@ def diagonal(x: TensorLike, *, offset: int = 0) -> Tensor:
     return ops.diagonal(cast(Tensor, x), offset, -2, -1)
 
 
-def trace(x: TensorLike, *, offset: int = 0) -> Tensor:
-    """The sums of the diagonals of matrices (..., n, m); `mg.trace` takes other axes as well.
+def trace(x: TensorLike, *, offset: int = 0, dtype: DTypeLike | None = None) -> Tensor:
+    """The sums of the diagonals of matrices (..., n, m), computed in `dtype` if one is given;
+    `mg.trace` takes other axes as well.
 
     >>> mg.linalg.trace(mg.tensor([[1.0, 2.0], [3.0, 4.0]]))
     tensor(5.)
     """
+    if dtype is not None:
+        x = astype(to_tensors((x,), "trace")[0], dtype)
     return contraction.trace(cast(Tensor, x), offset, -2, -1)

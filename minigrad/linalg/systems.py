@@ -227,8 +227,8 @@ SOLVE_TRIANGULAR = make_op(
 
 
 def solve_triangular(x: TensorLike, y: TensorLike, *, upper: bool) -> Tensor:
-    """`solve` for triangular matrices x, in half the time it takes to multiply by them: of x only
-    the upper or the lower triangle is read.
+    """`solve` for triangular matrices, which need no factorisation: only the upper or the lower
+    triangle of x is read.
 
     Raises LinAlgError if there is a 0 on the diagonal, and for shapes that do not fit.
 
