@@ -137,6 +137,16 @@ def test_a_constant_sample_gives_exactly_zero_and_a_large_mean_does_not_cancel()
     np.testing.assert_allclose(y, standardised(values.astype("d"), 1, 1e-5), atol=2e-3)
 
 
+def test_dynamic_tanh_starts_again():
+    layer = nn.DynamicTanh(3, 0.25)
+    with mg.no_grad():
+        for parameter in layer.parameters():
+            parameter.fill_(7.0)
+    layer.reset_parameters()
+    state = {name: value.tolist() for name, value in layer.state_dict().items()}
+    assert state == {"weight": [1.0] * 3, "bias": [0.0] * 3, "alpha": [0.25]}
+
+
 def test_group_norm_between_layer_and_instance_norm():
     x = mg.randn(2, 6, 4, 3)
     one = nn.GroupNorm(1, 6)(x).numpy()
