@@ -6,7 +6,7 @@ gradient itself is recorded, the rule decomposes x again, so that the parts are 
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.linalg import LinAlgError
@@ -28,8 +28,6 @@ from .systems import (
     _solved_triangle,
     _square,
 )
-
-UpLo: TypeAlias = Literal["L", "U"]
 
 
 class QRResult(NamedTuple):
@@ -157,12 +155,16 @@ def _row(x: Tensor) -> Tensor:
     return expand_dims(x, -2)
 
 
-def _eigenvalue_gradient(g: Tensor, x: Tensor, parts: tuple[Tensor, Tensor], uplo: UpLo) -> Tensor:
+def _eigenvalue_gradient(
+    g: Tensor, x: Tensor, parts: tuple[Tensor, Tensor], uplo: Literal["L", "U"]
+) -> Tensor:
     _, v = eigh(x, uplo) if is_grad_enabled() else parts
     return matmul(v * _row(g), v.mT)
 
 
-def _eigenvector_gradient(g: Tensor, x: Tensor, parts: tuple[Tensor, Tensor], uplo: UpLo) -> Tensor:
+def _eigenvector_gradient(
+    g: Tensor, x: Tensor, parts: tuple[Tensor, Tensor], uplo: Literal["L", "U"]
+) -> Tensor:
     w, v = eigh(x, uplo) if is_grad_enabled() else parts
     inner = _quotient(0.5 * _skew(matmul(v.mT, g)), _differences(w))
     return matmul(matmul(v, inner), v.mT)
@@ -173,7 +175,9 @@ EIGENVECTORS = make_op("eigenvectors", rules=(_eigenvector_gradient,), attribute
 
 
 @memory_checked
-def _eigh(name: str, x: TensorLike, uplo: UpLo) -> tuple[Tensor, Array, Array, tuple[Any, ...]]:
+def _eigh(
+    name: str, x: TensorLike, uplo: Literal["L", "U"]
+) -> tuple[Tensor, Array, Array, tuple[Any, ...]]:
     a = _square(name, _matrix(name, x))
     choice(uplo, f"{name}: UPLO", "L", "U")
     try:
@@ -183,7 +187,7 @@ def _eigh(name: str, x: TensorLike, uplo: UpLo) -> tuple[Tensor, Array, Array, t
     return a, w, v, (_copies(a, w, v), uplo)
 
 
-def eigh(x: TensorLike, UPLO: UpLo = "L") -> EighResult:
+def eigh(x: TensorLike, UPLO: Literal["L", "U"] = "L") -> EighResult:
     """The eigenvalues (..., n), in ascending order, and eigenvectors, the columns of (..., n, n),
     of symmetric matrices (..., n, n), of which only the lower triangle is read, or the upper one if
     UPLO="U". The gradient is symmetric.
@@ -201,7 +205,7 @@ def eigh(x: TensorLike, UPLO: UpLo = "L") -> EighResult:
     )
 
 
-def eigvalsh(x: TensorLike, UPLO: UpLo = "L") -> Tensor:
+def eigvalsh(x: TensorLike, UPLO: Literal["L", "U"] = "L") -> Tensor:
     """The eigenvalues of `eigh` alone.
 
     >>> mg.linalg.eigvalsh(mg.tensor([[2.0, 1.0], [1.0, 2.0]]))
