@@ -120,8 +120,8 @@ cdef str numpy_drops_graph(function):
     from minigrad.spellings import twin     # imported where an error is made
     here = twin(function.__name__, function.__module__)
     way_out = f"here it is {here}, which keeps it" if here else "minigrad has no function of that name"
-    return (f"{function.__module__}.{function.__name__}: an argument requires grad, and the gradient would be "
-            f"lost; {way_out}, and x.detach() gives values without it").replace("numpy.", "np.", 1)
+    return (f"{function.__module__}.{function.__name__}: an argument requires grad, and the gradient would "
+            f"be lost; {way_out}, and x.detach() gives values without it").replace("numpy.", "np.", 1)
 
 
 cdef object iterate(list parts):

@@ -128,7 +128,7 @@ cdef class Tensor:
 
     # ------------------------------------------------------------------ as other things
     def numpy(self, *, bint copy=False) -> NDArray[Any]:
-        """Its values, without a graph, as a read-only NumPy view, or with `copy=True` as an array of one's own."""
+        """Its values, outside the graph: a read-only NumPy view, or with `copy=True` an array of one's own."""
         if copy:
             return np.array(self.array, order="C")
         view = self.array.view()
