@@ -522,6 +522,7 @@ def test_padding_layers():
     assert repr(layer) == "ConstantPad2d(padding=(1, 2, 0, 1), value=0.5)"
     assert repr(nn.ZeroPad1d(2)) == "ZeroPad1d(padding=(2, 2))" and layer.padding == (1, 2, 0, 1)
     assert repr(copy.deepcopy(layer)) == repr(pickle.loads(pickle.dumps(layer))) == repr(layer)
+    assert len({nn.ZeroPad1d(2), nn.ZeroPad1d(2)}) == 2  # each by itself, as all Modules
     assert layer(mg.ones(2, 2)).tolist() == [[0.5, 1, 1, 0.5, 0.5]] * 2 + [[0.5] * 5]
     for build, error, message in [
         (lambda: nn.ZeroPad1d(1.5), TypeError, "ZeroPad1d: padding must be an int, got 1.5"),

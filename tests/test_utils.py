@@ -217,6 +217,13 @@ FUSED = {
     "Linear": (mlp, (8, 3), 2),
     "without bias": (lambda: mlp(bias=False), (8, 3), 2),
     "without affine": (lambda: mlp(affine=False), (8, 3), 2),
+    "a Linear or a norm beside something else": (
+        lambda: nn.Sequential(
+            nn.Linear(3, 4), nn.ReLU(), nn.BatchNorm1d(4), nn.Linear(4, 2), nn.BatchNorm1d(2)
+        ),
+        (8, 3),
+        1,
+    ),
     "BatchRenorm and GhostBatchNorm": (
         lambda: nn.Sequential(
             nn.Linear(3, 4),
