@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ._core.engine.graph import Tensor, adopt, attach_methods, get_default_dtype, to_tensor
+from ._core.engine.graph import Tensor, adopt, attach_methods, get_default_dtype, result_type, to_tensor
 from ._core.fast.loops import memory_checked
 from ._core.ops import astype, permute_dims, reduced_axes, reshape, sort, where
 from .checks import choice, flag, integer, sizes_of
@@ -138,7 +138,7 @@ def normal(
             for t, given in ((centre, mean), (spread, std))
             if t.dtype.kind == "f" and not isinstance(given, (int, float))
         ]
-        dtype = np.result_type(*floats) if floats else get_default_dtype()
+        dtype = result_type(*floats) if floats else get_default_dtype()
     kind: Any = np.dtype(dtype)
     noise = adopt(np.asarray(numpy_generator(generator, "normal").standard_normal(shape, kind)))
     return astype(centre, noise.dtype) + astype(spread, noise.dtype) * noise

@@ -187,15 +187,7 @@ def test_gradients_of_what_is_composed():
 
 def test_diff():
     x = RANDOM.integers(-9, 9, (4, 5))
-    for options in (
-        {},
-        {"axis": 0},
-        {"n": 3},
-        {"n": 0},
-        {"n": 5},
-        {"axis": 0, "append": x[:2]},
-        {"n": 0, "append": x},
-    ):
+    for options in ({}, {"axis": 0}, {"n": 3}, {"n": 0}, {"n": 5}, {"axis": 0, "append": x[:2]}):
         np.testing.assert_array_equal(
             mg.diff(mg.tensor(x), **options).numpy(), np.diff(x, **options), str(options)
         )

@@ -51,6 +51,7 @@ ARGUMENTS = {
     "lr_lambda": lambda o: lambda epoch: 1 / (1 + epoch),
     "patience": lambda o: 1,
     "max_lr": lambda o: 0.02,
+    "swa_lr": lambda o: 0.005,
     "total_steps": lambda o: 2 * STEPS,
     "cycle_momentum": lambda o: not {"momentum", "betas"}.isdisjoint(o.defaults),
     "schedulers": lambda o: [

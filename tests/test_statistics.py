@@ -252,9 +252,9 @@ def test_draws_repeat_with_the_seed_and_with_a_generator():
         mg.manual_seed(1)
         first = draw().tolist()
         mg.manual_seed(1)
-        draw(generator=np.random.default_rng(2))  # leaves the other alone
+        draw(generator=mg.Generator(2))  # leaves the other alone
         assert draw().tolist() == first
-        one, two = (draw(generator=np.random.default_rng(3)).tolist() for _ in range(2))
+        one, two = (draw(generator=mg.Generator(3)).tolist() for _ in range(2))
         assert one == two
 
 

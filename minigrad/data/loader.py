@@ -14,6 +14,7 @@ Design note
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from inspect import signature
 from itertools import pairwise
 from typing import Any, NoReturn
 
@@ -445,6 +446,10 @@ def _refuse(of_pytorch: dict[str, Any]) -> None:
     """Raise for arguments that only PyTorch has, unless they say what happens anyhow."""
     for name, value in of_pytorch.items():
         if name not in _OF_PYTORCH:
-            raise TypeError(f"DataLoader: unexpected argument {name!r}")
+            from ..spellings import keyword_advice
+
+            known = signature(DataLoader).parameters
+            advice = keyword_advice("DataLoader", name, known)
+            raise TypeError(f"DataLoader: unexpected argument {name!r}{advice}")
         if value:
             raise ValueError(f"DataLoader: {name}={value!r:.40}: {_OF_PYTORCH[name]}")

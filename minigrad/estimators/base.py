@@ -209,9 +209,9 @@ class NetEstimator(BaseEstimator):
         loss, k = self._loss(), self._loss().outputs
         mean, std = np.zeros(X.shape[1]), np.ones(X.shape[1])
         if not flag(self.standardise, "standardise"):
-            return Affine(mean, std), nn.Identity()
+            return Affine(mean, std, np.float32), nn.Identity()
         mean, std = mean_and_std(X, weight)
-        inputs = Affine(mean, 1 / std)
+        inputs = Affine(mean, 1 / std, np.float32)
         if loss.scaling is None:
             return inputs, nn.Identity()
         mean, std = (np.repeat(values, k) for values in mean_and_std(y, weight))

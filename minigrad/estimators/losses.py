@@ -66,7 +66,7 @@ def _gaussian(z: Tensor, y: Tensor) -> Tensor:
     return 0.5 * (s + square(y - outputs[:, :, 0]) * exp(-s))
 
 
-def quantile_loss(levels: tuple[float, ...]) -> Loss:
+def pinball(levels: tuple[float, ...]) -> Loss:
     """The pinball loss max(q e, (q - 1) e), e = y - z, for each level q (Koenker & Bassett 1978).
 
     Predicted quantiles that cross are sorted (Chernozhukov, Fernández-Val & Galichon 2010).

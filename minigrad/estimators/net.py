@@ -13,7 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 
 from ..checks import choice
 from .base import NetEstimator
-from .losses import BINARY, CROSS_ENTROPY, REGRESSION, Loss, checked_levels, quantile_loss, variance
+from .losses import BINARY, CROSS_ENTROPY, REGRESSION, Loss, checked_levels, pinball, variance
 
 __all__ = ["NetClassifier", "NetRegressor"]
 
@@ -321,7 +321,7 @@ class NetRegressor(RegressorMixin, NetEstimator):
         if callable(self.loss):
             return Loss(self.loss)
         if self.loss == "quantile":
-            return quantile_loss(checked_levels(self.quantile, "quantile"))
+            return pinball(checked_levels(self.quantile, "quantile"))
         return REGRESSION[choice(self.loss, "loss", *REGRESSION, "quantile")]
 
     def _predicted(self, z: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from .._core.engine.graph import Tensor
+from .._core.ops import concat
 from ..autograd import no_grad
 from ..creation import asarray
 from ..nn import Module
@@ -32,6 +33,7 @@ from ..optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from .losses import Loss
 
 CELLS = 2**22  # of the inputs that an evaluation handles at a time
+FEWEST_ROWS = 16  # that it handles at a time
 
 COLUMNS = ("epoch", "loss", "val_loss", "val_score", "lr", "seconds")  # of the history
 
@@ -237,7 +239,9 @@ class Trainer:
 
 
 def evaluate(net: Module, rows: Any) -> np.ndarray:
-    """The outputs of a net in evaluation mode for blocks of rows, as one array.
+    """The outputs of a net in evaluation mode for blocks of rows, as one array. A block of few rows
+    is filled up: products of few rows are summed in another order, and the outputs for a row should
+    not depend on the others.
 
     >>> evaluate(mg.nn.ReLU(), [mg.tensor([[-1.0]]), mg.tensor([[2.0]])])
     array([[0.],
@@ -245,4 +249,9 @@ def evaluate(net: Module, rows: Any) -> np.ndarray:
     """
     net.eval()
     with no_grad():
-        return np.concatenate([net(x).numpy() for x in rows])
+        return np.concatenate([net(_filled(x)).numpy()[: len(x)] for x in rows])
+
+
+def _filled(x: Tensor) -> Tensor:
+    missing = FEWEST_ROWS - len(x)
+    return concat([x, *[x[-1:]] * missing]) if 0 < missing < FEWEST_ROWS else x

@@ -293,7 +293,7 @@ class Ensemble(Module):
             raise ValueError(f"Ensemble: expected {self.size} seeds, got {len(seeds)}")
         whole = [integer(seed, "Ensemble: a seed", 0) for seed in seeds]
         self.generators = [rng.Generator(seed) for seed in whole]
-        nets = [_made(make, generator) for generator in self.generators]
+        nets = [_make_member(make, generator) for generator in self.generators]
         self._plain = (nets[0],)  # in a tuple, so that it is not a member
         self.net = _stack_nets(nets, "", self.generators)
         self.register_buffer("active", adopt(np.ones(self.size, bool)))
@@ -446,7 +446,7 @@ class Ensemble(Module):
         return f"{self.size} members"
 
 
-def _made(make: Callable[[], Module], generator: rng.Generator) -> Module:
+def _make_member(make: Callable[[], Module], generator: rng.Generator) -> Module:
     """A net whose parameters are drawn from this generator."""
     with rng.drawing_from(generator):
         net = make()

@@ -91,11 +91,7 @@ def _max_pool(name: str, axes: int, x: Tensor, *options: Any) -> Any:
     sides = [_windows(name, size, window, bool(ceil_mode), True) for size, window in pairs]
     starts, stops = zip(*sides, strict=True)
     dilation = tuple(window[3] for window in windows)
-    if x.dtype.kind == "f":
-        return window_max(x, starts, stops, dilation, indices)
-    found = window_max(x.astype(np.float64), starts, stops, dilation, True)  # exact up to 2**53
-    largest = found[0].astype(x.dtype)
-    return (largest, found[1]) if indices else largest
+    return window_max(x, starts, stops, dilation, indices)
 
 
 def max_pool1d(
@@ -365,7 +361,9 @@ def _resampled(x: Tensor, size: Any, scale_factor: Any) -> list[tuple[int, Any, 
         )
     resampled = [(int(old * f), 1, f) for old, f in zip(old_sizes, factors, strict=True)]
     if 0 in (n for n, *_ in resampled):
-        raise ValueError(f"interpolate: scale_factor={scale_factor} leaves nothing of {x.shape}")
+        raise ValueError(
+            f"interpolate: scale_factor={scale_factor} gives an empty output for {x.shape}"
+        )
     return resampled
 
 
