@@ -366,7 +366,7 @@ def diff(
     append: TensorLike | None = None,
 ) -> Tensor:
     """The differences x[i + 1] - x[i] along an axis, n times; `prepend` and `append` are joined to
-    x first.
+    x first, unless n is 0.
 
     >>> mg.diff(mg.tensor([1.0, 4.0, 9.0]))
     tensor([3., 5.])
@@ -376,6 +376,8 @@ def diff(
     axis, n = one_axis("diff", axis, ndim), integer(n, "diff: n")
     if n < 0:
         raise ValueError(f"diff: n cannot be negative, got {n}")
+    if n == 0:
+        return to_tensor(x, "diff")
     joined = concat(list(parts), axis) if len(parts) > 1 else parts[0]
     before = (slice(None),) * axis
     for _ in range(n):

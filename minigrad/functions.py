@@ -193,7 +193,7 @@ def _magnitude(x: Tensor, axis: Axis, ord: float = 2) -> Tensor:
         scale = max(abs(x), axis=axis, keepdims=True)
         return where(scale > 0, where(scale < np.inf, scale, 1.0), 1.0)
     if x.size == 0:
-        return to_tensor(1.0, "norm")
+        return adopt(np.ones((), x.dtype))
     largest = np.asarray(max(abs(x.detach()), axis=axis, keepdims=True)._array)
     info, one = np.finfo(largest.dtype), largest.dtype.type(1)
     # At least the smallest normal number: gradients pass through multiples of the scale.
@@ -203,7 +203,7 @@ def _magnitude(x: Tensor, axis: Axis, ord: float = 2) -> Tensor:
 
 
 def _rescaled(x: Tensor, scale: Tensor) -> Tensor:
-    return x * (scale if x.ndim == scale.ndim else reshape(scale, x.shape))
+    return x * (scale if scale.ndim in (0, x.ndim) else reshape(scale, x.shape))
 
 
 def _power(x: Tensor, exponent: float) -> Tensor:

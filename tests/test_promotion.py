@@ -101,6 +101,23 @@ def test_statistics_of_large_integers_are_computed_in_double(dtype):
     assert mg.norm(mg.tensor(x)).item() == np.float32(np.linalg.norm(x.astype(float)))
 
 
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_maxima_of_integers_stay_integers(dtype):
+    x = mg.tensor([[2**30 + 1, 5, 2**30 + 2, -7]], dtype=dtype)
+    assert F.max_pool1d(x, 2).tolist() == [[2**30 + 1, 2**30 + 2]]
+    largest, places = F.max_pool2d(x[None], (1, 3), padding=(0, 1), return_indices=True)
+    assert largest.tolist() == [[[2**30 + 1, 2**30 + 2]]] and largest.dtype == dtype
+    assert places.tolist() == [[[0, 2]]]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_statistics_of_an_empty_axis_keep_the_dtype(dtype, default):
+    x = mg.ones(3, 0, dtype=dtype)
+    for y, value in ((x.std(axis=1), np.nan), (mg.norm(x, axis=1), 0.0)):
+        np.testing.assert_array_equal(y.numpy(), np.full(3, value, dtype))
+        assert y.dtype == dtype
+
+
 def test_comparisons_of_integers_with_floats_are_exact():
     large = 2**24 + 1  # which float32 lacks
     x = mg.tensor([large])

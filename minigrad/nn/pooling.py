@@ -91,7 +91,11 @@ def _max_pool(name: str, axes: int, x: Tensor, *options: Any) -> Any:
     sides = [_windows(name, size, window, bool(ceil_mode), True) for size, window in pairs]
     starts, stops = zip(*sides, strict=True)
     dilation = tuple(window[3] for window in windows)
-    return window_max(x, starts, stops, dilation, indices)
+    if x.dtype.kind == "f":
+        return window_max(x, starts, stops, dilation, indices)
+    found = window_max(x.astype(np.float64), starts, stops, dilation, True)  # exact up to 2**53
+    largest = found[0].astype(x.dtype)
+    return (largest, found[1]) if indices else largest
 
 
 def max_pool1d(
