@@ -66,7 +66,7 @@ lint: .venv/has-dev .venv/compiled ## check style and types, and the stubs again
 	@PATH="$$PWD/.venv/bin:$$PATH" cython-lint $(filter %.pyx %.pxd,$(CORE))
 	@$(PY) -m mypy
 	@{ echo '$(NO_STUB)'; $(PY) -c $(REFUSED); } | $(PY) -m mypy.stubtest minigrad --ignore-disjoint-bases \
-		--allowlist /dev/stdin --ignore-unused-allowlist
+		--mypy-config-file pyproject.toml --allowlist /dev/stdin --ignore-unused-allowlist
 
 bench: .venv-peers/has-peers .venv-peers/compiled ## compare the speed with PyTorch, JAX and NumPy
 	@.venv-peers/bin/python -c 'import torch' || { echo 'minigrad: no PyTorch to compare with' >&2; exit 1; }

@@ -29,6 +29,7 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         per sample, (n,) or (n, labels), or their mean.
     class_weight: a dict of weights, "balanced" (inverse to the frequency) or None.
     {parameters}
+
     Attributes: `classes_`; `net_` and `nets_`, the trained Modules; `history_`, a dict of columns:
     member, epoch, loss, val_loss, val_score, lr, seconds; `n_iter_`; `n_features_in_`,
     `feature_names_in_`.
@@ -228,6 +229,7 @@ class NetRegressor(RegressorMixin, NetEstimator):
     quantile: the level of loss="quantile", in (0, 1), or several: `predict` then returns one more
         axis, and quantiles do not cross.
     {parameters}
+
     Attributes: `net_` and `nets_`, the trained Modules; `history_`, a dict of columns: member,
     epoch, loss, val_loss, val_score, lr, seconds; `n_iter_`; `n_features_in_`,
     `feature_names_in_`.
@@ -401,7 +403,6 @@ _PARAMETERS = """hidden: the sizes of the hidden layers, an int or a tuple.
     n_members: train an ensemble of so many nets, each with its own initialisation and order of the
         data; predictions are the mean.
     random_state: an int makes results repeatable, bit for bit and for any number of processes.
-    verbose: 1 shows a progress bar (tqdm).
-"""
+    verbose: 1 shows a progress bar (tqdm)."""
 for _estimator in (NetClassifier, NetRegressor):
-    _estimator.__doc__ = (_estimator.__doc__ or "").replace("{parameters}\n", _PARAMETERS)
+    _estimator.__doc__ = (_estimator.__doc__ or "").replace("{parameters}", _PARAMETERS)
