@@ -11,9 +11,9 @@ CORE = $(wildcard minigrad/*.py $(foreach e,py pyx pxd pxi h,minigrad/_core/*.$e
 PY = .venv/bin/python
 # With PyTorch, if `make test-peers` has installed it.
 TORTURE = $(if $(wildcard .venv-peers/has-peers),.venv-peers/has-peers .venv-peers/compiled,.venv/has-test .venv/compiled)
-# Not in the stubs: names that Cython adds to modules and classes, computed lists, and the names of other
+# Not in the stubs: names that Cython and scikit-learn add to modules and classes, computed lists, and the names of other
 # libraries that Tensor and Module refuse.
-NO_STUB = .*\.__(pyx_capi|test|reduce_cython|setstate_cython|pyx_vtable)__|minigrad(\.data|\.nn(\..*)?|\.optim)?\.__all__
+NO_STUB = .*\.__(pyx_capi|test|reduce_cython|setstate_cython|pyx_vtable)__|minigrad\.estimators\..*\.set_\w+_request|minigrad(\.data|\.linalg|\.nn(\..*)?|\.optim)?\.__all__
 REFUSED = 'from minigrad.spellings import rows; print(*{f".*[.](Tensor|Module)[.]{row.name}" for row in rows()}, sep="\n")'
 
 .DEFAULT_GOAL = help

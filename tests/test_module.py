@@ -788,8 +788,8 @@ def test_a_bad_entry_of_a_dictionary_changes_nothing(kind):
         ({"a": new, 3: new}, TypeError, "the name must be a string, got int"),
         ({"a": new, "x.y": new}, KeyError, "must not be empty or contain a dot"),
         ({"a": new, "": new}, KeyError, "must not be empty or contain a dot"),
-        ({"a": new, "train": new}, KeyError, "there is already an attribute 'train' already"),
-        ({"a": new, "keys": new}, KeyError, "there is already an attribute 'keys' already"),
+        ({"a": new, "train": new}, KeyError, "there is already an attribute 'train'"),
+        ({"a": new, "keys": new}, KeyError, "there is already an attribute 'keys'"),
     ]:
         with pytest.raises(error, match=message):
             ours.update(entries)

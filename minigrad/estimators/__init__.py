@@ -13,13 +13,13 @@ True
 
 try:
     from .net import NetClassifier, NetRegressor
-except ImportError as error:
-    if not (error.name or "").startswith("sklearn"):
+except ImportError as _error:
+    if not (_error.name or "").startswith("sklearn"):
         raise
     raise ImportError(
         "minigrad.estimators needs scikit-learn 1.6 or later: "
         "pip install 'minigrad-cython[sklearn]'",
         name="sklearn",
-    ) from error
+    ) from _error
 
 __all__ = ["NetClassifier", "NetRegressor"]

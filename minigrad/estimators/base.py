@@ -37,7 +37,7 @@ from .build import Affine, check_outputs, made, mean_and_std, mlp, optimizer_for
 from .losses import Loss
 from .training import COLUMNS, Batches, Rows, Trainer, Validation, evaluate
 
-FLOATS = (np.float64, np.float32)
+FLOATS: tuple[Any, ...] = (np.float64, np.float32)
 Data = tuple[Any, np.ndarray, "np.ndarray | None"]  # X, targets, weights
 
 
@@ -407,9 +407,9 @@ class NetEstimator(BaseEstimator):
                 learnt[key] = value
         new.__dict__.update(learnt)
         ends = []
-        for end in ("inputs", "outputs"):
+        for end, dtype in (("inputs", np.float32), ("outputs", np.float64)):
             size = np.shape(state_dict["nets"][0].get(f"{end}.factor", 0.0))
-            ends.append(Affine(np.zeros(size), np.ones(size)) if size else nn.Identity())
+            ends.append(Affine(np.zeros(size), np.ones(size), dtype) if size else nn.Identity())
         new._inputs, new._outputs = ends
         nets = []
         for saved in state_dict["nets"]:
