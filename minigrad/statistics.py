@@ -9,7 +9,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ._core.engine.graph import Tensor, adopt, attach_methods, get_default_dtype, result_type, to_tensor
+from ._core.engine.graph import (
+    Tensor,
+    adopt,
+    attach_methods,
+    get_default_dtype,
+    result_type,
+    to_tensor,
+)
 from ._core.fast.loops import memory_checked
 from ._core.ops import astype, permute_dims, reduced_axes, reshape, sort, where
 from .checks import choice, flag, integer, sizes_of

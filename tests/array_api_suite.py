@@ -28,8 +28,6 @@ MISSING = "int8 int16 uint8 uint16 uint32 uint64 complex64 complex128"
 EXCEPTIONS = {
     r"imag\(": "no complex numbers",
     r"names\[fft-": "no `mg.fft`, an optional extension: transforms are complex",
-    r"names\[linalg-": "no `mg.linalg`, an optional extension",
-    r"searchsorted": "no `mg.searchsorted`",
     r"floor(div__|_divide)\((x1_i is .infinity and isfinite|isfinite.* is .infinity\) -> -0)": (
         "`inf // 2` is NaN and `2 // -inf` is -1, as in NumPy and PyTorch"
     ),

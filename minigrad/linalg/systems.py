@@ -18,6 +18,7 @@ from .._core.engine.graph import (
     get_default_dtype,
     is_grad_enabled,
     make_op,
+    result_type,
     to_tensors,
 )
 from .._core.fast import factors as kernels
@@ -43,7 +44,7 @@ def _operands(name: str, *values: TensorLike) -> list[Tensor]:
     """The operands as Tensors of one floating dtype; integers and bools take that of the others."""
     tensors = to_tensors(values, name)
     floats = {t.dtype for t in tensors if t.dtype.kind == "f"} or {get_default_dtype()}
-    dtype = np.result_type(*floats) if len(floats) > 1 else floats.pop()
+    dtype = result_type(*floats)
     return [t if t.dtype == dtype else astype(t, dtype) for t in tensors]
 
 
