@@ -40,10 +40,10 @@ from .serialization import save as save_file
 
 try:
     from mpi4py import MPI
-except ImportError as missing:
+except ImportError as _missing:
     raise ImportError(
         "minigrad.distributed needs mpi4py and an MPI library: `pip install mpi4py mpich`"
-    ) from missing
+    ) from _missing
 
 __all__ = [
     "DataParallel", "DistributedSampler", "SyncBatchNorm", "allreduce", "barrier",
