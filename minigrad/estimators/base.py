@@ -209,9 +209,9 @@ class NetEstimator(BaseEstimator):
         loss, k = self._loss(), self._loss().outputs
         mean, std = np.zeros(X.shape[1]), np.ones(X.shape[1])
         if not flag(self.standardise, "standardise"):
-            return Affine(mean, std, np.float32), nn.Identity()
+            return Affine(mean, std), nn.Identity()
         mean, std = mean_and_std(X, weight)
-        inputs = Affine(mean, 1 / std, np.float32)
+        inputs = Affine(mean, 1 / std)
         if loss.scaling is None:
             return inputs, nn.Identity()
         mean, std = (np.repeat(values, k) for values in mean_and_std(y, weight))
@@ -407,9 +407,9 @@ class NetEstimator(BaseEstimator):
                 learnt[key] = value
         new.__dict__.update(learnt)
         ends = []
-        for end, dtype in (("inputs", np.float32), ("outputs", np.float64)):
+        for end in ("inputs", "outputs"):
             size = np.shape(state_dict["nets"][0].get(f"{end}.factor", 0.0))
-            ends.append(Affine(np.zeros(size), np.ones(size), dtype) if size else nn.Identity())
+            ends.append(Affine(np.zeros(size), np.ones(size)) if size else nn.Identity())
         new._inputs, new._outputs = ends
         nets = []
         for saved in state_dict["nets"]:

@@ -33,24 +33,23 @@ SCHEDULES: dict[str, Callable[..., Any]] = {
 
 class Affine(nn.Module):
     """(x - centre) * factor, column by column, with float64 buffers: how estimators standardise.
-    The result has `dtype`; that of the inputs is the net's.
+    The result has the dtype of x.
 
     >>> Affine(np.array([1.0]), np.array([2.0]))(mg.tensor([[3.0]]))
-    tensor([[4.]], dtype=float64)
+    tensor([[4.]])
     """
 
     centre: Tensor
     factor: Tensor
 
-    def __init__(self, centre: np.ndarray, factor: np.ndarray, dtype: Any = np.float64) -> None:
+    def __init__(self, centre: np.ndarray, factor: np.ndarray) -> None:
         super().__init__()
-        self.dtype = np.dtype(dtype)
         self.register_buffer("centre", tensor(np.asarray(centre, np.float64)))
         self.register_buffer("factor", tensor(np.asarray(factor, np.float64)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Of the shape of x."""
-        y: Tensor = ((x - self.centre) * self.factor).astype(self.dtype)
+        """Of the shape and dtype of x."""
+        y: Tensor = ((x - self.centre) * self.factor).astype(x.dtype)
         return y
 
 

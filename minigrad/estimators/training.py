@@ -24,16 +24,15 @@ from typing import Any
 import numpy as np
 
 from .._core.engine.graph import Tensor
-from .._core.ops import concat
 from ..autograd import no_grad
 from ..creation import asarray
+from ..func import functional_call
 from ..nn import Module
 from ..optim import Optimizer
 from ..optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from .losses import Loss
 
 CELLS = 2**22  # of the inputs that an evaluation handles at a time
-FEWEST_ROWS = 16  # that it handles at a time
 
 COLUMNS = ("epoch", "loss", "val_loss", "val_score", "lr", "seconds")  # of the history
 
@@ -239,9 +238,8 @@ class Trainer:
 
 
 def evaluate(net: Module, rows: Any) -> np.ndarray:
-    """The outputs of a net in evaluation mode for blocks of rows, as one array. A block of few rows
-    is filled up: products of few rows are summed in another order, and the outputs for a row should
-    not depend on the others.
+    """The outputs of a net in evaluation mode for blocks of rows, as one array, computed in the
+    dtype of the rows.
 
     >>> evaluate(mg.nn.ReLU(), [mg.tensor([[-1.0]]), mg.tensor([[2.0]])])
     array([[0.],
@@ -249,9 +247,10 @@ def evaluate(net: Module, rows: Any) -> np.ndarray:
     """
     net.eval()
     with no_grad():
-        return np.concatenate([net(_filled(x)).numpy()[: len(x)] for x in rows])
+        return np.concatenate([functional_call(net, _state(net, x), x).numpy() for x in rows])
 
 
-def _filled(x: Tensor) -> Tensor:
-    missing = FEWEST_ROWS - len(x)
-    return concat([x, *[x[-1:]] * missing]) if 0 < missing < FEWEST_ROWS else x
+def _state(net: Module, x: Tensor) -> dict[str, Tensor]:
+    """The parameters and statistics of a net in the dtype of x."""
+    named = net.state_dict()
+    return {name: t.astype(x.dtype) for name, t in named.items() if t.dtype.kind == "f"}
