@@ -57,8 +57,13 @@ class Spelling(NamedTuple):
     @property
     def advice(self) -> str:
         """What an error and the page say."""
+        if self.remark:
+            return self.remark
         note = f" ({self.note})" if self.note else ""
-        return self.remark or f"here it is {self.here}{note}"
+        if self.here.isidentifier():
+            return f"leave it out: {self.there} is {self.here} here{note}"
+        there = f" for {self.there}" if self.name in self.there else ""
+        return f"here it is {self.here}{there}{note}"
 
     @property
     def remark(self) -> str | None:
@@ -127,9 +132,11 @@ TABLE: list[tuple[str, ...]] = [
     ("Tensor mg", "narrow", "x.narrow(1, 0, 2)", "x[:, 0:2]"),
     ("Tensor mg", "select", "x.select(1, 0)", "x[:, 0]"),
     ("Tensor mg", "argwhere", "m.argwhere()", "mg.stack(mg.nonzero(m), axis=1)"),
-    ("Tensor mg", "diag", "s.diag()", "s.diagonal()"),
+    ("Tensor mg", "diag", "s.diag()", "s.diagonal()", "of a vector: mg.eye(3) * v"),
+    ("Tensor mg", "diag_embed", "x.diag_embed()", "x.expand_dims(2) * mg.eye(3)"),
+    ("Tensor mg", "diagflat", "v.diagflat()", "mg.eye(3) * v"),
     ("Tensor", "scatter_add_", "x.scatter_add_(1, i, y)", "x.copy_(x.scatter_add(1, i, y))"),
-    ("Tensor mg", "scatter scatter_ index_copy index_add put_along_axis", "",
+    ("Tensor mg", "scatter scatter_ index_copy index_fill index_add put_along_axis", "",
      "(write x[index] = value on a detached tensor, or add with scatter_add)"),
     # ---------------------------------------------------------------- elementwise functions
     ("Tensor mg", "clamp", "x.clamp(0, 1)", "x.clip(0, 1)"),
@@ -181,6 +188,10 @@ TABLE: list[tuple[str, ...]] = [
     ("mg", "var_mean", "torch.var_mean(x)", "(x.var(correction=1), x.mean())"),
     ("mg", "std_mean", "torch.std_mean(x)", "(x.std(correction=1), x.mean())"),
     ("Tensor mg", "dist", "x.dist(y)", "(x - y).norm()"),
+    ("mg", "cdist", "torch.cdist(s, w)", "(s[:, None] - w[None]).norm(axis=-1)"),
+    ("mg", "nansum", "torch.nansum(x)", "x.nan_to_num(0).sum()"),
+    ("mg", "histc histogram", "",
+     "(use np.histogram(x.numpy(), bins), or mg.bincount of whole numbers)"),
     ("Tensor mg", "mm", "x.mm(s)", "x @ s"),
     ("Tensor mg", "bmm", "b.bmm(b)", "b @ b"),
     ("Tensor mg", "mv", "x.mv(v)", "x @ v"),
@@ -188,6 +199,13 @@ TABLE: list[tuple[str, ...]] = [
     ("Tensor mg", "inner", "v.inner(u)", "v @ u"),
     ("Tensor mg", "vdot", "v.vdot(u)", "v @ u"),
     ("mg", "multi_dot", "torch.linalg.multi_dot([x, s, w])", "x @ s @ w"),
+    ("mg", "kron", "torch.kron(x, s)", "mg.einsum('ij,kl->ikjl', x, s).reshape(6, 9)"),
+    ("Tensor mg linalg", "inverse", "s.inverse()", "mg.linalg.inv(s)"),
+    ("Tensor mg", "logdet", "(s @ s.mT).logdet()", "mg.linalg.slogdet(s @ s.mT)[1]"),
+    ("mg", "cholesky_solve", "torch.cholesky_solve(w, s)",
+     "mg.linalg.solve(mg.tril(s) @ mg.tril(s).T, w)"),
+    ("linalg", "eig eigvals", "",
+     "(minigrad has no complex numbers; for symmetric matrices use mg.linalg.eigh)"),
     ("Tensor mg", "ger", "v.ger(u)", "mg.outer(v, u)"),
     ("Tensor mg", "addmm", "x.addmm(x, s)", "x + x @ s"),
     ("Tensor mg", "baddbmm", "b.baddbmm(b, b)", "b + b @ b"),
@@ -204,18 +222,26 @@ TABLE: list[tuple[str, ...]] = [
     ("mg", "identity", "np.identity(3, np.float32)", "mg.eye(3)"),
     ("mg", "logspace", "torch.logspace(0, 2, 3)", "10.0 ** mg.linspace(0, 2, 3)"),
     ("mg", "range", "torch.arange(4)", "mg.arange(4)"),
-    ("mg", "rand_like", "torch.rand_like(x).shape", "mg.rand(*x.shape).shape"),
-    ("mg", "randn_like", "torch.randn_like(x).shape", "mg.randn(*x.shape).shape"),
-    ("mg", "randint_like", "torch.randint_like(x, 9).shape", "mg.randint(9, size=x.shape).shape"),
-    ("mg", "random", "np.random.default_rng(0).normal(size=(2, 3)).shape", "mg.randn(2, 3).shape"),
+    ("mg", "rand_like", "torch.rand_like(x)", "mg.rand(*x.shape)"),
+    ("mg", "randn_like", "torch.randn_like(x)", "mg.randn(*x.shape)"),
+    ("mg", "randint_like", "torch.randint_like(i, 9)", "mg.randint(9, size=i.shape)"),
+    ("mg", "random", "np.random.normal(size=(2, 3))", "mg.normal(size=(2, 3))",
+     "the seed: mg.manual_seed(0)"),
     ("Tensor", "new_tensor", "x.new_tensor([1.0])", "mg.tensor([1.0], dtype=x.dtype)"),
     ("Tensor", "new_zeros", "x.new_zeros(2)", "mg.zeros(2, dtype=x.dtype)"),
     ("Tensor", "new_ones", "x.new_ones(2)", "mg.ones(2, dtype=x.dtype)"),
     ("Tensor", "new_full", "x.new_full((2,), 7.0)", "mg.full((2,), 7.0, dtype=x.dtype)"),
-    ("Tensor", "new_empty", "x.new_empty(2).shape", "mg.empty(2, dtype=x.dtype).shape"),
+    ("Tensor", "new_empty", "x.new_empty(2)", "mg.empty(2, dtype=x.dtype)"),
     ("Tensor", "copy", "a.copy()", "x.clone()"),
     ("mg", "copy", "np.copy(a)", "x.clone()"),
     ("mg", "is_tensor", "torch.is_tensor(x)", "isinstance(x, mg.Tensor)"),
+    ("mg", "special", "torch.special.erf(x)", "mg.erf(x)"),
+    ("mg", "distributions", "",
+     "(draw with mg.normal, mg.bernoulli or mg.multinomial; write the density as an expression)"),
+    ("mg", "seed initial_seed", "", "(use mg.manual_seed(0); mg.get_rng_state() is the state)"),
+    ("mg", "use_deterministic_algorithms", "",
+     "(one seed gives one result; leave it out)"),
+    ("mg", "datasets", "", "(minigrad brings no data: read arrays with NumPy, then mg.asarray)"),
     ("mg", "set_printoptions get_printoptions", "", "(NumPy prints: use np.set_printoptions)"),
     # -------------------------------------------------------------------------------- in place
     ("Tensor", "add_", "x.add_(y)", "x += y"),
@@ -229,8 +255,8 @@ TABLE: list[tuple[str, ...]] = [
     ("Tensor", "neg_", "x.neg_()", "x.copy_(-x)"),
     ("Tensor", "relu_", "x.relu_()", "x.copy_(x.relu())"),
     ("Tensor", "sqrt_", "q.sqrt_()", "q.copy_(q.sqrt())"),
-    ("Tensor", "normal_", "x.normal_().shape", "x.copy_(mg.randn(*x.shape)).shape"),
-    ("Tensor", "uniform_", "x.uniform_().shape", "x.copy_(mg.rand(*x.shape)).shape"),
+    ("Tensor", "normal_", "x.normal_()", "x.copy_(mg.randn(*x.shape))"),
+    ("Tensor", "uniform_", "x.uniform_()", "x.copy_(mg.rand(*x.shape))"),
     ("Tensor", "unsqueeze_", "x.unsqueeze_(0)", "x = x.expand_dims(0)"),
     ("Tensor", "detach_", "x.detach_()", "x = x.detach()"),
     # ------------------------------------------------------------------------- dtypes, devices
@@ -260,8 +286,8 @@ TABLE: list[tuple[str, ...]] = [
     ("Module mg", "compile jit script", "", EAGER),
     ("mg", "amp autocast GradScaler", "", f"{PRECISION[:-1]}; leave it out)"),
     # -------------------------------------------------------------------------- autograd, func
-    ("Tensor", "data", "x.data", "x.detach()"),
-    ("mg", "inference_mode", "torch.inference_mode()(g)(v)", "mg.no_grad()(g)(v)"),
+    ("Tensor", "data", "x.data", "x.detach()", "to set it: x.detach().copy_(y)"),
+    ("mg", "inference_mode", "torch.inference_mode()", "mg.no_grad()"),
     ("autograd", "Variable", "torch.autograd.Variable(x)", "x"),
     ("autograd", "functional", "torch.autograd.functional.jacobian(f, v)",
      "mg.func.jacobian(f)(v)"),
@@ -281,6 +307,10 @@ TABLE: list[tuple[str, ...]] = [
     ("nn", "LazyLinear LazyConv1d LazyConv2d LazyBatchNorm1d LazyBatchNorm2d LazyConvTranspose1d "
      "LazyConvTranspose2d LazyInstanceNorm1d LazyInstanceNorm2d", "",
      "(give the number of inputs: nn.Linear(x.shape[1], 10))"),
+    ("nn", "Buffer", "", "(in __init__: self.register_buffer('mean', x))"),
+    ("nn.functional", "gumbel_softmax", "",
+     "(add the noise: F.softmax((x - (-mg.rand(*x.shape).log()).log()) / tau, dim=-1))"),
+    ("nn.utils", "rnn", "", "(pad sequences to one length, and stack them)"),
     ("nn", "SyncBatchNorm DataParallel parallel", "",
      "(minigrad trains in one process; leave it out)"),
     ("mg", "utils", "torch.utils.data.DataLoader", "mg.data.DataLoader"),
@@ -321,6 +351,9 @@ TABLE: list[tuple[str, ...]] = [
     ("keyword", "learning_rate", "optim.SGD(net.parameters(), lr=0.1).defaults['lr']",
      "optim.SGD(net.parameters(), lr=0.1).defaults['lr']"),
     ("keyword", "device pin_memory non_blocking", "", CPU),
+    ("keyword", "map_location weights_only", "",
+     "(load reads values into the memory of the CPU, and runs no code; leave it out)"),
+    ("keyword", "only_inputs", "", "(gradients go to the inputs only; leave it out)"),
     ("keyword", "layout memory_format", "", "(minigrad keeps NumPy arrays; leave it out)"),
     ("keyword", "out", "", "(minigrad returns a new tensor; y.copy_(...) keeps the memory of y)"),
     # ------------------------------------------ the same name, another meaning (no error to catch)
