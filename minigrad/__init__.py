@@ -62,4 +62,5 @@ if not typing.TYPE_CHECKING:  # mypy reads only literal lists; without one, it g
     __all__ += namespace.public_names(vars(), autograd, data, func, linalg, nn, onnx, optim, viz)
     __dir__ = __all__.copy
     namespace.lead_on_from(sys.modules[__name__])
+    sys.meta_path.append(namespace.Signpost)
     spellings.refuse_names_of_others(Tensor, nn.Module)

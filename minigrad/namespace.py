@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any, ClassVar, TypeVar
 
 Self = TypeVar("Self")
@@ -61,10 +61,42 @@ def missing(module: str) -> Callable[[str], Any]:
             from .spellings import advice as spelled
 
             advice = spelled(module.partition(".")[2] or "mg", name)
+            if advice and _imports_from(sys._getframe(1)):
+                raise ImportError(
+                    f"cannot import name {name!r} from {module!r}{advice}", name=module
+                )
         given = {} if advice else {"obj": sys.modules[module]}
         raise AttributeError(message + advice, name=name, **given)
 
     return __getattr__
+
+
+def _imports_from(frame: FrameType) -> bool:
+    """Whether a frame is at `from ... import name`, which drops the text of an AttributeError."""
+    import opcode
+
+    return frame.f_code.co_code[frame.f_lasti] == opcode.opmap["IMPORT_FROM"]
+
+
+class Signpost:
+    """The last finder of `sys.meta_path`: the error for a module that is not here says where its
+    contents are.
+
+    >>> import minigrad.utils.data
+    Traceback (most recent call last):
+    ModuleNotFoundError: No module named 'minigrad.utils'; here it is mg.data.DataLoader for \
+torch.utils.data.DataLoader
+    """
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> None:
+        """Raise ModuleNotFoundError for a module of minigrad of which there is something to say."""
+        package, _, last = name.rpartition(".")
+        if package.partition(".")[0] == __package__:
+            from .spellings import advice
+
+            if said := advice(package.partition(".")[2] or "mg", last):
+                raise ModuleNotFoundError(f"No module named {name!r}{said}", name=name)
 
 
 def led(namespace: dict[str, Any], names: list[str]) -> None:

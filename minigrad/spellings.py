@@ -202,8 +202,7 @@ TABLE: list[tuple[str, ...]] = [
     ("mg", "kron", "torch.kron(x, s)", "mg.einsum('ij,kl->ikjl', x, s).reshape(6, 9)"),
     ("Tensor mg linalg", "inverse", "s.inverse()", "mg.linalg.inv(s)"),
     ("Tensor mg", "logdet", "(s @ s.mT).logdet()", "mg.linalg.slogdet(s @ s.mT)[1]"),
-    ("mg", "cholesky_solve", "torch.cholesky_solve(w, s)",
-     "mg.linalg.solve(mg.tril(s) @ mg.tril(s).T, w)"),
+    ("mg", "cholesky_solve", "", "(of a factor L: mg.linalg.solve(L @ L.mT, x))"),
     ("linalg", "eig eigvals", "",
      "(minigrad has no complex numbers; for symmetric matrices use mg.linalg.eigh)"),
     ("Tensor mg", "ger", "v.ger(u)", "mg.outer(v, u)"),
@@ -313,6 +312,12 @@ TABLE: list[tuple[str, ...]] = [
     ("nn.utils", "rnn", "", "(pad sequences to one length, and stack them)"),
     ("nn", "SyncBatchNorm DataParallel parallel", "",
      "(minigrad trains in one process; leave it out)"),
+    ("optim.swa_utils", "update_bn", "",
+     "(nn.recalibrate(averaged, batches) sets the statistics exactly)"),
+    ("optim.swa_utils", "get_ema_avg_fn get_ema_multi_avg_fn", "",
+     "(AveragedModel(net, decay=0.999) takes the exponential average)"),
+    ("optim.swa_utils", "get_swa_avg_fn get_swa_multi_avg_fn", "",
+     "(AveragedModel(net) takes the mean; leave it out)"),
     ("mg", "utils", "torch.utils.data.DataLoader", "mg.data.DataLoader"),
     ("data", "DistributedSampler", "", "(minigrad trains in one process; leave it out)"),
     # -------------------------------------------------------------------------------- keywords
@@ -536,7 +541,7 @@ def _dotted(place: str, name: str) -> str:
 def twin(name: str, module: str = "numpy") -> str | None:
     """How a function of NumPy is written here, or None.
 
-    >>> mg.spellings.twin("concatenate"), mg.spellings.twin("sin"), mg.spellings.twin("kron")
+    >>> mg.spellings.twin("concatenate"), mg.spellings.twin("sin"), mg.spellings.twin("convolve")
     ('mg.concat([x, x], axis=1)', 'mg.sin', None)
     """
     if module == "numpy.linalg" and name in _namespaces()["linalg"]:

@@ -17,7 +17,8 @@ SECTIONS = {
     "The same name, another meaning": ("differs",),
     "Tensors and functions": ("mg", "Tensor"),
     "Layers, optimisers, data, transforms": (
-        "nn", "nn.functional", "optim", "data", "autograd", "func", "Module",
+        "nn", "nn.functional", "nn.utils", "optim", "optim.swa_utils", "data", "linalg", "autograd",
+        "func", "Module",
     ),
     "Keywords": ("keyword",),
 }  # fmt: skip

@@ -14,9 +14,9 @@ from minigrad.optim import lr_scheduler
 PACKAGES = {
     mg: {autograd, data, func, linalg, nn, onnx, optim, viz},
     nn: {nn.functional, nn.init, nn.utils},
-    optim: {lr_scheduler},
+    optim: {lr_scheduler, optim.swa_utils},
     **dict.fromkeys((nn.functional, nn.init, nn.utils, autograd, func, data), frozenset()),
-    **dict.fromkeys((linalg, onnx, viz, lr_scheduler), frozenset()),
+    **dict.fromkeys((linalg, onnx, viz, lr_scheduler, optim.swa_utils), frozenset()),
 }
 
 

@@ -231,6 +231,36 @@ def test_a_near_miss_names_the_closest(place, name, end):
     assert caught.value.name == name
 
 
+@pytest.mark.parametrize(
+    "code, error, end",
+    [
+        ("from minigrad import cat", ImportError, spellings.find("mg", "cat").advice),
+        ("from minigrad.nn import Liner", ImportError, "'minigrad.nn'; did you mean nn.Linear?"),
+        ("from minigrad.nn.functional import exp", ImportError, "; it is mg.exp"),
+        ("from minigrad.utils.data import DataLoader", ModuleNotFoundError,
+         "No module named 'minigrad.utils'; here it is mg.data.DataLoader for "
+         "torch.utils.data.DataLoader"),
+        ("import minigrad.cuda.amp", ModuleNotFoundError, "computes on the CPU; leave it out"),
+        ("import minigrad.zzzzzz", ModuleNotFoundError, "named 'minigrad.zzzzzz'"),
+        ("from minigrad import zzzzzz", ImportError, "minigrad/__init__.py)"),
+    ],
+)  # fmt: skip
+def test_an_import_of_what_is_not_here_says_what_to_write(code, error, end):
+    with pytest.raises(error) as caught:
+        exec(code, {})
+    assert str(caught.value).endswith(end)
+    assert type(caught.value) is error and caught.value.name.startswith("minigrad")
+
+
+def test_imports_look_for_modules_of_minigrad_alone():
+    from importlib.util import find_spec
+
+    assert find_spec("minigrad.zzzzzz") is None and find_spec("zzzzzz") is None
+    assert find_spec("minigrad.nn").name == "minigrad.nn"
+    with pytest.raises(ModuleNotFoundError, match=r"^No module named 'utils'$"):
+        exec("import utils.data", {})
+
+
 @pytest.mark.parametrize("place", ["mg", "nn", "nn.functional", "optim", "Tensor", "Module"])
 @pytest.mark.parametrize("name", ["_repr_html_", "__wrapped__", "__array_struct__", "_ipython_"])
 def test_private_names_are_answered_without_looking(monkeypatch, place, name):

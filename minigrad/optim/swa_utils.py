@@ -15,6 +15,7 @@ from .lr_scheduler import SWALR as SWALR
 from .optimizer import refuse_unknown
 
 __all__ = ["AveragedModel"]
+__dir__ = __all__.copy
 
 
 class AveragedModel(Module):
