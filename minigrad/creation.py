@@ -6,6 +6,7 @@ generator that `manual_seed` seeds, or from `generator`; see `rng.py`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -439,18 +440,23 @@ def randn(
 @memory_checked
 def randint(
     low: int,
-    high: int | None = None,
+    high: int | Sequence[int] | None = None,
     size: Shape = (),
     dtype: DTypeLike = int64,
     *,
     generator: Generator | None = None,
 ) -> Tensor:
     """Random integers uniform in [low, high), or in [0, low) with one bound; shape `size`; drawn
-    from `generator` or the library's.
+    from `generator` or the library's. `randint(high, size)` is PyTorch's order of the arguments,
+    where `size` is a tuple.
 
-    >>> bool((mg.randint(5, size=(100,)) < 5).all())
-    True
+    >>> bool((mg.randint(5, size=(100,)) < 5).all()), mg.randint(5, (2, 3)).shape
+    (True, (2, 3))
     """
+    if isinstance(high, (tuple, list)):
+        if size != ():
+            raise TypeError(f"randint: expected high to be an int, got {high!r}, and size {size!r}")
+        low, high, size = 0, low, high
     return adopt(numpy_generator(generator, "randint").integers(low, high, size, dtype=dtype))
 
 

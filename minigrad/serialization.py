@@ -33,6 +33,7 @@ from typing import IO, Any, ClassVar, NamedTuple, cast
 import numpy as np
 
 from ._core.engine.graph import DTYPES, Tensor, adopt
+from .namespace import led
 
 fcntl: Any
 try:
@@ -745,3 +746,6 @@ def _key(pair: Any) -> str | int:
     if isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], (str, int)):
         return pair[0] if isinstance(pair[0], bool) else _checked_key(pair[0])
     raise ValueError(f"{_STRUCTURE} holds {pair!s:.60}, which is not a key with a value")
+
+
+led(globals(), __all__)

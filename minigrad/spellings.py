@@ -555,7 +555,7 @@ def twin(name: str, module: str = "numpy") -> str | None:
 # ---------------------------------------------------------------------------------------- keywords
 # Patterns, compiled when an error is made.
 UNEXPECTED = r"(?:\w+\.)*(\w+)(?:\(\)|:) got an unexpected keyword argument '(\w+)'"
-COUNTED = r"(?:\w+\.)*(\w+)\(\) takes .*positional argument"
+COUNTED = r"(?:\w+\.)*(\w+)\(\) (takes .*positional argument|got multiple values)"
 
 
 def lead_on(error: TypeError, function: Any) -> None:

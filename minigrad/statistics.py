@@ -21,6 +21,7 @@ from ._core.fast.loops import memory_checked
 from ._core.ops import astype, permute_dims, reduced_axes, reshape, sort, where
 from .checks import choice, flag, integer, sizes_of
 from .functions import lerp
+from .namespace import led
 from .rng import Generator, generator as numpy_generator
 from .types import Axis, Shape, TensorLike
 
@@ -217,4 +218,5 @@ def multinomial(
     return adopt(positions.reshape((*given.shape[:-1], count)))
 
 
+led(globals(), __all__)
 attach_methods(globals(), ["bernoulli", "median", "multinomial", "quantile"])

@@ -273,3 +273,13 @@ def test_accumulate_draws_the_masks_of_every_generator_again():
     masks.clear()
     nn.accumulate(net, nn.MSELoss(), [(x[:6], y[:6]), (x[6:], y[6:])])
     assert not np.array_equal(masks[0], seen)
+
+
+def test_randint_takes_a_bound_and_a_shape_in_the_order_of_pytorch():
+    mg.manual_seed(0)
+    drawn = mg.randint(3, (40, 5))
+    mg.manual_seed(0)
+    assert (drawn == mg.randint(0, 3, (40, 5))).all() and drawn.shape == (40, 5)
+    assert mg.randint(3, [2]).shape == (2,) and mg.randint(3, ()).shape == ()
+    with pytest.raises(TypeError, match=r"randint: expected high to be an int, got \(2,\)"):
+        mg.randint(0, (2,), (2,))

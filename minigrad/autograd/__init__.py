@@ -12,6 +12,7 @@ from typing import Any, TypeVar, overload
 
 from .._core.engine.graph import Tensor, is_grad_enabled, run_graph, set_recording
 from .._core.fast.accelerate import is_accelerated, set_accelerated
+from ..namespace import led
 from .anomaly import detect_anomaly
 from .checkpoint import checkpoint
 from .function import Function
@@ -201,6 +202,8 @@ def grad(
         )
     return result
 
+
+led(globals(), ["grad"])
 
 __all__ = [
     "Function",

@@ -14,6 +14,7 @@ from .._core.engine.graph import Tensor, adopt, to_tensors
 from .._core.ops import abs, astype, matmul, max, min, pow, reshape, sum
 from ..checks import integer, real
 from ..functions import count_nonzero, norm
+from ..namespace import led
 from ..types import Axis, TensorLike
 from .decompositions import svdvals
 from .systems import _inverse, _matrix, _operands, _square
@@ -118,3 +119,6 @@ def trace(x: TensorLike, *, offset: int = 0, dtype: DTypeLike | None = None) -> 
     if dtype is not None:
         x = astype(to_tensors((x,), "trace")[0], dtype)
     return contraction.trace(cast(Tensor, x), offset, -2, -1)
+
+
+led(globals(), ["diagonal", "matrix_norm", "trace", "vector_norm"])
