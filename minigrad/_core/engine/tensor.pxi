@@ -1,4 +1,23 @@
 # Tensor: properties, conversions, operators.
+class Size(int):
+    """The number of elements of a Tensor; to call it, as PyTorch's `x.size(0)`, is an error.
+
+    >>> mg.ones(2, 3).size + 1
+    7
+    """
+
+    __slots__ = ()
+
+    def __call__(self, *dim: int) -> Any:
+        """Raise TypeError."""
+        shape = f"x.shape[{dim[0]}]" if dim else "x.shape"
+        raise TypeError("x.size is the number of elements; here it is "
+                        f"{shape} for x.size({', '.join(map(str, dim))})")
+
+    def __reduce__(self) -> Any:
+        return int, (int(self),)
+
+
 @cython.freelist(1024)
 @cython.trashcan(True)
 cdef class Tensor:
@@ -26,6 +45,9 @@ cdef class Tensor:
     __array_ufunc__ = None                  # so that `array * tensor` is left to Tensor
 
     def __init__(self, data: ArrayLike, dtype: DTypeLike | None = None, bint requires_grad=False) -> None:
+        if isinstance(dtype, int):
+            raise TypeError(f"Tensor: expected data and a dtype, got {data!r} and {dtype!r}; a tensor of a "
+                            f"shape is mg.empty({data!r}, {dtype!r})")
         listed_tensors(data, "Tensor")
         self.array = checked(np.asarray((<Tensor> data).array if isinstance(data, Tensor) else data, dtype))
         if isinstance(data, Tensor) and self.array is (<Tensor> data).array:
@@ -49,7 +71,7 @@ cdef class Tensor:
     @property
     def size(self) -> int:
         """The number of elements, an int."""
-        return elements(self.array)
+        return Size(elements(self.array))
 
     @property
     def dtype(self) -> np.dtype[Any]:
