@@ -63,6 +63,19 @@ def moons(n=400):
 
 
 # ----------------------------------------------------------------------- scikit-learn's own checks
+@pytest.mark.parametrize(
+    "keyword, words",
+    [
+        ("hidden_layer_sizes", "the keywords are hidden, activation, .*max_epochs"),
+        ("learning_rate", "learning_rate is called lr here"),
+        ("drop_out", "did you mean dropout"),
+    ],
+)
+def test_a_keyword_of_another_estimator_is_answered(keyword, words):
+    with pytest.raises(TypeError, match=rf"NetClassifier.__init__.*{keyword}.*{words}"):
+        NetClassifier(**{keyword: 1})
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("estimator", [NetClassifier, NetRegressor])
 def test_check_estimator(estimator):

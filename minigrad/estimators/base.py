@@ -32,6 +32,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from .. import nn
 from ..checks import flag, integer
 from ..creation import asarray
+from ..namespace import Constructed
 from ..rng import Generator, drawing_from
 from .build import Affine, check_outputs, made, mean_and_std, mlp, optimizer_for, scheduler_for
 from .losses import Loss
@@ -41,7 +42,7 @@ FLOATS: tuple[Any, ...] = (np.float64, np.float32)
 Data = tuple[Any, np.ndarray, "np.ndarray | None"]  # X, targets, weights
 
 
-class NetEstimator(BaseEstimator):
+class NetEstimator(Constructed, BaseEstimator):
     """What both estimators share: a subclass knows targets, losses and scores."""
 
     nets_: list[Any]  # Sequentials of `inputs`, `net` and `outputs`
