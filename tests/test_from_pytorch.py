@@ -10,7 +10,6 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "examples" / "from_pytorch"
 REACHED = {
     "poisson": (10, lambda error: error < 1e-3),
-    "kalman": (45, lambda learnt: abs(learnt[0] - 0.5) < 0.2 and abs(learnt[1] - 0.3) < 0.05),
     "diffusion": (600, lambda distance: distance < 0.2),
 }
 

@@ -1,23 +1,4 @@
 # Tensor: properties, conversions, operators.
-class Size(int):
-    """The number of elements of a Tensor; to call it, as PyTorch's `x.size(0)`, is an error.
-
-    >>> mg.ones(2, 3).size + 1
-    7
-    """
-
-    __slots__ = ()
-
-    def __call__(self, *dim: int) -> Any:
-        """Raise TypeError."""
-        shape = f"x.shape[{dim[0]}]" if dim else "x.shape"
-        raise TypeError("x.size is the number of elements; here it is "
-                        f"{shape} for x.size({', '.join(map(str, dim))})")
-
-    def __reduce__(self) -> Any:
-        return int, (int(self),)
-
-
 @cython.freelist(1024)
 @cython.trashcan(True)
 cdef class Tensor:
@@ -71,7 +52,7 @@ cdef class Tensor:
     @property
     def size(self) -> int:
         """The number of elements, an int."""
-        return Size(elements(self.array))
+        return elements(self.array)
 
     @property
     def dtype(self) -> np.dtype[Any]:
