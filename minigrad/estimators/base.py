@@ -12,7 +12,7 @@ Design note
    would make a full step. Where all data fit one batch, the fit does not depend on the order of the
    rows, and a sample of weight 2 stands in the batch twice, so that it counts twice for BatchNorm
    too: bit for bit, the fit is that on repeated rows. With several batches that holds on average.
-4. The members of an ensemble are separate nets; `_train` is the one place that knows it.
+4. The members of an ensemble are separate nets here; `training.trainers_of` stacks them to train.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ..namespace import Constructed
 from ..rng import Generator, drawing_from
 from .build import Affine, check_outputs, made, mean_and_std, mlp, optimizer_for, scheduler_for
 from .losses import Loss
-from .training import COLUMNS, Batches, Rows, Trainer, Validation, evaluate
+from .training import COLUMNS, Batches, Member, Rows, Trainer, Validation, evaluate, trainers_of
 
 FLOATS: tuple[Any, ...] = (np.float64, np.float32)
 Data = tuple[Any, np.ndarray, "np.ndarray | None"]  # X, targets, weights
@@ -176,7 +176,7 @@ class NetEstimator(Constructed, BaseEstimator):
 
     # ------------------------------------------------------------------------------------ nets
     def _new_trainers(self, data: Data, first: bool, random: Any) -> list[Trainer]:
-        """The training of each member, with a new net or, unless this is the first fit, its own."""
+        """The training of the members, with new nets or, unless this is the first fit, their own."""
         X, y, weight = data
         if first:
             self.__dict__.pop("nets_", None)
@@ -185,7 +185,7 @@ class NetEstimator(Constructed, BaseEstimator):
         else:
             count = len(self.nets_)
         self.__dict__.pop("_chunk_trainers", None)
-        trainers = []
+        members = []
         for k, seed in enumerate(random.randint(np.iinfo(np.int32).max, size=count)):
             generator = np.random.default_rng(seed)
             with drawing_from(Generator(generator)):
@@ -196,8 +196,8 @@ class NetEstimator(Constructed, BaseEstimator):
                 optimizer = optimizer_for(
                     self.optimizer, net.parameters(), self.lr, self.weight_decay
                 )
-            trainers.append(Trainer(net, optimizer, generator))
-        return trainers
+            members.append(Member(net, optimizer, generator))
+        return trainers_of(members)
 
     def _new_net(self) -> nn.Module:
         sizes = self.n_features_in_, self.n_outputs_ * self._loss().outputs
@@ -245,62 +245,67 @@ class NetEstimator(Constructed, BaseEstimator):
         epochs: int | None,
         first: bool,
     ) -> None:
-        """Train the members, one after the other. epochs: None for one epoch at a constant rate."""
+        """Train all members. epochs: None for one epoch at a constant rate."""
         X, y, weight = data
         loss, size = self._loss(), integer(self.batch_size, "batch_size", 1)
         rows = Rows(X, self._inputs.centre.numpy(), self._inputs.factor.numpy())
         weights = None if weight is None else weight.astype(np.float32)
         batches = Batches(rows, self._standardised(y), weights, size)
-        validation = None if held is None else self._validation(held)
-        finished: list[Trainer] = []
+        members = [member for trainer in trainers for member in trainer.members]
+        validation = None
+        if held is not None:
+            validation = self._validation(held, len(trainers[0].members))
+
+        def schedule(optimizer: Any) -> Any:
+            given = None if epochs is None else self.schedule
+            return scheduler_for(given, optimizer, self.lr, epochs or 1)
+
+        started: list[Member] = []
         with ExitStack() as stack:
-            report = self._progress(len(trainers) * (epochs or 1), stack)
+            report = self._progress(len(members) * (epochs or 1), stack)
             try:
                 for trainer in trainers:
-                    finished.append(trainer)
-                    schedule = None
-                    if epochs is not None:
-                        schedule = scheduler_for(self.schedule, trainer.optimizer, self.lr, epochs)
-                    with drawing_from(Generator(trainer.random)):
-                        trainer.train(loss, batches, epochs or 1, schedule, validation, report)
+                    started += trainer.members
+                    trainer.train(loss, batches, epochs or 1, schedule, validation, report)
             except BaseException as error:
-                finished = [trainer for trainer in finished if trainer.history]
-                if finished or not first:
-                    self._finish(finished, rows if epochs else None, first)
-                    self._say_kept(error, finished)
+                started = [member for member in started if member.history]
+                if started or not first:
+                    self._finish(started, rows if epochs else None, first)
+                    self._say_kept(error, started)
                 raise
-        self._finish(trainers, rows if epochs else None, first)
+        self._finish(members, rows if epochs else None, first)
 
-    def _finish(self, trainers: list[Trainer], rows: Rows | None, first: bool) -> None:
+    def _finish(self, members: list[Member], rows: Rows | None, first: bool) -> None:
         """Set what `fit` leaves behind; with rows, also recalibrate."""
         if first:
-            self.nets_ = [self._pipeline(trainer.net) for trainer in trainers]
-        table = [(k, row) for k, trainer in enumerate(trainers) for row in trainer.history]
+            self.nets_ = [self._pipeline(member.net) for member in members]
+        table = [(k, row) for k, member in enumerate(members) for row in member.history]
         self.history_ = {"member": [k for k, _ in table]}
         for name in COLUMNS:
             self.history_[name] = [row[name] for _, row in table]
-        self.n_iter_ = max((len(trainer.history) for trainer in trainers), default=0)
+        self.n_iter_ = max((len(member.history) for member in members), default=0)
         if rows is None or not flag(self.recalibrate, "recalibrate"):
             return
-        for trainer in trainers:
-            modules = list(trainer.net.modules())
+        for member in members:
+            modules = list(member.net.modules())
             norms = [m for m in modules if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
             if norms and all(norm.running_mean is not None for norm in norms):
-                nn.recalibrate(trainer.net, rows)
+                nn.recalibrate(member.net, rows)
 
-    def _say_kept(self, error: BaseException, trainers: list[Trainer]) -> None:
-        best = ", ".join(str(trainer.best.epoch) for trainer in trainers)
-        kept = f"the best weights so far, of epoch {best}" if trainers else "its former weights"
+    def _say_kept(self, error: BaseException, members: list[Member]) -> None:
+        best = ", ".join(str(member.best.epoch) for member in members)
+        kept = f"the best weights so far, of epoch {best}" if members else "its former weights"
         warnings.warn(
             f"{type(self).__name__}: training ended by {type(error).__name__}; the estimator keeps "
             f"{kept}",
             stacklevel=4,
         )
 
-    def _validation(self, held: Data) -> Validation:
+    def _validation(self, held: Data, at_once: int) -> Validation:
         X, y, weight = held
         y = self._standardised(y)
         rows = Rows(X, self._inputs.centre.numpy(), self._inputs.factor.numpy())
+        rows.step = max(1, rows.step // at_once)
         patience = None
         if self.early_stopping:
             patience = integer(self.n_iter_no_change, "n_iter_no_change", 1)

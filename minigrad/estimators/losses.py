@@ -8,7 +8,7 @@ targets can be standardised, and what is predicted.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,9 @@ import numpy as np
 from .._core.engine.graph import Tensor
 from .._core.ops import clip, exp, maximum, reshape, softmax_cross_entropy, square
 from ..checks import real
+from ..functions import stack
 from ..nn.functional import binary_cross_entropy_with_logits, huber_loss
+from ..rng import Generator, drawing_from
 
 LARGEST = math.log(np.finfo(np.float64).max)
 FLAT = -12.0  # the least log-variance of a standardised target: a standard deviation of 0.0025
@@ -34,6 +36,7 @@ class Loss:
     scaling: str | None = None
     log_variances: tuple[int, ...] = ()  # which of the outputs of a target
     predict: Callable[[np.ndarray], np.ndarray] = field(default=lambda z: z[..., 0])
+    by_sample: bool = True  # the value of a sample depends on no other one
 
     def mean(self, z: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         """The mean over the samples, each times its weight; 0-d.
@@ -51,6 +54,24 @@ class Loss:
         if values.ndim > 1:
             values = values.mean(axis=tuple(range(1, values.ndim)))
         return (values * weight).mean()
+
+
+    def members(
+        self, z: Tensor, y: Tensor, weight: Tensor | None, generators: Sequence[Generator]
+    ) -> Tensor:
+        """The mean of each member, (K,), from outputs, targets and weights with the members along
+        the first axis. A function of the user gets one member at a time, and draws from its
+        generator."""
+        count = z.shape[0]
+        if self.by_sample:
+            rows = (reshape(t, (-1, *t.shape[2:])) for t in (z, y))
+            values = reshape(self.values(*rows), (count, z.shape[1], -1)).mean(axis=2)
+            return (values if weight is None else values * weight).mean(axis=1)
+        means = []
+        for k, generator in enumerate(generators):
+            with drawing_from(generator):
+                means.append(self.mean(z[k], y[k], None if weight is None else weight[k]))
+        return stack(means)
 
 
 def _poisson(z: Tensor, y: Tensor) -> Tensor:

@@ -165,7 +165,7 @@ class NetClassifier(ClassifierMixin, NetEstimator):
 
     def _loss(self) -> Loss:
         if callable(self.loss):
-            return Loss(self.loss)
+            return Loss(self.loss, by_sample=False)
         choice(self.loss, "loss", "cross_entropy")
         return BINARY if self._multilabel else CROSS_ENTROPY
 
@@ -321,7 +321,7 @@ class NetRegressor(RegressorMixin, NetEstimator):
 
     def _loss(self) -> Loss:
         if callable(self.loss):
-            return Loss(self.loss)
+            return Loss(self.loss, by_sample=False)
         if self.loss == "quantile":
             return pinball(checked_levels(self.quantile, "quantile"))
         return REGRESSION[choice(self.loss, "loss", *REGRESSION, "quantile")]

@@ -8,7 +8,9 @@ Design note
 2. Whatever draws random numbers while a net is made or trained (initialisation, dropout) draws from
    the library's generator. `rng.drawing_from` replaces it by the net's own, so that results depend
    on the seed alone, and puts it back. Fits in several threads take turns.
-3. A snapshot of all parameters and buffers is taken after every epoch that is the best so far: a
+3. Members of an ensemble that can be stacked train in one step: the same numbers as one by one, to
+   rounding, but that a member which stops early waits for the others.
+4. A snapshot of all parameters and buffers is taken after every epoch that is the best so far: a
    copy of a few arrays. It is what an early stop, an interrupt or a NaN goes back to.
 """
 
@@ -17,19 +19,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from .. import optim
 from .._core.engine.graph import Tensor
 from ..autograd import no_grad
-from ..creation import asarray
+from ..creation import asarray, full
 from ..func import functional_call
-from ..nn import Module
+from ..nn import Ensemble, Module
 from ..optim import Optimizer
 from ..optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from ..rng import Generator, drawing_from
 from .losses import Loss
 
 CELLS = 2**22  # of the inputs that an evaluation handles at a time
@@ -118,6 +123,26 @@ class Batches:
             return iter(self.views)  # type: ignore[arg-type]
         return self._sparse(order)
 
+    def gathered(self, orders: np.ndarray) -> Iterator[Batch]:
+        """The batches of an epoch with one order for each member: (members, batch, ...). The next
+        batch writes to the same memory."""
+        buffers: dict[tuple[int, int], Any] = {}
+        for piece in self.slices:
+            chosen = orders[:, piece]
+            batch: list[Any] = []
+            for k, source in enumerate(self.sources):
+                if not isinstance(source, np.ndarray):
+                    dense = self.rows[chosen.ravel()]
+                    batch.append(asarray(dense.reshape(*chosen.shape, -1)))
+                    continue
+                shape = (*chosen.shape, *source.shape[1:])
+                if (k, len(chosen[0])) not in buffers:
+                    buffers[k, len(chosen[0])] = asarray(np.empty(shape, source.dtype))
+                buffer = buffers[k, len(chosen[0])]
+                np.take(source, chosen, axis=0, out=buffer._array, mode="clip")
+                batch.append(buffer)
+            yield (*batch, None)[:3]  # type: ignore[misc]
+
     def _sparse(self, order: np.ndarray) -> Iterator[Any]:
         for piece, (_, y, weight) in zip(self.slices, self.views, strict=True):
             yield asarray(self.rows[order[piece]]), y, weight
@@ -135,19 +160,28 @@ class Snapshot:
     """
 
     def __init__(self, net: Module, epoch: int = 0) -> None:
-        self.tensors = [*net.parameters(), *net.buffers()]
-        self.take(epoch)
+        self.tensors = tensors_of(net)
+        self.take(epoch, [tensor.numpy() for tensor in self.tensors])
 
-    def take(self, epoch: int) -> None:
-        """Copy the present values, which are those after `epoch`."""
-        self.arrays = [tensor.numpy(copy=True) for tensor in self.tensors]
+    def take(self, epoch: int, values: Iterable[np.ndarray]) -> None:
+        """Copy the values after `epoch`."""
+        self.arrays = [value.copy() for value in values]
         self.epoch = epoch
 
     def restore(self) -> None:
-        """Write the copies back."""
+        """Write the copies to the net."""
         with no_grad():
             for tensor, array in zip(self.tensors, self.arrays, strict=True):
                 tensor.copy_(array)
+
+
+def tensors_of(net: Module) -> list[Tensor]:
+    """The parameters and buffers of a net.
+
+    >>> len(tensors_of(mg.nn.BatchNorm1d(2)))
+    5
+    """
+    return [*net.parameters(), *net.buffers()]
 
 
 @dataclass
@@ -162,8 +196,8 @@ class Validation:
 
 
 @dataclass
-class Trainer:
-    """The training of one net, to be continued; `history` has a row per epoch."""
+class Member:
+    """One net, what trains it, and how that went: `history` has a row per epoch."""
 
     net: Module
     optimizer: Optimizer
@@ -172,13 +206,22 @@ class Trainer:
     def __post_init__(self) -> None:
         self.history: list[dict[str, float]] = []
         self.best = Snapshot(self.net)
+        self.lowest = math.inf
+
+
+class Trainer:
+    """The training of one net, to be continued."""
+
+    def __init__(self, member: Member) -> None:
+        self.members, self.net, self.optimizer = [member], member.net, member.optimizer
+        self.tensors = tensors_of(self.net)
 
     def train(
         self,
         loss: Loss,
         batches: Batches,
         epochs: int,
-        scheduler: LRScheduler | None = None,
+        schedule: Callable[[Optimizer], LRScheduler | None] = lambda optimizer: None,
         validation: Validation | None = None,
         report: Callable[[dict[str, float]], Any] = lambda row: None,
     ) -> None:
@@ -188,58 +231,176 @@ class Trainer:
         weights: with early stopping those of the lowest validation loss, otherwise the last finite
         ones. Raises ValueError in the first epoch whose loss is not finite.
         """
-        started, lowest, done = time.perf_counter(), math.inf, len(self.history)
+        started, done = time.perf_counter(), len(self.members[0].history)
         patience = None if validation is None else validation.patience
-        self.best = Snapshot(self.net, done)
+        schedulers = [schedule(member.optimizer) for member in self.members]
+        for member in self.members:
+            member.best, member.lowest = Snapshot(member.net, done), math.inf
+        going = list(range(len(self.members)))
+        self._begin()
         try:
             for epoch in range(done + 1, done + epochs + 1):
-                rate = self.optimizer.param_groups[0]["lr"]
-                trained = watched = self._epoch(loss, batches, epoch)
-                score = held = math.nan
-                if validation is not None:
-                    z = evaluate(self.net, validation.rows)
-                    held = loss.mean(asarray(z), validation.y, validation.weight).item()
-                    score, watched = validation.score(z), held
-                if patience is None or watched < lowest:
-                    lowest = watched
-                    self.best.take(epoch)
-                seconds = time.perf_counter() - started
-                self.history.append(
-                    dict(zip(COLUMNS, (epoch, trained, held, score, rate, seconds), strict=True))
-                )
-                report(self.history[-1])
-                if patience is not None and epoch - self.best.epoch >= patience:
+                self._set_options(going)
+                trained = self._epoch(loss, batches)
+                outputs = None if validation is None else self._outputs(validation.rows)
+                _raise_unless_finite(trained[going], epoch)
+                for k in list(going):
+                    member, scheduler = self.members[k], schedulers[k]
+                    watched, score, held = trained[k], math.nan, math.nan
+                    if validation is not None and outputs is not None:
+                        z = asarray(outputs[k])
+                        held = loss.mean(z, validation.y, validation.weight).item()
+                        score, watched = validation.score(outputs[k]), held
+                    if patience is None or watched < member.lowest:
+                        member.lowest = watched
+                        member.best.take(epoch, self._values(k))
+                    rate = member.optimizer.param_groups[0]["lr"]
+                    seconds = time.perf_counter() - started
+                    row = epoch, float(trained[k]), held, score, rate, seconds
+                    member.history.append(dict(zip(COLUMNS, row, strict=True)))
+                    report(member.history[-1])
+                    if patience is not None and epoch - member.best.epoch >= patience:
+                        going.remove(k)
+                        self._stop(k)
+                    elif isinstance(scheduler, ReduceLROnPlateau):
+                        scheduler.step(watched)
+                    elif scheduler is not None and epoch < done + epochs:
+                        scheduler.step()
+                if not going:
                     break
-                if isinstance(scheduler, ReduceLROnPlateau):
-                    scheduler.step(watched)
-                elif scheduler is not None and epoch < done + epochs:
-                    scheduler.step()
         finally:
-            self.best.restore()
+            for member in self.members:
+                member.best.restore()
+                member.net.eval()
             self.optimizer.zero_grad()
-            self.net.eval()
 
-    def _epoch(self, loss: Loss, batches: Batches, epoch: int) -> float:
-        """One pass over the data; returns the mean loss."""
+    # ------------------------------------------------------ of one net; of several: see the subclass
+    def _begin(self) -> None:
+        """Continue from the weights of the members."""
+
+    def _set_options(self, going: list[int]) -> None:
+        """Take the options that the schedules have set."""
+
+    def _stop(self, k: int) -> None:
+        """Leave member k as it is from now on."""
+
+    def _values(self, k: int) -> list[np.ndarray]:
+        """The present parameters and buffers of member k."""
+        return [tensor.numpy() for tensor in self.tensors]
+
+    def _outputs(self, rows: Iterable[Tensor]) -> np.ndarray:
+        """(members, n, outputs)"""
+        return evaluate(self.net, rows)[None]
+
+    def _epoch(self, loss: Loss, batches: Batches) -> np.ndarray:
+        """One pass over the data; returns the mean loss of each member."""
+        (member,) = self.members
         net, optimizer, mean = self.net.train(), self.optimizer, loss.mean
         total = 0.0
-        for x, y, weight in batches.shuffled(self.random):
+        with drawing_from(Generator(member.random)):
+            for x, y, weight in batches.shuffled(member.random):
+                optimizer.zero_grad()
+                value = mean(net(x), y, weight)
+                value.backward()
+                optimizer.step()
+                total += value.item() * len(y)
+        return np.array([total / len(batches)])
+
+
+class StackedTrainer(Trainer):
+    """The training of several nets as one `nn.Ensemble`. The schedule of each member sets the
+    options of its own optimiser, from which the one of the stack takes them in every epoch.
+
+    Raises TypeError or ValueError if the nets cannot be stacked, or the optimiser does more than
+    apply a compiled rule to each parameter.
+    """
+
+    def __init__(self, members: list[Member]) -> None:
+        nets = iter([member.net for member in members])
+        self.generators = [Generator(member.random) for member in members]
+        self.members = members
+        self.net: Any = Ensemble(lambda: next(nets), len(members), self.generators)
+        self.tensors = tensors_of(self.net.net)
+        self.optimizer = self._stacked_optimizer()
+
+    def _stacked_optimizer(self) -> Optimizer:
+        kind = type(self.members[0].optimizer)
+        if getattr(optim, kind.__name__, None) is not kind or not kind.rule:
+            raise TypeError(f"{kind.__name__} has no compiled rule that works on members")
+        first, *others = [_layout(member) for member in self.members]
+        if any(other != first for other in others):
+            raise ValueError("the optimisers of the members differ in more than their rates")
+        stacked = list(self.net.parameters())
+        groups = [{**options, "params": [stacked[k] for k in places]} for options, places in first]
+        return kind(groups, **self.members[0].optimizer.defaults)
+
+    def _begin(self) -> None:
+        self.net.resume()
+        sources = zip(*(tensors_of(member.net) for member in self.members), strict=True)
+        with no_grad():
+            for tensor, parts in zip(self.tensors, sources, strict=True):
+                tensor.copy_(np.stack([part.numpy() for part in parts]))
+
+    def _set_options(self, going: list[int]) -> None:
+        every = [member.optimizer.param_groups for member in self.members]
+        for own, *groups in zip(self.optimizer.param_groups, *every, strict=True):
+            options = dict(groups[going[0]])
+            del options["params"]
+            own.update(options, lr=np.array([group["lr"] for group in groups], np.float64))
+
+    def _stop(self, k: int) -> None:
+        self.net.stop(k)
+
+    def _values(self, k: int) -> list[np.ndarray]:
+        return [tensor.numpy()[k] for tensor in self.tensors]
+
+    def _outputs(self, rows: Iterable[Tensor]) -> np.ndarray:
+        return evaluate(self.net, rows)
+
+    def _epoch(self, loss: Loss, batches: Batches) -> np.ndarray:
+        net, optimizer, mean = self.net.train(), self.optimizer, loss.members
+        total, ones = np.zeros(len(self.members)), full((len(self.members),), 1.0)
+        orders = self.net.randperm(len(batches)).numpy()
+        for x, y, weight in batches.gathered(orders):
             optimizer.zero_grad()
-            value = mean(net(x), y, weight)
-            value.backward()
+            value = mean(net(x), y, weight, self.generators)
+            value.backward(ones)
             optimizer.step()
-            total += value.item() * len(y)
-        if not math.isfinite(total):
-            raise ValueError(
-                f"the loss became {'NaN' if math.isnan(total) else 'infinite'} in epoch {epoch}; "
-                "use a smaller lr, or look for extreme values in the data"
-            )
+            total += value.numpy() * y.shape[1]
         return total / len(batches)
 
 
-def evaluate(net: Module, rows: Any) -> np.ndarray:
-    """The outputs of a net in evaluation mode for blocks of rows, as one array, computed in the
-    dtype of the rows.
+def _layout(member: Member) -> list[tuple[dict[str, Any], list[int]]]:
+    """The options of each parameter group but the rate, and the places of its parameters."""
+    places = {id(p): k for k, p in enumerate(member.net.parameters())}
+    found = []
+    for group in member.optimizer.param_groups:
+        if any(id(p) not in places for p in group["params"]):
+            raise ValueError("the optimiser has parameters that are not of the net")
+        options = {name: value for name, value in group.items() if name not in ("params", "lr")}
+        found.append((options, [places[id(p)] for p in group["params"]]))
+    return found
+
+
+def trainers_of(members: list[Member]) -> list[Trainer]:
+    """One for all members if they can be stacked, otherwise one for each."""
+    if len(members) > 1:
+        with suppress(TypeError, ValueError):
+            return [StackedTrainer(members)]
+    return [Trainer(member) for member in members]
+
+
+def _raise_unless_finite(losses: np.ndarray, epoch: int) -> None:
+    for value in losses[~np.isfinite(losses)][:1]:
+        raise ValueError(
+            f"the loss became {'NaN' if math.isnan(value) else 'infinite'} in epoch {epoch}; "
+            "use a smaller lr, or look for extreme values in the data"
+        )
+
+
+def evaluate(net: Module, rows: Iterable[Tensor]) -> np.ndarray:
+    """The outputs of a net in evaluation mode for blocks of rows, as one array, with one more axis
+    for an Ensemble; computed in the dtype of the rows.
 
     >>> evaluate(mg.nn.ReLU(), [mg.tensor([[-1.0]]), mg.tensor([[2.0]])])
     array([[0.],
@@ -247,7 +408,8 @@ def evaluate(net: Module, rows: Any) -> np.ndarray:
     """
     net.eval()
     with no_grad():
-        return np.concatenate([functional_call(net, _state(net, x), x).numpy() for x in rows])
+        outputs = [functional_call(net, _state(net, x), x).numpy() for x in rows]
+    return np.concatenate(outputs, -2)
 
 
 def _state(net: Module, x: Tensor) -> dict[str, Tensor]:

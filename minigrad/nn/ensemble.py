@@ -68,7 +68,8 @@ class _Stacked(Module):
             elif stacked is None:
                 self.register_parameter(name, None)
             else:
-                self.register_parameter(name, StackedParameter(stacked))
+                trained = values[0].requires_grad
+                self.register_parameter(name, StackedParameter(stacked, trained))
 
     def extra_repr(self) -> str:
         """That of the plain layer."""
@@ -210,6 +211,13 @@ def _stack_nets(nets: Sequence[Module], path: str, generators: list[Any]) -> Mod
                 f"Ensemble: make() gave nets that differ at {path or 'the top'!r}: {first} for "
                 f"member 0, {net} for member {number}"
             )
+        hooks = [*net._forward_pre_hooks, *net._forward_wrappers, *net._forward_hooks]
+        if hooks or getattr(net, "generator", None) is not None:
+            what = "hooks" if hooks else "a generator of its own"
+            raise TypeError(
+                f"Ensemble: {type(net).__name__} {path!r} has {what}, which the stack would "
+                "ignore; remove them"
+            )
     if type(first) is Sequential:
         prefix = f"{path}." if path else ""
         modules = OrderedDict()
@@ -235,9 +243,10 @@ def _stack_nets(nets: Sequence[Module], path: str, generators: list[Any]) -> Mod
     return layer(nets, path, generators)
 
 
-def _layout(net: Module) -> list[tuple[str, Any, Any]]:
+def _layout(net: Module) -> list[tuple[Any, ...]]:
     members = ((name, getattr(net, name, None)) for name in net._members)
-    return [(name, getattr(m, "shape", None), getattr(m, "dtype", None)) for name, m in members]
+    what = "shape", "dtype", "requires_grad"
+    return [(name, *(getattr(m, each, None) for each in what)) for name, m in members]
 
 
 class Ensemble(Module):
@@ -249,7 +258,7 @@ class Ensemble(Module):
     seeds: K ints. Member k starts as `mg.manual_seed(seeds[k]); make()` does, and draws its dropout
         masks and `randperm` from that generator on; so it trains to the same numbers, to rounding,
         as the plain net with that seed. By default they are drawn from the generator of
-        `mg.manual_seed`.
+        `mg.manual_seed`. A `mg.Generator` in place of a seed is drawn from as it is.
 
     An input (N, ...) of two axes goes to every member, one of three or more, (K, N, ...), has each
     member's own samples; the output is (K, N, ...). `loss` gives one loss per member. Add these and
@@ -258,7 +267,8 @@ class Ensemble(Module):
     `net[k]` is a plain net with the parameters and buffers of member k, and `net[k] = plain` copies
     them back.
 
-    Raises TypeError for a layer that cannot be stacked, ValueError for nets that differ.
+    Raises TypeError for a layer that cannot be stacked, or that has hooks or a generator of its own,
+    ValueError for nets that differ, or that use a parameter twice.
 
     >>> def make():
     ...     return mg.nn.Sequential(mg.nn.Linear(2, 4), mg.nn.BatchNorm1d(4), mg.nn.ReLU())
@@ -283,7 +293,10 @@ class Ensemble(Module):
     active: Tensor
 
     def __init__(
-        self, make: Callable[[], Module], size: int, seeds: Sequence[int] | None = None
+        self,
+        make: Callable[[], Module],
+        size: int,
+        seeds: Sequence[int | rng.Generator] | None = None,
     ) -> None:
         super().__init__()
         self.size = positive(size, "Ensemble: size")
@@ -291,11 +304,17 @@ class Ensemble(Module):
             seeds = rng.generator().integers(2**63, size=self.size).tolist()
         if len(seeds) != self.size:
             raise ValueError(f"Ensemble: expected {self.size} seeds, got {len(seeds)}")
-        whole = [integer(seed, "Ensemble: a seed", 0) for seed in seeds]
-        self.generators = [rng.Generator(seed) for seed in whole]
+        self.generators = [
+            seed
+            if isinstance(seed, rng.Generator)
+            else rng.Generator(integer(seed, "Ensemble: a seed", 0))
+            for seed in seeds
+        ]
         nets = [_make_member(make, generator) for generator in self.generators]
         self._plain = (nets[0],)  # in a tuple, so that it is not a member
         self.net = _stack_nets(nets, "", self.generators)
+        if len(list(self.net.parameters())) != len(list(nets[0].parameters())):
+            raise ValueError("Ensemble: the plain net uses a parameter twice, which a stack cannot")
         self.register_buffer("active", adopt(np.ones(self.size, bool)))
         self._link()
 
