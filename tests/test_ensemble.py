@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -196,6 +197,27 @@ def test_a_copy_stops_its_own_members(twin):
     assert net.active.tolist() == [False, True] and other.active.tolist() == [True, False]
 
 
+def hooked():
+    net = nn.Sequential(OrderedDict(first=nn.Linear(2, 2)))
+    net.first.register_forward_hook(lambda module, inputs, output: output * 2)
+    return net
+
+
+def test_frozen_parameters_stay_frozen_and_generators_are_shared():
+    def make():
+        layer = nn.Linear(2, 2)
+        layer.weight.requires_grad_(False)
+        return layer
+
+    generator = mg.Generator(3)
+    net = nn.Ensemble(make, 2, seeds=[7, generator])
+    assert not net.net.weight.requires_grad and net.net.bias.requires_grad
+    assert not net[1].weight.requires_grad
+    first = net.randperm(50)[1]
+    assert generator.get_state() != mg.Generator(3).get_state()
+    assert (nn.Ensemble(make, 2, seeds=[7, 3]).randperm(50)[1] == first).all()
+
+
 @pytest.mark.parametrize(
     "make, error, message",
     [
@@ -203,9 +225,12 @@ def test_a_copy_stops_its_own_members(twin):
         (lambda: nn.Sequential(nn.Linear(2, 2), nn.GRU(2, 2)), TypeError, "GRU '1' cannot"),
         (lambda: nn.Sequential(nn.Softmax(dim=1)), ValueError, "Softmax '0' has dim=1.* dim=-1"),
         (lambda: 3, TypeError, "must return a Module, got int"),
+        (hooked, TypeError, "Linear 'first' has hooks, which the stack would ignore"),
+        (lambda: nn.Dropout(generator=mg.Generator(0)), TypeError, "has a generator of its own"),
+        (lambda: nn.Sequential(*[nn.Linear(2, 2)] * 2), ValueError, "uses a parameter twice"),
         (lambda: nn.Linear(2, int(mg.randint(2, 9))), ValueError, "nets that differ at 'the top'"),
     ],
-    ids=["conv", "nested", "dim", "no Module", "differ"],
+    ids=["conv", "nested", "dim", "no Module", "hooks", "generator", "twice", "differ"],
 )
 def test_nets_that_cannot_be_stacked(make, error, message):
     with pytest.raises(error, match=message):

@@ -50,6 +50,19 @@ def regressor(**parameters):
     return NetRegressor(**{"hidden": (8,), "max_epochs": 5, "random_state": 0} | parameters)
 
 
+class Unstackable(nn.Module):
+    def __init__(self, n_features, n_outputs):
+        super().__init__()
+        self.inner = nn.Linear(n_features, n_outputs)
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def refuse(members):
+    raise TypeError("not now")
+
+
 def fitted(**parameters):
     return classifier(**parameters).fit(*IRIS)
 
@@ -492,10 +505,14 @@ def test_a_nan_names_its_epoch_and_leaves_the_best_weights():
         regressor(lr=1e30, optimizer="sgd", normalisation=None).fit(X, y)
 
 
-@pytest.mark.parametrize("n_members", [1, 2])
-def test_an_interrupted_fit_leaves_the_best_weights(n_members):
+@pytest.mark.parametrize(
+    "options, kept",
+    [({}, "4"), ({"n_members": 2}, "4, 4"), ({"n_members": 2, "make": Unstackable}, "5, 4")],
+    ids=["one", "together", "one by one"],
+)
+def test_an_interrupted_fit_leaves_the_best_weights(options, kept):
     X, y = DIABETES
-    calls = []
+    calls, n_members = [], options.get("n_members", 1)
 
     def interrupted(output, target):
         calls.append(1)
@@ -503,11 +520,11 @@ def test_an_interrupted_fit_leaves_the_best_weights(n_members):
             raise KeyboardInterrupt
         return (output - target) ** 2
 
-    estimator = regressor(loss=interrupted, n_members=n_members)
-    epochs = "4" if n_members == 1 else "5, 4"
+    estimator = regressor(loss=interrupted, **options)
+    # In this order: pytest.warns checks nothing when a KeyboardInterrupt leaves it.
     with (
+        pytest.warns(match=f"KeyboardInterrupt; the estimator keeps .* of epoch {kept}$"),
         pytest.raises(KeyboardInterrupt),
-        pytest.warns(match=f"KeyboardInterrupt; the estimator keeps .* of epoch {epochs}"),
     ):
         estimator.fit(X, y)
     assert len(estimator.nets_) == n_members and np.isfinite(estimator.predict(X)).all()
@@ -615,6 +632,119 @@ def test_probabilities_of_members_are_averaged():
     assert (estimator.predict(X) == estimator.classes_[each.mean(0).argmax(1)]).all()
     with pytest.raises(ValueError, match="n_members"):
         fitted().predict_proba(X, return_std=True)
+
+
+STACKED = [  # parameters of the estimator, and of fit
+    (NetClassifier, {}, {}),
+    (NetClassifier, {"dropout": 0.3, "schedule": "one_cycle"}, {}),
+    (NetClassifier, {"class_weight": "balanced", "normalisation": "layer"}, {"sample_weight": 1}),
+    (NetClassifier, {"max_epochs": 30, "early_stopping": True, "n_iter_no_change": 2}, {}),
+    (NetClassifier, {"schedule": "plateau", "optimizer": "adamw"}, {}),
+    (NetClassifier, {"optimizer": lambda p: optim.SGD(p, lr=0.1, momentum=0.9)}, {}),
+    (NetRegressor, {"loss": "gaussian", "activation": "gelu"}, {"sample_weight": 1}),
+    (NetRegressor, {"loss": "quantile", "batch_size": 37}, {}),
+    (NetRegressor, {"loss": "poisson", "normalisation": None}, {}),
+    (NetRegressor, {"loss": lambda z, y: (z - y + 0.1 * mg.randn(*z.shape)) ** 2}, {}),
+    (NetRegressor, {"loss": nn.HuberLoss()}, {"sparse": 1}),
+]
+
+
+@pytest.mark.parametrize("kind, options, data", STACKED, ids=[str(k) for k in range(len(STACKED))])
+def test_members_train_together_as_they_do_one_by_one(kind, options, data, monkeypatch):
+    X, y = load_iris(return_X_y=True) if kind is NetClassifier else DIABETES
+    X, y = X[:149], y[:149]  # a last batch of another size
+    if "sparse" in data:
+        X = pytest.importorskip("scipy.sparse").csr_array(X)
+    weight = np.random.default_rng(0).random(149) if "sample_weight" in data else None
+    options = {"hidden": (8, 8), "max_epochs": 6, "random_state": 0, "n_members": 4} | options
+    results = []
+    for stacked in (True, False):
+        if not stacked:
+            monkeypatch.setattr(training, "StackedTrainer", refuse)
+        results.append(kind(**options).fit(X, y, sample_weight=weight))
+    together, one_by_one = results
+    assert together.history_["member"] == one_by_one.history_["member"]
+    for name in ("loss", "val_loss", "val_score", "lr"):
+        np.testing.assert_allclose(
+            together.history_[name], one_by_one.history_[name], 1e-3, 1e-4, err_msg=name
+        )
+    for mine, other in zip(together.nets_, one_by_one.nets_, strict=True):
+        for name, value in other.state_dict().items():
+            found = mine.state_dict()[name].numpy()
+            np.testing.assert_allclose(found, value.numpy(), 1e-3, 1e-3, err_msg=name)
+    if "early_stopping" in options:
+        epochs = np.bincount(together.history_["member"])
+        assert len(set(epochs)) > 1, "members stop by themselves"
+
+
+def test_chunks_and_warm_starts_continue_with_all_members(monkeypatch):
+    X, y = IRIS
+
+    def run():
+        chunks = classifier(n_members=3)
+        for start in (0, 1, 2):
+            chunks.partial_fit(X[start::3], y[start::3], classes=range(3))
+        chunks = pickle.loads(pickle.dumps(chunks)).partial_fit(X, y)
+        warm = classifier(n_members=3, warm_start=True).fit(X, y).fit(X, y)
+        return chunks, warm
+
+    together = run()
+    assert type(together[0]._chunk_trainers[0]) is training.StackedTrainer
+    monkeypatch.setattr(training, "StackedTrainer", refuse)
+    for mine, other in zip(together, run(), strict=True):
+        np.testing.assert_allclose(mine.predict_proba(X), other.predict_proba(X), atol=1e-4)
+        np.testing.assert_allclose(mine.history_["loss"], other.history_["loss"], 1e-4)
+
+
+def frozen(n_features, n_outputs):
+    net = nn.Sequential(nn.Linear(n_features, 5), nn.ReLU(), nn.Linear(5, n_outputs))
+    net[0].weight.requires_grad_(False)
+    return net
+
+
+def hooked(n_features, n_outputs):
+    net = nn.Sequential(nn.Linear(n_features, n_outputs))
+    net[0].register_forward_hook(lambda module, inputs, output: output * 2)
+    return net
+
+
+class Clipped(optim.Adam):
+    """Changes the step for all parameters together, so it cannot serve several members."""
+
+
+@pytest.mark.parametrize(
+    "options, stacked",
+    [
+        ({"make": frozen}, True),
+        ({"make": hooked}, False),
+        ({"make": Unstackable}, False),
+        ({"optimizer": Clipped}, False),
+        ({"optimizer": lambda p: optim.Adam(p, weight_decay=float(mg.rand(())))}, False),
+        ({"optimizer": lambda p: optim.Adam(p, lr=float(mg.rand(())))}, True),
+        ({"optimizer": "schedulefreeadamw"}, False),
+    ],
+)
+def test_members_that_cannot_be_stacked_train_one_by_one(options, stacked, monkeypatch):
+    made = []
+    make = training.StackedTrainer
+    monkeypatch.setattr(training, "StackedTrainer", lambda m: made.append(make(m)) or made[-1])
+    estimator = fitted(n_members=2, **options)
+    assert len(made) == stacked
+    monkeypatch.setattr(training, "StackedTrainer", refuse)
+    expected = fitted(n_members=2, **options)
+    np.testing.assert_allclose(
+        estimator.predict_proba(IRIS[0]), expected.predict_proba(IRIS[0]), atol=1e-4
+    )
+
+
+def test_one_member_whose_loss_is_not_finite_stops_all():
+    X, y = DIABETES
+    rates = iter([1e-3, 1e30])
+    estimator = regressor(n_members=2, optimizer=lambda p: optim.SGD(p, lr=next(rates)))
+    with pytest.raises(ValueError, match="in epoch 1"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        estimator.fit(X, y)
+    assert not hasattr(estimator, "nets_")
 
 
 # ----------------------------------------------------------------------------- names and instances

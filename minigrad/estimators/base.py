@@ -6,8 +6,7 @@ Design note
 1. `nets_` holds pipelines of three Modules, `inputs`, `net` and `outputs`, which map features to
    outputs in the user's own units. `inputs` and `outputs` only shift and scale; `net` is trained on
    data standardised beforehand. So a state dict or an ONNX file of `net_` is complete.
-2. Predictions are computed in float64 although the weights are float32: an operation on both gives
-   float64. So they do not depend on how the rows are divided into blocks.
+2. Predictions of the nets are float32, as the weights are; what follows is computed in float64.
 3. Weights are scaled to a mean of 1 over all samples. Over a batch, a batch of unimportant samples
    would make a full step. Where all data fit one batch, the fit does not depend on the order of the
    rows, and a sample of weight 2 stands in the batch twice, so that it counts twice for BatchNorm
@@ -176,7 +175,7 @@ class NetEstimator(Constructed, BaseEstimator):
 
     # ------------------------------------------------------------------------------------ nets
     def _new_trainers(self, data: Data, first: bool, random: Any) -> list[Trainer]:
-        """The training of the members, with new nets or, unless this is the first fit, their own."""
+        """The training of the members, with new nets at the first fit and their own later."""
         X, y, weight = data
         if first:
             self.__dict__.pop("nets_", None)
@@ -252,9 +251,7 @@ class NetEstimator(Constructed, BaseEstimator):
         weights = None if weight is None else weight.astype(np.float32)
         batches = Batches(rows, self._standardised(y), weights, size)
         members = [member for trainer in trainers for member in trainer.members]
-        validation = None
-        if held is not None:
-            validation = self._validation(held, len(trainers[0].members))
+        validation = None if held is None else self._validation(held)
 
         def schedule(optimizer: Any) -> Any:
             given = None if epochs is None else self.schedule
@@ -301,11 +298,10 @@ class NetEstimator(Constructed, BaseEstimator):
             stacklevel=4,
         )
 
-    def _validation(self, held: Data, at_once: int) -> Validation:
+    def _validation(self, held: Data) -> Validation:
         X, y, weight = held
         y = self._standardised(y)
         rows = Rows(X, self._inputs.centre.numpy(), self._inputs.factor.numpy())
-        rows.step = max(1, rows.step // at_once)
         patience = None
         if self.early_stopping:
             patience = integer(self.n_iter_no_change, "n_iter_no_change", 1)
@@ -346,7 +342,7 @@ class NetEstimator(Constructed, BaseEstimator):
         check_is_fitted(self, "nets_")
         X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
         rows = Rows(X, dtype=np.float64)
-        return np.stack([evaluate(net, rows) for net in self.nets_])
+        return np.stack([evaluate(net, rows) for net in self.nets_], dtype=np.float64)
 
     def _need_members(self, what: str) -> None:
         if len(self.nets_) == 1:

@@ -55,7 +55,6 @@ class Loss:
             values = values.mean(axis=tuple(range(1, values.ndim)))
         return (values * weight).mean()
 
-
     def members(
         self, z: Tensor, y: Tensor, weight: Tensor | None, generators: Sequence[Generator]
     ) -> Tensor:

@@ -401,7 +401,8 @@ _PARAMETERS = """hidden: the sizes of the hidden layers, an int or a tuple.
         of the training data (`nn.recalibrate`).
     warm_start: `fit` goes on from the present weights.
     n_members: train an ensemble of so many nets, each with its own initialisation and order of the
-        data; predictions are the mean.
+        data; predictions are the mean. Those that `nn.Ensemble` takes train in one step, with the
+        same results, to rounding, as one by one.
     random_state: an int makes results repeatable, bit for bit and for any number of processes.
     verbose: 1 shows a progress bar (tqdm)."""
 for _estimator in (NetClassifier, NetRegressor):

@@ -38,6 +38,7 @@ from ..rng import Generator, drawing_from
 from .losses import Loss
 
 CELLS = 2**22  # of the inputs that an evaluation handles at a time
+ROWS = 4096  # that it handles at a time
 
 COLUMNS = ("epoch", "loss", "val_loss", "val_score", "lr", "seconds")  # of the history
 
@@ -56,7 +57,7 @@ class Rows:
     def __init__(self, X: Any, centre: Any = 0.0, factor: Any = 1.0, dtype: Any = np.float32):
         self.X, self.centre, self.factor, self.dtype = X, centre, factor, dtype
         self.sparse = not isinstance(X, np.ndarray)
-        self.step = max(1, min(4096, CELLS // max(1, X.shape[1])))
+        self.step = max(1, min(ROWS, CELLS // max(1, X.shape[1])))
 
     def __len__(self) -> int:
         return int(self.X.shape[0])
@@ -141,7 +142,7 @@ class Batches:
                 buffer = buffers[k, len(chosen[0])]
                 np.take(source, chosen, axis=0, out=buffer._array, mode="clip")
                 batch.append(buffer)
-            yield (*batch, None)[:3]  # type: ignore[misc]
+            yield (*batch, None)[:3]
 
     def _sparse(self, order: np.ndarray) -> Iterator[Any]:
         for piece, (_, y, weight) in zip(self.slices, self.views, strict=True):
@@ -274,7 +275,7 @@ class Trainer:
                 member.net.eval()
             self.optimizer.zero_grad()
 
-    # ------------------------------------------------------ of one net; of several: see the subclass
+    # ----------------------------------------------------- of one net; of several: see the subclass
     def _begin(self) -> None:
         """Continue from the weights of the members."""
 
@@ -355,7 +356,8 @@ class StackedTrainer(Trainer):
         return [tensor.numpy()[k] for tensor in self.tensors]
 
     def _outputs(self, rows: Iterable[Tensor]) -> np.ndarray:
-        return evaluate(self.net, rows)
+        most = max(FEWEST_ROWS, ROWS // len(self.members))
+        return evaluate(self.net, (x[k : k + most] for x in rows for k in range(0, len(x), most)))
 
     def _epoch(self, loss: Loss, batches: Batches) -> np.ndarray:
         net, optimizer, mean = self.net.train(), self.optimizer, loss.members

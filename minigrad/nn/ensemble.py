@@ -267,7 +267,7 @@ class Ensemble(Module):
     `net[k]` is a plain net with the parameters and buffers of member k, and `net[k] = plain` copies
     them back.
 
-    Raises TypeError for a layer that cannot be stacked, or that has hooks or a generator of its own,
+    Raises TypeError for a layer that cannot be stacked, or that has hooks or its own generator,
     ValueError for nets that differ, or that use a parameter twice.
 
     >>> def make():
