@@ -10,9 +10,8 @@ Design note
 3. DataParallel sums the gradients of all ranks in buckets, in the order in which backward completes
    them, while backward goes on. Each parameter enters its layer through a Node of its own,
    `Bucketed`, made just before the layer runs: in backward it comes right after the layer. It
-   copies the gradient into the bucket, and hands on a view of that; the bucket is complete before
-   the gradient is added to `.grad`, since the hooks of the leaves, which run in between, wait for
-   it.
+   moves the gradient into the bucket, and hands on zeros; when backward has come to its end, the
+   hook of the leaf waits for the bucket and adds the mean.
 4. All ranks must start the same collective operations in the same order. Buckets are started in a
    fixed order, whatever order their gradients come in; those that are missing count as zeros.
 """
@@ -24,6 +23,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -226,7 +226,7 @@ class _Bucketed(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        """A view of the bucket, which will hold the mean over all ranks."""
+        """Zeros; the hook of the leaf adds the mean over all ranks."""
         if is_grad_enabled():
             raise RuntimeError(
                 "DataParallel: create_graph=True is not supported; differentiate twice on each "
@@ -273,6 +273,8 @@ class _Buckets:
         self.buckets += [_Bucket(held)] if held else []
         self.of = {index: bucket for bucket in self.buckets for index in bucket.places}
         self.running = False
+        for bucket in self.buckets:
+            bucket.begin()
 
     def add(self, index: int, g: Tensor) -> Tensor:
         """Take a complete gradient; start the reduction of every bucket that is full."""
@@ -291,7 +293,7 @@ class _Buckets:
         bucket.missing.remove(index)
         while self.started < len(self.buckets) and not self.buckets[self.started].missing:
             self.start_next()
-        return adopt(part)
+        return adopt(np.broadcast_to(np.zeros((), part.dtype), part.shape))
 
     def start_next(self) -> None:
         bucket = self.buckets[self.started]
@@ -306,6 +308,15 @@ class _Buckets:
             if bucket.request is not None:
                 bucket.request.Wait()
                 bucket.request = None
+
+    def reduced(self, index: int, g: Tensor) -> Tensor:
+        """The gradient of a leaf: the mean over the ranks, and g, what else it received."""
+        self.finish()
+        bucket, other = self.of[index], g.numpy()
+        if index in bucket.missing:  # not used in a forward of the net
+            return g
+        part = bucket.part(index)
+        return adopt(part + other if other.any() else part)
 
     def finish(self) -> None:
         """End the pass. A parameter that only other ranks used gets their gradient."""
@@ -330,7 +341,7 @@ class DataParallel(Module):
 
     `backward` leaves in `.grad` the mean over the ranks, which for losses that are means over
     batches of one size is the gradient of the whole batch; so optimisers, one on each rank, take
-    the same step. Messages go on while backward computes. Every rank must run forward and backward
+    the same step. A penalty on the parameters themselves is added as it is. Messages go on while backward computes. Every rank must run forward and backward
     equally often. BatchNorm normalises by its rank's samples; `convert_sync_batchnorm` has it take
     those of all ranks. `module` is the net itself; save its `state_dict()`.
 
@@ -367,8 +378,8 @@ class DataParallel(Module):
             }
             if own:
                 module.register_forward_wrapper(_through_buckets(buckets, own))
-        for parameter in parameters:
-            parameter.register_hook(lambda g: buckets.finish())
+        for index, parameter in enumerate(parameters):
+            parameter.register_hook(partial(buckets.reduced, index))
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """What the net computes."""

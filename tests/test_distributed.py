@@ -36,7 +36,7 @@ def job(ranks, name, succeeds=True):
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("name", ["gradcheck", "gradients", "files"])
+@pytest.mark.parametrize("name", ["gradcheck", "gradients", "small", "files"])
 def test_on_several_ranks(name, ranks):
     job(ranks, name)
 

@@ -128,6 +128,35 @@ def gradients():
                 np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), 1e-5, 1e-5, err_msg=name)
 
 
+def small():
+    """Gradients, and parameters after a few steps, of small nets in one bucket: nothing but the
+    end of backward completes it. One has a penalty on its parameters."""
+    x = rng.normal(size=(8 * size, 4)).astype(np.float32)
+    for depth, penalty in ((1, 0.0), (2, 0.0), (2, 0.1)):
+        mg.manual_seed(3)
+        plain = nn.Sequential(*(nn.Linear(4, 4) for _ in range(depth)))
+        copy = nn.Sequential(*(nn.Linear(4, 4) for _ in range(depth)))
+        copy.load_state_dict(plain.state_dict())
+        net = distributed.DataParallel(copy)
+        nets = (plain, mg.tensor(x)), (net, mg.tensor(x[rank::size]))
+        optimizers = [optim.SGD(each.parameters(), lr=0.1) for each, _ in nets]
+        for _ in range(3):
+            for (each, inputs), optimizer in zip(nets, optimizers, strict=True):
+                optimizer.zero_grad()
+                loss = mg.square(each(inputs)).mean()
+                if penalty:
+                    loss = loss + penalty * sum(mg.square(p).sum() for p in each.parameters())
+                loss.backward()
+                optimizer.step()
+            for (name, p), q in zip(plain.named_parameters(), copy.parameters(), strict=True):
+                for mine, other in ((q.grad, p.grad), (q.detach(), p.detach())):
+                    np.testing.assert_allclose(
+                        mine.numpy(), other.numpy(), 1e-5, 1e-6, err_msg=name
+                    )
+        mine = [p.tolist() for p in copy.parameters()]
+        assert all(other == mine for other in distributed.WORLD.allgather(mine))
+
+
 def differ():
     """Nets of other shapes are refused on every rank."""
     try:
