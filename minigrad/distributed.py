@@ -341,9 +341,10 @@ class DataParallel(Module):
 
     `backward` leaves in `.grad` the mean over the ranks, which for losses that are means over
     batches of one size is the gradient of the whole batch; so optimisers, one on each rank, take
-    the same step. A penalty on the parameters themselves is added as it is. Messages go on while backward computes. Every rank must run forward and backward
-    equally often. BatchNorm normalises by its rank's samples; `convert_sync_batchnorm` has it take
-    those of all ranks. `module` is the net itself; save its `state_dict()`.
+    the same step. A penalty on the parameters themselves is added as it is. Messages go on while
+    backward computes. Every rank must run forward and backward equally often. BatchNorm normalises
+    by its rank's samples; `convert_sync_batchnorm` has it take those of all ranks. `module` is the
+    net itself; save its `state_dict()`.
 
     Raises RuntimeError on every rank if the nets differ.
 

@@ -1,6 +1,7 @@
 """Data-parallel training on 2 and 4 ranks, each test a job of its own: `make test-mpi`."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,12 +20,12 @@ MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec")
 pytestmark = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec here")
 
 
-def job(ranks, name, succeeds=True):
+def job(ranks, *arguments, script=HERE / "mpi" / "ranks.py", succeeds=True):
     path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "JOB": f"{os.getpid()}-{ranks}"}
     environment |= {"OPENBLAS_NUM_THREADS": "1", "MINIGRAD_NUM_THREADS": "1"}
     result = subprocess.run(
-        [MPIEXEC, "-n", str(ranks), sys.executable, str(HERE / "mpi" / "ranks.py"), name],
+        [MPIEXEC, "-n", str(ranks), sys.executable, str(script), *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -90,3 +91,18 @@ def test_samplers_share_out_every_sample(length, drop_last):
     assert set(found) <= set(range(length))
     assert drop_last or set(found) == set(range(length))
     assert not drop_last or len(found) == len(set(found)) == length // 4 * 4
+
+
+def test_the_example_gives_the_same_losses_on_two_ranks(tmp_path):
+    for module in ("sklearn", "matplotlib", "tqdm"):
+        pytest.importorskip(module)
+    outputs = []
+    for ranks in (1, 2):
+        path = tmp_path / f"net-{ranks}.npz"
+        script = HERE.parent / "examples" / "train_parallel.py"
+        outputs.append(job(ranks, "--epochs", "2", "--path", str(path), script=script)[0])
+        assert sorted(mg.load(path))[0] == "0.weight"
+    losses = [[float(word) for word in re.findall(r"loss (\S+)", text)] for text in outputs]
+    assert len(losses[0]) == 2 and losses[0][1] < losses[0][0]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert "2 ranks" in outputs[1] and outputs[1].count("test accuracy 0.9") == 1

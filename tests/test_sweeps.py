@@ -1,7 +1,5 @@
 """Sweeps through joblib's backends: the same results, and no more threads than processors."""
 
-# ruff: noqa: E402  # imports after importorskip
-
 from __future__ import annotations
 
 import os
