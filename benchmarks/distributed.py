@@ -95,10 +95,12 @@ def measure(name: str, alpha: float, beta: float, rounds: int) -> None:
                 times["backward"].append(float(np.median(backward)))
     own, both, backward = (low(times[kind]) for kind in times)
     cost = alpha + beta * size if RANKS > 1 else 0.0
-    least, most = own + max(0.0, cost - backward), own + cost  # all hidden by backward; nothing
+    # All of the messages hidden by backward, or nothing.
+    least, most = own + max(0.0, cost - backward), own + cost
+    ratio = np.median(np.divide(times["parallel"], times["plain"]))
     say(
         f"{name:<16} {size / 1e6:6.2f} MB  plain {own * 1e6:8.0f} µs"
-        f"  DataParallel {both * 1e6:8.0f} µs, ratio {np.median(np.divide(times['parallel'], times['plain'])):5.3f}"
+        f"  DataParallel {both * 1e6:8.0f} µs, ratio {ratio:5.3f}"
         f"  model {least * 1e6:.0f} to {most * 1e6:.0f} µs"
     )
 

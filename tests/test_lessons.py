@@ -51,7 +51,7 @@ def lesson(monkeypatch, tmp_path):
 
 
 def test_the_lessons_are_there_with_a_page_of_explanation_each():
-    assert [name[:2] for name in LESSONS] == [f"{k:02}" for k in range(1, 13)]
+    assert [name[:2] for name in LESSONS] == [f"{k:02}" for k in range(1, 14)]
     for name in LESSONS:
         text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
         page = text.split('"""')[1]
@@ -275,3 +275,13 @@ def test_nets_and_trees_on_tables(lesson):
     _, trees, net = found["noise"].mean(axis=0).T
     assert net[-1] > net[0] + 3, "noise hurts a net"
     assert trees[-1] < net[-1], "trees ignore it"
+
+
+def test_an_ensemble_disagrees_where_there_are_no_data(lesson):
+    module, found, _ = lesson("13_ensemble")
+    np.testing.assert_allclose(found["left"], found["right"], atol=1e-12)
+    assert found["losses"].shape == (60, module.MEMBERS)
+    assert (found["losses"][-1] < found["losses"][0] / 3).all()
+    z, spread = found["z"], found["each"].std(axis=0)
+    near, inside = (np.abs(z) > module.GAP[1]) & (np.abs(z) < 3), np.abs(z) < module.GAP[1]
+    assert spread[inside].mean() > 2 * spread[near].mean()
