@@ -356,7 +356,7 @@ class StackedTrainer(Trainer):
         return [tensor.numpy()[k] for tensor in self.tensors]
 
     def _outputs(self, rows: Iterable[Tensor]) -> np.ndarray:
-        most = max(FEWEST_ROWS, ROWS // len(self.members))
+        most = max(1, ROWS // len(self.members))
         return evaluate(self.net, (x[k : k + most] for x in rows for k in range(0, len(x), most)))
 
     def _epoch(self, loss: Loss, batches: Batches) -> np.ndarray:
