@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,11 @@ import minigrad as mg
 
 NAMES = ("digits", "mnist5k", "fashion-mnist")
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
-SIZES = {"digits": (1000, 297, 500), "mnist5k": (3000, 1000, 1000), "fashion-mnist": (5000, 1000, 2000)}
+SIZES = {
+    "digits": (1000, 297, 500),
+    "mnist5k": (3000, 1000, 1000),
+    "fashion-mnist": (5000, 1000, 2000),
+}
 
 
 class DataError(Exception):
@@ -46,6 +50,10 @@ class Data:
     def side(self) -> int:
         """The width and height of an image, in pixels."""
         return round(self.features**0.5)
+
+    def first(self, count: int) -> Data:
+        """The same with the first of the training images only."""
+        return replace(self, train_x=self.train_x[:count], train_y=self.train_y[:count])
 
 
 def load(name: str, folder: str | None = None) -> Data:
@@ -80,7 +88,9 @@ def _mnist5k() -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def _fashion(folder: Path) -> tuple[np.ndarray, np.ndarray, int]:
-    stems = [f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+    stems = [
+        f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+    ]
     train_x, train_y, test_x, test_y = (read_idx(folder, f"{stem}-ubyte") for stem in stems)
     if len(train_x) != len(train_y) or len(test_x) != len(test_y):
         raise DataError(f"fashion-mnist: {folder} holds different numbers of images and labels")

@@ -25,7 +25,7 @@ SEEDS, QUICK_SEEDS = 5, 2
 LIMIT = 180.0  # seconds for an experiment
 
 
-class OutOfTime(Exception):
+class OutOfTimeError(Exception):
     """The experiment took longer than LIMIT."""
 
 
@@ -71,7 +71,7 @@ class Panel:
 
 
 def clearly_above(a: Iterable[float], b: Iterable[float]) -> bool:
-    """Whether the mean of a exceeds that of b by more than two standard errors of the difference."""
+    """Whether mean(a) - mean(b) is more than two standard errors of this difference."""
     a, b = np.asarray(a), np.asarray(b)
     error = math.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b))
     return bool(a.mean() - b.mean() > 2 * error)
@@ -96,10 +96,10 @@ class Lab:
         return quick if self.quick else full
 
     def steps(self, count: int, text: str) -> Iterator[int]:
-        """Range(count) with a progress bar; raises OutOfTime."""
+        """Range(count) with a progress bar; raises OutOfTimeError."""
         for step in tqdm(range(count), desc=text, unit="step", leave=False, mininterval=0.5):
             if time.monotonic() - self.started > self.limit:
-                raise OutOfTime(f"longer than {self.limit:.0f} s, at {text!r}")
+                raise OutOfTimeError(f"longer than {self.limit:.0f} s, at {text!r}")
             yield step
 
     def over_seeds(self, measure: Callable[[int], Any]) -> list[Any]:

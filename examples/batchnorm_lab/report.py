@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..lesson import BLUE, GREEN, GREY, ORANGE, panels
+from ..lesson import BLUE, GREEN, GREY, ORANGE, Figure
 from .lab import NOT_SHOWN, SEEDS, Panel, experiments, read_json
 
 # One colour for an arm throughout. Of "BatchNorm · ReLU" the first part chooses the colour, the
@@ -22,20 +22,21 @@ COLOURS = {
     "InstanceNorm": "tab:brown",
     "RMSNorm": "tab:pink",
     "DynamicTanh": "tab:olive",
-    "dropout": "tab:red",
-    "weight decay": "tab:cyan",
-    "noise after BatchNorm": "tab:cyan",
+    "dropout": "black",
+    "weight decay": "sienna",
+    "noise after BatchNorm": "teal",
     "Gaussian weights": BLUE,  # of a net with BatchNorm, as are the next
     "orthogonal weights": "navy",
     "divided by the variance": "tab:red",
     "BatchNorm after the activation": "navy",
-    "ghost batches of 16": "tab:cyan",
+    "ghost batches of 16": "deepskyblue",
     "running averages": "tab:cyan",
     "recalibrated": BLUE,
-    "the batch's own": "tab:purple",
-    "γ, β only": "navy",
+    "the batch's own": "slateblue",
+    "folded BatchNorm": "navy",
+    "γ and β only": "navy",
+    "γ starts at 1": "navy",
     "output layer only": GREY,
-    "only the output layer": GREY,
 }
 DASHES = ("-", "--", ":", "-.")
 MARKERS = "osD^v"
@@ -47,7 +48,8 @@ def colour(arm: str) -> str:
 
 
 def draw_panel(axis: Any, panel: Panel) -> None:
-    """Means with a band of one standard deviation; a formula is a grey dashed line."""
+    """Means with a band of one standard deviation; a formula is a thin black line."""
+    axis.grid(alpha=0.3)
     words = any(isinstance(place, str) for place in panel.at)
     at = np.arange(len(panel.at)) if words else np.array(panel.at, float)
     lines: dict[str, tuple[str, str]] = {}
@@ -55,28 +57,35 @@ def draw_panel(axis: Any, panel: Panel) -> None:
     for number, (arm, points) in enumerate(panel.arms.items()):
         values = np.array(points, float)
         mean, spread = values.mean(1), values.std(1, ddof=1)
+        low = mean - spread
+        if panel.scales[1] == "log":  # the band stays on the axes
+            low = np.maximum(low, mean / 10)
         kind = arm.partition(" · ")[2]
         if kind not in lines:
             lines[kind] = next(styles)
         dash, marker = lines[kind]
         if words:
             shift = (number - (len(panel.arms) - 1) / 2) * 0.7 / len(panel.arms)
+            bars = np.stack([mean - low, spread])
             axis.errorbar(
-                at + shift, mean, spread, fmt=marker, color=colour(arm), label=arm, capsize=3
+                at + shift, mean, bars, fmt=marker, color=colour(arm), label=arm, capsize=3
             )
             continue
         small = 3 if len(at) > 14 else 4
         axis.plot(at, mean, dash, marker=marker, ms=small, color=colour(arm), label=arm)
-        low = mean - spread
-        if panel.scales[1] == "log":  # the band stays on the axes
-            low = np.maximum(low, mean / 10)
         axis.fill_between(at, low, mean + spread, color=colour(arm), alpha=0.2, lw=0)
-    for dash, (name, formula) in zip(cycle(("--", ":", "-.")), panel.formulas.items(), strict=False):
+    for dash, (name, formula) in zip(
+        cycle(("--", ":", "-.")), panel.formulas.items(), strict=False
+    ):
         axis.plot(at, formula, dash, color="black", lw=1.2, label=name, zorder=3)
     if words:
         axis.set_xticks(at, panel.at)
+        axis.set_xlim(-0.6, len(at) - 0.4)
     else:
         axis.set_xscale(panel.scales[0])
+        if len(at) < 9 and all(isinstance(place, int) for place in panel.at):
+            axis.set_xticks(panel.at, [str(place) for place in panel.at])
+            axis.minorticks_off()
     axis.set_yscale(panel.scales[1])
     axis.set(xlabel=panel.x, ylabel=panel.y, title=panel.title)
     axis.title.set_fontsize(11)
@@ -85,16 +94,22 @@ def draw_panel(axis: Any, panel: Panel) -> None:
 
 def draw(record: dict[str, Any], path: Path) -> None:
     """The picture of an experiment: its panels side by side."""
-    figure, axes = panels(len(record["panels"]), width=5.2, height=4.2)
-    for axis, panel in zip(axes, record["panels"], strict=True):
+    count = len(record["panels"])
+    columns = 2 if count == 4 else min(count, 3)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(5.2 * columns, 4.2 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes[count:]:
+        axis.remove()
+    for axis, panel in zip(axes, record["panels"], strict=False):
         draw_panel(axis, panel)
     figure.savefig(path, dpi=100)
 
 
 def number(value: float) -> str:
-    """Three or four significant digits."""
+    """Three significant digits."""
     if value == 0 or 0.01 <= abs(value) < 10_000:
-        return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}" if value >= 1000 else f"{value:.1f}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     return f"{value:.1e}"
 
 
@@ -112,10 +127,11 @@ def mean_and_spread(values: list[float]) -> str:
 def table(panel: Panel) -> list[str]:
     """A panel as a table of Markdown; of many points, a few."""
     columns = [*panel.arms, *panel.formulas]
-    shown = sorted({round(i) for i in np.linspace(0, len(panel.at) - 1, min(len(panel.at), 9))})
+    shown = sorted({round(i) for i in np.linspace(0, len(panel.at) - 1, min(len(panel.at), 12))})
     lines = [f"| {panel.x} | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns)]
     for i in shown:
-        place = panel.at[i] if isinstance(panel.at[i], str) else number(panel.at[i])
+        place = panel.at[i]
+        place = " ".join(place.split()) if isinstance(place, str) else number(place)
         cells = [mean_and_spread(points[i]) for points in panel.arms.values()]
         cells += [number(formula[i]) for formula in panel.formulas.values()]
         lines.append(f"| {place} | {' | '.join(cells)} |")
@@ -142,10 +158,12 @@ def write(folder: Path) -> Path:
     """Write REPORT.md and the pictures from the JSON files in `folder`."""
     rows, sections = [], []
     for name, module in experiments().items():
-        path = folder / f"{module.__name__[-len(name) - 4:]}.json"
+        path = folder / f"{module.__name__[-len(name) - 4 :]}.json"
         claim = module.CLAIM
         anchor = "".join(
-            c for c in f"{claim.number}. {claim.text}".lower().replace(" ", "-") if c.isalnum() or c in "-_"
+            c
+            for c in f"{claim.number}. {claim.text}".lower().replace(" ", "-")
+            if c.isalnum() or c in "-_"
         )
         if not path.is_file():
             rows.append(f"| {claim.number} | {claim.text} | {NOT_SHOWN}: not run |")
@@ -160,11 +178,11 @@ def write(folder: Path) -> Path:
     lines = [
         "# Batch normalisation: the claims and the experiments",
         "",
-        "Written by `python -m examples.batchnorm_lab`, from seeds that are fixed. A mean is clearly",
-        "above another if they differ by more than two standard errors of the difference over",
-        f"{SEEDS} seeds. Every arm of an experiment gets the same search: its learning rate is the",
-        "best of the same list on validation images; test images are used once, for the numbers",
-        "here. An experiment whose arms did not all finish shows nothing.",
+        "Written by `python -m examples.batchnorm_lab`, from seeds that are fixed. A mean is",
+        "clearly above another if they differ by more than two standard errors of the difference",
+        f"over {SEEDS} seeds. Every arm of an experiment gets the same search: its learning rate",
+        "is the best of one list on validation images; the numbers here are of test images. An",
+        "experiment whose arms did not all finish shows nothing.",
         "",
         "| # | claim | verdict |",
         "|--:|---|---|",

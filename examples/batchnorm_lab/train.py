@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ def mlp(
 ) -> nn.Sequential:
     """Linear layers of these sizes; between them the norm, if any, and the activation."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for n_in, n_out in pairwise(sizes[:-1]):
         layers += [nn.Linear(n_in, n_out), *([norm(n_out)] if norm else []), activation()]
     return nn.Sequential(*layers, nn.Linear(*sizes[-2:]))
 
@@ -105,8 +106,12 @@ def fit(
     seed: int,
     x: mg.Tensor | None = None,
     y: mg.Tensor | None = None,
+    watch: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Train one plain net on x, y (default: the training images); the loss of each step."""
+    """Train one plain net on x, y (default: the training images); the loss of each step.
+
+    `watch` is called with the number of steps taken, from 0 on.
+    """
     x, y = lab.data.train_x if x is None else x, lab.data.train_y if y is None else y
     random, losses = np.random.default_rng(seed), []
     per_epoch = max(len(x) // batch, 1)
@@ -114,9 +119,13 @@ def fit(
         if step % per_epoch == 0:
             order = mg.tensor(random.permutation(len(x)))
         index = order[step % per_epoch * batch :][:batch]
+        if watch:
+            watch(step)
         loss = MEASURE(net(x[index]), y[index])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
+    if watch:
+        watch(steps)
     return losses
