@@ -13,19 +13,20 @@ from .train import BATCHNORM, NONE, mlp, train
 CLAIM = Claim(
     number=2,
     text="It allows higher learning rates",
-    source="Ioffe & Szegedy (2015), section 3.3; measured by Bjorck et al. (2018). For least squares "
-    "it is a theorem of Cai, Li & Shen (2019): gradient descent with BatchNorm converges at any rate "
-    "of the weights, plain gradient descent only below 2/λ, with λ the largest eigenvalue of the "
-    "Hessian.",
-    setup="Left: networks with two hidden layers of 64 ReLU, 300 steps of plain SGD at batch 60, for "
-    "rates over five decades. Right: full-batch gradient descent on least squares in 20 dimensions, "
-    "eigenvalues from 0.01 to 1, in float64, 3,000 steps; with BatchNorm the prediction is a·BN(w·x) "
-    "and the rate of a is 1. The dashed line is the exact excess loss of plain descent, "
-    "½ Σ λᵢ (1 − ηλᵢ)²ᵗ cᵢ². Values above 10⁴ are drawn at 10⁴.",
+    source="Ioffe & Szegedy (2015), section 3.3; measured by Bjorck et al. (2018). For least "
+    "squares it is a theorem of Cai, Li & Shen (2019): gradient descent with BatchNorm converges "
+    "at any rate of the weights, plain gradient descent only below 2/λ, with λ the largest "
+    "eigenvalue of the Hessian.",
+    setup="Left: networks with two hidden layers of 64 ReLU, 300 steps of plain SGD at batch 60, "
+    "for rates over five decades. Right: full-batch gradient descent on least squares in 20 "
+    "dimensions, eigenvalues from 0.01 to 1, in float64, 3,000 steps; with BatchNorm the "
+    "prediction is a·BN(w·x) and the rate of a is 1. The dashed line is the exact excess loss of "
+    "plain descent, ½ Σ λᵢ (1 − ηλᵢ)²ᵗ cᵢ². Values above 10⁴ are drawn at 10⁴.",
     shows="The range of rates that train is wider, and at the edge where plain descent diverges "
-    "nothing happens to BatchNorm: a large step makes ‖w‖ large, and that makes the next step small.",
-    limits="To converge at any rate is not to converge soon: at 10⁴ times the plain limit the excess "
-    "loss falls, but slowly. The best accuracy over all rates is a different question.",
+    "nothing happens to BatchNorm: a large step makes ‖w‖ large, and that makes the next step "
+    "small.",
+    limits="To converge at any rate is not to converge soon: at 10⁴ times the plain limit the "
+    "excess loss falls, but slowly. The best accuracy over all rates is a different question.",
 )
 DIMENSIONS, SAMPLES, CEILING = 20, 100, 1e4
 
@@ -95,13 +96,20 @@ def run(lab: Lab) -> list[Panel]:
         found = train(lab, arm, lambda norm=norm: mlp(sizes, norm), list(rates), steps)
         arms[arm] = found.test.tolist()
     images = Panel(
-        f"{steps} steps on {lab.data.name}", "learning rate", "test accuracy, %",
-        list(rates), arms, scales=("log", "linear"),
-    )  # fmt: skip
+        f"{steps} steps on {lab.data.name}",
+        "learning rate",
+        "test accuracy, %",
+        list(rates),
+        arms,
+        scales=("log", "linear"),
+    )
     rates = np.concatenate(
-        [lab.pick(np.geomspace(1e-3, 1, 7), np.array([0.1, 1.0])), [1.98, 2.02],
-         lab.pick(np.geomspace(10, 1e4, 7), np.array([10.0, 1e4]))]
-    )  # fmt: skip
+        [
+            lab.pick(np.geomspace(1e-3, 1, 7), np.array([0.1, 1.0])),
+            [1.98, 2.02],
+            lab.pick(np.geomspace(10, 1e4, 7), np.array([10.0, 1e4])),
+        ]
+    )
     steps = lab.pick(3000, 1000)
     found = {
         arm: np.array([descend(s, rates, steps, normed) for s in lab.seeds]).T
@@ -111,12 +119,15 @@ def run(lab: Lab) -> list[Panel]:
     return [
         images,
         Panel(
-            f"least squares, {steps} steps", "learning rate · largest eigenvalue",
-            "loss / loss at the start", list(rates),
+            f"least squares, {steps} steps",
+            "learning rate · largest eigenvalue",
+            "loss / loss at the start",
+            list(rates),
             {arm: np.clip(f, 1e-30, CEILING).tolist() for arm, f in found.items()},
-            {"no norm, exact": np.clip(exact, 1e-30, CEILING).tolist()}, ("log", "log"),
+            {"no norm, exact": np.clip(exact, 1e-30, CEILING).tolist()},
+            ("log", "log"),
         ),
-    ]  # fmt: skip
+    ]
 
 
 def judge(panels: list[Panel]) -> tuple[str, str]:
@@ -131,8 +142,9 @@ def judge(panels: list[Panel]) -> tuple[str, str]:
     diverges = bool((squares.mean(NONE)[above] >= CEILING).all())
     wider = trained[BATCHNORM][0] > trained[NONE][0]
     text = (
-        f"Within 5 points of its best accuracy BatchNorm ({trained[BATCHNORM][2]:.1f} %) stays up to "
-        f"a rate of {trained[BATCHNORM][0]:.2g} over {trained[BATCHNORM][1]:.1f} decades, the net "
+        f"Within 5 points of its best accuracy BatchNorm ({trained[BATCHNORM][2]:.1f} %) stays up "
+        f"to a rate of {trained[BATCHNORM][0]:.2g} over {trained[BATCHNORM][1]:.1f} decades, "
+        f"the net "
         f"without ({trained[NONE][2]:.1f} %) up to {trained[NONE][0]:.2g} over "
         f"{trained[NONE][1]:.1f}. On least squares the loss falls at every rate with BatchNorm: "
         f"{'yes' if descends else 'no'}; without, it diverges at every rate above 2/λ: "

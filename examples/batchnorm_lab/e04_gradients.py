@@ -17,20 +17,22 @@ CLAIM = Claim(
     number=4,
     text="It keeps gradients stable through depth",
     source="Ioffe & Szegedy (2015), section 3.3. Against it, for wide nets at initialisation: "
-    "Yang et al. (2019), who find that BatchNorm multiplies the squared gradient by (B−2)/(B−3) per "
-    "linear layer and, for large batches, by π/(π−1) per ReLU layer. Meterez et al. (2024): not with "
-    "orthogonal weights.",
+    "Yang et al. (2019), who find that BatchNorm multiplies the squared gradient by (B−2)/(B−3) "
+    "per linear layer and, for large batches, by π/(π−1) per ReLU layer. Meterez et al. (2024): "
+    "not with orthogonal weights.",
     setup="From the left: the squared norm of the gradient of a weight, by layer, in nets of 20 "
     "layers of 100 units with PyTorch's initialisation, over that of the last hidden layer, on 60 "
     "images. Then nets without training, Gaussian inputs, a random cotangent, float64: growth of "
     "‖∂L/∂x‖² per layer of linear nets (width 1,000, 12 layers) against batch size B, and of ReLU "
-    "nets (layers 3 to 12 of 20). Last: linear nets of width 32 at batch 40, with "
-    "Gaussian and with orthogonal weights.",
-    shows="Without BatchNorm the gradients of sigmoid nets vanish; with it they do not. But it does "
-    "not make them constant: they grow from layer to layer towards the input at the rates of the "
-    "formulas. Orthogonal weights stop the growth in linear nets.",
+    "nets (layers 3 to 12 of 20). Last: linear nets of width 32 at batch 40, with Gaussian and "
+    "with orthogonal weights.",
+    shows="Without BatchNorm the gradients of sigmoid nets vanish; with it they do not. But it "
+    "does not make them constant: they grow from layer to layer towards the input at the rates of "
+    "the formulas. Orthogonal weights stop the growth in linear nets.",
     limits="All this is before the first step of training. With saturating activations and with "
-    "residual connections the rates are others.",
+    "residual connections the rates are others. The formulas are for wide nets: at width 32 "
+    "Gaussian weights let gradients grow much faster where the layers' outputs have become nearly "
+    "parallel.",
 )
 ACTIVATIONS: dict[str, Any] = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "ReLU": nn.ReLU}
 
@@ -95,9 +97,13 @@ def run(lab: Lab) -> list[Panel]:
             found = [weight_gradients(lab, s, norm, activation, depth) for s in lab.seeds]
             arms[f"{arm} · {name}"] = np.maximum(np.array(found).T, 1e-40).tolist()
     layers = Panel(
-        "weights of a net on images, before training", "layer", "‖∂L/∂W‖² / that of the last layer",
-        list(range(2, depth + 1)), arms, scales=("linear", "log"),
-    )  # fmt: skip
+        "weights of a net on images, before training",
+        "layer",
+        "‖∂L/∂W‖² / that of the last layer",
+        list(range(2, depth + 1)),
+        arms,
+        scales=("linear", "log"),
+    )
 
     width, depth = lab.pick((1000, 12), (300, 6))
     batches = lab.pick([6, 8, 12, 16, 32, 64], [8, 16, 32])
@@ -105,32 +111,49 @@ def run(lab: Lab) -> list[Panel]:
         over_seeds(lambda r, b=b: growth(squared_gradients(r, b, width, depth))) for b in batches
     ]
     linear = Panel(
-        "linear layers", "batch size B", "growth of ‖∂L/∂x‖² per layer", batches,
-        {BATCHNORM: found}, {"(B−2)/(B−3)": [linear_rate(b) for b in batches]}, ("log", "linear"),
-    )  # fmt: skip
+        "linear layers",
+        "batch size B",
+        "growth of ‖∂L/∂x‖² per layer",
+        batches,
+        {BATCHNORM: found},
+        {"(B−2)/(B−3)": [linear_rate(b) for b in batches]},
+        ("log", "linear"),
+    )
 
-    depth, tail = lab.pick((20, 12), (12, 6))  # the first layers see Gaussian inputs, not those of a ReLU
+    depth, tail = lab.pick(
+        (20, 12), (12, 6)
+    )  # the first layers see Gaussian inputs, not those of a ReLU
     batches = lab.pick([8, 16, 32, 64, 128], [8, 64])
     found = [
         over_seeds(lambda r, b=b: growth(squared_gradients(r, b, width, depth, mg.relu)[2:tail]))
         for b in batches
     ]
     relu = Panel(
-        "ReLU layers", "batch size B", "growth of ‖∂L/∂x‖² per layer", batches,
-        {BATCHNORM: found}, {"π/(π−1), B → ∞": [RELU_RATE] * len(batches)}, ("log", "linear"),
-    )  # fmt: skip
+        "ReLU layers",
+        "batch size B",
+        "growth of ‖∂L/∂x‖² per layer",
+        batches,
+        {BATCHNORM: found},
+        {"π/(π−1), B → ∞": [RELU_RATE] * len(batches)},
+        ("log", "linear"),
+    )
 
     depth = lab.pick(200, 60)
     arms = {}
     for arm, orthogonal in (("Gaussian weights", False), ("orthogonal weights", True)):
-        found = over_seeds(lambda r, o=orthogonal: squared_gradients(r, 40, 32, depth, orthogonal=o))
+        found = over_seeds(
+            lambda r, o=orthogonal: squared_gradients(r, 40, 32, depth, orthogonal=o)
+        )
         arms[arm] = [list(column[::-1] / column[-1]) for column in found]
     every = max(depth // 20, 1)
     deep = Panel(
-        "linear, width 32, batch 40", "layers from the output", "‖∂L/∂x‖² / that of the last layer",
+        "linear, width 32, batch 40",
+        "layers from the output",
+        "‖∂L/∂x‖² / that of the last layer",
         list(range(0, depth, every)),
-        {arm: np.array(f).T[::every].tolist() for arm, f in arms.items()}, scales=("linear", "log"),
-    )  # fmt: skip
+        {arm: np.array(f).T[::every].tolist() for arm, f in arms.items()},
+        scales=("linear", "log"),
+    )
     return [layers, linear, relu, deep]
 
 
@@ -150,8 +173,9 @@ def judge(panels: list[Panel]) -> tuple[str, str]:
             for n in ACTIVATIONS
         )
         + f". Growth per linear layer is within {100 * error:.1f} % of (B−2)/(B−3); per ReLU layer "
-        f"it is {last:.3f} at batch {relu.at[-1]}, and π/(π−1) = {RELU_RATE:.3f}. Over {deep.at[-1]} "
-        f"linear layers it is {gaussian:.2g} with Gaussian and {orthogonal:.2g} with orthogonal "
+        f"it is {last:.3f} at batch {relu.at[-1]}, and π/(π−1) = {RELU_RATE:.3f}. Over "
+        f"{deep.at[-1]} linear layers it is {gaussian:.2g} with Gaussian and {orthogonal:.2g} "
+        f"with orthogonal "
         "weights."
     )
     if len(steadier) == len(ACTIVATIONS) and linear.mean(BATCHNORM).max() <= 1:

@@ -16,12 +16,12 @@ CLAIM = Claim(
     source="Ioffe & Szegedy (2015), algorithm 1. At least one article in circulation says the "
     "variance.",
     setup="Left: the variance of (x − μ)/σ and of (x − μ)/σ² for a Gaussian batch of 1,000 in "
-    "float64, against the standard deviation σ of x; dashed, 1/σ². Right: nets with two hidden layers "
-    "of 64 ReLU, 300 steps of SGD at batch 60, weights drawn at different scales; for each scale and "
-    "arm the best of four rates on validation images.",
-    shows="Var(x/σ) = 1 whatever σ is. Var(x/σ²) = 1/σ², which is 1 only for σ = 1: dividing by the "
-    "variance does not normalise, it turns small values into large ones. The output then depends on "
-    "the scale of the weights, which it should not.",
+    "float64, against the standard deviation σ of x; dashed, 1/σ². Right: nets with two hidden "
+    "layers of 64 ReLU, 300 steps of SGD at batch 60, weights drawn at different scales; for each "
+    "scale and arm the best of four rates on validation images.",
+    shows="Var(x/σ) = 1 whatever σ is. Var(x/σ²) = 1/σ², which is 1 only for σ = 1: dividing by "
+    "the variance does not normalise, it turns small values into large ones. The output then "
+    "depends on the scale of the weights, which it should not.",
     limits="At a scale of weights where σ is near 1 a net may train with either. γ can repair the "
     "scale of a channel, at first by luck and later by training.",
 )
@@ -55,10 +55,17 @@ def output_variance(norm: type[nn.Module], sd: float, seed: int) -> float:
 def run(lab: Lab) -> list[Panel]:
     sds = [0.01, 0.1, 1.0, 10.0, 100.0]
     exact = Panel(
-        "variance of the output", "standard deviation σ of the input", "variance of the output", sds,
-        {a: [[output_variance(n, sd, s) for s in lab.seeds] for sd in sds] for a, n in NORMS.items()},
-        {"1/σ²": [sd**-2 for sd in sds]}, ("log", "log"),
-    )  # fmt: skip
+        "variance of the output",
+        "standard deviation σ of the input",
+        "variance of the output",
+        sds,
+        {
+            a: [[output_variance(n, sd, s) for s in lab.seeds] for sd in sds]
+            for a, n in NORMS.items()
+        },
+        {"1/σ²": [sd**-2 for sd in sds]},
+        ("log", "log"),
+    )
     scales = lab.pick([0.01, 0.1, 1.0, 10.0, 100.0], [0.01, 1.0])
     rates, steps = lab.pick([0.001, 0.01, 0.1, 1.0], [0.01, 0.1]), lab.pick(300, 60)
     found: dict[str, list[list[float]]] = {arm: [] for arm in NORMS}
@@ -85,9 +92,13 @@ def run(lab: Lab) -> list[Panel]:
             best = max(tried, key=lambda accuracies: accuracies[0].mean())
             found[arm].append(list(best[1]))
     trained = Panel(
-        f"{steps} steps on {lab.data.name}", "scale of the first weights (1: PyTorch's)",
-        "test accuracy, %", scales, found, scales=("log", "linear"),
-    )  # fmt: skip
+        f"{steps} steps on {lab.data.name}",
+        "scale of the first weights (1: PyTorch's)",
+        "test accuracy, %",
+        scales,
+        found,
+        scales=("log", "linear"),
+    )
     return [exact, trained]
 
 
@@ -102,8 +113,9 @@ def judge(panels: list[Panel]) -> tuple[str, str]:
         if clearly_above(trained.values(BATCHNORM, s), trained.values(VARIANCE, s))
     ]
     text = (
-        f"The variance of the output is 1 for the standard deviation ({'yes' if unit else 'no'}) and "
-        f"1/σ² for the variance ({'yes' if inverse else 'no'}), to 9 digits. Trained, the accuracy "
+        f"The variance of the output is 1 for the standard deviation ({'yes' if unit else 'no'}) "
+        f"and 1/σ² for the variance ({'yes' if inverse else 'no'}), to 9 digits. Trained, the "
+        f"accuracy "
         f"with the standard deviation is between {trained.mean(BATCHNORM).min():.1f} and "
         f"{trained.mean(BATCHNORM).max():.1f} %, with the variance between "
         f"{trained.mean(VARIANCE).min():.1f} and {trained.mean(VARIANCE).max():.1f} %; clearly "

@@ -15,18 +15,19 @@ from .train import BATCHNORM, MEASURE, NONE
 CLAIM = Claim(
     number=14,
     text="The loss does not depend on the scale of the weights",
-    source="Ioffe & Szegedy (2015), section 3.3; its consequences for training: van Laarhoven (2017), "
-    "Arora, Li & Lyu (2019).",
+    source="Ioffe & Szegedy (2015), section 3.3; its consequences for training: van Laarhoven "
+    "(2017), Arora, Li & Lyu (2019).",
     setup="A net with one hidden layer of 50 tanh, in float64, BatchNorm with ε = 0, 200 images. "
-    "L is the cross-entropy, w the weights of the hidden layer. From the left: the cosine between w "
-    "and ∇L; the largest difference between c·∇L(cw) and ∇L(w), over the largest element of ∇L(w); "
-    "and ‖w‖ under plain SGD at a rate of 1, with the dashed line √(‖w₀‖² + Σ η²‖∇L‖²), which follows "
-    "from w·∇L = 0.",
+    "L is the cross-entropy, w the weights of the hidden layer. From the left: the cosine between "
+    "w and ∇L; the largest difference between c·∇L(cw) and ∇L(w), over the largest element of "
+    "∇L(w); and ‖w‖ under plain SGD at a rate of 1, with the dashed line √(‖w₀‖² + Σ η²‖∇L‖²), "
+    "which follows from w·∇L = 0.",
     shows="L(cw) = L(w), therefore w·∇L = 0 and ∇L(cw) = ∇L(w)/c, to machine precision. Under "
     "plain SGD ‖w‖ cannot shrink; its growth lowers the rate at which the direction of w turns, "
     "η/‖w‖².",
     limits="With ε > 0, as in practice, it is true only where the variance is far above ε. Weight "
-    "decay or momentum can shrink ‖w‖. The last layer has no BatchNorm behind it and keeps its scale.",
+    "decay or momentum can shrink ‖w‖. The last layer has no BatchNorm behind it and keeps its "
+    "scale.",
 )
 IMAGES, WIDTH = 200, 50
 
@@ -70,7 +71,9 @@ def run(lab: Lab) -> list[Panel]:
 
     def cosine(p: Problem) -> float:
         w, gradient = p.first.weight.numpy(), p.gradient(p.first.weight)
-        return max(abs(float((w * gradient).sum())) / np.linalg.norm(w) / np.linalg.norm(gradient), 1e-20)
+        return max(
+            abs(float((w * gradient).sum())) / np.linalg.norm(w) / np.linalg.norm(gradient), 1e-20
+        )
 
     def scaling(p: Problem, c: float) -> float:
         plain, scaled = p.gradient(p.first.weight), c * p.gradient(p.first.weight.detach() * c)
@@ -83,21 +86,33 @@ def run(lab: Lab) -> list[Panel]:
     predicted = np.mean([prediction for _, prediction in walks[BATCHNORM]], axis=0)
     return [
         Panel(
-            "is ∇L orthogonal to w?", "", "|w·∇L| / (‖w‖ ‖∇L‖)", ["at the start"],
+            "is ∇L orthogonal to w?",
+            "",
+            "|w·∇L| / (‖w‖ ‖∇L‖)",
+            ["at the start"],
             {arm: [[cosine(p) for p in some]] for arm, some in problems.items()},
             scales=("linear", "log"),
         ),
         Panel(
-            "is ∇L(cw) = ∇L(w)/c?", "c", "largest relative difference", constants,
-            {arm: [[scaling(p, c) for p in some] for c in constants] for arm, some in problems.items()},
+            "is ∇L(cw) = ∇L(w)/c?",
+            "c",
+            "largest relative difference",
+            constants,
+            {
+                arm: [[scaling(p, c) for p in some] for c in constants]
+                for arm, some in problems.items()
+            },
             scales=("log", "log"),
         ),
         Panel(
-            "does ‖w‖ shrink?", "step", "‖w‖", every,
+            "does ‖w‖ shrink?",
+            "step",
+            "‖w‖",
+            every,
             {arm: np.array([w for w, _ in some]).T[every].tolist() for arm, some in walks.items()},
             {"√(‖w₀‖² + Σ η²‖∇L‖²)": predicted[every].tolist()},
         ),
-    ]  # fmt: skip
+    ]
 
 
 def judge(panels: list[Panel]) -> tuple[str, str]:

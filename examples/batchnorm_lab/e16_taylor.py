@@ -13,15 +13,16 @@ from .train import BATCHNORM, MEASURE, NONE, mlp
 CLAIM = Claim(
     number=16,
     text="It blocks the first-order and part of the second-order terms of the loss",
-    source="Zhou et al., AAAI 2024: the gradient of the first-order Taylor term with respect to the "
-    "input of BatchNorm is zero, and so is that of the diagonal of the second-order term, if all "
-    "samples have the same loss function.",
-    setup="A loss ℓ(y) of 8 features: cross-entropy behind a layer of 16 tanh, float64. A batch of 32 "
-    "samples x, and y = BN(x)γ + β with ε = 0, or y = xγ + β. Σ ℓ(yᵢ) is expanded about the mean ȳ "
-    "of the batch with gradient g and Hessian H from automatic differentiation: Σ (yᵢ−ȳ)·g, "
-    "½ Σ Σ H_dd (yᵢ−ȳ)_d², the same with the other elements of H, and the rest. Drawn: the norm of "
-    "each term's gradient with respect to x, over that of the whole loss. Left with one class for all "
-    "samples, right with each sample's own, where g and H are those of the sample.",
+    source="Zhou et al., AAAI 2024: the gradient of the first-order Taylor term with respect to "
+    "the input of BatchNorm is zero, and so is that of the diagonal of the second-order term, if "
+    "all samples have the same loss function.",
+    setup="A loss ℓ(y) of 8 features: cross-entropy behind a layer of 16 tanh, float64. A batch "
+    "of 32 samples x, and y = BN(x)γ + β with ε = 0, or y = xγ + β. Σ ℓ(yᵢ) is expanded about the "
+    "mean ȳ of the batch with gradient g and Hessian H from automatic differentiation: Σ "
+    "(yᵢ−ȳ)·g, ½ Σ Σ H_dd (yᵢ−ȳ)_d², the same with the other elements of H, and the rest. Drawn: "
+    "the norm of each term's gradient with respect to x, over that of the whole loss. Left with "
+    "one class for all samples, right with each sample's own, where g and H are those of the "
+    "sample.",
     shows="For one class Σ (yᵢ−ȳ) = 0 and Σ (yᵢ−ȳ)_d² = Nγ_d² whatever x is: terms that are "
     "constant have no gradient. The off-diagonal second-order term and the rest pass.",
     limits="The condition matters: with different classes in a batch the first-order term passes "
@@ -45,7 +46,10 @@ def gradients(seed: int, normed: bool, shared: bool) -> tuple[list[np.ndarray], 
     mg.manual_seed(seed)
     head = mlp([FEATURES, 16, CLASSES], None, nn.Tanh).double()
     classes = random.integers(CLASSES, size=1 if shared else SAMPLES)
-    gamma, beta = mg.tensor(random.normal(1, 0.3, FEATURES)), mg.tensor(random.normal(size=FEATURES))
+    gamma, beta = (
+        mg.tensor(random.normal(1, 0.3, FEATURES)),
+        mg.tensor(random.normal(size=FEATURES)),
+    )
     x = mg.tensor(2 + random.normal(size=(SAMPLES, FEATURES)), requires_grad=True)
     y = features(x, gamma, beta, normed)
     center = y.mean(axis=0).detach()
@@ -86,9 +90,15 @@ def run(lab: Lab) -> list[Panel]:
                 found.append(np.maximum(sizes, 1e-20))
             arms[arm] = np.array(found).T.tolist()
         panels.append(
-            Panel(title, "term of the loss", "‖∇ₓ term‖ / ‖∇ₓ loss‖", TERMS, arms,
-                  scales=("linear", "log"))
-        )  # fmt: skip
+            Panel(
+                title,
+                "term of the loss",
+                "‖∇ₓ term‖ / ‖∇ₓ loss‖",
+                TERMS,
+                arms,
+                scales=("linear", "log"),
+            )
+        )
     return panels
 
 
@@ -96,9 +106,11 @@ def judge(panels: list[Panel]) -> tuple[str, str]:
     shared, own = (panel.mean(BATCHNORM) for panel in panels)
     plain = panels[0].mean(NONE)
     text = (
-        f"Samples of one class: first order {shared[0]:.1e}, diagonal of the second {shared[1]:.1e}, "
-        f"off-diagonal {shared[2]:.2f}, rest {shared[3]:.2f} of the whole gradient; without BatchNorm "
-        f"{plain[0]:.2f}, {plain[1]:.2f}, {plain[2]:.2f}, {plain[3]:.2f}. With the samples' own "
+        f"Samples of one class: first order {shared[0]:.1e}, diagonal of the second "
+        f"{shared[1]:.1e}, off-diagonal {shared[2]:.2f}, rest {shared[3]:.2f} of the whole "
+        f"gradient; "
+        f"without BatchNorm {plain[0]:.2f}, {plain[1]:.2f}, {plain[2]:.2f}, {plain[3]:.2f}. "
+        f"With the samples' own "
         f"classes the first-order term has {own[0]:.2f}: the claim holds under its condition only."
     )
     blocked = shared[:2].max() < 1e-9 and shared[2:].min() > 1e-3 and plain.min() > 1e-3
