@@ -49,7 +49,7 @@ def trained_part(net: nn.Sequential, arm: str) -> list[mg.Tensor]:
 
 def run(lab: Lab) -> list[Panel]:
     data, steps = lab.data, lab.pick(200, 30)
-    widths, rates = lab.pick([4, 8, 16], [4]), lab.pick([0.01, 0.03, 0.1], [0.03])
+    widths, rates = lab.pick([4, 8, 16], [4]), lab.pick([0.01, 0.03, 0.1, 0.3], [0.03])
     times = sorted({round(t) for t in np.geomspace(5, steps, 7)})
     accuracies: dict[str, list[list[float]]] = {}
     curves: dict[str, list[list[float]]] = {}

@@ -36,6 +36,7 @@ COLOURS = {
     "folded BatchNorm": "navy",
     "γ and β only": "navy",
     "γ starts at 1": "navy",
+    "BatchNorm, separate batches": "tab:red",
     "output layer only": GREY,
 }
 DASHES = ("-", "--", ":", "-.")
