@@ -20,8 +20,8 @@ CLAIM = Claim(
     "Yang et al. (2019), who find that BatchNorm multiplies the squared gradient by (B−2)/(B−3) "
     "per linear layer and, for large batches, by π/(π−1) per ReLU layer. Meterez et al. (2024): "
     "not with orthogonal weights.",
-    setup="From the left: the squared norm of the gradient of a weight, by layer, in nets of 20 "
-    "layers of 100 units with PyTorch's initialisation, over that of the last hidden layer, on 60 "
+    setup="In order: the squared norm of the gradient of a weight, by layer, in nets of 20 layers "
+    "of 100 units with PyTorch's initialisation, over that of the last hidden layer, on 60 "
     "images. Then nets without training, Gaussian inputs, a random cotangent, float64: growth of "
     "‖∂L/∂x‖² per layer of linear nets (width 1,000, 12 layers) against batch size B, and of ReLU "
     "nets (layers 3 to 12 of 20). Last: linear nets of width 32 at batch 40, with Gaussian and "

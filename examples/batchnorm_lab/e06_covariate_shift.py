@@ -22,10 +22,10 @@ CLAIM = Claim(
     setup="Nets with three hidden layers of 64 tanh, 300 steps of SGD at batch 60, each arm at "
     "the best of four rates on validation images. The noisy arm adds N(m, s²) to every output of "
     "BatchNorm in training, with m from −1 to 1 and s from 0 to 1 drawn anew for each unit at "
-    "each step. From the left: the 15th, 50th and 85th percentile of the input of a unit of the "
-    "last hidden layer in training mode; how far the means of that layer's units move per step, "
-    "over their standard deviation; test accuracy; how much the gradient of a batch of 200 "
-    "changes over a step of length 0.1 along it, relative; 25 linear layers of 64 units.",
+    "each step. In order: the 15th, 50th and 85th percentile of the input of a unit of the last "
+    "hidden layer in training mode; how far the means of that layer's units move per step, over "
+    "their standard deviation; test accuracy; how much the gradient of a batch of 200 changes "
+    "over a step of length 0.1 along it, relative; 25 linear layers of 64 units.",
     shows="Two questions that are often mixed: whether BatchNorm makes the inputs of a unit "
     "steadier, and whether that is why training is faster. The noise makes them unsteady by "
     "design.",

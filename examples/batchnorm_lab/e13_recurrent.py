@@ -17,7 +17,7 @@ CLAIM = Claim(
     source="Cooijmans et al. (2016): statistics of their own for each time step, and scales that "
     "start at γ = 0.1, because with unit variance tanh saturates and gradients vanish.",
     setup="Images read in pieces (8×8 pixels: 2 at a time, so 32 steps; larger images: row by "
-    "row) by an LSTM of 24 units, whose last output is classified. 200 steps of Adam at batch 60, "
+    "row) by an LSTM of 24 units, whose last output is classified. 500 steps of Adam at batch 60, "
     "each arm at the better of two rates on validation images. Right: the norm of the gradient "
     "with respect to the hidden state at each time, before training, over that at the last.",
     shows="Whether BatchNorm at every time step helps an LSTM, and what γ at the start does to "
@@ -65,7 +65,7 @@ def state_gradients(lab: Lab, seed: int, piece: int, gamma: float) -> np.ndarray
 def run(lab: Lab) -> list[Panel]:
     features = lab.data.features
     piece = 2 if lab.data.side <= 8 else lab.data.side
-    steps, rates = lab.pick(200, 10), lab.pick([3e-3, 1e-2], [1e-2])
+    steps, rates = lab.pick(500, 10), lab.pick([3e-3, 1e-2], [1e-2])
     gammas = {BATCHNORM: 0.1, ONE: 1.0, NONE: None}
     trained = {
         arm: [

@@ -19,13 +19,15 @@ CLAIM = Claim(
     setup="Pendulum (swing up a pole with too weak a motor; the equations of Gym's Pendulum-v1, "
     "in NumPy): an actor with tanh output and exploration noise of 0.2, two critics, the smaller "
     "of which is the target, 64-64 ReLU, Adam at 0.001 with β₁ = 0.5, batch 64, one update per "
-    "step after 400 random ones, discount 0.98, no target nets in any arm. The naive arm passes "
-    "(s, a) and (s′, a′) through the critic one after the other, each normalised by its own "
-    "statistics. All seeds train in one Ensemble.",
+    "step after 400 random ones, rewards times 0.1, discount 0.98, no target nets in any arm. The "
+    "naive arm passes (s, a) and (s′, a′) through the critic one after the other, each normalised "
+    "by its own statistics. All seeds train in one Ensemble.",
     shows="The return of an episode of 200 steps, without and with BatchNorm in the critics, and "
     "what the naive way does.",
     limits="One easy task, one rate for all arms, a deterministic actor instead of the soft "
-    "actor-critic of the paper. Acrobot is not tested.",
+    "actor-critic of the paper. The outcome depends on the scale of the rewards: without the "
+    "factor of 0.1 the naive way came out best (−473 ± 260 in the last 5 of 20 episodes, against "
+    "−1150 ± 509 with BatchNorm in one batch and −1045 ± 137 without). Acrobot is not tested.",
 )
 NAIVE = "BatchNorm, separate batches"
 EPISODE, BATCH, DISCOUNT, NOISE = 200, 64, 0.98, 0.2
@@ -110,7 +112,7 @@ def returns(lab: Lab, arm: str, episodes: int) -> np.ndarray:
         else:
             both = critic(mg.concat([now, then], axis=1))
             q, following = both[:, :BATCH], both[:, BATCH:].detach()
-        target = r + DISCOUNT * mg.minimum(following[:count], following[count:])
+        target = 0.1 * r + DISCOUNT * mg.minimum(following[:count], following[count:])
         loss = mg.square(q - twice(target)).mean(axis=(1, 2)).sum()
         of_critic.zero_grad()
         loss.backward()
@@ -128,7 +130,7 @@ def returns(lab: Lab, arm: str, episodes: int) -> np.ndarray:
 
 
 def run(lab: Lab) -> list[Panel]:
-    episodes = lab.pick(20, 3)
+    episodes = lab.pick(25, 3)
     arms = {arm: returns(lab, arm, episodes).tolist() for arm in (BATCHNORM, NONE, NAIVE)}
     return [
         Panel(
