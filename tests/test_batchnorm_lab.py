@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gzip
 import math
@@ -376,6 +377,7 @@ def test_a_clear_difference():
 
 def test_a_record_survives_json(tmp_path, data):
     record, panels = quick("taylor")
+    record = copy.deepcopy(record)
     write_json(record, tmp_path / "e16_taylor.json")
     again = read_json(tmp_path / "e16_taylor.json")
     for old, new in zip(panels, again["panels"], strict=True):
@@ -383,7 +385,6 @@ def test_a_record_survives_json(tmp_path, data):
     record["panels"][0]["arms"][BATCHNORM][0][0] = math.nan
     write_json(record, tmp_path / "e16_taylor.json")
     assert not read_json(tmp_path / "e16_taylor.json")["panels"][0].finished(2)
-    record["panels"][0]["arms"][BATCHNORM][0][0] = 1.0
 
 
 def test_members_of_a_sweep_start_alike_and_rates_are_chosen_by_validation(data):
@@ -391,7 +392,6 @@ def test_members_of_a_sweep_start_alike_and_rates_are_chosen_by_validation(data)
     found = train(lab, "", lambda: mg.nn.Sequential(mg.nn.Linear(64, 10)), [0.0, 1e-3, 0.5], 30)
     assert found.test.shape == found.validation.shape == (3, 2) and found.best == 2
     start = found.net[0][0].weight.numpy()
-    plain = mg.nn.Sequential(mg.nn.Linear(64, 10))
     mg.manual_seed(0)
     plain = mg.nn.Sequential(mg.nn.Linear(64, 10))
     np.testing.assert_array_equal(start, plain[0].weight.numpy())  # a rate of 0 leaves it so
@@ -418,6 +418,19 @@ def test_the_published_report_is_whole():
         assert record["reason"] in text and module.CLAIM.setup in text, f"{stem} is out of date"
 
 
+@pytest.mark.parametrize("name", ["scale", "taylor"])
+def test_published_numbers_are_found_again(name, data):
+    record = perform(name, Lab(data))
+    stem = experiments()[name].__name__.rpartition(".")[2]
+    published = read_json(ROOT / "examples" / "batchnorm_lab" / "report" / f"{stem}.json")
+    assert record["verdict"] == published["verdict"]
+    for new, old in zip(record["panels"], published["panels"], strict=True):
+        for arm, points in old.arms.items():
+            spread = np.std(points, axis=1, ddof=1) + 1e-9
+            difference = np.mean(new["arms"][arm], axis=1) - old.mean(arm)
+            assert (np.abs(difference) <= spread).all(), (old.title, arm)
+
+
 # ---------------------------------------------------------------------------------- bad input
 def test_names_and_numbers_of_experiments():
     assert find("2") == find("rates") == "rates"
@@ -434,9 +447,16 @@ def test_names_and_numbers_of_experiments():
         (["--publish", "--quick"], "--publish goes with a full run"),
     ],
 )
-def test_bad_arguments_take_one_line(arguments, words):
+def test_bad_arguments_take_one_line(arguments, words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+
+
+def test_the_module_runs_as_a_program():
     done = subprocess.run(
-        [sys.executable, "-m", "examples.batchnorm_lab", *arguments],
+        [sys.executable, "-m", "examples.batchnorm_lab", "nonsense"],
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -445,8 +465,7 @@ def test_bad_arguments_take_one_line(arguments, words):
         timeout=120,
         check=False,
     )
-    assert done.returncode == 2 and words in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.returncode == 2 and done.stderr.startswith("batchnorm_lab: no experiment")
 
 
 def idx(values):
