@@ -13,7 +13,7 @@ from .train import BATCHNORM, NONE, mlp, train
 CLAIM = Claim(
     number=3,
     text="Training depends less on the initial weights",
-    source="Ioffe & Szegedy (2015), section 1: one can be “less careful about initialization”.",
+    source="Ioffe & Szegedy (2015), abstract: one can be “less careful about initialization”.",
     setup="Nets with three hidden layers of 64 ReLU. The weights of the hidden layers are "
     "PyTorch's times a factor from 0.001 to 1,000. 300 steps of plain SGD at batch 60; for each "
     "factor and arm the best of four rates on validation images.",

@@ -19,7 +19,7 @@ CLAIM = Claim(
     source="Wu & He (2018), who propose GroupNorm for small batches; RMSNorm: Zhang & Sennrich "
     "(2019); a tanh instead of a norm in transformers: Zhu et al. (2025).",
     setup="Left: nets with two hidden layers of 64 ReLU. Middle: a CNN with convolutions of 8 and "
-    "16 channels, each with the norm and ReLU. Both: five passes over 1,000 images at each batch "
+    "16 channels, each with the norm and ReLU. Both: three passes over 1,000 images at each batch "
     "size, SGD with momentum 0.9 at a rate proportional to the batch size (as Wu & He), the "
     "better of two constants on validation images. LayerNorm and RMSNorm are over all values of a "
     "sample, GroupNorm in four groups. Right: a transformer encoder of one layer that reads an "
@@ -109,7 +109,7 @@ def best_of(
 def run(lab: Lab) -> list[Panel]:
     side, images = lab.data.side, 1000
     lab = dataclasses.replace(lab, data=lab.data.first(images))
-    sizes, epochs = lab.pick([2, 4, 16, 128], [2, 32]), lab.pick(5, 1)
+    sizes, epochs = lab.pick([2, 4, 16, 128], [2, 32]), lab.pick(3, 1)
     constants = lab.pick([0.01, 0.05], [0.05])
     norms = lab.pick(NORMS, {arm: NORMS[arm] for arm in (BATCHNORM, "GroupNorm")})
 

@@ -17,13 +17,14 @@ CLAIM = Claim(
     source="Cooijmans et al. (2016): statistics of their own for each time step, and scales that "
     "start at γ = 0.1, because with unit variance tanh saturates and gradients vanish.",
     setup="Images read in pieces (8×8 pixels: 2 at a time, so 32 steps; larger images: row by "
-    "row) by an LSTM of 24 units, whose last output is classified. 500 steps of Adam at batch 60, "
+    "row) by an LSTM of 24 units, whose last output is classified. 300 steps of Adam at batch 60, "
     "each arm at the better of two rates on validation images. Right: the norm of the gradient "
     "with respect to the hidden state at each time, before training, over that at the last.",
     shows="Whether BatchNorm at every time step helps an LSTM, and what γ at the start does to "
     "the gradients that flow back through time.",
-    limits="Sequences of 32 steps; published ones have 784. A step in time with BatchNorm is many "
-    "operations here, the plain LSTM one: equal steps are not equal time.",
+    limits="Sequences of 32 steps and a short training, at whose end the seeds differ by several "
+    "points. A step in time with BatchNorm is many operations here, the plain LSTM one: equal "
+    "steps are not equal time.",
 )
 ONE = "γ starts at 1"
 HIDDEN = 24
@@ -65,7 +66,7 @@ def state_gradients(lab: Lab, seed: int, piece: int, gamma: float) -> np.ndarray
 def run(lab: Lab) -> list[Panel]:
     features = lab.data.features
     piece = 2 if lab.data.side <= 8 else lab.data.side
-    steps, rates = lab.pick(500, 10), lab.pick([3e-3, 1e-2], [1e-2])
+    steps, rates = lab.pick(300, 10), lab.pick([3e-3, 1e-2], [1e-2])
     gammas = {BATCHNORM: 0.1, ONE: 1.0, NONE: None}
     trained = {
         arm: [

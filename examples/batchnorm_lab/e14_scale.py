@@ -27,7 +27,7 @@ CLAIM = Claim(
     "η/‖w‖².",
     limits="With ε > 0, as in practice, it is true only where the variance is far above ε. Weight "
     "decay or momentum can shrink ‖w‖. The last layer has no BatchNorm behind it and keeps its "
-    "scale.",
+    "scale. Without BatchNorm ‖w‖ grows here too, but by no law.",
 )
 IMAGES, WIDTH = 200, 50
 
