@@ -22,9 +22,10 @@ CLAIM = Claim(
     "with respect to the hidden state at each time, before training, over that at the last.",
     shows="Whether BatchNorm at every time step helps an LSTM, and what γ at the start does to "
     "the gradients that flow back through time.",
-    limits="Sequences of 32 steps and a short training, at whose end the seeds differ by several "
-    "points. A step in time with BatchNorm is many operations here, the plain LSTM one: equal "
-    "steps are not equal time.",
+    limits="Sequences of 32 steps and a short training: after 200 steps instead of 300 the arms "
+    "did not differ clearly (74.8, 71.8 and 72.3 %). With γ = 1 gradients do not vanish here, "
+    "they grow towards the start. A step in time with BatchNorm is many operations here, the "
+    "plain LSTM one: equal steps are not equal time.",
 )
 ONE = "γ starts at 1"
 HIDDEN = 24
