@@ -328,7 +328,7 @@ class StackedTrainer(Trainer):
         kind = type(self.members[0].optimizer)
         if getattr(optim, kind.__name__, None) is not kind or not kind.rule:
             raise TypeError(f"{kind.__name__} has no compiled rule that works on members")
-        first, *others = [_layout(member) for member in self.members]
+        first, *others = [_options_of(member) for member in self.members]
         if any(other != first for other in others):
             raise ValueError("the optimisers of the members differ in more than their rates")
         stacked = list(self.net.parameters())
@@ -372,7 +372,7 @@ class StackedTrainer(Trainer):
         return total / len(batches)
 
 
-def _layout(member: Member) -> list[tuple[dict[str, Any], list[int]]]:
+def _options_of(member: Member) -> list[tuple[dict[str, Any], list[int]]]:
     """The options of each parameter group but the rate, and the places of its parameters."""
     places = {id(p): k for k, p in enumerate(member.net.parameters())}
     found = []
@@ -385,7 +385,8 @@ def _layout(member: Member) -> list[tuple[dict[str, Any], list[int]]]:
 
 
 def trainers_of(members: list[Member]) -> list[Trainer]:
-    """One for all members if they can be stacked, otherwise one for each."""
+    """One for all members if they can be stacked, otherwise one for each. What cannot be stacked is
+    said by `nn.Ensemble` and `StackedTrainer` alone, and is not an error here."""
     if len(members) > 1:
         with suppress(TypeError, ValueError):
             return [StackedTrainer(members)]
