@@ -657,7 +657,8 @@ def test_members_train_together_as_they_do_one_by_one(kind, options, data, monke
         X = pytest.importorskip("scipy.sparse").csr_array(X)
     weight = np.random.default_rng(0).random(149) if "sample_weight" in data else None
     options = {"hidden": (8, 8), "max_epochs": 6, "random_state": 0, "n_members": 4} | options
-    results = []
+    results, stopped, stop = [], [], nn.Ensemble.stop
+    monkeypatch.setattr(nn.Ensemble, "stop", lambda *a: stopped.append(a[1]) or stop(*a))
     for stacked in (True, False):
         if not stacked:
             monkeypatch.setattr(training, "StackedTrainer", refuse)
@@ -675,6 +676,7 @@ def test_members_train_together_as_they_do_one_by_one(kind, options, data, monke
     if "early_stopping" in options:
         epochs = np.bincount(together.history_["member"])
         assert len(set(epochs)) > 1, "members stop by themselves"
+        assert set(stopped) == set(np.flatnonzero(epochs < 30))
 
 
 def test_chunks_and_warm_starts_continue_with_all_members(monkeypatch):
@@ -684,7 +686,10 @@ def test_chunks_and_warm_starts_continue_with_all_members(monkeypatch):
         chunks = classifier(n_members=3)
         for start in (0, 1, 2):
             chunks.partial_fit(X[start::3], y[start::3], classes=range(3))
-        chunks = pickle.loads(pickle.dumps(chunks)).partial_fit(X, y)
+        chunks = pickle.loads(pickle.dumps(chunks))
+        for p in chunks.nets_[1].net.parameters():  # weights of the user's count
+            p.detach().copy_(p.detach() * 0.5)
+        chunks.partial_fit(X, y)
         warm = classifier(n_members=3, warm_start=True).fit(X, y).fit(X, y)
         return chunks, warm
 
