@@ -10,7 +10,7 @@ operations, and second order works as everywhere else.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import compress, pairwise
+from itertools import accumulate, compress, pairwise
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ class _Joint:
         """Attach the outputs, which have no graph yet, to this one."""
         self.shapes = [y.shape for y in outputs]
         self.dtypes = [y.dtype for y in outputs]
-        self.offsets = np.cumsum([0, *(y.size for y in outputs)]).tolist()
+        self.offsets = list(accumulate((y.size for y in outputs), initial=0))
         whole = self.node = attach_op(self.ops[0], NOTHING, tuple(inputs), (self,))
         parts = [self.part(y, k) for k, y in enumerate(outputs)]
         self.node = NOTHING  # the Node holds this call, not the reverse
