@@ -41,6 +41,7 @@ LAYOUTS = {  # the shape of x, of the weights (None: numbers), and the axes
     "BatchNorm": ((7, 3), (3,), (0,)),
     "BatchNorm, rows by fours": ((8, 40), (40,), (0,)),
     "BatchNorm, more rows": ((11, 9), (9,), (0,)),
+    "BatchNorm, rows in parts": ((1031, 260), (260,), (0,)),
     "BatchNorm without weights": ((7, 3), None, (0,)),
     "BatchNorm, 4-d": ((2, 3, 4, 5), (3, 1, 1), (0, 2, 3)),
     "BatchNorm, 4-d, without weights": ((2, 3, 4, 5), None, (0, 2, 3)),
@@ -222,7 +223,7 @@ def test_a_large_mean_does_not_cancel_the_variance(shape, axes):
 
 @pytest.mark.parametrize(
     "shapes",
-    [((700, 2000), (2000,), (1,)), ((1200, 1000), (1000,), (0,)), ((700, 4, 500), (4, 1), (2,))],
+    [((700, 2000), (2000,), (1,)), ((1201, 1000), (1000,), (0,)), ((700, 4, 500), (4, 1), (2,))],
 )
 def test_the_number_of_threads_does_not_change_a_bit(shapes):
     inputs, found = inputs_of(shapes, np.float32), []

@@ -13,7 +13,10 @@ Design note
 4. Each operation rounds to the precision of the data, as in the definition. Sums, the products that
    they add, and everything between a sum and `narrow` are double. The gradient may reorder factors
    and terms, and multiply by a reciprocal.
-5. `python -m minigrad._core.fast.derive normalise planes` prints a formula's loops for a layout.
+5. Threads divide the places of the statistics. Statistics of columns have no places that are
+   contiguous, and stripes of columns are slow (two threads took 2.4 times as long as one), so there
+   threads divide the rows of each pass, called a phase, and what follows the sums runs on one.
+6. `python -m minigrad._core.fast.derive normalise planes` prints a formula's loops for a layout.
 """
 # mypy: ignore-errors
 
@@ -349,7 +352,7 @@ class Writer:
 
     def loop(self, axis, begin="0", end=""):
         """A loop over an axis; if threads divide the axis, over the range of the function."""
-        if axis == (self.layout.shared or self.vector)[0]:
+        if axis == (self.layout.shared or self.layout.axes)[0] and not end:
             begin, end = "start", "stop"
         return self.block(
             f"for (ptrdiff_t {axis} = {begin}; {axis} < {end or axis.upper()}; {axis}++)"
@@ -415,13 +418,22 @@ class Writer:
         self.put(*(f"MG_CLOSE({name}, {name}_low);" for name in scalars if blocks))
         self.known.update(s for s in sums if self.is_scalar(s))
 
+    @contextmanager
+    def phase(self, number):
+        """Lines of one phase: an even one is divided among threads."""
+        with self.block(f"if (phase == {number} || phase == MG_ALL)"):
+            yield
+
     def add_rows(self, sums):
         """The pass that adds rows to sums in arrays, four rows at a time, for a quarter of the
-        traffic to the arrays."""
+        traffic to the arrays. Each part of the rows has arrays of its own."""
         (row, axis), (terms, symbols) = self.inner, self.terms(sums)
-        head = f"for (ptrdiff_t {row}0 = 0, rows; {row}0 < {row.upper()}; {row}0 += rows)"
-        with self.block(head):
-            self.put(f"rows = {row.upper()} - {row}0 < 4 ? 1 : 4;")
+        for name in terms:
+            own = f"{name}_at + part * {len(self.arrays)} * {axis.upper()}"
+            self.put(f"double *MG_RESTRICT {name}_own = {own};")
+            self.put(f"memset({name}_own, 0, {axis.upper()} * sizeof(double));")
+        with self.block(f"for (ptrdiff_t {row}0 = start, rows; {row}0 < stop; {row}0 += rows)"):
+            self.put(f"rows = stop - {row}0 < 4 ? 1 : 4;")
             for rows in (4, 1):
                 with self.block("if (rows == 4)" if rows == 4 else "else"):
                     self.put(self.layout.simd)
@@ -431,7 +443,15 @@ class Writer:
                         with self.loop(row, f"{row}0", f"{row}0 + {rows}"):
                             self.define(s for s in symbols if row in s.axes)
                             self.put(*(f"{name}_part += {x};" for name, x in terms.items()))
-                        self.put(*(f"{name}_at[{axis}] += {name}_part;" for name in terms))
+                        self.put(*(f"{name}_own[{axis}] += {name}_part;" for name in terms))
+
+    def add_parts(self, sums):
+        """The sums of all parts, added to those of the first."""
+        places = self.vector.upper()
+        for name in (self.names[s] for s in sums):
+            with self.block("for (ptrdiff_t q = 1; q < parts; q++)"), self.loop(self.vector):
+                part = f"{name}_at[q * {len(self.arrays)} * {places} + {self.vector}]"
+                self.put(f"{name}_at[{self.vector}] += {part};")
 
     def run_level(self, level):
         """The sums of a level, and what depends on them for all elements."""
@@ -445,7 +465,8 @@ class Writer:
             at = index(across[0].axes)
             self.nest(self.inner, symbols, [f"{n}_at[{at}] += {x};" for n, x in terms.items()])
         elif across:
-            self.add_rows(across)
+            with self.phase(2 * level):
+                self.add_rows(across)
         scalars = [s for s in now if s.op != "sum" and self.is_scalar(s)]
         self.define(scalars)
         self.known.update(scalars)
@@ -454,7 +475,13 @@ class Writer:
         done = [s for s in here + across * (not self.layout.shared) if s in self.results.values()]
         if arrays or done:
             ends = dict.fromkeys(arrays + done)
-            self.nest(self.vector, self.needed(ends, here), self.stores(done, arrays))
+            with self.phase(2 * level + 1):  # no layout with shared axes comes here
+                self.add_parts(across)
+                self.nest(self.vector, self.needed(ends, here), self.stores(done, arrays))
+
+    def phases(self):
+        """The last phase."""
+        return 0 if self.layout.shared else 2 * max(self.level.values()) + 2
 
     def function(self, name):
         """The whole function."""
@@ -464,8 +491,9 @@ class Writer:
         pointers = [(n, s, "in") for n, s in self.given.items() if s.op != "number"]
         pointers += [(n, s, "out") for n, s in self.results.items()]
         numbers = [s for s in self.given.values() if s.op == "number"]
-        head = "    const double *numbers, double *work, ptrdiff_t start, ptrdiff_t stop)"
-        with self.block(head):
+        head = "    const double *numbers, double *work, ptrdiff_t start, ptrdiff_t stop, "
+        head = head if layout.shared else head.replace("start", "part").replace("stop", "parts")
+        with self.block(f"{head}int phase)"):
             for k, axis in enumerate(layout.axes):
                 self.put(f"const ptrdiff_t {axis.upper()} = extents[{k}];")
             for k, (n, s, suffix) in enumerate(pointers):
@@ -475,12 +503,15 @@ class Writer:
             for k, s in enumerate(numbers):
                 if s in used:
                     self.put(f"const {self.real} {s.name} = ({self.real}) numbers[{k}];")
-            begin, length = ("", places) if layout.shared else (" + start", "(stop - start)")
+            if not layout.shared:
+                rows = layout.axes[0].upper()
+                self.put(f"const ptrdiff_t start = {rows} / 4 * part / parts * 4;")
+                self.put(f"const ptrdiff_t stop = MG_STOP({rows}, part, parts);")
             for k, s in enumerate(self.arrays):
                 kind, at = self.kind(s), f"{self.names[s]}_at"
                 self.put(f"{kind} *MG_RESTRICT {at} = ({kind} *) (work + {k} * {places});")
-                if s.op == "sum":
-                    self.put(f"memset({at}{begin}, 0, {length} * sizeof(double));")
+                if s.op == "sum" and layout.shared:
+                    self.put(f"memset({at}, 0, {places} * sizeof(double));")
             with ExitStack() as loops:
                 for axis in layout.shared:
                     loops.enter_context(self.loop(axis))
@@ -491,7 +522,8 @@ class Writer:
                     self.run_level(level)
                 full = [s for s in self.results.values() if s.axes == layout.axes]
                 stores = self.stores(full)
-                with self.block(f"if ({stores[0].partition('[')[0]} != NULL)"):
+                last = f" && (phase == {self.phases()} || phase == MG_ALL)" * (not layout.shared)
+                with self.block(f"if ({stores[0].partition('[')[0]} != NULL{last})"):
                     self.nest(self.inner, self.needed(full), stores)
                 if layout.shared:
                     self.put(*self.stores([s for s in self.results.values() if self.is_scalar(s)]))
@@ -549,12 +581,13 @@ def of_formula(name, layout):
 
 
 def written(name, layout, real):
-    """The forward and backward in one precision, and the number of work arrays of each."""
+    """The forward and backward in one precision, with the numbers of work arrays and phases."""
     loops, both = of_formula(name, LAYOUTS[layout]), []
     for pair, direction in ((loops.forward, "forward"), (loops.backward, "backward")):
         writer = Writer(LAYOUTS[layout], real, *pair)
         suffix = "f32" if real == "float" else "f64"
-        both.append((writer.function(f"{name}_{layout}_{direction}_{suffix}"), len(writer.arrays)))
+        text = writer.function(f"{name}_{layout}_{direction}_{suffix}")
+        both.append((text, f"{len(writer.arrays)}, {writer.phases()}"))
     return both
 
 

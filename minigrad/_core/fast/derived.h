@@ -30,14 +30,18 @@
 #define mg_abs_f64 fabs
 
 /* arrays: the inputs, then the results. extents: the sizes of the axes. The loop runs from `start` up to,
- * but not including, `stop` along the axis that is divided among threads. */
+ * but not including, `stop` along the axis that is divided among threads; for columns, it runs one phase (or
+ * MG_ALL) of part `start` of `stop` parts of the rows. */
 typedef void (*MG_Loop)(void **arrays, const ptrdiff_t *extents, const double *numbers, double *work,
-                        ptrdiff_t start, ptrdiff_t stop);
+                        ptrdiff_t start, ptrdiff_t stop, int phase);
+
+#define MG_ALL 0
+#define MG_STOP(rows, part, parts) ((part) + 1 == (parts) ? (rows) : (rows) / 4 * ((part) + 1) / (parts) * 4)
 
 typedef struct {
     MG_Loop forward[2], backward[2]; /* in float and in double */
     int kept;                        /* statistics that forward writes and backward reads */
-    int forward_work, backward_work; /* doubles per element of a weight */
+    int forward_work, forward_phases, backward_work, backward_phases; /* work: doubles per element of a weight */
 } MG_Loops;
 
 typedef struct {

@@ -9,9 +9,9 @@ Design note
 2. The axes that are reduced, and those that the weights vary along, make the layout (`find_layout`), so
    that few loops serve tensors of any shape. Where no layout fits, but one does for each item of a leading
    axis that the weights have too (the members of an `nn.Ensemble`), the loop runs for each item. Threads
-   divide the places of the statistics, or the items. What is summed across places, the gradients of the
-   weights of rows, is summed in as many parts as the size says, not in as many as there are threads, so
-   that its bits do not depend on that.
+   divide the places of the statistics, or the items, or the rows of a pass over columns. What is summed
+   across the parts of threads is summed in as many parts as the size says, not in as many as there are
+   threads, so that its bits do not depend on that.
 3. Gradients of gradients, which need a graph, run the function itself and differentiate that.
 """
 cimport cython
@@ -21,7 +21,7 @@ from numpy cimport (NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_N
                     PyArray_TYPE, ndarray, npy_intp)
 
 from .accelerate cimport Shortcut
-from .loops cimport contiguous, elements, empty, recycle, share_work, start_of
+from .loops cimport IN_PARTS, contiguous, elements, empty, recycle, share_work, start_of
 from .strides cimport MAXDIMS
 from ..engine.graph cimport Op, Tensor, frozen, observed, record, recording, wrap
 
@@ -39,11 +39,12 @@ cdef extern from "vecmath.h":
 
 cdef extern from "derived.h" nogil:
     ctypedef void (*MG_Loop)(void** arrays, npy_intp* extents, double* numbers, double* work,
-                             npy_intp start, npy_intp stop) noexcept
+                             npy_intp start, npy_intp stop, int phase) noexcept
+    int MG_ALL
     ctypedef struct MG_Loops:
         MG_Loop forward[2]
         MG_Loop backward[2]
-        int kept, forward_work, backward_work
+        int kept, forward_work, forward_phases, backward_work, backward_phases
     ctypedef struct MG_Formula:
         const char* name
         int weights, results
@@ -64,7 +65,7 @@ cdef enum:
     MAX_ARRAYS = 24
     PART = 1 << 16              # elements in each partial sum of the gradient of a weight
     MOST_PARTS = 16
-    STRIPE = 32                 # columns that are worth a thread
+    TALL = 64                   # rows that are worth sums of their own
     FEW = 8                     # columns: if there are fewer, each is read on its own
     TINY = 4                    # elements below which a row (a plane: up to which it) is tiny; more than ...
     MANY = 256                  # ... this many of them run as primitives
@@ -141,7 +142,8 @@ cdef bint find_layout_from(View* view, int first, ndarray x, ndarray weight,
         for d in range(3): view.extents[d] = planes[d]
         if planes[2] == 1: view.layout = FEW_COLUMNS if planes[1] < FEW else COLUMNS
         else: view.layout = SHORT_PLANES if planes[2] < SHORT else PLANES
-        view.divided = view.statistics = view.weights = planes[1]
+        view.statistics = view.weights = planes[1]
+        view.divided = 1 if view.layout == COLUMNS else planes[1]
     return as_rows or as_planes
 
 
@@ -155,6 +157,7 @@ cdef struct Job:                # a loop, to be run for all places of all items
     double* work
     npy_intp divided
     npy_intp slabs, slab        # partial sums, and the doubles of each; 0: no such sum
+    int phase, phases           # of sums over rows
 
 
 cdef void run_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
@@ -166,15 +169,26 @@ cdef void run_part(void* data, npy_intp part, npy_intp parts) noexcept nogil:
         for q in range(start_of(part, parts, job.items), start_of(part + 1, parts, job.items)):
             for k in range(job.count):
                 arrays[k] = NULL if job.arrays[k] == NULL else <char*> job.arrays[k] + q * job.steps[k]
-            job.loop(arrays, job.extents, job.numbers, job.work + q * job.work_step, 0, job.divided)
+            job.loop(arrays, job.extents, job.numbers, job.work + q * job.work_step, 0, job.divided, MG_ALL)
         return
     if job.slabs == 0:
         job.loop(job.arrays, job.extents, job.numbers, job.work, start_of(part, parts, job.divided),
-                 start_of(part + 1, parts, job.divided))
+                 start_of(part + 1, parts, job.divided), MG_ALL)
         return
     for q in range(job.slabs * part // parts, job.slabs * (part + 1) // parts):
-        job.loop(job.arrays, job.extents, job.numbers, job.work + q * job.slab,
-                 start_of(q, job.slabs, job.divided), start_of(q + 1, job.slabs, job.divided))
+        if job.phases:
+            job.loop(job.arrays, job.extents, job.numbers, job.work, q, job.slabs, job.phase)
+        else:
+            job.loop(job.arrays, job.extents, job.numbers, job.work + q * job.slab,
+                     start_of(q, job.slabs, job.divided), start_of(q + 1, job.slabs, job.divided), MG_ALL)
+
+
+cdef npy_intp count_slabs(View* view, npy_intp size) noexcept:
+    """The number of partial sums, by the size alone, so that results do not depend on threads."""
+    cdef npy_intp most = view.divided
+    if view.layout == COLUMNS:
+        most = view.extents[0] // TALL if size > IN_PARTS else 1
+    return 1 if view.items > 1 else max(1, min(<npy_intp> MOST_PARTS, size // PART, most))
 
 
 cdef void fill(void* array, bint is_double, npy_intp n, double value) noexcept nogil:
@@ -274,11 +288,19 @@ cdef class Derived:
                 fills += view.items * view.weights
         for i in range(self.formula.weights + 2, self.count):
             job.numbers[i - self.formula.weights - 2] = inputs[i]
-        job.extents, job.divided, job.slabs, job.items = view.extents, view.divided, 0, view.items
+        job.extents, job.divided, job.items = view.extents, view.divided, view.items
 
     cdef void run(self, Job* job, View* view, npy_intp size) except *:
-        cdef npy_intp parts = view.divided // STRIPE if view.layout == COLUMNS else view.divided
-        share_work(size, view.items if view.items > 1 else max(1, job.slabs or parts), run_part, job)
+        cdef int phase
+        if not job.phases:
+            share_work(size, view.items if view.items > 1 else job.slabs or view.divided, run_part, job)
+            return
+        for phase in range(1, job.phases + 1):
+            job.phase = phase
+            if phase % 2:
+                job.loop(job.arrays, job.extents, job.numbers, job.work, 0, job.slabs, phase)
+            else:
+                share_work(size, job.slabs, run_part, job)
 
     cdef void set_steps(self, Job* job, View* view, int first, npy_intp size, int count) noexcept:
         """The bytes from item to item of so many arrays, which have so many elements for each item."""
@@ -294,7 +316,8 @@ cdef class Derived:
         cdef ndarray x = (<Tensor> inputs[0]).array, work, kept, out
         cdef npy_intp statistics = view.items * view.statistics, weights = view.items * view.weights
         cdef npy_intp keep = loops.kept * statistics
-        cdef npy_intp room = (loops.forward_work + self.formula.weights) * weights
+        cdef npy_intp slabs = count_slabs(view, PyArray_SIZE(x)) if loops.forward_phases else 1
+        cdef npy_intp room = (slabs * loops.forward_work + self.formula.weights) * weights
         cdef int d, k, ndim = PyArray_NDIM(x), count = self.formula.weights + 1
         cdef Job job
         cdef list results = []
@@ -303,7 +326,9 @@ cdef class Derived:
         cdef Tensor tensor
         work, kept = empty(1, &room, NPY_DOUBLE), empty(1, &keep, NPY_DOUBLE)
         job.loop, job.arrays, job.work = loops.forward[view.is_double], arrays, <double*> PyArray_DATA(work)
-        self.begin(&job, inputs, view, arrays, job.work + loops.forward_work * weights)
+        job.slabs = slabs if slabs > 1 else 0
+        job.phases = loops.forward_phases if slabs > 1 else 0
+        self.begin(&job, inputs, view, arrays, job.work + slabs * loops.forward_work * weights)
         job.work_step = loops.forward_work * view.weights
         self.set_steps(&job, view, 0, view.size, 1)
         self.set_steps(&job, view, 1, view.weights, count - 1)
@@ -350,13 +375,12 @@ cdef class Derived:
         cdef ndarray x = (<Tensor> inputs[0]).array, cotangent = contiguous(g.array), work, out
         cdef int k, count = self.formula.weights + 1
         cdef bint crossing = view.layout >= ROWS
-        cdef npy_intp slab = loops.backward_work * view.weights, slabs = 1, room
+        cdef npy_intp slab = loops.backward_work * view.weights, room
+        cdef npy_intp slabs = count_slabs(&view, PyArray_SIZE(x)) if crossing or loops.backward_phases else 1
         cdef npy_intp statistics = view.items * view.statistics, weights = view.items * view.weights, item
         cdef double* fills
         cdef Job job
         cdef list results = []
-        if crossing and view.items == 1:
-            slabs = max(1, min(<npy_intp> MOST_PARTS, PyArray_SIZE(x) // PART, view.divided))
         room = view.items * slabs * slab + 2 * self.formula.weights * weights
         work = empty(1, &room, NPY_DOUBLE)
         job.loop, job.arrays, job.work = loops.backward[view.is_double], arrays, <double*> PyArray_DATA(work)
@@ -365,8 +389,8 @@ cdef class Derived:
         self.begin(&job, inputs, &view, arrays + 1, fills)
         self.set_steps(&job, &view, 0, view.size, 2)
         self.set_steps(&job, &view, 2, view.weights, count - 1)
-        if crossing:
-            job.slabs, job.slab = slabs, slab
+        job.phases = loops.backward_phases if slabs > 1 else 0
+        job.slabs, job.slab = slabs if crossing or slabs > 1 else 0, slab
         arrays[0] = PyArray_DATA(cotangent)
         for k in range(loops.kept):
             arrays[job.count] = <double*> PyArray_DATA(kept) + k * statistics
