@@ -26,7 +26,7 @@ cdef Tensor take_gradient(Walk walk, Node node):
     if g is None:
         return None
     walk.set_pending(node, None)
-    if node.notes is not None and node.notes.hooks is not None:
+    if node.notes is not None and node.notes.hooks:
         g = own(g, walk.create_graph)       # a hook may write to it or keep it
         g = run_hooks(node.notes.hooks, g)
         g = own(g, walk.create_graph)
@@ -35,7 +35,7 @@ cdef Tensor take_gradient(Walk walk, Node node):
         if id(node) in walk.targets:
             walk.captured[id(node)] = g
     elif node.notes is not None and node.notes.retained is not None:
-        walk.retain(node.notes.retained, g)
+        walk.retained.append((node.notes.retained, g))
     return g
 
 
@@ -198,11 +198,7 @@ cdef Tensor first_cotangent(Tensor root, object gradient, str caller):
         ones = empty(PyArray_NDIM(root.array), PyArray_DIMS(root.array), PyArray_TYPE(root.array))
         ones.fill(1)
         return wrap(ones)
-    tensor = gradient
-    if not isinstance(gradient, Tensor):
-        number = python_number(gradient)
-        tensor = (to_tensor(gradient, caller) if number is None
-                  else wrap(number_array(number, PyArray_TYPE(root.array), caller)))
+    tensor = to_tensors((gradient, root), caller)[0]
     if not same_shape((<Tensor> tensor).array, root.array):
         raise RuntimeError(f"{caller}: the gradient has shape {shape_of((<Tensor> tensor).array)}, "
                            f"the output {shape_of(root.array)}; they must be equal")

@@ -74,13 +74,12 @@ cdef void commit(Walk walk) except *:
         g = walk.pending(target)
         walk.set_pending(target, None)
         gradients.append(g)
-    if walk.retained is not None:
-        for reference, g in walk.retained:
-            target = reference()
-            if target is not None:
-                targets.append(target)
-                gradients.append(g)
-        walk.retained = None
+    for reference, g in walk.retained:
+        target = reference()
+        if target is not None:
+            targets.append(target)
+            gradients.append(g)
+    walk.retained.clear()
     for i in range(len(targets)):
         target, g = targets[i], gradients[i]
         gradients[i] = None

@@ -190,10 +190,7 @@ cdef class Node:
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> RemovableHandle:
         """As `Tensor.register_hook` of the output, which need not be alive."""
-        notes = notes_of(self)
-        if notes.hooks is None:
-            notes.hooks = []
-        return add_hook(notes.hooks, hook)
+        return add_hook(notes_of(self).hooks, hook)
 
     @property
     def metadata(self) -> dict[str, Any] | None:
@@ -210,6 +207,7 @@ cdef class Node:
 cdef Notes notes_of(Node node):
     if node.notes is None:
         node.notes = Notes.__new__(Notes)
+        node.notes.hooks = []
     return node.notes
 
 
@@ -301,14 +299,10 @@ cdef Tensor record(Op op, ndarray out, object x, object y=None, tuple more=None,
 cdef inline int attach(Tensor tensor, Op op, ndarray out, object x, object y, tuple more,
                        tuple attributes) except -1:
     """Give an output its Node, if an input requires a gradient and `op` has a rule for it."""
-    cdef unsigned long long needs = 0
+    cdef unsigned long long needs = requires(x) | requires(y) << 1
     cdef unsigned char saves = 0
     cdef int i
     cdef Node node
-    if requires(x):
-        needs = 1
-    if requires(y):
-        needs |= 2
     if more is not None:
         for i in range(<int> len(more)):
             if requires(more[i]):

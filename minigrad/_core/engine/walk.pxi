@@ -40,7 +40,7 @@ cdef class Walk:
         pass_count += 1
         self.mark = pass_count
         self.targets, self.create_graph = targets, create_graph
-        self.captured, self.leaves, self.postponed = {}, [], {}
+        self.captured, self.leaves, self.retained, self.postponed = {}, [], [], {}
         self.ends = targets if stop_at_targets else None
         self.private = fields_taken or stop_at_targets
         if self.private:
@@ -132,11 +132,6 @@ cdef class Walk:
         if i & 63 == 63:
             let_others_run(self)
         return <Node> self.entries[i].node
-
-    cdef void retain(self, object reference, Tensor g) except *:
-        if self.retained is None:
-            self.retained = []
-        self.retained.append((reference, g))
 
     cdef void mark_useful(self) except *:
         """Mark the Nodes on a path to a target, oldest first; only these need to run."""
