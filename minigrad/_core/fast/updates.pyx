@@ -35,6 +35,9 @@ cnp.import_array()
 
 cdef Shortcut LOOPS = Shortcut("loops of the optimisers")
 
+cdef extern from "Python.h":
+    void* _PyType_Lookup(type kind, object name)    # unlike hasattr, it raises nothing on its way
+
 cdef extern from "clones.h" nogil:
     ctypedef void cloned "MG_CLONED void"
 
@@ -494,7 +497,7 @@ def apply_updates(list groups not None: list[dict[str, Any]],
             if may_overlap(job.gradient, job.array):
                 job.gradient = copied(job.gradient)
             if type(parameter) is not kind:
-                kind, stacked = type(parameter), hasattr(type(parameter), "active")
+                kind, stacked = type(parameter), _PyType_Lookup(type(parameter), "active") != NULL
             if stacked:
                 job.active = parameter.active
             job.state = states.get(parameter)
