@@ -420,17 +420,53 @@ def test_matrices_without_elements(shape, fast):
         assert all(part.shape == shape for part in linalg.qr(x))
         (linalg.inv(x).sum() + linalg.cholesky(x).sum()).backward()
         assert x.grad.shape == shape
+        for function in (linalg.det, lambda x: linalg.slogdet(x).logabsdet):
+            y = function(x)
+            (g,) = mg.autograd.grad(y, x, mg.ones_like(y), create_graph=True)
+            (h,) = mg.autograd.grad(g, x, mg.ones_like(g))
+            assert g.shape == h.shape == shape
+        for order in ("fro", "nuc", 1, 2, math.inf):
+            assert linalg.matrix_norm(x, ord=order).tolist() == np.zeros(shape[:-2]).tolist()
 
 
 @MODES
-def test_nan_and_inf_come_out_as_such(fast):
-    a = np.eye(3)
-    a[1, 2] = math.nan
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_a_nan_anywhere_in_a_matrix_comes_out_as_such(dtype, fast):
+    random = np.random.default_rng(0)
+    definite_ = definite(random, (3, 3))
+    for i, j in np.ndindex(3, 3):
+        for a in (invertible(random, (3, 3)), np.tril(definite_), np.eye(3), np.triu(definite_)):
+            a[i, j] = math.nan
+            stack = mg.tensor(np.stack([a, np.eye(3)]), dtype, requires_grad=True)
+            with accelerated(fast):
+                for y in (linalg.solve(stack, mg.ones(3, 2)), linalg.inv(stack)):
+                    assert np.isnan(y[0].numpy()).all() and np.isfinite(y[1].numpy()).all()
+                for y in (linalg.det(stack), linalg.slogdet(stack).logabsdet):
+                    assert np.isnan(y.tolist()).tolist() == [True, False]
+                    (g,) = mg.autograd.grad(y.sum(), stack)
+                    assert np.isnan(g[0].numpy()).all() and g[1].tolist() == np.eye(3).tolist()
+                with pytest.raises(LinAlgError, match=r"cholesky: .* not positive definite"):
+                    linalg.cholesky(stack[0] + stack[0].mT)
+
+
+@MODES
+def test_the_determinant_of_a_singular_matrix_with_a_nan_is_nan(fast):
+    a = np.stack([[[0.0, math.nan], [0.0, 1.0]], [[0.0, 1.0], [math.nan, 1.0]], [[0.0, 0.0]] * 2])
+    x = mg.tensor(a, requires_grad=True)
     with accelerated(fast):
-        assert np.isnan(linalg.solve(mg.tensor(a), mg.ones(3, dtype=mg.float64)).numpy()).any()
-        assert np.isnan(linalg.inv(mg.tensor(a)).numpy()).any()
-        with pytest.raises(LinAlgError, match="cholesky: the matrix is not positive definite"):
-            linalg.cholesky(mg.tensor(np.full((3, 3), math.nan)))
+        y = linalg.det(x)
+        for part in (y, *linalg.slogdet(x)):
+            assert np.isnan(part.numpy()).tolist() == [True, True, False]
+        y.sum().backward()
+    assert np.isnan(x.grad.numpy()).any((1, 2)).tolist() == [True, True, False]
+
+
+@pytest.mark.accelerated
+def test_a_nan_that_may_be_the_pivot_is_no_missing_pivot():
+    if not factors.factors_by_kernels():
+        pytest.skip("LAPACK takes [0, NaN] for a column without a pivot")
+    a = mg.tensor([[0.0, 1.0], [math.nan, 1.0]])
+    assert np.isnan(linalg.solve(a, mg.ones(2)).numpy()).all()
 
 
 # --------------------------------------------------------------------------------- determinants
@@ -574,6 +610,30 @@ def test_the_trace_in_another_dtype():
     assert linalg.trace(mg.tensor([[1, 2], [3, 4]]), dtype=mg.float32).tolist() == 5.0
 
 
+def test_the_power_0_is_differentiable():
+    x = mg.full((2, 3, 3), math.nan, requires_grad=True)
+    y = linalg.matrix_power(x, 0)
+    assert y.tolist() == [np.eye(3).tolist()] * 2
+    y.sum().backward()
+    assert x.grad.tolist() == np.zeros((2, 3, 3)).tolist()
+
+
+@pytest.mark.parametrize("right", ("bool", "int32", "int64", *FLOATS))
+@pytest.mark.parametrize("left", ("bool", "int32", "int64", *FLOATS))
+def test_operands_take_their_common_dtype(left, right):
+    a, b = mg.eye(2, dtype=left), mg.eye(2, dtype=right)
+    wanted = mg.result_type(a, b, 1.0)
+    for found in (
+        linalg.solve(a, b),
+        linalg.solve(a, b[0]),
+        linalg.solve(a, b.numpy()),
+        linalg.solve_triangular(a, b, upper=True),
+        *linalg.lstsq(a, b)[:2],
+    ):
+        assert found.dtype == wanted
+    assert linalg.vector_norm(a).dtype == linalg.inv(a).dtype == mg.result_type(a, 1.0)
+
+
 def test_cholesky_upper_reads_the_upper_triangle():
     array = definite(np.random.default_rng(0), (3, 3))
     found = linalg.cholesky(mg.tensor(np.triu(array)), upper=True)
@@ -711,6 +771,13 @@ def test_the_error_names_the_matrix_of_a_stack():
         (lambda: linalg.matrix_norm(mg.ones(2, 2), ord=3), ValueError, "matrix_norm: ord must be"),
         (lambda: linalg.vector_norm(mg.ones(2), ord="x"), TypeError, "vector_norm: ord must be a"),
         (lambda: linalg.cholesky(mg.ones(2, 2), upper=1), TypeError, "cholesky: upper must be"),
+        (lambda: linalg.pinv(mg.eye(2), rtol=-1), ValueError, "pinv: rtol must not be negative"),
+        (
+            lambda: linalg.matrix_rank(mg.eye(2), rtol=math.nan),
+            ValueError,
+            "matrix_rank: rtol must",
+        ),
+        (lambda: linalg.lstsq(mg.eye(2), mg.ones(2), -1), ValueError, "lstsq: rcond must not be n"),
     ],
 )
 def test_wrong_arguments(call, error, message):

@@ -633,10 +633,10 @@ def linear_recurrence(factor: TensorLike, x: TensorLike, axis: int = -1) -> Tens
     >>> ops.linear_recurrence(mg.tensor([0.5, 0.5, 0.5]), mg.tensor([4.0, 0.0, 1.0]))
     tensor([4., 2., 2.])
     """
-    cdef Tensor a = floating(factor, "linear_recurrence"), b = floating(x, "linear_recurrence")
+    cdef Tensor a, b
+    a, b = floating_operands((factor, x), "linear_recurrence")
     if a.shape != b.shape:
         raise ValueError(f"linear_recurrence: factor of shape {a.shape} and x of shape {b.shape} differ")
-    a, b = in_common_dtype((a, b))
     cdef int along = one_axis("linear_recurrence", axis, PyArray_NDIM(a.array))
     out = loops.cumulate(contiguous(a.array), contiguous(b.array), along)
     return record(LINEAR_RECURRENCE_, out, a, b, None, (along,))
@@ -718,6 +718,12 @@ cpdef Tensor floating(x: TensorLike, str name):
     if PyArray_TYPE(tensor.array) == NPY_FLOAT or PyArray_TYPE(tensor.array) == NPY_DOUBLE:
         return tensor
     return astype(tensor, get_default_dtype())
+
+
+cpdef tuple floating_operands(tuple values, str name):  # type: tuple[Any, ...]
+    """As `to_tensors`, in one dtype, float32 or float64: their common one, or of integers and bools alone the
+    default dtype."""
+    return tuple([floating(tensor, name) for tensor in in_common_dtype(to_tensors(values, name))])
 
 
 # ========================================================================================= more primitives

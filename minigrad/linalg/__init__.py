@@ -1,9 +1,12 @@
 """Linear algebra on stacks of matrices, with gradients of any order.
 
 Names follow the `linalg` extension of the array API standard, and what is missing there NumPy and
-PyTorch. Matrices are the last two dimensions, (..., n, m); all others are a stack. Integers and
-bools take the default dtype. An input that has no answer (a singular matrix, one that is not
-square, ...) raises numpy.linalg.LinAlgError, which is a ValueError.
+PyTorch. Matrices are the last two dimensions, (..., n, m); all others are a stack. Operands take
+their common dtype, integers and bools alone the default dtype; but products (`matmul`, `outer`,
+`matrix_power` for n >= 0, ...), `diagonal` and `trace` of integers are integers, as elsewhere. An
+input that has no answer (a singular matrix, one that is not square, ...) raises
+numpy.linalg.LinAlgError, which is a ValueError. A NaN comes out as NaN, but decompositions that
+iterate (`eigh`, `svd`, `pinv`, `lstsq`) and `cholesky` raise LinAlgError, as NumPy's do.
 
 Values are NumPy's (LAPACK's), or, for what needs LU or Cholesky factors, those of
 _core/fast/factors.pyx. A gradient rule is an expression in Tensor operations, as of any primitive

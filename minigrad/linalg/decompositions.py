@@ -13,7 +13,17 @@ from numpy.linalg import LinAlgError
 
 from .._core.engine.graph import Tensor, adopt, is_grad_enabled, make_op
 from .._core.fast.loops import memory_checked
-from .._core.ops import concat, logical_and, matmul, pad, reshape, square, sum, where
+from .._core.ops import (
+    concat,
+    floating_operands,
+    logical_and,
+    matmul,
+    pad,
+    reshape,
+    square,
+    sum,
+    where,
+)
 from ..checks import choice, flag
 from ..functions import expand_dims
 from ..types import TensorLike
@@ -24,7 +34,6 @@ from .systems import (
     _made,
     _matrix,
     _mirrored,
-    _operands,
     _solved_triangle,
     _square,
 )
@@ -326,7 +335,14 @@ def _pseudo_inverse(name: str, x: Tensor, rtol: Any) -> tuple[Tensor, Tensor, Te
     u, s, vh = _svd(name, x)
     limit = np.finfo(x.dtype).eps * np.max(x.shape[-2:])
     if rtol is not None:
-        limit = np.asarray(rtol._array if isinstance(rtol, Tensor) else rtol)[..., None]
+        given = rtol._array if isinstance(rtol, Tensor) else rtol
+        limit = np.asarray(given, np.float64)[..., None]
+        if not (limit >= 0).all():
+            label = "rcond" if name == "lstsq" else "rtol"
+            raise ValueError(
+                f"{name}: {label} must not be negative, got {rtol!r:.40}; leave it out for "
+                "eps * max(n, m)"
+            )
     large = s > limit * np.max(s, -1, keepdims=True, initial=0)
     inverse = np.where(large, 1 / np.where(large, s, 1), 0).astype(x.dtype)
     values = np.matmul(vh.mT * inverse[..., None, :], u.mT)
@@ -374,7 +390,7 @@ def lstsq(x: TensorLike, y: TensorLike, rcond: float | None = None) -> LstsqResu
     >>> mg.linalg.lstsq(mg.tensor([[1.0], [1.0]]), mg.tensor([1.0, 3.0])).x
     tensor([2.])
     """
-    a, b = _operands("lstsq", x, y)
+    a, b = floating_operands((x, y), "lstsq")
     column = reshape(b, (-1, 1)) if b.ndim == 1 else b
     if a.ndim < 2 or column.ndim < 2 or column.shape[-2] != a.shape[-2]:
         raise LinAlgError(

@@ -10,14 +10,14 @@ from numpy.typing import DTypeLike
 
 from .. import contraction
 from .._core import ops
-from .._core.engine.graph import Tensor, adopt, to_tensors
-from .._core.ops import abs, astype, matmul, max, min, pow, reshape, sum
+from .._core.engine.graph import Tensor, to_tensor
+from .._core.ops import abs, astype, floating, matmul, max, min, pow, reshape, sum, where
 from ..checks import integer, real
 from ..functions import count_nonzero, norm
 from ..namespace import led
 from ..types import Axis, TensorLike
 from .decompositions import svdvals
-from .systems import _inverse, _matrix, _operands, _square
+from .systems import _inverse, _matrix, _square
 
 
 # ------------------------------------------------------------------------------- powers and norms
@@ -28,12 +28,11 @@ def matrix_power(x: TensorLike, n: int) -> Tensor:
     tensor([[1., 5.],
             [0., 1.]])
     """
-    (a,) = to_tensors((x,), "matrix_power")
+    a = to_tensor(x, "matrix_power")
     n = integer(n, "matrix_power: n")
     _square("matrix_power", a)
     if n < 0:
-        (a,), n = _operands("matrix_power", a), -n
-        a = _inverse("matrix_power", a)
+        a, n = _inverse("matrix_power", floating(a, "matrix_power")), -n
     result = None
     while n:
         if n & 1:
@@ -41,10 +40,7 @@ def matrix_power(x: TensorLike, n: int) -> Tensor:
         n >>= 1
         if n:
             a = matmul(a, a)
-    if result is None:
-        identity = np.eye(a.shape[-1], dtype=a.dtype)
-        return adopt(np.array(np.broadcast_to(identity, a.shape)))
-    return result
+    return where(True, np.eye(a.shape[-1], dtype=a.dtype), a) if result is None else result
 
 
 def vector_norm(
@@ -57,7 +53,7 @@ def vector_norm(
     >>> mg.linalg.vector_norm(mg.tensor([3.0, -4.0]))
     tensor(5.)
     """
-    (a,) = _operands("vector_norm", x)
+    a = floating(x, "vector_norm")
     if not real(ord, "vector_norm: ord") <= 0:
         return norm(a, axis, keepdims, ord)
     if ord == 0:
@@ -95,6 +91,8 @@ def matrix_norm(
         )
     axis, combine = NORMS[ord]
     numbers = svdvals(a) if axis is None else sum(abs(a), axis=axis)
+    if combine is max and numbers.shape[-1] == 0:
+        combine = sum  # every norm of a matrix without elements is 0, as in PyTorch
     result = combine(numbers, axis=-1)
     return reshape(result, (*result.shape, 1, 1)) if keepdims else result
 
@@ -117,7 +115,7 @@ def trace(x: TensorLike, *, offset: int = 0, dtype: DTypeLike | None = None) -> 
     tensor(5.)
     """
     if dtype is not None:
-        x = astype(to_tensors((x,), "trace")[0], dtype)
+        x = astype(to_tensor(x, "trace"), dtype)
     return contraction.trace(cast(Tensor, x), offset, -2, -1)
 
 

@@ -15,15 +15,12 @@ from .._core.engine.graph import (
     adopt,
     announce,
     attach_op,
-    get_default_dtype,
     is_grad_enabled,
     make_op,
-    result_type,
-    to_tensors,
 )
 from .._core.fast import factors as kernels
 from .._core.fast.loops import memory_checked
-from .._core.ops import astype, matmul, reshape, zeros_like
+from .._core.ops import floating, floating_operands, matmul, reshape, zeros_like
 from ..checks import flag
 from ..functions import tril, triu
 from ..types import TensorLike
@@ -40,17 +37,9 @@ class SlogdetResult(NamedTuple):
 
 
 # ----------------------------------------------------------------------- operands, results, errors
-def _operands(name: str, *values: TensorLike) -> list[Tensor]:
-    """The operands as Tensors of one floating dtype; integers and bools take that of the others."""
-    tensors = to_tensors(values, name)
-    floats = {t.dtype for t in tensors if t.dtype.kind == "f"} or {get_default_dtype()}
-    dtype = result_type(*floats)
-    return [t if t.dtype == dtype else astype(t, dtype) for t in tensors]
-
-
 def _matrix(name: str, value: TensorLike) -> Tensor:
     """A stack of matrices of a floating dtype."""
-    (x,) = _operands(name, value)
+    x = floating(value, name)
     if x.ndim < 2:
         raise LinAlgError(f"{name}: expected matrices (..., n, m), got shape {x.shape}")
     return x
@@ -66,7 +55,7 @@ def _square(name: str, x: Tensor, way_out: str = "") -> Tensor:
 
 def _system(name: str, x: TensorLike, y: TensorLike, way_out: str = "") -> tuple[Tensor, Tensor]:
     """The matrices and the right side of equations, a vector as a column."""
-    a, b = _operands(name, x, y)
+    a, b = floating_operands((x, y), name)
     _square(name, a, way_out)
     column = reshape(b, (-1, 1)) if b.ndim == 1 else b
     if column.ndim < 2 or column.shape[-2] != a.shape[-1]:
@@ -134,6 +123,13 @@ def _from_stack(array: Array, shape: tuple[int, ...]) -> Array:
     return array.reshape(shape + array.shape[1:]) if shape else array[0]
 
 
+def _nan_of(matrices: Array, values: Any, ndim: int = 0) -> Array:
+    """The values (of `ndim` dimensions each), but NaN for matrices with a NaN, which LAPACK may
+    multiply by 0 in its own way, by skipping the product."""
+    odd = np.isnan(matrices).any((-2, -1))
+    return np.where(odd.reshape(odd.shape + (1,) * ndim), np.nan, values)
+
+
 # ---------------------------------------------------------------------------------- linear systems
 def _factorise(name: str, x: Tensor) -> Factors:
     lu, pivots, singular = kernels.lu(np.ascontiguousarray(_as_stack(x._array)))
@@ -146,8 +142,9 @@ def _factorise(name: str, x: Tensor) -> Factors:
 def _solution(name: str, x: Tensor, y: Array, transposed: bool, lu: Factors | None) -> Array:
     """The solution of x X = y, or x.mT X = y, from the factors of x if there are any."""
     if lu is None or not kernels.factors_by_kernels():
+        a = x._array.mT if transposed else x._array
         try:
-            return np.linalg.solve(x._array.mT if transposed else x._array, y)
+            return _nan_of(a, np.linalg.solve(a, y), 2)
         except LinAlgError:
             _fail(name, SINGULAR, x.shape[:-2])
     stack, which = x.shape[:-2], None
@@ -271,10 +268,12 @@ def _det(x: Tensor) -> Tensor:
         lu, pivots, singular = kernels.lu(np.ascontiguousarray(_as_stack(x._array)))
         if singular < 0:
             odd = np.count_nonzero(pivots != np.arange(x.shape[-1]), -1) % 2
-            with np.errstate(over="ignore", under="ignore"):
+            with np.errstate(all="ignore"):
                 values = np.diagonal(lu, 0, -2, -1).prod(-1) * (1 - 2 * odd).astype(x.dtype)
             return _made(DET, values.reshape(x.shape[:-2]), (x,), ((lu, pivots),))
-    return _made(DET, np.asarray(np.linalg.det(x._array)), (x,), (None,))
+    with np.errstate(all="ignore"):
+        values = _nan_of(x._array, np.linalg.det(x._array))
+    return _made(DET, values, (x,), (None,))
 
 
 def _times(number: Tensor, matrix: Tensor) -> Tensor:
@@ -290,15 +289,18 @@ def _det_gradient(g: Tensor, x: Tensor, out: Tensor, lu: Factors | None) -> Tens
     in a neighbourhood, is a weighted sum of the determinants at more than k places t, none of them
     0, and its derivatives of any order are the same sums of theirs. As W serves what makes x
     singular: u v' for the singular vectors of small singular values."""
+    if x.size == 0:
+        return _times(g * out, x)
     try:
         # From the same factors, so that of a matrix near a singular one their errors cancel.
         inverse = _inverse("det", x, lu)
         condition = np.abs(x._array).sum(-2).max(-1) * np.abs(inverse._array).sum(-2).max(-1)
-        if (condition < 0.01 / (x.shape[-1] * np.finfo(x.dtype).eps)).all():
+        if not (condition >= 0.01 / (x.shape[-1] * np.finfo(x.dtype).eps)).any():  # or NaN
             return _times(g * out, inverse.mT)
     except LinAlgError:
         pass
-    u, s, vh = np.linalg.svd(x._array)
+    finite = np.isfinite(x._array).all((-2, -1), keepdims=True)
+    u, s, vh = np.linalg.svd(np.where(finite, x._array, 0))
     largest = s[..., :1]
     small = s <= 100 * x.shape[-1] * np.finfo(x.dtype).eps * largest
     direction = (u * np.where(small, np.where(largest > 0, largest, 1), 0)[..., None, :]) @ vh
@@ -341,7 +343,8 @@ def slogdet(x: TensorLike) -> SlogdetResult:
     SlogdetResult(sign=tensor(1.), logabsdet=tensor(0.6931472))
     """
     a = _square("slogdet", _matrix("slogdet", x))
-    sign, logabsdet = map(np.asarray, np.linalg.slogdet(a._array))
+    with np.errstate(all="ignore"):
+        sign, logabsdet = (_nan_of(a._array, part) for part in np.linalg.slogdet(a._array))
     return SlogdetResult(_made(SIGN, sign, (a,), ()), _made(LOGABSDET, logabsdet, (a,), ()))
 
 

@@ -112,7 +112,7 @@ static inline MG_INLINED ptrdiff_t MG_NAME(eliminated)(MG_REAL* restrict a, ptrd
         MG_REAL largest = -1;
         for (ptrdiff_t i = j; i < rows; i++) {
             const MG_REAL size = a[i * wide + j] < 0 ? -a[i * wide + j] : a[i * wide + j];
-            if (size > largest) largest = size, pivot = i;
+            if (size > largest || size != size) largest = size, pivot = i;     /* a NaN stays the largest */
         }
         pivots[j] = pivot;
         if (largest == 0) return j;
