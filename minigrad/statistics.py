@@ -13,12 +13,19 @@ from ._core.engine.graph import (
     Tensor,
     adopt,
     attach_methods,
-    get_default_dtype,
-    result_type,
     to_tensor,
 )
 from ._core.fast.loops import memory_checked
-from ._core.ops import astype, permute_dims, reduced_axes, reshape, sort, where
+from ._core.ops import (
+    astype,
+    floating,
+    floating_operands,
+    permute_dims,
+    reduced_axes,
+    reshape,
+    sort,
+    where,
+)
 from .checks import choice, flag, integer, sizes_of
 from .functions import lerp
 from .namespace import led
@@ -64,10 +71,8 @@ def median(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 @memory_checked
 def _quantile(name: str, x: TensorLike, q: Any, axis: Axis, keepdims: bool, method: str) -> Tensor:
-    x = to_tensor(x, name)
+    x = floating(x, name)
     given = to_tensor(np.asarray(q, np.float64) if isinstance(q, (list, tuple)) else q, name)
-    if x.dtype.kind != "f":
-        x = astype(x, get_default_dtype())
     choice(method, f"{name}: method", "linear", "lower", "higher", "midpoint", "nearest")
     share = np.asarray(q if isinstance(q, float) else given._array, np.float64)
     if not ((share >= 0) & (share <= 1)).all():
@@ -136,18 +141,11 @@ def normal(
     >>> mg.normal(mg.tensor([0.0, 100.0]), 0.5).shape
     (2,)
     """
-    centre, spread = to_tensor(mean, "normal"), to_tensor(std, "normal")
+    centre, spread = floating_operands((mean, std), "normal")
     if not (spread._array >= 0).all():
         raise ValueError(f"normal: std must not be negative, got {std!r:.60}")
     shape = _size("normal", np.broadcast_shapes(centre.shape, spread.shape), size)
-    if dtype is None:
-        floats = [
-            t.dtype
-            for t, given in ((centre, mean), (spread, std))
-            if t.dtype.kind == "f" and not isinstance(given, (int, float))
-        ]
-        dtype = result_type(*floats) if floats else get_default_dtype()
-    kind: Any = np.dtype(dtype)
+    kind: Any = centre.dtype if dtype is None else np.dtype(dtype)
     noise = adopt(np.asarray(numpy_generator(generator, "normal").standard_normal(shape, kind)))
     return astype(centre, noise.dtype) + astype(spread, noise.dtype) * noise
 
@@ -205,17 +203,35 @@ def multinomial(
             + (" without replacement; give replacement=True" if fewest else "")
         )
     random = numpy_generator(generator, "multinomial")
-    if again:
-        ends = np.cumsum(w / w.max(-1, keepdims=True), -1)
-        drawn = random.random((len(w), count)) * ends[:, -1:]
-        drawn = np.minimum(drawn, np.nextafter(ends[:, -1:], 0))
-        rows = [np.searchsorted(e, d, "right") for e, d in zip(ends, drawn, strict=True)]
-        positions = np.array(rows, np.int64).reshape(len(w), count)
-    else:
-        with np.errstate(divide="ignore"):
-            times = random.standard_exponential(w.shape) / w
-        positions = np.argsort(times, -1)[:, :count].astype(np.int64)
+    positions = weighted_positions(w, count, again, random)
     return adopt(positions.reshape((*given.shape[:-1], count)))
+
+
+def weighted_positions(
+    weights: np.ndarray, count: int, replacement: bool, random: np.random.Generator
+) -> np.ndarray:
+    """`count` positions for each row of weights (m, n), in proportion to them, int64, (m, count).
+    The weights are finite and not negative, and enough of them are above 0.
+
+    >>> rows = np.array([[0.0, 5e-324, 0.0], [1e308, 0.0, 0.0]])
+    >>> mg.statistics.weighted_positions(rows, 2, True, np.random.default_rng(0))
+    array([[1, 1],
+           [0, 0]])
+    """
+    w = np.asarray(weights, np.float64)  # sums of float32 would lose small weights
+    if not replacement:  # by logarithms, as quotients overflow
+        with np.errstate(divide="ignore", invalid="ignore"):
+            waits = np.log(random.standard_exponential(w.shape)) - np.log(w)
+        return np.argsort(waits, -1, kind="stable")[:, :count].astype(np.int64, copy=False)
+    ends = np.cumsum(w / w.max(-1, keepdims=True), -1)
+    drawn = random.random((len(w), count)) * ends[:, -1:]
+    drawn = np.minimum(drawn, np.nextafter(ends[:, -1:], 0))  # the product may be rounded up
+    # A search for sorted numbers goes through memory in order: 3 times faster, with shuffle.
+    if ordered := w.shape[-1] > 1000:
+        drawn.sort(-1)
+    rows = [np.searchsorted(e, d, "right") for e, d in zip(ends, drawn, strict=True)]
+    positions = np.array(rows, np.int64).reshape(len(w), count)
+    return random.permuted(positions, axis=-1) if ordered else positions
 
 
 led(globals(), __all__)

@@ -166,6 +166,19 @@ def test_weights_without_replacement():
     assert all(sorted(tiny) == [0, 2, 3] and next(iter(tiny)) == 2 for _ in range(20))
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_many_weights_of_a_small_dtype_all_count(dtype):
+    """A sum of ones in float16 ends at 2048; in float32 no weight of 1e-8 changes a sum of 1."""
+    weights = np.full(5000, 1 if dtype == "float16" else 1e-8, dtype)
+    weights[0] = 1
+    drawn = np.array([*WeightedRandomSampler(weights, 40_000, generator=mg.Generator(0))])
+    assert drawn.min() == 0 and drawn.max() < 5000
+    if dtype == "float16":
+        assert 15_000 < (drawn > 2500).sum() < 25_000
+    else:
+        assert 0 < (drawn > 0).sum() < 20
+
+
 def test_weights_may_change_between_epochs():
     weights = np.array([1.0, 0.0])
     sampler = WeightedRandomSampler(weights, 5)

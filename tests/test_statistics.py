@@ -10,6 +10,7 @@ import pytest
 
 import minigrad as mg
 from minigrad.autograd import gradcheck, gradgradcheck
+from minigrad.statistics import weighted_positions
 
 FLOATS = ("float32", "float64")
 NAN, INF = math.nan, math.inf
@@ -239,6 +240,44 @@ def test_multinomial(replacement):
     assert sorted(every.tolist()) == [0, 1, 2, 3]
     tiny = mg.tensor([1e-300, 0.0, 3e-300], mg.float64)
     assert 1 not in mg.multinomial(tiny, 50, replacement=True).tolist()
+
+
+class Ends:
+    """A generator whose uniform numbers are the smallest and the largest there are."""
+
+    def __init__(self):
+        self.random_ = np.random.default_rng(0)
+
+    def random(self, shape):
+        return np.resize([0.0, 1 - 2**-53], shape)
+
+    def __getattr__(self, name):
+        return getattr(self.random_, name)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int64", "bool"])
+@pytest.mark.parametrize("n", [3, 5000])
+def test_positions_of_weight_0_are_never_drawn(n, dtype):
+    """Not by the largest random number, and not because sums of many weights are rounded."""
+    weights = np.zeros((2, n), dtype)
+    weights[:, 1:-1] = 1
+    if n == 3 and weights.dtype.kind == "f":
+        weights[1, 1] = np.finfo(dtype).smallest_subnormal
+    for random in (Ends(), np.random.default_rng(1)):
+        for replacement in (True, False):
+            drawn = weighted_positions(weights, 1 if n == 3 else 400, replacement, random)
+            assert drawn.dtype == np.int64 and (drawn >= 1).all() and (drawn <= n - 2).all()
+    drawn = weighted_positions(weights, 20_000, True, np.random.default_rng(2))
+    counts = np.bincount(drawn[0] * 10 // n, minlength=10)
+    assert n == 3 or np.abs(counts - 2000).max() < 200  # float16 and float32 lose the last ones
+
+
+def test_tiny_weights_are_drawn_before_those_that_are_0():
+    """Exponential numbers divided by such weights overflow, as does the division of 0."""
+    w = mg.tensor([0.0, 5e-324, 0.0, 1e-320, 1e300, 0.0], mg.float64)
+    for seed in range(20):
+        drawn = mg.multinomial(w, 3, generator=mg.Generator(seed)).tolist()
+        assert drawn[0] == 4 and sorted(drawn) == [1, 3, 4]
 
 
 def test_draws_repeat_with_the_seed_and_with_a_generator():
