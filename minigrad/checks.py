@@ -59,25 +59,26 @@ def sizes_of(shape: Any, name: str) -> tuple[int, ...]:
 
 
 def check_device(name: str, device: Any) -> None:
-    """Raise ValueError unless `device` is None or "cpu".
+    """Raise ValueError unless `device` is None or the CPU, by name or as an object of PyTorch.
 
     >>> check_device("zeros", "cpu")
     """
-    if device is not None and str(device) != "cpu":
+    if device is not None and str(device) not in ("cpu", "cpu:0"):
         raise ValueError(f"{name}: minigrad computes on the CPU, not on {device!r}; leave it out")
 
 
 def plain(value: Any) -> Any:
-    """Convert NumPy scalars, and arrays and tensors of shape (), to Python numbers: options must
-    survive a checkpoint unchanged, and not be changed in place. Other values are returned as is.
+    """Convert NumPy scalars, and arrays and tensors of shape (), to Python numbers, and larger ones
+    to new arrays: options must survive a checkpoint unchanged, and not be changed in place. Other
+    values are returned as is.
 
-    >>> plain(np.float64(0.5)), plain((mg.tensor(0.5), np.int64(2)))
-    (0.5, (0.5, 2))
+    >>> plain(np.float64(0.5)), plain((mg.tensor(0.5), np.int64(2))), plain(mg.ones(2))
+    (0.5, (0.5, 2), array([1., 1.], dtype=float32))
     """
     if type(value) in (tuple, list):
         return type(value)(map(plain, value))
-    if hasattr(value, "__array__") and np.ndim(value) == 0:
-        return value.item()
+    if hasattr(value, "__array__"):
+        return np.array(value) if np.ndim(value) else value.item()
     return value
 
 

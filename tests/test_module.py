@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 import pickle
+import re
 import sys
 from collections import OrderedDict
 from functools import partial
@@ -260,8 +261,14 @@ def test_to_converts_in_place_and_keeps_objects():
 
 
 class device:  # noqa: N801 (as PyTorch's is called)
+    def __init__(self, name="cpu"):
+        self.name = name
+
     def __str__(self):
-        return "cpu"
+        return self.name
+
+    def __repr__(self):
+        return f"device({self.name!r})"
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0", device()])
@@ -273,13 +280,30 @@ def test_to_takes_the_one_device_that_there_is(device):
     assert net.to(device, mg.float64).scale.dtype == mg.float64
     assert net.to(device, dtype="float32").scale.dtype == mg.float32
     assert net.to(dtype=mg.float64).scale.dtype == mg.float64
+    assert net.to(mg.ones(1)).scale.dtype == mg.float32  # as a tensor is
 
 
-@pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps", "meta", "zzz"])
+@pytest.mark.parametrize(
+    "device",
+    [
+        *("cuda", "cuda:1", "mps", "meta", "xpu", "zzz", "cpu:1", "cpu:x", "cpu0", "", "Cpu", 0),
+        *(device("cuda:0"), device("cpu:1")),
+    ],
+)
 def test_to_refuses_another_device_and_changes_nothing(device):
     net = Net()
-    for call in (lambda: net.to(device, mg.float64), lambda: net.to(device=device)):
-        with pytest.raises(ValueError, match=f"Net.to: there is no device '{device}'; .*: leave"):
+    text = re.escape(f"Net.to: minigrad computes on the CPU, not on {device!r}; leave it out")
+    for call in (
+        lambda: net.to(device),
+        lambda: net.to(device, mg.float64),
+        lambda: net.to(mg.float64, device),
+        lambda: net.to("cpu", device),
+        lambda: net.to(None, device),
+        lambda: net.to(device=device),
+        lambda: net.to(device, device="cpu"),
+        lambda: net.to("cpu", device=device, dtype=mg.float64),
+    ):
+        with pytest.raises(ValueError, match=text):
             call()
     assert net.scale.dtype == mg.float32
 

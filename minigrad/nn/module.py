@@ -7,6 +7,7 @@ A module stores its members in its `__dict__` like any other attribute, so `self
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from .._core.engine.graph import RemovableHandle, Tensor
-from ..checks import flag
+from ..checks import check_device, flag
 from ..creation import asarray
 from ..namespace import Constructed, note_place
 
@@ -459,8 +460,8 @@ class Module(Constructed):
         """Convert floating parameters, gradients and buffers to float32 or float64, in place: an
         optimiser that holds the Parameters goes on working. Returns self.
 
-        As in PyTorch a device may stand before the dtype, or in its place; "cpu" is the only one,
-        and another raises ValueError.
+        As in PyTorch a device may stand before the dtype, or in its place, and a tensor for its
+        dtype; "cpu" is the only device, and another raises ValueError.
 
         >>> mg.nn.Linear(2, 1).to(mg.float64).weight.dtype
         dtype('float64')
@@ -470,21 +471,18 @@ class Module(Constructed):
         owner = f"{type(self).__name__}.to"
         if len(to) > 2:
             raise TypeError(f"{owner}: expected a device and a dtype, got {len(to)} arguments")
+        check_device(owner, device)
         for value in to:
             if value is None or _names_device(value):
-                device = value if device is None else device
+                check_device(owner, value)
             elif dtype is None:
-                dtype = value
+                dtype = value.dtype if isinstance(value, Tensor) else value
             else:
                 raise TypeError(f"{owner}: expected one dtype, got {dtype!r} and {value!r}")
-        if device is not None and str(device).partition(":")[0] != "cpu":
-            raise ValueError(
-                f"{owner}: there is no device {str(device)!r}; minigrad computes on the CPU: leave "
-                "it out"
-            )
         if dtype is None:
             return self
-        dtype = np.dtype(dtype)
+        with suppress(TypeError):  # of PyTorch's
+            dtype = np.dtype(dtype)
         if dtype not in (np.float32, np.float64):
             raise TypeError(f"{owner}: expected float32 or float64, got {dtype}")
         for _, tensor in self._named((PARAMETER, BUFFER, TRANSIENT), "", True, True):
@@ -619,13 +617,13 @@ def _check_assigned(name: str, kind: str, value: Any) -> None:
 
 
 def _names_device(value: Any) -> bool:
-    """Whether `Module.to` is given a device, of PyTorch's or by name: a string that is no dtype."""
+    """Whether `Module.to` is given a device, of PyTorch's, by name or, there a GPU, by number."""
     if isinstance(value, str):
         try:
             np.dtype(value)
         except TypeError:
             return True
-    return type(value).__name__ == "device"
+    return isinstance(value, int) or type(value).__name__ == "device"
 
 
 def _join(path: str, name: str) -> str:
