@@ -263,6 +263,51 @@ def test_bad_input():
     np.testing.assert_array_equal(net[0].state_dict()["0.weight"].numpy(), before)
 
 
+@pytest.mark.parametrize("kind", [optim.Muon, optim.LBFGS])
+def test_optimisers_that_would_mix_the_members_are_refused(kind):
+    """The biases of all members, (K, N), look like a matrix to Muon."""
+    net = nn.Ensemble(small, 3)
+    for parameters in (net.parameters(), [p for p in net.parameters() if p.ndim == 2]):
+        with pytest.raises(
+            (TypeError, ValueError), match=f"{kind.__name__}: parameter 0 of group 0"
+        ):
+            kind(parameters)
+    biases = [p for p in net.parameters() if p.ndim == 2]
+    with pytest.raises(TypeError, match=f"nn.Ensemble, whose members {kind.__name__} would mix"):
+        kind(biases)
+
+
+@pytest.mark.parametrize("rates", [[0.1, 0.2], (0.1, 0.2), np.array([0.1]), mg.tensor([0.1, 0.2])])
+@pytest.mark.parametrize(
+    "kind", [optim.Muon, optim.LBFGS, optim.ScheduleFreeSGD, optim.ScheduleFreeAdamW]
+)
+def test_optimisers_of_one_rate_refuse_several(kind, rates):
+    message = f"{kind.__name__}: the learning rate must be one number, got"
+    weight = mg.ones((2, 2), requires_grad=True)
+    with pytest.raises(TypeError, match=message):
+        kind([weight], lr=rates)
+    with pytest.raises(TypeError, match=message):
+        kind([{"params": [weight], "lr": rates}])
+    optimizer = kind([weight])
+    state = optimizer.state_dict()
+    state["param_groups"][0]["lr"] = rates
+    with pytest.raises(TypeError, match=message):
+        optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["lr"] == optimizer.defaults["lr"]
+
+
+def test_rates_are_checked_one_by_one():
+    parameters = list(nn.Ensemble(small, 2).parameters())
+    for rates, error, message in (
+        ([0.1, "a"], TypeError, "SGD: the learning rate must be a number, got str 'a'"),
+        ([0.1, [0.1]], TypeError, "SGD: the learning rate must be a number, got list"),
+        (mg.ones((2, 2)), TypeError, "SGD: the learning rate must be a number, got ndarray"),
+        ((0.1, float("nan")), ValueError, "SGD: Invalid learning rate: nan"),
+    ):
+        with pytest.raises(error, match=message):
+            optim.SGD(parameters, lr=rates)
+
+
 def test_schedulers_change_the_rate_of_each_member():
     net = nn.Ensemble(small, 3)
     optimizer = optim.SGD(net.parameters(), lr=mg.tensor([1.0, 0.1, 0.01]))

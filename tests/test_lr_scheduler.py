@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import minigrad as mg
-from minigrad.optim import SGD, Adagrad, Adam
+from minigrad.optim import SGD, Adagrad, Adam, ScheduleFreeAdamW, ScheduleFreeSGD
 from minigrad.optim.lr_scheduler import (
     SWALR,
     ConstantLR,
@@ -639,6 +639,101 @@ def test_resuming_by_the_epoch():
         ExponentialLR(make(), 0.5, last_epoch=2)
 
 
+# ------------------------------------------------------------------------------- rates of members
+RATES = (0.1, 0.02, 0.3)
+
+
+def of_members(rates=RATES, **options):
+    net = mg.nn.Ensemble(lambda: mg.nn.Linear(2, 1), len(rates))
+    groups = [
+        {"params": [parameter], "lr": mg.tensor(rates, dtype="float64") * factor}
+        for parameter, factor in zip(net.parameters(), (1.0, 0.5), strict=True)
+    ]
+    return SGD(groups, momentum=0.9, **options)
+
+
+def plain_groups(optimizer):
+    """Arrays as lists, of which == compares all."""
+    return json.loads(json.dumps(groups_of(optimizer), default=np.ndarray.tolist))
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_each_member_has_the_rates_of_a_schedule_of_its_own(name):
+    optimizer, own = of_members(), [of_members([rate]) for rate in RATES]
+    scheduler, *schedulers = (RESUMED[name](each) for each in (optimizer, *own))
+    for _ in range(20):
+        scheduler.step()
+        for each in schedulers:
+            each.step()
+        for number, group in enumerate(optimizer.param_groups):
+            expected = [np.ravel(each.param_groups[number]["lr"])[0] for each in own]
+            np.testing.assert_allclose(np.broadcast_to(group["lr"], 3), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("through", ["a file", "JSON"])
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+@pytest.mark.parametrize("name", RESUMED)
+def test_rates_of_members_are_resumed_in_any_order(name, order, through):
+    for stop in (0, 5):
+        optimizer, other = of_members(), of_members((0.7, 0.7, 0.7))
+        scheduler = RESUMED[name](optimizer)
+        for _ in range(stop):
+            scheduler.step()
+        state = scheduler.state_dict()
+        if through == "JSON":
+            state = json.loads(json.dumps(state))
+        file = io.BytesIO()
+        save({"optimizer": optimizer.state_dict(), "scheduler": state}, file)
+        file.seek(0)
+        checkpoint = load(file)
+        for event in order:
+            if event == "build":
+                resumed = RESUMED[name](other)
+            elif event == "optimizer":
+                other.load_state_dict(checkpoint["optimizer"])
+            else:
+                resumed.load_state_dict(checkpoint["scheduler"])
+        for _ in range(8):
+            assert plain_groups(other) == plain_groups(optimizer)
+            resumed.step()
+            scheduler.step()
+            for each in (other, optimizer):
+                each.step()  # takes them
+
+
+def test_bounds_of_members():
+    bounds = np.array([0.5, 0.25, 0.125])
+    for build, last in (
+        (lambda o, b: OneCycleLR(o, b, 8, div_factor=2, final_div_factor=4), bounds / 8),
+        (lambda o, b: SWALR(o, b, 3), bounds),
+        (
+            lambda o, b: Plateau(o, factor=0.5, patience=0, min_lr=b / 16),
+            [0.03125, 0.01, 0.0078125],
+        ),
+    ):
+        optimizer = of_members()
+        scheduler = build(optimizer, mg.tensor(bounds))
+        for _ in range(7):
+            scheduler.step()
+        np.testing.assert_allclose(optimizer.param_groups[1]["lr"], last, rtol=1e-12)
+    with pytest.raises(ValueError, match=r"SWALR: Invalid swa_lr: -0\.5"):
+        SWALR(optimizer, mg.tensor([0.5, -0.5, 0.5]))
+
+
+def test_a_rate_that_is_changed_in_place_leaves_the_others():
+    optimizer = of_members()
+    scheduler = SequentialLR(optimizer, [StepLR(optimizer, 2), StepLR(optimizer, 2)], [3])
+    for _ in range(2):
+        before = scheduler.state_dict()
+        optimizer.param_groups[0]["lr"][1] = 0.7
+        after = scheduler.state_dict()
+        assert after.pop("groups")[0].pop("lr")[1] == 0.7 and before.pop("groups")
+        for part in (*after["_schedulers"], *before["_schedulers"]):
+            assert part.pop("groups")[0]["initial_lr"] == list(RATES)
+        assert after == before
+        scheduler.step()
+
+
 # ------------------------------------------------------------------------------- of one's own
 def test_schedules_of_ones_own():
     class Root(LRScheduler):
@@ -668,6 +763,68 @@ def test_an_error_in_a_schedule_changes_nothing():
     with pytest.raises(ZeroDivisionError):
         scheduler.step()
     assert scheduler.last_epoch == 1 and rates(optimizer) == [0.2, 0.04]
+
+
+class Raising(LRScheduler):
+    def get_lr(self):
+        self.optimizer.param_groups[0]["momentum"] = 0.75
+        raise ZeroDivisionError
+
+
+class OwnCycle(OneCycleLR):
+    def get_lr(self):
+        return super().get_lr()[:1]
+
+
+@pytest.mark.parametrize(
+    "build, error",
+    [
+        (lambda o: SWALR(o, 0.5, last_epoch=2), KeyError),
+        (lambda o: LambdaLR(o, lambda epoch: 1 / epoch), ZeroDivisionError),
+        (Raising, ZeroDivisionError),
+        (lambda o: OwnCycle(o, 1.0, 10), ValueError),
+        (lambda o: OneCycleLR(o, 1.0, 10, last_epoch=3), KeyError),
+        (lambda o: ReduceLROnPlateau(o, min_lr=[0.1, -0.1]), ValueError),
+    ],
+)
+def test_a_constructor_that_raises_leaves_the_options(build, error):
+    optimizer = make(momentum=0.9)
+    before = groups_of(optimizer)
+    with pytest.raises(error):
+        build(optimizer)
+    assert groups_of(optimizer) == before
+
+
+@pytest.mark.parametrize(
+    "build, key, value",
+    [
+        (lambda o: StepLR(o, 2), "base_lrs", 0.5),
+        (lambda o: StepLR(o, 2), "gamma", "a"),
+        (lambda o: StepLR(o, 2), "last_epoch", [1]),
+        (lambda o: StepLR(o, 2), "groups", [{"lr": [0.5, "a"]}]),
+        (lambda o: StepLR(o, 2), "groups", [{"lr": [[0.5], [0.5, 0.5]]}]),
+        (lambda o: MultiStepLR(o, [2]), "milestones", [2]),
+        (lambda o: MultiStepLR(o, [2]), "milestones", {"two": 1}),
+        (lambda o: LambdaLR(o, [Falling(0.9), Falling(0.5)]), "lr_lambdas", [{}, 3]),
+        (lambda o: LambdaLR(o, [Falling(0.9), Falling(0.5)]), "lr_lambdas", None),
+        (lambda o: SequentialLR(o, [StepLR(o, 2), StepLR(o, 3)], [2]), "_schedulers", {}),
+    ],
+)
+def test_a_state_of_another_kind_changes_nothing(build, key, value):
+    optimizer = make()
+    scheduler = build(optimizer)
+    scheduler.step()
+    before = copy.deepcopy((scheduler.state_dict(), groups_of(optimizer)))
+    state = {name: damage(name, part) for name, part in scheduler.state_dict().items()}
+    fault = "lr must be a number" if key == "groups" else f"{key} "
+    with pytest.raises(ValueError, match=f"load_state_dict: {fault}.*; nothing was loaded|entries"):
+        scheduler.load_state_dict({**state, key: value})
+    assert (scheduler.state_dict(), groups_of(optimizer)) == before
+
+
+def damage(name, part):
+    """Another value of the same kind."""
+    return part + 1 if isinstance(part, (int, float)) else part
 
 
 # ------------------------------------------------------------------------------- what is refused
@@ -739,6 +896,14 @@ def step(o):
             lambda: OneCycleLR(make(Adagrad), 1.0, 9),
             ValueError,
             "Adagrad has neither momentum nor betas to cycle; pass cycle_momentum=False",
+        ),
+        *(
+            (
+                lambda kind=kind: OneCycleLR(make(kind), 1.0, 9),
+                ValueError,
+                f"OneCycleLR: the momentum of {kind.__name__} must not .* cycle_momentum=False",
+            )
+            for kind in (ScheduleFreeSGD, ScheduleFreeAdamW)
         ),
         (lambda: SWALR(1, 0.1), TypeError, "SWALR: expected an optimiser"),
         (lambda: SWALR(make(), -0.1), ValueError, "SWALR: Invalid swa_lr: -0.1"),

@@ -53,7 +53,9 @@ ARGUMENTS = {
     "max_lr": lambda o: 0.02,
     "swa_lr": lambda o: 0.005,
     "total_steps": lambda o: 2 * STEPS,
-    "cycle_momentum": lambda o: not {"momentum", "betas"}.isdisjoint(o.defaults),
+    "cycle_momentum": lambda o: (
+        not {"momentum", "betas"}.isdisjoint(o.defaults) and not hasattr(o, "train")
+    ),
     "schedulers": lambda o: [
         scheduler(lr_scheduler.LinearLR, o),
         scheduler(lr_scheduler.CosineAnnealingWarmRestarts, o),

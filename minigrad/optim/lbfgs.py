@@ -58,6 +58,7 @@ class LBFGS(Optimizer):
 
     ranges = ("lr", "tolerance_grad", "tolerance_change")
     may_be_missing = ("maximize",)  # PyTorch has none
+    mixes = True
 
     def __init__(
         self,

@@ -38,9 +38,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
+import numpy as np
+
 from ..checks import check_count, check_length, check_range, check_share, choice, plain
-from .optimizer import Optimizer
-from .scheduler import LRScheduler, check_optimizer, per_group
+from .optimizer import Optimizer, check_rate
+from .schedule_free import _ScheduleFree
+from .scheduler import LRScheduler, check_optimizer, per_group, undone_after_an_error
 
 __all__ = [
     "ConstantLR",
@@ -293,9 +296,9 @@ class SWALR(LRScheduler):
     """Anneal lr from its value now to swa_lr in anneal_epochs epochs, and leave it there: the rate
     of stochastic weight averaging (Izmailov et al. 2018), see `optim.AveragedModel`.
 
-    swa_lr is nonnegative, or a list with a value per parameter group; it is kept in the groups, and
-    one added later has that of the first. anneal_epochs is a nonnegative int, anneal_strategy "cos"
-    or "linear".
+    swa_lr is nonnegative, a list with a value per parameter group, or a tensor with a value per
+    member of an nn.Ensemble; it is kept in the groups, and one added later has that of the first.
+    anneal_epochs is a nonnegative int, anneal_strategy "cos" or "linear".
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
     >>> scheduler = mg.optim.lr_scheduler.SWALR(optimizer, swa_lr=0.5, anneal_epochs=2)
@@ -317,18 +320,19 @@ class SWALR(LRScheduler):
         anneal_strategy: str = "cos",
         last_epoch: int = -1,
     ) -> None:
-        groups = check_optimizer(self, optimizer).param_groups
+        check_optimizer(self, optimizer)
         self.anneal_epochs = check_count("SWALR", "anneal_epochs", anneal_epochs, least=0)
         self.anneal_strategy = choice(anneal_strategy, "SWALR: anneal_strategy", "cos", "linear")
         last_rates = per_group("SWALR", "swa_lr", swa_lr, optimizer)
-        last_rates = [check_range("SWALR", "swa_lr", lr) for lr in last_rates]
-        for group, lr in zip(groups, last_rates, strict=True):
-            group["swa_lr"] = lr
-        super().__init__(optimizer, last_epoch)
+        last_rates = [check_rate("SWALR", "swa_lr", lr) for lr in last_rates]
+        with undone_after_an_error(optimizer):
+            for group, lr in zip(optimizer.param_groups, last_rates, strict=True):
+                group["swa_lr"] = lr
+            super().__init__(optimizer, last_epoch)
 
     def _join(self, group: dict[str, Any], number: int) -> None:
         super()._join(group, number)
-        group.setdefault("swa_lr", self.optimizer.param_groups[0]["swa_lr"])
+        group.setdefault("swa_lr", plain(self.optimizer.param_groups[0]["swa_lr"]))
 
     def multiplier(self, epoch: int) -> float:
         """From 1 to 0 along half a cosine wave, or a line."""
@@ -425,11 +429,12 @@ class OneCycleLR(LRScheduler):
     anneal_strategy: 'cos' or 'linear' interpolation between two values.
     cycle_momentum: move the momentum, or beta1, inversely, from max_momentum to base_momentum and
         back.
-    max_lr, base_momentum and max_momentum can be lists with a value per parameter group. A group
-    added later uses the bounds of the others; if these differ, set its `max_lr`, `min_lr`,
-    `initial_lr`, `max_momentum` and `base_momentum` in `optimizer.param_groups`.
-    Raises ValueError if cycle_momentum is set for an optimiser without momentum or betas, and for a
-    step beyond the total.
+    max_lr, base_momentum and max_momentum can be lists with a value per parameter group, max_lr
+    also a tensor with a value per member of an nn.Ensemble. A group added later uses the bounds of
+    the others; if these differ, set its `max_lr`, `min_lr`, `initial_lr`, `max_momentum` and
+    `base_momentum` in `optimizer.param_groups`.
+    Raises ValueError if cycle_momentum is set for an optimiser without momentum or betas, or a
+    schedule-free one, and for a step beyond the total.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=0.1, momentum=0.9)
     >>> scheduler = mg.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=10)
@@ -457,7 +462,7 @@ class OneCycleLR(LRScheduler):
         last_epoch: int = -1,
     ) -> None:
         owner = "OneCycleLR"
-        groups = check_optimizer(self, optimizer).param_groups
+        check_optimizer(self, optimizer)
         if total_steps is not None:
             self.total_steps = check_count(owner, "total_steps", total_steps)
         elif epochs is not None and steps_per_epoch is not None:
@@ -482,17 +487,23 @@ class OneCycleLR(LRScheduler):
                     f"{owner}: {type(optimizer).__name__} has neither momentum nor betas to cycle; "
                     "pass cycle_momentum=False"
                 )
+            if isinstance(optimizer, _ScheduleFree):
+                raise ValueError(
+                    f"{owner}: the momentum of {type(optimizer).__name__} must not change, for it "
+                    "places the parameters between the mean and z; pass cycle_momentum=False"
+                )
             bounds |= {"max_momentum": max_momentum, "base_momentum": base_momentum}
-        columns = {name: per_group(owner, name, bounds[name], optimizer) for name in bounds}
-        for name, column in columns.items():
-            for value in column:
-                check_range(owner, name, value)
-        if last_epoch == -1:
-            for number, group in enumerate(groups):
+        columns = {}
+        for name, bound in bounds.items():
+            check = check_rate if name == "max_lr" else check_range
+            values = per_group(owner, name, bound, optimizer)
+            columns[name] = [check(owner, name, value) for value in values]
+        with undone_after_an_error(optimizer):
+            for number, group in enumerate(optimizer.param_groups if last_epoch == -1 else ()):
                 group.update({name: column[number] for name, column in columns.items()})
                 group["initial_lr"] = group["max_lr"] / divisors[0]
                 group["min_lr"] = group["initial_lr"] / divisors[1]
-        super().__init__(optimizer, last_epoch)
+            super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float]:
         """The rates for `last_epoch`; also sets the momenta."""
@@ -531,16 +542,16 @@ class OneCycleLR(LRScheduler):
         lacking = set(self.driven) - {"lr", "momentum", "betas"} - set(own)
         bounds = {}
         for name in lacking:
-            shared = {other[name] for other in self.optimizer.param_groups[:number]}
-            if len(shared) > 1:
+            first, *others = (other[name] for other in self.optimizer.param_groups[:number])
+            if not all(np.array_equal(first, other) for other in others):
                 raise ValueError(
                     f"OneCycleLR: parameter group {number} was added later and the others differ "
                     f"in {name}; set it, max_lr first, in optimizer.param_groups[{number}]"
                 )
-            bounds[name] = shared.pop()
+            bounds[name] = plain(first)
         group.update(bounds)
 
-    def _cycled(self, which: int) -> list[float]:
+    def _cycled(self, which: int) -> list[Any]:
         """The rates (0) or momenta (1) for `last_epoch`."""
         done, *ends = self._phase()
         names = [end[which] for end in ends]
@@ -561,8 +572,8 @@ class OneCycleLR(LRScheduler):
         (begin, start), (end, stop) = knots[number : number + 2]
         return (self.last_epoch - begin) / (end - begin) if end != begin else 1.0, start, stop
 
-    def _between(self, group: dict[str, Any], names: list[str], done: float) -> float:
-        start, end = (float(group[name]) for name in names)
+    def _between(self, group: dict[str, Any], names: list[str], done: float) -> Any:
+        start, end = (plain(group[name]) for name in names)
         if self.anneal_strategy == "cos":
             done = (1 - math.cos(math.pi * done)) / 2
         return start + (end - start) * done
@@ -629,7 +640,7 @@ class SequentialLR(LRScheduler):
 
     def _start(self) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = group.setdefault("initial_lr", plain(group["lr"]))
+            group["lr"] = plain(group.setdefault("initial_lr", group["lr"]))
         scheduler = self._schedulers[bisect_right(self._milestones, 0)]
         scheduler.last_epoch = -1
         scheduler._start()
@@ -646,7 +657,8 @@ class ReduceLROnPlateau(LRScheduler):
     mode: 'min' or 'max', whether lower or higher is better. threshold: the smallest improvement
     that counts, relative to the magnitude of the best value with threshold_mode 'rel', absolute
     with 'abs'. cooldown: the number of epochs after a reduction in which bad epochs do not count.
-    min_lr: a lower bound for lr, or a list of bounds per group. eps: skip smaller reductions.
+    min_lr: a lower bound for lr, a list of bounds per group, or a tensor of bounds per member of an
+    nn.Ensemble. eps: skip smaller reductions.
     A NaN is never better. Attributes: `best`, `num_bad_epochs`, `cooldown_counter`.
 
     >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=1.0)
@@ -683,9 +695,8 @@ class ReduceLROnPlateau(LRScheduler):
         self.eps = check_range(owner, "eps", eps)
         self.patience = check_count(owner, "patience", patience, least=0)
         self.cooldown = check_count(owner, "cooldown", cooldown, least=0)
-        self.min_lrs = per_group(owner, "min_lr", min_lr, optimizer)
-        for value in self.min_lrs:
-            check_range(owner, "min_lr", value)
+        bounds = per_group(owner, "min_lr", min_lr, optimizer)
+        self.min_lrs = [check_rate(owner, "min_lr", bound) for bound in bounds]
         self.best = math.inf if mode == "min" else -math.inf
         self.num_bad_epochs = self.cooldown_counter = self.last_epoch = 0
         self._last_lr = self._rates_now()
@@ -721,6 +732,5 @@ class ReduceLROnPlateau(LRScheduler):
         bounds = self.min_lrs + self.min_lrs[-1:] * (len(groups) - len(self.min_lrs))
         for group, least in zip(groups, bounds, strict=True):
             lr = plain(group["lr"])
-            reduced = max(lr * self.factor, least)
-            if lr - reduced > self.eps:
-                group["lr"] = reduced
+            reduced = np.maximum(lr * self.factor, least)
+            group["lr"] = plain(np.where(lr - reduced > self.eps, reduced, lr))

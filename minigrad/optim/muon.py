@@ -41,6 +41,7 @@ class Muon(Optimizer):
     ranges = ("lr", "weight_decay", "momentum", "eps")
     keeps = ("momentum_buffer",)
     may_be_missing = ("maximize",)  # PyTorch has none
+    mixes = True
 
     def __init__(
         self,

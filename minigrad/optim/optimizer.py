@@ -82,6 +82,7 @@ class Optimizer:
         dict[str, Any]
     ] = {}  # per group: numbers that its steps change, at the start
     may_be_missing: tuple[str, ...] = ()  # options that a checkpoint may lack, PyTorch's for one
+    mixes = False  # whether elements of a parameter affect each other's steps
 
     def update_rule(self, group: dict[str, Any]) -> Rule:
         """A function (parameter, gradient, state) that updates one parameter of the group in place.
@@ -100,12 +101,14 @@ class Optimizer:
         owner = type(self).__name__
         for name in self.ranges:
             value = group[name]
-            if name == "lr" and np.ndim(value) == 1:  # one for each member of an nn.Ensemble
-                rates = np.array(value, np.float64)
-                for rate in rates:
-                    check_range(owner, "learning rate", rate)
-                group["lr"] = rates
+            if name == "lr" and self.rule:
+                group["lr"] = check_rate(owner, "learning rate", value)
                 continue
+            if name == "lr" and is_listed(value):
+                raise TypeError(
+                    f"{owner}: the learning rate must be one number, got {value!r:.60}; rates for "
+                    "the members of an nn.Ensemble need an optimiser such as SGD or Adam"
+                )
             if name != "betas":
                 check_range(owner, LABELS.get(name, f"{name} value"), value)
                 continue
@@ -174,6 +177,11 @@ class Optimizer:
                 f"{owner}: {place} is not a leaf but the output of {parameter.grad_fn}, so its "
                 "gradient is not kept; optimise the tensor that it was computed from, or "
                 "x.detach().requires_grad_()"
+            )
+        if self.mixes and hasattr(parameter, "active"):
+            raise TypeError(
+                f"{owner}: {place} belongs to an nn.Ensemble, whose members {owner} would mix; use "
+                "an optimiser such as SGD or Adam"
             )
         if id(parameter) in known:
             raise ValueError(
@@ -365,6 +373,19 @@ def options(arguments: dict[str, Any]) -> dict[str, Any]:
     """The options passed to a constructor, from its `locals()` before it defines others."""
     others = ("self", "params", "unknown", "__class__")
     return {name: value for name, value in arguments.items() if name not in others}
+
+
+def is_listed(rate: Any) -> bool:
+    """Whether it is a list, or an array or tensor of one axis: a rate for each member of an
+    nn.Ensemble."""
+    return isinstance(rate, (list, tuple)) or getattr(rate, "ndim", 0) == 1
+
+
+def check_rate(owner: str, label: str, rate: Any) -> Any:
+    """A learning rate, or a new array of them, each in [0, inf)."""
+    if not is_listed(rate):
+        return check_range(owner, label, rate)
+    return np.array([check_range(owner, label, each) for each in plain(rate)], np.float64)
 
 
 def refuse_unknown(owner: str, options: Iterable[str], known: Iterable[str]) -> None:

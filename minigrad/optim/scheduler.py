@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, ClassVar
+
+import numpy as np
 
 from ..checks import check_count, plain
 from ..namespace import Constructed
@@ -45,18 +48,19 @@ class LRScheduler(Constructed):
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
         self.optimizer = check_optimizer(self, optimizer)
         last_epoch = check_count(type(self).__name__, "last_epoch", last_epoch, least=-1)
-        for number, group in enumerate(optimizer.param_groups):
-            if last_epoch == -1:
-                group.setdefault("initial_lr", plain(group["lr"]))
-            elif "initial_lr" not in group:
-                raise KeyError(
-                    f"{type(self).__name__}: group {number} has no 'initial_lr', which resuming at "
-                    f"last_epoch={last_epoch} needs; load the optimiser's state first, or leave "
-                    "last_epoch at -1"
-                )
-        self.base_lrs = [plain(group["initial_lr"]) for group in optimizer.param_groups]
-        self.last_epoch = last_epoch
-        self._start()
+        with undone_after_an_error(optimizer):
+            for number, group in enumerate(optimizer.param_groups):
+                if last_epoch == -1:
+                    group.setdefault("initial_lr", plain(group["lr"]))
+                elif "initial_lr" not in group:
+                    raise KeyError(
+                        f"{type(self).__name__}: group {number} has no 'initial_lr', which "
+                        f"resuming at last_epoch={last_epoch} needs; load the optimiser's state "
+                        "first, or leave last_epoch at -1"
+                    )
+            self.base_lrs = [plain(group["initial_lr"]) for group in optimizer.param_groups]
+            self.last_epoch = last_epoch
+            self._start()
 
     def __repr__(self) -> str:
         plain_ones = (bool, int, float, str, tuple)
@@ -109,7 +113,7 @@ class LRScheduler(Constructed):
             self.last_epoch = before
             raise
         for group, lr in zip(groups, values, strict=True):
-            group["lr"] = lr
+            group["lr"] = plain(lr)
         self._last_lr = values
 
     def _join_new_groups(self) -> None:
@@ -155,7 +159,7 @@ class LRScheduler(Constructed):
         """
         state = {name: _state_of(v) for name, v in vars(self).items() if name != "optimizer"}
         state["groups"] = [
-            {name: plain(group[name]) for name in self.driven if name in group}
+            {name: _state_of(plain(group[name])) for name in self.driven if name in group}
             for group in self.optimizer.param_groups
         ]
         return state
@@ -165,8 +169,8 @@ class LRScheduler(Constructed):
         optimiser's groups. Call it before or after `optimizer.load_state_dict`.
 
         Raises ValueError, without changing anything, if the optimiser has too few groups or entries
-        are missing (except `groups`, which PyTorch does not have; its last rates are used instead);
-        unknown entries are ignored.
+        are missing (except `groups`, which PyTorch does not have; its last rates are used instead)
+        or of another kind; unknown entries are ignored.
 
         >>> optimizer = mg.optim.SGD([mg.ones(1, requires_grad=True)], lr=0.5)
         >>> scheduler = mg.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
@@ -183,10 +187,9 @@ class LRScheduler(Constructed):
         for group, saved in zip(
             self.optimizer.param_groups, _saved_groups(state_dict), strict=False
         ):
-            values = {name: plain(saved[name]) for name in self.driven if name in saved}
-            if "betas" in values:
-                values["betas"] = tuple(values["betas"])  # a list after JSON
-            group.update(values)
+            for name in set(self.driven) & set(saved):
+                pair = isinstance(group.get(name), tuple) and isinstance(saved[name], list)
+                group[name] = tuple(saved[name]) if pair else _rate(saved[name])  # after JSON
 
     def _check_state(self, state: Any) -> None:
         name = f"{type(self).__name__}.load_state_dict"
@@ -198,13 +201,8 @@ class LRScheduler(Constructed):
                 f"{name}: the state lacks {', '.join(missing)}; is it from another scheduler? "
                 "Nothing was loaded"
             )
-        for key in ("lr_lambdas", "_schedulers"):
-            mine, saved = vars(self).get(key, []), state.get(key, [])
-            if len(mine) != len(saved):
-                raise ValueError(f"{name}: {key} has {len(saved)} entries, not {len(mine)}")
-            for item, part in zip(mine, saved, strict=True):
-                if isinstance(item, LRScheduler):
-                    item._check_state(part)
+        for key in vars(self).keys() - {"optimizer"}:
+            _check_saved(name, key, getattr(self, key), state[key])
         groups, count = _saved_groups(state), len(self.optimizer.param_groups)
         if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
             raise ValueError(f"{name}: groups must be a list of dicts; nothing was loaded")
@@ -214,11 +212,10 @@ class LRScheduler(Constructed):
                 "nothing was loaded"
             )
         for key, value in ((key, group[key]) for group in groups for key in group):
-            for each in value if isinstance(value, (list, tuple)) else [value]:
-                if key in self.driven and not isinstance(plain(each), (int, float)):
-                    raise ValueError(
-                        f"{name}: {key} must be a number, got {each!r:.40}; nothing was loaded"
-                    )
+            if key in self.driven and not _is_numeric(value):
+                raise ValueError(
+                    f"{name}: {key} must be a number, got {value!r:.40}; nothing was loaded"
+                )
 
 
 def _saved_groups(state: dict[str, Any]) -> Any:
@@ -226,9 +223,51 @@ def _saved_groups(state: dict[str, Any]) -> Any:
     return state["groups"] if "groups" in state else [{"lr": lr} for lr in state["_last_lr"]]
 
 
+def _is_numeric(value: Any) -> bool:
+    try:
+        return np.asarray(value).dtype.kind in "biuf"
+    except ValueError:  # lists of different lengths
+        return False
+
+
+def _rate(saved: Any) -> Any:
+    """A rate, or those of the members of an nn.Ensemble, of which `_state_of` made a list."""
+    return np.array(saved) if isinstance(saved, list) else plain(saved)
+
+
+def _has_parts(value: Any) -> bool:
+    """Whether it is a list of schedulers or functions, each with a state."""
+    return isinstance(value, list) and any(callable(v) or isinstance(v, LRScheduler) for v in value)
+
+
+def _check_saved(name: str, key: str, mine: Any, saved: Any) -> None:
+    """Raise for a state of an attribute that `_loaded` cannot load."""
+    fits = True
+    if isinstance(mine, LRScheduler):
+        mine._check_state(saved)
+    elif callable(mine):
+        fits = not saved or isinstance(saved, dict)
+    elif isinstance(mine, list):
+        fits = isinstance(saved, (list, tuple))
+        if fits and _has_parts(mine):
+            if len(mine) != len(saved):
+                raise ValueError(f"{name}: {key} has {len(saved)} entries, not {len(mine)}")
+            for item, part in zip(mine, saved, strict=True):
+                _check_saved(name, key, item, part)
+    elif isinstance(mine, Counter):
+        fits = isinstance(saved, dict) and all(str(epoch).isdecimal() for epoch in saved)
+    elif isinstance(mine, (int, float)):
+        fits = saved is None or (np.ndim(saved) == 0 and _is_numeric(saved))
+    if not fits:
+        raise ValueError(
+            f"{name}: {key} is {saved!r:.40}, where this scheduler has {mine!r:.40}; nothing was "
+            "loaded"
+        )
+
+
 def _loaded(mine: Any, saved: Any) -> Any:
     """The value of an attribute, from what `_state_of` saved."""
-    if isinstance(mine, list) and any(callable(m) or isinstance(m, LRScheduler) for m in mine):
+    if _has_parts(mine):
         return [_loaded(item, part) for item, part in zip(mine, saved, strict=True)]
     if isinstance(mine, LRScheduler):
         mine.load_state_dict(saved)
@@ -239,7 +278,9 @@ def _loaded(mine: Any, saved: Any) -> Any:
         return mine
     if isinstance(mine, Counter):  # JSON turned its keys into text
         return Counter({int(key): count for key, count in saved.items()})
-    return saved
+    if isinstance(mine, list) and all(isinstance(m, (int, float, np.ndarray)) for m in mine):
+        return [_rate(each) for each in saved]
+    return np.array(saved, mine.dtype) if isinstance(mine, np.ndarray) else saved
 
 
 def check_optimizer(scheduler: Any, optimizer: Any) -> Optimizer:
@@ -254,6 +295,8 @@ def check_optimizer(scheduler: Any, optimizer: Any) -> Optimizer:
 
 def _state_of(value: Any) -> Any:
     """What a checkpoint keeps of an attribute: attributes of callables, nothing of functions."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     if isinstance(value, list):
         return [_state_of(item) for item in value]
     if isinstance(value, LRScheduler):
@@ -263,6 +306,19 @@ def _state_of(value: Any) -> Any:
             return None
         return dict(getattr(value, "__dict__", {}))
     return value
+
+
+@contextmanager
+def undone_after_an_error(optimizer: Optimizer) -> Iterator[None]:
+    """Restore the options of all groups if the block raises."""
+    before = [dict(group) for group in optimizer.param_groups]
+    try:
+        yield
+    except BaseException:
+        for group, old in zip(optimizer.param_groups, before, strict=True):
+            group.clear()
+            group.update(old)
+        raise
 
 
 def per_group(owner: str, label: str, value: Any, optimizer: Optimizer) -> list[Any]:
