@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 from collections import OrderedDict
 
 import numpy as np
@@ -118,6 +119,58 @@ def test_the_losses_are_those_of_the_members(criterion, target):
     for losses in (shared, repeated):
         assert losses.shape == (SIZE,)
         np.testing.assert_allclose(losses.tolist(), expected, 1e-5)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    "criterion, output, target",
+    [
+        (nn.MSELoss, (3, 6, 1), (6,)),  # would broadcast to (18, 18), across the members
+        (nn.MSELoss, (3, 6, 1), (3, 6)),
+        (nn.L1Loss, (3, 6), (6, 1)),
+        (nn.HuberLoss, (3, 3, 2), (3, 3)),
+        (nn.SmoothL1Loss, (3, 6, 2), (6, 2, 1)),
+        (nn.KLDivLoss, (3, 6, 2), (3, 6, 1)),
+        (nn.PoissonNLLLoss, (3, 6, 1), ()),
+        (nn.BCEWithLogitsLoss, (3, 6, 1), (6,)),
+        (lambda: nn.QuantileLoss((0.1, 0.9)), (3, 6, 2), (6, 2)),
+        (nn.CrossEntropyLoss, (3, 6, 2), (3, 6)),  # of floats
+    ],
+)
+def test_a_target_of_another_shape_is_refused(criterion, output, target, weighted):
+    net, loss = nn.Ensemble(lambda: nn.Linear(1, 1), 3), criterion()
+    if weighted and hasattr(loss, "weight"):
+        loss.weight = mg.tensor([1.0, 2.0])
+    message = "Ensemble.loss: expected a target of shape .*, got "
+    with pytest.raises(ValueError, match=message + re.escape(f"{target} of float32")):
+        net.loss(loss, mg.rand(*output), mg.rand(*target))
+
+
+def test_targets_are_told_apart_where_all_sizes_are_equal():
+    """Three members, samples and classes."""
+    net = nn.Ensemble(lambda: nn.Linear(1, 1), 3)
+    output, square = mg.rand(3, 3, 3), mg.rand(3, 3)
+    labels = mg.tensor([[0, 1, 2], [1, 1, 1], [2, 2, 0]])
+    for criterion, target, own in (
+        (nn.MSELoss(), square, False),
+        (nn.CrossEntropyLoss(), square, False),
+        (nn.CrossEntropyLoss(), labels, True),
+        (nn.CrossEntropyLoss(weight=mg.ones(3)), labels, True),
+        (nn.CrossEntropyLoss(), labels[0], False),
+        (lambda y, t: (y[:, 0] * t).sum(), square, True),
+    ):
+        losses = net.loss(criterion, output, target).tolist()
+        each = [criterion(y, target[k] if own else target).item() for k, y in enumerate(output)]
+        np.testing.assert_allclose(losses, each, 1e-6)
+
+
+def test_an_output_of_one_sample():
+    net, output = nn.Ensemble(lambda: nn.Linear(1, 1), 2), mg.rand(2, 4)
+    for target in (mg.tensor(1), mg.tensor([3, 1]), mg.rand(4)):
+        losses = net.loss(nn.CrossEntropyLoss(), output, target).tolist()
+        targets = target if target.shape == (2,) else [target] * 2
+        each = [nn.CrossEntropyLoss()(y, t).item() for y, t in zip(output, targets, strict=True)]
+        np.testing.assert_allclose(losses, each, 1e-6)
 
 
 def test_members_are_independent():

@@ -32,7 +32,7 @@ from .containers import Sequential
 from .dropout import Dropout
 from .layer_norm import LayerNorm
 from .linear import Identity, Linear
-from .loss import _TargetLoss
+from .loss import CrossEntropyLoss, NLLLoss, QuantileLoss, _TargetLoss
 from .module import MODULE, PARAMETER, TRANSIENT, Module, Parameter
 from .norm import BatchNorm1d
 
@@ -201,6 +201,9 @@ LAYERS: dict[type[Module], type[_Stacked]] = {
 }
 
 
+OF_CLASSES = CrossEntropyLoss, NLLLoss  # losses whose targets may be class indices
+
+
 def _stack_nets(nets: Sequence[Module], path: str, generators: list[Any]) -> Module:
     """The stack of a module of every net."""
     first = nets[0]
@@ -350,7 +353,9 @@ class Ensemble(Module):
 
         criterion: a loss such as `nn.CrossEntropyLoss()`, or a function of output and target that
             returns a 0-d tensor.
-        output: (K, N, ...). target: (K, N, ...), or (N, ...) for all members.
+        output: (K, N, ...). target: (K, N, ...), or (N, ...) for all members; if a function could
+            take either, the first.
+        Raises ValueError for a target of another shape than the loss takes.
 
         >>> net = mg.nn.Ensemble(lambda: mg.nn.Linear(2, 3), 4)
         >>> output, target = net(mg.zeros(5, 2)), mg.tensor([0, 1, 2, 0, 1])
@@ -363,14 +368,9 @@ class Ensemble(Module):
                 f"Ensemble.loss: expected an output of shape ({self.size}, N, ...), "
                 f"got {output.shape}"
             )
-        if target.shape[:2] != output.shape[:2]:
-            if target.shape[:1] != output.shape[1:2]:
-                raise ValueError(
-                    f"Ensemble.loss: expected a target of shape {output.shape[1:2]} or "
-                    f"{output.shape[:2]}, and any others behind, got {target.shape}"
-                )
+        if not self._is_of_all_members(criterion, output, target):
             target = broadcast_to(target, (self.size, *target.shape))
-        if not self._separable(criterion, target):
+        if not self._separable(criterion, output, target):
             every = range(self.size)
             return stack([criterion(output[member], target[member]) for member in every])
         each = copy.copy(criterion)
@@ -380,11 +380,33 @@ class Ensemble(Module):
         mean = criterion.reduction == "mean"  # type: ignore[attr-defined]
         return losses.mean(axis=1) if mean else losses.sum(axis=1)
 
+    def _is_of_all_members(self, criterion: Any, output: Tensor, target: Tensor) -> bool:
+        """Whether the target is (K, N, ...) rather than (N, ...)."""
+        shape, given, known = output.shape[1:], target.shape, isinstance(criterion, _TargetLoss)
+        shapes = [shape]
+        if isinstance(criterion, QuantileLoss) and isinstance(criterion.q, tuple):
+            shapes = [shape[:-1], (*shape[:-1], 1)]
+        elif isinstance(criterion, OF_CLASSES) and target.dtype.kind != "f":
+            shapes = [(shape[0], *shape[2:]) if len(shape) > 1 else ()]
+        elif not known:  # but for the number of samples
+            shapes = [shape[:1]]
+        own, shared = (given, given) if known else (given[:2], given[:1])
+        if own[:1] == (self.size,) and own[1:] in shapes:
+            return True
+        if shared in shapes:
+            return False
+        expected = " or ".join(str(each) for each in (*shapes, *((self.size, *s) for s in shapes)))
+        raise ValueError(
+            f"Ensemble.loss: expected a target of shape {expected}"
+            f"{'' if known else ', and any others behind'}, got {given} of {target.dtype}"
+        )
+
     @staticmethod
-    def _separable(criterion: Any, target: Tensor) -> bool:
+    def _separable(criterion: Any, output: Tensor, target: Tensor) -> bool:
         """Whether the loss is a sum or a mean over samples that count the same."""
         return (
             isinstance(criterion, _TargetLoss)
+            and not (isinstance(criterion, OF_CLASSES) and output.ndim == 2)  # one sample
             and getattr(criterion, "reduction", None) in ("mean", "sum")
             and getattr(criterion, "weight", None) is None
             and getattr(criterion, "pos_weight", None) is None
