@@ -271,6 +271,29 @@ def test_frozen_parameters_stay_frozen_and_generators_are_shared():
     assert (nn.Ensemble(make, 2, seeds=[7, 3]).randperm(50)[1] == first).all()
 
 
+def test_modes_go_in_and_come_out():
+    def make():
+        net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Dropout(0.5))
+        net[1].freeze()
+        net[2].eval()
+        return net
+
+    net = nn.Ensemble(make, 2)
+    net(mg.randn(4, 2))
+    statistics = net.net[1]
+    assert not statistics.running_mean.numpy().any() and not statistics.num_batches_tracked.any()
+    assert [module.training for module in net.net] == [True, False, False]
+    assert [module.training for module in net[1]] == [True, False, False]
+    net.train()
+    assert [module.training for module in net[1]] == [True, False, True]
+    assert [p.requires_grad for p in net[0].parameters()] == [True, True, False, False]
+    net.unfreeze()
+    assert [module.training for module in net[0]] == [True, True, True]
+    net.requires_grad_(False)
+    assert not any(p.requires_grad for p in net[0].parameters())
+    assert not nn.Ensemble(lambda: make().eval(), 2).training
+
+
 @pytest.mark.parametrize(
     "make, error, message",
     [

@@ -227,7 +227,7 @@ def _stack_nets(nets: Sequence[Module], path: str, generators: list[Any]) -> Mod
         for name, _ in first._own(MODULE):
             parts = [getattr(net, name) for net in nets]
             modules[name] = _stack_nets(parts, prefix + name, generators)
-        return Sequential(modules)
+        return _in_the_mode_of(first, Sequential(modules))
     layer = LAYERS.get(type(first))
     if isinstance(first, _Activation):
         layer = StackedElementwise
@@ -243,7 +243,13 @@ def _stack_nets(nets: Sequence[Module], path: str, generators: list[Any]) -> Mod
             f"Ensemble: {type(first).__name__} {f'{path!r} ' if path else ''}cannot be stacked; a "
             f"net for an Ensemble consists of {known}, activations, and Sequential"
         )
-    return layer(nets, path, generators)
+    return _in_the_mode_of(first, layer(nets, path, generators))
+
+
+def _in_the_mode_of(other: Module, module: Module) -> Module:
+    """`module`, which is frozen and trains if the other does."""
+    module.training, module._frozen = other.training, other._frozen
+    return module
 
 
 def _layout(net: Module) -> list[tuple[Any, ...]]:
@@ -316,6 +322,7 @@ class Ensemble(Module):
         nets = [_make_member(make, generator) for generator in self.generators]
         self._plain = (nets[0],)  # in a tuple, so that it is not a member
         self.net = _stack_nets(nets, "", self.generators)
+        self.training = nets[0].training
         if len(list(self.net.parameters())) != len(list(nets[0].parameters())):
             raise ValueError("Ensemble: the plain net uses a parameter twice, which a stack cannot")
         self.register_buffer("active", adopt(np.ones(self.size, bool)))
@@ -468,7 +475,12 @@ class Ensemble(Module):
             plain.to(tensor.dtype)
         state = self.net.state_dict()
         plain.load_state_dict({name: tensor[position] for name, tensor in state.items()})
-        return plain.train(self.training)
+        for stacked, own in zip(self.net.parameters(), plain.parameters(), strict=True):
+            own.requires_grad = stacked.requires_grad
+        stacks = dict(self.net.named_modules())
+        for path, module in plain.named_modules(remove_duplicate=False):
+            _in_the_mode_of(stacks[path], module)
+        return plain
 
     def __setitem__(self, member: int, plain: Module) -> None:
         position = self._position(member)
