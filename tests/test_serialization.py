@@ -686,9 +686,33 @@ def test_what_is_shared_in_a_checkpoint_a_few_times_is_read():
     }
 
 
+def test_a_checkpoint_names_its_byte_order(tmp_path):
+    """Without the entry PyTorch assumes that of the machine that reads."""
+    values = {"a": np.array([1.0, -2.5]), "b": np.array([1, 2**40]), "c": np.array([True])}
+    save(values, tmp_path / "f.pt")
+    with zipfile.ZipFile(tmp_path / "f.pt") as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    assert entries.pop("archive/byteorder") == b"little" and entries.pop("archive/version")
+    assert set(entries) == {"archive/data.pkl", *(f"archive/data/{i}" for i in range(3))}
+    for number, value in enumerate(values.values()):
+        stored = entries[f"archive/data/{number}"]
+        assert stored == value.astype(value.dtype.newbyteorder("<")).tobytes()
+
+
+@pytest.mark.parametrize("order", [None, "little"])
+def test_the_byte_order_of_a_checkpoint_is_little(order):
+    entries = {} if order is None else {"archive/byteorder": order}  # None: before PyTorch 2.1
+    loaded = load(io.BytesIO(checkpoint(torch_tensor(), **entries)))
+    assert loaded["0"].tolist() == [[0.0, 1.0], [2.0, 3.0]]
+
+
+@pytest.mark.parametrize("order", ["big", "", "little ", "Little", "native"])
+def test_another_byte_order_is_refused(order):
+    with pytest.raises(ValueError, match=f"the byte order is b'{order}'; only little-endian"):
+        load(io.BytesIO(checkpoint(torch_tensor(), **{"archive/byteorder": order})))
+
+
 def test_checkpoints_of_other_kinds():
-    with pytest.raises(ValueError, match="the byte order is b'big'"):
-        load(io.BytesIO(checkpoint(torch_tensor(), **{"archive/byteorder": "big"})))
     with pytest.raises(ValueError, match=r"bare pickle, as torch\.save wrote before version 1\.6"):
         load(io.BytesIO(pickle.dumps({"weight": 1.0})))
 

@@ -110,6 +110,7 @@ def sound() -> dict[str, list[bytes]]:
     files["pt"] = [
         checkpoint({"weight": square, "bias": Rebuilt("1", (4,), (1,))}),
         checkpoint({"model": {"w": square}, "epoch": 3, "lr": [0.1, (1, "text")]}),
+        saved(nested, "x.pt"),
     ]
     with contextlib.suppress(ImportError):
         files["safetensors"] = [saved(tensors, "x.safetensors"), saved(nested, "x.safetensors")]
