@@ -439,6 +439,18 @@ def test_the_quantile_loss_is_least_at_the_quantile():
     assert functional.quantile_loss(x, mg.full((2,), math.inf)).item() == math.inf
 
 
+def test_the_gaussian_likelihood_of_variances_at_the_ends():
+    """One below eps counts as eps, but has a gradient; an infinite one knows nothing."""
+    var = mg.tensor([math.inf, 1e-9, math.nan, 2.0], dtype="float64", requires_grad=True)
+    x = mg.ones(4, dtype="float64", requires_grad=True)
+    losses = functional.gaussian_nll_loss(x, mg.zeros(4), var, reduction="none")
+    half = 0.5 * (math.log(1e-6) + 1e6), 0.5 * (math.log(2.0) + 0.5)
+    np.testing.assert_allclose(losses.tolist(), [math.inf, half[0], math.nan, half[1]])
+    losses.sum().backward()
+    np.testing.assert_allclose(x.grad.tolist(), [0, 1e6, math.nan, 0.5])
+    np.testing.assert_allclose(var.grad.tolist(), [0, 0.5e6 - 0.5e12, math.nan, 0.125])
+
+
 def test_errors_of_likelihoods_and_quantiles():
     x = mg.ones(4, 3)
     for var in (mg.ones(3), mg.ones(2, 3), mg.ones(4, 3, 1), mg.ones(1, 4, 3)):

@@ -310,7 +310,7 @@ def gaussian_nll_loss(
         )
     if _bounds(var._array)[0] < 0:
         raise ValueError(f"{name}: var must not be negative; of a log-variance take mg.exp")
-    var = var + (clip(var, min=eps) - var).detach()
+    var = var + where(var < eps, eps - var, 0.0).detach()
     loss = 0.5 * (log(var) + square(x - _as_floats_of(x, target)) / var)
     return _reduce(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction, name)
 
