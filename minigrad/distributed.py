@@ -14,21 +14,29 @@ Design note
    hook of the leaf waits for the bucket and adds the mean.
 4. All ranks must start the same collective operations in the same order. Buckets are started in a
    fixed order, whatever order their gradients come in; those that are missing count as zeros.
+5. A rank that cannot go on must end the job, since the others wait for it. An exception is
+   reported here and aborts the job. That a process was killed or crashed is noticed by the
+   launcher, which ends the others; a watcher, a process beside the rank, says which rank it was.
 """
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
+import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from . import watcher
 from ._core.engine.graph import Tensor, adopt, move_statistics, to_tensor
 from ._core.ops import concat, reshape, square
 from .autograd import Function, is_grad_enabled
@@ -89,11 +97,44 @@ def _end_job(kind: type[BaseException], error: BaseException, trace: Any) -> Non
     print(
         f"rank {rank()} of {size()} failed, which ends the job\n{text}", file=sys.stderr, flush=True
     )
+    _say_goodbye(watcher.REPORTED)
     WORLD.Abort(1)
+
+
+def _start_watcher() -> Callable[[bytes], None]:
+    """Start the process that reports the death of this one, see watcher.py. Returns how to tell it
+    that this process ends, and how."""
+    who = f"rank {rank()} of {size()} (process {os.getpid()} on {os.uname().nodename})"
+    name = f"minigrad-{os.getuid()}-{os.getppid()}"  # the ranks here have one parent, the launcher
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
+    try:
+        path = os.path.join(tempfile.gettempdir(), name)
+        command = [sys.executable, "-I", "-S", watcher.__file__, who, path]
+        process = subprocess.Popen(command, start_new_session=True, **pipes)
+    except OSError:  # no folder to write to, no interpreter or no memory to start: go unwatched
+        return lambda word: None
+    words: Any = process.stdin
+    answers: Any = process.stdout
+    os.register_at_fork(after_in_child=words.close)  # else a child keeps it open
+    answers.read(1)  # READY
+
+    def say_goodbye(word: bytes) -> None:
+        if words.closed:
+            return
+        with suppress(OSError):
+            words.write(word)
+        words.close()
+        answers.read()  # nothing: the watcher closes it when it has heard the word
+        if word == watcher.ENDED:
+            process.wait()
+
+    return say_goodbye
 
 
 if size() > 1:
     sys.excepthook = _end_job
+    _say_goodbye = _start_watcher() if os.name == "posix" else lambda word: None
+    atexit.register(_say_goodbye, watcher.ENDED)
 
 
 # --------------------------------------------------------------------------------------- operations

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,9 @@ MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec")
 pytestmark = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec here")
 
 
-def job(ranks, *arguments, script=HERE / "mpi" / "ranks.py", succeeds=True):
+def job(ranks, *arguments, script=HERE / "mpi" / "ranks.py", succeeds=True, **variables):
     path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "JOB": f"{os.getpid()}-{ranks}"}
+    environment = {**os.environ, "PYTHONPATH": path, "JOB": f"{os.getpid()}-{ranks}", **variables}
     environment |= {"OPENBLAS_NUM_THREADS": "1", "MINIGRAD_NUM_THREADS": "1"}
     result = subprocess.run(
         [MPIEXEC, "-n", str(ranks), sys.executable, str(script), *arguments],
@@ -62,10 +63,72 @@ def test_an_exception_ends_the_job_and_names_the_rank():
     assert time.monotonic() - start < 60
 
 
-def test_the_death_of_a_process_ends_the_job():
+MOMENTS = ["at once", "between steps", "in backward", "in a loop of the others", "with a child"]
+DEATHS = [("killed", moment) for moment in MOMENTS]
+DEATHS += [(how, "between steps") for how in ("crashed", "left", "left with 0", "aborted")]
+
+
+def processes_of(name):
+    """The commands of the processes of a job that still run, by the variable JOB that they got."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"JOB={name}" in (process / "environ").read_text(errors="replace").split("\0"):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def assert_ends(name, seconds=5):
+    """All processes of a job end soon; those that have ended have no environment."""
+    deadline = time.monotonic() + seconds
+    while found := processes_of(name):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc here")
+@pytest.mark.parametrize(("how", "moment"), DEATHS)
+def test_a_rank_that_dies_is_named_and_ends_the_job(how, moment, tmp_path):
     start = time.monotonic()
-    job(4, "dies", succeeds=False)
-    assert time.monotonic() - start < 60
+    _, errors = job(4, "dies", how, moment, succeeds=False, JOB=tmp_path.name, TMPDIR=str(tmp_path))
+    assert time.monotonic() - start < 15
+    assert re.findall(r"minigrad: (.*) \(process \d+ on \S+\) died: (.*)", errors) == [
+        ("rank 1 of 4", "it was killed, crashed or aborted")
+    ]
+    assert_ends(tmp_path.name)
+    left = {"reported while a child lives"} if moment == "with a child" else set()
+    assert {path.name for path in tmp_path.iterdir()} == left
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc here")
+def test_nothing_is_left_after_a_job(tmp_path):
+    options = {"JOB": tmp_path.name, "TMPDIR": str(tmp_path)}
+    for name in ("small", "forks"):
+        _, errors = job(2, name, **options)
+        assert "minigrad:" not in errors
+        assert_ends(tmp_path.name)
+    _, errors = job(2, "raises", succeeds=False, **options)
+    assert "rank 1 of 2 failed" in errors and "minigrad:" not in errors
+    assert_ends(tmp_path.name)
+    assert list(tmp_path.iterdir()) == []
+    job(2, "leaves_a_process", **options)
+    with pytest.raises(AssertionError, match=r"time\.sleep"):
+        assert_ends(tmp_path.name, 1)
+
+
+def test_a_file_of_former_watchers_does_not_silence_new_ones(tmp_path):
+    """What the watchers of one job say, with ranks that hold their pipes."""
+    file = tmp_path / "job"
+    file.write_text("reported")
+    command = [sys.executable, "-I", "-S", distributed.watcher.__file__]
+    os.utime(file, (0, 0))
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    watchers = [subprocess.Popen([*command, f"rank {k}", str(file)], **pipes) for k in range(3)]
+    assert [each.stdout.read(1) for each in watchers] == [distributed.watcher.READY] * 3
+    words = distributed.watcher.ENDED, b"", b""
+    said = [each.communicate(word)[1] for each, word in zip(watchers, words, strict=True)]
+    assert said == [b"", b"minigrad: rank 1 died: it was killed, crashed or aborted\n", b""]
+    assert not file.exists()
 
 
 def test_bad_input():

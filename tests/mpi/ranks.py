@@ -1,8 +1,13 @@
 """What one rank of a job does: `mpiexec -n 2 python ranks.py NAME`; see test_distributed.py."""
 
+import atexit
+import ctypes
 import os
+import signal
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -181,10 +186,61 @@ def raises():
     distributed.allreduce(mg.ones(3))
 
 
-def dies():
-    if rank == 1:
-        os._exit(7)
-    distributed.allreduce(mg.ones(3))
+def dies(how, moment):
+    """Rank 1 is gone without a word, while the others wait for it or compute."""
+    ends = {
+        "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+        "crashed": lambda: ctypes.string_at(0),
+        "left": lambda: os._exit(7),
+        "left with 0": lambda: os._exit(0),
+        "aborted": os.abort,
+    }
+    if rank == 1 and moment == "with a child" and os.fork() == 0:
+        folder, deadline = Path(tempfile.gettempdir()), time.monotonic() + 10
+        while not any(file.stat().st_size for file in folder.glob("minigrad-*")):
+            if time.monotonic() > deadline:
+                os._exit(1)
+        (folder / "reported while a child lives").touch()
+        os._exit(0)
+    net = distributed.DataParallel(make_net(), bucket_bytes=64) if moment != "at once" else None
+    for step in range(3):
+        if rank == 1 and step == 2 * (moment != "at once"):
+            if moment == "in backward":
+                first = next(iter(net.parameters()))
+                first.register_hook(lambda g: ends[how]())
+            else:
+                ends[how]()
+        if moment == "at once":
+            distributed.allreduce(mg.ones(3))
+        elif moment == "in a loop of the others" and rank != 1:
+            while step == 2:
+                mg.ones(10).sum()
+        net(mg.randn(4, 6)).sum().backward()
 
 
-globals()[sys.argv[1]]()
+def forks():
+    """A child that ends by itself, or is killed, is no rank."""
+    for code in (0, 3):
+        child = os.fork()
+        if child == 0:
+            atexit._run_exitfuncs()
+            os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == code
+    child = os.fork()
+    if child == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    distributed.barrier()
+
+
+def leaves_a_process():
+    subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(20)"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+globals()[sys.argv[1]](*sys.argv[2:])
