@@ -67,6 +67,13 @@ def fitted(**parameters):
     return classifier(**parameters).fit(*IRIS)
 
 
+@pytest.fixture
+def float64_nets(monkeypatch):
+    """The nets of estimators have float64 parameters: what differs by rounding alone is equal to
+    some 1e-12."""
+    monkeypatch.setattr(base, "mlp", lambda *sizes: build.mlp(*sizes).double())
+
+
 def moons(n=400):
     random = np.random.default_rng(0)
     label = random.integers(0, 2, n)
@@ -165,11 +172,11 @@ def test_an_integer_weight_is_a_repetition(make):
     assert weighted.history_["loss"] == repeated.history_["loss"]
 
 
-def test_weights_act_by_their_ratios_and_classes_through_samples():
+def test_weights_act_by_their_ratios_and_classes_through_samples(float64_nets):
     X, y = IRIS
     weight = np.random.default_rng(0).random(150)
     one, other = (classifier().fit(X, y, sample_weight=w) for w in (weight, 1000 * weight))
-    np.testing.assert_allclose(one.predict_proba(X), other.predict_proba(X), atol=1e-5)
+    np.testing.assert_allclose(one.predict_proba(X), other.predict_proba(X), 1e-10)
     by_class = classifier(class_weight={0: 1.0, 1: 2.5, 2: 0.5}).fit(X, y)
     by_sample = classifier().fit(X, y, sample_weight=np.array([1.0, 2.5, 0.5])[y])
     assert (by_class.predict_proba(X) == by_sample.predict_proba(X)).all()
@@ -291,7 +298,7 @@ def test_outliers_move_the_huber_loss_less():
     assert huber < squared / 2
 
 
-def test_a_loss_of_ones_own():
+def test_a_loss_of_ones_own(float64_nets):
     X, y = DIABETES
 
     def l1(output, target):
@@ -300,7 +307,7 @@ def test_a_loss_of_ones_own():
 
     own = regressor(loss=l1).fit(X, y)
     module = regressor(loss=nn.L1Loss()).fit(X, y)
-    np.testing.assert_allclose(own.predict(X), module.predict(X), rtol=1e-4)
+    np.testing.assert_allclose(own.predict(X), module.predict(X), 1e-10)
     own.fit(X, y, sample_weight=np.arange(len(y)) + 0.5)
     with pytest.raises(ValueError, match="one value per sample"), pytest.warns(match="ended"):
         module.set_params(warm_start=True).fit(X, y, sample_weight=np.arange(len(y)) + 0.5)
@@ -342,14 +349,14 @@ def test_several_targets_at_once():
     assert several.predict(X).shape == (442, 2, 3)
 
 
-def test_sparse_and_dense_inputs_are_the_same_data():
+def test_sparse_and_dense_inputs_are_the_same_data(float64_nets):
     sparse = pytest.importorskip("scipy.sparse")
     X, y = load_digits(return_X_y=True)
     for make, parameters in ((classifier, {}), (classifier, {"early_stopping": True})):
         dense = make(**parameters).fit(X, y).predict_proba(X)
         for container in (sparse.csr_array, sparse.csc_matrix, sparse.coo_array):
             found = make(**parameters).fit(container(X), y).predict_proba(container(X))
-            np.testing.assert_allclose(found, dense, atol=1e-3)
+            np.testing.assert_allclose(found, dense, 1e-10)
 
 
 def test_data_frames_have_names():
@@ -366,13 +373,13 @@ def test_data_frames_have_names():
     assert np.isfinite(estimator.history_["val_loss"]).all()
 
 
-def test_standardising_makes_units_irrelevant_and_spares_constant_features():
+def test_standardising_makes_units_irrelevant_and_spares_constant_features(float64_nets):
     X, y = DIABETES
     one = regressor().fit(X, y).predict(X)
     scaled = np.c_[1e6 * X + 1e3, np.full(len(X), 7.0)]
     other = regressor().fit(np.c_[X, np.zeros(len(X))], y).predict(np.c_[X, np.zeros(len(X))])
     found = regressor().fit(scaled, 1000 * y - 5).predict(scaled)
-    np.testing.assert_allclose((found + 5) / 1000, other, rtol=1e-2)
+    np.testing.assert_allclose((found + 5) / 1000, other, rtol=1e-6)
     assert np.corrcoef(one, y)[0, 1] > 0.3
     raw = regressor(standardise=False).fit(X, y)
     inputs, outputs = raw.net_.inputs, raw.net_.outputs
@@ -394,17 +401,17 @@ def test_means_and_deviations():
 
 
 # ---------------------------------------------------------------------------------------- training
-def test_it_is_the_loop_that_one_would_write():
+def test_it_is_the_loop_that_one_would_write(float64_nets):
     X, y = IRIS
     estimator = fitted(lr=0.01, dropout=0.2)
     seed = np.random.RandomState(0).randint(np.iinfo(np.int32).max, size=1)[0]
     with mg.rng.drawing_from(mg.Generator(seed)):
         random = mg.rng.generator()
         first, norm, last = nn.Linear(4, 8, bias=False), nn.BatchNorm1d(8), nn.Linear(8, 3)
-        model = nn.Sequential(first, norm, nn.ReLU(), nn.Dropout(0.2), last)
+        model = nn.Sequential(first, norm, nn.ReLU(), nn.Dropout(0.2), last).double()
         optimizer = optim.Adam(model.parameters(), lr=0.01)
         scheduler = lr_scheduler.CosineAnnealingLR(optimizer, 5)
-        x = ((X - X.mean(0)) / X.std(0)).astype(np.float32)
+        x = ((X - X.mean(0)) * (1 / X.std(0))).astype(np.float32)
         for _ in range(5):
             order = random.permutation(150)
             for start in range(0, 150, 32):
@@ -413,11 +420,11 @@ def test_it_is_the_loop_that_one_would_write():
                 nn.CrossEntropyLoss()(model(mg.tensor(x[rows])), mg.tensor(y[rows])).backward()
                 optimizer.step()
             scheduler.step()
-    for (name, found), expected in zip(
-        estimator.net_.net.named_parameters(), model.parameters(), strict=True
-    ):
+    found = estimator.net_.net.named_parameters()
+    for (name, one), other in zip(found, model.parameters(), strict=True):
+        assert one.dtype == mg.float64
         np.testing.assert_allclose(
-            found.detach().numpy(), expected.detach().numpy(), rtol=1e-3, atol=1e-5, err_msg=name
+            one.detach().numpy(), other.detach().numpy(), 1e-10, 1e-12, err_msg=name
         )
 
 
@@ -452,7 +459,7 @@ def test_early_stopping_restores_the_best_weights():
     held = np.array(estimator.history_["val_loss"])
     assert len(held) == estimator.n_iter_ == held.argmin() + 1 + 3 < 500
     loss = -estimator.predict_log_proba(X_val)[np.arange(len(y_val)), y_val].mean()
-    assert loss == pytest.approx(held.min(), rel=1e-4)
+    assert loss == pytest.approx(held.min(), rel=1e-6)
     assert estimator.history_["val_score"][held.argmin()] == estimator.score(X_val, y_val)
 
 
@@ -588,26 +595,27 @@ def test_chunks():
         numbers.partial_fit(DIABETES[0], np.c_[DIABETES[1], DIABETES[1]])
 
 
-def test_the_statistics_of_batchnorm_are_exact_at_the_end():
+def test_the_statistics_of_batchnorm_are_exact_at_the_end(float64_nets):
     X = IRIS[0]
     estimator = fitted(hidden=(8,))
     first, norm = estimator.net_.net[0], estimator.net_.net[1]
-    inputs = first(estimator.net_.inputs(mg.tensor(X, mg.float32))).detach().numpy()
-    np.testing.assert_allclose(norm.running_mean.numpy(), inputs.mean(0), atol=1e-5)
-    np.testing.assert_allclose(norm.running_var.numpy(), inputs.var(0), rtol=1e-4)
+    rows = training.Rows(X, *(end.numpy() for end in estimator.net_.inputs.buffers()))
+    inputs = first(mg.tensor(rows[:])).detach().numpy()
+    np.testing.assert_allclose(norm.running_mean.numpy(), inputs.mean(0), 1e-10, 1e-12)
+    np.testing.assert_allclose(norm.running_var.numpy(), inputs.var(0), 1e-10)
     lagging = fitted(hidden=(8,), recalibrate=False).net_.net[1]
     assert np.abs(lagging.running_var.numpy() / inputs.var(0) - 1).max() > 1e-3
 
 
 # --------------------------------------------------------------------------------------- ensembles
-def test_members_are_averaged_and_differ():
+def test_members_are_averaged_and_differ(float64_nets):
     X, y = DIABETES
     estimator = regressor(n_members=3).fit(X, y)
-    x = mg.tensor(X, mg.float32)
+    x = mg.tensor(X)
     each = np.stack([member(x).detach().numpy()[:, 0] for member in estimator.nets_])
     mean, std = estimator.predict(X, return_std=True)
-    np.testing.assert_allclose(mean, each.mean(0), rtol=1e-4)
-    np.testing.assert_allclose(std, each.std(0), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(mean, each.mean(0), 1e-10)
+    np.testing.assert_allclose(std, each.std(0), 1e-10)
     assert (std > 0).all()
     assert estimator.history_["member"] == [0] * 5 + [1] * 5 + [2] * 5
     with pytest.raises(ValueError, match="n_members"):
@@ -617,18 +625,18 @@ def test_members_are_averaged_and_differ():
     each = np.stack([member(x).detach().numpy() for member in several.nets_])
     variance = np.exp(each[..., 1]).mean(0) + each[..., 0].var(0)
     found = several.predict(X, return_std=True)[1]
-    np.testing.assert_allclose(found, np.sqrt(variance), rtol=1e-4)
+    np.testing.assert_allclose(found, np.sqrt(variance), 1e-10)
     assert single.predict(X, return_std=True)[1].min() > 0
 
 
-def test_probabilities_of_members_are_averaged():
+def test_probabilities_of_members_are_averaged(float64_nets):
     X = IRIS[0]
     estimator = fitted(n_members=3)
-    x = mg.tensor(X, mg.float32)
+    x = mg.tensor(X)
     each = np.stack([mg.softmax(m(x), axis=1).detach().numpy() for m in estimator.nets_])
     mean, std = estimator.predict_proba(X, return_std=True)
-    np.testing.assert_allclose(mean, each.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(std, each.std(0), atol=1e-6)
+    np.testing.assert_allclose(mean, each.mean(0), 1e-10)
+    np.testing.assert_allclose(std, each.std(0), 1e-10, 1e-12)
     assert (estimator.predict(X) == estimator.classes_[each.mean(0).argmax(1)]).all()
     with pytest.raises(ValueError, match="n_members"):
         fitted().predict_proba(X, return_std=True)
@@ -650,7 +658,9 @@ STACKED = [  # parameters of the estimator, and of fit
 
 
 @pytest.mark.parametrize("kind, options, data", STACKED, ids=[str(k) for k in range(len(STACKED))])
-def test_members_train_together_as_they_do_one_by_one(kind, options, data, monkeypatch):
+def test_members_train_together_as_they_do_one_by_one(
+    kind, options, data, monkeypatch, float64_nets
+):
     X, y = load_iris(return_X_y=True) if kind is NetClassifier else DIABETES
     X, y = X[:149], y[:149]  # a last batch of another size
     if "sparse" in data:
@@ -667,19 +677,19 @@ def test_members_train_together_as_they_do_one_by_one(kind, options, data, monke
     assert together.history_["member"] == one_by_one.history_["member"]
     for name in ("loss", "val_loss", "val_score", "lr"):
         np.testing.assert_allclose(
-            together.history_[name], one_by_one.history_[name], 1e-3, 1e-4, err_msg=name
+            together.history_[name], one_by_one.history_[name], 1e-10, 1e-12, err_msg=name
         )
     for mine, other in zip(together.nets_, one_by_one.nets_, strict=True):
         for name, value in other.state_dict().items():
             found = mine.state_dict()[name].numpy()
-            np.testing.assert_allclose(found, value.numpy(), 1e-3, 1e-3, err_msg=name)
+            np.testing.assert_allclose(found, value.numpy(), 1e-10, 1e-12, err_msg=name)
     if "early_stopping" in options:
         epochs = np.bincount(together.history_["member"])
         assert len(set(epochs)) > 1, "members stop by themselves"
         assert set(stopped) == set(np.flatnonzero(epochs < 30))
 
 
-def test_chunks_and_warm_starts_continue_with_all_members(monkeypatch):
+def test_chunks_and_warm_starts_continue_with_all_members(monkeypatch, float64_nets):
     X, y = IRIS
 
     def run():
@@ -697,20 +707,20 @@ def test_chunks_and_warm_starts_continue_with_all_members(monkeypatch):
     assert type(together[0]._chunk_trainers[0]) is training.StackedTrainer
     monkeypatch.setattr(training, "StackedTrainer", refuse)
     for mine, other in zip(together, run(), strict=True):
-        np.testing.assert_allclose(mine.predict_proba(X), other.predict_proba(X), atol=1e-4)
-        np.testing.assert_allclose(mine.history_["loss"], other.history_["loss"], 1e-4)
+        np.testing.assert_allclose(mine.predict_proba(X), other.predict_proba(X), 1e-10, 1e-12)
+        np.testing.assert_allclose(mine.history_["loss"], other.history_["loss"], 1e-10)
 
 
 def frozen(n_features, n_outputs):
     net = nn.Sequential(nn.Linear(n_features, 5), nn.ReLU(), nn.Linear(5, n_outputs))
     net[0].weight.requires_grad_(False)
-    return net
+    return net.double()
 
 
 def hooked(n_features, n_outputs):
     net = nn.Sequential(nn.Linear(n_features, n_outputs))
     net[0].register_forward_hook(lambda module, inputs, output: output * 2)
-    return net
+    return net.double()
 
 
 class Clipped(optim.Adam):
@@ -729,7 +739,9 @@ class Clipped(optim.Adam):
         ({"optimizer": "schedulefreeadamw"}, False),
     ],
 )
-def test_members_that_cannot_be_stacked_train_one_by_one(options, stacked, monkeypatch):
+def test_members_that_cannot_be_stacked_train_one_by_one(
+    options, stacked, monkeypatch, float64_nets
+):
     made = []
     make = training.StackedTrainer
     monkeypatch.setattr(training, "StackedTrainer", lambda m: made.append(make(m)) or made[-1])
@@ -737,9 +749,8 @@ def test_members_that_cannot_be_stacked_train_one_by_one(options, stacked, monke
     assert len(made) == stacked
     monkeypatch.setattr(training, "StackedTrainer", refuse)
     expected = fitted(n_members=2, **options)
-    np.testing.assert_allclose(
-        estimator.predict_proba(IRIS[0]), expected.predict_proba(IRIS[0]), atol=1e-4
-    )
+    found, other = estimator.predict_proba(IRIS[0]), expected.predict_proba(IRIS[0])
+    np.testing.assert_allclose(found, other, 1e-10, 1e-12)
 
 
 def test_one_member_whose_loss_is_not_finite_stops_all():
