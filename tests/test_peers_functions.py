@@ -483,3 +483,25 @@ WRONG = {
 def test_a_wrong_function_is_noticed(order):
     with pytest.raises(AssertionError):
         test_function(WRONG[order], torch.exp, (ANY,))
+
+
+def test_only_the_order_of_equal_elements_is_excused():
+    pytest.importorskip("expecttest")
+    opinfo = pytest.importorskip("opinfo")
+    x = torch.tensor([[3.0, 1.0, 3.0, np.nan, 1.0]])
+    values, positions = torch.sort(x)
+    swapped = [[4, 1, 2, 0, 3]]
+
+    def excused(name, order, sorted_values=values, options=(("dim", -1),)):
+        found = mg.tensor(sorted_values.numpy()), mg.tensor(order)
+        found, expected = ((each[1:] if name == "argsort" else each) for each in (found, both))
+        return opinfo.order_of_equals(name, found, expected, (x,), dict(options))
+
+    both = values, positions
+    assert positions.tolist() == [[1, 4, 0, 2, 3]]
+    for name in ("sort", "argsort", "topk"):
+        assert excused(name, swapped)
+        assert not excused(name, [[4, 0, 2, 1, 3]]), "other elements"
+        assert not excused(name, [[1, 1, 0, 2, 3]]), "an element twice"
+    assert not excused("sort", swapped, values + 1)
+    assert not excused("median", swapped)
