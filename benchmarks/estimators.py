@@ -1,10 +1,15 @@
 """NetClassifier against scikit-learn's MLPClassifier, and with BatchNorm against skorch:
 `python benchmarks/run.py estimators`.
 
-One fit each in turn, from several seeds, each with a split of its own; a figure is the median time
-or the mean test error over the seeds. The same for all: net, Adam at 0.001, batch size, epochs, and
-inputs standardised beforehand. NetClassifier standardises them once more, in the time measured.
-scikit-learn computes in the precision of the data, which is float64 unless users convert it.
+For each of five seeds (fewer with --rounds) the data are split anew, 3 to 1, and each contender is
+fitted once, minigrad first; the first fits are not preceded by a warm-up. A time is the median over
+the seeds, of `fit` alone; an error is the mean over the seeds, on the quarter that was held back.
+The same for all: layers, Adam at 0.001 without weight decay, batch size, epochs, and inputs
+standardised beforehand. Not the same: the initial weights are drawn as each library does by
+default. NetClassifier standardises the inputs once more and joins a last batch of one to the one
+before; with BatchNorm it also recomputes the running statistics at the end. scikit-learn computes
+in the precision of the data, which is float64 unless users convert it; the conversion to float32
+for skorch is within its time, as NetClassifier's is.
 """
 
 from __future__ import annotations
