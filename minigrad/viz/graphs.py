@@ -1,4 +1,4 @@
-"""Draw computation graphs as DOT text, and summarise models in tables.
+"""Draw computation graphs as DOT text.
 
 The graph is the one that `backward` walks: a node for each recorded operation, a box for each leaf
 that requires a gradient, arrows in the direction of the forward pass. Tensors that require no
@@ -9,8 +9,6 @@ needs Graphviz.
 from __future__ import annotations
 
 import html
-import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import takewhile
@@ -20,14 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ._core.engine.graph import Node, RemovableHandle, Tensor, observe, run_graph
-from .autograd import no_grad
-from .checks import positive
-from .nn.module import Module, Parameter
-from .tree import flatten_tree
+from .._core.engine.graph import Node, RemovableHandle, Tensor, observe, run_graph
+from ..checks import positive
+from ..nn.module import Module, Parameter
 
-__all__ = ["Graph", "Row", "Summary", "graph", "record", "summary"]
-__dir__ = __all__.copy
+__all__ = ["Graph", "graph", "record"]
 
 LONGEST_PERIOD = 256  # operations: the longest pattern whose repeats are found
 FEWEST_REPEATS = 4  # the first and the last are drawn, so at least two are folded
@@ -43,12 +38,13 @@ FOLD, OUTPUT = ', style="rounded,dashed"', ', style="rounded,filled,bold", fillc
 
 
 # ---------------------------------------------------------------------------------------- modules
-def _check_model(model: Any) -> None:
+def check_model(model: Any) -> None:
+    """Raise TypeError unless `model` is a Module."""
     if not isinstance(model, Module):
         raise TypeError(f"viz: expected a Module as the model, got {type(model).__name__}")
 
 
-def _wrap(model: Module, call: Callable[..., Any]) -> list[RemovableHandle]:
+def wrap_forwards(model: Module, call: Callable[..., Any]) -> list[RemovableHandle]:
     """Run each forward in `model` as call(path, module, forward, *inputs, **options)."""
     modules = list(model.named_modules())
     return [module.register_forward_wrapper(partial(call, path)) for path, module in modules]
@@ -70,13 +66,13 @@ class record:  # noqa: N801  (a context manager is written like a function)
     """
 
     def __init__(self, model: Module) -> None:
-        _check_model(model)
+        check_model(model)
         self.model = model
         self.paths: dict[Node, str] = {}
         self._running: dict[int, str | None] = {}  # the innermost running module, by thread
 
     def __enter__(self) -> record:
-        self._handles = _wrap(self.model, self._call)
+        self._handles = wrap_forwards(self.model, self._call)
         self._previous = observe(self._note)
         return self
 
@@ -356,134 +352,3 @@ def _fold(nodes: list[Node], most: int) -> list[list[Node]]:
         middle = [node for part in parts[head:tail] for node in part]
         parts = [*parts[:head], middle, *parts[tail:]]
     return parts
-
-
-# ---------------------------------------------------------------------------------------- summary
-class Row(NamedTuple):
-    """One module in a `Summary`, without its submodules, which have their own rows.
-
-    path: its name, '' for the model itself. kind: its class. shape: that of its last output, '' if
-    it was not called. trainable, frozen: elements of its parameters. calls: per forward pass of the
-    model. seconds: the time spent in it.
-
-    >>> mg.viz.summary(mg.nn.Linear(3, 2), mg.ones(5, 3)).rows[0][:5]
-    ('', 'Linear', '(5, 2)', 8, 0)
-    """
-
-    path: str
-    kind: str
-    shape: str
-    trainable: int
-    frozen: int
-    calls: int
-    seconds: float
-
-
-class Summary(NamedTuple):
-    """The table that `summary` returns: print it, or show it in a notebook.
-
-    >>> table = mg.viz.summary(mg.nn.Linear(3, 2), mg.ones(5, 3))
-    >>> str(table).splitlines()[0].split()
-    ['layer', 'class', 'output', 'shape', 'trainable', 'frozen', 'time']
-    """
-
-    rows: list[Row]
-
-    def _cells(self) -> list[list[str]]:
-        """The cells of the table: header, rows and sum."""
-        total = sum(row.seconds for row in self.rows) or 1.0
-        cells = [["layer", "class", "output shape", "trainable", "frozen", "time"]]
-        for path, kind, shape, trainable, frozen, calls, seconds in self.rows:
-            name = "  " * path.count(".") + path.rpartition(".")[2] if path else "(model)"
-            shape += f" x{calls}" * (calls > 1)
-            counts = [f"{count:,}" if count else "" for count in (trainable, frozen)]
-            cells.append([name, kind, shape, *counts, f"{seconds / total:.1%}" if calls else ""])
-        counts = [f"{sum(column):,}" for column in list(zip(*self.rows, strict=True))[3:5]]
-        return [*cells, ["sum", "", "", *counts, f"{total * 1e3:.3g} ms"]]
-
-    def __str__(self) -> str:
-        cells = self._cells()
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        form = "  ".join(f"{{:{'<<<>>>'[k]}{width}}}" for k, width in enumerate(widths))
-        head, *lines, total = [form.format(*row).rstrip() for row in cells]
-        rule = "-" * (sum(widths) + 10)
-        return "\n".join([head, rule, *lines, rule, total])
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        cell = '<td style="white-space: pre; text-align: {}">{}</td>'.format
-        sides = ["left"] * 3 + ["right"] * 3
-        rows = ["".join(map(cell, sides, map(html.escape, row))) for row in self._cells()]
-        return f"<table><tr>{'</tr><tr>'.join(rows)}</tr></table>"
-
-
-def summary(model: Module, *inputs: Any) -> Summary:
-    """A table of the modules of `model`: output shape, parameters and share of the forward time.
-
-    The model runs on `inputs` in evaluation mode, without recording: once to warm up and three
-    times to measure, of which each module's shortest time counts. The model does not change: every
-    module gets its mode back, and evaluation does not update running statistics. A row counts only
-    the module's own parameters and time; a shared parameter or module counts where it comes first.
-    Raises TypeError unless `model` is a Module, or without inputs.
-
-    >>> net = mg.nn.Sequential(mg.nn.Linear(4, 3), mg.nn.BatchNorm1d(3), mg.nn.ReLU())
-    >>> for row in mg.viz.summary(net, mg.ones(5, 4)).rows:
-    ...     print(row.path, row.kind, row.shape, row.trainable)
-     Sequential (5, 3) 0
-    0 Linear (5, 3) 15
-    1 BatchNorm1d (5, 3) 6
-    2 ReLU (5, 3) 0
-    """
-    _check_model(model)
-    if not inputs:
-        raise TypeError(f"viz.summary: pass the inputs of {type(model).__name__}.forward")
-    shapes: dict[str, str] = {}
-    calls: Counter[str] = Counter()
-    spent: dict[str, list[float]] = {path: [] for path, _ in model.named_modules()}  # in each pass
-    inner = [0.0]  # seconds in the submodules of each running module; first: outside all
-
-    def call(
-        path: str, module: Module, forward: Callable[..., Any], *arguments: Any, **options: Any
-    ) -> Any:
-        entered = time.perf_counter()
-        inner.append(0.0)
-        start = time.perf_counter()
-        try:
-            output = forward(*arguments, **options)
-        finally:
-            spent[path][-1] += time.perf_counter() - start - inner.pop()
-        calls[path] += 1
-        shapes[path] = _shapes(output)
-        inner[-1] += time.perf_counter() - entered  # with our overhead, not the parent's
-        return output
-
-    modes = [(module, module.training) for module in model.modules()]
-    handles = _wrap(model, call)
-    try:
-        model.eval()
-        with no_grad():
-            for _ in range(4):
-                for passes in spent.values():
-                    passes.append(0.0)
-                model(*inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes:
-            module.training = mode
-    counts = {path: Counter[bool]() for path, _ in model.named_modules()}
-    for name, parameter in model.named_parameters():
-        counts[name.rpartition(".")[0]][parameter.requires_grad] += parameter.size
-    rows = []
-    for path, module in model.named_modules():
-        known = type(module).__name__, shapes.get(path, ""), counts[path][True], counts[path][False]
-        rows.append(Row(path, *known, calls[path] // 4, min(spent[path][1:])))
-    return Summary(rows)
-
-
-def _shapes(output: Any) -> str:
-    """The shapes of an output: a Tensor, or a tuple, list or dict of them."""
-    leaves = [None] if output is None else flatten_tree(output)[0]
-    return ", ".join(str(x.shape) if isinstance(x, Tensor) else type(x).__name__ for x in leaves)
