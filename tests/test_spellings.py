@@ -268,7 +268,7 @@ def test_imports_look_for_modules_of_minigrad_alone():
 
 
 @pytest.mark.parametrize("place", ["mg", "nn", "nn.functional", "optim", "Tensor", "Module"])
-@pytest.mark.parametrize("name", ["_repr_html_", "__wrapped__", "__array_struct__", "_ipython_"])
+@pytest.mark.parametrize("name", ["_repr_latex_", "__wrapped__", "__array_struct__", "_ipython_"])
 def test_private_names_are_answered_without_looking(monkeypatch, place, name):
     monkeypatch.setattr(spellings, "advice", None)
     value = owner(place)

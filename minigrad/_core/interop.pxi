@@ -16,6 +16,11 @@ cdef str described(Tensor x):
     return f"tensor({text})"
 
 
+cdef str described_in_html(Tensor x):
+    from minigrad.viz.notebook import tensor_html    # a notebook asks for it, nothing else
+    return tensor_html(x)
+
+
 def rebuild(kind: type[Tensor], array: NDArray[Any], requires_grad: bool, grad: Tensor | None) -> Tensor:
     """Make a Tensor again from what `pickle` or `copy` took apart."""
     cdef Tensor tensor = kind.__new__(kind)

@@ -604,6 +604,11 @@ class Module(Constructed):
         text, count = rows[-1]
         return "\n".join([*lines, f"{text:{width}}{count:,} parameters"])
 
+    def _repr_html_(self) -> str:
+        from ..viz.notebook import module_html  # a notebook asks for it, nothing else
+
+        return module_html(self)
+
 
 def _check_assigned(name: str, kind: str, value: Any) -> None:
     """Raise unless `value`, not a Parameter or Module, may replace a member of this kind."""

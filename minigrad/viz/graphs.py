@@ -156,6 +156,14 @@ class Graph(NamedTuple):
         except graphviz.ExecutableNotFound:
             raise RuntimeError(f"viz: the program dot was not found; {way_out}") from None
 
+    def _repr_html_(self) -> str:
+        svg = self._repr_svg_()
+        if svg is None:
+            head, text = html.escape(repr(self)[1:-1]), html.escape(self.dot)
+            return f"<details><summary>{head}</summary><pre>{text}</pre></details>"
+        picture = svg[svg.index("<svg") :]  # its background is white, also in a dark notebook
+        return f'<div style="overflow: auto">{picture}</div>'
+
     def _repr_svg_(self) -> str | None:
         try:
             return self._render("svg").decode()

@@ -118,8 +118,8 @@ cdef class Tensor:
         """Count a write to the storage, so that graphs that saved it notice."""
         count_write(self)
 
-    def __repr__(self) -> str:
-        return described(self)
+    def __repr__(self) -> str: return described(self)
+    def _repr_html_(self) -> str: return described_in_html(self)
 
     def __reduce__(self) -> Any:
         if self.node is not None:
