@@ -21,12 +21,15 @@ REFUSED = 'from minigrad.spellings import rows; print(*{f".*[.](Tensor|Module)[.
 .NOTPARALLEL: # two targets would install into one .venv at a time
 .SECONDARY: # stamps are not intermediate files
 
-.PHONY: help demo lab test test-peers test-array-api test-opinfo test-oldest test-mpi test-aarch64 torture mutants lint bench profile sdist wheel clean
+.PHONY: help demo exercise lab test test-peers test-array-api test-opinfo test-oldest test-mpi test-aarch64 torture mutants lint bench profile sdist wheel clean
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 demo: .venv/has-examples .venv/compiled ## train a BatchNorm net on handwritten digits
 	@$(PY) examples/train_digits.py $(ARGS)
+
+exercise: .venv/has-examples .venv/compiled ## judge your answer to the exercise of a lesson: make exercise N=3
+	@$(PY) -m examples.exercises $(N)
 
 lab: .venv/has-examples .venv/compiled ## put the claims about BatchNorm to the test, see examples/batchnorm_lab
 	@$(PY) -m examples.batchnorm_lab $(ARGS)

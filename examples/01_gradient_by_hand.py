@@ -30,6 +30,8 @@ numbers leaves noise of about ε/h. The optimum is in between, near h = ε^(1/3)
 only about eleven digits are right, while the chain rule gives all sixteen. Measured derivatives
 are good for one thing: finding mistakes. `mg.autograd.gradcheck` does this, and minigrad's
 tests rely on it.
+
+Exercise: another neuron, by hand. `make exercise N=1` judges your answer.
 """
 
 from __future__ import annotations

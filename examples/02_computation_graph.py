@@ -29,6 +29,8 @@ useless (Ioffe & Szegedy 2015, section 3.2). Pictures of graphs reveal such thin
 primitive by primitive; in a training loop its formula runs as one Node, `normalise`, whose gradient
 was derived by the rules that you see at work here. Graphviz draws the picture; if its program `dot`
 is not installed, matplotlib draws the same graph in a simpler layout, without the frames.
+
+Exercise: the rule of an operation that broadcasts. `make exercise N=2` judges your answer.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ gives the right answer: w = 2 S⁻¹ m, b = 0 (ibid., section 4.2). The learnt w
 points allow: the inverse of the Hessian of N · loss gives the expected error, printed in the
 table as ±. No other method could do much better: even with the true w some points are on the
 wrong side. The picture shows them, the line where p = 1/2, and the falling loss.
+
+Exercise: the gradient with respect to the weights. `make exercise N=3` judges your answer.
 """
 
 from __future__ import annotations

@@ -24,6 +24,8 @@ coordinates that the network learnt: of the sixteen dimensions of h₂ the one a
 p is computed, and the widest of the others. Now a straight line, w·h₂ + b = 0, separates them.
 What counts is the accuracy on the points that were not trained on, drawn with dark edges; it is
 printed.
+
+Exercise: a step of Adam. `make exercise N=4` judges your answer.
 """
 
 from __future__ import annotations

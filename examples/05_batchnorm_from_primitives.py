@@ -28,6 +28,8 @@ its experiment. A layer u = x W + b is normalised by its mean and variance, and 
 without bias should match a target of mean 1, but cannot. The remaining error pushes b forever,
 in vain: the output does not depend on b at all. "b will grow indefinitely while the loss
 remains fixed." With the whole gradient b does not move.
+
+Exercise: the backward of LayerNorm. `make exercise N=5` judges your answer.
 """
 
 from __future__ import annotations

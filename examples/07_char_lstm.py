@@ -26,6 +26,8 @@ Samples are drawn character by character, and each character drawn is fed back. 
 first divided by a *temperature*: at 0.5 the model writes only what it is sure of, at 1 its text
 is as varied as what it read. The gradient is clipped by norm (Pascanu, Mikolov & Bengio 2013),
 because a single odd piece can throw an LSTM far off.
+
+Exercise: what an LSTM remembers. `make exercise N=7` judges your answer.
 """
 
 from __future__ import annotations

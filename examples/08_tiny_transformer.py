@@ -29,6 +29,8 @@ How does it sort? The picture shows where each position of the answer looks, for
 Nobody told it to, but in some head a position that is about to write a 3 looks at the 3s among
 the given digits, and if a digit occurs twice it must count, by also looking at what it has
 already written.
+
+Exercise: attention that cannot look ahead. `make exercise N=8` judges your answer.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ row of H is the gradient of one element of the gradient. Nobody wrote a second-d
 and third derivatives work the same way. For a network with a million weights H does not fit in
 memory, but H v does, for a vector v: it is the gradient of g·v and costs one more backward
 (Pearlmutter 1994).
+
+Exercise: the Hessian times a vector, without the Hessian. `make exercise N=9` judges your answer.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ table. For the picture, 200 sets of parameters are drawn from that normal distri
 solved at once: the program works for numbers and arrays alike. The bands contain 95 % of them.
 They are narrow where there are counts; after the last count, errors of the period accumulate,
 and the bands widen.
+
+Exercise: a method of second order. `make exercise N=10` judges your answer.
 """
 
 from __future__ import annotations

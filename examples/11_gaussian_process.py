@@ -25,6 +25,8 @@ And as that rule consists of operations that have rules, the Hessian is there as
 Newton's method makes the last steps, and the inverse of the Hessian is the covariance of the three
 logarithms, their ± in the table and the ellipse in the picture. Note the gap in the measurements:
 the band is wide where nothing was measured, and narrow where much was.
+
+Exercise: the rule of a log-determinant. `make exercise N=11` judges your answer.
 """
 
 from __future__ import annotations

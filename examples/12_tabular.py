@@ -29,6 +29,8 @@ of the reasons is easily shown: a tree ignores columns that do not help, while a
 to, and a net even more so. One panel appends columns of noise to the wine data. The trees do not
 care, the net suffers most. Where most columns may be useless, take trees. The last panel shows the
 losses that an estimator keeps: the net goes back to the weights at the grey line.
+
+Exercise: standardise without looking at the test. `make exercise N=12` judges your answer.
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ by the number of nets: the overhead is paid once, the arithmetic by everyone.
 
 `NetRegressor(n_members=32)` and `NetClassifier(n_members=32)` do all this for tables, and
 `predict(X, return_std=True)` returns the spread (lesson 12).
+
+Exercise: an ensemble with weights. `make exercise N=13` judges your answer.
 """
 
 from __future__ import annotations
