@@ -397,6 +397,20 @@ def test_a_formula_and_its_gradient_are_printed():
     assert "d_x_out[(a * J + j) * M + m] = d_x;" in text
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["nonsense"], "derive: no formula 'nonsense'; there are normalise, rms_normalise"),
+        (["normalise", "nonsense"], "derive: no layout 'nonsense'; there are columns, "),
+        (["normalise", "rows", "more"], "derive: expected a formula and a layout, got 'more'"),
+    ],
+)
+def test_what_cannot_be_printed_takes_one_line(words, said):
+    with pytest.raises(SystemExit) as stopped:
+        derive.main(*words)
+    assert stopped.value.code.startswith(said) and "\n" not in stopped.value.code
+
+
 def test_a_variance_of_what_is_not_centred_is_refused():
     """Its two sums would cancel."""
     trace = derive.Trace(derive.LAYOUTS["rows"])

@@ -612,8 +612,13 @@ def header():
     return "\n\n".join(parts)
 
 
-def main(name="normalise", layout="planes"):
+def main(name="normalise", layout="planes", *rest):
     """Print the loops of a formula."""
+    for word, kind, known in ((name, "formula", FORMULAS), (layout, "layout", LAYOUTS)):
+        if word not in known:
+            sys.exit(f"derive: no {kind} {word!r}; there are {', '.join(known)}")
+    if rest:
+        sys.exit(f"derive: expected a formula and a layout, got {' '.join(rest)!r} as well")
     print(*(text for text, _ in written(name, layout, "float")), sep="\n\n")
 
 
