@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 from importlib import import_module
 from pathlib import Path
 from textwrap import indent
 
+import pages
 import pytest
 
 import minigrad as mg
@@ -19,38 +18,13 @@ import peers_table  # isort: skip
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FLOAT = re.compile(r"-?\d+\.\d+")
 
 
-def blocks():
-    """Every fenced block: language, text, and the printed output that follows it, or None."""
-    fences = [
-        (match[1], match[2], match.span())
-        for match in re.finditer(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    ]
-    following = [*fences[1:], ("", "", (len(README), 0))]
-    for (language, text, span), (next_language, next_text, next_span) in zip(
-        fences, following, strict=True
-    ):
-        adjacent = not README[span[1] : next_span[0]].strip()
-        yield language, text, next_text if adjacent and next_language == "text" else None
-
-
-PYTHON = [(text, output) for language, text, output in blocks() if language == "python"]
+BLOCKS = list(pages.blocks(README))
+PYTHON = [(text, output) for language, text, output in BLOCKS if language == "python"]
 # The lines quoted from the source do not run alone: their variables are defined around them.
 QUOTED = [text for text, _ in PYTHON if "import" not in text]
 PROGRAMS = [(text, output) for text, output in PYTHON if text not in QUOTED]
-
-
-def same_output(expected: str, printed: str) -> bool:
-    """Equal text; floats may differ by one in the last digit shown, because the rounding of a sum
-    depends on the instruction set of the kernels."""
-    if FLOAT.sub("#", expected) != FLOAT.sub("#", printed):
-        return False
-    return all(
-        abs(float(want) - float(got)) < 1.5 * 10.0 ** -len(want.partition(".")[2])
-        for want, got in zip(FLOAT.findall(expected), FLOAT.findall(printed), strict=True)
-    )
 
 
 @pytest.mark.parametrize("number", range(len(PROGRAMS)))
@@ -58,11 +32,9 @@ def test_python_block_runs_and_prints_what_it_says(number):
     program, expected = PROGRAMS[number]
     if "sklearn" in program:
         pytest.importorskip("sklearn")
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(program, f"README.md, Python block {number}", "exec"), {})
+    found = pages.printed(program, f"README.md, Python block {number}")
     assert expected is not None, f"block {number} is not followed by what it prints"
-    assert same_output(expected, printed.getvalue()), printed.getvalue()
+    assert pages.same_output(expected, found), found
 
 
 def test_the_page_has_the_programs_that_it_should():
@@ -71,10 +43,10 @@ def test_the_page_has_the_programs_that_it_should():
 
 
 def test_a_wrong_output_is_noticed():
-    assert same_output("loss 0.729\n", "loss 0.730\n")
-    assert not same_output("loss 0.729\n", "loss 0.731\n")
-    assert not same_output("loss 0.729\n", "loss 0.7290\nloss 0.7\n")
-    assert not same_output("True\n", "False\n")
+    assert pages.same_output("loss 0.729\n", "loss 0.730\n")
+    assert not pages.same_output("loss 0.729\n", "loss 0.731\n")
+    assert not pages.same_output("loss 0.729\n", "loss 0.7290\nloss 0.7\n")
+    assert not pages.same_output("True\n", "False\n")
 
 
 def stripped_lines(text: str) -> list[str]:
@@ -95,20 +67,20 @@ def test_the_batchnorm_forward_stands_in_the_source_and_computes_batchnorm():
 
 
 def test_the_derived_backward_of_batchnorm_is_what_is_printed():
-    (quoted,) = (text for language, text, _ in blocks() if language == "c")
+    (quoted,) = (text for language, text, _ in BLOCKS if language == "c")
     _, (backward, _) = derive.written("normalise", "planes", "float")
     assert indent(quoted, "    ", lambda line: line[0] != "#") in backward
 
 
 def test_the_quoted_table_entry_stands_in_the_source():
-    (entry,) = (text for language, text, _ in blocks() if language == "cython")
+    (entry,) = (text for language, text, _ in BLOCKS if language == "cython")
     assert entry in (ROOT / "minigrad/_core/engine/table.py").read_text(encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------- commands and links
 def test_make_targets_and_test_files_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
-    commands = [text for language, text, _ in blocks() if language == "sh"]
+    commands = [text for language, text, _ in BLOCKS if language == "sh"]
     commands += re.findall(r"`(make [^`]*)`", README)
     named = {match for text in commands for match in re.findall(r"\bmake ([a-z-]+)", text)}
     assert {"demo", "test", "bench"} <= named <= targets
