@@ -270,6 +270,8 @@ def test_data_loader_refuses(make, error, message):
 def test_subset_takes_positions():
     for positions in ([7, 2], (7, 2), np.array([7, 2]), mg.tensor([7, 2])):
         part = Subset(numbers(), positions)
+        with pytest.raises(TypeError, match=r"Subset: index .* is not an int, and"):
+            Subset(Samples(list(range(10))), positions)[[0]]
         assert len(part) == 2 and part[1][0].item() == 2
     assert len(Subset(numbers(), [])) == 0
 
@@ -303,6 +305,8 @@ def test_subset_refuses(indices, message):
         (5, [0, 1.0], [0, 5]),
         (3, [0, 3], [0, 3]),
         (3, [1.0], [3]),
+        (4, np.array([0.5, 0.5], np.float32), [2, 2]),
+        (4, np.array([1, 3]), [1, 3]),
     ],
 )
 def test_random_split(n, lengths, sizes):
@@ -339,3 +343,5 @@ def test_random_split_works_on_any_dataset_and_with_manual_seed():
 def test_random_split_refuses(lengths, message):
     with pytest.raises(ValueError, match=message):
         random_split(numbers(), lengths)
+    with pytest.raises(TypeError, match="random_split: a length must be a number, got 'a'"):
+        random_split(numbers(), ["a", 3])

@@ -407,6 +407,9 @@ def test_a_sampler_keeps_to_its_length():
         ),
         ({"last": "fold"}, ValueError, "last must be 'keep', 'drop' or 'merge', got 'fold'"),
         ({"last": ""}, ValueError, "last must be 'keep', 'drop' or 'merge', got ''"),
+        ({"shuffle": "no"}, TypeError, "DataLoader: shuffle must be True or False, got 'no'"),
+        ({"drop_last": 1}, TypeError, "DataLoader: drop_last must be True or False, got 1"),
+        ({"collate_fn": 3}, TypeError, "DataLoader: collate_fn must be a function of a list"),
         ({"generator": 3}, TypeError, "DataLoader: generator must be a mg.Generator, got int 3"),
         ({"sampler": 3}, TypeError, "sampler must be an iterable of indices, got 3"),
         ({"sampler": RandomSampler}, TypeError, "sampler must be an iterable of indices, got <cl"),
@@ -672,6 +675,10 @@ def of_loader(loader):
             lambda: other(source={"generator": {"bit_generator": "MT19937"}}),
             "the state is of 'MT19937', this generator is a PCG64",
         ),
+        *(
+            (lambda n=n: {k: v for k, v in other().items() if k != n}, f"the state lacks {n}")
+            for n in ("loader", "epoch", "delivered", "sizes", "order", "source")
+        ),
         (lambda: other(epoch=-1), "'epoch' must be an int >= 0, got -1"),
         (lambda: other(epoch=None), "'epoch' must be an int >= 0, got None"),
         (lambda: other(delivered=-1), "'delivered' must be an int >= 0, got -1"),
@@ -741,6 +748,7 @@ def test_concat_dataset():
         ([], ValueError, "expected at least one dataset, got none"),
         ([numbers(), Stream(3)], TypeError, "dataset 1 must have __len__ and __getitem__, Stream"),
         ([3], TypeError, "dataset 0 must have __len__ and __getitem__, int does not"),
+        (numbers(), TypeError, "expected a list of datasets, got one, TensorDataset"),
     ):
         with pytest.raises(error, match=message):
             ConcatDataset(bad)

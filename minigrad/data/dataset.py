@@ -11,7 +11,7 @@ import numpy as np
 
 from .._core.engine.graph import Tensor
 from .._core.ops import concat
-from ..checks import as_int, integer
+from ..checks import as_int, integer, plain, real
 from ..creation import asarray
 from ..rng import Generator, generator as numpy_generator
 from ..tree import flatten_tree
@@ -148,7 +148,14 @@ class Subset(Dataset[Any]):
 
     def __getitem__(self, index: Any) -> Any:
         chosen = self.indices[index]
-        return self.dataset[int(chosen) if chosen.ndim == 0 else chosen]
+        if chosen.ndim == 0:
+            return self.dataset[int(chosen)]
+        if not self.takes_index_arrays:
+            raise TypeError(
+                f"Subset: index {index!r:.60} is not an int, and the dataset does not take index "
+                "arrays; index sample by sample"
+            )
+        return self.dataset[chosen]
 
     def __repr__(self) -> str:
         return f"Subset({len(self)} of {described(self.dataset)})"
@@ -168,6 +175,11 @@ class ConcatDataset(Dataset[Any]):
     """
 
     def __init__(self, datasets: Iterable[Any]) -> None:
+        if isinstance(datasets, Dataset):  # which would be iterated over
+            raise TypeError(
+                f"ConcatDataset: expected a list of datasets, got one, {datasets!r:.60}; "
+                "ConcatDataset([a, b]) is both"
+            )
         self.datasets = list(datasets)
         if not self.datasets:
             raise ValueError("ConcatDataset: expected at least one dataset, got none")
@@ -259,7 +271,7 @@ def random_split(
         if generator is not None:
             raise ValueError("random_split: give a seed or a generator, not both")
         generator = Generator(integer(seed, "random_split: seed", 0))
-    total, sizes = len(dataset), list(lengths)
+    total, sizes = len(dataset), [plain(real(n, "random_split: a length")) for n in lengths]
     if any(not size >= 0 for size in sizes):
         raise ValueError(f"random_split: lengths must not be negative, got {sizes}")
     if any(isinstance(size, float) for size in sizes):

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from .._core.engine.graph import Tensor
-from ..checks import as_int, choice, integer
+from ..checks import as_int, choice, flag, integer
 from ..rng import Generator, check_generator
 from .collate import default_collate
 from .dataset import IterableDataset, described
@@ -38,6 +38,7 @@ from .sampler import (
 __all__ = ["DataLoader"]
 
 _VERSION = 1
+_ENTRIES = ("loader", "epoch", "delivered", "sizes", "order", "source")  # of a state
 _WORKERS = (
     "batches are made in this process: one of a TensorDataset takes microseconds, less than "
     "sending it from another process would; leave it out. If samples are slow to make, make them "
@@ -96,7 +97,7 @@ class DataLoader:
         self,
         dataset: Any,
         batch_size: int = 1,
-        shuffle: bool = False,
+        shuffle: bool | None = False,
         drop_last: bool = False,
         seed: int | None = None,
         collate_fn: Callable[[list[Any]], Any] | None = None,
@@ -117,6 +118,8 @@ class DataLoader:
                 f"{type(dataset).__name__} does not; convert it to a list or a TensorDataset, or "
                 "make it an IterableDataset"
             )
+        shuffle = flag(shuffle or False, "DataLoader: shuffle")  # PyTorch has None for False
+        drop_last = flag(drop_last, "DataLoader: drop_last")
         self.dataset = dataset
         self.batch_size = integer(batch_size, "DataLoader: batch_size", 1)
         self.seed = None if seed is None else integer(seed, "DataLoader: seed", 0)
@@ -124,6 +127,10 @@ class DataLoader:
             ("drop" if drop_last else "keep") if last is None else last,
             "DataLoader: last", "keep", "drop", "merge",
         )  # fmt: skip
+        if collate_fn is not None and not callable(collate_fn):
+            raise TypeError(
+                f"DataLoader: collate_fn must be a function of a list, got {collate_fn!r:.60}"
+            )
         self.shuffle, self.collate_fn = shuffle, collate_fn
         self.generator = check_generator(generator, "DataLoader")
         _refuse_clashes(
@@ -335,12 +342,14 @@ class DataLoader:
         nothing is changed then.
         """
         state: Any = state_dict
-        if not isinstance(state, dict) or "version" not in state or "loader" not in state:
+        if not isinstance(state, dict) or "version" not in state:
             raise self._misfit(f"expected what state_dict() returned, got {state!r:.60}")
         if state["version"] != _VERSION:
             raise self._misfit(
                 f"the state is of version {state['version']!r:.20}, this minigrad reads {_VERSION}"
             )
+        if lacking := [name for name in _ENTRIES if name not in state]:
+            raise self._misfit(f"the state lacks {', '.join(lacking)}")
         here, there = self._kind(), state["loader"]
         if not isinstance(there, dict) or set(there) != set(here):
             raise self._misfit(f"'loader' is damaged: {there!r:.60}")
@@ -351,10 +360,10 @@ class DataLoader:
                 f"the state is of another loader: {'; '.join(differing)}; build the loader as the "
                 "one that was saved"
             )
-        number, epoch = as_int(state.get("epoch")), self._loaded_epoch(state)
+        number, epoch = as_int(state["epoch"]), self._loaded_epoch(state)
         if number is None or number < 0:
-            raise self._misfit(f"'epoch' must be an int >= 0, got {state.get('epoch')!r:.30}")
-        owner, saved = self._stateful(), state.get("source")
+            raise self._misfit(f"'epoch' must be an int >= 0, got {state['epoch']!r:.30}")
+        owner, saved = self._stateful(), state["source"]
         if (owner is None) != (saved is None):
             raise self._misfit("the state is of another sampler or stream")
         if owner is not None:
@@ -363,7 +372,7 @@ class DataLoader:
 
     def _loaded_epoch(self, state: dict[str, Any]) -> _Epoch | None:
         """The epoch that was interrupted, if one was."""
-        delivered, sizes, order = (state.get(name) for name in ("delivered", "sizes", "order"))
+        delivered, sizes, order = (state[name] for name in ("delivered", "sizes", "order"))
         if delivered is None:
             return None
         if as_int(delivered) is None or delivered < 0:
