@@ -167,9 +167,13 @@ def test_defaults_are_pytorchs():
         "weight_decay": 0,
         "amsgrad": False,
         "maximize": False,
+        "decoupled_weight_decay": False,
     }
     assert Adam(p).defaults == adam
-    assert AdamW(p).defaults == {**adam, "weight_decay": 1e-2}
+    decoupled = {"weight_decay": 1e-2, "decoupled_weight_decay": True}
+    assert AdamW(p).defaults == {**adam, **decoupled}
+    with pytest.raises(TypeError, match="multiple values for keyword argument 'decoupled_weight"):
+        AdamW(p, decoupled_weight_decay=False)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -789,6 +793,39 @@ def test_refused(make, error, message):
         make()
 
 
+@pytest.mark.parametrize(
+    "kind, name",
+    [
+        *((kind, "maximize") for kind in (Adagrad, Lion, Muon, ScheduleFreeSGD, mg.optim.LBFGS)),
+        *((SGD, "nesterov"), (Muon, "nesterov"), (AdamW, "amsgrad"), (RMSprop, "centered")),
+        *((kind, "decoupled_weight_decay") for kind in (Adam, NAdam, RAdam)),
+    ],
+)
+def test_options_that_are_true_or_false(kind, name):
+    weight = mg.ones((2, 2), requires_grad=True)
+    message = f"{kind.__name__}: {name} must be True or False, got 'no'"
+    with pytest.raises(TypeError, match=message):
+        kind([weight], **{name: "no"})
+    with pytest.raises(TypeError, match=message):
+        kind([{"params": weight, name: "no"}], **{name: False})
+
+
+def test_weight_decay_may_be_decoupled_in_one_group():
+    x, y = (mg.tensor([1.0], requires_grad=True) for _ in range(2))
+    groups = [{"params": x}, {"params": y, "decoupled_weight_decay": True}]
+    optimizer = Adam(groups, lr=0.25, weight_decay=1.0)
+    for each in (x, y):
+        each.grad = mg.zeros(1)
+    optimizer.step()
+    assert (x.item(), y.item()) == (0.75, 0.75)  # as Adam's first step, and by 1 - lr decay
+    optimizer.step()
+    assert y.item() == 0.75**2 and x.item() != y.item()
+    state = optimizer.state_dict()
+    del state["param_groups"][1]["decoupled_weight_decay"]  # as in an old checkpoint
+    optimizer.load_state_dict(state)
+    assert optimizer.param_groups[1]["decoupled_weight_decay"]
+
+
 def test_a_refused_group_is_not_added():
     a, b = x(), x()
     optimizer = SGD([a])
@@ -1188,9 +1225,7 @@ def test_compiled_rules_check_what_they_get():
     with pytest.raises(KeyError, match="Adamant"):
         Update("Adamant", (), options)
     with pytest.raises(TypeError, match="Lion: maximize must be a number, got 'yes'"):
-        Lion([mg.ones(1, requires_grad=True)], maximize="yes").update_rule(
-            Lion([mg.ones(1)], maximize="yes").param_groups[0]
-        )
+        Update("Lion", ("exp_avg",), {"lr": 1.0, "betas": (0.9, 0.99), "maximize": "yes"})
     rule = Update("SGD", (None,), {"lr": 1.0})
     array = np.ones(3)
     rule(array, np.ones(3), {})

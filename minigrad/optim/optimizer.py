@@ -23,11 +23,12 @@ import numpy as np
 from .._core.engine.graph import Tensor
 from .._core.fast.updates import Update, apply_updates, drop_gradients
 from ..autograd import enable_grad
-from ..checks import check_range, plain
+from ..checks import check_range, flag, plain
 
 __all__ = ["Optimizer"]
 
 LABELS = {"lr": "learning rate", "eps": "epsilon value"}  # the names in PyTorch's errors
+FLAGS = {"amsgrad", "centered", "decoupled_weight_decay", "maximize", "nesterov"}
 Rule = Callable[[np.ndarray, np.ndarray, "dict[str, Any]"], None]
 
 
@@ -99,6 +100,8 @@ class Optimizer:
     def check_options(self, group: dict[str, Any]) -> None:
         """Raise if an option in `group` is invalid."""
         owner = type(self).__name__
+        for name in FLAGS & group.keys():
+            flag(group[name], f"{owner}: {name}")
         for name in self.ranges:
             value = group[name]
             if name == "lr" and self.rule:

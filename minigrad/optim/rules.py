@@ -89,6 +89,7 @@ class Adam(Optimizer):
 
     rule = "Adam"
     ranges = ("lr", "eps", "weight_decay", "betas")
+    may_be_missing = ("decoupled_weight_decay",)  # old checkpoints do not have it
 
     def __init__(
         self,
@@ -103,10 +104,7 @@ class Adam(Optimizer):
         decoupled_weight_decay: bool = False,
         **unknown: Any,
     ) -> None:
-        defaults = options(locals())
-        if defaults.pop("decoupled_weight_decay"):  # old checkpoints do not have it
-            defaults["decoupled_weight_decay"] = True
-        super().__init__(params, defaults, unknown)
+        super().__init__(params, options(locals()), unknown)
 
     def state_names(self, group: dict[str, Any]) -> tuple[str | None, ...]:
         """The step, the two moments, and the largest second moment with amsgrad."""
@@ -141,9 +139,8 @@ class AdamW(Adam):
         maximize: bool = False,
         **unknown: Any,
     ) -> None:
-        super().__init__(
-            params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize, **unknown
-        )
+        fixed = {"maximize": maximize, "decoupled_weight_decay": True}
+        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, **fixed, **unknown)
 
 
 class NAdam(Optimizer):
