@@ -348,6 +348,8 @@ def test_what_an_average_refuses(make, error, message):
     ],
 )
 def test_the_weights_of_another_net_change_nothing(other, message):
+    with pytest.raises(TypeError, match="expected the Module that was copied, got list"):
+        AveragedModel(net()).update_parameters([])
     model = net()
     averaged = AveragedModel(model)
     averaged.update_parameters(model)

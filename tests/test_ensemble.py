@@ -305,8 +305,29 @@ def test_modes_go_in_and_come_out():
         (lambda: nn.Dropout(generator=mg.Generator(0)), TypeError, "has a generator of its own"),
         (lambda: nn.Sequential(*[nn.Linear(2, 2)] * 2), ValueError, "uses a parameter twice"),
         (lambda: nn.Linear(2, int(mg.randint(2, 9))), ValueError, "nets that differ at 'the top'"),
+        (
+            lambda: nn.Linear(2, 2).requires_grad_(bool(mg.randint(0, 2))),
+            ValueError,
+            r"Linear\(.*, (True|False)\)\] for member 0, Linear\(.*, (?!\1)(True|False)\)\] for",
+        ),
+        (
+            lambda: nn.Sequential(*[nn.ReLU()] * int(mg.randint(1, 9))),
+            ValueError,
+            r"^[^\n]* for member 0, [^\n]*$",
+        ),
     ],
-    ids=["conv", "nested", "dim", "no Module", "hooks", "generator", "twice", "differ"],
+    ids=[
+        "conv",
+        "nested",
+        "dim",
+        "no Module",
+        "hooks",
+        "generator",
+        "twice",
+        "differ",
+        "grad",
+        "one",
+    ],
 )
 def test_nets_that_cannot_be_stacked(make, error, message):
     with pytest.raises(error, match=message):
@@ -321,8 +342,12 @@ def test_bad_input():
         net(mg.zeros(1, 4))
     with pytest.raises(ValueError, match=r"target of shape \(6,\) or \(3, 6\).* got \(2, 6\)"):
         net.loss(nn.CrossEntropyLoss(), net(mg.zeros(6, 4)), mg.zeros(2, 6, dtype=mg.int64))
-    with pytest.raises(ValueError, match="expected 3 seeds, got 2"):
-        nn.Ensemble(small, 3, seeds=[1, 2])
+    for seeds in ([1, 2], 3, np.ones((3, 3), int)):
+        with pytest.raises(ValueError, match="expected a list of 3 seeds, got "):
+            nn.Ensemble(small, 3, seeds=seeds)
+    for make, name in ((small(), "Sequential"), (3, "int")):
+        with pytest.raises(TypeError, match=f"make must be a function .*, got {name}"):
+            nn.Ensemble(make, 3)
     with pytest.raises(ValueError, match="size must be positive"):
         nn.Ensemble(small, 0)
     with pytest.raises(ValueError, match=r"Invalid learning rate: -0\.1"):

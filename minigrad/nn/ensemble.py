@@ -210,9 +210,12 @@ def _stack_nets(nets: Sequence[Module], path: str, generators: list[Any]) -> Mod
     for number, net in enumerate(nets):
         same = type(net) is type(first) and net.extra_repr() == first.extra_repr()
         if not same or _layout(net) != _layout(first):
+            texts = [f"{type(each).__name__}({each.extra_repr()})" for each in (first, net)]
+            if texts[0] == texts[1]:
+                texts = [f"{t} with {_layout(n)}" for t, n in zip(texts, (first, net), strict=True)]
             raise ValueError(
-                f"Ensemble: make() gave nets that differ at {path or 'the top'!r}: {first} for "
-                f"member 0, {net} for member {number}"
+                f"Ensemble: make() gave nets that differ at {path or 'the top'!r}: {texts[0]} for "
+                f"member 0, {texts[1]} for member {number}"
             )
         hooks = [*net._forward_pre_hooks, *net._forward_wrappers, *net._forward_hooks]
         if hooks or getattr(net, "generator", None) is not None:
@@ -309,10 +312,15 @@ class Ensemble(Module):
     ) -> None:
         super().__init__()
         self.size = positive(size, "Ensemble: size")
+        if isinstance(make, Module) or not callable(make):
+            raise TypeError(
+                "Ensemble: make must be a function that returns a new net at each call, such as "
+                f"lambda: nn.Linear(2, 1), got {type(make).__name__}"
+            )
         if seeds is None:
             seeds = rng.generator().integers(2**63, size=self.size).tolist()
-        if len(seeds) != self.size:
-            raise ValueError(f"Ensemble: expected {self.size} seeds, got {len(seeds)}")
+        if np.shape(np.asarray(seeds, object)) != (self.size,):
+            raise ValueError(f"Ensemble: expected a list of {self.size} seeds, got {seeds!r:.60}")
         self.generators = [
             seed
             if isinstance(seed, rng.Generator)

@@ -64,9 +64,14 @@ class AveragedModel(Module):
     def update_parameters(self, model: Module) -> None:
         """Include the weights of `model`, as they are now; the first are copied.
 
-        Raises ValueError, without changing anything, unless `model` has the parameters and buffers
-        of the copy, with the same shapes.
+        Raises TypeError unless `model` is a Module, and ValueError, without changing anything,
+        unless it has the parameters and buffers of the copy, with the same shapes.
         """
+        if not isinstance(model, Module):
+            raise TypeError(
+                f"AveragedModel.update_parameters: expected the Module that was copied, got "
+                f"{type(model).__name__}"
+            )
         count = self.n_averaged.item()
         share = 1 / (count + 1) if self.decay is None else 1 - self.decay
         pairs = list(zip_longest(*map(_tensors, (self.module, model)), fillvalue=("nothing", None)))
