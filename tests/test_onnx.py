@@ -409,6 +409,21 @@ LAYERS = {
         for name in ("Constant", "Zero", "Reflection", "Replication", "Circular")
     },
     "Unflatten": (lambda: nn.Unflatten(1, (2, -1)), (2, 6, 3)),
+    "Ensemble": (
+        lambda: nn.Ensemble(
+            lambda: nn.Sequential(
+                nn.Linear(3, 4),
+                nn.BatchNorm1d(4),
+                nn.Tanh(),
+                nn.LayerNorm(4),
+                nn.Dropout(0.2),
+                nn.Linear(4, 2, bias=False),
+                nn.Softmax(dim=-1),
+            ),
+            2,
+        ),
+        (5, 3),
+    ),
     "LSTM": (lambda: nn.LSTM(4, 3), (5, 2, 4)),
     "LSTM bidirectional": (
         lambda: nn.LSTM(4, 3, 2, bidirectional=True, batch_first=True),

@@ -112,6 +112,14 @@ def _getitem(step: TracedStep, x: str) -> Any:
     return step.Unsqueeze(x, np.array(new)) if new else x
 
 
+def _linear(step: TracedStep, x: str, weight: str, *bias: str) -> Any:
+    ndim = step.inputs[1].ndim
+    if ndim == 2:
+        return step.Gemm(x, weight, *bias, transB=1)
+    y = step.MatMul(x, step.Transpose(weight, perm=(*range(ndim - 2), ndim - 1, ndim - 2)))
+    return step.Add(y, step.Unsqueeze(bias[0], np.array([ndim - 2]))) if bias else y
+
+
 def _take_along_axis(step: TracedStep, x: str) -> Any:
     first, second = (s.attributes["indices"].array for s in (step, step.twin))
     indices = step.index(first, second) or step.value(Tensor(first), Tensor(second))
@@ -195,7 +203,7 @@ PRIMITIVES: dict[str, Rule] = {
     "gelu": _gelu,
     "getitem": _getitem,
     "hypot": _hypot,
-    "linear": _chain("Gemm", transB=1),
+    "linear": _linear,
     "log1p": lambda step, x: step.Log(step.Add(x, 1)),
     "log_softmax": _chain("LogSoftmax", "axis"),
     "logsigmoid": _chain("Neg Softplus Neg"),
