@@ -890,6 +890,7 @@ def step(o):
             "anneal_strategy must be 'cos' or 'linear', got 'log'",
         ),
         (lambda: OneCycleLR(make(), 1.0, 9, div_factor=0), ValueError, "must not be 0"),
+        (lambda: OneCycleLR(make(), 1.0, 9, three_phase=2), TypeError, "three_phase must be True"),
         (lambda: OneCycleLR(make(), [1.0], 9), ValueError, "max_lr has 1 values, the optimiser 2"),
         (lambda: OneCycleLR(make(), -1.0, 9), ValueError, "OneCycleLR: Invalid max_lr: -1.0"),
         (
@@ -916,10 +917,14 @@ def step(o):
         (lambda: sequence([3], step, ReduceLROnPlateau), ValueError, "1 is a ReduceLROnPlateau"),
         (lambda: sequence([3], step, lambda o: o), TypeError, "scheduler 1 must be a scheduler"),
         (lambda: sequence([3], step, lambda o: step(make())), ValueError, "another optimiser"),
-        (lambda: ReduceLROnPlateau(make(), "least"), ValueError, "mode must be min or max"),
+        (lambda: ReduceLROnPlateau(make(), "least"), ValueError, "mode must be 'min' or 'max'"),
         (lambda: ReduceLROnPlateau(make(), factor=1.0), ValueError, "Invalid factor: 1.0"),
         (lambda: ReduceLROnPlateau(make(), patience=-1), ValueError, "patience must be at least 0"),
-        (lambda: ReduceLROnPlateau(make(), threshold_mode="x"), ValueError, "must be rel or abs"),
+        (
+            lambda: ReduceLROnPlateau(make(), threshold_mode="x"),
+            ValueError,
+            "must be 'rel' or 'abs'",
+        ),
         (lambda: ReduceLROnPlateau(make(), min_lr=[0]), ValueError, "min_lr has 1 values"),
         (
             lambda: ReduceLROnPlateau(make()).step("a"),

@@ -40,7 +40,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..checks import check_count, check_length, check_range, check_share, choice, plain
+from ..checks import check_count, check_length, check_range, check_share, choice, flag, plain
 from .optimizer import Optimizer, check_rate
 from .schedule_free import _ScheduleFree
 from .scheduler import LRScheduler, check_optimizer, per_group, undone_after_an_error
@@ -471,15 +471,12 @@ class OneCycleLR(LRScheduler):
         else:
             raise ValueError(f"{owner}: give total_steps, or both epochs and steps_per_epoch")
         self.pct_start = check_share(owner, "pct_start", pct_start)
-        if anneal_strategy not in ("cos", "linear"):
-            raise ValueError(
-                f"{owner}: anneal_strategy must be 'cos' or 'linear', got {anneal_strategy!r}"
-            )
         divisors = [check_range(owner, "divisor", d) for d in (div_factor, final_div_factor)]
         if 0 in divisors:
             raise ValueError(f"{owner}: div_factor and final_div_factor must not be 0")
-        self.anneal_strategy, self.three_phase = anneal_strategy, bool(three_phase)
-        self.cycle_momentum = bool(cycle_momentum)
+        self.anneal_strategy = choice(anneal_strategy, f"{owner}: anneal_strategy", "cos", "linear")
+        self.three_phase = flag(three_phase, f"{owner}: three_phase")
+        self.cycle_momentum = flag(cycle_momentum, f"{owner}: cycle_momentum")
         bounds = {"max_lr": max_lr}
         if cycle_momentum:
             if not {"momentum", "betas"} & set(optimizer.defaults):
@@ -685,11 +682,8 @@ class ReduceLROnPlateau(LRScheduler):
     ) -> None:
         owner = "ReduceLROnPlateau"
         self.optimizer = check_optimizer(self, optimizer)
-        if mode not in ("min", "max"):
-            raise ValueError(f"{owner}: mode must be min or max, got {mode!r}")
-        if threshold_mode not in ("rel", "abs"):
-            raise ValueError(f"{owner}: threshold_mode must be rel or abs, got {threshold_mode!r}")
-        self.mode, self.threshold_mode = mode, threshold_mode
+        self.mode = choice(mode, f"{owner}: mode", "min", "max")
+        self.threshold_mode = choice(threshold_mode, f"{owner}: threshold_mode", "rel", "abs")
         self.factor = check_range(owner, "factor", factor, upper=1)
         self.threshold = check_range(owner, "threshold", threshold)
         self.eps = check_range(owner, "eps", eps)
