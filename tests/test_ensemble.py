@@ -217,6 +217,37 @@ def test_momentum_none_averages_and_eval_uses_the_statistics_of_each_member():
         np.testing.assert_allclose(net(mg.tensor(X))[member].numpy(), y, 1e-4, 1e-5)
 
 
+def test_recalibrate_sets_the_statistics_of_each_member():
+    def make():
+        deep = nn.Sequential(nn.Linear(FEATURES, 3), nn.BatchNorm1d(3), nn.Tanh(), nn.Linear(3, 2))
+        return nn.Sequential(deep, nn.BatchNorm1d(2))
+
+    net = nn.Ensemble(make, SIZE, seeds=SEEDS)
+    shared = [mg.tensor(X[:25]), mg.tensor(X[25:])]
+    own = [mg.tensor(rng.normal(size=(SIZE, n, FEATURES)).astype(np.float32)) for n in (8, 3)]
+    for batches in (shared, own):
+        plain = list(net)
+        nn.recalibrate(net, batches)
+        for member, each in enumerate(plain):
+            nn.recalibrate(each, [x if x.ndim == 2 else x[member] for x in batches])
+            assert_same(net[member], each, 1e-5)
+
+
+def test_active_members_may_be_assigned():
+    net = nn.Ensemble(small, 2)
+    for wrong in (mg.ones(2), mg.tensor([True]), None):
+        with pytest.raises(ValueError, match="Ensemble: active must be 2 bools, got"):
+            net.active = wrong
+    net.active = mg.tensor([False, True])
+    before = [p.numpy(copy=True) for p in net.parameters()]
+    net.loss(nn.CrossEntropyLoss(), net(mg.tensor(X)), mg.tensor(Y)).sum().backward()
+    optim.SGD(net.parameters(), lr=0.1).step()
+    for old, p in zip(before, net.parameters(), strict=True):
+        moved = (old != p.numpy()).reshape(2, -1).any(1)
+        assert moved.tolist() == [False, True]
+    assert net.net[1].num_batches_tracked.tolist() == [0, 1]
+
+
 def test_a_plain_net_goes_in_and_comes_out():
     net = nn.Ensemble(full, SIZE)
     mg.manual_seed(99)

@@ -336,7 +336,8 @@ class ParameterDict(_Dict):
     forward.
 
     parameters: a mapping, or pairs (name, Parameter or Tensor); Tensors become Parameters, on the
-    same memory. Names are as in ModuleDict.
+    same memory. Names are as in ModuleDict. They keep their order, where PyTorch sorts those of a
+    dict.
 
     >>> kernel = mg.nn.ParameterDict({"length": mg.ones(3), "noise": mg.tensor(0.1)})
     >>> kernel["noise"] = mg.tensor(0.2)

@@ -23,7 +23,7 @@ import numpy as np
 
 from .. import rng
 from .._core.engine.graph import Tensor, adopt, move_statistics, to_tensor
-from .._core.ops import broadcast_to, linear, reshape, sqrt
+from .._core.ops import broadcast_to, linear, permute_dims, reshape, sqrt
 from ..checks import integer, positive
 from ..functions import stack
 from . import functional
@@ -108,16 +108,23 @@ class StackedBatchNorm1d(_Stacked):
     num_batches_tracked: Any
     _active: np.ndarray  # set by the Ensemble
 
+    def _checked(self, x: Tensor) -> Tensor:
+        channels = self._plain[0].num_features  # type: ignore[attr-defined]
+        if x.ndim != 3 or x.shape[2] != channels:
+            raise ValueError(
+                f"Ensemble: BatchNorm1d {self._path!r} expects (N, {channels}) for each member, "
+                f"got {x.shape[1:]}"
+            )
+        return x
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        """The input as (N, K C), for `recalibrate`."""
+        return reshape(permute_dims(self._checked(x), (1, 0, 2)), (x.shape[1], -1))
+
     def forward(self, x: Tensor) -> Tensor:
         """The normalised tensor; in training the running statistics of active members move."""
         plain: Any = self._plain[0]
-        shape, tracked = x.shape, self.running_mean is not None
-        if len(shape) != 3 or shape[2] != plain.num_features:
-            expected = f"(N, {plain.num_features})"
-            raise ValueError(
-                f"Ensemble: BatchNorm1d {self._path!r} expects {expected} for each member, "
-                f"got {shape[1:]}"
-            )
+        shape, tracked = self._checked(x).shape, self.running_mean is not None
         weight = 1.0 if self.weight is None else self._per_sample(self.weight)
         bias = 0.0 if self.bias is None else self._per_sample(self.bias)
         if not self.training and tracked:
@@ -345,6 +352,15 @@ class Ensemble(Module):
         for module in self.modules():
             if isinstance(module, StackedBatchNorm1d):
                 module._active = active
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "active":
+            super().__setattr__(name, value)
+            return
+        if getattr(value, "shape", None) != (self.size,) or value.dtype.kind != "b":
+            raise ValueError(f"Ensemble: active must be {self.size} bools, got {value!r:.60}")
+        super().__setattr__(name, value)
+        self._link()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -131,6 +131,10 @@ class _BatchNorm(_Tracking):
 
     _renorm: Any = None  # of functional.batch_norm
 
+    def _pooled(self, x: Tensor) -> Tensor:
+        """What `recalibrate` takes the statistics of, with the channels on axis 1."""
+        return self._checked(x)
+
     def forward(self, x: Tensor) -> Tensor:
         """The normalised tensor, of the shape of x; in training the running statistics move."""
         x = self._checked(x)
@@ -343,8 +347,8 @@ class _Pool:
 
 def recalibrate(model: Module, batches: Iterable[Any]) -> None:
     """Replace the running statistics of every BatchNorm, BatchRenorm and GhostBatchNorm in `model`
-    by the exact mean and population variance of its input over the whole data set, the same however
-    the data are divided into batches.
+    (in an Ensemble, of every member) by the exact mean and population variance of its input over
+    the whole data set, the same however the data are divided into batches.
 
     Running averages lag behind the weights and depend on the order of the batches. Here the layers
     are recalibrated one by one, in the order in which data reach them: each pass over `batches`
@@ -371,9 +375,10 @@ def recalibrate(model: Module, batches: Iterable[Any]) -> None:
     >>> net.eval()(shifted).detach().numpy().round(2).tolist()
     [[-0.93], [-0.46], [1.39]]
     """
-    waiting: list[_BatchNorm] = []
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm):
+    waiting: list[Any] = []
+    named: list[tuple[str, Any]] = list(model.named_modules())
+    for name, module in named:
+        if hasattr(module, "_pooled"):
             if module.running_mean is None:
                 raise ValueError(
                     f"recalibrate: {name or 'the model'} has no running statistics "
@@ -396,8 +401,9 @@ def recalibrate(model: Module, batches: Iterable[Any]) -> None:
             layer, pool = _pool_first(model, batches, waiting)
             if layer is None:
                 break
-            layer.running_mean.copy_(pool.mean)
-            layer.running_var.copy_(pool.squares / pool.count)
+            shape = layer.running_mean.shape
+            layer.running_mean.copy_(np.reshape(pool.mean, shape))
+            layer.running_var.copy_(np.reshape(pool.squares / pool.count, shape))
             waiting.remove(layer)
     except BaseException:
         for layer, mean, var in before:
@@ -409,18 +415,16 @@ def recalibrate(model: Module, batches: Iterable[Any]) -> None:
             module.training = mode
 
 
-def _pool_first(
-    model: Module, batches: Iterable[Any], waiting: list[_BatchNorm]
-) -> tuple[_BatchNorm | None, _Pool]:
+def _pool_first(model: Module, batches: Iterable[Any], waiting: list[Any]) -> tuple[Any, _Pool]:
     """Run all batches; pool the inputs of the waiting layer that is called first."""
-    first: list[_BatchNorm] = []
+    first: list[Any] = []
     pool = _Pool()
 
-    def look(layer: _BatchNorm, inputs: tuple[Any, ...]) -> None:
+    def look(layer: Any, inputs: tuple[Any, ...]) -> None:
         if not first:
             first.append(layer)
         if layer is first[0]:
-            pool.add(layer._checked(inputs[0]))
+            pool.add(layer._pooled(inputs[0]))
 
     handles = [layer.register_forward_pre_hook(look) for layer in waiting]
     empty = True
