@@ -23,7 +23,7 @@ from ._core.engine.graph import (
     to_tensor,
 )
 from ._core.fast.loops import memory_checked
-from .checks import check_device, integer
+from .checks import check_device, integer, plain
 from .namespace import led
 from .rng import Generator, generator as numpy_generator
 from .types import Shape
@@ -79,7 +79,7 @@ def _as_array(
         try:
             return np.array(data, dtype=dtype, order="C")
         except OverflowError as error:
-            raise OverflowError(f"{name}: {error}; give a wider dtype") from None
+            raise OverflowError(f"{name}: {error}; give a wider or a floating dtype") from None
         except ValueError as error:  # NaN
             raise ValueError(f"{name}: {error}") from None
     if dtype is None:
@@ -135,13 +135,13 @@ def asarray(
     check_device("asarray", device)
     if copy:
         return tensor(data, dtype, requires_grad)
-    if copy is False and not (
-        isinstance(data, (Tensor, np.ndarray)) and (dtype is None or data.dtype == dtype)
-    ):
-        raise ValueError(f"asarray: {type(data).__name__} cannot become a tensor without a copy")
     if isinstance(data, Tensor) and (dtype is None or data.dtype == dtype):
         return data.detach().requires_grad_(requires_grad)
-    return Tensor(_as_array(data, dtype, False, "asarray"), requires_grad=requires_grad)
+    made = Tensor(_as_array(data, dtype, False, "asarray"), requires_grad=requires_grad)
+    if copy is False and made.size and not np.may_share_memory(made._array, np.asarray(data)):
+        given = type(data).__name__
+        raise ValueError(f"asarray: {given} cannot become a {made.dtype} tensor without a copy")
+    return made
 
 
 def from_dlpack(x: Any, *, device: str | None = None, copy: bool | None = None) -> Tensor:
@@ -351,6 +351,7 @@ def arange(
     """
     check_device("arange", device)
     _check_values("arange", (start, stop, step), "start + step * mg.arange(n)")
+    start, stop, step = plain((start, stop, step))  # NumPy's scalars are as weak as Python's
     if stop is None:
         start, stop = 0, start
     if dtype is None and any(isinstance(v, float) for v in (start, stop, step)):
@@ -407,6 +408,23 @@ def eye(
     return adopt(ones_and_zeros, requires_grad)
 
 
+def random_floats(
+    method: str, name: str, shape: Any, dtype: DTypeLike | None, generator: Generator | None
+) -> np.ndarray:
+    """What this method of a NumPy generator draws for the function `name`; dtype None is the
+    default dtype.
+
+    >>> mg.creation.random_floats("random", "rand", 2, "int64", None)
+    Traceback (most recent call last):
+    TypeError: rand: dtype must be float32 or float64, got int64; convert the result by astype
+    """
+    kind = _float(dtype)
+    if kind not in (float32, float64):
+        expected = f"{name}: dtype must be float32 or float64, got {kind}"
+        raise TypeError(f"{expected}; convert the result by astype")
+    return np.asarray(getattr(numpy_generator(generator, name), method)(shape, kind))
+
+
 def rand(
     *shape: Shape,
     dtype: DTypeLike | None = None,
@@ -418,8 +436,7 @@ def rand(
     >>> mg.rand(2, 3).shape
     (2, 3)
     """
-    drawn = numpy_generator(generator, "rand").random(_shape(shape), _float(dtype))
-    return adopt(drawn, requires_grad)
+    return adopt(random_floats("random", "rand", _shape(shape), dtype, generator), requires_grad)
 
 
 def randn(
@@ -433,8 +450,9 @@ def randn(
     >>> mg.randn(2, 3).shape
     (2, 3)
     """
-    drawn = numpy_generator(generator, "randn").standard_normal(_shape(shape), _float(dtype))
-    return adopt(drawn, requires_grad)
+    return adopt(
+        random_floats("standard_normal", "randn", _shape(shape), dtype, generator), requires_grad
+    )
 
 
 @memory_checked
@@ -466,7 +484,7 @@ def randperm(n: int, *, generator: Generator | None = None) -> Tensor:
     >>> sorted(mg.randperm(4).tolist())
     [0, 1, 2, 3]
     """
-    n = integer(n, "randperm: n")
+    n = integer(n, "randperm: n", 0)
     return adopt(numpy_generator(generator, "randperm").permutation(n))
 
 

@@ -54,43 +54,12 @@ from .namespace import led
 from .types import Axis, Shape, TensorLike
 
 __all__ = [
-    "all",
-    "allclose",
-    "any",
-    "argmax",
-    "argmin",
-    "bincount",
-    "clone",
-    "count_nonzero",
-    "cross",
-    "expand_dims",
-    "flatten",
-    "flip",
-    "isclose",
-    "isfinite",
-    "isinf",
-    "isnan",
-    "lerp",
-    "meshgrid",
-    "moveaxis",
-    "nan_to_num",
-    "nonzero",
-    "norm",
-    "scatter_add",
-    "searchsorted",
-    "softmax",
-    "split",
-    "squeeze",
-    "stack",
-    "std",
-    "swapaxes",
-    "tile",
-    "topk",
-    "tril",
-    "triu",
-    "unique",
-    "unstack",
-]
+    "all", "allclose", "any", "argmax", "argmin", "bincount", "clone", "count_nonzero", "cross",
+    "expand_dims", "flatten", "flip", "isclose", "isfinite", "isinf", "isnan", "lerp",
+    "meshgrid", "moveaxis", "nan_to_num", "nonzero", "norm", "scatter_add", "searchsorted",
+    "softmax", "split", "squeeze", "stack", "std", "swapaxes", "tile", "topk", "tril", "triu",
+    "unique", "unstack",
+]  # fmt: skip
 
 
 # ------------------------------------------------------------------------ activations, statistics
@@ -395,7 +364,7 @@ def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor,
     x = to_tensor(x, "split")
     axis = one_axis("split", axis, x.ndim)
     n = x.shape[axis]
-    given = np.asarray(sizes)
+    given = np.asarray(sizes, None if np.size(sizes) else np.int64)  # [] is of floats, to NumPy
     if given.dtype.kind not in "iu" or given.ndim > 1:
         raise TypeError(f"split: expected an int or a sequence of ints, got {sizes!r:.60}")
     if given.ndim == 0:
@@ -595,21 +564,33 @@ def searchsorted(
     side: Literal["left", "right"] = "left",
     sorter: TensorLike | None = None,
 ) -> Tensor:
-    """Where to insert values into a sorted 1-d x to keep it in order, int64, in the shape of the
+    """Where to insert values into a sorted x (n,) to keep it in order, int64, in the shape of the
     values: before ("left") or after ("right") elements that are equal. NaN counts as the largest.
-    `sorter` are integers that sort x, as `argsort` returns them.
+    As in PyTorch, x may be sorted rows (..., n) for values (..., k). `sorter` are integers that
+    sort x, as `argsort` returns them.
 
     >>> mg.searchsorted(mg.tensor([1.0, 3.0, 5.0]), mg.tensor([0.0, 3.0, 9.0]))
     tensor([0, 1, 3])
     """
     x, values = to_tensors((x, values), "searchsorted")
     choice(side, "searchsorted: side", "left", "right")
-    if x.ndim != 1:
-        raise ValueError(f"searchsorted: expected a 1-d x, got shape {x.shape}")
+    if x.ndim == 0 or (x.ndim > 1 and x.shape[:-1] != values.shape[:-1]):
+        raise ValueError(
+            f"searchsorted: x of shape {x.shape} and values of shape {values.shape}: expected x "
+            "(n,), or (..., n) and values (..., k)"
+        )
     order = None if sorter is None else _integers(sorter, "searchsorted")
     if order is not None and order.shape != x.shape:
         raise ValueError(f"searchsorted: the sorter has shape {order.shape}, x has shape {x.shape}")
-    return adopt(np.asarray(np.searchsorted(x._array, values._array, side, order)))
+    if order is not None and order.size and not 0 <= order.min() <= order.max() < x.shape[-1]:
+        raise ValueError(f"searchsorted: the sorter has positions outside of x, {x.shape}")
+    if x.ndim == 1:
+        return adopt(np.asarray(np.searchsorted(x._array, values._array, side, order)))
+    found = np.empty(values.shape, np.int64)
+    for row in np.ndindex(x.shape[:-1]):
+        row_order = None if order is None else order[row]
+        found[row] = np.searchsorted(x._array[row], values._array[row], side, row_order)
+    return adopt(found)
 
 
 @memory_checked
@@ -629,11 +610,9 @@ def bincount(x: Tensor, weights: TensorLike | None = None, minlength: int = 0) -
         )
     if weights is None:
         return adopt(np.bincount(numbers, minlength=least))
-    w = to_tensor(weights, "bincount")
+    w = floating(weights, "bincount")
     if w.shape != numbers.shape:
         raise ValueError(f"bincount: weights of shape {w.shape} for x of shape {numbers.shape}")
-    if w.dtype.kind != "f":
-        w = w.astype(get_default_dtype())
     length = int(numbers.max()) + 1 if numbers.size else 0
     return add_along_axis(w, numbers, 0, (length if length > least else least,))
 
@@ -667,6 +646,8 @@ def unique(
 
 def _integers(indices: TensorLike, name: str) -> np.ndarray:
     array = indices.numpy() if isinstance(indices, Tensor) else np.asarray(indices)
+    if isinstance(indices, (list, tuple)) and array.size == 0:  # floats, to NumPy
+        return array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: indices must be integers, got {array.dtype}")
     return array
@@ -775,7 +756,10 @@ def isclose(
     tensor([ True, False])
     """
     a, b = (t._array for t in to_tensors((x, y), "isclose"))
-    return adopt(np.isclose(a, b, rtol=rtol, atol=atol, equal_nan=equal_nan))
+    try:
+        return adopt(np.isclose(a, b, rtol=rtol, atol=atol, equal_nan=equal_nan))
+    except ValueError:
+        raise ValueError(f"isclose: shapes {a.shape} and {b.shape} do not broadcast") from None
 
 
 def allclose(

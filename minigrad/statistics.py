@@ -26,7 +26,9 @@ from ._core.ops import (
     sort,
     where,
 )
+from .array_api import broadcast_shapes
 from .checks import choice, flag, integer, sizes_of
+from .creation import random_floats
 from .functions import lerp
 from .namespace import led
 from .rng import Generator, generator as numpy_generator
@@ -144,9 +146,9 @@ def normal(
     centre, spread = floating_operands((mean, std), "normal")
     if not (spread._array >= 0).all():
         raise ValueError(f"normal: std must not be negative, got {std!r:.60}")
-    shape = _size("normal", np.broadcast_shapes(centre.shape, spread.shape), size)
-    kind: Any = centre.dtype if dtype is None else np.dtype(dtype)
-    noise = adopt(np.asarray(numpy_generator(generator, "normal").standard_normal(shape, kind)))
+    shape = _size("normal", broadcast_shapes(centre.shape, spread.shape), size)
+    kind = centre.dtype if dtype is None else dtype
+    noise = adopt(random_floats("standard_normal", "normal", shape, kind, generator))
     return astype(centre, noise.dtype) + astype(spread, noise.dtype) * noise
 
 
@@ -163,11 +165,9 @@ def bernoulli(
     chance = to_tensor(p, "bernoulli")
     if not ((chance._array >= 0) & (chance._array <= 1)).all():
         raise ValueError(f"bernoulli: p must be between 0 and 1, got {p!r:.60}")
-    drawn = (
-        numpy_generator(generator, "bernoulli").random(_size("bernoulli", chance.shape, size))
-        < chance._array
-    )
-    return adopt(np.asarray(drawn, chance.dtype))
+    shape = _size("bernoulli", chance.shape, size)
+    uniform = random_floats("random", "bernoulli", shape, np.float64, generator)
+    return adopt(np.asarray(uniform < chance._array, chance.dtype))
 
 
 @memory_checked

@@ -610,14 +610,6 @@ def test_the_trace_in_another_dtype():
     assert linalg.trace(mg.tensor([[1, 2], [3, 4]]), dtype=mg.float32).tolist() == 5.0
 
 
-def test_the_power_0_is_differentiable():
-    x = mg.full((2, 3, 3), math.nan, requires_grad=True)
-    y = linalg.matrix_power(x, 0)
-    assert y.tolist() == [np.eye(3).tolist()] * 2
-    y.sum().backward()
-    assert x.grad.tolist() == np.zeros((2, 3, 3)).tolist()
-
-
 @pytest.mark.parametrize("right", ("bool", "int32", "int64", *FLOATS))
 @pytest.mark.parametrize("left", ("bool", "int32", "int64", *FLOATS))
 def test_operands_take_their_common_dtype(left, right):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -231,3 +232,13 @@ def test_no_warning_without_float32_parameters(recwarn):
     nn.Linear(4, 3).double()(mg.ones(2, 4))  # float32 data, float64 net
     nn.Linear(4, 3)(mg.ones(2, 4, dtype=mg.int64))
     assert not recwarn
+
+
+def test_python_and_numpy_scalars_make_the_default_dtype():
+    assert mg.arange(np.float32(3)).dtype == mg.arange(np.float64(3)).dtype == mg.float32
+    assert mg.arange(0, mg.tensor(2.0, mg.float64)).dtype == mg.float32
+    assert mg.arange(np.int32(3)).dtype == mg.int64
+    for data in ([1.0, 2.0], 1.0, deque([[0.5]]), [np.float64(1)]):
+        assert mg.Tensor(data).dtype == mg.asarray(data).dtype == mg.tensor(data).dtype
+    assert mg.Tensor([mg.tensor(1.0, mg.float64)]).dtype == mg.float64
+    assert mg.Tensor(np.ones(2)).dtype == mg.Tensor(np.float64(1)).dtype == mg.float64

@@ -92,6 +92,27 @@ def test_searchsorted(side):
     assert mg.searchsorted(mg.tensor([1, 3]), 2, side).shape == ()
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("shape", [(4, 5), (2, 3, 6), (0, 3), (2, 0)])
+def test_searchsorted_in_rows(shape, side):
+    random = np.random.default_rng(0)
+    x, v = random.integers(0, 9, shape), random.integers(0, 9, (*shape[:-1], 7))
+    order = np.argsort(x, -1)
+    found = mg.searchsorted(mg.tensor(x), mg.tensor(v), side, order)
+    ordered = mg.searchsorted(mg.sort(mg.tensor(x)), v.astype(float), side)
+    assert found.shape == v.shape and found.dtype == np.int64
+    np.testing.assert_array_equal(found.numpy(), ordered.numpy())
+    for row in np.ndindex(shape[:-1]):
+        exact = np.searchsorted(x[row], v[row], side, order[row])
+        np.testing.assert_array_equal(found.numpy()[row], exact)
+
+
+def test_an_empty_list_is_one_of_integers():
+    assert mg.bincount([], minlength=2).tolist() == [0, 0]
+    assert mg.searchsorted(mg.zeros(0), 1.0, sorter=[]).item() == 0
+    assert mg.split(mg.zeros(0, 2), []) == ()
+
+
 def test_bincount():
     a = np.array([3, 0, 3, 1])
     for options in ({}, {"minlength": 7}):
@@ -208,6 +229,9 @@ def test_normal_draws_what_it_says_and_differentiates_mean_and_std():
     assert mg.normal().shape == () and mg.normal().dtype == np.float32
     assert mg.normal(0, 1, 4, dtype=mg.float64).dtype == np.float64
     assert mg.normal(np.zeros(2), 1.0).dtype == np.float64
+    assert mg.normal(mg.zeros(2), np.float64(1)).dtype == np.float32
+    assert mg.normal(mg.tensor([0, 1]), np.float32(1)).dtype == np.float32
+    assert mg.normal(mg.zeros(2, dtype=mg.float64), mg.tensor(1)).dtype == np.float64
     assert mg.normal(mg.zeros(2, 1), mg.ones(3)).shape == (2, 3)
 
 
@@ -301,8 +325,12 @@ def test_draws_repeat_with_the_seed_and_with_a_generator():
 X = mg.ones(2, 3)
 BAD = {
     "searchsorted: side must be 'left' or 'right'": lambda: mg.searchsorted(X[0], 1, "up"),
-    r"searchsorted: expected a 1-d x, got shape \(2, 3\)": lambda: mg.searchsorted(X, 1),
+    r"searchsorted: x of shape \(2, 3\) and values of shape \(\): ": lambda: mg.searchsorted(X, 1),
+    r"searchsorted: x of shape \(\) and": lambda: mg.searchsorted(mg.ones(()), X),
     r"searchsorted: the sorter has shape \(1,\)": lambda: mg.searchsorted(X[0], 1, sorter=[0]),
+    r"searchsorted: the sorter has positions outside of x, .3,.": (
+        lambda: mg.searchsorted(X[0], 1, sorter=[0, 1, 3])
+    ),
     "searchsorted: indices must be integers": lambda: mg.searchsorted(X[0], 1, sorter=[0.5]),
     "bincount: indices must be integers, got float32": lambda: mg.bincount(X[0]),
     "bincount: .* with the smallest -1": lambda: mg.bincount(mg.tensor([-1, 2])),
@@ -320,6 +348,15 @@ BAD = {
     "unique: .*axis": lambda: mg.unique(X, axis=2),
     "cross: .*axis": lambda: mg.cross(X, X, 2),
     "normal: std must not be negative": lambda: mg.normal(0.0, mg.tensor([1.0, -1.0])),
+    r"broadcast_shapes: shapes \(2,\), \(3,\) do not": lambda: mg.normal(mg.ones(2), mg.ones(3)),
+    "normal: dtype must be float32 or float64, got int64": lambda: mg.normal(dtype="int64"),
+    "rand: dtype must be float32 or float64, got int64; conv": lambda: mg.rand(2, dtype=mg.int64),
+    "randn: dtype must be float32 or float64, got float16": lambda: mg.randn(2, dtype="float16"),
+    "randperm: n must be at least 0, got -1": lambda: mg.randperm(-1),
+    r"isclose: shapes \(2,\) and \(3,\) do not broadcast": lambda: mg.isclose(
+        mg.ones(2), mg.ones(3)
+    ),
+    "result_type: expected Tensors": lambda: mg.result_type([1.0]),
     "normal: std must not be negative, got nan": lambda: mg.normal(0.0, NAN),
     r"normal: parameters of shape \(2,\) do not broadcast to size \(3,\)": lambda: mg.normal(
         mg.ones(2), 1.0, 3

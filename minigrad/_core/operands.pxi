@@ -170,7 +170,7 @@ def result_type(*operands: TensorLike | DTypeLike) -> np.dtype[Any]:
     >>> mg.result_type(mg.arange(3), mg.float32), mg.result_type(mg.arange(3), 0.5)
     (dtype('float32'), dtype('float32'))
     """
-    if not operands or any([x is None for x in operands]):
+    if not operands or any([x is None or isinstance(x, (list, tuple)) for x in operands]):
         raise TypeError(f"result_type: expected Tensors, arrays, numbers or dtypes, got {operands}")
     cdef tuple known = tuple([x if isinstance(x, OPERANDS) else np.empty(0, x) for x in operands])
     return cnp.PyArray_DescrFromType(highest_type(to_tensors(known, "result_type")))

@@ -275,7 +275,9 @@ class WeightedRandomSampler(_DrawsAtOnce):
     def draw(self) -> np.ndarray:
         """The indices of an epoch, int64."""
         weights, random = self._checked_weights(), numpy_generator(self.generator)
-        return weighted_positions(weights[None], self.num_samples, self.replacement, random)[0]
+        count, again = self.num_samples, self.replacement
+        positions: np.ndarray = weighted_positions(weights[None], count, again, random)[0]
+        return positions
 
     def __len__(self) -> int:
         return self.num_samples

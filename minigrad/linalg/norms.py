@@ -10,8 +10,8 @@ from numpy.typing import DTypeLike
 
 from .. import contraction
 from .._core import ops
-from .._core.engine.graph import Tensor, to_tensor
-from .._core.ops import abs, astype, floating, matmul, max, min, pow, reshape, sum, where
+from .._core.engine.graph import Tensor, adopt, to_tensor
+from .._core.ops import abs, astype, floating, matmul, max, min, pow, reshape, sum
 from ..checks import integer, real
 from ..functions import count_nonzero, norm
 from ..namespace import led
@@ -40,7 +40,10 @@ def matrix_power(x: TensorLike, n: int) -> Tensor:
         n >>= 1
         if n:
             a = matmul(a, a)
-    return where(True, np.eye(a.shape[-1], dtype=a.dtype), a) if result is None else result
+    if result is None:
+        identity = np.eye(a.shape[-1], dtype=a.dtype)
+        return adopt(np.array(np.broadcast_to(identity, a.shape)))
+    return result
 
 
 def vector_norm(
