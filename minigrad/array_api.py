@@ -28,42 +28,17 @@ from ._core.engine.graph import (
     to_tensors,
 )
 from ._core.fast.loops import memory_checked
-from ._core.ops import abs, broadcast_to, concat, getitem, one_axis, where
+from ._core.ops import abs, broadcast_to, concat, floating_operands, getitem, one_axis, where
 from .checks import check_device, integer
 from .types import TensorLike
 
 __all__ = [
-    "bitwise_and",
-    "bitwise_invert",
-    "bitwise_left_shift",
-    "bitwise_or",
-    "bitwise_right_shift",
-    "bitwise_xor",
-    "broadcast_arrays",
-    "broadcast_shapes",
-    "can_cast",
-    "conj",
-    "copysign",
-    "diff",
-    "e",
-    "finfo",
-    "iinfo",
-    "imag",
-    "inf",
-    "isdtype",
-    "isin",
-    "nan",
-    "newaxis",
-    "nextafter",
-    "pi",
-    "positive",
-    "real",
-    "signbit",
-    "unique_all",
-    "unique_counts",
-    "unique_inverse",
+    "bitwise_and", "bitwise_invert", "bitwise_left_shift", "bitwise_or", "bitwise_right_shift",
+    "bitwise_xor", "broadcast_arrays", "broadcast_shapes", "can_cast", "conj", "copysign",
+    "diff", "e", "finfo", "iinfo", "imag", "inf", "isdtype", "isin", "nan", "newaxis", "pi",
+    "positive", "real", "signbit", "unique_all", "unique_counts", "unique_inverse",
     "unique_values",
-]
+]  # fmt: skip
 
 e, inf, nan, newaxis, pi = math.e, math.inf, math.nan, None, math.pi
 DType = np.dtype[Any]
@@ -283,18 +258,9 @@ def copysign(x: TensorLike, y: TensorLike) -> Tensor:
     >>> mg.copysign(mg.tensor([1.0, -2.0]), -0.0)
     tensor([-1., -2.])
     """
-    a, b = in_common_dtype(to_tensors((x, y), "copysign"))
-    size = abs(a if a.dtype.kind == "f" else a.astype(get_default_dtype()))
+    a, b = floating_operands((x, y), "copysign")
+    size = abs(a)
     return where(signbit(b), -size, size)
-
-
-def nextafter(x: TensorLike, y: TensorLike) -> Tensor:
-    """The next number after x in the direction of y, elementwise, broadcast. It has no gradient.
-
-    >>> mg.nextafter(mg.tensor([1.0]), 2.0).item() - 1
-    1.1920928955078125e-07
-    """
-    return _computed(np.nextafter, "nextafter", x, y)
 
 
 def positive(x: TensorLike) -> Tensor:
@@ -360,27 +326,28 @@ def broadcast_arrays(*arrays: TensorLike) -> tuple[Tensor, ...]:
 
 def diff(
     x: Tensor,
-    axis: int = -1,
     n: int = 1,
+    axis: int = -1,
     prepend: TensorLike | None = None,
     append: TensorLike | None = None,
 ) -> Tensor:
-    """The differences x[i + 1] - x[i] along an axis, n times; `prepend` and `append` are joined to
-    x first, unless n is 0.
+    """The differences x[i + 1] - x[i] along an axis, n times; of bools, whether the two differ.
+    `prepend` and `append` are joined to x first, unless n is 0; a number stands for one element
+    along the axis.
 
-    >>> mg.diff(mg.tensor([1.0, 4.0, 9.0]))
-    tensor([3., 5.])
+    >>> mg.diff(mg.tensor([1.0, 4.0, 9.0]), prepend=0)
+    tensor([1., 3., 5.])
     """
-    parts = to_tensors(tuple(part for part in (prepend, x, append) if part is not None), "diff")
-    ndim = to_tensor(x, "diff").ndim
-    axis, n = one_axis("diff", axis, ndim), integer(n, "diff: n")
-    if n < 0:
-        raise ValueError(f"diff: n cannot be negative, got {n}")
+    x = to_tensor(x, "diff")
+    axis, n = one_axis("diff", axis, x.ndim), integer(n, "diff: n", 0)
     if n == 0:
-        return to_tensor(x, "diff")
-    joined = concat(list(parts), axis) if len(parts) > 1 else parts[0]
+        return x
+    once = (*x.shape[:axis], 1, *x.shape[axis + 1 :])
+    given = to_tensors(tuple(part for part in (prepend, x, append) if part is not None), "diff")
+    parts = [part if part.ndim else broadcast_to(part, once) for part in given]
+    joined = concat(parts, axis) if len(parts) > 1 else x
     before = (slice(None),) * axis
-    for _ in range(n):
+    for _ in range(min(n, joined.shape[axis])):
         later, earlier = (getitem(joined, (*before, s)) for s in (slice(1, None), slice(-1)))
         joined = later != earlier if joined.dtype.kind == "b" else later - earlier
     return joined
@@ -393,7 +360,7 @@ def isin(x1: TensorLike, x2: TensorLike, invert: bool = False) -> Tensor:
     >>> mg.isin(mg.tensor([1, 2, 3]), mg.tensor([3, 1]))
     tensor([ True, False,  True])
     """
-    a, b = in_common_dtype(to_tensors((x1, x2), "isin"))
+    a, b = to_tensors((x1, x2), "isin")  # NumPy compares int64 with float32 in float64
     return adopt(np.isin(a._array, b._array, invert=invert))
 
 

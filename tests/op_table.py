@@ -1094,6 +1094,20 @@ TABLE = (
         ),
     ),
     binary(
+        "nextafter",
+        np.nextafter,
+        floating=True,
+        ulps=2,  # next to the exact value in float32 is another number than in float64
+        specials=(
+            Special(
+                "nextafter'(x, x) is 0",
+                ([1.0, 1.0, -0.0, INF, 2.0], [INF, 1.0, 0.0, INF, NAN]),
+                [1.0, 1.0, 0.0, INF, NAN],
+                ([1.0, 0.0, 0.0, 0.0, 1.0], [0.0] * 5),
+            ),
+        ),
+    ),
+    binary(
         "logaddexp",
         np.logaddexp,
         (positive, positive),  # close to log(e**x + e**y) = 0 it cancels

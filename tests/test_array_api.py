@@ -166,7 +166,10 @@ def test_elementwise_without_gradient():
     np.testing.assert_array_equal(copied, np.copysign(x.numpy(), y.numpy()))
     np.testing.assert_array_equal(np.signbit(copied), np.signbit(np.copysign(x.numpy(), y.numpy())))
     assert mg.copysign(mg.tensor([1, 2]), -1).dtype == mg.float32
-    with pytest.raises(ValueError, match=r"nextafter: shapes \(2,\) and \(3,\) do not broadcast"):
+    assert mg.nextafter(mg.tensor([1, 2]), 5).tolist() == [1 + 2**-23, 2 + 2**-22]
+    assert mg.nextafter(mg.tensor([True]), mg.tensor([False])).tolist() == [1 - 2**-24]
+    assert mg.nextafter(mg.tensor([1]), mg.ones(1, dtype=mg.float64)).dtype == np.float64
+    with pytest.raises(ValueError, match=r"nextafter: .*\(2,\) .*\(3,\)"):
         mg.nextafter(mg.ones(2), mg.ones(3))
 
 
@@ -186,23 +189,44 @@ def test_gradients_of_what_is_composed():
         assert gradcheck(function, [x]) and gradgradcheck(function, [x])
 
 
-def test_diff():
-    x = RANDOM.integers(-9, 9, (4, 5))
-    for options in (
-        {},
-        {"axis": 0},
-        {"n": 3},
-        {"n": 0},
-        {"n": 5},
-        {"axis": 0, "append": x[:2]},
-        {"n": 0, "append": x},
-    ):
-        np.testing.assert_array_equal(
-            mg.diff(mg.tensor(x), **options).numpy(), np.diff(x, **options), str(options)
-        )
-    np.testing.assert_array_equal(mg.diff(mg.tensor(x > 0)).numpy(), np.diff(x > 0))
-    with pytest.raises(ValueError, match="diff: n cannot be negative"):
-        mg.diff(mg.tensor(x), n=-1)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_diff(dtype):
+    whole = RANDOM.integers(-9, 9, (4, 5))
+    for x in (whole.astype(dtype), whole.T.astype(dtype)[::-1], whole[:0].astype(dtype)):
+        for options in (
+            {},
+            {"axis": 0},
+            {"axis": -2, "n": 2},
+            {"n": 3},
+            {"n": 0},
+            {"n": 9},
+            {"axis": 0, "append": x[:2]},
+            {"n": 0, "append": x},
+            {"prepend": x[:, :0], "append": x},
+            {"prepend": 0, "append": 7, "n": 2},
+            {"axis": 0, "prepend": np.array(3)},
+            {"prepend": x[:, :1].astype(float)},
+        ):
+            found, exact = mg.diff(mg.tensor(x), **options), np.diff(x, **options)
+            np.testing.assert_array_equal(found.numpy(), exact, str(options))
+            joined = [options.pop(name) for name in ("prepend", "append") if name in options]
+            assert found.dtype == (mg.result_type(x, *joined) if options.get("n") != 0 else dtype)
+    x = mg.tensor(whole)
+    np.testing.assert_array_equal(mg.diff(x, 2, 0).numpy(), np.diff(whole, 2, 0))
+    assert mg.diff(x, prepend=0.5).dtype == mg.float32
+    assert mg.diff(x, 10**12).shape == (4, 0)
+    with pytest.raises(ValueError, match="diff: n must be at least 0, got -1"):
+        mg.diff(x, n=-1)
+    with pytest.raises(ValueError, match="concat: "):
+        mg.diff(x, prepend=mg.ones(3))
+    with pytest.raises(np.exceptions.AxisError, match="diff: axis -1"):
+        mg.diff(mg.tensor(1))
+
+
+def test_isin_compares_integers_with_floats_exactly():
+    x, among = mg.tensor([2**24, 2**24 + 1]), mg.tensor([2.0**24])
+    assert mg.isin(x, among).tolist() == [True, False]
+    assert mg.isin(mg.tensor([0.1, 0.2]), 0.1).tolist() == [True, False]
 
 
 # ----------------------------------------------------------------------------- shapes, sets, copies
@@ -269,6 +293,9 @@ def test_copies():
         lambda: x.T.reshape((6,), copy=False),
         lambda: mg.asarray([1.0], copy=False),
         lambda: mg.asarray(x, dtype=mg.float64, copy=False),
+        lambda: mg.asarray(np.ones(2, np.float16), copy=False),
+        lambda: mg.asarray(np.ones(2, ">f8"), copy=False),
+        lambda: mg.asarray(np.ones(2, np.uint8), copy=False),
     ):
         with pytest.raises(ValueError, match=r"reshape|asarray"):
             call()

@@ -141,6 +141,7 @@ ELEMENTWISE = [
     row(peer("greater"), SMALL, SMALL[0]),
     row(peer("greater_equal"), SMALL, SMALL[0]),
     row(peer("hypot"), ANY, OTHER),
+    row(peer("nextafter"), ANY, OTHER),
     row(peer("isclose"), SMALL, SMALL[0] + 1e-9),
     row(peer("lerp"), ANY, OTHER, POSITIVE),
     alike(peer("lerp"), ANY, POSITIVE, call=lambda n, x, y: n.lerp(x, y, 0.3)),

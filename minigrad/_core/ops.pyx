@@ -123,6 +123,20 @@ def pow(x: TensorLike, y: TensorLike) -> Tensor:
     return binary(POW_, x, y)
 
 
+cdef Op NEXTAFTER_ = register("nextafter", NO_KERNEL, np.nextafter,
+                              (lambda g, x, y: where(x == y, 0.0, g), lambda g: zeros_like(g)), core_dims=0)
+@method
+def nextafter(x: TensorLike, y: TensorLike) -> Tensor:
+    """The next float after x in the direction of y, elementwise, broadcast; integers take the default dtype
+    first. The gradient of x is 1, and 0 where it equals y, as in PyTorch; that of y is 0.
+
+    >>> mg.nextafter(mg.tensor([1.0]), 2.0).item() - 1
+    1.1920928955078125e-07
+    """
+    x, y = floating_operands((x, y), "nextafter")
+    return binary(NEXTAFTER_, x, y)
+
+
 cdef object power_slope(x, y):
     """d(x**y)/dx = y x**(y - 1), and 0 where y is 0 and x is 0 or NaN."""
     if isinstance(y, Tensor):
@@ -703,13 +717,10 @@ def log_softmax(x: TensorLike, axis: int = -1) -> Tensor:
     tensor([-0.6931472, -0.6931472])
     """
     cdef Tensor tensor = floating(x, "log_softmax")
-    cdef tuple axes = reduced_axes("log_softmax", axis, PyArray_NDIM(tensor.array))
-    if len(axes) != 1:
-        raise ValueError(f"log_softmax: expected one axis, got {axis}")
-    cdef unsigned long long mask = <unsigned long long> 1 << <int> axes[0]
-    if PyArray_SIZE(tensor.array) == 0:
-        return record(LOG_SOFTMAX_, tensor.array.copy(), tensor, None, None, axes)
-    return record(LOG_SOFTMAX_, reductions.log_softmax(tensor.array, mask), tensor, None, None, axes)
+    cdef int along = one_axis("log_softmax", axis, PyArray_NDIM(tensor.array))
+    out = (reductions.log_softmax(tensor.array, <unsigned long long> 1 << along)
+           if PyArray_SIZE(tensor.array) else tensor.array.copy())
+    return record(LOG_SOFTMAX_, out, tensor, None, None, (along,))
 
 
 cpdef Tensor floating(x: TensorLike, str name):
