@@ -331,6 +331,10 @@ def test_several_labels_at_once():
     assert (
         classifier().fit(X, sparse.csr_array(y)).predict(X) == classifier().fit(X, y).predict(X)
     ).all()
+    labels = sparse.csr_array(y)
+    assert np.isfinite(classifier().fit(X, labels, X_val=X, y_val=labels).history_["val_loss"][0])
+    with pytest.raises(TypeError, match="Sparse data was passed for y"):
+        regressor().fit(X, labels)
     wrong = np.c_[y[:, 0], IRIS[1][np.arange(400) % 150]]
     with pytest.raises(ValueError, match=r"MultiOutputClassifier\(NetClassifier"):
         classifier().fit(X, wrong)
@@ -537,6 +541,58 @@ def test_an_interrupted_fit_leaves_the_best_weights(options, kept):
     assert len(estimator.nets_) == n_members and np.isfinite(estimator.predict(X)).all()
 
 
+@pytest.mark.parametrize(
+    "parameters, data",
+    [
+        ({}, {"X_val": IRIS[0]}),
+        ({"batch_size": 0}, {}),
+        ({"schedule": "no"}, {}),
+        ({"optimizer": "no"}, {}),
+        ({"recalibrate": "no"}, {}),
+        ({"max_epochs": 0}, {}),
+        ({"n_members": 0}, {}),
+        ({"early_stopping": True, "n_iter_no_change": 0}, {}),
+        ({}, {"sample_weight": -np.ones(150)}),
+    ],
+)
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_what_is_refused_changes_nothing(parameters, data, warm_start):
+    X, y = IRIS
+    estimator = fitted(warm_start=warm_start)
+    before, expected = vars(estimator).copy(), estimator.predict_proba(X)
+    other = X if warm_start else X[:, :2], y if warm_start else np.array(["a", "b", "c"])[y]
+    with pytest.raises((ValueError, TypeError)), warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing was trained, so nothing is kept
+        estimator.set_params(**parameters).fit(*other, **data)
+    estimator.set_params(**{name: before[name] for name in parameters})
+    for wrong in ({"normalisation": "no"}, {"make": lambda n, k: nn.Linear(n, 7)}):
+        with pytest.raises(ValueError, match=r"normalisation|the net must map"):
+            estimator.set_params(**wrong, warm_start=False).fit(*other)
+        estimator.set_params(normalisation="batch", make=None, warm_start=warm_start)
+    assert vars(estimator) == before
+    assert (estimator.predict_proba(X) == expected).all()
+    with pytest.raises(ValueError, match="4 features"):
+        estimator.partial_fit(X[:, :2], y)
+    with pytest.raises(ValueError, match="classes not in"):
+        estimator.partial_fit(X, y + 1)
+    assert vars(estimator) == before
+
+
+def test_a_warm_start_that_ends_at_once_keeps_its_history():
+    X, y = IRIS
+    estimator = fitted(warm_start=True)
+    history, expected = estimator.history_, estimator.predict_proba(X)
+
+    def interrupted(output, target):
+        raise KeyboardInterrupt
+
+    with pytest.warns(match="keeps its former weights"), pytest.raises(KeyboardInterrupt):
+        estimator.set_params(loss=interrupted).fit(X, y)
+    estimator.set_params(loss="cross_entropy")
+    assert estimator.history_ == history and estimator.n_iter_ == 5
+    assert (estimator.predict_proba(X) == expected).all()
+
+
 def test_warm_start_goes_on():
     X, y = IRIS
     estimator = classifier(warm_start=True, lr=0.01).fit(X, y)
@@ -552,6 +608,14 @@ def test_warm_start_goes_on():
     model = regressor(warm_start=True, loss="gaussian").fit(*DIABETES)
     with pytest.raises(ValueError, match=r"must map \(n, 10\) to \(n, 1\), but .*\(1, 2\)"):
         model.set_params(loss="squared").fit(*DIABETES)
+    model = regressor(warm_start=True).fit(*DIABETES)
+    model.set_params(loss="huber").fit(*DIABETES)
+    with pytest.raises(ValueError, match="loss='poisson' cannot continue a fit with loss='sq"):
+        model.set_params(loss="poisson").fit(*DIABETES)
+    with pytest.raises(ValueError, match="n_members=2 cannot continue a fit with n_members=1"):
+        estimator.set_params(n_members=2, warm_start=True).fit(X[:, :3], y + 1)
+    with pytest.raises(ValueError, match="n_members=2 cannot continue"):
+        fitted().set_params(n_members=2).partial_fit(X, y)
 
 
 def test_chunks():
@@ -593,6 +657,54 @@ def test_chunks():
     assert numbers.n_iter_ == 3
     with pytest.raises(ValueError, match="fitted to 1"):
         numbers.partial_fit(DIABETES[0], np.c_[DIABETES[1], DIABETES[1]])
+
+
+@pytest.mark.parametrize("n_members", [1, 3])
+def test_chunks_follow_the_rate(n_members):
+    X, y = IRIS
+    estimator = classifier(n_members=n_members, recalibrate=False).partial_fit(X, y, range(3))
+    before = [p.tolist() for net in estimator.nets_ for p in net.parameters()]
+    estimator.set_params(lr=0.0).partial_fit(X, y)
+    assert [p.tolist() for net in estimator.nets_ for p in net.parameters()] == before
+    assert estimator.history_["lr"] == [0.001, 0.0] * n_members
+    estimator.set_params(lr=0.1).partial_fit(X, y)
+    assert [p.tolist() for net in estimator.nets_ for p in net.parameters()] != before
+    with pytest.raises(ValueError, match="learning rate"):
+        estimator.set_params(lr=-1.0).partial_fit(X, y)
+    assert estimator.n_iter_ == 3
+
+
+@pytest.mark.parametrize("name", ["ScheduleFreeAdamW", "ScheduleFreeSGD"])
+def test_schedule_free_optimisers_leave_the_mean(name, float64_nets):
+    X, y = IRIS
+    options = {"schedule": None, "normalisation": None, "batch_size": 150, "recalibrate": False}
+    estimator = classifier(optimizer=name, lr=0.05, max_epochs=3, **options)
+    chunks = clone(estimator)
+    for _ in range(3):
+        chunks.partial_fit(X, y, range(3))
+    estimator.fit(X, y)
+    seed = np.random.RandomState(0).randint(np.iinfo(np.int32).max, size=1)[0]
+    with mg.rng.drawing_from(mg.Generator(seed)):
+        model = build.mlp(4, 3, (8,), "relu", None, 0.0).double()
+    optimizer = getattr(optim, name)(model.parameters(), lr=0.05)
+    x = mg.tensor(training.Rows(X, X.mean(0), 1 / X.std(0))[:])
+    for _ in range(3):
+        optimizer.zero_grad()
+        nn.CrossEntropyLoss()(model(x), mg.tensor(y)).backward()
+        optimizer.step()
+    optimizer.eval()
+    for each in (estimator, chunks):
+        for one, other in zip(each.net_.net.parameters(), model.parameters(), strict=True):
+            np.testing.assert_allclose(one.tolist(), other.tolist(), 1e-9, 1e-12)
+
+
+@pytest.mark.parametrize(
+    "kind", [nn.BatchNorm1d, nn.BatchRenorm1d, lambda size: nn.GhostBatchNorm(size, 16)]
+)
+def test_every_batchnorm_is_recalibrated(kind):
+    norm = fitted(normalisation=kind).net_.net[1]
+    lagging = fitted(normalisation=kind, recalibrate=False).net_.net[1]
+    assert np.abs(norm.running_var.numpy() / lagging.running_var.numpy() - 1).max() > 1e-3
 
 
 def test_the_statistics_of_batchnorm_are_exact_at_the_end(float64_nets):
@@ -788,7 +900,13 @@ def test_optimisers_by_function_and_instance():
     by_function = fitted(optimizer=lambda params: optim.SGD(params, **options))
     assert (by_instance.predict_proba(X) == by_function.predict_proba(X)).all()
     assert clone(by_instance).fit(X, y).predict(X).tolist() == by_instance.predict(X).tolist()
-    for wrong, error in (("lbfgs", ValueError), (3, TypeError), (lambda p: None, TypeError)):
+    for wrong, error in (
+        ("lbfgs", ValueError),
+        (3, TypeError),
+        (lambda p: None, TypeError),
+        (optim.LBFGS, TypeError),
+        (optim.LBFGS(dummy), TypeError),
+    ):
         with pytest.raises(error, match="optimizer must be"):
             fitted(optimizer=wrong)
 
@@ -978,6 +1096,30 @@ def test_bad_input(parameters, data, error, said):
     given = {"X": IRIS[0], "y": IRIS[1]} | data
     with pytest.raises(error, match=said):
         classifier(**parameters).fit(**given)
+
+
+def test_a_validation_loss_that_is_not_finite():
+    X, y = np.abs(DIABETES[0]), DIABETES[1]
+    far = np.where(np.arange(442) == 3, 1e6, 1.0)[:, None] * X
+    estimator = regressor(loss="poisson", lr=0.05)
+    with np.errstate(over="ignore"):
+        estimator.fit(X, y, X_val=far, y_val=y)
+        held, score = (np.array(estimator.history_[f"val_{name}"]) for name in ("loss", "score"))
+        assert np.isinf(held).any() and np.isnan(score[np.isinf(held)]).all()
+        estimator.set_params(early_stopping=True, n_iter_no_change=2)
+        with pytest.raises(ValueError, match="not finite in any epoch"), pytest.warns():
+            estimator.fit(X, y, X_val=far, y_val=y)
+
+
+def test_classes_without_weight_do_not_count():
+    X, y = IRIS
+    others = np.where(y[:, None] == 0, 1000.0, X)
+    one, other = (classifier(class_weight={0: 0.0, 1: 1.0, 2: 2.0}).fit(x, y) for x in (X, others))
+    assert one.classes_.tolist() == [0, 1, 2]
+    assert (one.predict_proba(X) == other.predict_proba(X)).all()
+    for wrong in (-1.0, np.nan):
+        with pytest.raises(ValueError, match="class_weight must not be negative or NaN"):
+            classifier(class_weight={0: wrong, 1: 1.0, 2: 1.0}).fit(X, y)
 
 
 @pytest.mark.parametrize("quantile", [0.0, (0.5, 1.5), (), "half"])

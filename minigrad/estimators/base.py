@@ -6,7 +6,7 @@ Design note
 1. `nets_` holds pipelines of three Modules, `inputs`, `net` and `outputs`, which map features to
    outputs in the user's own units. `inputs` and `outputs` only shift and scale; `net` is trained on
    data standardised beforehand. So a state dict or an ONNX file of `net_` is complete.
-2. Predictions of the nets are float32, as the weights are; what follows is computed in float64.
+2. Nets are trained in float32, as their weights are, and predict in float64.
 3. Weights are scaled to a mean of 1 over all samples. Over a batch, a batch of unimportant samples
    would make a full step. Where all data fit one batch, the fit does not depend on the order of the
    rows, and a sample of weight 2 stands in the batch twice, so that it counts twice for BatchNorm
@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,7 @@ from .. import nn
 from ..checks import flag, integer
 from ..creation import asarray
 from ..namespace import Constructed
+from ..nn.norm import _BatchNorm
 from ..rng import Generator, drawing_from
 from .build import Affine, check_outputs, made, mean_and_std, mlp, optimizer_for, scheduler_for
 from .losses import Loss
@@ -72,43 +73,63 @@ class NetEstimator(Constructed, BaseEstimator):
         sample_weight: (n,), not negative; only ratios matter.
         X_val, y_val: data whose loss and score are recorded; early_stopping=True stops by them.
 
-        Raises what scikit-learn's estimators raise for bad data, and ValueError in the first epoch
-        whose loss is not finite. When training ends early, by Ctrl-C or any other exception, the
-        estimator keeps the best weights so far, and warns that it does; the exception goes on.
+        Raises what scikit-learn's estimators raise for bad data, which changes nothing, and
+        ValueError in the first epoch whose loss is not finite. When training ends early, by Ctrl-C
+        or any other exception, the estimator keeps the best weights so far, and warns that it does;
+        the exception goes on.
         """
-        first = not (flag(self.warm_start, "warm_start") and hasattr(self, "nets_"))
-        X, y, weight = self._checked(X, y, sample_weight, first, least=2)
-        random = check_random_state(self.random_state)
-        X, y, weight = _in_one_batch(X, y, weight, integer(self.batch_size, "batch_size", 1))
-        held: Data | None = None
-        if (X_val is None) != (y_val is None):
-            raise ValueError("fit: X_val and y_val go together; one of them is missing")
-        if X_val is not None:
-            X_val = validate_data(self, X_val, accept_sparse="csr", dtype=FLOATS, reset=False)
-            y_val = check_array(y_val, ensure_2d=False, dtype=None, input_name="y_val")
-            check_consistent_length(X_val, y_val)
-            held = X_val, self._targets(_flattened(y_val), False, None), None
-        elif flag(self.early_stopping, "early_stopping"):
-            (X, y, weight), held = self._split(X, y, weight, random)
-        if weight is not None:
-            weight = None if (weight == weight[0]).all() else weight / weight.mean()
-        epochs = integer(self.max_epochs, "max_epochs", 1)
-        trainers = self._new_trainers((X, y, weight), first, random)
-        self._train(trainers, (X, y, weight), held, epochs, first)
+        with _unchanged_by_errors(self):
+            first = not (flag(self.warm_start, "warm_start") and hasattr(self, "nets_"))
+            flag(self.recalibrate, "recalibrate")
+            epochs = integer(self.max_epochs, "max_epochs", 1)
+            X, y, weight = self._checked(X, y, sample_weight, first, least=2)
+            random = check_random_state(self.random_state)
+            X, y, weight = _in_one_batch(X, y, weight, integer(self.batch_size, "batch_size", 1))
+            held: Data | None = None
+            if (X_val is None) != (y_val is None):
+                raise ValueError("fit: X_val and y_val go together; one of them is missing")
+            if X_val is not None:
+                X_val = validate_data(self, X_val, accept_sparse="csr", dtype=FLOATS, reset=False)
+                y_val = check_array(
+                    y_val, accept_sparse="csr", ensure_2d=False, dtype=None, input_name="y_val"
+                )
+                check_consistent_length(X_val, y_val)
+                held = X_val, self._targets(_flattened(y_val), False, None), None
+            elif flag(self.early_stopping, "early_stopping"):
+                (X, y, weight), held = self._split(X, y, weight, random)
+            if weight is not None:
+                weight = None if (weight == weight[0]).all() else weight / weight.mean()
+            trainers = self._new_trainers((X, y, weight), first, random, epochs)
+            batches = self._batches((X, y, weight))
+            validation = None if held is None else self._validation(held)
+        self._train(trainers, batches, validation, epochs, first)
         return self
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> Any:
-        if flag(self.early_stopping, "early_stopping"):
-            raise ValueError("partial_fit does not support early_stopping=True")
-        first = not hasattr(self, "nets_")
-        X, y, weight = self._checked(X, y, sample_weight, first, classes, chunk=True)
-        trainers = vars(self).get("_chunk_trainers")
-        if trainers is None:
-            random = check_random_state(self.random_state)
-            trainers = self._new_trainers((X, y, weight), first, random)
-        self._train(trainers, (X, y, weight), None, None, first)
+        with _unchanged_by_errors(self):
+            if flag(self.early_stopping, "early_stopping"):
+                raise ValueError("partial_fit does not support early_stopping=True")
+            first = not hasattr(self, "nets_")
+            data = self._checked(X, y, sample_weight, first, classes, chunk=True)
+            trainers = vars(self).get("_chunk_trainers")
+            if trainers is not None and isinstance(self.optimizer, str):
+                self._set_options(trainers)
+            if trainers is None:
+                random = check_random_state(self.random_state)
+                trainers = self._new_trainers(data, first, random, None)
+            batches = self._batches(data)
+        self._train(trainers, batches, None, None, first)
         self._chunk_trainers = trainers
         return self
+
+    def _set_options(self, trainers: list[Trainer]) -> None:
+        """Let optimisers take the present lr and weight_decay, which `set_params` may change from
+        chunk to chunk."""
+        for optimizer in [member.optimizer for t in trainers for member in t.members]:
+            for group in optimizer.param_groups:
+                options = {**group, "lr": self.lr, "weight_decay": self.weight_decay}
+                optimizer.check_options(options)
+                group.update(options)
 
     def _checked(
         self,
@@ -151,8 +172,12 @@ class NetEstimator(Constructed, BaseEstimator):
         factors = self._class_weights(y, chunk)
         if factors is not None:
             weight = factors if weight is None else weight * factors
-            if not (weight > 0).any():
+            if not (factors >= 0).all():
+                raise ValueError("class_weight must not be negative or NaN")
+            kept = weight > 0
+            if not kept.any():
                 raise ValueError("class_weight and sample_weight give all samples the weight zero")
+            X, targets, weight = X[kept], targets[kept], weight[kept]
         return X, targets, weight
 
     def _split(self, X: Any, y: np.ndarray, weight: Any, random: Any) -> tuple[Data, Data]:
@@ -174,15 +199,27 @@ class NetEstimator(Constructed, BaseEstimator):
         return parts[0], parts[1]
 
     # ------------------------------------------------------------------------------------ nets
-    def _new_trainers(self, data: Data, first: bool, random: Any) -> list[Trainer]:
-        """The training of the members, with new nets at the first fit and their own later."""
+    def _new_trainers(
+        self, data: Data, first: bool, random: Any, epochs: int | None
+    ) -> list[Trainer]:
+        """The training of the members, with new nets at the first fit and their own later. epochs:
+        of the schedule, None for a constant rate."""
         X, y, weight = data
+        n_members = integer(self.n_members, "n_members", 1)
+        # What must stay while training continues, and is not seen from the nets: as given, and as
+        # compared.
+        settings = {"n_members": (n_members, n_members), "loss": (self.loss, self._loss().scaling)}
         if first:
             self.__dict__.pop("nets_", None)
-            count = integer(self.n_members, "n_members", 1)
             self._inputs, self._outputs = self._ends(X, y, weight)
-        else:
-            count = len(self.nets_)
+            self._settings = settings
+        for name, (former, kind) in vars(self).get("_settings", {}).items():
+            if settings[name][1] != kind:
+                raise ValueError(
+                    f"{name}={settings[name][0]!r} cannot continue a fit with {name}={former!r}; "
+                    "set it as it was, or warm_start=False"
+                )
+        count = n_members if first else len(self.nets_)
         self.__dict__.pop("_chunk_trainers", None)
         members = []
         for k, seed in enumerate(random.randint(np.iinfo(np.int32).max, size=count)):
@@ -196,7 +233,11 @@ class NetEstimator(Constructed, BaseEstimator):
                     self.optimizer, net.parameters(), self.lr, self.weight_decay
                 )
             members.append(Member(net, optimizer, generator))
-        return trainers_of(members)
+        trainers = trainers_of(members)
+        if epochs is not None:
+            for member in members:
+                member.scheduler = scheduler_for(self.schedule, member.optimizer, self.lr, epochs)
+        return trainers
 
     def _new_net(self) -> nn.Module:
         sizes = self.n_features_in_, self.n_outputs_ * self._loss().outputs
@@ -236,41 +277,39 @@ class NetEstimator(Constructed, BaseEstimator):
         return nn.Sequential(OrderedDict(parts)).eval()
 
     # ------------------------------------------------------------------------------------ training
+    def _batches(self, data: Data) -> Batches:
+        X, y, weight = data
+        rows = Rows(X, self._inputs.centre.numpy(), self._inputs.factor.numpy())
+        weights = None if weight is None else weight.astype(np.float32)
+        size = integer(self.batch_size, "batch_size", 1)
+        return Batches(rows, self._standardised(y), weights, size)
+
     def _train(
         self,
         trainers: list[Trainer],
-        data: Data,
-        held: Data | None,
+        batches: Batches,
+        validation: Validation | None,
         epochs: int | None,
         first: bool,
     ) -> None:
         """Train all members. epochs: None for one epoch at a constant rate."""
-        X, y, weight = data
-        loss, size = self._loss(), integer(self.batch_size, "batch_size", 1)
-        rows = Rows(X, self._inputs.centre.numpy(), self._inputs.factor.numpy())
-        weights = None if weight is None else weight.astype(np.float32)
-        batches = Batches(rows, self._standardised(y), weights, size)
+        loss, rows = self._loss(), batches.rows if epochs else None
         members = [member for trainer in trainers for member in trainer.members]
-        validation = None if held is None else self._validation(held)
-
-        def schedule(optimizer: Any) -> Any:
-            given = None if epochs is None else self.schedule
-            return scheduler_for(given, optimizer, self.lr, epochs or 1)
-
         started: list[Member] = []
         with ExitStack() as stack:
             report = self._progress(len(members) * (epochs or 1), stack)
             try:
                 for trainer in trainers:
                     started += trainer.members
-                    trainer.train(loss, batches, epochs or 1, schedule, validation, report)
+                    trainer.train(loss, batches, epochs or 1, validation, report)
             except BaseException as error:
                 started = [member for member in started if member.history]
+                if started:
+                    self._finish(started, rows, first)
                 if started or not first:
-                    self._finish(started, rows if epochs else None, first)
                     self._say_kept(error, started)
                 raise
-        self._finish(members, rows if epochs else None, first)
+        self._finish(members, rows, first)
 
     def _finish(self, members: list[Member], rows: Rows | None, first: bool) -> None:
         """Set what `fit` leaves behind; with rows, also recalibrate."""
@@ -284,8 +323,7 @@ class NetEstimator(Constructed, BaseEstimator):
         if rows is None or not flag(self.recalibrate, "recalibrate"):
             return
         for member in members:
-            modules = list(member.net.modules())
-            norms = [m for m in modules if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
+            norms = [m for m in member.net.modules() if isinstance(m, _BatchNorm)]
             if norms and all(norm.running_mean is not None for norm in norms):
                 nn.recalibrate(member.net, rows)
 
@@ -418,8 +456,21 @@ class NetEstimator(Constructed, BaseEstimator):
             nets.append(new._pipeline(new._new_net()))
             nets[-1].load_state_dict(saved)
         self.__dict__.update(learnt, nets_=nets, _inputs=ends[0], _outputs=ends[1])
-        self.__dict__.pop("_chunk_trainers", None)
+        for name in ("_chunk_trainers", "_settings"):
+            self.__dict__.pop(name, None)
         return self
+
+
+@contextmanager
+def _unchanged_by_errors(estimator: Any) -> Iterator[None]:
+    """A context in which an error leaves the estimator as it was: fitted to the former data."""
+    before = vars(estimator).copy()
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 def _flattened(y: Any) -> Any:

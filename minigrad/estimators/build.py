@@ -165,8 +165,6 @@ def optimizer_for(given: Any, params: Iterable[Tensor], lr: float, weight_decay:
     >>> optimizer_for("sgd", [mg.ones(1, requires_grad=True)], 0.1, 0.0).defaults["lr"]
     0.1
     """
-    if isinstance(given, optim.Optimizer):
-        return type(given)(params, **given.defaults)
     classes: dict[str, Any] = {
         name.lower(): member
         for name, member in vars(optim).items()
@@ -174,12 +172,20 @@ def optimizer_for(given: Any, params: Iterable[Tensor], lr: float, weight_decay:
     }
     options = {"lr": lr, "weight_decay": weight_decay}
     known = {name: partial(c, **options) for name, c in classes.items() if c not in _UNSUITED}
-    make = named(given, known, "optimizer")
+    if isinstance(given, optim.Optimizer):
+        make: Any = partial(type(given), **given.defaults)
+    else:
+        make = named(given, known, "optimizer")
     optimizer = make(params) if make else None
     if not isinstance(optimizer, optim.Optimizer):
         raise TypeError(
             "optimizer must be a name, an instance, or a function of the parameters that returns "
             f"an optimiser, got {given!r}"
+        )
+    if isinstance(optimizer, optim.LBFGS):
+        raise TypeError(
+            "optimizer must be one that makes a step from one gradient; LBFGS evaluates the loss "
+            "several times"
         )
     return optimizer
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import d2_pinball_score, r2_score
+from sklearn.utils import check_array
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
@@ -306,7 +307,7 @@ class NetRegressor(RegressorMixin, NetEstimator):
         return self._partial_fit(X, y, sample_weight)
 
     def _targets(self, y: Any, first: bool, classes: Any) -> np.ndarray:
-        y = np.asarray(y, dtype=np.float64)
+        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
         if self.loss == "poisson" and y.min() < 0:
             raise ValueError("y is negative, which loss='poisson' excludes: it takes counts")
         table = y.reshape(len(y), -1)

@@ -203,6 +203,7 @@ class Member:
     net: Module
     optimizer: Optimizer
     random: np.random.Generator
+    scheduler: LRScheduler | None = None
 
     def __post_init__(self) -> None:
         self.history: list[dict[str, float]] = []
@@ -222,7 +223,6 @@ class Trainer:
         loss: Loss,
         batches: Batches,
         epochs: int,
-        schedule: Callable[[Optimizer], LRScheduler | None] = lambda optimizer: None,
         validation: Validation | None = None,
         report: Callable[[dict[str, float]], Any] = lambda row: None,
     ) -> None:
@@ -234,7 +234,6 @@ class Trainer:
         """
         started, done = time.perf_counter(), len(self.members[0].history)
         patience = None if validation is None else validation.patience
-        schedulers = [schedule(member.optimizer) for member in self.members]
         for member in self.members:
             member.best, member.lowest = Snapshot(member.net, done), math.inf
         going = list(range(len(self.members)))
@@ -246,12 +245,13 @@ class Trainer:
                 outputs = None if validation is None else self._outputs(validation.rows)
                 _raise_unless_finite(trained[going], epoch)
                 for k in list(going):
-                    member, scheduler = self.members[k], schedulers[k]
+                    member, scheduler = self.members[k], self.members[k].scheduler
                     watched, score, held = trained[k], math.nan, math.nan
                     if validation is not None and outputs is not None:
                         z = asarray(outputs[k])
-                        held = loss.mean(z, validation.y, validation.weight).item()
-                        score, watched = validation.score(outputs[k]), held
+                        watched = held = loss.mean(z, validation.y, validation.weight).item()
+                        if math.isfinite(held):
+                            score = validation.score(outputs[k])
                     if patience is None or watched < member.lowest:
                         member.lowest = watched
                         member.best.take(epoch, self._values(k))
@@ -269,7 +269,13 @@ class Trainer:
                         scheduler.step()
                 if not going:
                     break
+            if patience is not None and any(member.lowest == math.inf for member in self.members):
+                raise ValueError(
+                    "the validation loss was not finite in any epoch; look for extreme values in "
+                    "the validation data"
+                )
         finally:
+            _switch(self.optimizer, "eval")
             for member in self.members:
                 member.best.restore()
                 member.net.eval()
@@ -298,6 +304,7 @@ class Trainer:
         (member,) = self.members
         net, optimizer, mean = self.net.train(), self.optimizer, loss.mean
         total = 0.0
+        _switch(optimizer, "train")
         with drawing_from(Generator(member.random)):
             for x, y, weight in batches.shuffled(member.random):
                 optimizer.zero_grad()
@@ -305,7 +312,13 @@ class Trainer:
                 value.backward()
                 optimizer.step()
                 total += value.item() * len(y)
+        _switch(optimizer, "eval")
         return np.array([total / len(batches)])
+
+
+def _switch(optimizer: Optimizer, mode: str) -> None:
+    """Make the parameters those of a mode, where an optimiser has two (schedule-free ones)."""
+    getattr(optimizer, mode, lambda: None)()
 
 
 class StackedTrainer(Trainer):
