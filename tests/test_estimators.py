@@ -335,10 +335,102 @@ def test_several_labels_at_once():
     assert np.isfinite(classifier().fit(X, labels, X_val=X, y_val=labels).history_["val_loss"][0])
     with pytest.raises(TypeError, match="Sparse data was passed for y"):
         regressor().fit(X, labels)
-    wrong = np.c_[y[:, 0], IRIS[1][np.arange(400) % 150]]
-    with pytest.raises(ValueError, match=r"MultiOutputClassifier\(NetClassifier"):
-        classifier().fit(X, wrong)
-    assert MultiOutputClassifier(classifier()).fit(X, wrong).predict(X).shape == (400, 2)
+    with pytest.raises(ValueError, match=r"classes not in .* in column 0 of 4"):
+        classifier(warm_start=True).fit(X, y).fit(X, y + 1)
+
+
+def two_columns():
+    X, y = IRIS
+    return X, np.c_[np.array(["x", "y", "z"])[y], np.where(X[:, 0] > 5.8, "long", "short")]
+
+
+def test_several_columns_of_classes():
+    X, y = two_columns()
+    estimator = classifier(max_epochs=30, lr=0.02, early_stopping=True).fit(X, y)
+    assert [each.tolist() for each in estimator.classes_] == [["x", "y", "z"], ["long", "short"]]
+    predicted, probabilities = estimator.predict(X), estimator.predict_proba(X)
+    assert predicted.shape == y.shape and (predicted == y).mean() > 0.9
+    assert estimator.score(X, y) == (predicted == y).all(axis=1).mean()
+    weight = np.arange(150.0)
+    expected = np.average((predicted == y).all(axis=1), weights=weight)
+    assert estimator.score(X, y, sample_weight=weight) == pytest.approx(expected)
+    logs = mg.log_softmax(estimator.net_(mg.tensor(X, mg.float32))[:, :3].detach(), axis=1).numpy()
+    np.testing.assert_allclose(estimator.predict_log_proba(X)[0], logs, 1e-5, 1e-6)
+    scores = estimator.decision_function(X)
+    assert [each.shape for each in probabilities] == [(150, 3), (150, 2)]
+    for k, each in enumerate(probabilities):
+        np.testing.assert_allclose(each.sum(axis=1), 1)
+        assert (estimator.classes_[k][each.argmax(axis=1)] == predicted[:, k]).all()
+    odds = probabilities[1][:, 1] / probabilities[1][:, 0]
+    np.testing.assert_allclose(scores[1], np.log(odds), 1e-6)
+    held = np.array(estimator.history_["val_score"])
+    assert (held * 15 % 1 < 1e-9).all() and held.max() > 0.7
+    search = GridSearchCV(classifier(), {"lr": [1e-3, 1e-2]}, cv=2).fit(X, y)
+    assert search.predict(X).shape == (150, 2)
+    assert MultiOutputClassifier(classifier()).fit(X, y).predict(X).shape == (150, 2)
+
+
+def test_columns_of_classes_in_chunks_members_and_files(monkeypatch, float64_nets):
+    X, y = two_columns()
+    classes = [["x", "y", "z"], ["long", "short"]]
+    chunks = classifier(n_members=2).partial_fit(X[:40], y[:40], classes)  # of one species
+    chunks.partial_fit(X, y, classes)
+    spread = chunks.predict_proba(X, return_std=True)[1]
+    assert [each.shape for each in spread] == [(150, 3), (150, 2)]
+    together = classifier(n_members=2, class_weight="balanced").fit(X, y, X_val=X, y_val=y)
+    file = io.BytesIO()
+    mg.save(together.state_dict(), file)
+    file.seek(0)
+    for copy in (
+        classifier().load_state_dict(mg.load(file)),
+        pickle.loads(pickle.dumps(together)),
+    ):
+        assert (copy.predict(X) == together.predict(X)).all()
+    monkeypatch.setattr(training, "StackedTrainer", refuse)
+    alone = classifier(n_members=2, class_weight="balanced").fit(X, y, X_val=X, y_val=y)
+    for one, other in zip(alone.predict_proba(X), together.predict_proba(X), strict=True):
+        np.testing.assert_allclose(one, other, 1e-10, 1e-12)
+    np.testing.assert_allclose(alone.history_["val_loss"], together.history_["val_loss"], 1e-6)
+    own = classifier(loss=lambda z, t: nn.functional.cross_entropy(z[:, 3:], t[:, 1]), lr=0.05)
+    assert (own.fit(X, y).predict(X)[:, 1] == y[:, 1]).mean() > 0.9
+    for wrong in (y[:, :1], np.c_[y, y], np.c_[y[:, 0], y[:, 0]], y[:, ::-1]):
+        with pytest.raises(ValueError, match="classes not in"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a column was made a vector
+            chunks.partial_fit(X, wrong)
+    for others in (["x", "y"], [["x", "y", "z"]], [["x", "y"], ["long", "short"]]):
+        with pytest.raises(ValueError, match="not the same as on last call"):
+            chunks.partial_fit(X, y, others)
+    with pytest.raises(ValueError, match="classes must be a list of the classes of each column"):
+        classifier().partial_fit(X, y, ["x", "y"])
+    with pytest.raises(ValueError, match="classes not in"):
+        classifier().partial_fit(X, y[:, 0], classes)
+    with pytest.raises(ValueError, match="only one class"):
+        classifier().fit(X, np.c_[y[:, 0], y[:, 0] == "no"].astype(str))
+
+
+def test_columns_of_two_numbers_are_classes_unless_these_are_0_and_1():
+    X, labels = IRIS[0], np.random.default_rng(0).integers(0, 2, (150, 3))
+    assert isinstance(fitted().classes_, np.ndarray)
+    assert isinstance(classifier().fit(X, labels).classes_, np.ndarray)
+    for y in (labels + 1, 2 * labels - 1, 0.5 * labels + 0.5 == 1, np.where(labels, "a", "b")):
+        estimator = classifier().fit(X, y)
+        assert isinstance(estimator.classes_, list) == (y.dtype != bool)
+        assert set(np.unique(estimator.predict(X))) <= set(np.unique(y))
+
+
+def test_the_loss_of_columns_and_its_gradients():
+    random = np.random.default_rng(0)
+    z, y = random.normal(size=(6, 5)), np.c_[random.integers(0, 3, 6), random.integers(0, 2, 6)]
+    loss, x = losses.by_columns([3, 2]), mg.tensor(z, requires_grad=True)
+    parts = [(z[:, :3], y[:, 0]), (z[:, 3:], y[:, 1])]
+    expected = [
+        np.logaddexp.reduce(part, axis=1) - part[np.arange(6), column] for part, column in parts
+    ]
+    found = loss.values(x, mg.tensor(y)).detach().numpy()
+    np.testing.assert_allclose(found, np.stack(expected, 1), 1e-12)
+    for weight in (None, mg.tensor(random.random(6))):
+        mean = lambda x, w=weight: loss.mean(x, mg.tensor(y), w)  # noqa: E731
+        assert mg.autograd.gradcheck(mean, x) and mg.autograd.gradgradcheck(mean, x)
 
 
 def test_several_targets_at_once():

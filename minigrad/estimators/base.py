@@ -422,10 +422,7 @@ class NetEstimator(Constructed, BaseEstimator):
         state: dict[str, Any] = {"nets": [dict(net.state_dict()) for net in self.nets_]}
         for name in self._learnt:
             if hasattr(self, name):
-                value = getattr(self, name)
-                if isinstance(value, np.ndarray):
-                    value = {"values": value.tolist(), "dtype": value.dtype.str}
-                state[name] = value
+                state[name] = _encoded(getattr(self, name))
         return state
 
     def load_state_dict(self, state_dict: Any) -> Any:
@@ -441,10 +438,7 @@ class NetEstimator(Constructed, BaseEstimator):
         new, learnt = clone(self), {}
         for key in self._learnt:
             if key in state_dict:
-                value = state_dict[key]
-                if isinstance(value, dict):
-                    value = np.array(value["values"], dtype=value["dtype"])
-                learnt[key] = value
+                learnt[key] = _decoded(state_dict[key])
         new.__dict__.update(learnt)
         ends = []
         for end in ("inputs", "outputs"):
@@ -459,6 +453,21 @@ class NetEstimator(Constructed, BaseEstimator):
         for name in ("_chunk_trainers", "_settings"):
             self.__dict__.pop(name, None)
         return self
+
+
+def _encoded(value: Any) -> Any:
+    """What `mg.save` stores: an array, or each in a list, as a dict of its values and its dtype."""
+    if isinstance(value, list):
+        return list(map(_encoded, value))
+    if isinstance(value, np.ndarray):
+        return {"values": value.tolist(), "dtype": value.dtype.str}
+    return value
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, list):
+        return list(map(_decoded, value))
+    return np.array(value["values"], dtype=value["dtype"]) if isinstance(value, dict) else value
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,21 @@ REGRESSION = {
 }
 CROSS_ENTROPY = Loss(softmax_cross_entropy)
 BINARY = Loss(lambda z, y: binary_cross_entropy_with_logits(z, y, reduction="none"))
+
+
+def by_columns(sizes: Sequence[int]) -> Loss:
+    """The cross-entropy of each column of targets, of which column k has sizes[k] classes.
+
+    >>> by_columns([2, 3]).values(mg.zeros(1, 5), mg.tensor([[0, 2]]))
+    tensor([[0.6931472, 1.0986123]])
+    """
+    ends = [0, *accumulate(sizes)]
+
+    def values(z: Tensor, y: Tensor) -> Tensor:
+        parts = enumerate(pairwise(ends))
+        return stack([softmax_cross_entropy(z[:, a:b], y[:, k]) for k, (a, b) in parts], 1)
+
+    return Loss(values)
 
 
 def checked_levels(quantile: Any, name: str) -> tuple[float, ...]:

@@ -10,25 +10,38 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.metrics import d2_pinball_score, r2_score
 from sklearn.utils import check_array
 from sklearn.utils.class_weight import compute_sample_weight
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.multiclass import check_classification_targets
 
 from ..checks import choice
 from .base import NetEstimator
-from .losses import BINARY, CROSS_ENTROPY, REGRESSION, Loss, checked_levels, pinball, variance
+from .losses import (
+    BINARY,
+    CROSS_ENTROPY,
+    REGRESSION,
+    Loss,
+    by_columns,
+    checked_levels,
+    pinball,
+    variance,
+)
 
 __all__ = ["NetClassifier", "NetRegressor"]
 
 
 class NetClassifier(ClassifierMixin, NetEstimator):
-    """A small net that classifies: two or more classes, or several labels at once.
+    """A small net that classifies: two or more classes, several labels at once, or several columns
+    of classes.
 
     With the labels y (n,) the net has one output per class, whose softmax is the probability; with
-    a matrix y of zeros and ones (n, labels), one per label, whose sigmoid it is.
+    a matrix y of zeros and ones (n, labels), one per label, whose sigmoid it is; with any other
+    matrix (n, columns), one per class of each column, in this order. Then the loss is the mean over
+    the columns, and `classes_`, `predict_proba` and kin have a list, an entry per column.
 
-    loss: "cross_entropy", or a function of the outputs (n, classes or labels) and the targets, the
-        number of the class (n,) or zeros and ones (n, labels), both Tensors, that returns a value
-        per sample, (n,) or (n, labels), or their mean.
-    class_weight: a dict of weights, "balanced" (inverse to the frequency) or None.
+    loss: "cross_entropy", or a function of the outputs and the targets, the number of the class
+        (n,) or (n, columns), or zeros and ones (n, labels), both Tensors, that returns a value per
+        sample, (n,) or of the shape of the targets, or their mean.
+    class_weight: a dict of weights, "balanced" (inverse to the frequency) or None; for several
+        columns a list of dicts.
     {parameters}
 
     Attributes: `classes_`; `net_` and `nets_`, the trained Modules; `history_`, a dict of columns:
@@ -42,7 +55,7 @@ class NetClassifier(ClassifierMixin, NetEstimator):
     ['low', 'high']
     """
 
-    _learnt = (*NetEstimator._learnt, "classes_", "_multilabel")
+    _learnt = (*NetEstimator._learnt, "classes_", "_kind")
 
     def __init__(
         self,
@@ -112,47 +125,56 @@ class NetClassifier(ClassifierMixin, NetEstimator):
 
     def _targets(self, y: Any, first: bool, classes: Any) -> np.ndarray:
         check_classification_targets(y)
-        kind, name = type_of_target(y), type(self).__name__
-        if kind == "multiclass-multioutput":
-            raise ValueError(
-                f"Unknown label type: {kind}; {name} takes one column of classes, or several of "
-                f"zeros and ones. Use sklearn.multioutput.MultiOutputClassifier({name}(...))"
-            )
-        multilabel = kind == "multilabel-indicator"
-        if multilabel:
-            y = y if isinstance(y, np.ndarray) else y.toarray()
-            found = np.arange(y.shape[1])
-        else:
-            found = np.unique(y)
+        y = y if isinstance(y, np.ndarray) else y.toarray()
         if first:
-            self._learn_classes(found, classes, multilabel)
-        elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
+            self._learn_classes(y, classes)
+        elif classes is not None and not _same(_each_unique(classes), self.classes_):
             raise ValueError(
                 f"`classes={classes!r}` is not the same as on last call to partial_fit, was: "
                 f"{self.classes_!r}"
             )
-        unknown = np.setdiff1d(found, self.classes_)
-        if (
-            multilabel != self._multilabel
-            or len(unknown)
-            or (multilabel and len(found) != len(self.classes_))
-        ):
-            raise ValueError(
-                f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. "
-                f"'y' has {found}."
-            )
-        if multilabel:
-            return y.astype(np.float32)
-        return np.searchsorted(self.classes_, y).astype(np.int64)
+        labels, known = self._kind == "labels", self._columns()
+        columns = y.T if y.ndim == 2 else [y]
+        codes = []
+        for k, column in enumerate(columns):
+            found = np.unique(column)
+            if (
+                (y.ndim == 1) != (self._kind == "classes")
+                or len(columns) != (len(self.classes_) if labels else len(known))
+                or len(np.setdiff1d(found, [0, 1] if labels else known[k]))
+            ):
+                raise ValueError(
+                    f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. "
+                    f"'y' has {found}{f' in column {k} of {len(columns)}' * (y.ndim == 2)}."
+                )
+            codes.append(column if labels else np.searchsorted(known[k], column))
+        targets = codes[0] if y.ndim == 1 else np.stack(codes, axis=1)
+        return targets.astype(np.float32 if labels else np.int64)
 
-    def _learn_classes(self, found: np.ndarray, classes: Any, multilabel: bool) -> None:
-        classes = found if classes is None else np.unique(classes)
-        if len(classes) < 2 and not multilabel:
-            raise ValueError(
-                f"{type(self).__name__} needs samples of at least 2 classes in the data, but the "
-                f"data contains only one class: {classes[0]!r}"
-            )
-        self.classes_, self.n_outputs_, self._multilabel = classes, len(classes), multilabel
+    def _learn_classes(self, y: np.ndarray, classes: Any) -> None:
+        """Set the kind of targets, "classes", "labels" or "columns" of classes, and which."""
+        given = None if classes is None else _each_unique(classes)
+        marks = y.ndim == 2 and y.dtype.kind in "biuf" and bool(np.isin(y, (0, 1)).all())
+        if isinstance(given, list) or (y.ndim == 2 and not marks):
+            self._kind, found = "columns", _each_unique(list(y.T))
+            if given is not None and not isinstance(given, list):
+                raise ValueError("classes must be a list of the classes of each column of y")
+        elif marks:
+            self._kind, found = "labels", np.arange(y.shape[1])
+        else:
+            self._kind, found = "classes", np.unique(y)
+        self.classes_ = found if given is None else given
+        for each in self._columns():
+            if len(each) < 2 and self._kind != "labels":
+                raise ValueError(
+                    f"{type(self).__name__} needs samples of at least 2 classes in the data, but "
+                    f"the data contains only one class: {each.tolist()}"
+                )
+        self.n_outputs_ = sum(map(len, self._columns()))
+
+    def _columns(self) -> list[Any]:
+        """The classes of each column of y; all labels for labels."""
+        return list(self.classes_) if self._kind == "columns" else [self.classes_]
 
     def _class_weights(self, y: Any, chunk: bool) -> Any:
         if self.class_weight is None:
@@ -168,54 +190,101 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         if callable(self.loss):
             return Loss(self.loss, by_sample=False)
         choice(self.loss, "loss", "cross_entropy")
-        return BINARY if self._multilabel else CROSS_ENTROPY
+        if self._kind == "columns":
+            return by_columns([len(each) for each in self.classes_])
+        return BINARY if self._kind == "labels" else CROSS_ENTROPY
+
+    def _parts(self, z: np.ndarray) -> list[np.ndarray]:
+        """The outputs (..., n, outputs) for each column of y."""
+        ends = np.cumsum([len(each) for each in self._columns()])
+        return np.split(z, ends[:-1], axis=-1)
 
     def _score(self, z: np.ndarray, y: np.ndarray, weight: np.ndarray | None) -> float:
-        right = ((z > 0) == y).all(axis=1) if self._multilabel else z.argmax(axis=1) == y
+        if self._kind == "labels":
+            right = ((z > 0) == y).all(axis=1)
+        else:
+            found = np.stack([part.argmax(axis=1) for part in self._parts(z)], axis=1)
+            right = (found == y.reshape(found.shape)).all(axis=1)
         return float(np.average(right, weights=weight))
 
-    # ----------------------------------------------------------------------------------- predicting
-    def _logs(self, X: Any) -> tuple[np.ndarray, np.ndarray]:
-        """The logarithm of the probability of each class, and for labels that of its contrary."""
-        z = self._outputs_of(X)
-        if self._multilabel:
-            return -np.logaddexp(0, -z), -np.logaddexp(0, z)
-        logs = z - np.logaddexp.reduce(z, axis=-1, keepdims=True)
-        return logs, logs
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of the samples that are right, for several labels or columns in all of them."""
+        if vars(self).get("_kind") != "columns":
+            return float(super().score(X, y, sample_weight))
+        right = self.predict(X) == check_array(y, dtype=None, input_name="y")
+        return float(np.average(right.all(axis=1), weights=sample_weight))
 
-    def decision_function(self, X: Any) -> np.ndarray:
+    # ----------------------------------------------------------------------------------- predicting
+    def _logs(self, X: Any) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The logarithm of the probability of each class, and for labels that of its contrary, of
+        each member: a pair for each column of y."""
+        z = self._outputs_of(X)
+        if self._kind == "labels":
+            return [(-np.logaddexp(0, -z), -np.logaddexp(0, z))]
+        logs = [part - np.logaddexp.reduce(part, axis=-1, keepdims=True) for part in self._parts(z)]
+        return [(each, each) for each in logs]
+
+    def _by_column(self, results: list[Any]) -> Any:
+        """A list for several columns of classes, as scikit-learn's trees have it."""
+        return results if self._kind == "columns" else results[0]
+
+    def decision_function(self, X: Any) -> Any:
         """Scores of the classes: for two classes (n,), the log-odds of the second; for more the
-        logarithms of the probabilities (n, classes); for labels their log-odds (n, labels)."""
-        logs, contrary = map(_log_mean, self._logs(X))
-        if self._multilabel:
-            return logs - contrary
-        return logs[:, 1] - logs[:, 0] if len(self.classes_) == 2 else logs
+        logarithms of the probabilities (n, classes); for labels their log-odds (n, labels). For
+        several columns of classes, a list."""
+        found = []
+        for logs, contrary in ([_log_mean(each) for each in pair] for pair in self._logs(X)):
+            if self._kind == "labels":
+                found.append(logs - contrary)
+            else:
+                found.append(logs[:, 1] - logs[:, 0] if logs.shape[1] == 2 else logs)
+        return self._by_column(found)
 
     def predict_proba(self, X: Any, return_std: bool = False) -> Any:
-        """The probabilities (n, classes) or (n, labels), the mean of the members'; with
-        return_std=True also their standard deviation between the members."""
-        logs, _ = self._logs(X)
-        mean = np.exp(_log_mean(logs))
+        """The probabilities (n, classes) or (n, labels), the mean of the members', or a list of
+        them for several columns; with return_std=True also their standard deviation between the
+        members."""
+        logs = [each for each, _ in self._logs(X)]
+        mean = self._by_column([np.exp(_log_mean(each)) for each in logs])
         if not return_std:
             return mean
         self._need_members("predict_proba")
-        return mean, np.exp(logs).std(axis=0)
+        return mean, self._by_column([np.exp(each).std(axis=0) for each in logs])
 
-    def predict_log_proba(self, X: Any) -> np.ndarray:
+    def predict_log_proba(self, X: Any) -> Any:
         """The logarithms of `predict_proba`, exact where that underflows."""
-        return _log_mean(self._logs(X)[0])
+        return self._by_column([_log_mean(each) for each, _ in self._logs(X)])
 
     def predict(self, X: Any) -> np.ndarray:
-        """The most probable classes (n,), or zeros and ones (n, labels)."""
+        """The most probable classes, of the shape of y; for labels zeros and ones."""
         scores = self.decision_function(X)
-        if self._multilabel:
+        if self._kind == "labels":
             return (scores > 0).astype(int)
-        return self.classes_[(scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(1)]
+        found = []
+        for each, classes in zip(
+            scores if self._kind == "columns" else [scores], self._columns(), strict=True
+        ):
+            found.append(classes[(each > 0).astype(int) if each.ndim == 1 else each.argmax(1)])
+        return np.stack(found, axis=1) if self._kind == "columns" else found[0]
 
 
 def _log_mean(logs: np.ndarray) -> np.ndarray:
     """The logarithm of the mean over the members."""
     return logs[0] if len(logs) == 1 else np.logaddexp.reduce(logs, axis=0) - math.log(len(logs))
+
+
+def _each_unique(classes: Any) -> Any:
+    """The distinct values of a sequence, or of each one in a sequence of them, a list."""
+    several = len(classes) > 0 and np.ndim(classes[0]) == 1
+    return [np.unique(each) for each in classes] if several else np.unique(classes)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether the classes, or those of all columns, are the same."""
+    if isinstance(one, list) != isinstance(other, list) or len(one) != len(other):
+        return False
+    pairs = zip(one, other, strict=True) if isinstance(one, list) else [(one, other)]
+    return all(np.array_equal(*pair) for pair in pairs)
 
 
 class NetRegressor(RegressorMixin, NetEstimator):
