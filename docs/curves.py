@@ -51,12 +51,17 @@ def pieces(x: np.ndarray, y: np.ndarray, low: float, high: float) -> Iterator[np
     jumps = (step > 0.05 * (high - low)) & (step > 2.5 * beside)
     inside = (y >= low) & (y <= high)  # not a NaN
     joined = (inside[1:] | inside[:-1]) & np.isfinite(step) & ~jumps
-    across = LEFT + (RIGHT - LEFT) * (x + WINDOW) / (2 * WINDOW)
-    down = BOTTOM - (BOTTOM - TOP) * (np.clip(y, low, high) - low) / (high - low)
-    points = np.stack([across, down], axis=1)
     for run in np.split(np.arange(len(x)), np.flatnonzero(~joined) + 1):
         if len(run) > 1:
-            yield thinned(points[run])
+            part = np.stack([x[run], y[run]], axis=1)
+            for end, inner in ((0, 1), (-1, -2)):  # an end outside moves to the edge of the frame
+                edge = np.clip(part[end, 1], low, high)
+                if part[end, 1] != edge:
+                    share = (edge - part[inner, 1]) / (part[end, 1] - part[inner, 1])
+                    part[end] = part[inner] + share * (part[end] - part[inner])
+            across = LEFT + (RIGHT - LEFT) * (part[:, 0] + WINDOW) / (2 * WINDOW)
+            down = BOTTOM - (BOTTOM - TOP) * (part[:, 1] - low) / (high - low)
+            yield thinned(np.stack([across, down], axis=1))
 
 
 def thinned(points: np.ndarray) -> np.ndarray:
@@ -79,13 +84,14 @@ def text(x: float, y: float, words: str, anchor: str = "start") -> str:
 def plot(name: str, inputs: Sequence[str], argument: int = 0) -> str:
     """A picture of a primitive with these inputs, as a function of one of them."""
     x, ys = curves(name, len(inputs), argument)
+    ys = [np.where(np.isnan(ys[0]), np.nan, y) for y in ys]  # no slope where there is no value
     low, high = limits(ys)
     unit_x, unit_y = (RIGHT - LEFT) / (2 * WINDOW), (BOTTOM - TOP) / (high - low)
     zero_x, zero_y = (LEFT + RIGHT) / 2, BOTTOM + low * unit_y
-    gap = next(gap for gap in (0.25, 0.5, 1.0, 2.0) if (high - low) / gap < 7)
+    gap = next(gap for gap in (0.1, 0.25, 0.5, 1.0, 2.0) if high - low < 7 * gap)
     marks = np.arange(np.ceil(low / gap), np.floor(high / gap) + 1) * gap
     words = [text(zero_x + n * unit_x, BOTTOM + 13, f"{n}", "middle") for n in range(-3, 4)]
-    words += [text(LEFT - 4, zero_y - y * unit_y + 4, f"{y:g}", "end") for y in marks]
+    words += [text(LEFT - 4, zero_y - y * unit_y + 4, f"{y + 0.0:g}", "end") for y in marks]
     variable, others = inputs[argument], [n for i, n in enumerate(inputs) if i != argument]
     where = f"{variable}, for {others[0]} = {FIXED:g}" if others else variable
     words.append(text(RIGHT, BOTTOM + 27, where, "end"))
@@ -108,7 +114,7 @@ def plot(name: str, inputs: Sequence[str], argument: int = 0) -> str:
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(about)}" '
         f'data-primitive="{name}" data-argument="{argument}" data-y="{low!r} {high!r}" '
-        'style="width: 100%; max-width: 26em; font: 11px sans-serif">'
+        'style="width: 100%; max-width: 22rem; font: 11px sans-serif">'
         f'<path fill="none" stroke="currentColor" stroke-opacity="0.35" d="{frame}{axes}"/>'
         f'<g fill="none" stroke-linejoin="round">{"".join(lines)}</g>'
         f'<g fill="currentColor">{"".join(words)}</g></svg>'

@@ -10,6 +10,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from textwrap import dedent
 
@@ -200,6 +201,7 @@ def functions_in_c() -> dict[str, str]:
     return {match[1] or match[2]: match[0] for match in reversed(found)}
 
 
+@cache
 def constants() -> dict[str, ast.expr]:
     """What the constants of the table stand for: `LN_2 = math.log(2)`."""
     assigned = [node for node in ast.parse(read(TABLE)).body if isinstance(node, ast.Assign)]

@@ -102,20 +102,23 @@ def called(primitive: Primitive) -> str:
 
 
 def facts(primitive: Primitive) -> str:
-    """The table at the head of a primitive."""
-    differentiable = any(primitive.rules)
-    cells = []
+    """What there is to know about a primitive in a few words."""
+    found = []
     if primitive.elementwise:
         value, slopes = formulas(primitive)
-        cells = [["value", f"${value}$"], *(["gradient", f"${slope}$"] for slope in slopes)]
-    if not differentiable:
-        cells.append(["gradient", "none"])
+        found = [("value", f"${value}$"), *(("gradient", f"${slope}$") for slope in slopes)]
+    if any(primitive.rules):
+        found.append(("kept for it", ", ".join(map(code, primitive.kept)) or "nothing"))
     else:
-        cells.append(["kept for it", ", ".join(map(code, primitive.kept)) or "nothing"])
-    by = [each for each in (primitive.kernel, primitive.numpy) if each]
-    cells.append(["computed by", ", ".join(map(code, by)) or "code of its own"])
-    cells.append(["called", called(primitive)])
-    return rows(cells, ["", ""])
+        found.append(("gradient", "none"))
+    if primitive.kernel:
+        found.append(("kernel", code(primitive.kernel)))
+    if primitive.numpy:
+        what = ", for integers and bools" if primitive.kernel else ""
+        found.append(("by NumPy", code(primitive.numpy) + what))
+    found.append(("called", called(primitive)))
+    lines = [f"* - {key}\n  - {value}" for key, value in found]
+    return "\n".join(["```{list-table}", ":align: left", "", *lines, "```"])
 
 
 def entry(primitive: Primitive, row: str, in_c: dict[str, str]) -> str:

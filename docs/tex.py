@@ -37,8 +37,7 @@ def tex(node: ast.expr, constants: dict[str, ast.expr]) -> tuple[str, int]:
         case ast.Name(id) if id in constants:
             return tex(constants[id], constants)
         case ast.Name(id):
-            word = id.replace("_", r"\_")
-            return {"out": "z"}.get(id, word if len(id) == 1 else rf"\mathrm{{{word}}}"), ATOM
+            return {"out": "z"}.get(id, id if len(id) == 1 else rf"\text{{{id}}}"), ATOM
         case ast.Attribute(attr=attr):
             return {"pi": r"\pi", "inf": r"\infty"}.get(attr, rf"\mathrm{{{attr}}}"), ATOM
         case ast.Constant(int() | float() as value):
@@ -68,6 +67,8 @@ def tex(node: ast.expr, constants: dict[str, ast.expr]) -> tuple[str, int]:
             return r"\begin{cases} " + r" \\ ".join(cases) + r" \end{cases}", FRACTION
         case ast.Call(function, arguments):
             name = re.sub(r"^(mg_|math\.|_)", "", ast.unparse(function))
+            if name == "zeros_like":
+                return "0", ATOM
             if name == "square":
                 return f"{part(arguments[0], ATOM)}^2", FRACTION
             if name == "pow":
@@ -77,7 +78,6 @@ def tex(node: ast.expr, constants: dict[str, ast.expr]) -> tuple[str, int]:
             parts = [part(argument) for argument in arguments]
             if name in WRITTEN:
                 return WRITTEN[name].format(*parts), FRACTION
-            word = name.replace("_", r"\_")
-            head = rf"\{name}" if name in IN_TEX else rf"\operatorname{{{word}}}"
+            head = rf"\{name}" if name in IN_TEX else rf"\text{{{name}}}"
             return rf"{head}\left({', '.join(parts)}\right)", FRACTION
-    raise ValueError(f"table_pages: no TeX for {ast.unparse(node)!r}")
+    raise ValueError(f"tex: no formula for {ast.unparse(node)!r}")

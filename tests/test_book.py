@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import numpy as np
-import pages
 import pytest
+import snippets
 
 from minigrad._core.fast import derive
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 BOOK = ROOT / "docs/book"
 CHAPTERS = sorted(BOOK.glob("*.md"))
 MADE = ROOT / "docs/generated/table"
-PROGRAMS = [(path, k) for path in CHAPTERS for k in range(len(pages.programs(path)))]
+PROGRAMS = [(path, k) for path in CHAPTERS for k in range(len(snippets.programs(path)))]
 INCLUDE = re.compile(r"^```\{literalinclude\} (\S+)\n((?::.*\n)*)```$", re.MULTILINE)
 OPTION = re.compile(r"""^:([\w-]+):[ ]?["']?(.*?)["']?$""", re.MULTILINE)
 MARKERS = {"start-at", "end-before", "end-at"}
@@ -24,19 +24,20 @@ LOOP = derive.written("normalise", "planes", "float")[1][0]
 
 
 # ---------------------------------------------------------------------------------- its programs
+@pytest.mark.accelerated  # one of them shows what a shortcut leaves in the graph
 @pytest.mark.parametrize(
     ("path", "number"), PROGRAMS, ids=[f"{path.stem}-{k}" for path, k in PROGRAMS]
 )
 def test_program_prints_what_the_book_says(path, number, monkeypatch):
     monkeypatch.chdir(ROOT)  # which is where a reader runs it
-    program, expected = pages.programs(path)[number]
-    found = pages.printed(program, f"{path.name}, Python block {number}")
+    program, expected = snippets.programs(path)[number]
+    found = snippets.printed(program, f"{path.name}, Python block {number}")
     assert expected is not None, "no output follows it"
-    assert pages.same_output(expected, found), found
+    assert snippets.same_output(expected, found), found
 
 
 def test_each_chapter_has_programs():
-    counts = {path.stem: len(pages.programs(path)) for path in CHAPTERS}
+    counts = {path.stem: len(snippets.programs(path)) for path in CHAPTERS}
     counts.pop("index")
     assert all(2 <= count <= 4 for count in counts.values()), counts
 
@@ -100,9 +101,9 @@ def test_a_marker_that_is_gone_is_noticed():
 def test_no_code_of_the_source_is_copied_by_hand():
     """Blocks of Cython and C are included; Python is either a program or is included."""
     for path in CHAPTERS:
-        for language, code, _ in pages.blocks(path.read_text(encoding="utf-8")):
+        for language, code, _ in snippets.blocks(path.read_text(encoding="utf-8")):
             assert language in ("python", "text"), (path.name, code)
-        with_import = len(pages.programs(path))
+        with_import = len(snippets.programs(path))
         assert path.read_text(encoding="utf-8").count("```python") == with_import
 
 

@@ -210,7 +210,7 @@ def test_every_entry_agrees_with_finite_differences(page, order):
     assert slope_error(page, *checked["sin"], 1) > 1e-6
 
 
-# ------------------------------------------------------------------ a net, and the form of the graph
+# ----------------------------------------------------------------- a net, and the form of the graph
 def train(m, parameter, steps):
     """Losses and parameters of a net with BatchNorm, trained by plain gradient descent."""
     random = np.random.default_rng(0)
@@ -276,7 +276,7 @@ def test_an_error_in_a_rule_leaves_recording_on(page):
     assert page.recording
 
 
-# ----------------------------------------------------------------------- the rules of the real table
+# ---------------------------------------------------------------------- the rules of the real table
 def real_table(page):
     """The entries of table.py as primitives of the page: values by NumPy, rules as they are."""
     path = ROOT / "minigrad/_core/engine/table.py"

@@ -7,8 +7,8 @@ from importlib import import_module
 from pathlib import Path
 from textwrap import indent
 
-import pages
 import pytest
+import snippets
 
 import minigrad as mg
 from minigrad import nn
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-BLOCKS = list(pages.blocks(README))
+BLOCKS = list(snippets.blocks(README))
 PYTHON = [(text, output) for language, text, output in BLOCKS if language == "python"]
 # The lines quoted from the source do not run alone: their variables are defined around them.
 QUOTED = [text for text, _ in PYTHON if "import" not in text]
@@ -32,9 +32,9 @@ def test_python_block_runs_and_prints_what_it_says(number):
     program, expected = PROGRAMS[number]
     if "sklearn" in program:
         pytest.importorskip("sklearn")
-    found = pages.printed(program, f"README.md, Python block {number}")
+    found = snippets.printed(program, f"README.md, Python block {number}")
     assert expected is not None, f"block {number} is not followed by what it prints"
-    assert pages.same_output(expected, found), found
+    assert snippets.same_output(expected, found), found
 
 
 def test_the_page_has_the_programs_that_it_should():
@@ -43,10 +43,10 @@ def test_the_page_has_the_programs_that_it_should():
 
 
 def test_a_wrong_output_is_noticed():
-    assert pages.same_output("loss 0.729\n", "loss 0.730\n")
-    assert not pages.same_output("loss 0.729\n", "loss 0.731\n")
-    assert not pages.same_output("loss 0.729\n", "loss 0.7290\nloss 0.7\n")
-    assert not pages.same_output("True\n", "False\n")
+    assert snippets.same_output("loss 0.729\n", "loss 0.730\n")
+    assert not snippets.same_output("loss 0.729\n", "loss 0.731\n")
+    assert not snippets.same_output("loss 0.729\n", "loss 0.7290\nloss 0.7\n")
+    assert not snippets.same_output("True\n", "False\n")
 
 
 def stripped_lines(text: str) -> list[str]:
