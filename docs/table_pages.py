@@ -51,9 +51,9 @@ DERIVED = """\
 
 A formula that is worth one loop is written once, with operators and methods. When minigrad is
 built, `derive.py` runs it on symbols, walks back from the result with the rules of the table, and
-writes forward and backward as loops in C, for each layout of data in memory. [BatchNorm
-derived](../../book/batchnorm.md) reads one of them line by line. Here are all of them in float;
-the build writes them in double as well.
+writes forward and backward as loops in C, for each layout of data in memory. (A letter is an axis,
+the outermost first.) [BatchNorm derived](../../book/batchnorm.md) reads one of them line by line.
+Here are all of them in float; the build writes them in double as well.
 """
 
 
@@ -115,7 +115,7 @@ def facts(primitive: Primitive) -> str:
         found.append(("kernel", code(primitive.kernel)))
     if primitive.numpy:
         what = ", for integers and bools" if primitive.kernel else ""
-        found.append(("by NumPy", code(primitive.numpy) + what))
+        found.append(("in NumPy", code(primitive.numpy) + what))
     found.append(("called", called(primitive)))
     lines = [f"* - {key}\n  - {value}" for key, value in found]
     return "\n".join(["```{list-table}", ":align: left", "", *lines, "```"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import cache
 from itertools import cycle
 from pathlib import Path
 
@@ -24,43 +25,48 @@ import primitives as source  # noqa: E402
 import table_pages  # noqa: E402
 from tex import tex  # noqa: E402
 
-PAGES = dict(table_pages.pages())
-TESTED = source.tested_rows()
 ENTRIES = {primitive.name: primitive for primitive in source.all_primitives()}
 SVG = re.compile(r"<svg .*?</svg>")
 
 
+@cache
+def pages():
+    """The text of each page and file, by name."""
+    return dict(table_pages.pages())
+
+
+@cache
+def rows():
+    """The test row of each primitive."""
+    return source.tested_rows()
+
+
+@cache
 def sections():
     """The text of each primitive, by name."""
-    parts = [
-        part.partition(")=\n## ")
-        for page in PAGES.values()
-        for part in page.split("\n(primitive-")[1:]
-    ]
+    texts = [text for page in pages().values() for text in page.split("\n(primitive-")[1:]]
+    parts = [text.partition(")=\n## ") for text in texts]
     assert len({name for name, _, _ in parts}) == len(parts), "one is there twice"
     return {name: text for name, _, text in parts}
 
 
-SECTIONS = sections()
-
-
 # ------------------------------------------------------------------------------ everything is there
 def test_every_primitive_has_a_section_and_a_row_on_the_first_page():
-    assert sorted(SECTIONS) == primitives()
-    listed = re.findall(r"^\| \[(\w+)\]\(#primitive-\1\)", PAGES["index.md"], re.MULTILINE)
+    assert sorted(sections()) == primitives()
+    listed = re.findall(r"^\| \[(\w+)\]\(#primitive-\1\)", pages()["index.md"], re.MULTILINE)
     assert sorted(listed) == primitives()
-    assert f"one of {len(SECTIONS)} *primitives*" in PAGES["index.md"]
+    assert f"one of {len(sections())} *primitives*" in pages()["index.md"]
 
 
 def test_every_page_is_in_the_contents():
-    contents = PAGES["index.md"].split("```{toctree}")[1].split()[1:-1]
+    contents = pages()["index.md"].split("```{toctree}")[1].split()[1:-1]
     assert sorted(f"{name}.md" for name in [*contents, "index"]) == sorted(
-        name for name in PAGES if name.endswith(".md")
+        name for name in pages() if name.endswith(".md")
     )
 
 
 def test_a_primitive_that_is_not_found_is_noticed(monkeypatch):
-    monkeypatch.setattr(source, "primitives", lambda: sorted([*SECTIONS, "bessel"]))
+    monkeypatch.setattr(source, "primitives", lambda: sorted([*sections(), "bessel"]))
     with pytest.raises(ValueError, match="bessel"):
         source.all_primitives()
 
@@ -72,9 +78,9 @@ def test_what_is_quoted_stands_in_the_source(name):
     text = file.read_text(encoding="utf-8")
     assert entry.source in text
     assert all(rule in entry.source for rule in entry.rules if rule)
-    assert f"\n{entry.source}\n" in SECTIONS[name]
-    row = TESTED[name]
-    assert f'"{name}"' in row and row in SECTIONS[name]
+    assert f"\n{entry.source}\n" in sections()[name]
+    row = rows()[name]
+    assert f'"{name}"' in row and row in sections()[name]
     tests = (ROOT / "tests/op_table.py").read_text(encoding="utf-8")
     assert all(line.strip() in tests for line in row.splitlines())
 
@@ -163,28 +169,26 @@ def wrong_points(svg, name, argument):
     return wrong, compared
 
 
-PICTURES = [
-    (match[0], name, int(re.search(r'data-argument="(\d)"', match[0])[1]))
-    for name, text in SECTIONS.items()
-    for match in SVG.finditer(text)
+DRAWN = [
+    (name, k)
+    for name, entry in ENTRIES.items()
+    for k, rule in enumerate(entry.rules)
+    if rule and entry.elementwise
 ]
 
 
-def test_every_elementwise_rule_has_its_picture():
-    expected = [
-        (name, k)
-        for name, entry in ENTRIES.items()
-        for k, rule in enumerate(entry.rules)
-        if rule and entry.elementwise
+def test_every_elementwise_rule_has_its_picture_and_no_other_primitive_has_one():
+    found = [
+        (name, int(re.search(r'data-argument="(\d)"', svg)[1]))
+        for name, text in sections().items()
+        for svg in SVG.findall(text)
     ]
-    assert [(name, k) for _, name, k in PICTURES] == expected
-    assert len(expected) > 60
+    assert found == DRAWN and len(DRAWN) > 60
 
 
-@pytest.mark.parametrize(
-    ("svg", "name", "argument"), PICTURES, ids=[f"{n}-{k}" for _, n, k in PICTURES]
-)
-def test_the_curves_are_those_of_numpy_and_of_finite_differences(svg, name, argument):
+@pytest.mark.parametrize(("name", "argument"), DRAWN)
+def test_the_curves_are_those_of_numpy_and_of_finite_differences(name, argument):
+    (svg,) = (s for s in SVG.findall(sections()[name]) if f'data-argument="{argument}"' in s)
     wrong, compared = wrong_points(svg, name, argument)
     assert wrong == 0 and compared >= 40, (wrong, compared)
 
@@ -262,14 +266,15 @@ def test_brackets_keep_the_order_of_operations():
         written("x[0]")
 
 
-def test_the_pages_are_written_by_one_command_and_only_if_they_differ(tmp_path):
+def test_the_pages_are_written_by_one_command_and_only_if_they_differ(tmp_path, monkeypatch):
     command = [sys.executable, str(DOCS / "table_pages.py")]
     environment = {"PYTHONPATH": str(ROOT)}
     subprocess.run([*command, str(tmp_path)], check=True, env=environment)
     written = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file()}
-    assert written == set(PAGES)
-    before = {name: (tmp_path / name).stat().st_mtime_ns for name in PAGES}
+    assert written == set(pages())
+    before = {name: (tmp_path / name).stat().st_mtime_ns for name in pages()}
     (tmp_path / "index.md").write_text("spoiled", encoding="utf-8")
+    monkeypatch.setattr(table_pages, "pages", lambda: pages().items())
     table_pages.write(tmp_path)
     changed = {n for n, when in before.items() if (tmp_path / n).stat().st_mtime_ns != when}
     assert changed == {"index.md"}
