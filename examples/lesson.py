@@ -11,10 +11,10 @@ from pathlib import Path
 
 def say_missing(error: ImportError) -> None:
     """Exit with one line that says what to install."""
-    sys.exit(
-        f"{Path(sys.argv[0]).name}: {error.name} is missing; "
-        "`pip install 'minigrad-cython[examples]'`"
-    )
+    name = (error.name or str(error)).partition(".")[0]
+    extra = {"dask": "sweeps", "distributed": "sweeps", "mpi4py": "mpi"}.get(name, "examples")
+    package = "ray" if name == "ray" else f"'minigrad-cython[{extra}]'"
+    sys.exit(f"{Path(sys.argv[0]).name}: {name} is missing; `pip install {package}`")
 
 
 try:

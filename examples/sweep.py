@@ -76,6 +76,10 @@ def main(arguments: list[str] | None = None) -> GridSearchCV:
     parser.add_argument("--jobs", type=int, default=cpu_count(), help="fits at a time")
     parser.add_argument("--fast", action="store_true", help="less work, for a quick look")
     options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        parser.error(f"--jobs must be at least 1, got {options.jobs}")
+    if options.address and options.backend == "loky":
+        parser.error("--address is of a cluster: --backend dask or ray")
     grid = {"lr": [1e-3, 1e-2]} if options.fast else GRID
     X, y = load_digits(return_X_y=True)
     X, X_test, y, y_test = train_test_split(X, y, stratify=y, random_state=0)

@@ -41,11 +41,15 @@ def trained(demo, tmp_path_factory):
         return demo.main(["--epochs", "2", "--seed", "3"]), folder
 
 
-def run(*arguments):
-    """Run the script in a separate process, with this minigrad."""
+def run(*arguments, script=SCRIPT, before=""):
+    """Run a script in a separate process, with this minigrad, after some code."""
+    code = f"import runpy, sys; {before}; sys.argv[0] = {str(script)!r}; "
+    code += f"sys.path.insert(0, {str(script.parent)!r}); "
+    code += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = ["-c", code] if before else [str(script)]
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments],
+        [sys.executable, *command, *arguments],
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -152,3 +156,31 @@ def test_wrong_arguments_get_one_line(demo, capsys, arguments, named):
 def test_wrong_arguments_to_the_script():
     done = run("--epochs", "0")
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+
+
+@pytest.mark.parametrize(
+    "script, arguments, missing, package",
+    [
+        ("train_digits", [], "sklearn", "'minigrad-cython[examples]'"),
+        ("train_parallel", [], "mpi4py", "'minigrad-cython[mpi]'"),
+        ("sweep", ["--backend", "dask"], "dask", "'minigrad-cython[sweeps]'"),
+        ("sweep", ["--backend", "ray"], "ray", "ray"),
+    ],
+)
+def test_a_missing_package_is_named_with_what_installs_it(script, arguments, missing, package):
+    path = SCRIPT.with_name(f"{script}.py")
+    done = run(*arguments, script=path, before=f"sys.modules['{missing}'] = None")
+    assert done.returncode == 1
+    assert done.stderr == f"{script}.py: {missing} is missing; `pip install {package}`\n"
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--address", "tcp://host:1"], "--address is of a cluster: --backend dask or ray"),
+        (["--jobs", "0"], "--jobs must be at least 1, got 0"),
+    ],
+)
+def test_wrong_arguments_to_a_sweep(arguments, said):
+    done = run(*arguments, script=SCRIPT.with_name("sweep.py"))
+    assert (done.returncode, done.stderr) == (2, f"sweep.py: {said} (see --help)\n")
