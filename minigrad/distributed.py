@@ -10,8 +10,11 @@ Design note
 3. DataParallel sums the gradients of all ranks in buckets, in the order in which backward completes
    them, while backward goes on. Each parameter enters its layer through a Node of its own,
    `Bucketed`, made just before the layer runs: in backward it comes right after the layer. It
-   moves the gradient into the bucket, and hands on zeros; when backward has come to its end, the
-   hook of the leaf waits for the bucket and adds the mean.
+   moves the gradient into the bucket, and hands on NOTHING; when backward has come to its end, the
+   hook of the leaf waits for the bucket. Whatever else the leaf received (from a second call of the
+   layer, a function that reads the parameter, a penalty) is summed over the ranks there. NOTHING is
+   -0.0: it changes no sum, and no sum but of itself is all -0.0. That gradients came must not
+   be told from their values, which differ between ranks: those that disagree would wait for ever.
 4. All ranks must start the same collective operations in the same order. Buckets are started in a
    fixed order, whatever order their gradients come in; those that are missing count as zeros.
 5. A rank that cannot go on must end the job, since the others wait for it. An exception is
@@ -40,6 +43,7 @@ from . import watcher
 from ._core.engine.graph import Tensor, adopt, move_statistics, to_tensor
 from ._core.ops import concat, reshape, square
 from .autograd import Function, is_grad_enabled
+from .autograd.checkpoint import is_recomputing
 from .checks import choice, flag, integer, wrong_shape
 from .nn import functional
 from .nn.module import Module, Parameter
@@ -50,7 +54,8 @@ try:
     from mpi4py import MPI
 except ImportError as _missing:
     raise ImportError(
-        "minigrad.distributed needs mpi4py and an MPI library: `pip install mpi4py mpich`"
+        "minigrad.distributed needs mpi4py and an MPI library: `pip install mpi4py mpich`",
+        name="mpi4py",
     ) from _missing
 
 __all__ = [
@@ -234,7 +239,8 @@ class SyncBatchNorm(_BatchNorm):
 
 def convert_sync_batchnorm(net: Module) -> Module:
     """Replace every BatchNorm1d and BatchNorm2d in `net`, which keeps its parameters and buffers,
-    by a SyncBatchNorm. Returns the net, or the new layer if the net itself is a BatchNorm.
+    by a SyncBatchNorm. Returns the net, or the new layer if the net itself is a BatchNorm. Raises
+    RuntimeError after `DataParallel(net)`, whose work on the layer would be lost.
 
     >>> from minigrad import distributed
     >>> net = mg.nn.Sequential(mg.nn.Linear(2, 3), mg.nn.BatchNorm1d(3))
@@ -242,6 +248,8 @@ def convert_sync_batchnorm(net: Module) -> Module:
     SyncBatchNorm(3, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)  6 parameters
     """
     if isinstance(net, (BatchNorm1d, BatchNorm2d)):
+        if net._forward_wrappers:
+            raise RuntimeError("convert_sync_batchnorm: convert the net before DataParallel(net)")
         layer = SyncBatchNorm(
             net.num_features, net.eps, net.momentum, net.affine, net.track_running_stats
         )
@@ -267,7 +275,7 @@ class _Bucketed(Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> Any:
-        """Zeros; the hook of the leaf adds the mean over all ranks."""
+        """NOTHING; the hook of the leaf adds the mean over all ranks."""
         if is_grad_enabled():
             raise RuntimeError(
                 "DataParallel: create_graph=True is not supported; differentiate twice on each "
@@ -276,14 +284,20 @@ class _Bucketed(Function):
         return ctx.buckets.add(ctx.index, g), None, None
 
 
+NOTHING = -0.0  # see the Design note, 3
+
+
 class _Bucket:
-    """Gradients that are reduced together, one after the other in one array."""
+    """Gradients that are reduced together, one after the other in one array; then for each a mark,
+    how many ranks have used the parameter."""
 
     def __init__(self, parameters: dict[int, Parameter]) -> None:
         ends = np.cumsum([0, *(p.size for p in parameters.values())])
         self.places = dict(zip(parameters, pairwise(ends), strict=True))
+        self.marks = {index: int(ends[-1]) + k for k, index in enumerate(parameters)}
         self.shapes = {index: p.shape for index, p in parameters.items()}
-        self.length, self.dtype = int(ends[-1]), next(iter(parameters.values())).dtype
+        self.length = int(ends[-1]) + len(parameters)
+        self.dtype = next(iter(parameters.values())).dtype
 
     def begin(self) -> None:
         self.array = np.zeros(self.length, self.dtype)  # a new one: views of the last live on
@@ -318,57 +332,55 @@ class _Buckets:
             bucket.begin()
 
     def add(self, index: int, g: Tensor) -> Tensor:
-        """Take a complete gradient; start the reduction of every bucket that is full."""
+        """Take a gradient, and start the reduction of every bucket that is full. Returns what the
+        leaf gets."""
         if not self.running:
             self.started, self.running = 0, True
             for bucket in self.buckets:
                 bucket.begin()
         bucket = self.of[index]
-        if index not in bucket.missing:  # used twice: what it shares a bucket with must not change
-            total = g.numpy(copy=True)
-            self.flush()
-            self.comm.Allreduce(MPI.IN_PLACE, total)
-            return adopt(total / self.comm.Get_size())
+        if index not in bucket.missing:
+            return g
         part = bucket.part(index)
         np.divide(g.numpy(), self.comm.Get_size(), out=part)
+        bucket.array[bucket.marks[index]] = 1
         bucket.missing.remove(index)
         while self.started < len(self.buckets) and not self.buckets[self.started].missing:
             self.start_next()
-        return adopt(np.broadcast_to(np.zeros((), part.dtype), part.shape))
+        return adopt(np.broadcast_to(np.array(NOTHING, part.dtype), part.shape))
 
     def start_next(self) -> None:
         bucket = self.buckets[self.started]
         bucket.request = self.comm.Iallreduce(MPI.IN_PLACE, bucket.array)
         self.started += 1
 
-    def flush(self) -> None:
-        """Reduce what is left, and wait for everything."""
+    def reduced(self, index: int, g: Tensor) -> Tensor:
+        """The gradient of a leaf: the mean over the ranks of its part, and of what else came."""
+        self.finish()
+        bucket, other = self.of[index], g.numpy()
+        part = None if index in bucket.missing else bucket.part(index)
+        bucket.missing.add(index)  # the next pass may use it elsewhere alone, and start no bucket
+        if part is not None and not other.any() and np.signbit(other).all():
+            return adopt(part)
+        total = g.numpy(copy=True)
+        self.comm.Allreduce(MPI.IN_PLACE, total)
+        total /= self.comm.Get_size()
+        return adopt(total if part is None else np.add(total, part, out=total))
+
+    def finish(self) -> None:
+        """End the pass: reduce what is left, and wait for everything. A parameter that only other
+        ranks used gets their gradient."""
+        if not self.running:
+            return
         while self.started < len(self.buckets):
             self.start_next()
         for bucket in self.buckets:
-            if bucket.request is not None:
-                bucket.request.Wait()
-                bucket.request = None
-
-    def reduced(self, index: int, g: Tensor) -> Tensor:
-        """The gradient of a leaf: the mean over the ranks, and g, what else it received."""
-        self.finish()
-        bucket, other = self.of[index], g.numpy()
-        if index in bucket.missing:  # not used in a forward of the net
-            return g
-        part = bucket.part(index)
-        return adopt(part + other if other.any() else part)
-
-    def finish(self) -> None:
-        """End the pass. A parameter that only other ranks used gets their gradient."""
-        if not self.running:
-            return
-        self.flush()
+            bucket.request.Wait()
         self.running = False
         for bucket in self.buckets:
             for index in bucket.missing:
                 part, parameter = bucket.part(index), self.parameters[index]
-                if part.any():
+                if bucket.array[bucket.marks[index]]:
                     parameter.grad = adopt(
                         part if parameter.grad is None else parameter.grad.numpy() + part
                     )
@@ -382,12 +394,14 @@ class DataParallel(Module):
 
     `backward` leaves in `.grad` the mean over the ranks, which for losses that are means over
     batches of one size is the gradient of the whole batch; so optimisers, one on each rank, take
-    the same step. A penalty on the parameters themselves is added as it is. Messages go on while
-    backward computes. Every rank must run forward and backward equally often. BatchNorm normalises
-    by its rank's samples; `convert_sync_batchnorm` has it take those of all ranks. `module` is the
-    net itself; save its `state_dict()`.
+    the same step. Messages go on while backward computes, for what layers do with their own
+    parameters; other uses (of another layer's weight, in a penalty) are averaged at the end, and
+    must be the same on every rank. Every rank must run forward and backward equally often.
+    BatchNorm normalises by its rank's samples; `convert_sync_batchnorm` has it take those of all
+    ranks. `module` is the net itself; save its `state_dict()`.
 
-    Raises RuntimeError on every rank if the nets differ.
+    Raises RuntimeError on every rank if the nets differ, in what requires grad too; and in the
+    forward after a backward that did not come to its end, since the ranks are out of step.
 
     >>> from minigrad import distributed
     >>> net = distributed.DataParallel(mg.nn.Linear(2, 1))
@@ -401,7 +415,7 @@ class DataParallel(Module):
         if not isinstance(net, Module):
             raise TypeError(f"DataParallel: expected a Module, got {type(net).__name__}")
         integer(bucket_bytes, "DataParallel: bucket_bytes", 1)
-        _refuse_differences(net)
+        _refuse_differences(net, bucket_bytes)
         self.module = net
         if size() == 1:
             return
@@ -410,7 +424,7 @@ class DataParallel(Module):
             WORLD.Bcast(array)
             tensor.copy_(array)
         parameters = [p for p in net.parameters() if p.requires_grad]
-        buckets = _Buckets(parameters, bucket_bytes)
+        self._buckets = buckets = _Buckets(parameters, bucket_bytes)
         places = {id(p): index for index, p in enumerate(parameters)}
         for module in net.modules():
             own = {
@@ -425,6 +439,11 @@ class DataParallel(Module):
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """What the net computes."""
+        if size() > 1 and self._buckets.running and not is_recomputing():
+            raise RuntimeError(
+                "DataParallel: the last backward ended with an exception, so the ranks are out of "
+                "step; let the exception end the job, and start again from the last file"
+            )
         return self.module(*inputs, **options)
 
 
@@ -434,11 +453,11 @@ def _through_buckets(buckets: _Buckets, own: dict[str, int]) -> Callable[..., An
     def wrapper(module: Module, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
         if not is_grad_enabled():
             return forward(*inputs, **options)
-        members = module.__dict__
-        kept = {name: members[name] for name in own}
-        try:
-            for name, index in own.items():
-                members[name] = _Bucketed.apply(kept[name], buckets, index)
+        members, parameters = module.__dict__, buckets.parameters
+        kept = {name: members[name] for name, k in own.items() if members[name] is parameters[k]}
+        try:  # what functional_call has put in a parameter's place stays, and leads to the leaf
+            for name, parameter in kept.items():
+                members[name] = _Bucketed.apply(parameter, buckets, own[name])
             return forward(*inputs, **options)
         finally:
             members.update(kept)
@@ -446,9 +465,14 @@ def _through_buckets(buckets: _Buckets, own: dict[str, int]) -> Callable[..., An
     return wrapper
 
 
-def _refuse_differences(net: Module) -> None:
+def _refuse_differences(net: Module, bucket_bytes: int) -> None:
     """Raise on every rank unless the nets have the same parameters and buffers."""
-    mine = [f"{name} {t.shape} {t.dtype}" for name, t in net.state_dict().items()]
+    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+    mine = [
+        f"{name} {t.shape} {t.dtype}{' without requires_grad' * (name in frozen)}"
+        for name, t in net.state_dict().items()
+    ]
+    mine.append(f"bucket_bytes={bucket_bytes}")
     digest = hashlib.sha256("\n".join(mine).encode()).hexdigest()
     if len(set(WORLD.allgather(digest))) == 1:
         return
@@ -490,7 +514,8 @@ class DistributedSampler:
         seed: int = 0,
         drop_last: bool = False,
     ) -> None:
-        self.replicas = integer(num_replicas or size(), "DistributedSampler: num_replicas", 1)
+        replicas = size() if num_replicas is None else num_replicas
+        self.replicas = integer(replicas, "DistributedSampler: num_replicas", 1)
         mine = WORLD.Get_rank() if rank is None else rank
         self.rank = integer(mine, "DistributedSampler: rank", 0)
         if self.rank >= self.replicas:
@@ -525,7 +550,8 @@ class DistributedSampler:
 
 
 def save(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """`mg.save` on rank 0; the others wait until the file is there.
+    """`mg.save` on rank 0; the others wait until the file is there. What goes wrong on rank 0 is
+    raised there, and as RuntimeError on the others.
 
     >>> from minigrad import distributed
     >>> import os, tempfile
@@ -534,6 +560,14 @@ def save(state: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
     >>> sorted(mg.load(path))
     ['bias', 'weight']
     """
-    if rank() == 0:
-        save_file(state, path)
-    barrier()
+    said = None
+    try:
+        if rank() == 0:
+            save_file(state, path)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        said = WORLD.bcast(said)
+    if said is not None:
+        raise RuntimeError(f"save: rank 0 could not write {os.fspath(path)!r}: {said}")

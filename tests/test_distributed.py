@@ -38,7 +38,9 @@ def job(ranks, *arguments, script=HERE / "mpi" / "ranks.py", succeeds=True, **va
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-@pytest.mark.parametrize("name", ["gradcheck", "gradients", "small", "files"])
+@pytest.mark.parametrize(
+    "name", ["gradcheck", "gradients", "uses", "small", "conversions", "files"]
+)
 def test_on_several_ranks(name, ranks):
     job(ranks, name)
 
@@ -52,8 +54,26 @@ def test_the_loss_curve_does_not_depend_on_the_number_of_ranks():
 
 def test_different_nets_are_refused_on_every_rank():
     output, _ = job(4, "differ")
-    expected = "rank 0 has weight (3, 2) float32, rank 1 has weight (4, 2) float32"
-    assert output.count(expected) == 4
+    for expected in (
+        "rank 0 has weight (3, 2) float32, rank 1 has weight (4, 2) float32",
+        "rank 0 has bias (3,) float32, rank 2 has bias (3,) float32 without requires_grad",
+        "rank 0 has bucket_bytes=8, rank 1 has bucket_bytes=9",
+    ):
+        assert output.count(expected) == 4
+
+
+def test_the_forward_after_a_backward_that_failed_is_refused():
+    _, errors = job(2, "interrupted", succeeds=False)
+    assert "RuntimeError: DataParallel: the last backward ended with an exception" in errors
+
+
+def test_a_file_that_cannot_be_written_is_an_error_on_every_rank():
+    output, _ = job(3, "no_file")
+    first, *others = output.splitlines()
+    assert first.startswith("FileNotFoundError: ") and len(others) == 2
+    for line in others:
+        assert line.startswith("RuntimeError: save: rank 0 could not write '")
+        assert line.endswith(first)
 
 
 def test_an_exception_ends_the_job_and_names_the_rank():
@@ -136,6 +156,8 @@ def test_bad_input():
         distributed.DataParallel(3)
     with pytest.raises(ValueError, match="rank 2 is out of range for 2 replicas"):
         distributed.DistributedSampler(range(3), num_replicas=2, rank=2)
+    with pytest.raises(ValueError, match="num_replicas must be at least 1, got 0"):
+        distributed.DistributedSampler(range(3), num_replicas=0)
     with pytest.raises(TypeError, match="cannot sum bools"):
         distributed.allreduce(mg.tensor([True]))
     with pytest.raises(ValueError, match="op must be 'sum' or 'mean'"):

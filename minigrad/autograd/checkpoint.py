@@ -28,6 +28,17 @@ from ..tree import flatten_tree
 from .function import _Joint, _joint_ops
 
 OPS = _joint_ops("checkpoint")
+_recomputing: list[Any] = []  # the runs that are being repeated, nested ones last
+
+
+def is_recomputing() -> bool:
+    """Whether a checkpoint runs its function again, in backward.
+
+    >>> from minigrad.autograd.checkpoint import is_recomputing
+    >>> is_recomputing()
+    False
+    """
+    return bool(_recomputing)
 
 
 def checkpoint(
@@ -167,12 +178,14 @@ class _Run:
         current = rng.states()
         alive = [(tensor, values) for ref, values in self.written if (tensor := ref()) is not None]
         now = [(tensor, tensor.numpy(copy=True)) for tensor, _ in alive]
+        _recomputing.append(self)
         try:
             rng.restore(self.random_states)
             for tensor, values in alive:
                 _put_back(tensor, values)
             yield
         finally:
+            _recomputing.pop()
             rng.restore(current)
             for tensor, values in now:
                 _put_back(tensor, values)

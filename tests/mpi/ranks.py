@@ -133,6 +133,118 @@ def gradients():
                 np.testing.assert_allclose(p.grad.numpy(), q.grad.numpy(), 1e-5, 1e-5, err_msg=name)
 
 
+class Uses(nn.Module):
+    """Parameters used where their layer does not see it, by way of `how`."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.a, self.b = how, nn.Linear(4, 4), nn.Linear(4, 4)
+        self.scale = nn.Parameter(mg.zeros(4))
+        if how == "weight norm":
+            nn.utils.weight_norm(self.a)
+
+    def forward(self, x):
+        if self.how == "read before":
+            x = x @ self.a.weight
+        elif self.how == "replaced":
+            twice = {name: 2 * p for name, p in self.a.named_parameters()}
+            return self.b(mg.func.functional_call(self.a, twice, (x,)))
+        elif self.how == "checkpoint":
+            return self.b(mg.autograd.checkpoint(self.a, x))
+        y = self.b(x) if self.how == "read alone" else self.b(mg.tanh(self.a(x)))
+        return y @ self.a.weight if self.how in ("read alone", "read after") else y
+
+    def loss(self, net, x):
+        if self.how == "checkpoint of all":
+            return sum(mg.square(mg.autograd.checkpoint(net, k * x)).mean() for k in (1, 2))
+        loss = mg.square(net(x)).mean(0)
+        if self.how == "in the loss":
+            return (loss * mg.exp(self.scale)).mean()
+        if self.how == "penalty before":
+            sum(mg.square(p).sum() for p in self.parameters()).backward()
+        elif self.how == "penalty apart":
+            loss.mean().backward()
+            return sum(mg.square(p).sum() for p in self.parameters())
+        elif self.how == "none":
+            return loss.mean() * 0.0
+        return loss.mean()
+
+
+def uses():
+    x = mg.tensor(rng.normal(size=(4 * size, 4)).astype(np.float32))
+    for how in (
+        "its layer", "read alone", "read before", "read after", "replaced", "checkpoint",
+        "checkpoint of all", "in the loss", "penalty before", "penalty apart", "weight norm",
+        "none",
+    ):  # fmt: skip
+        for limit in (1, 1 << 20):
+            nets = []
+            for _ in range(2):
+                mg.manual_seed(0)
+                nets.append(Uses(how))
+            plain, copy = nets
+            net = distributed.DataParallel(copy, limit)
+            for _ in range(2):  # the second pass adds to the first
+                plain.loss(plain, x).backward()
+                copy.loss(net, x[rank::size]).backward()
+            for (name, p), q in zip(plain.named_parameters(), copy.parameters(), strict=True):
+                assert (p.grad is None) == (q.grad is None), (how, name)
+                if p.grad is not None:
+                    np.testing.assert_allclose(
+                        q.grad.numpy(), p.grad.numpy(), 1e-4, 1e-6, err_msg=f"{how}: {name}"
+                    )
+            inputs = list(copy.parameters())
+            mine = mg.autograd.grad(copy.loss(net, x[rank::size]), inputs, allow_unused=True)
+            if how not in ("penalty before", "penalty apart"):
+                twice = [p.grad for p in plain.parameters()]
+                for g, both in zip(mine, twice, strict=True):
+                    if both is not None:
+                        np.testing.assert_allclose(2 * g.numpy(), both.numpy(), 1e-4, 1e-6)
+
+
+def interrupted():
+    """A backward that ends with an exception, which the program catches."""
+
+    def fail(g):
+        raise ZeroDivisionError
+
+    def fails(out):
+        out.register_hook(fail)
+
+    net = distributed.DataParallel(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), 16)
+    for layer in (1, 0):  # before and after the first gradient has come
+        hook = net.module[layer].register_forward_hook(lambda m, i, out: fails(out))
+        try:
+            net(mg.ones(2, 4)).sum().backward()
+        except ZeroDivisionError:
+            hook.remove()
+    net(mg.ones(2, 4))
+
+
+def conversions():
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    distributed.DataParallel(net)
+    for given in (net, net[1]):
+        try:
+            distributed.convert_sync_batchnorm(given)
+        except RuntimeError as error:
+            assert "before DataParallel" in str(error)
+        else:
+            raise AssertionError(given)
+
+
+def no_file():
+    """Every rank hears what went wrong on rank 0."""
+    try:
+        distributed.save(
+            {"x": mg.ones(1)}, Path(tempfile.gettempdir()) / "no such folder" / "x.npz"
+        )
+    except (OSError, RuntimeError) as error:
+        said = distributed.WORLD.gather(f"{type(error).__name__}: {error}")
+    if rank == 0:
+        print(*said, sep="\n")
+
+
 def small():
     """Gradients, and parameters after a few steps, of small nets in one bucket: nothing but the
     end of backward completes it. One has a penalty on its parameters."""
@@ -163,11 +275,14 @@ def small():
 
 
 def differ():
-    """Nets of other shapes are refused on every rank."""
-    try:
-        distributed.DataParallel(nn.Linear(2, 3 + (rank == 1)))
-    except RuntimeError as error:
-        print(error)
+    """Nets of other shapes, or other frozen parameters, are refused on every rank."""
+    frozen = nn.Linear(2, 3)
+    frozen.bias.requires_grad_(rank != 2)
+    for net, limit in ((nn.Linear(2, 3 + (rank == 1)), 8), (frozen, 8), (nn.ReLU(), 8 + rank)):
+        try:
+            distributed.DataParallel(net, limit)
+        except RuntimeError as error:
+            print(error)
 
 
 def files():
