@@ -72,6 +72,8 @@ class Run:
 
     def restore(self, path: Path) -> None:
         state = mg.load(path)
+        if "settings" not in state:
+            raise ValueError(f"{path} is not a checkpoint of this script")
         if state["settings"] != self.settings:
             raise ValueError(f"{path} is of a run with {state['settings']}, not {self.settings}")
         self.step = state["step"]
@@ -146,7 +148,7 @@ def main(arguments: list[str] | None = None) -> str | None:
     if path.exists() and not options.fresh:
         try:
             run.restore(path)
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             parser.error(f"{error}; pass the same options, or --fresh")
     if options.stop_at is not None and not run.step < options.stop_at:
         parser.error(f"--stop-at {options.stop_at}: the run is at step {run.step} already")

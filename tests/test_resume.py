@@ -292,6 +292,11 @@ def test_the_example_stops_and_continues(example, capsys, tmp_path):
             module.main([*options, *wrong])
         assert re.search(rf"^resume.py: .*{message}", capsys.readouterr().err, re.M)
     assert module.main([*options, "--fresh"]) == whole
+    mg.save({"weight": mg.ones(1)}, tmp_path / "other.npz")
+    for path, message in (("other.npz", "not a checkpoint of this script"), (".", "directory")):
+        with pytest.raises(SystemExit):
+            module.main(["--checkpoint", str(tmp_path / path)])
+        assert re.search(rf"^resume.py: .*{message}.*--fresh", capsys.readouterr().err, re.M)
 
 
 def test_the_example_may_be_killed_at_any_moment(example, tmp_path):
