@@ -255,6 +255,7 @@ def convert_sync_batchnorm(net: Module) -> Module:
         )
         for name in net._members:
             setattr(layer, name, getattr(net, name))
+        layer._frozen = net._frozen
         return layer.train(net.training)
     for name, child in list(net.named_children()):
         converted = convert_sync_batchnorm(child)
@@ -401,7 +402,8 @@ class DataParallel(Module):
     ranks. `module` is the net itself; save its `state_dict()`.
 
     Raises RuntimeError on every rank if the nets differ, in what requires grad too; and in the
-    forward after a backward that did not come to its end, since the ranks are out of step.
+    forward after a backward that did not come to its end, since the ranks are out of step, or after
+    a parameter was unfrozen that was frozen when the net was wrapped.
 
     >>> from minigrad import distributed
     >>> net = distributed.DataParallel(mg.nn.Linear(2, 1))
@@ -424,6 +426,7 @@ class DataParallel(Module):
             WORLD.Bcast(array)
             tensor.copy_(array)
         parameters = [p for p in net.parameters() if p.requires_grad]
+        self._left_out = [(name, p) for name, p in net.named_parameters() if not p.requires_grad]
         self._buckets = buckets = _Buckets(parameters, bucket_bytes)
         places = {id(p): index for index, p in enumerate(parameters)}
         for module in net.modules():
@@ -439,12 +442,23 @@ class DataParallel(Module):
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """What the net computes."""
-        if size() > 1 and self._buckets.running and not is_recomputing():
+        if size() > 1:
+            self._check()
+        return self.module(*inputs, **options)
+
+    def _check(self) -> None:
+        """Raise for what would let the ranks part without a word."""
+        if self._buckets.running and not is_recomputing():
             raise RuntimeError(
                 "DataParallel: the last backward ended with an exception, so the ranks are out of "
                 "step; let the exception end the job, and start again from the last file"
             )
-        return self.module(*inputs, **options)
+        for name, parameter in self._left_out:
+            if parameter.requires_grad:
+                raise RuntimeError(
+                    f"DataParallel: {name} was frozen when the net was wrapped, so its gradient is "
+                    "not averaged; wrap the net first, or freeze it again"
+                )
 
 
 def _through_buckets(buckets: _Buckets, own: dict[str, int]) -> Callable[..., Any]:

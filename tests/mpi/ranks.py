@@ -231,6 +231,19 @@ def conversions():
             assert "before DataParallel" in str(error)
         else:
             raise AssertionError(given)
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4).freeze())
+    net = distributed.convert_sync_batchnorm(net).train()
+    assert not net[1].training and net[1].unfreeze().training
+    net[1].freeze()
+    parallel = distributed.DataParallel(net)
+    parallel(mg.ones(2, 4))
+    net[1].unfreeze()
+    try:
+        parallel(mg.ones(2, 4))
+    except RuntimeError as error:
+        assert "DataParallel: 1.weight was frozen" in str(error)
+    else:
+        raise AssertionError
 
 
 def no_file():
