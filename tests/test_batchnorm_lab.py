@@ -22,14 +22,17 @@ for requirement in ("sklearn", "matplotlib", "tqdm"):
     pytest.importorskip(requirement)
 
 ROOT = Path(__file__).parent.parent
+PUBLISHED = ROOT / "examples" / "batchnorm_lab" / "report"
 sys.path.insert(0, str(ROOT))
 
 from examples.batchnorm_lab import (  # noqa: E402
     e02_rates,
     e04_gradients,
+    e05_regulariser,
     e09_population,
     e10_variance,
     e14_scale,
+    e15_reinforcement,
     e16_taylor,
     report,
 )
@@ -44,8 +47,10 @@ from examples.batchnorm_lab.lab import (  # noqa: E402
     Lab,
     Panel,
     clearly_above,
+    differences,
     experiments,
     find,
+    judged,
     perform,
     read_json,
     write_json,
@@ -64,7 +69,7 @@ def data():
 def quick(name):
     """The record and the panels of a quick run."""
     record = perform(name, Lab(load("digits"), quick=True))
-    return record, [Panel(**panel) for panel in record["panels"]]
+    return record, record["panels"]
 
 
 def detached(h):
@@ -306,6 +311,116 @@ def test_detached_statistics_break_the_invariance(data):
     assert errors[0] > 1e-4 and errors[2] > 1e-6
 
 
+# ------------------------------------------------------------------------ 15: pendulum, acrobot
+def energy(state):
+    """Of the acrobot, for angles and speeds as four Tensors: kinetic and potential."""
+    first, second, speed, other = state
+    both, turn = first + second, speed + other
+    x = mg.cos(first) * speed + 0.5 * mg.cos(both) * turn  # the speed of the second link's middle
+    y = mg.sin(first) * speed + 0.5 * mg.sin(both) * turn
+    kinetic = 0.5 * (0.25 + 1) * speed**2 + 0.5 * (x * x + y * y) + 0.5 * turn**2
+    return kinetic - 9.8 * (1.5 * mg.cos(first) + 0.5 * mg.cos(both))
+
+
+def missing_power():
+    """|dE/dt - torque · speed of the joint|, the largest of random states of the acrobot."""
+    random, worst = np.random.default_rng(0), 0.0
+    for _ in range(20):
+        state, torque = 3 * random.normal(size=4), random.normal()
+        found = e15_reinforcement.Acrobots.accelerations(state[:, None], np.array([torque]))
+        parts = [mg.tensor(value, requires_grad=True) for value in state]
+        slopes = [g.item() for g in mg.autograd.grad(energy(parts), parts)]
+        rates = [state[2], state[3], found[0].item(), found[1].item()]
+        worst = max(worst, abs(np.dot(slopes, rates) - torque * state[3]))
+    return worst
+
+
+def test_the_acrobot_obeys_mechanics(monkeypatch):
+    assert missing_power() < 1e-11
+    kind = e15_reinforcement.Acrobots
+    right = kind.accelerations
+
+    def without_a_term(state, torque):
+        return right(state, torque + 0.5 * state[2] ** 2 * np.sin(state[1]))
+
+    monkeypatch.setattr(kind, "accelerations", staticmethod(without_a_term))
+    assert missing_power() > 0.1
+
+
+def test_the_acrobot_hangs_swings_and_is_limited():
+    world = e15_reinforcement.Acrobots([0, 1])
+    assert world.reset().shape == (2, 6)
+    world.state[:] = 0.0
+    seen, height = world.step(np.zeros((2, 1)))
+    np.testing.assert_allclose(height, -2)
+    np.testing.assert_allclose(seen[0], [1, 0, 1, 0, 0, 0], atol=1e-12)
+    first, second = world.step(np.array([[1.0], [-5.0]]))[0]
+    np.testing.assert_allclose(first[[0, 2]], second[[0, 2]], rtol=1e-6)  # a torque of -1 at most
+    np.testing.assert_allclose(first[[1, 3, 4, 5]], -second[[1, 3, 4, 5]], rtol=1e-5)
+    highest = -2.0
+    for _ in range(200):
+        seen, height = world.step(np.sign(world.state[3])[:, None])  # pumps energy in
+        assert np.abs(seen).max() <= 1 and np.abs(height).max() <= 2
+        highest = max(highest, height.max())
+    assert highest > 1
+
+
+def test_worlds_explore_each_in_their_way():
+    seeds = list(range(500))
+    calm, wild = (kind(seeds) for kind in (e15_reinforcement.Pendulums, e15_reinforcement.Acrobots))
+    action = np.full((500, 1), 0.25, np.float32)
+    assert (calm.explore(action, False) == action).all()
+    assert np.abs(calm.explore(action, True)).std() > 0.2
+    later, start = wild.explore(action, False), wild.explore(action, True)
+    assert set(np.unique(start)) == {-1, 1} and 0.25 in later
+    assert (later != action).mean() == pytest.approx(0.3, abs=0.06)
+
+
+def returns_panel(title, ours, plain, naive):
+    at = list(range(8))
+    arms = {BATCHNORM: ours, NONE: plain, e15_reinforcement.NAIVE: naive}
+    return Panel(title, "x", "y", at, {arm: [[v, v + 0.1, v - 0.1]] * 8 for arm, v in arms.items()})
+
+
+@pytest.mark.parametrize(
+    "pendulum, acrobot, expected",
+    [
+        ((3, 1, 1), (3, 1, 1), HOLDS),
+        ((3, 3, 1), (3, 1, 1), PARTLY),
+        ((3, 3, 3), (3, 3, 3), FAILS),
+        ((3, 1, 1), (1, 3, 1), FAILS),
+        ((1, 3, 3), (1, 3, 3), FAILS),
+    ],
+)
+def test_the_rule_of_reinforcement_learning(pendulum, acrobot, expected):
+    panels = [returns_panel("Pendulum", *pendulum), returns_panel("Acrobot", *acrobot)]
+    assert e15_reinforcement.judge(panels)[0] == expected
+
+
+@pytest.mark.parametrize(
+    "fitted, noisy, small, expected",
+    [
+        ([-5, -5], [5, 5], [0, 5], HOLDS),
+        ([-5, 5], [5, 5], [0, 5], PARTLY),
+        ([-5, 0], [0, -5], [0, 5], PARTLY),
+        ([5, 5], [5, -5], [5, -5], FAILS),
+        ([0, 0], [0, 0], [0, 0], FAILS),
+    ],
+)
+def test_the_rule_of_regularisation(fitted, noisy, small, expected):
+    """The differences between the nets with and without BatchNorm at two points."""
+
+    def compared(steps):
+        arms = {BATCHNORM: steps, NONE: [0, 0]}
+        return Panel(
+            "t", "x", "y", [0, 60], {a: [[v, v + 1, v - 1] for v in vs] for a, vs in arms.items()}
+        )
+
+    ghosts = Panel("t", "x", "y", [0], {BATCHNORM: [[1.0]], e05_regulariser.GHOST: [[1.0]]})
+    panels = [compared(steps) for steps in (fitted, noisy, small)]
+    assert e05_regulariser.judge([*panels, panels[0], ghosts])[0] == expected
+
+
 # ------------------------------------------------------------------------------ 16: Taylor terms
 def sizes(seed, normed=True, shared=True):
     terms, whole = e16_taylor.gradients(seed, normed, shared)
@@ -382,7 +497,7 @@ def test_a_record_survives_json(tmp_path, data):
     again = read_json(tmp_path / "e16_taylor.json")
     for old, new in zip(panels, again["panels"], strict=True):
         np.testing.assert_allclose(new.arms[BATCHNORM], old.arms[BATCHNORM], rtol=1e-5)
-    record["panels"][0]["arms"][BATCHNORM][0][0] = math.nan
+    record["panels"][0].arms[BATCHNORM][0][0] = math.nan
     write_json(record, tmp_path / "e16_taylor.json")
     assert not read_json(tmp_path / "e16_taylor.json")["panels"][0].finished(2)
 
@@ -407,28 +522,90 @@ def test_the_report_names_every_claim(tmp_path):
 
 
 def test_the_published_report_is_whole():
-    folder = ROOT / "examples" / "batchnorm_lab" / "report"
-    text = (folder / "REPORT.md").read_text(encoding="utf-8")
-    for module in experiments().values():
-        stem = module.__name__.rpartition(".")[2]
-        record = read_json(folder / f"{stem}.json")
-        assert not record["quick"] and len(record["seeds"]) >= SEEDS, stem
-        assert record["verdict"] != NOT_SHOWN and record["seconds"] < 180, stem
-        assert (folder / f"{stem}.png").is_file()
-        assert record["reason"] in text and module.CLAIM.setup in text, f"{stem} is out of date"
+    text = (PUBLISHED / "REPORT.md").read_text(encoding="utf-8")
+    for name, module in experiments().items():
+        record = published(name)
+        assert not record["quick"] and len(record["seeds"]) >= SEEDS, name
+        assert record["verdict"] != NOT_SHOWN and record["seconds"] < 180, name
+        assert (PUBLISHED / report.json_name(name)).with_suffix(".png").is_file()
+        claim = module.CLAIM
+        for part in (record["reason"], claim.setup, claim.rule, claim.shows, claim.limits):
+            assert part in text, f"{name} is out of date; --publish --redraw writes it anew"
 
 
-@pytest.mark.parametrize("name", ["scale", "taylor"])
-def test_published_numbers_are_found_again(name, data):
-    record = perform(name, Lab(data))
-    stem = experiments()[name].__name__.rpartition(".")[2]
-    published = read_json(ROOT / "examples" / "batchnorm_lab" / "report" / f"{stem}.json")
-    assert record["verdict"] == published["verdict"]
-    for new, old in zip(record["panels"], published["panels"], strict=True):
-        for arm, points in old.arms.items():
-            spread = np.std(points, axis=1, ddof=1) + 1e-9
-            difference = np.mean(new["arms"][arm], axis=1) - old.mean(arm)
-            assert (np.abs(difference) <= spread).all(), (old.title, arm)
+# --------------------------------------------------------------- a run against the published report
+def files():
+    return {path: path.stat().st_mtime_ns for path in PUBLISHED.iterdir()}
+
+
+def test_published_numbers_are_found_again(capsys, monkeypatch):
+    """The quickest experiments; `make lab ARGS=--check` compares all, in some ten minutes."""
+    before = files()
+    assert main(["--check", "scale", "16"]) == 0
+    assert capsys.readouterr().out.count("as published") == 2
+    monkeypatch.setattr(
+        e16_taylor, "features", lambda x, gamma, beta, normed: detached(x) * gamma + beta
+    )
+    assert main(["--check", "taylor", "scale"]) == 1
+    said = capsys.readouterr().out
+    assert (
+        "verdict: does not hold" in said and "one class for all samples, BatchNorm, first" in said
+    )
+    assert "14 scale: as published" in said and files() == before, "a check writes nothing"
+
+
+def published(name):
+    return read_json(PUBLISHED / report.json_name(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_planted_difference_is_found(name):
+    old = published(name)
+    assert differences(published(name), old) == []
+    for number, panel in enumerate(old["panels"]):
+        for arm, points in panel.arms.items():
+            spread = np.std(points[0], ddof=1)
+            far = 1.1 * spread + 2e-3 * abs(np.mean(points[0])) + 1e-8
+            for moved, found in ((far, 1), (0.9 * spread, 0)):
+                new = published(name)
+                values = new["panels"][number].arms[arm]
+                values[0] = [value + moved for value in values[0]]
+                timed = "microseconds" in panel.y
+                lines = differences(new, old)
+                assert len(lines) == (0 if timed else found), (panel.title, arm)
+                assert all(line.startswith(f"{panel.title}, {arm}, ") for line in lines)
+
+
+def test_other_differences_are_found():
+    old = published("taylor")
+    for change, words in (
+        (lambda record: record.update(verdict=FAILS), "verdict: does not hold"),
+        (lambda record: record["panels"].pop(), "other arms or points"),
+        (lambda record: record["panels"][0].at.pop(), "other arms or points"),
+        (lambda record: record["panels"][0].arms.pop(NONE), "other arms or points"),
+        (lambda record: record["panels"][0].arms[NONE][2].append(math.nan), "nan, was"),
+    ):
+        new = published("taylor")
+        change(new)
+        (line,) = differences(new, old)
+        assert words in line
+
+
+def test_a_report_is_judged_and_drawn_anew(tmp_path, capsys):
+    record = published("regulariser")
+    write_json(
+        {**record, "verdict": HOLDS, "reason": "as it was"}, tmp_path / "e05_regulariser.json"
+    )
+    assert main(["--redraw", "--output", str(tmp_path)]) == 0
+    again = read_json(tmp_path / "e05_regulariser.json")
+    assert again["verdict"] == record["verdict"] and again["reason"] in capsys.readouterr().out
+    assert again["seconds"] == record["seconds"] and len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_published_verdicts_follow_from_the_published_numbers(name):
+    record = published(name)
+    assert judged(record)["verdict"] == record["verdict"]
 
 
 # ---------------------------------------------------------------------------------- bad input

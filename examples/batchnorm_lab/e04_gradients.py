@@ -26,6 +26,9 @@ CLAIM = Claim(
     "‖∂L/∂x‖² per layer of linear nets (width 1,000, 12 layers) against batch size B, and of ReLU "
     "nets (layers 3 to 12 of 20). Last: linear nets of width 32 at batch 40, with Gaussian and "
     "with orthogonal weights.",
+    rule="Holds if for every activation the squared gradients of all layers are nearer to that of "
+    "the last one with BatchNorm, and do not grow in linear layers; in part if they are "
+    "nearer for some activation.",
     shows="Without BatchNorm the gradients of sigmoid nets vanish; with it they do not. But it "
     "does not make them constant: they grow from layer to layer towards the input at the rates of "
     "the formulas. Orthogonal weights stop the growth in linear nets.",
@@ -166,7 +169,7 @@ def judge(panels: list[Panel]) -> tuple[str, str]:
     last = float(relu.mean(BATCHNORM)[-1])
     gaussian, orthogonal = deep.mean("Gaussian weights")[-1], deep.mean("orthogonal weights")[-1]
     text = (
-        "Over the layers of the net on images squared gradients range over "
+        "In the net on images the squared gradients differ from that of the last layer by up to "
         + "; ".join(
             f"{reach[f'{BATCHNORM} · {n}']:.1f} decades with BatchNorm and "
             f"{reach[f'{NONE} · {n}']:.1f} without ({n})"

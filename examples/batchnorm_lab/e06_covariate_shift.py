@@ -19,21 +19,25 @@ CLAIM = Claim(
     source="Ioffe & Szegedy (2015), title and figure 1b, c. Against it: Santurkar et al. (2018), "
     "who add noise behind BatchNorm, train deep linear nets, and say that the loss becomes "
     "smoother.",
-    setup="Nets with three hidden layers of 64 tanh, 300 steps of SGD at batch 60, each arm at "
-    "the best of four rates on validation images. The noisy arm adds N(m, s²) to every output of "
-    "BatchNorm in training, with m from −1 to 1 and s from 0 to 1 drawn anew for each unit at "
-    "each step. In order: the 15th, 50th and 85th percentile of the input of a unit of the last "
-    "hidden layer in training mode; how far the means of that layer's units move per step, over "
-    "their standard deviation; test accuracy; how much the gradient of a batch of 200 changes "
-    "over a step of length 0.1 along it, relative; 25 linear layers of 64 units.",
+    setup="Nets with three hidden layers of 64 tanh, 300 steps of SGD at batch 60, each arm at the "
+    "best of four rates on validation images. The noisy arm adds N(m, s²) to every output of "
+    "BatchNorm in training, with m from −1 to 1 and s from 0 to 1 drawn anew for each unit at each "
+    "step. In order: the 15th, 50th and 85th percentile of the input of a unit of the last hidden "
+    "layer in training mode; how far the means of that layer's units move between two looks, over "
+    "their standard deviation; test accuracy; how much the gradient of a batch of 200 changes over "
+    "a step of length 0.1 along it, relative; 25 linear layers of 64 units.",
+    rule="Does not hold if the noisy net is less steady than the net without a norm, and yet "
+    "clearly faster by the test accuracy averaged over the looks. Otherwise it holds if inputs are "
+    "steadier with BatchNorm and the noisy net is not clearly faster, and else in part.",
     shows="Two questions that are often mixed: whether BatchNorm makes the inputs of a unit "
     "steadier, and whether that is why training is faster. The noise makes them unsteady by "
     "design.",
-    limits="The noise also regularises. How much the gradient changes depends on the length of "
-    "the step and on the scale of the weights, so one length says little about smoothness; this "
-    "picture does not repeat that of the paper. PyTorch's initial weights shrink the values by "
-    "about √3 in each linear layer, which is what the deep linear net without a norm suffers "
-    "from. Nothing here says that steadiness never helps.",
+    limits="That the means hardly move behind BatchNorm is so by construction: they are β. The "
+    "noise also regularises. How much the gradient changes depends on the length of the step and "
+    "on the scale of the weights, so one length says little about smoothness; this picture does "
+    "not repeat that of the paper. PyTorch's initial weights shrink the values by about √3 in each "
+    "linear layer, which is what the deep linear net without a norm suffers from. Nothing here "
+    "says that steadiness never helps.",
 )
 NOISY = "noise after BatchNorm"
 
@@ -204,7 +208,7 @@ def judge(panels: list[Panel]) -> tuple[str, str]:
     noisy_fast = clearly_above(area[NOISY], area[NONE])
     text = (
         "Between two looks the means move by "
-        + ", ".join(f"{shift[a]:.2f} sd ({a})" for a in shift)
+        + ", ".join(f"{shift[a]:.2g} sd ({a})" for a in shift)
         + "; the test accuracy, averaged over the looks, is "
         + ", ".join(f"{area[a].mean():.1f} % ({a})" for a in area)
         + f"; the gradient changes by {roughness[BATCHNORM]:.2f} with BatchNorm and "

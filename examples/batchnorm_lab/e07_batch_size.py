@@ -25,6 +25,9 @@ CLAIM = Claim(
     "sample, GroupNorm in four groups. Right: a transformer encoder of one layer that reads an "
     "image row by row, 300 steps of Adam at batch 60, with different norms in its two places, "
     "each at the best of three rates.",
+    rule="Holds if, in both kinds of net, the error of BatchNorm at the smallest batch is clearly "
+    "above that at its best size, and clearly above that of every other norm; in part if in "
+    "one of them.",
     shows="How the error depends on the batch size at equal numbers of images seen. In a fully "
     "connected layer at batch 2 BatchNorm turns every value into ±1; in a convolution each of the "
     "two images brings many values to the statistics. And whether a transformer of this size "

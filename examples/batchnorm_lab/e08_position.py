@@ -16,6 +16,8 @@ CLAIM = Claim(
     "disagree.",
     setup="Nets with 2, 5 and 10 hidden layers of 64 units, with sigmoid, tanh and ReLU; 300 "
     "steps of plain SGD at batch 60, each at the best of four rates on validation images.",
+    rule="Holds if before the activation is clearly better in more than half of the cases, and "
+    "after it in none; in part if before is clearly better in some.",
     shows="Which place gives the higher test accuracy after equal steps, for each activation and "
     "depth.",
     limits="A rule. Where the two differ, depth and activation decide; convolutions and residual "

@@ -24,6 +24,8 @@ CLAIM = Claim(
     "statistics of each test batch of 16. Right: test images that are changed, with the "
     "statistics of the training images, or recalibrated on the changed images without labels "
     "(momentum 0.1).",
+    rule="Holds if recalibrated statistics are at most one point below the best running averages, "
+    "and clearly above the batch's own; in part if only the former.",
     shows="How much accuracy is lost by averages that lag (small momentum) or are noisy (momentum "
     "1), and that recalibration needs no choice of a momentum. A shift of brightness and contrast "
     "is undone.",

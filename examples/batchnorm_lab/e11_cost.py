@@ -22,6 +22,8 @@ CLAIM = Claim(
     "evaluation of 100 images; the arms take turns, and each time is the smallest of several "
     "tries, in each of 5 rounds. Memory: the bytes of all results of a forward pass, which "
     "`mg.profile` counts.",
+    rule="Holds if a training step is clearly slower with BatchNorm at every width and batch size; "
+    "in part if at some.",
     shows="What BatchNorm adds to a step with minigrad on this machine, by width and by batch "
     "size, and that after `fuse_batchnorm` evaluation costs what it costs without.",
     limits="Other machines and libraries. Times vary with the load of the machine; the spread is "

@@ -16,9 +16,11 @@ CLAIM = Claim(
     source="Ioffe & Szegedy (2015), section 3.2. That training only γ and β of random features "
     "gives much: Frankle, Schwab & Morcos (2021).",
     setup="CNNs of three 3×3 convolutions with ReLU, the second and third with stride 2, and a "
-    "linear layer; 200 steps of SGD with momentum 0.9 at batch 32, each arm at the best of three "
+    "linear layer; 200 steps of SGD with momentum 0.9 at batch 32, each arm at the best of four "
     "rates on validation images. Two arms train only a part of the net with BatchNorm, everything "
     "else stays as it was drawn: γ and β; or the output layer.",
+    rule="Holds if the net with BatchNorm is clearly ahead both at the middle one of the times and "
+    "at the end; in part if at one of them.",
     shows="The gain from BatchNorm in a small CNN, and that scaling and shifting random features "
     "is already a way to learn.",
     limits="Images of 8×8 pixels and three layers; the published nets are far deeper and train "

@@ -22,6 +22,8 @@ CLAIM = Claim(
     "w and ∇L; the largest difference between c·∇L(cw) and ∇L(w), over the largest element of "
     "∇L(w); and ‖w‖ under plain SGD at a rate of 1, with the dashed line √(‖w₀‖² + Σ η²‖∇L‖²), "
     "which follows from w·∇L = 0.",
+    rule="Holds if the cosine, the differences of gradients and that of ‖w‖ from the formula are "
+    "below 10⁻⁹, and ‖w‖ only grows.",
     shows="L(cw) = L(w), therefore w·∇L = 0 and ∇L(cw) = ∇L(w)/c, to machine precision. Under "
     "plain SGD ‖w‖ cannot shrink; its growth lowers the rate at which the direction of w turns, "
     "η/‖w‖².",

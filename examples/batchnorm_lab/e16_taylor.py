@@ -23,6 +23,9 @@ CLAIM = Claim(
     "the norm of each term's gradient with respect to x, over that of the whole loss. Left with "
     "one class for all samples, right with each sample's own, where g and H are those of the "
     "sample.",
+    rule="Holds if for samples of one class the first-order and the diagonal term have less than "
+    "10⁻⁹ of the gradient with BatchNorm, and the other terms and all those without BatchNorm "
+    "more than 10⁻³.",
     shows="For one class Σ (yᵢ−ȳ) = 0 and Σ (yᵢ−ȳ)_d² = Nγ_d² whatever x is: terms that are "
     "constant have no gradient. The off-diagonal second-order term and the rest pass.",
     limits="The condition matters: with different classes in a batch the first-order term passes "

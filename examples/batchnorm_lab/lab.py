@@ -31,12 +31,13 @@ class OutOfTimeError(Exception):
 
 @dataclass(frozen=True)
 class Claim:
-    """What is claimed, by whom, how it is tested, and what the test can and cannot show."""
+    """What is claimed, by whom, how it is tested and judged, and what this can and cannot show."""
 
     number: int
     text: str
     source: str
     setup: str
+    rule: str
     shows: str
     limits: str
 
@@ -129,7 +130,7 @@ def find(name: str) -> str:
 
 
 def perform(name: str, lab: Lab) -> dict[str, Any]:
-    """Run an experiment; its record, as JSON keeps it. What does not finish is not shown."""
+    """Run an experiment; its record, with Panels. What does not finish is not shown."""
     module = experiments()[name]
     lab.started = time.monotonic()
     panels: list[Panel] = []
@@ -151,12 +152,46 @@ def perform(name: str, lab: Lab) -> dict[str, Any]:
         "quick": lab.quick,
         "seeds": lab.seeds,
         "seconds": round(time.monotonic() - lab.started, 1),
-        "panels": [asdict(panel) for panel in panels],
+        "panels": panels,
     }
 
 
+def judged(record: dict[str, Any]) -> dict[str, Any]:
+    """A record that was read, with the verdict on its numbers by the rule as it is now."""
+    if record["verdict"] == NOT_SHOWN:
+        return record
+    verdict, reason = experiments()[record["name"]].judge(record["panels"])
+    return {**record, "verdict": verdict, "reason": reason}
+
+
+def differences(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
+    """Where a record differs from an older one: in its verdict, or in a mean by more than the
+    spread over the older seeds (and 0.1 %, or 1e-9). Times, which the machine decides, are not
+    compared."""
+    found = []
+    if new["verdict"] != old["verdict"]:
+        found.append(f"verdict: {new['verdict']} ({new['reason']}), was {old['verdict']}")
+    panels = {panel.title: panel for panel in new["panels"]}
+    for panel in old["panels"]:
+        again = panels.get(panel.title)
+        if again is None or (again.at, list(again.arms)) != (panel.at, list(panel.arms)):
+            found.append(f"{panel.title}: other arms or points")
+            continue
+        if "microseconds" in panel.y:
+            continue
+        for arm, points in panel.arms.items():
+            means = zip(panel.at, again.mean(arm), panel.mean(arm), points, strict=True)
+            for at, mean, was, values in means:
+                spread = float(np.std(values, ddof=1))
+                if not abs(mean - was) <= spread + max(1e-3 * abs(was), 1e-9):
+                    place = f"{panel.title}, {arm}, {' '.join(str(at).split())}"
+                    found.append(f"{place}: {mean:.4g}, was {was:.4g} ± {spread:.2g}")
+    return found
+
+
 def write_json(record: dict[str, Any], path: Path) -> None:
-    """Write a record with 6 significant digits; numbers that JSON lacks become null."""
+    """Write a record with 12 significant digits, from which the verdict follows again; numbers that
+    JSON lacks become null."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -164,9 +199,10 @@ def write_json(record: dict[str, Any], path: Path) -> None:
         if isinstance(value, (list, tuple)):
             return [plain(part) for part in value]
         if isinstance(value, (float, np.floating)):
-            return float(f"{value:.6g}") if math.isfinite(value) else None
+            return float(f"{value:.12g}") if math.isfinite(value) else None
         return int(value) if isinstance(value, np.integer) else value
 
+    record = {**record, "panels": [asdict(panel) for panel in record["panels"]]}
     text = json.dumps(plain(record), ensure_ascii=False, allow_nan=False)
     text = text.replace('}, {"title"', '},\n{"title"').replace('"panels"', '\n"panels"')
     path.write_text(text + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..lesson import BLUE, GREEN, GREY, ORANGE, Figure
 from .lab import NOT_SHOWN, SEEDS, Panel, experiments, read_json
@@ -87,10 +88,24 @@ def draw_panel(axis: Any, panel: Panel) -> None:
         if len(at) < 9 and all(isinstance(place, int) for place in panel.at):
             axis.set_xticks(panel.at, [str(place) for place in panel.at])
             axis.minorticks_off()
+        elif panel.scales[0] == "linear" and all(isinstance(place, int) for place in panel.at):
+            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_yscale(panel.scales[1])
+    low, high = axis.get_ylim()
+    if panel.scales[1] == "log" and high < 100 * low:  # few powers of ten: the numbers themselves
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(FuncFormatter(few_digits))
     axis.set(xlabel=panel.x, ylabel=panel.y, title=panel.title)
     axis.title.set_fontsize(11)
-    axis.legend(fontsize=8)
+    many = len(panel.arms) > 4 and panel.scales[1] == "linear"
+    if many:  # room for the legend above the lines
+        axis.set_ylim(low, high + 0.3 * (high - low))
+    axis.legend(fontsize=8, ncols=2 if many else 1, loc="upper center" if many else "best")
+
+
+def few_digits(value: float, _: int) -> str:
+    """The label of a minor tick of a logarithmic axis: of 1, 2, 5, 10, 20, ... alone."""
+    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
@@ -148,6 +163,7 @@ def section(record: dict[str, Any], picture: str | None) -> list[str]:
         lines += [f"![{claim.text}]({picture})", ""]
     for panel in record["panels"]:
         lines += [f"*{panel.title}* ({panel.y}; mean ± standard deviation):", "", *table(panel), ""]
+    lines += [f"**Rule.** {claim.rule}", ""]
     lines += [f"**Verdict: {record['verdict']}.** {record['reason']}", ""]
     lines += [f"**What it shows.** {claim.shows}", "", f"**What it does not.** {claim.limits}", ""]
     seeds = len(record["seeds"])
@@ -155,11 +171,16 @@ def section(record: dict[str, Any], picture: str | None) -> list[str]:
     return lines
 
 
+def json_name(name: str) -> str:
+    """The file that keeps the record of an experiment."""
+    return f"{experiments()[name].__name__.rpartition('.')[2]}.json"
+
+
 def write(folder: Path) -> Path:
     """Write REPORT.md and the pictures from the JSON files in `folder`."""
     rows, sections = [], []
     for name, module in experiments().items():
-        path = folder / f"{module.__name__[-len(name) - 4 :]}.json"
+        path = folder / json_name(name)
         claim = module.CLAIM
         anchor = "".join(
             c
@@ -182,8 +203,9 @@ def write(folder: Path) -> Path:
         "Written by `python -m examples.batchnorm_lab`, from seeds that are fixed. A mean is",
         "clearly above another if they differ by more than two standard errors of the difference",
         f"over {SEEDS} seeds. Every arm of an experiment gets the same search: its learning rate",
-        "is the best of one list on validation images; the numbers here are of test images. An",
-        "experiment whose arms did not all finish shows nothing.",
+        "is the best of one list on validation images; the numbers here are of test images. Each",
+        "verdict follows from the numbers by the rule that stands with it; an experiment whose",
+        "arms did not all finish shows nothing. `--check` compares a new run with these numbers.",
         "",
         "| # | claim | verdict |",
         "|--:|---|---|",
