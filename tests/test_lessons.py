@@ -29,7 +29,7 @@ def lesson(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(EXAMPLES))  # where a script finds lesson.py
 
     def run(name, *arguments):
-        if name in ("06_cnn_digits", "12_tabular"):
+        if name in ("06_cnn_digits", "12_tabular", "look_inside"):
             pytest.importorskip("sklearn")
         specification = importlib.util.spec_from_file_location(
             f"lesson_{name}", EXAMPLES / f"{name}.py"
@@ -237,6 +237,13 @@ def test_the_evidence_finds_the_smoothness_of_the_curve(lesson):
     g, h = module.hessian(theta, x, y)
     np.testing.assert_allclose(g.numpy(), theta.grad.numpy(), rtol=1e-10)
     np.testing.assert_allclose(h.numpy(), h.numpy().T, rtol=1e-8)
+
+
+def test_batchnorm_evens_out_the_gradients_of_the_layers(lesson):
+    _, found, _ = lesson("look_inside")
+    even, uneven = (np.array(found[name]) for name in ("with BatchNorm", "without BatchNorm"))
+    assert even.max() < 5 * even.min() and uneven.max() > 50 * uneven.min()
+    assert (np.diff(uneven) > 0).all()
 
 
 # ------------------------------------------------------------------------------------ command line
