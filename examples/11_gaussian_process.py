@@ -1,25 +1,25 @@
 """Lesson 11: a Gaussian process, and the likelihood that chooses its smoothness.
 
 A curve is measured at 60 places, with errors. What is it in between, and how sure is that?
-A Gaussian process (Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006) takes the
-values of the curve as normally distributed numbers, and those of near places as correlated:
+A Gaussian process (Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006) treats the
+values of the curve as normally distributed numbers, correlated where places are close:
 
     k(x, x') = a² exp( - (x - x')² / 2 ℓ² ).
 
 Given the measurements y, whose covariance is K = k(x, x) + σ² I, the curve elsewhere is normally
-distributed too. With Cholesky's factor L of K (K = L L'),
+distributed too. With Cholesky's factor L of K (K = L Lᵀ),
 
     mean = k(*, x) K⁻¹ y,        variance = a² - Σ ( L⁻¹ k(x, *) )²:
 
 two triangular systems. But how far does a measurement reach (ℓ), how large is the curve (a), and
-how large are the errors (σ)? That is what the data say by their density, the evidence
+how large are the errors (σ)? The data decide, by their probability density, the evidence
 
     log p(y) = - ½ | L⁻¹ y |² - Σ log diag L - ½ n log 2π,
 
 the first term of which rewards a good fit and the second a simple curve (equation 5.8 there). A
-smaller ℓ fits ever better, but the evidence knows where to stop; no data are set aside for a test.
+smaller ℓ always fits better, but the evidence stops in time, and no data are set aside for a test.
 
-Nobody has to derive its gradient: it flows back through `mg.linalg.cholesky`, whose rule is a few
+Nobody derives its gradient: it flows back through `mg.linalg.cholesky`, whose rule is a few
 lines of triangular systems (Murray 2016). Adam climbs from a guess that takes nearly all for noise.
 And as that rule consists of operations that have rules, the Hessian is there as well (lesson 9):
 Newton's method makes the last steps, and the inverse of the Hessian is the covariance of the three

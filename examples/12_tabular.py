@@ -9,8 +9,8 @@ predicts best?
 `score`, and whatever is built on these. Inside is a net of two hidden layers with BatchNorm (lesson
 5), trained by Adam with a rate that falls to zero. Features are standardised inside. The opponents
 are scikit-learn's `MLPClassifier`, a similar net without BatchNorm; gradient-boosted trees
-(Friedman 2001); and logistic or ridge regression. Nobody is tuned: all have their default
-settings, but that MLP and regression get standardised features, and the MLP standardised targets.
+(Friedman 2001); and logistic or ridge regression. Nothing is tuned: all have their default
+settings, but MLP and regression get standardised features, and the MLP standardised targets.
 
 One split proves little: with 45 bottles to test on, one bottle is 2 %. Every method gets the same
 ten splits, three quarters to train on, and the bars are two standard errors of the mean. What
@@ -21,8 +21,8 @@ they show on these small tables:
   stops early, watching a tenth of the data.
 - Digits are images, whose features act together. Nets are clearly better than a line, and a
   little better than trees.
-- Five nets, whose probabilities are averaged (Lakshminarayanan et al. 2017), are better than one
-  on all four tables, if only by a little.
+- Five nets, whose predictions are averaged (Lakshminarayanan et al. 2017), have a lower mean error
+  than one on all four tables, but by less than the bars.
 
 Do trees never win? They do on larger tables of unlike columns (Grinsztajn et al. 2022), and one
 of the reasons is easily shown: a tree ignores columns that do not help, while a line must learn

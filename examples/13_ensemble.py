@@ -14,9 +14,9 @@ The mean is better than its members, and that is no luck. For each point, exactl
 they disagree. The lesson computes both sides. What the identity does not say is that the spread is
 a good estimate of the error: the members can all be wrong together. The second panel compares the
 two. Near the data both are small, in the gap both are large, so the spread is a useful warning. But
-beyond the last points the members, being of one kind, continue alike, and are wrong together: two
-standard deviations are less than half of the error there. It is a warning, not a guarantee. Compare
-lesson 11, where a Gaussian process has error bars by construction, for data as small as these.
+beyond the last points the members, being of one kind, continue alike and are wrong together: at
+both ends two standard deviations are less than half of the error. It is a warning, not a guarantee.
+In lesson 11 a Gaussian process has error bars by construction, for data as small as these.
 
 32 small nets are 32 times the overhead of one, unless they are one net. `nn.Ensemble` stacks the
 parameters of all members along a new first axis: a layer becomes one batched product, and a step
@@ -124,18 +124,18 @@ def main(arguments: list[str] | None = None) -> dict[str, np.ndarray]:
     curves.plot(z, mean, color=BLUE, lw=2.5, label="their mean")
     curves.plot(z, truth, "--", color=GREY, label="true curve")
     curves.plot(x.numpy(), y.numpy(), ".", color=ORANGE, label="data")
-    curves.set(title="32 nets, and a gap in the data", ylim=(-3, 3), xlabel="x")
+    curves.set(title="32 nets, and a gap in the data", ylim=(-3, 3), xlabel="x", ylabel="y")
     curves.legend(fontsize=9)
     errors.fill_between(z, 0, 2 * spread, color=BLUE, alpha=0.2, label="2 standard deviations")
     errors.plot(z, np.abs(mean - truth), color=ORANGE, label="error of the mean")
     errors.plot(
-        z, np.sqrt(((each - truth) ** 2).mean(0)), color=GREEN, lw=1, label="of a member, rms"
+        z, np.sqrt(((each - truth) ** 2).mean(0)), color=GREEN, lw=1, label="error of a member, rms"
     )
-    errors.set(title="spread and error", xlabel="x", ylim=(0, 1.5))
+    errors.set(title="Spread and error", xlabel="x", ylabel="distance in y", ylim=(0, 1.5))
     errors.legend(fontsize=9)
     costs.plot(counts, times, "o-", color=BLUE)
     costs.set(
-        title="a training step, batch 20", xlabel="nets in one step", ylabel="µs for each net"
+        title="A training step, batch 20", xlabel="nets in one step", ylabel="µs for each net"
     )
     costs.set_xscale("log", base=2)
     costs.set_xticks(counts, [str(count) for count in counts])

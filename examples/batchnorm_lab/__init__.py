@@ -8,6 +8,6 @@
     python -m examples.batchnorm_lab --publish --redraw  judge and draw the published numbers anew
 
 An experiment is one file: what is claimed and by whom, `run`, which measures, and `judge`, which
-says what the numbers mean by a rule that the report quotes. `lab.py` runs it, `train.py` trains its nets, `report.py` draws and
-writes.
+says what the numbers mean, by a rule that the report quotes. `lab.py` runs it, `train.py` trains
+its nets, `report.py` draws and writes.
 """
