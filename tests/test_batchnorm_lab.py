@@ -576,6 +576,14 @@ def test_a_planted_difference_is_found(name):
                 assert all(line.startswith(f"{panel.title}, {arm}, ") for line in lines)
 
 
+def test_points_are_compared_as_they_are_written():
+    exact = Panel("t", "x", "y", [10 / 3], {BATCHNORM: [[1.0, 2.0]]})
+    assert (
+        exact.axes() == dataclasses.replace(exact, at=[3.33333]).axes() == ([3.3333], [BATCHNORM])
+    )
+    assert exact.axes() != dataclasses.replace(exact, at=[3.334]).axes()
+
+
 def test_other_differences_are_found():
     old = published("taylor")
     for change, words in (

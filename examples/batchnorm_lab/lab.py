@@ -62,6 +62,11 @@ class Panel:
         """The values over the seeds at one point."""
         return np.array(self.arms[arm][self.at.index(at)])
 
+    def axes(self) -> tuple[list[Any], list[str]]:
+        """The points, as they are written, and the arms."""
+        at = [float(f"{place:.5g}") if isinstance(place, float) else place for place in self.at]
+        return at, list(self.arms)
+
     def finished(self, seeds: int) -> bool:
         """Whether every arm has a number for every point and seed."""
         return bool(self.at) and all(
@@ -167,14 +172,15 @@ def judged(record: dict[str, Any]) -> dict[str, Any]:
 def differences(new: dict[str, Any], old: dict[str, Any]) -> list[str]:
     """Where a record differs from an older one: in its verdict, or in a mean by more than the
     spread over the older seeds (and 0.1 %, or 1e-9). Times, which the machine decides, are not
-    compared."""
+    compared. On the same kernels nothing differs; where others round otherwise, a search can choose
+    another rate, and a mean move further."""
     found = []
     if new["verdict"] != old["verdict"]:
         found.append(f"verdict: {new['verdict']} ({new['reason']}), was {old['verdict']}")
     panels = {panel.title: panel for panel in new["panels"]}
     for panel in old["panels"]:
         again = panels.get(panel.title)
-        if again is None or (again.at, list(again.arms)) != (panel.at, list(panel.arms)):
+        if again is None or again.axes() != panel.axes():
             found.append(f"{panel.title}: other arms or points")
             continue
         if "microseconds" in panel.y:
