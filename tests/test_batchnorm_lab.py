@@ -340,7 +340,7 @@ def test_the_acrobot_obeys_mechanics(monkeypatch):
     kind = e15_reinforcement.Acrobots
     right = kind.accelerations
 
-    def without_a_term(state, torque):
+    def without_a_term(state, torque):  # as Sutton (1996) is printed
         return right(state, torque + 0.5 * state[2] ** 2 * np.sin(state[1]))
 
     monkeypatch.setattr(kind, "accelerations", staticmethod(without_a_term))

@@ -18,7 +18,7 @@ CLAIM = Claim(
     "of both.",
     setup="Two worlds in NumPy. Pendulum: swing up a pole with too weak a motor, by the equations "
     "of Gym's Pendulum-v1. Acrobot: swing up two links by a motor between them, by the equations "
-    "of Sutton & Barto (1998, figure 11.4; Sutton 1996); the reward is the height of the tip, "
+    "of Sutton & Barto (1998, figure 11.5; Sutton 1996); the reward is the height of the tip, "
     "which hangs at −2 m and is at most 2 m. In both: an actor with tanh output and exploration "
     "noise of 0.2, two critics, the smaller of which is the target, 64-64 ReLU, Adam at 0.001 with "
     "β₁ = 0.5, batch 64, one update per step after 400 random ones, rewards times 0.1 (Pendulum) "
@@ -83,7 +83,7 @@ class Pendulums:
 
 
 class Acrobots:
-    """Sutton's acrobot (1996; Sutton & Barto 1998, figure 11.4) for several seeds at once: two
+    """Sutton's acrobot (1996; Sutton & Barto 1998, figure 11.5) for several seeds at once: two
     links of length, mass and moment of inertia 1, and between them a motor of torque up to 1.
 
     The state is the angle of the first link, 0 hanging, that of the second relative to it, and
@@ -110,7 +110,7 @@ class Acrobots:
 
     @staticmethod
     def accelerations(state: np.ndarray, torque: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Those of both angles, by the equations of Sutton & Barto (1998), figure 11.4."""
+        """Those of both angles, by the equations of Sutton & Barto (1998), figure 11.5."""
         first, second, speed, other = state
         g, half = 9.8, 0.5  # the masses are in the middle of the links
         d1 = half**2 + 1 + half**2 + 2 * half * np.cos(second) + 2
