@@ -31,7 +31,7 @@ def tensor_html(tensor: Any) -> str:
     if values.size > FEW and values.ndim > 2:  # the first matrix stands for all of them
         first = (0,) * (values.ndim - 2)
         where, values = f"[{', '.join(map(str, first))}] =\n", values[first]
-    text = where + np.array2string(values, threshold=FEW, edgeitems=3, separator=", ")
+    text = where + np.array2string(values, 110, threshold=FEW, edgeitems=3, separator=", ")
     head = f"<b>{html.escape(type(tensor).__name__)}</b> {_quiet(', '.join(notes))}"
     pre = f'<pre style="margin: 0">{html.escape(text)}</pre>'
     return f'<div style="{MONOSPACE}">{head}{pre}</div>'
