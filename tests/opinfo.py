@@ -160,7 +160,6 @@ NAMES = {
     "cumprod": lambda x, axis, dtype=None: mg.cumulative_prod(
         x if x.ndim else x.reshape(1), axis, dtype=dtype
     ).reshape(x.shape),
-    "diff": lambda x, n=1, axis=-1, prepend=None, append=None: mg.diff(x, axis, n, prepend, append),
     "expand": expand,
     "float": astype("float32"),
     "double": astype("float64"),
@@ -226,6 +225,17 @@ NAMES = {
         x, *more, *([] if end is None else [end]), **o
     ),
     "round": lambda x, decimals=0: mg.round(x, decimals),
+    "quantile": lambda x, q, axis=None, keepdims=False, interpolation="linear": mg.quantile(
+        x, q, axis, keepdims, method=interpolation
+    ),
+    "unique": lambda x, sorted=True, return_inverse=False, return_counts=False, axis=None: (
+        mg.unique(x, False, return_inverse, return_counts, axis)
+    ),
+    "searchsorted": lambda x, values, out_int32=False, right=False, side=None, sorter=None: (
+        mg.searchsorted(x, values, side or ("right" if right else "left"), sorter).astype(
+            "int32" if out_int32 else "int64"
+        )
+    ),
     "logit": lambda x, eps=None: (lambda p: mg.log(p / (1 - p)))(
         x if eps is None else mg.clip(x, eps, 1 - eps)
     ),
@@ -234,7 +244,7 @@ RANDOM = (
     "dropout rand normal bernoulli multinomial empty exponential geometric uniform cauchy rrelu"
 )
 # What has the same name and another meaning, is not of one spelling, or is not an operation.
-APART = "masked. nn.functional.interpolate linalg.norm real allclose_ resize_ "
+APART = "masked. nn.functional.interpolate linalg.norm real allclose_ resize_ median"
 
 # Where "name: what differs" matches, why it does.
 EXCEPTIONS = {
@@ -242,12 +252,14 @@ EXCEPTIONS = {
         "PyTorch takes 0-d tensors for 1-d ones where an axis is given; here they have none"
     ),
     "unexpected keyword": (
-        "an option that is not there: `dtype=` of softmax and kin, `bias=` of norms, `sparse=` and "
+        "an option that is not there: `dtype=` of softmax and kin, `sparse=` and "
         "`scale_grad_by_freq=` of embeddings"
     ),
     "positions of equal elements": "the order of equal elements where it is not `stable`",
     "linspace: values": "integers from `linspace` are rounded down, as in NumPy",
-    "(hardtanh|relu6|avg_pool.d): dtype": "floats made of integers: float bounds, averages",
+    "(hardtanh|relu6|avg_pool.d|bincount): dtype": (
+        "floats made of integers: float bounds, averages, weights"
+    ),
     "overlap_add: expected|reciprocal: expected": (
         "no transposed convolution and no reciprocal of integers (PyTorch's is float, NumPy's int)"
     ),
@@ -263,7 +275,6 @@ EXCEPTIONS = {
     "tensordot: .* differ": "`tensordot` broadcasts sizes of 1",
     "too large for the size 0": "reflection padding of an empty axis",
     "[Ss]oftplus: values": "softplus is exact, where PyTorch's is x above `threshold`",
-    "nextafter: gradient": "`nextafter` has no gradient here",
 }
 
 
@@ -359,7 +370,7 @@ def compared(name, function, theirs, inputs, options, dtype):
     if options.get("dropout_p"):
         raise NotHere
     leaves = []
-    keywords = {} if function.__module__ == F.__name__ else KEYWORDS
+    keywords = {} if function.__module__.startswith(nn.__name__) else KEYWORDS
     keywords = OF_MODULES if isinstance(function, nn.Module) else keywords
     own_inputs, own_options = translated(inputs, leaves), translated(options, leaves, keywords)
     try:
