@@ -1462,3 +1462,24 @@ def test_a_checkpoint_without_maximize_loads(kind):
     del state["param_groups"][0]["lr"]
     with pytest.raises(ValueError, match="group 0 lacks lr"):
         optimizer.load_state_dict(state)
+
+
+def test_a_step_asks_the_class_of_a_parameter_for_nothing_it_lacks():
+    """Such a question raises and drops an AttributeError, in every step."""
+    asked = []
+
+    class Watched(type):
+        def __getattr__(cls, name):
+            asked.append(name)
+            raise AttributeError(name)
+
+    class Watching(mg.nn.Parameter, metaclass=Watched):
+        pass
+
+    parameter = Watching([1.0, 2.0])
+    for kind in (mg.optim.SGD, mg.optim.Adam):
+        optimizer = kind([parameter], lr=0.1)
+        parameter.grad = mg.ones(2)
+        asked.clear()
+        optimizer.step()
+        assert asked == []
