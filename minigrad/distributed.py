@@ -288,6 +288,12 @@ class _Bucketed(Function):
 NOTHING = -0.0  # see the Design note, 3
 
 
+def _is_nothing(g: np.ndarray) -> bool:
+    """Whether all elements are NOTHING, whose bits are those of the smallest integer."""
+    least = -1 << (8 * g.itemsize - 1)
+    return bool(g.view(f"i{g.itemsize}").max(initial=least) == least)
+
+
 class _Bucket:
     """Gradients that are reduced together, one after the other in one array; then for each a mark,
     how many ranks have used the parameter."""
@@ -327,6 +333,9 @@ class _Buckets:
                 self.buckets.append(_Bucket(held))
                 held = {}
         self.buckets += [_Bucket(held)] if held else []
+        self.nothing = [
+            adopt(np.broadcast_to(np.array(NOTHING, p.dtype), p.shape)) for p in parameters
+        ]
         self.of = {index: bucket for bucket in self.buckets for index in bucket.places}
         self.running = False
         for bucket in self.buckets:
@@ -348,7 +357,7 @@ class _Buckets:
         bucket.missing.remove(index)
         while self.started < len(self.buckets) and not self.buckets[self.started].missing:
             self.start_next()
-        return adopt(np.broadcast_to(np.array(NOTHING, part.dtype), part.shape))
+        return self.nothing[index]
 
     def start_next(self) -> None:
         bucket = self.buckets[self.started]
@@ -361,7 +370,7 @@ class _Buckets:
         bucket, other = self.of[index], g.numpy()
         part = None if index in bucket.missing else bucket.part(index)
         bucket.missing.add(index)  # the next pass may use it elsewhere alone, and start no bucket
-        if part is not None and not other.any() and np.signbit(other).all():
+        if part is not None and _is_nothing(other):
             return adopt(part)
         total = g.numpy(copy=True)
         self.comm.Allreduce(MPI.IN_PLACE, total)
@@ -419,6 +428,7 @@ class DataParallel(Module):
         integer(bucket_bytes, "DataParallel: bucket_bytes", 1)
         _refuse_differences(net, bucket_bytes)
         self.module = net
+        self._buckets: _Buckets | None = None
         if size() == 1:
             return
         for _, tensor in sorted(net.state_dict().items()):
@@ -442,13 +452,13 @@ class DataParallel(Module):
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """What the net computes."""
-        if size() > 1:
-            self._check()
+        if self._buckets is not None:
+            self._check(self._buckets)
         return self.module(*inputs, **options)
 
-    def _check(self) -> None:
+    def _check(self, buckets: _Buckets) -> None:
         """Raise for what would let the ranks part without a word."""
-        if self._buckets.running and not is_recomputing():
+        if buckets.running and not is_recomputing():
             raise RuntimeError(
                 "DataParallel: the last backward ended with an exception, so the ranks are out of "
                 "step; let the exception end the job, and start again from the last file"

@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("mpi4py", reason="the extra mpi is not installed")
@@ -162,6 +163,19 @@ def test_bad_input():
         distributed.allreduce(mg.tensor([True]))
     with pytest.raises(ValueError, match="op must be 'sum' or 'mean'"):
         distributed.allreduce(1.0, "max")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_only_negative_zeros_are_no_gradient(dtype):
+    for shape in ((), (1,), (5, 7), (0,), (0, 3)):
+        nothing = np.full(shape, distributed.NOTHING, dtype)
+        assert distributed._is_nothing(nothing) and distributed._is_nothing(nothing.T)
+        for other in (0.0, 1e-45 if dtype == "float32" else 5e-324, -1.0, np.nan, np.inf):
+            if nothing.size:
+                given = nothing.copy()
+                given.flat[-1] = other
+                assert not distributed._is_nothing(given), other
+        np.testing.assert_array_equal(np.signbit(nothing + np.zeros(shape, dtype)), False)
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
