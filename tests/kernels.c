@@ -188,6 +188,17 @@ static void add_part(void* job, ptrdiff_t part, ptrdiff_t parts)
     __atomic_add_fetch(&seen[part], parts, __ATOMIC_RELAXED);
 }
 
+/* Brief loops that no helper joins: the pool counts a thread that does not exist, before it starts any. */
+static void check_pause(void)
+{
+    ptrdiff_t seen[2] = {0};
+    mg_threads = 2;
+    mg_pool.workers = 1;
+    for (int i = 0; i < MG_MISSES; i++) mg_in_parts(add_part, seen, 2);
+    check(mg_pool.pause > 0, "no pause after loops that no helper joined", MG_MISSES);
+    mg_pool.workers = 0;
+}
+
 static void check_pool(void)
 {
     ptrdiff_t seen[50] = {0};
@@ -201,6 +212,7 @@ static void check_pool(void)
 
 int main(void)
 {
+    check_pause();
     const int products = check_products("avx512") + check_products("avx2") + check_products("vector128");
     check(products > 0, "no kernel was there", 0);
     check_functions();

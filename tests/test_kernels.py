@@ -11,11 +11,12 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLAGS = ["-std=gnu11", "-O2", "-fno-math-errno", "-fno-trapping-math", "-pthread"]
-PLANTED = {
-    "matmul_kernel.h": ("sum[r][v] += x * b[v]", "sum[r][v] -= x * b[v]"),
-    "vecmath_body.h": ("0.00518832759f", "0.00528832759f"),
-    "threads.h": ("< pieces->parts)", "< pieces->parts - 1)"),
-}
+PLANTED = [
+    ("matmul_kernel.h", "sum[r][v] += x * b[v]", "sum[r][v] -= x * b[v]"),
+    ("vecmath_body.h", "0.00518832759f", "0.00528832759f"),
+    ("threads.h", "< pieces->parts)", "< pieces->parts - 1)"),
+    ("threads.h", "mg_pool.missed + 1", "mg_pool.missed"),
+]
 
 
 def result(compiler, headers, folder):
@@ -39,13 +40,13 @@ def test_products_functions_and_threads_in_c(compiler, tmp_path):
 
 
 @pytest.mark.skipif(not which("gcc"), reason="no gcc here")
-@pytest.mark.parametrize("name", PLANTED)
-def test_a_planted_error_is_found(name, tmp_path):
+@pytest.mark.parametrize(("name", "right", "wrong"), PLANTED)
+def test_a_planted_error_is_found(name, right, wrong, tmp_path):
     for header in (ROOT / "minigrad/_core/fast").glob("*.h"):
         text = header.read_text()
         if header.name == name:
-            assert PLANTED[name][0] in text
-            text = text.replace(*PLANTED[name])
+            assert right in text
+            text = text.replace(right, wrong)
         (tmp_path / header.name).write_text(text)
     output, status = result("gcc", tmp_path, tmp_path)
     assert status == 1, output

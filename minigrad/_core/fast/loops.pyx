@@ -56,6 +56,7 @@ cdef extern from "threads.h" nogil:
     int threads "mg_threads"
     void run_parts "mg_in_parts"(Part part, void* job, npy_intp parts)
     bint is_one_of_many "mg_is_one_of_many"()
+    bint is_paused "mg_is_paused"()
 
 cdef extern from *:
     """
@@ -285,6 +286,11 @@ cpdef npy_intp number_of_threads() noexcept nogil:
 cdef void in_parts(Part part, void* job, npy_intp parts) noexcept nogil:
     """Run part(job, i, parts) for all i on the pool that all modules share."""
     run_parts(part, job, parts)
+
+
+cdef npy_intp threads_awake(bint brief) noexcept nogil:
+    """The number of threads for a loop; 1 during a pause, or for a brief loop that is not one of many."""
+    return 1 if threads == 1 or is_paused() or (brief and not is_one_of_many()) else threads
 
 
 cdef void share_work(npy_intp n, npy_intp parts, Part part, void* job) noexcept:

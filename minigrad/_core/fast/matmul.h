@@ -26,7 +26,8 @@
 #define MG_ROWS 120         /* the most rows in a block of a: a multiple of every height */
 #define MG_LONGEST 8192     /* inner steps whose panels are in memory at once; a multiple of MG_CHAIN */
 #define MG_STRIPES 64
-#define MG_SHARED (1 << 22) /* multiply-adds from which on a product is divided: 75 us; waking costs 45 */
+#define MG_SHARED (1 << 22) /* multiply-adds from which on a product is divided: 75 us; waking costs 45 (half as many
+                             * where a helper is awake) */
 #define MG_PIECE (1 << 20)  /* the fewest multiply-adds of a piece: 18 us */
 
 typedef void (*mg_part)(void* job, ptrdiff_t part, ptrdiff_t parts);
@@ -263,7 +264,8 @@ static void mg_multiply_large(const mg_kernel* kernel, mg_matrix a, mg_matrix b,
 {
     mg_product p = {.kernel = kernel, .start = start, .out = out, .rows = rows, .columns = columns};
     const ptrdiff_t panel = 2 * kernel->lanes;
-    const ptrdiff_t pieces = threads == 1 ? 1 : mg_least(8 * threads, 1 + (ptrdiff_t) ((double) rows * inner * columns / MG_PIECE));
+    const ptrdiff_t each = (ptrdiff_t) ((double) rows * inner * columns / MG_PIECE) / threads;
+    const ptrdiff_t pieces = threads == 1 ? 1 : threads * mg_least(8, each > 0 ? each : 1);
     /* Small blocks of rows cost little; for narrow stripes a is packed once per stripe. */
     p.height = mg_times(mg_times(rows, mg_least(pieces, mg_times(rows, 48))), kernel->height) * kernel->height;
     p.height = mg_least(p.height, MG_ROWS / kernel->height * kernel->height);

@@ -24,7 +24,7 @@ from .accelerate cimport Shortcut
 from .kernels cimport SUM, add_block
 from .loops cimport (
     Part, Transfer, add_in_place, contiguous, empty, empty_of, in_parts, number_of_threads, plan_transfer,
-    recycle, run_transfer)
+    recycle, run_transfer, threads_awake)
 from .reductions cimport reduce
 from .strides cimport MAXDIMS
 
@@ -84,6 +84,7 @@ cdef extern from "matmul.h" nogil:
     bint is_small "mg_is_small"(npy_intp rows, npy_intp inner, npy_intp columns)
     bint is_narrow "mg_is_narrow"(const Kernel* kernel, npy_intp columns)
     bint takes_panels "mg_takes_panels"(const Kernel* kernel, npy_intp inner, npy_intp columns)
+    int SHARED "MG_SHARED"
     npy_intp threads_for "mg_threads_for"(double work, npy_intp threads)
     npy_intp room_for "mg_room"(const Kernel* kernel, npy_intp inner, npy_intp columns, bint packed,
                                 npy_intp threads)
@@ -201,7 +202,7 @@ cdef void multiply_matrices(const Kernel* kernel, Matrix x, Matrix y, ndarray pa
                             npy_intp rows, npy_intp inner, npy_intp columns) except *:
     """Like `multiply`, by the kernel."""
     cdef double work = <double> rows * inner * columns
-    cdef npy_intp threads = threads_of(work), size
+    cdef npy_intp threads = threads_of(work * kernel.size / 4, True), size
     cdef const void* packed = NULL if panels is None else PyArray_DATA(panels)
     cdef ndarray room = None
     cdef PyThreadState* thread = NULL
@@ -399,9 +400,12 @@ cdef void subtract_product(bint is_double, const void* x, npy_intp x_row, npy_in
                          columns, False)
 
 
-cdef npy_intp threads_of(double work) noexcept nogil:
-    """The number of threads that is worthwhile for this many multiply-adds."""
-    return threads_for(work, number_of_threads())
+cdef npy_intp threads_of(double work, bint brief=False) noexcept nogil:
+    """The number of threads that is worthwhile for this many multiply-adds; brief: also for half as many as
+    are worth waking a thread, if it is awake."""
+    if brief and SHARED // 2 <= work < SHARED:
+        return min(<npy_intp> 2, threads_awake(True))
+    return 1 if work < SHARED else threads_for(work, threads_awake(False))
 
 
 # ------------------------------------------------------- products with matrices that are packed on the way

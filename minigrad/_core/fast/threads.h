@@ -6,8 +6,8 @@
  * a loop that starts meanwhile, in another Python thread, runs on the caller alone.
  *
  * On a busy machine helpers cost more than they gain. If the caller has to wait long for the last pieces, or
- * no helper joins, loops run on the caller alone for 2 ms, then for twice as long each time, up to half a
- * second; each loop that goes well halves the pause.
+ * no helper joins a long loop or four brief ones in a row, loops run on the caller alone for 2 ms, then for
+ * twice as long each time, up to half a second; each loop that goes well halves the pause.
  *
  * After a fork the child starts new threads. Signals are left to the Python threads. Without POSIX threads
  * (Windows, WebAssembly) or gcc's atomics every loop runs on the caller alone. */
@@ -28,6 +28,7 @@ static void mg_in_parts(mg_part part, void* job, ptrdiff_t parts)
 }
 
 static int mg_is_one_of_many(void) { return 0; }
+static int mg_is_paused(void) { return 0; }
 #else
 #include <pthread.h>
 #include <sched.h>
@@ -51,6 +52,7 @@ enum {                      /* nanoseconds */
     MG_OFTEN = 1000000,     /* brief loops at shorter intervals are worth waking helpers */
     MG_SPIN = 20000,        /* the caller spins this long for the last pieces before it sleeps */
     MG_LATE = 100000,       /* the longest acceptable wait for them */
+    MG_MISSES = 4,          /* (not nanoseconds) brief loops in a row that no helper joined */
     MG_FIRST_PAUSE = 2000000,
     MG_LONGEST_PAUSE = 500000000,
 };
@@ -62,11 +64,12 @@ static struct {
     int workers, invited, inside;   /* helpers: started, may still join, working, ... */
     int lingering;          /* ... awake without a loop */
     int came;               /* ... that joined this loop */
+    int missed;             /* loops in a row that none joined */
     mg_pieces* open;        /* the loop to join, or NULL */
     long long pause, resume;        /* how long loops run alone, and until when */
     long long last;         /* when the last brief loop began */
 } mg_pool = {PTHREAD_MUTEX_INITIALIZER, PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER,
-             PTHREAD_COND_INITIALIZER, 0, 0, 0, 0, 0, NULL, 0, 0, 0};
+             PTHREAD_COND_INITIALIZER, 0, 0, 0, 0, 0, 0, NULL, 0, 0, 0};
 
 static long long mg_now(void)
 {
@@ -140,7 +143,8 @@ static void mg_start_threads(int threads)
 static void mg_judge(long long begin, long long finished, int came)
 {
     const long long now = mg_now(), waited = now - finished, took = finished - begin;
-    if (came ? waited > MG_LATE && waited > took / 4 : took > 2 * MG_LATE) {
+    mg_pool.missed = came ? 0 : mg_pool.missed + 1;
+    if (came ? waited > MG_LATE && waited > took / 4 : took > 2 * MG_LATE || mg_pool.missed >= MG_MISSES) {
         mg_pool.pause = mg_pool.pause ? 2 * mg_pool.pause : MG_FIRST_PAUSE;
         if (mg_pool.pause > MG_LONGEST_PAUSE) mg_pool.pause = MG_LONGEST_PAUSE;
         __atomic_store_n(&mg_pool.resume, now + mg_pool.pause, __ATOMIC_RELAXED);
@@ -153,6 +157,13 @@ static int mg_is_one_of_many(void)
 {
     const long long now = mg_now();
     return now - __atomic_exchange_n(&mg_pool.last, now, __ATOMIC_RELAXED) < MG_OFTEN;
+}
+
+/* Whether loops run on the caller alone for now; a loop that is slower in parts need not be divided. */
+static int mg_is_paused(void)
+{
+    const long long resume = __atomic_load_n(&mg_pool.resume, __ATOMIC_RELAXED);
+    return resume && mg_now() < resume;
 }
 
 /* Run part(job, i, parts) for every i < parts, in any order, on several threads; return when all are done. */
