@@ -419,7 +419,7 @@ def random_floats(
     TypeError: rand: dtype must be float32 or float64, got int64; convert the result by astype
     """
     kind = _float(dtype)
-    if kind not in (float32, float64):
+    if kind.char not in "fd":
         expected = f"{name}: dtype must be float32 or float64, got {kind}"
         raise TypeError(f"{expected}; convert the result by astype")
     return np.asarray(getattr(numpy_generator(generator, name), method)(shape, kind))

@@ -29,9 +29,9 @@ cdef class Tensor:
         if isinstance(dtype, int):
             raise TypeError(f"Tensor: expected data and a dtype, got {data!r} and {dtype!r}; a tensor of a "
                             f"shape is mg.empty({data!r}, {dtype!r})")
-        inside = listed_tensors(data, "Tensor")
+        typed = listed_tensors(data, "Tensor") or dtype is not None or hasattr(data, "dtype")
         self.array = checked(np.asarray((<Tensor> data).array if isinstance(data, Tensor) else data, dtype))
-        if dtype is None and not inside and self.array.dtype == np.float64 and not hasattr(data, "dtype"):
+        if not typed and PyArray_TYPE(self.array) == NPY_DOUBLE:
             self.array = self.array.astype(default_dtype)       # of Python's floats, as in `mg.asarray`
         if isinstance(data, Tensor) and self.array is (<Tensor> data).array:
             self.version = shared_version(<Tensor> data)
