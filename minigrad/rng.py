@@ -18,11 +18,12 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from .checks import integer
+from .namespace import SignatureOfInit
 
 State = dict[str, Any]
 
@@ -45,6 +46,8 @@ class Generator:
     >>> bool((mg.randn(2, generator=generator) == a).all())
     True
     """
+
+    __signature__: ClassVar[Any] = SignatureOfInit()
 
     _numpy: Any = None
     _seed: int | None = None
