@@ -21,7 +21,7 @@ REFUSED = 'from minigrad.spellings import rows; print(*{f".*[.](Tensor|Module)[.
 .NOTPARALLEL: # two targets would install into one .venv at a time
 .SECONDARY: # stamps are not intermediate files
 
-.PHONY: help demo exercise lab test test-peers test-array-api test-opinfo test-oldest test-mpi test-aarch64 torture mutants lint bench profile sdist wheel clean
+.PHONY: help demo exercise lab test test-peers test-array-api test-opinfo test-oldest test-mpi test-aarch64 torture mutants lint docs docs-check bench profile sdist wheel clean
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
@@ -74,6 +74,13 @@ lint: .venv/has-dev .venv/compiled ## check style and types, and the stubs again
 	@{ echo '$(NO_STUB)'; $(PY) -c $(REFUSED); } | $(PY) -m mypy.stubtest minigrad --ignore-disjoint-bases \
 		--mypy-config-file pyproject.toml --allowlist /dev/stdin --ignore-unused-allowlist
 
+docs: .venv-docs/has-docs .venv-docs/compiled ## build the site into build/docs/html, see docs/
+	@.venv-docs/bin/python -m sphinx -W --keep-going -n -q -j auto -d build/docs/doctrees docs build/docs/html
+	@echo 'minigrad: open build/docs/html/index.html'
+
+docs-check: docs ## look at each page of the site in Chromium, screenshots in build/docs/screens
+	@.venv-docs/bin/python docs/check_site.py build/docs/html build/docs/screens
+
 bench: .venv-peers/has-peers .venv-peers/compiled ## compare the speed with PyTorch, JAX and NumPy
 	@.venv-peers/bin/python -c 'import torch' || { echo 'minigrad: no PyTorch to compare with' >&2; exit 1; }
 	@.venv-peers/bin/python benchmarks/run.py $(ARGS)
@@ -89,10 +96,10 @@ wheel: .venv/has-dev ## build the source distribution, and from it the wheel, in
 	@$(PY) -m build --no-isolation
 
 clean: ## delete everything that make has built
-	rm -rf .venv .venv-peers .venv-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-docs .venv-peers .venv-oldest build docs/generated dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find minigrad/_core -name '*.so' -delete -o -name '*.pyi' -delete
 	rm -rf minigrad/_core/generated minigrad/_core/elementwise.py # which former versions made
-	find minigrad tests examples benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find minigrad tests examples benchmarks docs -name __pycache__ -prune -exec rm -rf {} +
 
 # The stamps in each virtual environment: its build requirements, an editable install with an
 # extra, and the compiled core. The editable install also compiles; after a change of only the core
@@ -114,6 +121,9 @@ endef
 	$(install)
 
 .venv-peers/has-%: .venv-peers/ready setup.py
+	$(install)
+
+.venv-docs/has-%: .venv-docs/ready setup.py
 	$(install)
 
 # Only what the suite needs; the other environment compiles the core.
