@@ -52,9 +52,11 @@ LOOK = """
   if (root.scrollWidth > width) {
     const clips = (e) => e !== document.body && e !== root &&
       (getComputedStyle(e).overflowX !== "visible" || clips(e.parentElement));
-    const wide = [...document.body.querySelectorAll("*")].filter(
-      (e) => e.getBoundingClientRect().right > width + 1 && !clips(e.parentElement));
-    const said = wide.slice(-1).map((e) => `<${e.tagName}> ${e.textContent.trim().slice(0, 40)}`);
+    const reach = (e) => e.getBoundingClientRect().width;
+    const [widest] = [...document.body.querySelectorAll("*")].filter(
+      (e) => e.getBoundingClientRect().right > width + 1 && !clips(e.parentElement)
+    ).sort((a, b) => reach(b) - reach(a) || a.contains(b) - b.contains(a));
+    const said = widest ? `<${widest.tagName}> ${widest.textContent.trim().slice(0, 40)}` : "";
     faults.push(`${root.scrollWidth} pixels wide in a window of ${width}: ${said}`);
   }
   return { faults, height: root.scrollHeight };

@@ -54,7 +54,7 @@ def test_broken_links_are_found(tmp_path, body, fault):
 FAULTS = {
     "wide table": (
         f"<table><tr><td>{'wide' * 300}</td></tr></table>",
-        "pixels wide in a window of 390: <TD>",
+        "pixels wide in a window of 390: <TABLE> wide",
     ),
     "error in the console": ('<script>console.error("oh", "no")</script>', "console: oh no"),
     "exception": ("<script>undefined.nothing</script>", "console: TypeError"),

@@ -9,18 +9,16 @@ from pathlib import Path
 
 import pytest
 import snippets
-import test_sweeps
 
 import minigrad as mg
 from minigrad import nn
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-# Made by the build; tested by test_book.py and test_practitioner.py.
-APART = {"generated", "book", "practitioner.md"}
+# Made by the build; tested by test_book.py, test_practitioner.py and test_sweeps.py.
+APART = {"generated", "book", "practitioner.md", "sweeps.md"}
 PAGES = [p for p in sorted(DOCS.rglob("*.md")) if not APART & {*p.relative_to(DOCS).parts}]
-NEEDED = ("sklearn", "einops", "onnx", "mpi4py", "dask", "ray")
-dask_cluster = test_sweeps.dask_cluster
+NEEDED = ("sklearn", "einops", "onnx")
 
 
 def programs(path):
@@ -49,9 +47,8 @@ def names_for(page):
     }
 
 
-@pytest.mark.parametrize(
-    "page", [p for p in PAGES if programs(p) and p.name != "sweeps.md"], ids=lambda p: p.stem
-)
+@pytest.mark.accelerated  # profile.md counts the operations, which the shortcuts decide
+@pytest.mark.parametrize("page", [p for p in PAGES if programs(p)], ids=lambda p: p.stem)
 def test_the_programs_of_a_page(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # they write files
     names = {"__name__": "__main__"} | names_for(page)  # later blocks use the names of earlier ones
@@ -62,31 +59,6 @@ def test_the_programs_of_a_page(page, tmp_path, monkeypatch):
         if "distributed" in code:
             pytest.importorskip("mpi4py", reason="the extra mpi is not installed")
         run(code, expected, names)
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_the_programs_about_sweeps(dask_cluster):
-    """Each way to run the search: on small data, few settings, and the cluster of the tests."""
-    address = re.search(r'"address": "(\S+)"', test_sweeps._when_there(dask_cluster))[1]
-    replaced = {
-        "load_digits": "load_iris",
-        "[1e-3, 3e-3, 1e-2]": "[1e-3]",
-        "[0.0, 0.2]": "[0.2]",
-        "NetClassifier(": "NetClassifier(max_epochs=1, ",
-        "tcp://scheduler:8786": address,
-    }
-    names, ran = {"__name__": "__main__"}, 0
-    for code, expected in programs(DOCS / "sweeps.md"):
-        if re.search(r"\bray\b", code):
-            continue  # tests/test_sweeps.py has a cluster, where Ray is installed
-        for old, new in replaced.items():
-            code = code.replace(old, new)
-        names.pop("client", None)
-        run(code, expected, names)
-        ran += 1
-    names["client"].close()
-    assert ran == 3
-    assert names["search"].best_params_.keys() == {"hidden", "lr", "dropout"}
 
 
 def test_a_wrong_output_is_noticed():

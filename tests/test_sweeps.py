@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import snippets
 
 import minigrad as mg
 
@@ -171,6 +172,30 @@ def test_the_example(backend, request):
     assert len(threads) == 2 and max(map(int, threads)) <= most
     assert "7 fits in" in done.stdout
     assert float(done.stdout.split()[-1]) > 0.8
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_programs_of_the_page(dask_cluster):
+    """Each way to run the search: on small data, few settings, and the cluster of these tests."""
+    replaced = {
+        "load_digits": "load_iris",
+        "[1e-3, 3e-3, 1e-2]": "[1e-3]",
+        "[0.0, 0.2]": "[0.2]",
+        "NetClassifier(": "NetClassifier(max_epochs=1, ",
+        "tcp://scheduler:8786": re.search(r'"address": "(\S+)"', _when_there(dask_cluster))[1],
+    }
+    page = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    for old, new in replaced.items():
+        assert old in page
+        page = page.replace(old, new)
+    blocks = [code for language, code, _ in snippets.blocks(page) if language == "python"]
+    make, here, dask, ray = blocks
+    assert "import ray" in ray  # needs a cluster that is running; see test_ray
+    for block in (here, dask):
+        names = {}
+        exec(make + block, names)
+        assert names["search"].best_params_.keys() == {"hidden", "lr", "dropout"}
+    names["client"].close()
 
 
 def _when_there(file, seconds=60):
