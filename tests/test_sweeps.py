@@ -112,7 +112,11 @@ def dask_cluster(tmp_path_factory):
             for process in reversed(processes):
                 process.terminate()
             for process in processes:
-                process.wait(30)
+                try:
+                    process.wait(20)
+                except subprocess.TimeoutExpired:  # a worker that was still starting
+                    process.kill()
+                    process.wait()
 
 
 @pytest.mark.filterwarnings("ignore")
