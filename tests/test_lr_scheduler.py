@@ -513,6 +513,25 @@ def groups_of(optimizer):
     return [{**group, "params": None} for group in optimizer.param_groups]
 
 
+def resumed_from(scheduler, optimizer, other, name, order, through):
+    """A scheduler of `other`, after both were saved and loaded, in an order of events."""
+    state = scheduler.state_dict()
+    if through == "JSON":
+        state = json.loads(json.dumps(state))
+    file = io.BytesIO()
+    save({"optimizer": optimizer.state_dict(), "scheduler": state}, file)
+    file.seek(0)
+    checkpoint = load(file)
+    for event in order:
+        if event == "build":
+            resumed = RESUMED[name](other)
+        elif event == "optimizer":
+            other.load_state_dict(checkpoint["optimizer"])
+        else:
+            resumed.load_state_dict(checkpoint["scheduler"])
+    return resumed
+
+
 @pytest.mark.parametrize("kind, options", [(SGD, {"momentum": 0.9}), (Adam, {})])
 @pytest.mark.parametrize("through", ["a file", "JSON"])
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
@@ -530,20 +549,7 @@ def test_a_run_is_resumed_in_any_order(name, order, through, kind, options):
         optimizer, other = make(kind, **options), make(kind, **options)
         scheduler = RESUMED[name](optimizer)
         run(optimizer, scheduler, stop)
-        state = scheduler.state_dict()
-        if through == "JSON":
-            state = json.loads(json.dumps(state))
-        file = io.BytesIO()
-        save({"optimizer": optimizer.state_dict(), "scheduler": state}, file)
-        file.seek(0)
-        checkpoint = load(file)
-        for event in order:
-            if event == "build":
-                resumed = RESUMED[name](other)
-            elif event == "optimizer":
-                other.load_state_dict(checkpoint["optimizer"])
-            else:
-                resumed.load_state_dict(checkpoint["scheduler"])
+        resumed = resumed_from(scheduler, optimizer, other, name, order, through)
         assert groups_of(other) == groups_of(optimizer)
         assert run(other, resumed, 20) == run(optimizer, scheduler, 20)
 
@@ -679,20 +685,7 @@ def test_rates_of_members_are_resumed_in_any_order(name, order, through):
         scheduler = RESUMED[name](optimizer)
         for _ in range(stop):
             scheduler.step()
-        state = scheduler.state_dict()
-        if through == "JSON":
-            state = json.loads(json.dumps(state))
-        file = io.BytesIO()
-        save({"optimizer": optimizer.state_dict(), "scheduler": state}, file)
-        file.seek(0)
-        checkpoint = load(file)
-        for event in order:
-            if event == "build":
-                resumed = RESUMED[name](other)
-            elif event == "optimizer":
-                other.load_state_dict(checkpoint["optimizer"])
-            else:
-                resumed.load_state_dict(checkpoint["scheduler"])
+        resumed = resumed_from(scheduler, optimizer, other, name, order, through)
         for _ in range(8):
             assert plain_groups(other) == plain_groups(optimizer)
             resumed.step()
