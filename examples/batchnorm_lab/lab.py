@@ -103,7 +103,8 @@ class Lab:
 
     def steps(self, count: int, text: str) -> Iterator[int]:
         """Range(count) with a progress bar; raises OutOfTimeError."""
-        for step in tqdm(range(count), desc=text, unit="step", leave=False, mininterval=0.5):
+        options = {"unit": "step", "leave": False, "mininterval": 0.5}
+        for step in tqdm(range(count), text, disable=None, **options):  # None: only on a terminal
             if time.monotonic() - self.started > self.limit:
                 raise OutOfTimeError(f"longer than {self.limit:.0f} s, at {text!r}")
             yield step
