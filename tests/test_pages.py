@@ -18,7 +18,7 @@ DOCS = ROOT / "docs"
 # Made by the build; tested by test_book.py, test_practitioner.py and test_sweeps.py.
 APART = {"generated", "book", "practitioner.md", "sweeps.md"}
 PAGES = [p for p in sorted(DOCS.rglob("*.md")) if not APART & {*p.relative_to(DOCS).parts}]
-NEEDED = ("sklearn", "einops", "onnx")
+NEEDED = ("sklearn", "einops", "onnx", "safetensors")
 
 
 def programs(path):
