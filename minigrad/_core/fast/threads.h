@@ -47,12 +47,12 @@ typedef struct {
     ptrdiff_t parts, next;
 } mg_pieces;
 
+enum { MG_MISSES = 4 };     /* loops in a row that no helper joined, until a pause */
 enum {                      /* nanoseconds */
     MG_LINGER = 100000,     /* a helper waits this long before it sleeps: waking it takes 12 us */
     MG_OFTEN = 1000000,     /* brief loops at shorter intervals are worth waking helpers */
     MG_SPIN = 20000,        /* the caller spins this long for the last pieces before it sleeps */
     MG_LATE = 100000,       /* the longest acceptable wait for them */
-    MG_MISSES = 4,          /* (not nanoseconds) brief loops in a row that no helper joined */
     MG_FIRST_PAUSE = 2000000,
     MG_LONGEST_PAUSE = 500000000,
 };
