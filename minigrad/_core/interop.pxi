@@ -273,7 +273,15 @@ cdef tuple in_order(Op op, object x, object y):
             contiguous(y) if isinstance(y, np.ndarray) else y)
 
 
-# ------------------------------------------------------------------ what only the engine makes
+# ------------------------------------------------------------------ the types
+def attach_methods(dict module, list names: list[str]) -> None:
+    """Add functions of a module to Tensor as methods; methods that Tensor already has stay."""
+    cdef dict members = <dict> (<PyTypeObject*> Tensor).tp_dict
+    for name in names:
+        members.setdefault(name, module[name])
+    PyType_Modified(<type> Tensor)
+
+
 cdef extern from *:
     """
     static PyObject *mg_refuse(PyTypeObject *type, PyObject *arguments, PyObject *options) {

@@ -25,8 +25,15 @@ cdef void note_forward(Op op, ndarray out):
 cdef int observers = 0                  # installed in any thread: while there are none they cost nothing
 
 
-cdef void run_rules_observed(Walk walk, Node node, Tensor g) except *:
+cdef inline void run_rules(Walk walk, Node node, Tensor g) except *:
     """As `call_rules`; observers can ask whose rules run, and the profiler books their time on the Node."""
+    if observers or profiling:
+        run_rules_observed(walk, node, g)
+    else:
+        call_rules(walk, node, g)
+
+
+cdef void run_rules_observed(Walk walk, Node node, Tensor g) except *:
     global mg_running, last_event
     cdef PyObject* running = mg_running
     cdef long long started = perf_counter_ns() if profiling else 0
@@ -71,6 +78,10 @@ def announce(str name, tuple inputs, dict attributes, output: Tensor) -> None:
     """Tell who observes this thread, if anybody does, of a primitive, or of what acts as one."""
     if mg_observer != NULL:
         (<object> mg_observer)(name, inputs, attributes, output)
+
+
+cdef bint observed():                   # those told of writes alone miss nothing
+    return mg_observer != NULL
 
 
 cdef void announce_write(Tensor target) except *:

@@ -25,6 +25,10 @@ def set_default_dtype(dtype: DTypeLike) -> None:
     default_dtype = dtype
 
 
+cdef bint recording():
+    return mg_recording
+
+
 def is_grad_enabled() -> bool:
     """Whether operations are recorded in this thread.
 

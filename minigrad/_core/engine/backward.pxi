@@ -19,31 +19,29 @@ cdef void run_newest_first(Walk walk, bint retain_graph) except *:
 
 cdef Tensor take_gradient(Walk walk, Node node):
     """The gradient delivered to a Node, or None, after its hooks have run and it was captured or retained."""
-    cdef Tensor g
-    if walk.postponed:
-        settle(walk, node)
-    g = walk.pending(node)
+    cdef Notes notes = node.notes
+    cdef Tensor g = complete(walk, node, None if notes is None else notes.hooks)
     if g is None:
         return None
-    walk.set_pending(node, None)
-    if node.notes is not None and node.notes.hooks:
-        g = own(g, walk.create_graph)       # a hook may write to it or keep it
-        g = run_hooks(node.notes.hooks, g)
-        g = own(g, walk.create_graph)
     check_whole(node)                       # a pass in a hook or in another thread may have freed it
     if walk.targets is not None:
         if id(node) in walk.targets:
             walk.captured[id(node)] = g
-    elif node.notes is not None and node.notes.retained is not None:
-        walk.retained.append((node.notes.retained, g))
+    elif notes is not None and notes.retained is not None:
+        walk.retained.append((notes.retained, g))
     return g
 
 
-cdef inline void run_rules(Walk walk, Node node, Tensor g) except *:
-    if observers > 0 or profiling:
-        run_rules_observed(walk, node, g)
-    else:
-        call_rules(walk, node, g)
+cdef inline Tensor complete(Walk walk, object target, list hooks):
+    """Take what was delivered to a Node or leaf, if anything was, after its hooks have run."""
+    cdef Tensor g
+    if walk.postponed:
+        settle(walk, target)
+    g = walk.take(target)
+    if g is not None and hooks:
+        g = run_hooks(hooks, own(g, walk.create_graph))     # a hook may write to it or keep it
+        g = own(g, walk.create_graph)
+    return g
 
 
 cdef void call_rules(Walk walk, Node node, Tensor g) except *:
@@ -54,15 +52,14 @@ cdef void call_rules(Walk walk, Node node, Tensor g) except *:
     cdef bint early, create_graph = walk.create_graph
     cdef int i, k, rule, code
     cdef object x = node.x, y = node.y, below, returned, position
-    cdef tuple attributes = node.attributes, shape = node.shape     # held: another thread may free the Node
+    cdef tuple attributes = node.attributes, shape = node.shape     # as x and y: a thread may free the Node
     cdef list together = None
     check_unchanged(node, X, x, node.x_version)
     check_unchanged(node, Y, y, node.y_version)
     if node.out is not None:
-        if node.version.value != node.out_version:
-            raise changed(node, "its output", node.out, node.out_version, node.version.value)
         out = wrap(node.out)
         out.version = node.version
+        check_unchanged(node, OUT, out, node.out_version)
         if create_graph:
             out.node = node
             out.requires = True
@@ -74,7 +71,7 @@ cdef void call_rules(Walk walk, Node node, Tensor g) except *:
             continue
         rule = 0 if op.variadic else i
         position = i
-        # A rule of g alone (add, subtract) treats all elements alike, so it may run after the sum, on less data.
+        # A rule of g alone (add, subtract) treats all elements alike: it may run after the sum, on less data.
         early = node.broadcast and node.repeated[i] != 0 and op.saves[rule] == 1 << COTANGENT
         cotangent = unbroadcast(g, node.repeated[i], node.extra[i]) if early else g
         for k in range(op.arguments[rule]):
@@ -98,11 +95,9 @@ cdef void call_rules(Walk walk, Node node, Tensor g) except *:
             returned = together[i]
             if returned is None:
                 continue
-        if not isinstance(returned, Tensor):
-            raise RuntimeError(f"{op.name}: the rule of input {i} returned {type(returned).__name__}, "
-                               "not a Tensor")
+        check_result(op, i, returned)
         result = <Tensor> returned
-        returned = cotangent = None         # so that `ours` sees a single reference
+        returned = cotangent = None         # so that `own` sees a single reference
         if node.broadcast and node.repeated[i] and not early:
             result = unbroadcast(result, node.repeated[i], node.extra[i])
         deliver(walk, below, result)
@@ -127,19 +122,17 @@ cdef Tensor without_first(Tensor total, tuple shape, tuple axes, int extra):
 cdef void deliver(Walk walk, object target, Tensor cotangent) except *:
     """Add a cotangent to what a Node or a leaf has received so far."""
     cdef Tensor present = walk.pending(target)
-    cdef PyObject* slot = <PyObject*> present
-    cdef bint in_place
     if type(target) is not Node:
         check_gradient(<Tensor> target, cotangent)
         if present is None:
             walk.leaves.append(target)
     if present is None:
         walk.set_pending(target, cotangent)
-        return
-    present = None                          # so that the slot holds the only reference
-    in_place = ours(slot)
-    present = <Tensor> slot
-    walk.set_pending(target, summed(present, cotangent, in_place, walk.create_graph))
+    elif (ours(<PyObject*> present, 2)      # one reference is `present`, the other that of the target
+          and adds_in_place(present, cotangent, walk.create_graph) and plain(cotangent.array)):
+        add_in_place(present.array, cotangent.array)
+    else:
+        walk.set_pending(target, present + cotangent)
 
 
 cdef list run_backward(list roots, list gradients, list inputs, bint retain_graph, bint create_graph,
@@ -153,11 +146,7 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
     cdef Tensor root, leaf
     cdef set targets = None
     cdef list result = None, starts
-    for root in roots:
-        if root is None or not root.requires:
-            raise RuntimeError(f"{caller}: the output does not require grad, and has no graph; was it made "
-                               "under no_grad, from detached tensors, or by an operation that has no "
-                               "gradient?")
+    check_outputs(roots, caller)
     starts = [first_cotangent(root, gradient, caller) for root, gradient in zip(roots, gradients)]
     if inputs is not None:
         targets = {id(edge_of(<Tensor> t)) for t in inputs}
@@ -166,16 +155,11 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
         mg_recording = create_graph
         passes_running += 1
         walk.collect(roots)
-        for root, start in zip(roots, starts):
-            deliver(walk, edge_of(root), start)
-        starts.clear()
-        start = None
+        for root in roots:
+            deliver(walk, edge_of(root), starts.pop(0))
         run_newest_first(walk, retain_graph)
         for leaf in walk.leaves:
-            if walk.postponed:
-                settle(walk, leaf)
-            if leaf.hooks is not None and not stop_at_inputs:
-                run_hooks_of_leaf(walk, leaf)
+            walk.set_pending(leaf, complete(walk, leaf, None if stop_at_inputs else leaf.hooks))
         if inputs is None:
             commit(walk)
         else:
@@ -188,58 +172,21 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
 
 
 cdef Tensor first_cotangent(Tensor root, object gradient, str caller):
-    """The cotangent of an output: the one given, or 1 for a scalar."""
+    """The cotangent of an output: the one given, in its dtype, or 1 for a scalar."""
     cdef ndarray ones
-    if gradient is None:
-        if elements(root.array) != 1:
-            raise RuntimeError(f"{caller}: the output has shape {shape_of(root.array)}; a gradient is "
-                               "implied for one element only: reduce it (x.sum()) or give the cotangent, "
-                               "of its shape")
-        ones = empty(PyArray_NDIM(root.array), PyArray_DIMS(root.array), PyArray_TYPE(root.array))
-        ones.fill(1)
-        return wrap(ones)
-    tensor = to_tensors((gradient, root), caller)[0]
-    if not same_shape((<Tensor> tensor).array, root.array):
-        raise RuntimeError(f"{caller}: the gradient has shape {shape_of((<Tensor> tensor).array)}, "
-                           f"the output {shape_of(root.array)}; they must be equal")
-    if PyArray_TYPE((<Tensor> tensor).array) != PyArray_TYPE(root.array):
-        tensor = tensor.astype(root.array.dtype)
-    return tensor
-
-
-cdef inline void check_whole(Node node) except *:
-    if node.freed:
-        raise RuntimeError(f"backward: the graph of {node.op.name} was freed by an earlier backward; "
-                           "give that one retain_graph=True to run it twice")
-
-
-cdef void check_gradient(Tensor leaf, Tensor cotangent) except *:
-    if not alike(leaf.array, cotangent.array):
-        raise RuntimeError(f"backward: a gradient of shape {shape_of(cotangent.array)} and dtype "
-                           f"{cotangent.array.dtype} reached a leaf of shape {shape_of(leaf.array)} and "
-                           f"dtype {leaf.array.dtype}; the rule that made it is wrong")
-
-
-cdef object changed(Node node, str what, ndarray array, long saved, long now):
-    return RuntimeError(
-        f"{node.op.name}: its gradient needs {what} of shape {shape_of(array)}, which was written to in "
-        f"place since (version {saved} when it was saved, {now} now); write to a copy, x.clone(), or after "
-        "backward")
+    cdef Tensor given = None if gradient is None else to_tensors((gradient, root), caller)[0]
+    check_cotangent(root, given, caller)
+    if given is not None:
+        return given if alike(given.array, root.array) else given.astype(root.array.dtype)
+    ones = empty(PyArray_NDIM(root.array), PyArray_DIMS(root.array), PyArray_TYPE(root.array))
+    ones.fill(1)
+    return wrap(ones)
 
 
 cdef inline void check_unchanged(Node node, int code, object value, long before) except *:
-    if isinstance(value, Tensor) and version_of(value) != before and saved(node, code):
-        raise changed(node, node.op.inputs[code - X], (<Tensor> value).array, before, version_of(value))
-
-
-cdef inline bint saved(Node node, int code):
-    cdef int i
-    if node.op.variadic:
-        return node.op.saves[0] >> code & 1
-    for i in range(MAX_INPUTS):
-        if node.needs >> i & 1 and node.op.saves[i] >> code & 1:
-            return True
-    return False
+    """Raise if something that the Node saved was written to since."""
+    if node.saves >> code & 1 and version_of(value) != before:
+        raise changed(node, "its output" if code == OUT else node.op.inputs[code - X], value, before)
 
 
 cdef inline void free_node(Node node) noexcept:

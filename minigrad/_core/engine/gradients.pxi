@@ -1,17 +1,10 @@
 # Gradients during a pass: ownership, addition, hooks, and the commit to `.grad`.
-cdef inline bint ours(PyObject* tensor):
-    """Whether one slot holds the only reference to this gradient and its memory, so it may be written to.
+cdef inline bint ours(PyObject* tensor, Py_ssize_t references=1):
+    """Whether there are no references to this gradient and its memory but ours, so it may be written to.
     (A borrowed pointer, because a Cython argument would hold a reference of its own.)"""
-    return (Py_REFCNT(tensor) == 1 and Py_REFCNT(<PyObject*> (<Tensor> tensor).array) == 1
+    return (Py_REFCNT(tensor) == references and Py_REFCNT(<PyObject*> (<Tensor> tensor).array) == 1
             and (<Tensor> tensor).node is None and (<Tensor> tensor).version is None
             and cnp.PyArray_CHKFLAGS((<Tensor> tensor).array, cnp.NPY_ARRAY_OWNDATA | cnp.NPY_ARRAY_CARRAY))
-
-
-cdef Tensor summed(Tensor present, Tensor addend, bint in_place, bint create_graph):
-    if in_place and not create_graph and plain(addend.array) and alike(present.array, addend.array):
-        add_in_place(present.array, addend.array)
-        return present
-    return present + addend
 
 
 cdef Tensor own(Tensor g, bint create_graph):
@@ -28,15 +21,6 @@ cdef Tensor own(Tensor g, bint create_graph):
     return wrap(copied(g.array))
 
 
-cdef void run_hooks_of_leaf(Walk walk, Tensor leaf) except *:
-    """As for a Node in `take_gradient`: a hook may write to its gradient or keep it."""
-    cdef Tensor g = walk.pending(leaf)
-    walk.set_pending(leaf, None)
-    g = own(g, walk.create_graph)
-    g = run_hooks(leaf.hooks, g)
-    walk.set_pending(leaf, own(g, walk.create_graph))
-
-
 cdef list gradients_of(Walk walk, list inputs, bint for_a_rule):
     """The gradients of the inputs. The caller becomes their only owner; a rule may get shared ones."""
     cdef Tensor g
@@ -44,13 +28,11 @@ cdef list gradients_of(Walk walk, list inputs, bint for_a_rule):
     cdef dict found = walk.cotangents if for_a_rule else walk.captured
     cdef list gradients
     for leaf in walk.leaves:
-        found[id(leaf)] = walk.pending(leaf)
+        found[id(leaf)] = walk.take(leaf)
     gradients = [found.get(id(edge_of(<Tensor> t))) for t in inputs]
     if for_a_rule:
         return gradients
     found.clear()
-    for leaf in walk.leaves:
-        walk.set_pending(leaf, None)
     for i in range(len(gradients)):
         g = gradients[i]
         gradients[i] = None
@@ -59,21 +41,18 @@ cdef list gradients_of(Walk walk, list inputs, bint for_a_rule):
     return gradients
 
 
-cdef inline bint adds_in_place(Tensor gradient, Tensor g, bint create_graph):
-    return (gradient is not None and not create_graph and not gradient.requires
-            and alike(gradient.array, g.array) and cnp.PyArray_CHKFLAGS(gradient.array, cnp.NPY_ARRAY_CARRAY))
+cdef inline bint adds_in_place(Tensor total, Tensor g, bint create_graph):
+    """Whether g may be added to the array of `total`."""
+    return (not create_graph and not total.requires and alike(total.array, g.array)
+            and cnp.PyArray_CHKFLAGS(total.array, cnp.NPY_ARRAY_CARRAY))
 
 
 cdef void commit(Walk walk) except *:
     """Move the cotangents into `.grad`: everything that can fail first, then the writes."""
     cdef Tensor target, g
-    cdef list targets = list(walk.leaves), gradients = []
+    cdef list targets = list(walk.leaves), gradients = [walk.take(leaf) for leaf in targets]
     cdef Py_ssize_t i
     cdef bint create_graph = walk.create_graph
-    for target in targets:
-        g = walk.pending(target)
-        walk.set_pending(target, None)
-        gradients.append(g)
     for reference, g in walk.retained:
         target = reference()
         if target is not None:
@@ -82,18 +61,18 @@ cdef void commit(Walk walk) except *:
     walk.retained.clear()
     for i in range(len(targets)):
         target, g = targets[i], gradients[i]
-        gradients[i] = None
-        if target.gradient is not None and not adds_in_place(target.gradient, g, create_graph):
-            g = target.gradient + g
-        elif target.gradient is None or not plain(g.array):
+        gradients[i] = None                 # so that `own` sees a single reference
+        if target.gradient is None:
             g = own(g, create_graph)
-        elif may_overlap(target.gradient.array, g.array):
+        elif not adds_in_place(target.gradient, g, create_graph):
+            g = target.gradient + g
+        elif not plain(g.array) or may_overlap(target.gradient.array, g.array):
             g = wrap(copied(g.array))
         gradients[i] = g
         g = None
     for i in range(len(targets)):
         target, g = targets[i], gradients[i]
-        if adds_in_place(target.gradient, g, create_graph):
+        if target.gradient is not None and adds_in_place(target.gradient, g, create_graph):
             add_in_place(target.gradient.array, g.array)
             count_write(target.gradient)
         else:

@@ -37,7 +37,6 @@ cdef class Op:
     cdef readonly bint joint    # its rule is called once and returns the gradients of all inputs
     cdef int opcode
     cdef int core_dims          # trailing dimensions that do not broadcast; NO_BROADCAST for all
-    cdef bint names_shape
     cdef Faster faster          # what takes the place of its rules where nobody records them, or None
     cdef unsigned long long differentiable
     cdef unsigned char saves[MAX_INPUTS]
@@ -55,7 +54,7 @@ cdef class Node:
     cdef tuple more
     cdef ndarray out
     cdef Version version
-    cdef tuple shape            # of the first input, if a rule names it
+    cdef tuple shape            # of the first input, if saved
     cdef tuple attributes
     cdef Tensor cotangent
     cdef Notes notes
@@ -63,6 +62,7 @@ cdef class Node:
     cdef unsigned long long needs, mark
     cdef long x_version, y_version, out_version
     cdef bint freed, useful, broadcast
+    cdef unsigned char saves    # what the rules of the inputs that need a gradient name, as in Op
     cdef unsigned long long repeated[MAX_INPUTS]        # axes of the output that broadcasting repeated
     cdef int extra[MAX_INPUTS]                          # and how many of them stand before the input's own
     cdef int ndim               # of the output, and its sizes

@@ -4,11 +4,12 @@ Design note
 -----------
 1. This module knows what a Tensor is, how an operation is recorded and how gradients flow. It knows no
    particular operation: those stand in the table (table.py, ../ops.pyx), and an `Op` is the one way to
-   them. Here stand Op, Node and the record of an operation. apply.pxi runs an operation, backward.pxi is
-   reverse mode (with walk.pxi and gradients.pxi), tensor.pxi is Tensor. `include` makes one module of these
-   files, because their functions call one another. The .pxi files in the folder above face Python and NumPy
-   and need not be read; the engine calls `operate` (an operator calls `binary`), `frozen` (a copy of foreign
-   memory), `attach_op` and `let_others_run` of them.
+   them. This file has Op, Node and the record of an operation. Then read apply.pxi, which runs an operation;
+   backward.pxi, which is reverse mode, with walk.pxi and gradients.pxi; and tensor.pxi, which is Tensor.
+   `include` makes one module of these files, because their functions call one another. The .pxi files in
+   the folder above need not be read: they face Python and NumPy, check arguments (`check_...`), and run
+   hooks, observers and the profiler. What the engine calls of them says what it does by its name; `frozen`
+   is a copy of foreign memory, and `run_rules` is `call_rules` where nobody observes.
 2. A *Tensor* is a NumPy array with a place in the graph. A *Node* is one recorded operation. Edges
    point from a Node to its inputs: to the Node that computed the input, or to the Tensor if it is a leaf.
    The *cotangent* of a tensor, `g` in rules, is the gradient of the final output with respect to it.
@@ -49,12 +50,10 @@ cdef enum Argument:             # the meaning of a rule's parameter; ATTRIBUTE +
 cdef enum:
     MAX_ATTRIBUTES = 64         # so that ATTRIBUTE + k, attribute k of a rule, fits in one byte
 
-cdef dict OTHER_PARAMETERS = {"g": COTANGENT, "out": OUT, "shape": SHAPE, "i": POSITION}
-
 cdef dict registry = {}         # name -> Op, for every primitive
-cdef unsigned long long node_count = 0, pass_count = 0
+cdef unsigned long long node_count = 0
 
-cdef ndarray NOTHING = np.zeros(0, np.float32)
+cdef ndarray NOTHING = np.zeros(0, np.float32)      # the array of a Tensor that has no values
 DTYPES: tuple[np.dtype[Any], ...] = tuple(map(np.dtype, ("float32", "float64", "int32", "int64", "bool")))
 
 
@@ -71,14 +70,12 @@ cdef Op named(str name):
     return registry.setdefault(name, Op.__new__(Op))
 
 
-def register(str name not None, int opcode, fallback: Callable[..., Any] | None, tuple rules not None: Rules,
-             tuple inputs not None: Names = ("x", "y", "z"), tuple attributes not None: Names = (),
-             bint variadic=False, int core_dims=NO_BROADCAST) -> Op:
-    """Enter a primitive into the table."""
+def register(str name not None, *arguments: Any, **options: Any) -> Op:
+    """Enter a primitive into the table; the parameters are those of `make_op`."""
     cdef Op op = named(name)
     if op.name is not None:
         raise ValueError(f"primitive {name} is registered twice")
-    return make_op(name, opcode, fallback, rules, inputs, attributes, variadic, core_dims, into=op)
+    return make_op(name, *arguments, into=op, **options)
 
 
 def make_op(str name not None, int opcode=NO_KERNEL, fallback: Callable[..., Any] | None = None,
@@ -93,15 +90,11 @@ def make_op(str name not None, int opcode=NO_KERNEL, fallback: Callable[..., Any
     Raises ValueError for a bad opcode or core_dims, too many rules, parameters or attributes, and for an
     unknown parameter name."""
     cdef Op op = Op.__new__(Op) if into is None else into
+    cdef dict meanings = {"g": COTANGENT, "out": OUT, "shape": SHAPE, "i": POSITION}
     cdef int i, k
-    if not 0 <= opcode <= NO_KERNEL:
-        raise ValueError(f"{name}: opcode {opcode} is not that of a kernel")
-    if core_dims < NO_BROADCAST or core_dims != NO_BROADCAST and (variadic or joint):
-        raise ValueError(f"{name}: core_dims={core_dims}: expected a number of dimensions, of an operation "
-                         "with a rule for each input")
-    if len(rules) > (1 if variadic or joint else <int> MAX_INPUTS) or len(attributes) > MAX_ATTRIBUTES:
-        raise ValueError(f"{name}: {len(rules)} rules and {len(attributes)} attributes; there may be "
-                         f"{1 if variadic or joint else MAX_INPUTS} and {MAX_ATTRIBUTES}")
+    meanings.update(zip(inputs[:2], (X, Y)))
+    meanings.update(zip(attributes, range(ATTRIBUTE, ATTRIBUTE + len(attributes))))
+    check_op(name, opcode, rules, attributes, core_dims, variadic or joint, meanings)
     op.opcode, op.fallback, op.rules = opcode, fallback, rules
     op.inputs, op.attributes, op.core_dims = inputs, attributes, core_dims
     op.variadic, op.joint = variadic or joint, joint
@@ -109,36 +102,14 @@ def make_op(str name not None, int opcode=NO_KERNEL, fallback: Callable[..., Any
         if rule is None:
             continue
         op.differentiable |= <unsigned long long> 1 << i
-        parameters = rule.__code__.co_varnames[:rule.__code__.co_argcount]
-        if len(parameters) > MAX_ARGUMENTS:
-            raise ValueError(f"{name}: the rule of input {i} has {len(parameters)} parameters; it may have "
-                             f"{MAX_ARGUMENTS}")
-        op.arguments[i] = len(parameters)
-        for k, parameter in enumerate(parameters):
-            if parameter in attributes:
-                op.argument[i][k] = ATTRIBUTE + attributes.index(parameter)
-            elif parameter in inputs[:2]:
-                op.argument[i][k] = X + inputs.index(parameter)
-            elif parameter in OTHER_PARAMETERS:
-                op.argument[i][k] = OTHER_PARAMETERS[parameter]
-            else:
-                raise ValueError(f"{name}: the rule of input {i} asks for {parameter!r}; it may name its "
-                                 "first two inputs, attributes, g, out, shape and i")
-            if op.argument[i][k] == SHAPE:
-                op.names_shape = True
+        for k, parameter in enumerate(parameters_of(rule)):
+            op.argument[i][k] = meanings[parameter]
+            op.arguments[i] = k + 1
             op.saves[i] |= 1 << min(<int> op.argument[i][k], <int> ATTRIBUTE)
     if op.variadic:
         op.differentiable = ~<unsigned long long> 0
     op.name = name
     return op
-
-
-def attach_methods(dict module, list names: list[str]) -> None:
-    """Add functions of a module to Tensor as methods; methods that Tensor already has stay."""
-    cdef dict members = <dict> (<PyTypeObject*> Tensor).tp_dict
-    for name in names:
-        members.setdefault(name, module[name])
-    PyType_Modified(<type> Tensor)
 
 
 cdef Op ALIAS = make_op("alias", rules=(lambda g: g,))
@@ -249,14 +220,6 @@ cdef inline void count_write(Tensor tensor) noexcept:
     version.value += 1
 
 
-cdef bint recording():
-    return mg_recording
-
-
-cdef bint observed():                   # those told of writes alone miss nothing
-    return mg_observer != NULL
-
-
 cdef inline bint same_shape(ndarray a, ndarray b):
     return (PyArray_NDIM(a) == PyArray_NDIM(b)
             and memcmp(PyArray_DIMS(a), PyArray_DIMS(b), PyArray_NDIM(a) * sizeof(npy_intp)) == 0)
@@ -319,7 +282,7 @@ cdef inline int attach(Tensor tensor, Op op, ndarray out, object x, object y, tu
                 saves |= op.saves[i]
     node = Node.__new__(Node)
     node.op = op
-    node.needs = needs
+    node.needs, node.saves = needs, saves
     if saves & (1 << X):
         node.x = kept(x, &node.x_version)
     elif needs & 1:
@@ -339,7 +302,7 @@ cdef inline int attach(Tensor tensor, Op op, ndarray out, object x, object y, tu
         node.out_version = node.version.value
     if saves & (1 << ATTRIBUTE):
         node.attributes = attributes
-    if op.names_shape:
+    if saves & (1 << SHAPE):
         node.shape = shape_of((<Tensor> x).array)
     node.ndim = PyArray_NDIM(out)
     for i in range(min(node.ndim, <int> NOTED_SIZES)):
@@ -396,6 +359,7 @@ include "backward.pxi"
 include "walk.pxi"
 include "gradients.pxi"
 include "../generated/tensor.pxi"       # tensor.pxi and the operators
+include "../errors.pxi"
 include "../settings.pxi"
 include "../operands.pxi"
 include "../operators.pxi"

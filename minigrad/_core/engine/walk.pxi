@@ -9,6 +9,7 @@ cdef int newest_first(const void* a, const void* b) noexcept nogil:
     return -1 if x > y else x < y
 
 
+cdef unsigned long long pass_count = 0
 cdef bint fields_taken = False              # a running pass uses the fields of the Nodes and leaves
 
 
@@ -22,7 +23,7 @@ cdef class Walk:
     state in dictionaries."""
     cdef Entry* entries
     cdef Py_ssize_t count, capacity
-    cdef unsigned long long mark
+    cdef unsigned long long mark            # of this pass, in the Nodes that it has found
     cdef bint create_graph                  # the pass is recorded itself
     cdef set targets                        # ids of the Nodes and leaves asked for, or None for all leaves
     cdef dict captured                      # id -> gradient of those that are Nodes
@@ -32,7 +33,7 @@ cdef class Walk:
     cdef dict postponed                     # id -> [op, input, terms, cotangents, factors, their versions]
     cdef bint private
     cdef dict cotangents                    # id -> cotangent, where this walk is private
-    cdef set seen, useful
+    cdef set seen, useful                   # ids of Nodes, likewise
     cdef long long held, interval           # start and allowed time of holding the GIL, in ns
 
     def __cinit__(self, set targets, bint create_graph, bint stop_at_targets):
@@ -48,12 +49,6 @@ cdef class Walk:
         else:
             fields_taken = True
 
-    def __dealloc__(self):
-        cdef Py_ssize_t i
-        for i in range(self.count):
-            Py_DECREF(<object> self.entries[i].node)
-        PyMem_Free(self.entries)
-
     cdef inline Tensor pending(self, object target):
         """The cotangent that a Node or leaf has received so far, or None."""
         if self.private:
@@ -67,6 +62,12 @@ cdef class Walk:
             (<Node> target).cotangent = cotangent
         else:
             (<Tensor> target).cotangent = cotangent
+
+    cdef inline Tensor take(self, object target):
+        """The pending cotangent of a Node or leaf, which then has none."""
+        cdef Tensor cotangent = self.pending(target)
+        self.set_pending(target, None)
+        return cotangent
 
     cdef inline bint is_useful(self, Node node):
         return id(node) in self.useful if self.private else node.useful
@@ -105,28 +106,26 @@ cdef class Walk:
         cdef bint ordered = True
         cdef int k
         cdef Node node
-        cdef object below
         cdef Tensor root
         for root in roots:
             if root.node is not None:
                 self.add(root.node)
         while i < self.count:
-            node = <Node> self.entries[i].node
+            node = self.visit(i)
             ordered = ordered and (i == 0 or self.entries[i - 1].number > node.number)
             for k in range(input_count(node)):
                 below = edge(node, k)
                 if type(below) is Node:
                     self.add(<Node> below)
             i += 1
-            if i & 1023 == 0:
-                let_others_run(self)
         if not ordered:
             qsort(self.entries, self.count, sizeof(Entry), newest_first)
         if self.targets is not None:
             self.mark_useful()
 
     cdef inline Node visit(self, Py_ssize_t i):
-        """Node i, newest first. Between Nodes, signals are handled and other threads run."""
+        """Entry i; after `collect` the i-th newest Node. Between Nodes, signals are handled and other threads
+        run."""
         if i & 15 == 0:
             PyErr_CheckSignals()
         if i & 63 == 63:
@@ -139,9 +138,7 @@ cdef class Walk:
         cdef int k
         cdef Node node
         for i in reversed(range(self.count)):
-            node = <Node> self.entries[i].node
-            if i & 1023 == 1023:
-                let_others_run(self)
+            node = self.visit(i)
             for k in range(input_count(node)):
                 below = edge(node, k)
                 if below is not None and self.leads_on(below):
@@ -151,19 +148,19 @@ cdef class Walk:
                         node.useful = True
 
     cdef void end(self):
-        """Drop every pending cotangent, free the fields for the next pass, and release the Nodes."""
+        """Drop every pending cotangent, release the Nodes, and leave the fields to the next pass."""
         global fields_taken
-        cdef Py_ssize_t i
+        cdef Node node
+        while self.count > 0:
+            self.count -= 1
+            node = <Node> self.entries[self.count].node
+            if not self.private:
+                node.cotangent = None
+            Py_DECREF(node)
+            if self.count & 1023 == 1023:
+                let_others_run(self)
+        PyMem_Free(self.entries)
         if not self.private:
-            for i in range(self.count):
-                (<Node> self.entries[i].node).cotangent = None
-                if i & 1023 == 1023:
-                    let_others_run(self)
             for leaf in self.leaves:
                 (<Tensor> leaf).cotangent = None
             fields_taken = False
-        while self.count > 0:
-            self.count -= 1
-            Py_DECREF(<object> self.entries[self.count].node)
-            if self.count & 1023 == 1023:
-                let_others_run(self)

@@ -62,18 +62,12 @@ cdef void deliver_part(Walk walk, object target, Op op, Tensor part, tuple shape
     sequence into steps, a block into gates), the parts are added into one array; the rule would expand each
     to a whole array, zero outside the part."""
     cdef Tensor whole = walk.pending(target)
-    cdef PyObject* slot = <PyObject*> whole
-    cdef bint in_place
     if whole is None:
         whole = wrap(zeros_of(shape, PyArray_TYPE(part.array)))
         deliver(walk, target, whole)
-    else:
-        whole = None                        # only the slot may hold it
-        in_place = ours(slot)
-        whole = <Tensor> slot
-        if not in_place:
-            whole = wrap(copied(whole.array))
-            walk.set_pending(target, whole)
+    elif not ours(<PyObject*> whole, 2):    # as in `deliver`
+        whole = wrap(copied(whole.array))
+        walk.set_pending(target, whole)
     op.faster.add_part(whole.array, part.array, attributes)
 
 
