@@ -1,26 +1,4 @@
-# Python and NumPy protocols of Tensor: repr, pickle, nested lists, NumPy functions, shared memory.
-cdef str described(Tensor x):
-    """Its elements as text, with what the elements do not show."""
-    text = np.array2string(x.array, separator=", ", prefix="tensor(")
-    if x.array.dtype.kind == "f":
-        for name, count in (("nan", np.isnan(x.array).sum()), ("inf", np.isinf(x.array).sum())):
-            text += f", {name}={count}" if count else ""
-    if not 0 < x.array.size <= np.get_printoptions()["threshold"]:
-        text += f", shape={x.shape}"
-    if x.array.dtype not in (np.float32, np.int64, np.bool_):
-        text += f", dtype={x.array.dtype}"
-    if x.node is not None:
-        text += f", grad_fn={x.node!r}"
-    elif x.requires:
-        text += ", requires_grad=True"
-    return f"tensor({text})"
-
-
-cdef str described_in_html(Tensor x):
-    from minigrad.viz.notebook import tensor_html    # a notebook asks for it, nothing else
-    return tensor_html(x)
-
-
+# What protocols.pxi calls, and memory that others may write to: pickle, nested lists, NumPy's functions.
 def rebuild(kind: type[Tensor], array: NDArray[Any], requires_grad: bool, grad: Tensor | None) -> Tensor:
     """Make a Tensor again from what `pickle` or `copy` took apart."""
     cdef Tensor tensor = kind.__new__(kind)
@@ -77,15 +55,6 @@ def drops_graph(list tensors not None: list[Tensor]) -> bool:
             if tensor.requires:
                 return True
     return False
-
-
-cdef object as_array(Tensor x, dtype, copy):
-    """What np.asarray asks for."""
-    if dtype is not None and np.dtype(dtype) != x.array.dtype:
-        if copy is False:
-            raise ValueError(f"asarray: {x.array.dtype} cannot become {np.dtype(dtype)} without a copy")
-        return x.array.astype(dtype)
-    return x.numpy(copy=bool(copy))
 
 
 cdef object call_on_values(function, tuple arguments, dict options):

@@ -1,4 +1,4 @@
-# Tensor: properties, conversions, operators.
+# Tensor: its properties and its place in the graph. ../protocols.pxi has its conversions.
 @cython.freelist(1024)
 @cython.trashcan(True)
 cdef class Tensor:
@@ -98,12 +98,7 @@ cdef class Tensor:
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
         if value is not None:
-            if not isinstance(value, Tensor) or value is self:
-                raise TypeError("grad: expected another Tensor or None, got "
-                                f"{'itself' if value is self else type(value).__name__}")
-            if not alike((<Tensor> value).array, self.array):
-                raise ValueError(f"grad: expected shape {self.shape} and dtype {self.dtype}, "
-                                 f"got {value.shape} and {value.dtype}")
+            check_grad(self, value)
         self.gradient = value
 
     @property
@@ -119,90 +114,6 @@ cdef class Tensor:
     def _bump_version(self) -> None:
         """Count a write to the storage, so that graphs that saved it notice."""
         count_write(self)
-
-    def __repr__(self) -> str: return described(self)
-    def _repr_html_(self) -> str: return described_in_html(self)
-
-    def __reduce__(self) -> Any:
-        if self.node is not None:
-            raise RuntimeError("only leaves can be copied or pickled; use x.detach() or x.clone()")
-        return rebuild, (type(self), np.array(self.array, order="C"), self.requires, self.gradient)
-
-    def __copy__(self) -> Tensor:
-        return self.clone() if self.node is not None else rebuild(*self.__reduce__()[1])
-
-    # ------------------------------------------------------------------ as other things
-    def numpy(self, *, bint copy=False) -> NDArray[Any]:
-        """Its values, outside the graph: a read-only NumPy view, or with `copy=True` an array of one's own."""
-        if copy:
-            return np.array(self.array, order="C")
-        view = self.array.view()
-        view.flags.writeable = False
-        return view
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        return as_array(self, dtype, copy)
-
-    def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
-        return call_on_values(function, arguments, options)
-
-    def __dlpack__(self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None,
-                   copy: bool | None = None) -> Any:
-        if self.requires:
-            raise BufferError("dlpack: the tensor requires grad, and a write elsewhere would not be seen; "
-                              "use x.detach()")
-        shared_version(self).foreign = True     # from now on the other library may write to it
-        return self.array.__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device, copy=copy)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self.array.__dlpack_device__()
-
-    def item(self) -> Any:
-        """Its only element as a Python number. Raises ValueError unless size is 1."""
-        if elements(self.array) != 1:
-            raise ValueError(f"item: expected one element, the tensor has shape {self.shape}")
-        return self.array.item()
-
-    def tolist(self) -> Any:
-        """Its elements as nested lists of Python numbers."""
-        return self.array.tolist()
-
-    def __float__(self) -> float: return float(self.item())
-    def __int__(self) -> int: return int(self.item())
-
-    def __index__(self) -> int:
-        if self.array.dtype.kind not in "ib" or elements(self.array) != 1:
-            raise TypeError("only an integer tensor of one element is an index, "
-                            f"not {self.dtype} {self.shape}")
-        return int(self.array.item())
-
-    def __bool__(self) -> bool:
-        if elements(self.array) != 1:
-            raise ValueError(f"the truth value of a tensor of shape {self.shape} is ambiguous; "
-                             "use .any() or .all()")
-        return bool(self.array.item())
-
-    def __len__(self) -> int:
-        if PyArray_NDIM(self.array) == 0:
-            raise TypeError("len() of a 0-d tensor")
-        return PyArray_DIMS(self.array)[0]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        if PyArray_NDIM(self.array) == 0:
-            raise TypeError("iteration over a 0-d tensor")
-        return iterate([self[i] for i in range(PyArray_DIMS(self.array)[0])])
-
-    def __contains__(self, value: TensorLike, /) -> bool:
-        if python_number(value) is None:
-            value = to_tensor(value, "in")
-        return bool((self == value).any())
-
-    def __hash__(self) -> int:
-        return <Py_hash_t> (<size_t> <void*> self >> 4)
-
-    def __format__(self, str specification not None) -> str:
-        value = self.item() if elements(self.array) == 1 and specification else str(self)
-        return format(value, specification)
 
     # ------------------------------------------------------------------ the graph
     def backward(self, gradient: TensorLike | None = None, bint retain_graph=False,
@@ -248,11 +159,6 @@ cdef class Tensor:
         return add_hook(self.hooks, hook)
 
     # ------------------------------------------------------------------ writing
-    def _may_write(self, str name, value: object = None) -> None:
-        """Raise if a write would happen behind the graph's back."""
-        if mg_recording:
-            check_write(self, name, value)
-
     def __setitem__(self, index: Any, value: TensorLike, /) -> None:
         if mg_recording:
             check_write(self, "x[i] = v", value)
@@ -272,6 +178,7 @@ cdef class Tensor:
         """Set every element to zero; returns self."""
         return write_all(self, 0, "zero_")
 
+    # ------------------------------------------------------------------ operators
     @property
     def T(self) -> Tensor:
         """The transpose: dimensions in reverse order, a view."""
@@ -282,7 +189,6 @@ cdef class Tensor:
         """The transpose of the last two dimensions, a view."""
         return self.matrix_transpose()
 
-    # ------------------------------------------------------------------ operators
     def __pos__(self) -> Tensor: return self
     def __invert__(self) -> Tensor: return wrap(checked(np.bitwise_not(self.array)))
     # __add__, __radd__, __iadd__ and the others: generate.py writes them here, from the table.

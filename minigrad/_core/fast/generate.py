@@ -259,11 +259,13 @@ def methods(table: Table) -> list[str]:
     return [re.sub(r"\(self.*?\)", lambda m: TYPED[m[0]], f"    def {f}", count=1) for f in forms]
 
 
-def tensor_class(table: Table, source: str) -> str:
+def tensor_class(table: Table, folder: Path) -> str:
     """The source of Tensor, followed by the operators."""
     names = [name for _, name, _ in operators_of(table) if name]
     handles = [f'cdef Op {name.upper()}_ = named("{name}")' for name in names]
-    return "\n".join([*handles, "", "", source.rstrip(), *methods(table)])
+    parts = ["engine/tensor.pxi", "protocols.pxi"]
+    sources = [(folder / part).read_text(encoding="utf-8") for part in parts]
+    return "\n".join([*handles, "", "", *sources, *methods(table)])
 
 
 def write(path: Path, text: str) -> None:
@@ -282,9 +284,7 @@ def generate(folder: Path = CORE) -> None:
     made = {
         "opcodes.pxi": opcodes(entries),
         "loops.pxi": loops(entries),
-        "tensor.pxi": tensor_class(
-            table, (folder / "engine/tensor.pxi").read_text(encoding="utf-8")
-        ),
+        "tensor.pxi": tensor_class(table, folder),
         "functions.pxi": functions(entries, helpers) + f"\n\n\n{stamp}",
     }
     for name, text in made.items():
