@@ -26,7 +26,7 @@ cdef int observers = 0                  # installed in any thread: while there a
 
 
 cdef inline void run_rules(Walk walk, Node node, Tensor g) except *:
-    """As `call_rules`; observers can ask whose rules run, and the profiler books their time on the Node."""
+    """`call_rules`; observers can ask whose rules run, and the profiler books their time on the Node."""
     if observers or profiling:
         run_rules_observed(walk, node, g)
     else:

@@ -355,8 +355,7 @@ def take_along_axis(x: TensorLike, indices: TensorLike, axis: int = -1) -> Tenso
             [3.]])
     """
     cdef Tensor tensor = to_tensor(x, "take_along_axis")
-    cdef bint own = tensor.requires and recording()
-    cdef Positions kept = integer_positions("take_along_axis", indices, tensor.array.ndim, own)
+    cdef Positions kept = integer_positions("take_along_axis", indices, tensor)
     cdef ndarray positions = kept.array
     cdef int d, along = one_axis("take_along_axis", axis, PyArray_NDIM(tensor.array))
     for d in range(PyArray_NDIM(positions)):
@@ -393,8 +392,7 @@ def add_along_axis(x: TensorLike, indices: TensorLike, axis: int, shape: Sequenc
     tensor([[3., 0., 0.]])
     """
     cdef Tensor tensor = to_tensor(x, "add_along_axis")
-    cdef bint own = tensor.requires and recording()
-    cdef Positions kept = integer_positions("add_along_axis", indices, tensor.array.ndim, own)
+    cdef Positions kept = integer_positions("add_along_axis", indices, tensor)
     cdef ndarray positions = kept.array
     cdef tuple sizes = sizes_of(shape, "add_along_axis")
     cdef int along = one_axis("add_along_axis", axis, PyArray_NDIM(tensor.array))
@@ -428,7 +426,7 @@ cdef class Positions:
             self.length = length
 
 
-cdef Positions integer_positions(str name, indices, int ndim, bint own):
+cdef Positions integer_positions(str name, indices, Tensor tensor):
     cdef Positions positions
     cdef ndarray array
     if isinstance(indices, Positions):      # from a Node: its rule passes them on
@@ -436,12 +434,12 @@ cdef Positions integer_positions(str name, indices, int ndim, bint own):
     array = (<Tensor> indices).array if isinstance(indices, Tensor) else np.asarray(indices)
     if PyArray_TYPE(array) != NPY_INT64 and array.dtype.kind not in "iu":
         raise TypeError(f"{name}: indices must be integers, got {array.dtype}")
-    if PyArray_NDIM(array) != ndim:
-        raise ValueError(f"{name}: indices have {PyArray_NDIM(array)} dimensions, x has {ndim}")
+    if PyArray_NDIM(array) != PyArray_NDIM(tensor.array):
+        raise ValueError(f"{name}: indices have {PyArray_NDIM(array)} dimensions, x has {tensor.ndim}")
     positions = Positions.__new__(Positions)
     if PyArray_TYPE(array) != NPY_INT64 or not cnp.PyArray_ISBEHAVED_RO(array):
         array = array.astype(np.int64, order="C")
-    elif own:
+    elif tensor.requires and recording():
         array = cnp.PyArray_NewCopy(array, cnp.NPY_CORDER)
     positions.array = contiguous(array)
     return positions

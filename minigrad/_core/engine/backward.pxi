@@ -20,7 +20,7 @@ cdef void run_newest_first(Walk walk, bint retain_graph) except *:
 cdef Tensor take_gradient(Walk walk, Node node):
     """The gradient delivered to a Node, or None, after its hooks have run and it was captured or retained."""
     cdef Notes notes = node.notes
-    cdef Tensor g = complete(walk, node, None if notes is None else notes.hooks)
+    cdef Tensor g = after_hooks(walk, node, None if notes is None else notes.hooks)
     if g is None:
         return None
     check_whole(node)                       # a pass in a hook or in another thread may have freed it
@@ -32,8 +32,8 @@ cdef Tensor take_gradient(Walk walk, Node node):
     return g
 
 
-cdef inline Tensor complete(Walk walk, object target, list hooks):
-    """Take what was delivered to a Node or leaf, if anything was, after its hooks have run."""
+cdef inline Tensor after_hooks(Walk walk, object target, list hooks):
+    """Take what was delivered to a Node or leaf, or None, and run its hooks on it."""
     cdef Tensor g
     if walk.postponed:
         settle(walk, target)
@@ -83,15 +83,11 @@ cdef void call_rules(Walk walk, Node node, Tensor g) except *:
             elif code == SHAPE: arguments[k] = <PyObject*> shape
             elif code == POSITION: arguments[k] = <PyObject*> position
             else: arguments[k] = <PyObject*> attributes[code - ATTRIBUTE]
-        if together is None:
-            returned = None
-            if op.faster is not None and not create_graph:
-                returned = call_faster(op, rule, arguments)
-            if returned is None:
-                returned = PyObject_Vectorcall(op.rules[rule], arguments, op.arguments[rule], NULL)
-        if op.joint:
+        if not op.joint:
+            returned = call_rule(op, rule, arguments, create_graph)
+        else:
             if together is None:
-                together = <list?> returned
+                together = <list?> call_rule(op, rule, arguments, create_graph)
             returned = together[i]
             if returned is None:
                 continue
@@ -101,6 +97,15 @@ cdef void call_rules(Walk walk, Node node, Tensor g) except *:
         if node.broadcast and node.repeated[i] and not early:
             result = unbroadcast(result, node.repeated[i], node.extra[i])
         deliver(walk, below, result)
+
+
+cdef inline object call_rule(Op op, int rule, PyObject** arguments, bint create_graph):
+    cdef object returned = None
+    if op.faster is not None and not create_graph:
+        returned = call_faster(op, rule, arguments)
+    if returned is None:
+        returned = PyObject_Vectorcall(op.rules[rule], arguments, op.arguments[rule], NULL)
+    return returned
 
 
 cdef Tensor unbroadcast(Tensor g, unsigned long long repeated, int extra):
@@ -159,7 +164,7 @@ cdef list run_backward(list roots, list gradients, list inputs, bint retain_grap
             deliver(walk, edge_of(root), starts.pop(0))
         run_newest_first(walk, retain_graph)
         for leaf in walk.leaves:
-            walk.set_pending(leaf, complete(walk, leaf, None if stop_at_inputs else leaf.hooks))
+            walk.set_pending(leaf, after_hooks(walk, leaf, None if stop_at_inputs else leaf.hooks))
         if inputs is None:
             commit(walk)
         else:

@@ -1,4 +1,4 @@
-# Gradients during a pass: ownership, addition, hooks, and the commit to `.grad`.
+# Gradients during a pass: ownership, addition, and the commit to `.grad`.
 cdef inline bint ours(PyObject* tensor, Py_ssize_t references=1):
     """Whether there are no references to this gradient and its memory but ours, so it may be written to.
     (A borrowed pointer, because a Cython argument would hold a reference of its own.)"""

@@ -38,10 +38,10 @@ cdef class Op:
     cdef int opcode
     cdef int core_dims          # trailing dimensions that do not broadcast; NO_BROADCAST for all
     cdef Faster faster          # what takes the place of its rules where nobody records them, or None
-    cdef unsigned long long differentiable
-    cdef unsigned char saves[MAX_INPUTS]
-    cdef unsigned char argument[MAX_INPUTS][MAX_ARGUMENTS]
-    cdef int arguments[MAX_INPUTS]
+    cdef unsigned long long differentiable      # bit i: input i has a rule
+    cdef unsigned char saves[MAX_INPUTS]        # of each rule, bit c: it names Argument c
+    cdef unsigned char argument[MAX_INPUTS][MAX_ARGUMENTS]      # which Argument each parameter is
+    cdef int arguments[MAX_INPUTS]              # how many parameters
 
 cdef class Notes:               # rarely used fields; in every Node they would cost 2 ns per operation
     cdef list hooks
@@ -59,10 +59,12 @@ cdef class Node:
     cdef Tensor cotangent
     cdef Notes notes
     cdef readonly unsigned long long number     # Nodes are numbered as they are made
-    cdef unsigned long long needs, mark
+    cdef unsigned long long needs               # bit i: input i needs a gradient, and has a rule
+    cdef unsigned long long mark                # of the last pass that found it
+    cdef unsigned char saves    # bit c: a rule of such an input names Argument c
     cdef long x_version, y_version, out_version
-    cdef bint freed, useful, broadcast
-    cdef unsigned char saves    # what the rules of the inputs that need a gradient name, as in Op
+    cdef bint freed, broadcast
+    cdef bint useful            # in that pass: a gradient is wanted below it
     cdef unsigned long long repeated[MAX_INPUTS]        # axes of the output that broadcasting repeated
     cdef int extra[MAX_INPUTS]                          # and how many of them stand before the input's own
     cdef int ndim               # of the output, and its sizes

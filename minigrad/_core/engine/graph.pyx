@@ -35,7 +35,7 @@ Design note
    at its inputs*, for a rule that differentiates a graph of its own; `edges_below`, which finds where a
    subgraph ends; and observers, one per thread, which cost nothing while there are none.
 """
-include "../plumbing.pxi"               # what is taken of C, CPython and NumPy
+include "../plumbing.pxi"               # of C, CPython and NumPy; and mg_recording, this thread's grad mode
 
 from sys import getswitchinterval
 from time import perf_counter_ns
