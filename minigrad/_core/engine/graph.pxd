@@ -61,10 +61,10 @@ cdef class Node:
     cdef readonly unsigned long long number     # Nodes are numbered as they are made
     cdef unsigned long long needs               # bit i: input i needs a gradient, and has a rule
     cdef unsigned long long mark                # of the last pass that found it
-    cdef unsigned char saves    # bit c: a rule of such an input names Argument c
     cdef long x_version, y_version, out_version
     cdef bint freed, broadcast
     cdef bint useful            # in that pass: a gradient is wanted below it
+    cdef unsigned char saves    # bit c: a rule of an input in `needs` names Argument c
     cdef unsigned long long repeated[MAX_INPUTS]        # axes of the output that broadcasting repeated
     cdef int extra[MAX_INPUTS]                          # and how many of them stand before the input's own
     cdef int ndim               # of the output, and its sizes
