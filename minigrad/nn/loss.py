@@ -6,7 +6,8 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ from .._core.ops import (
 )
 from ..checks import choice, flag, nonnegative_real, positive_real, probability, real
 from ..functions import moveaxis, norm
-from .applied import Applied
+from .applied import Applied, Check
 
 __all__ = ["BCELoss", "BCEWithLogitsLoss", "CosineEmbeddingLoss", "CrossEntropyLoss"]
 __all__ += ["GaussianNLLLoss", "HuberLoss", "KLDivLoss", "L1Loss", "MSELoss", "MarginRankingLoss"]
@@ -588,9 +589,27 @@ def _index_loss(
 
 # ----------------------------------------------------------------------------------------- Modules
 class _Loss(Applied, reduction=_reduction):
-    """A Module that applies a loss."""
+    """A Module that applies a loss. Its options, and its docstring after the first line, are those
+    of the function; the parameters of `forward` stand for the tensors that come before them."""
 
     _shown = ()
+    reduction: str
+
+    if TYPE_CHECKING:
+
+        def __init__(self, *options: Any, **named: Any) -> None: ...
+
+    def __init_subclass__(cls, function: Callable[..., Any] | None = None, **checks: Check) -> None:
+        if function is None:
+            return super().__init_subclass__(**checks)
+        tensors = len(signature(cls.forward).parameters) - 1
+        options = [*signature(function).parameters.values()][tensors:]
+        cls.__annotations__ = {option.name: option.annotation for option in options}
+        for option in options:
+            setattr(cls, option.name, option.default)
+        cls.__doc__ = f"{cls.__doc__}\n\n    {function.__doc__}"
+        super().__init_subclass__(function, **checks)
+        dataclass(eq=False, repr=False)(cls)
 
 
 class _TargetLoss(_Loss):
@@ -601,219 +620,80 @@ class _TargetLoss(_Loss):
         return self._function(x, target, *self._values(self))
 
 
-@dataclass(eq=False, repr=False)
-class MSELoss(_TargetLoss, function=mse_loss):
-    """(x - target)², averaged ("mean"), summed ("sum") or elementwise ("none").
-
-    >>> mg.nn.MSELoss()(mg.tensor([1.0, 2.0]), mg.tensor([1.0, 4.0]))
-    tensor(2.)
-    """
-
-    reduction: str = "mean"
-
-
-@dataclass(eq=False, repr=False)
-class L1Loss(_TargetLoss, function=l1_loss):
-    """|x - target|, averaged ("mean"), summed ("sum") or elementwise ("none").
-
-    >>> mg.nn.L1Loss()(mg.tensor([1.0, 2.0]), mg.tensor([1.0, 4.0]))
-    tensor(1.)
-    """
-
-    reduction: str = "mean"
-
-
-@dataclass(eq=False, repr=False)
-class SmoothL1Loss(_TargetLoss, function=smooth_l1_loss, beta=nonnegative_real):
-    """d² / (2 beta) where |d| < beta, |d| - beta / 2 elsewhere; see `functional.smooth_l1_loss`.
-
-    >>> mg.nn.SmoothL1Loss(reduction="none")(mg.tensor([0.5, 3.0]), mg.zeros(2))
-    tensor([0.125, 2.5  ])
-    """
-
-    reduction: str = "mean"
-    beta: float = 1.0
-
-
-@dataclass(eq=False, repr=False)
-class HuberLoss(_TargetLoss, function=huber_loss, delta=positive_real):
-    """d² / 2 where |d| < delta, delta (|d| - delta / 2) elsewhere; see `functional.huber_loss`.
-
-    >>> mg.nn.HuberLoss(reduction="none", delta=2.0)(mg.tensor([1.0, 3.0]), mg.zeros(2))
-    tensor([0.5, 4. ])
-    """
-
-    reduction: str = "mean"
-    delta: float = 1.0
-
-
-@dataclass(eq=False, repr=False)
-class KLDivLoss(_TargetLoss, function=kl_div, reduction=_kl_reduction):
-    """With reduction="batchmean" the Kullback-Leibler divergence of `target` from the distribution
-    with the logarithm x; see `functional.kl_div`.
-
-    >>> p, q = mg.tensor([[0.5, 0.5]]), mg.tensor([[0.25, 0.75]])
-    >>> mg.nn.KLDivLoss(reduction="batchmean")(mg.log(q), p)
-    tensor(0.14384103)
-    """
-
-    reduction: str = "mean"
-    log_target: bool = False
-
-
-@dataclass(eq=False, repr=False)
-class CosineEmbeddingLoss(_Loss, function=cosine_embedding_loss, margin=real):
-    """1 - cos(x1, x2) where target is 1, max(0, cos(x1, x2) - margin) where it is -1.
-
-    >>> x1, x2 = mg.tensor([[1.0, 0.0], [1.0, 0.0]]), mg.tensor([[0.0, 2.0], [2.0, 0.0]])
-    >>> mg.nn.CosineEmbeddingLoss(reduction="none")(x1, x2, mg.tensor([1, -1]))
-    tensor([1., 1.])
-    """
-
-    margin: float = 0.0
-    reduction: str = "mean"
+class _PairLoss(_Loss):
+    """A loss of two inputs and a target."""
 
     def forward(self, x1: Tensor, x2: Tensor, target: Tensor) -> Tensor:
-        """x1 and x2 (N, D) or (D,), target (N,) or (); the loss, 0-d unless reduction="none"."""
+        """The loss for three tensors, shaped as for the function; 0-d unless reduction="none"."""
         return self._function(x1, x2, target, *self._values(self))
 
 
-@dataclass(eq=False, repr=False)
+class MSELoss(_TargetLoss, function=mse_loss):
+    """`functional.mse_loss` as a Module."""
+
+
+class L1Loss(_TargetLoss, function=l1_loss):
+    """`functional.l1_loss` as a Module."""
+
+
+class SmoothL1Loss(_TargetLoss, function=smooth_l1_loss, beta=nonnegative_real):
+    """`functional.smooth_l1_loss` as a Module."""
+
+
+class HuberLoss(_TargetLoss, function=huber_loss, delta=positive_real):
+    """`functional.huber_loss` as a Module."""
+
+
+class KLDivLoss(_TargetLoss, function=kl_div, reduction=_kl_reduction):
+    """`functional.kl_div` as a Module."""
+
+
+class CosineEmbeddingLoss(_PairLoss, function=cosine_embedding_loss, margin=real):
+    """`functional.cosine_embedding_loss` as a Module."""
+
+
+class MarginRankingLoss(_PairLoss, function=margin_ranking_loss, margin=real):
+    """`functional.margin_ranking_loss` as a Module."""
+
+
 class TripletMarginLoss(_Loss, function=triplet_margin_loss, margin=positive_real, p=positive_real):
-    """max(0, d(anchor, positive) - d(anchor, negative) + margin); see
-    `functional.triplet_margin_loss`.
-
-    >>> a, b, c = mg.tensor([[0.0, 0.0]]), mg.tensor([[3.0, 4.0]]), mg.tensor([[0.0, 4.0]])
-    >>> mg.nn.TripletMarginLoss()(a, b, c)
-    tensor(2.)
-    """
-
-    margin: float = 1.0
-    p: float = 2.0
-    eps: float = 1e-6
-    swap: bool = False
-    reduction: str = "mean"
+    """`functional.triplet_margin_loss` as a Module."""
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Three tensors (N, D) or (D,); the loss, 0-d unless reduction="none"."""
         return self._function(anchor, positive, negative, *self._values(self))
 
 
-@dataclass(eq=False, repr=False)
-class MarginRankingLoss(_Loss, function=margin_ranking_loss, margin=real):
-    """max(0, -target (x1 - x2) + margin); see `functional.margin_ranking_loss`.
-
-    >>> mg.nn.MarginRankingLoss(0.5)(mg.tensor([3.0]), mg.tensor([1.0]), mg.tensor([-1]))
-    tensor(2.5)
-    """
-
-    margin: float = 0.0
-    reduction: str = "mean"
-
-    def forward(self, x1: Tensor, x2: Tensor, target: Tensor) -> Tensor:
-        """Three tensors of as many axes; 0-d unless reduction="none"."""
-        return self._function(x1, x2, target, *self._values(self))
-
-
-@dataclass(eq=False, repr=False)
 class GaussianNLLLoss(_Loss, function=gaussian_nll_loss, full=flag, eps=nonnegative_real):
-    """Negative log-likelihood of normal distributions, whose variances a net may learn; see
-    `functional.gaussian_nll_loss`.
-
-    >>> mg.nn.GaussianNLLLoss()(mg.tensor([1.0]), mg.tensor([3.0]), mg.tensor([1.0]))
-    tensor(2.)
-    """
-
-    full: bool = False
-    eps: float = 1e-6
-    reduction: str = "mean"
+    """`functional.gaussian_nll_loss` as a Module; a net may learn the variances."""
 
     def forward(self, x: Tensor, target: Tensor, var: Tensor | float) -> Tensor:
         """Means, targets and variances; 0-d unless reduction="none"."""
         return self._function(x, target, var, *self._values(self))
 
 
-@dataclass(eq=False, repr=False)
 class PoissonNLLLoss(_TargetLoss, function=poisson_nll_loss, full=flag, eps=nonnegative_real):
-    """Negative log-likelihood of Poisson distributions, for counts; see
-    `functional.poisson_nll_loss`.
-
-    >>> mg.nn.PoissonNLLLoss()(mg.zeros(2), mg.tensor([0, 5]))
-    tensor(1.)
-    """
-
-    log_input: bool = True
-    full: bool = False
-    eps: float = 1e-8
-    reduction: str = "mean"
+    """`functional.poisson_nll_loss` as a Module."""
 
 
-@dataclass(eq=False, repr=False)
 class QuantileLoss(_TargetLoss, function=quantile_loss, q=_levels):
-    """Quantile or pinball loss, of one level or of several at once; see `functional.quantile_loss`.
+    """`functional.quantile_loss` as a Module, of one level or of several at once."""
 
-    >>> mg.nn.QuantileLoss((0.1, 0.9))(mg.zeros(5, 2), mg.ones(5))
-    tensor(0.5)
-    """
-
-    q: float | Sequence[float] = 0.5
-    reduction: str = "mean"
+    q: Any
 
 
-@dataclass(eq=False, repr=False)
 class BCELoss(_TargetLoss, function=binary_cross_entropy):
-    """Binary cross-entropy of probabilities; see `functional.binary_cross_entropy`.
-
-    weight: a factor for every element, broadcast. `BCEWithLogitsLoss`, applied to the input of the
-    sigmoid, is more accurate.
-
-    >>> mg.nn.BCELoss()(mg.tensor([0.5, 1.0]), mg.tensor([1.0, 1.0]))
-    tensor(0.3465736)
-    """
-
-    weight: Tensor | None = None
-    reduction: str = "mean"
+    """`functional.binary_cross_entropy` as a Module. `BCEWithLogitsLoss`, applied to the input of
+    the sigmoid, is more accurate."""
 
 
-@dataclass(eq=False, repr=False)
 class BCEWithLogitsLoss(_TargetLoss, function=binary_cross_entropy_with_logits):
-    """Binary cross-entropy of sigmoid(x), computed from the logits x without overflow.
-
-    weight: a factor for every element, broadcast; pos_weight: a factor for the positive class.
-
-    >>> mg.nn.BCEWithLogitsLoss()(mg.tensor([0.0, 100.0]), mg.tensor([1.0, 1.0]))
-    tensor(0.3465736)
-    """
-
-    weight: Tensor | None = None
-    reduction: str = "mean"
-    pos_weight: Tensor | None = None
+    """`functional.binary_cross_entropy_with_logits` as a Module."""
 
 
-@dataclass(eq=False, repr=False)
 class NLLLoss(_TargetLoss, function=nll_loss):
-    """-x[target] for log-probabilities x and class indices; see `functional.nll_loss`.
-
-    >>> log_p = mg.log_softmax(mg.zeros(2, 4), axis=1)
-    >>> mg.nn.NLLLoss()(log_p, mg.tensor([0, 3]))
-    tensor(1.3862944)
-    """
-
-    weight: Tensor | None = None
-    ignore_index: int = -100
-    reduction: str = "mean"
+    """`functional.nll_loss` as a Module."""
 
 
-@dataclass(eq=False, repr=False)
 class CrossEntropyLoss(_TargetLoss, function=cross_entropy, label_smoothing=probability):
-    """Cross-entropy of softmax(x) with class indices or class probabilities; see
-    `functional.cross_entropy`.
-
-    >>> mg.nn.CrossEntropyLoss()(mg.zeros(2, 4), mg.tensor([0, 3]))
-    tensor(1.3862944)
-    """
-
-    weight: Tensor | None = None
-    ignore_index: int = -100
-    reduction: str = "mean"
-    label_smoothing: float = 0.0
+    """`functional.cross_entropy` as a Module."""
