@@ -9,12 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ._core.engine.graph import (
-    Tensor,
-    adopt,
-    attach_methods,
-    to_tensor,
-)
+from ._core.engine.graph import Tensor, adopt, attach_methods, to_tensor
 from ._core.fast.loops import memory_checked
 from ._core.ops import (
     astype,

@@ -17,14 +17,7 @@ from ..rng import Generator, generator as numpy_generator
 from ..tree import flatten_tree
 from .sampler import checked_indices, length_of
 
-__all__ = [
-    "ConcatDataset",
-    "Dataset",
-    "IterableDataset",
-    "Subset",
-    "TensorDataset",
-    "random_split",
-]
+__all__ = ["ConcatDataset", "Dataset", "IterableDataset", "Subset", "TensorDataset", "random_split"]
 
 Sample = TypeVar("Sample", covariant=True)
 

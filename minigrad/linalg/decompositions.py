@@ -27,16 +27,7 @@ from .._core.ops import (
 from ..checks import choice, flag
 from ..functions import expand_dims
 from ..types import TensorLike
-from .systems import (
-    Array,
-    _as_given,
-    _fail,
-    _made,
-    _matrix,
-    _mirrored,
-    _solved_triangle,
-    _square,
-)
+from .systems import Array, _as_given, _fail, _made, _matrix, _mirrored, _solved_triangle, _square
 
 
 class QRResult(NamedTuple):

@@ -73,10 +73,7 @@ NORMS = {  # of matrices: by sums of columns or rows, or by singular values
 
 
 def matrix_norm(
-    x: TensorLike,
-    *,
-    keepdims: bool = False,
-    ord: float | Literal["fro", "nuc"] = "fro",
+    x: TensorLike, *, keepdims: bool = False, ord: float | Literal["fro", "nuc"] = "fro"
 ) -> Tensor:
     """A norm of matrices, (..., n, m) -> (...). ord="fro": Frobenius's, that of the elements as a
     vector; "nuc": the sum of the singular values; 2, -2: the largest and smallest of them; 1, -1:

@@ -9,15 +9,7 @@ from typing import Any, NamedTuple, NoReturn, TypeAlias, cast
 import numpy as np
 from numpy.linalg import LinAlgError
 
-from .._core.engine.graph import (
-    Op,
-    Tensor,
-    adopt,
-    announce,
-    attach_op,
-    is_grad_enabled,
-    make_op,
-)
+from .._core.engine.graph import Op, Tensor, adopt, announce, attach_op, is_grad_enabled, make_op
 from .._core.fast import factors as kernels
 from .._core.fast.loops import memory_checked
 from .._core.ops import floating, floating_operands, matmul, reshape, zeros_like

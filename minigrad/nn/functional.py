@@ -10,13 +10,7 @@ import numpy as np
 
 from .. import functions
 from .._core import formulas, ops
-from .._core.engine.graph import (
-    Tensor,
-    adopt,
-    move_statistics,
-    to_tensor,
-    to_tensors,
-)
+from .._core.engine.graph import Tensor, adopt, move_statistics, to_tensor, to_tensors
 from .._core.fast.derived import derived
 from .._core.fast.loops import count_classes, memory_checked
 from .._core.ops import (
@@ -43,13 +37,7 @@ from ..checks import (
     wrong_shape,
 )
 from ..rng import Generator, generator as numpy_generator
-from .conv import (
-    conv1d,
-    conv2d,
-    conv_transpose1d,
-    conv_transpose2d,
-    pad,
-)
+from .conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d, pad
 from .loss import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,

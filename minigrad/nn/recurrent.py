@@ -22,13 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._core.engine.graph import (
-    Tensor,
-    in_common_dtype,
-    is_grad_enabled,
-    run_graph,
-    to_tensor,
-)
+from .._core.engine.graph import Tensor, in_common_dtype, is_grad_enabled, run_graph, to_tensor
 from .._core.fast.accelerate import Shortcut
 from .._core.fast.recurrent import lstm_backward, lstm_forward
 from .._core.ops import (
