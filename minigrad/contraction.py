@@ -15,18 +15,8 @@ from itertools import combinations
 
 import numpy as np
 
+from ._core import ops
 from ._core.engine.graph import Tensor, attach_methods, result_type, to_tensor, to_tensors
-from ._core.ops import (
-    astype,
-    diagonal,
-    matmul,
-    one_axis,
-    permute_dims,
-    reduced_axes,
-    reshape,
-    sum,
-    sum_product,
-)
 from .checks import integer
 from .namespace import led
 from .types import TensorLike
@@ -46,7 +36,7 @@ def trace(x: Tensor, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Tensor:
     x = to_tensor(x, "trace")
     if x.ndim < 2:
         raise ValueError(f"trace: expected two or more dimensions, got shape {x.shape}")
-    return sum(diagonal(x, offset, axis1, axis2), -1)
+    return ops.sum(ops.diagonal(x, offset, axis1, axis2), -1)
 
 
 def outer(x: Tensor, y: TensorLike) -> Tensor:
@@ -59,7 +49,7 @@ def outer(x: Tensor, y: TensorLike) -> Tensor:
     x, y = to_tensors((x, y), "outer")
     if x.ndim != 1 or y.ndim != 1:
         raise ValueError(f"outer: expected two vectors, got shapes {x.shape} and {y.shape}")
-    return reshape(x, (-1, 1)) * y
+    return ops.reshape(x, (-1, 1)) * y
 
 
 def vecdot(x: Tensor, y: TensorLike, axis: int = -1) -> Tensor:
@@ -72,14 +62,14 @@ def vecdot(x: Tensor, y: TensorLike, axis: int = -1) -> Tensor:
     x, y = to_tensors((x, y), "vecdot")
     fewest = x.ndim if x.ndim < y.ndim else y.ndim
     axis = integer(axis, "vecdot: axis")
-    along = one_axis("vecdot", axis, fewest) - fewest
+    along = ops.one_axis("vecdot", axis, fewest) - fewest
     if axis >= 0 or x.shape[along] != y.shape[along]:
         raise ValueError(
             f"vecdot: {x.shape} and {y.shape} along axis {axis}: expected a negative axis with the "
             "same size in both"
         )
     if x.shape == y.shape:
-        return sum_product(x, y, along)
+        return ops.sum_product(x, y, along)
     labels = [tuple(range(-t.ndim, 0)) for t in (x, y)]
     kept = tuple(label for label in (labels[0] if x.ndim > y.ndim else labels[1]) if label != along)
     return _sum_of_products("vecdot", [x, y], labels, kept)
@@ -104,7 +94,7 @@ def tensordot(
             raise ValueError(f"tensordot: axes must be an int of 0 or more, or a pair, got {axes}")
         pairs = [list(range(-count, 0)), list(range(count))]
     for tensor, named in zip((x, y), pairs, strict=True):
-        reduced_axes("tensordot", tuple(named), tensor.ndim)
+        ops.reduced_axes("tensordot", tuple(named), tensor.ndim)
     sizes = [[t.shape[a] for a in named] for t, named in zip((x, y), pairs, strict=True)]
     if sizes[0] != sizes[1]:
         raise ValueError(
@@ -184,7 +174,7 @@ def _sum_of_products(
             label for own in labels for label in own
         ):
             common = np.dtype(np.int64)
-        tensors = [astype(t, common) for t in tensors]
+        tensors = [ops.astype(t, common) for t in tensors]
     terms = [_diagonals(name, t, own) for t, own in zip(tensors, labels, strict=True)]
     sizes: dict[int, int] = {}
     for tensor, own in terms:
@@ -211,7 +201,7 @@ def _sum_of_products(
         product = _product(terms[i], terms[j], needed(i, j), sizes)
         terms = [product, *(term for k, term in enumerate(terms) if k not in (i, j))]
     tensor, own = _summed(terms[0], set(output))
-    return permute_dims(tensor, tuple(own.index(label) for label in output))
+    return ops.permute_dims(tensor, tuple(own.index(label) for label in output))
 
 
 def _mismatch(name: str, label: int, n: int, m: int, tensors: list[Tensor]) -> ValueError:
@@ -228,7 +218,7 @@ def _diagonals(name: str, tensor: Tensor, labels: Labels) -> Term:
             j = labels.index(label, i + 1)
             if tensor.shape[i] != tensor.shape[j]:
                 raise _mismatch(name, label, tensor.shape[i], tensor.shape[j], [tensor])
-            tensor = diagonal(tensor, 0, i, j)
+            tensor = ops.diagonal(tensor, 0, i, j)
             labels = (*labels[:i], *labels[i + 1 : j], *labels[j + 1 :], label)
     return tensor, labels
 
@@ -238,13 +228,13 @@ def _without_ones(tensor: Tensor, labels: Labels, sizes: dict[int, int]) -> Term
     kept = tuple(label for label, n in zip(labels, tensor.shape, strict=True) if n == sizes[label])
     if kept == labels:
         return tensor, labels
-    return reshape(tensor, tuple(sizes[label] for label in kept)), kept
+    return ops.reshape(tensor, tuple(sizes[label] for label in kept)), kept
 
 
 def _summed(term: Term, kept: set[int]) -> Term:
     tensor, labels = term
     axes = tuple(d for d, label in enumerate(labels) if label not in kept)
-    return (sum(tensor, axes), tuple(n for n in labels if n in kept)) if axes else term
+    return (ops.sum(tensor, axes), tuple(n for n in labels if n in kept)) if axes else term
 
 
 def _product(first: Term, second: Term, needed: set[int], sizes: dict[int, int]) -> Term:
@@ -265,24 +255,25 @@ def _product(first: Term, second: Term, needed: set[int], sizes: dict[int, int])
         if not inner:
             return x * y, labels
         summed = tuple(d for d, label in enumerate(labels) if label in inner)
-        return sum_product(x, y, summed), tuple(label for label in labels if label in batch)
+        return ops.sum_product(x, y, summed), tuple(label for label in labels if label in batch)
 
     def grouped(term: Term, *groups: Labels) -> Tensor:
         tensor, labels = term
         groups = (*((label,) for label in batch), *groups)
-        ordered = permute_dims(tensor, tuple(labels.index(n) for group in groups for n in group))
-        return reshape(ordered, tuple(math.prod(sizes[n] for n in group) for group in groups))
+        order = tuple(labels.index(n) for group in groups for n in group)
+        ordered = ops.permute_dims(tensor, order)
+        return ops.reshape(ordered, tuple(math.prod(sizes[n] for n in group) for group in groups))
 
-    product = matmul(grouped(first, rows, inner), grouped(second, inner, columns))
-    return reshape(product, tuple(sizes[label] for label in labels)), labels
+    product = ops.matmul(grouped(first, rows, inner), grouped(second, inner, columns))
+    return ops.reshape(product, tuple(sizes[label] for label in labels)), labels
 
 
 def _aligned(term: Term, labels: Labels) -> Tensor:
     """The tensor with its dimensions in this order, and size 1 for labels it does not have."""
     tensor, own = term
-    ordered = permute_dims(tensor, tuple(own.index(label) for label in labels if label in own))
+    ordered = ops.permute_dims(tensor, tuple(own.index(label) for label in labels if label in own))
     sizes = iter(ordered.shape)
-    return reshape(ordered, tuple(next(sizes) if label in own else 1 for label in labels))
+    return ops.reshape(ordered, tuple(next(sizes) if label in own else 1 for label in labels))
 
 
 led(globals(), __all__)

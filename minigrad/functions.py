@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ._core import ops
 from ._core.engine.graph import (
     Tensor,
     adopt,
@@ -22,33 +23,6 @@ from ._core.engine.graph import (
     to_tensors,
 )
 from ._core.fast.loops import memory_checked
-from ._core.ops import (
-    abs,
-    add_along_axis,
-    argsort,
-    broadcast_to,
-    concat,
-    exp,
-    floating,
-    getitem,
-    in_safe_range,
-    max,
-    one_axis,
-    permute_dims,
-    pow,
-    put,
-    reduced_axes,
-    repeat,
-    reshape,
-    roll,
-    sort_keys,
-    sqrt,
-    sum,
-    sum_product,
-    take_along_axis,
-    var,
-    where,
-)
 from .checks import choice, integer, real, sizes_of
 from .namespace import led
 from .types import Axis, Shape, TensorLike
@@ -70,11 +44,11 @@ def softmax(x: Tensor, axis: int = -1) -> Tensor:
     >>> mg.softmax(mg.tensor([0.0, 0.0]))
     tensor([0.5, 0.5])
     """
-    x = floating(x, "softmax")
-    axis = one_axis("softmax", axis, x.ndim)
-    largest = max(x, axis=axis, keepdims=True).detach() if x.size else 0.0  # empty: max raises
-    weights = exp(x - largest)
-    return weights / sum(weights, axis=axis, keepdims=True)
+    x = ops.floating(x, "softmax")
+    axis = ops.one_axis("softmax", axis, x.ndim)
+    largest = ops.max(x, axis=axis, keepdims=True).detach() if x.size else 0.0  # empty: max raises
+    weights = ops.exp(x - largest)
+    return weights / ops.sum(weights, axis=axis, keepdims=True)
 
 
 def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = False) -> Tensor:
@@ -83,14 +57,14 @@ def std(x: Tensor, axis: Axis = None, correction: float = 0, keepdims: bool = Fa
     >>> mg.std(mg.tensor([1.0, 3.0]))
     tensor(1.)
     """
-    square = var(x, axis, correction, keepdims)
-    if in_safe_range(square._array) and not _scaling:
-        return sqrt(square)
+    square = ops.var(x, axis, correction, keepdims)
+    if ops.in_safe_range(square._array) and not _scaling:
+        return ops.sqrt(square)
     x = to_tensor(x, "std")
     if x.dtype.kind != "f":
         return std(x.astype(np.float64), axis, correction, keepdims).astype(get_default_dtype())
     scale = _magnitude(x, axis)
-    return _rescaled(_power(var(x / scale, axis, correction, keepdims), 0.5), scale)
+    return _rescaled(_power(ops.var(x / scale, axis, correction, keepdims), 0.5), scale)
 
 
 def norm(
@@ -109,26 +83,26 @@ def norm(
     if x.dtype.kind != "f":
         return norm(x.astype(np.float64), axis, keepdims, ord).astype(get_default_dtype())
     if ord == 2 or ord == "fro":
-        square = sum_product(x, x, axis, keepdims)
-        if in_safe_range(square._array) and not _scaling:
-            return sqrt(square)
+        square = ops.sum_product(x, x, axis, keepdims)
+        if ops.in_safe_range(square._array) and not _scaling:
+            return ops.sqrt(square)
         scale = _magnitude(x, axis)
         y = x / scale
-        return _rescaled(_power(sum_product(y, y, axis, keepdims), 0.5), scale)
+        return _rescaled(_power(ops.sum_product(y, y, axis, keepdims), 0.5), scale)
     if isinstance(ord, str):
         raise ValueError(f"norm: ord must be a positive number, inf or 'fro', got {ord!r}")
     if ord == math.inf:
-        return max(abs(x), axis=axis, keepdims=keepdims)
+        return ops.max(ops.abs(x), axis=axis, keepdims=keepdims)
     if ord == 1:
-        return sum(abs(x), axis=axis, keepdims=keepdims)
+        return ops.sum(ops.abs(x), axis=axis, keepdims=keepdims)
     if not ord > 0:
         raise ValueError(f"norm: ord must be positive or inf, got {ord}")
-    power = pow if ord > 2 else _power
-    total = sum(power(abs(x), ord), axis=axis, keepdims=keepdims)
-    if in_safe_range(total._array) and not _scaling:
-        return pow(total, 1.0 / ord)
+    power = ops.pow if ord > 2 else _power
+    total = ops.sum(power(ops.abs(x), ord), axis=axis, keepdims=keepdims)
+    if ops.in_safe_range(total._array) and not _scaling:
+        return ops.pow(total, 1.0 / ord)
     scale = _magnitude(x, axis, ord if ord > 1 else 1)
-    total = sum(power(abs(x / scale), ord), axis=axis, keepdims=keepdims)
+    total = ops.sum(power(ops.abs(x / scale), ord), axis=axis, keepdims=keepdims)
     return _rescaled(_power(total, 1.0 / ord), scale)
 
 
@@ -159,11 +133,11 @@ def _magnitude(x: Tensor, axis: Axis, ord: float = 2) -> Tensor:
     quotient do not overflow or underflow. Since |x| = s |x / s| for any s, no gradient needs to
     flow through it."""
     if _scaling:
-        scale = max(abs(x), axis=axis, keepdims=True)
-        return where(scale > 0, where(scale < np.inf, scale, 1.0), 1.0)
+        scale = ops.max(ops.abs(x), axis=axis, keepdims=True)
+        return ops.where(scale > 0, ops.where(scale < np.inf, scale, 1.0), 1.0)
     if x.size == 0:
         return adopt(np.ones((), x.dtype))
-    largest = np.asarray(max(abs(x.detach()), axis=axis, keepdims=True)._array)
+    largest = np.asarray(ops.max(ops.abs(x.detach()), axis=axis, keepdims=True)._array)
     info, one = np.finfo(largest.dtype), largest.dtype.type(1)
     # At least the smallest normal number: gradients pass through multiples of the scale.
     powers = np.maximum(np.frexp(largest)[1] - 1, info.minexp)
@@ -172,16 +146,16 @@ def _magnitude(x: Tensor, axis: Axis, ord: float = 2) -> Tensor:
 
 
 def _rescaled(x: Tensor, scale: Tensor) -> Tensor:
-    return x * (scale if scale.ndim in (0, x.ndim) else reshape(scale, x.shape))
+    return x * (scale if scale.ndim in (0, x.ndim) else ops.reshape(scale, x.shape))
 
 
 def _power(x: Tensor, exponent: float) -> Tensor:
     """x ** exponent for x >= 0 and a positive exponent, with slope 0 at x = 0. The slope of `pow`
     is inf there if the exponent is below 1, and the chain rule would give inf * 0 = NaN."""
     if not x.requires_grad:
-        return sqrt(x) if exponent == 0.5 else pow(x, exponent)
+        return ops.sqrt(x) if exponent == 0.5 else ops.pow(x, exponent)
     zero = x == 0.0
-    return where(zero, 0.0, pow(where(zero, 1.0, x), exponent))
+    return ops.where(zero, 0.0, ops.pow(ops.where(zero, 1.0, x), exponent))
 
 
 # -------------------------------------------------------------------------------------- elementwise
@@ -194,7 +168,7 @@ def lerp(x: Tensor, y: TensorLike, weight: TensorLike) -> Tensor:
     """
     x, y, weight = to_tensors((x, y, weight), "lerp")
     way = y - x
-    return where(weight < 0.5, x + weight * way, y - (1.0 - weight) * way)
+    return ops.where(weight < 0.5, x + weight * way, y - (1.0 - weight) * way)
 
 
 def nan_to_num(
@@ -215,7 +189,7 @@ def nan_to_num(
         (x == math.inf, largest if posinf is None else posinf),
         (x == -math.inf, -largest if neginf is None else neginf),
     ):
-        x = where(odd, float(real(replacement, "nan_to_num: a replacement")), x)
+        x = ops.where(odd, float(real(replacement, "nan_to_num: a replacement")), x)
     return x
 
 
@@ -226,14 +200,13 @@ def cross(x: Tensor, y: TensorLike, axis: int = -1) -> Tensor:
     tensor([0., 0., 1.])
     """
     x, y = to_tensors((x, y), "cross")
-    fewest = x.ndim if x.ndim < y.ndim else y.ndim
-    largest = x.ndim if x.ndim > y.ndim else y.ndim
-    along = one_axis("cross", axis, largest) - largest  # counted from the end, in both
+    fewest, largest = sorted((x.ndim, y.ndim))
+    along = ops.one_axis("cross", axis, largest) - largest  # counted from the end, in both
     if along < -fewest or x.shape[along] != 3 or y.shape[along] != 3:
         raise ValueError(
             f"cross: {x.shape} and {y.shape} along axis {axis}: expected 3 elements in both"
         )
-    return roll(x * roll(y, -1, along) - roll(x, -1, along) * y, -1, along)
+    return ops.roll(x * ops.roll(y, -1, along) - ops.roll(x, -1, along) * y, -1, along)
 
 
 # -------------------------------------------------------------------------------------------- shape
@@ -244,11 +217,12 @@ def expand_dims(x: Tensor, axis: int | tuple[int, ...] = 0) -> Tensor:
     (1, 3)
     """
     x = to_tensor(x, "expand_dims")
-    axes = axis if isinstance(axis, (tuple, list)) else (one_axis("expand_dims", axis, x.ndim + 1),)
-    ndim = x.ndim + len(axes)
-    new = reduced_axes("expand_dims", axes, ndim)
+    if not isinstance(axis, (tuple, list)):
+        axis = (ops.one_axis("expand_dims", axis, x.ndim + 1),)
+    ndim = x.ndim + len(axis)
+    new = ops.reduced_axes("expand_dims", axis, ndim)
     sizes = iter(x.shape)
-    return reshape(x, tuple(1 if d in new else next(sizes) for d in range(ndim)))
+    return ops.reshape(x, tuple(1 if d in new else next(sizes) for d in range(ndim)))
 
 
 def squeeze(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
@@ -259,12 +233,12 @@ def squeeze(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
     """
     x = to_tensor(x, "squeeze")
     if axis is None:
-        return reshape(x, tuple(n for n in x.shape if n != 1))
-    dropped = reduced_axes("squeeze", axis, x.ndim)
+        return ops.reshape(x, tuple(n for n in x.shape if n != 1))
+    dropped = ops.reduced_axes("squeeze", axis, x.ndim)
     for d in dropped:
         if x.shape[d] != 1:
             raise ValueError(f"squeeze: axis {d} of shape {x.shape} has size {x.shape[d]}, not 1")
-    return reshape(x, tuple(n for d, n in enumerate(x.shape) if d not in dropped))
+    return ops.reshape(x, tuple(n for d, n in enumerate(x.shape) if d not in dropped))
 
 
 def flatten(x: Tensor, start_axis: int = 0, end_axis: int = -1) -> Tensor:
@@ -275,11 +249,12 @@ def flatten(x: Tensor, start_axis: int = 0, end_axis: int = -1) -> Tensor:
     """
     x = to_tensor(x, "flatten")
     if x.ndim == 0:
-        return reshape(x, (1,))
-    start, end = one_axis("flatten", start_axis, x.ndim), one_axis("flatten", end_axis, x.ndim)
+        return ops.reshape(x, (1,))
+    start, end = (ops.one_axis("flatten", axis, x.ndim) for axis in (start_axis, end_axis))
     if start > end:
         raise ValueError(f"flatten: start_axis {start_axis} comes after end_axis {end_axis}")
-    return reshape(x, (*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :]))
+    before, merged, after = x.shape[:start], x.shape[start : end + 1], x.shape[end + 1 :]
+    return ops.reshape(x, (*before, math.prod(merged), *after))
 
 
 def moveaxis(x: Tensor, source: int | Sequence[int], destination: int | Sequence[int]) -> Tensor:
@@ -294,9 +269,9 @@ def moveaxis(x: Tensor, source: int | Sequence[int], destination: int | Sequence
     x = to_tensor(x, "moveaxis")
     if isinstance(source, int) and isinstance(destination, int):
         order = list(range(x.ndim))
-        moved = order.pop(one_axis("moveaxis", source, x.ndim))
-        order.insert(one_axis("moveaxis", destination, x.ndim), moved)
-        return permute_dims(x, tuple(order))
+        moved = order.pop(ops.one_axis("moveaxis", source, x.ndim))
+        order.insert(ops.one_axis("moveaxis", destination, x.ndim), moved)
+        return ops.permute_dims(x, tuple(order))
     sources, places = (_listed_axes("moveaxis", axes, x.ndim) for axes in (source, destination))
     if len(sources) != len(places):
         raise ValueError(
@@ -305,14 +280,14 @@ def moveaxis(x: Tensor, source: int | Sequence[int], destination: int | Sequence
     order = [d for d in range(x.ndim) if d not in sources]
     for place, moved in sorted(zip(places, sources, strict=True)):
         order.insert(place, moved)
-    return permute_dims(x, tuple(order))
+    return ops.permute_dims(x, tuple(order))
 
 
 def _listed_axes(name: str, axes: int | Sequence[int], ndim: int) -> list[int]:
     """`axes` in the given order, as nonnegative ints; none may occur twice."""
     listed = tuple(axes) if isinstance(axes, (tuple, list)) else (axes,)
-    reduced_axes(name, listed, ndim)
-    return [one_axis(name, axis, ndim) for axis in listed]
+    ops.reduced_axes(name, listed, ndim)
+    return [ops.one_axis(name, axis, ndim) for axis in listed]
 
 
 def swapaxes(x: Tensor, axis1: int, axis2: int) -> Tensor:
@@ -323,9 +298,9 @@ def swapaxes(x: Tensor, axis1: int, axis2: int) -> Tensor:
     """
     x = to_tensor(x, "swapaxes")
     order = list(range(x.ndim))
-    a, b = one_axis("swapaxes", axis1, x.ndim), one_axis("swapaxes", axis2, x.ndim)
+    a, b = ops.one_axis("swapaxes", axis1, x.ndim), ops.one_axis("swapaxes", axis2, x.ndim)
     order[a], order[b] = b, a
-    return permute_dims(x, order)
+    return ops.permute_dims(x, order)
 
 
 def flip(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
@@ -335,8 +310,8 @@ def flip(x: Tensor, axis: int | tuple[int, ...] | None = None) -> Tensor:
     tensor([3., 2., 1.])
     """
     x = to_tensor(x, "flip")
-    turned = reduced_axes("flip", axis, x.ndim)
-    return getitem(x, tuple(slice(None, None, -1 if d in turned else 1) for d in range(x.ndim)))
+    turned = ops.reduced_axes("flip", axis, x.ndim)
+    return ops.getitem(x, tuple(slice(None, None, -1 if d in turned else 1) for d in range(x.ndim)))
 
 
 def stack(arrays: Sequence[Tensor], axis: int = 0) -> Tensor:
@@ -350,7 +325,7 @@ def stack(arrays: Sequence[Tensor], axis: int = 0) -> Tensor:
     tensors = to_tensors(tuple(arrays), "stack")
     if len({t.shape for t in tensors}) > 1:
         raise ValueError(f"stack: shapes {', '.join(str(t.shape) for t in tensors)} differ")
-    return concat([expand_dims(t, axis) for t in tensors], axis=axis)
+    return ops.concat([expand_dims(t, axis) for t in tensors], axis=axis)
 
 
 def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor, ...]:
@@ -362,7 +337,7 @@ def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor,
     [(2,), (2,), (1,)]
     """
     x = to_tensor(x, "split")
-    axis = one_axis("split", axis, x.ndim)
+    axis = ops.one_axis("split", axis, x.ndim)
     n = x.shape[axis]
     given = np.asarray(sizes, None if np.size(sizes) else np.int64)  # [] is of floats, to NumPy
     if given.dtype.kind not in "iu" or given.ndim > 1:
@@ -380,7 +355,7 @@ def split(x: Tensor, sizes: int | Sequence[int], axis: int = 0) -> tuple[Tensor,
                 f"split: sizes {given.tolist()} add up to {bounds[-1]}, axis {axis} has {n}"
             )
     before = (slice(None),) * axis
-    return tuple(getitem(x, (*before, slice(a, b))) for a, b in pairwise(bounds))
+    return tuple(ops.getitem(x, (*before, slice(a, b))) for a, b in pairwise(bounds))
 
 
 def unstack(x: Tensor, axis: int = 0) -> tuple[Tensor, ...]:
@@ -390,8 +365,8 @@ def unstack(x: Tensor, axis: int = 0) -> tuple[Tensor, ...]:
     tensor([3., 4.])
     """
     x = to_tensor(x, "unstack")
-    before = (slice(None),) * one_axis("unstack", axis, x.ndim)
-    return tuple(getitem(x, (*before, i)) for i in range(x.shape[axis]))
+    before = (slice(None),) * ops.one_axis("unstack", axis, x.ndim)
+    return tuple(ops.getitem(x, (*before, i)) for i in range(x.shape[axis]))
 
 
 def tile(x: Tensor, repetitions: Shape) -> Tensor:
@@ -403,13 +378,13 @@ def tile(x: Tensor, repetitions: Shape) -> Tensor:
     """
     x = to_tensor(x, "tile")
     times = sizes_of(repetitions, "tile")
-    ndim = len(times) if len(times) > x.ndim else x.ndim
+    ndim = max(len(times), x.ndim)
     times, sizes = (1,) * (ndim - len(times)) + times, (1,) * (ndim - x.ndim) + x.shape
     for d in range(ndim):  # to tile a dimension, repeat the whole block below each earlier index
         block = math.prod(sizes[d:])
         if times[d] != 1 and block:
-            x = repeat(reshape(x, (-1, block)), times[d], 0)
-    return reshape(x, tuple(t * n for t, n in zip(times, sizes, strict=True)))
+            x = ops.repeat(ops.reshape(x, (-1, block)), times[d], 0)
+    return ops.reshape(x, tuple(t * n for t, n in zip(times, sizes, strict=True)))
 
 
 def meshgrid(*arrays: TensorLike, indexing: Literal["xy", "ij"] = "xy") -> tuple[Tensor, ...]:
@@ -425,7 +400,7 @@ def meshgrid(*arrays: TensorLike, indexing: Literal["xy", "ij"] = "xy") -> tuple
         raise ValueError(f"meshgrid: expected 1-d tensors, got shape {wrong[0]}")
     n, shape = len(tensors), tuple(t.size for t in tensors)
     grid = [
-        broadcast_to(reshape(t, (1,) * i + (-1,) + (1,) * (n - i - 1)), shape)
+        ops.broadcast_to(ops.reshape(t, (1,) * i + (-1,) + (1,) * (n - i - 1)), shape)
         for i, t in enumerate(tensors)
     ]
     return tuple(swapaxes(g, 0, 1) if indexing == "xy" and n > 1 else g for g in grid)
@@ -457,7 +432,7 @@ def _triangle(x: Tensor, k: int, name: str, lower: bool) -> Tensor:
     if x.ndim < 2:
         raise ValueError(f"{name}: expected two or more dimensions, got shape {x.shape}")
     below = adopt(np.tri(x.shape[-2], x.shape[-1], k if lower else k - 1, dtype=bool))
-    return where(below, x, False) if lower else where(below, False, x)
+    return ops.where(below, x, False) if lower else ops.where(below, False, x)
 
 
 def clone(x: Tensor) -> Tensor:
@@ -482,7 +457,7 @@ def scatter_add(x: Tensor, axis: int, indices: TensorLike, source: Tensor) -> Te
     tensor([2., 0., 1.])
     """
     x, source = to_tensors((x, source), "scatter_add")
-    axis = one_axis("scatter_add", axis, x.ndim)
+    axis = ops.one_axis("scatter_add", axis, x.ndim)
     places = _integers(indices, "scatter_add")
     pairs = zip(source.shape, x.shape, strict=False)
     covered = [n if d == axis or n < m else m for d, (n, m) in enumerate(pairs)]
@@ -493,10 +468,10 @@ def scatter_add(x: Tensor, axis: int, indices: TensorLike, source: Tensor) -> Te
             f"except along axis {axis}, x {x.shape}; all three need the same rank"
         )
     if source.shape != places.shape:
-        source = getitem(source, tuple(slice(n) for n in places.shape))
+        source = ops.getitem(source, tuple(slice(n) for n in places.shape))
     shape = (*places.shape[:axis], x.shape[axis], *places.shape[axis + 1 :])
-    added = add_along_axis(source, places, axis, shape)
-    return x + (added if shape == x.shape else put(added, tuple(map(slice, shape)), x.shape))
+    added = ops.add_along_axis(source, places, axis, shape)
+    return x + (added if shape == x.shape else ops.put(added, tuple(map(slice, shape)), x.shape))
 
 
 def topk(
@@ -510,16 +485,17 @@ def topk(
     (tensor([3., 2.]), tensor([0, 2]))
     """
     x = to_tensor(x, "topk")
-    axis = one_axis("topk", axis, x.ndim)
+    axis = ops.one_axis("topk", axis, x.ndim)
     n = x.shape[axis]
     k = integer(k, "topk: k")
     if not 0 <= k <= n:
         raise ValueError(f"topk: k must be from 0 to {n}, the size of axis {axis}, got {k}")
     positions = Tensor(_first_of_the_largest(x._array, k, axis, largest))
     if sorted:
-        by_size = argsort(take_along_axis(x.detach(), positions, axis), axis, descending=largest)
-        positions = take_along_axis(positions, by_size, axis)
-    return take_along_axis(x, positions, axis), positions
+        found = ops.take_along_axis(x.detach(), positions, axis)
+        by_size = ops.argsort(found, axis, descending=largest)
+        positions = ops.take_along_axis(positions, by_size, axis)
+    return ops.take_along_axis(x, positions, axis), positions
 
 
 @memory_checked
@@ -530,7 +506,7 @@ def _first_of_the_largest(x: np.ndarray, k: int, axis: int, largest: bool) -> np
     shape, n = (*rows.shape[:-1], k), rows.shape[-1]
     if k == 0 or rows.size == 0 or k == n:
         return np.moveaxis(np.broadcast_to(np.arange(k), shape), -1, axis)
-    keys = sort_keys(rows) if rows.dtype.kind == "f" and np.isnan(rows).any() else rows
+    keys = ops.sort_keys(rows) if rows.dtype.kind == "f" and np.isnan(rows).any() else rows
     if not largest:
         keys = -keys if keys.dtype.kind == "f" else ~keys
     last = np.partition(keys, n - k, -1)[..., n - k : n - k + 1]
@@ -610,11 +586,11 @@ def bincount(x: Tensor, weights: TensorLike | None = None, minlength: int = 0) -
         )
     if weights is None:
         return adopt(np.bincount(numbers, minlength=least))
-    w = floating(weights, "bincount")
+    w = ops.floating(weights, "bincount")
     if w.shape != numbers.shape:
         raise ValueError(f"bincount: weights of shape {w.shape} for x of shape {numbers.shape}")
     length = int(numbers.max()) + 1 if numbers.size else 0
-    return add_along_axis(w, numbers, 0, (length if length > least else least,))
+    return ops.add_along_axis(w, numbers, 0, (max(length, least),))
 
 
 @memory_checked
@@ -637,7 +613,7 @@ def unique(
     (tensor([1, 3]), tensor([1, 2]))
     """
     x = to_tensor(x, "unique")
-    along = None if axis is None else one_axis("unique", axis, x.ndim)
+    along = None if axis is None else ops.one_axis("unique", axis, x.ndim)
     found: Any = np.unique(  # type: ignore[call-overload]
         x._array, return_index, return_inverse, return_counts, along, equal_nan=equal_nan
     )
@@ -663,14 +639,14 @@ def _reduced(
     function: Callable[..., Any], x: TensorLike, name: str, axis: Axis, keepdims: bool
 ) -> Tensor:
     x = to_tensor(x, name)
-    return _plain(function, x, name, axis=reduced_axes(name, axis, x.ndim), keepdims=keepdims)
+    return _plain(function, x, name, axis=ops.reduced_axes(name, axis, x.ndim), keepdims=keepdims)
 
 
 def _position(
     function: Callable[..., Any], x: TensorLike, name: str, axis: int | None, keepdims: bool
 ) -> Tensor:
     x = to_tensor(x, name)
-    axis = None if axis is None else one_axis(name, axis, x.ndim)
+    axis = None if axis is None else ops.one_axis(name, axis, x.ndim)
     return _plain(function, x, name, axis=axis, keepdims=keepdims)
 
 

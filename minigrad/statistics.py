@@ -9,18 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ._core import ops
 from ._core.engine.graph import Tensor, adopt, attach_methods, to_tensor
 from ._core.fast.loops import memory_checked
-from ._core.ops import (
-    astype,
-    floating,
-    floating_operands,
-    permute_dims,
-    reduced_axes,
-    reshape,
-    sort,
-    where,
-)
 from .array_api import broadcast_shapes
 from .checks import choice, flag, integer, sizes_of
 from .creation import random_floats
@@ -68,19 +59,19 @@ def median(x: Tensor, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 @memory_checked
 def _quantile(name: str, x: TensorLike, q: Any, axis: Axis, keepdims: bool, method: str) -> Tensor:
-    x = floating(x, name)
+    x = ops.floating(x, name)
     given = to_tensor(np.asarray(q, np.float64) if isinstance(q, (list, tuple)) else q, name)
     choice(method, f"{name}: method", "linear", "lower", "higher", "midpoint", "nearest")
     share = np.asarray(q if isinstance(q, float) else given._array, np.float64)
     if not ((share >= 0) & (share <= 1)).all():
         raise ValueError(f"{name}: q must be between 0 and 1, got {q!r:.60}")
-    axes = reduced_axes(name, axis, x.ndim)
+    axes = ops.reduced_axes(name, axis, x.ndim)
     kept = tuple(d for d in range(x.ndim) if d not in axes)
     left = tuple(x.shape[d] for d in kept)
     n = math.prod(x.shape[d] for d in axes)
     if n == 0:
         raise ValueError(f"{name}: no elements over axis {axis} of shape {x.shape}")
-    rows = sort(reshape(permute_dims(x, kept + axes), (math.prod(left), n)), axis=-1)
+    rows = ops.sort(ops.reshape(ops.permute_dims(x, kept + axes), (math.prod(left), n)), axis=-1)
 
     place = share.reshape(-1) * (n - 1)
     low, high = np.floor(place).astype(np.int64), np.ceil(place).astype(np.int64)
@@ -98,14 +89,14 @@ def _quantile(name: str, x: TensorLike, q: Any, axis: Axis, keepdims: bool, meth
     below, above = rows.take_along_axis(low, 1), rows.take_along_axis(high, 1)
     factor = adopt(weight.astype(x.dtype))
     if method == "linear" and given.requires_grad:
-        moving = reshape(given, -1).astype(x.dtype)
+        moving = ops.reshape(given, -1).astype(x.dtype)
         factor = factor + (moving - moving.detach()) * (n - 1)
     found = lerp(below, above, factor)
     alike = np.isinf(below._array) & (below._array == above._array)
     if alike.any():
-        found = where(adopt(alike), below, found)
+        found = ops.where(adopt(alike), below, found)
     sizes = tuple(1 if d in axes else m for d, m in enumerate(x.shape)) if keepdims else left
-    return reshape(found.mT, share.shape + sizes)
+    return ops.reshape(found.mT, share.shape + sizes)
 
 
 # ----------------------------------------------------------------------------------- random numbers
@@ -138,13 +129,13 @@ def normal(
     >>> mg.normal(mg.tensor([0.0, 100.0]), 0.5).shape
     (2,)
     """
-    centre, spread = floating_operands((mean, std), "normal")
+    centre, spread = ops.floating_operands((mean, std), "normal")
     if not (spread._array >= 0).all():
         raise ValueError(f"normal: std must not be negative, got {std!r:.60}")
     shape = _size("normal", broadcast_shapes(centre.shape, spread.shape), size)
     kind = centre.dtype if dtype is None else dtype
     noise = adopt(random_floats("standard_normal", "normal", shape, kind, generator))
-    return astype(centre, noise.dtype) + astype(spread, noise.dtype) * noise
+    return ops.astype(centre, noise.dtype) + ops.astype(spread, noise.dtype) * noise
 
 
 @memory_checked

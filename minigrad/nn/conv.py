@@ -11,16 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from .._core import ops
 from .._core.engine.graph import Tensor, to_tensor
-from .._core.ops import (
-    getitem,
-    overlap_add,
-    packed_matmul,
-    pad as pad_axes,
-    permute_dims,
-    reshape,
-    sliding_windows,
-)
 from ..checks import choice, integer, per_axis, positive, real, wrong_shape
 from ..types import Shape
 from .applied import Applied
@@ -85,7 +77,7 @@ def _pad(x: Tensor, widths: Pairs, mode: str, value: float, name: str) -> Tensor
             raise ValueError(f"{name}: padding {pair} leaves none of {size} elements")
     added = tuple((max(a, 0), max(b, 0)) for a, b in widths)
     y = x if last else _cropped(x, widths)
-    y = pad_axes(y, added, mode, value) if any(map(any, added)) else y
+    y = ops.pad(y, added, mode, value) if any(map(any, added)) else y
     return _cropped(y, widths) if last else y
 
 
@@ -97,7 +89,7 @@ def _cropped(x: Tensor, widths: Pairs) -> Tensor:
         slice(max(-a, 0), n + min(b, 0)) if min(a, b) < 0 else slice(None)
         for n, (a, b) in zip(x.shape, widths, strict=True)
     )
-    return getitem(x, tuple(kept))
+    return ops.getitem(x, tuple(kept))
 
 
 def _channels_first(name: str, x: Tensor, weight: Tensor, channels: int, groups: int) -> Tensor:
@@ -111,7 +103,7 @@ def _channels_first(name: str, x: Tensor, weight: Tensor, channels: int, groups:
             f"{name}: expected {channels} channels for a weight of shape {weight.shape} and "
             f"groups={groups}, got {x.shape[-axes - 1]} in an input of shape {x.shape}"
         )
-    return reshape(x, (1, *x.shape)) if x.ndim == axes + 1 else x
+    return ops.reshape(x, (1, *x.shape)) if x.ndim == axes + 1 else x
 
 
 def _check_bias(name: str, bias: Tensor, outputs: int) -> None:
@@ -130,7 +122,7 @@ def _convolve(
     stride, padding, dilation, groups = options
     batched = _channels_first(name, x, weight, weight.shape[1] * groups, groups)
     if any(map(any, padding)):
-        batched = pad_axes(batched, ((0, 0), (0, 0), *padding))
+        batched = ops.pad(batched, ((0, 0), (0, 0), *padding))
     outputs, kernel, axes = weight.shape[0], weight.shape[2:], len(stride)
     for size, width, gap in zip(batched.shape[2:], kernel, dilation, strict=True):
         if gap * (width - 1) + 1 > size:
@@ -138,19 +130,19 @@ def _convolve(
                 f"{name}: a kernel of {kernel} with dilation {dilation} is larger than the padded "
                 f"input of {batched.shape[2:]}"
             )
-    windows = sliding_windows(batched, kernel, stride, dilation)  # (N, C, *places, *kernel)
+    windows = ops.sliding_windows(batched, kernel, stride, dilation)  # (N, C, *places, *kernel)
     batch, channels, places = *windows.shape[:2], windows.shape[2 : 2 + axes]
     order = (0, 1, *range(2 + axes, 2 + 2 * axes), *range(2, 2 + axes))
     depth = channels * math.prod(kernel)
     group = (groups,) if groups > 1 else ()
     columns = (batch, *group, depth // groups, math.prod(places))
-    rows = reshape(weight, (*group, outputs // groups, depth // groups))
+    rows = ops.reshape(weight, (*group, outputs // groups, depth // groups))
     if bias is not None:
         _check_bias(name, bias, outputs)
-        bias = reshape(bias, (*group, outputs // groups))
-    y = packed_matmul(rows, permute_dims(windows, order), columns, bias)
-    y = reshape(y, (batch, outputs, *places))
-    return y if batched.ndim == to_tensor(x, name).ndim else reshape(y, y.shape[1:])
+        bias = ops.reshape(bias, (*group, outputs // groups))
+    y = ops.packed_matmul(rows, ops.permute_dims(windows, order), columns, bias)
+    y = ops.reshape(y, (batch, outputs, *places))
+    return y if batched.ndim == to_tensor(x, name).ndim else ops.reshape(y, y.shape[1:])
 
 
 def _spread(places: Sequence[int], *options: tuple[int, ...]) -> tuple[int, ...]:
@@ -182,17 +174,17 @@ def _convolve_transposed(
         )
     group = (groups,) if groups > 1 else ()
     depth = outputs // groups * math.prod(kernel)
-    rows = reshape(weight, (*group, channels // groups, depth))
+    rows = ops.reshape(weight, (*group, channels // groups, depth))
     values = (batch, *group, channels // groups, math.prod(places))
-    columns = packed_matmul(rows.mT, batched, values)
-    columns = reshape(columns, (batch, outputs, *kernel, *places))
+    columns = ops.packed_matmul(rows.mT, batched, values)
+    columns = ops.reshape(columns, (batch, outputs, *kernel, *places))
     order = (0, 1, *range(2 + axes, 2 + 2 * axes), *range(2, 2 + axes))
-    y = overlap_add(permute_dims(columns, order), (batch, outputs, *full), stride, dilation)
+    y = ops.overlap_add(ops.permute_dims(columns, order), (batch, outputs, *full), stride, dilation)
     y = _pad(y, ((0, 0), (0, 0), *crop), "constant", 0, name)
     if bias is not None:
         _check_bias(name, bias, outputs)
-        y = y + reshape(bias, (-1, *(1,) * axes))
-    return y if batched.ndim == to_tensor(x, name).ndim else reshape(y, y.shape[1:])
+        y = y + ops.reshape(bias, (-1, *(1,) * axes))
+    return y if batched.ndim == to_tensor(x, name).ndim else ops.reshape(y, y.shape[1:])
 
 
 def _weight(name: str, weight: Tensor, axes: int, groups: int) -> Tensor:

@@ -13,19 +13,7 @@ from .._core import formulas, ops
 from .._core.engine.graph import Tensor, adopt, move_statistics, to_tensor, to_tensors
 from .._core.fast.derived import derived
 from .._core.fast.loops import count_classes, memory_checked
-from .._core.ops import (
-    clip,
-    expm1,
-    floating,
-    getitem,
-    linear as linear,
-    logsigmoid as logsigmoid,
-    reshape,
-    sigmoid as sigmoid,
-    sqrt,
-    tanh as tanh,
-    where,
-)
+from .._core.ops import linear as linear, logsigmoid as logsigmoid, sigmoid as sigmoid, tanh as tanh
 from ..checks import (
     choice,
     integer,
@@ -157,7 +145,7 @@ def batch_norm(
             y = y * (weight * r) + (weight * d + bias)
     else:
         mean, var = _per_channel(running_mean, ndim), _per_channel(running_var, ndim)
-        y = (x - mean) * (weight / sqrt(var + eps)) + bias
+        y = (x - mean) * (weight / ops.sqrt(var + eps)) + bias
 
     # Last, because all of the above may raise. mean and var have no graph, so the buffers get none.
     if training and running_mean is not None and running_var is not None:
@@ -185,12 +173,12 @@ def _renormalisation(
         raise ValueError("batch_norm: renorm needs running statistics")
     rmax, dmax = renorm_limits("batch_norm", *limits)
     old_mean, old_var = (
-        reshape(to_tensor(s, "batch_norm").detach().astype(mean.dtype), mean.shape)
+        ops.reshape(to_tensor(s, "batch_norm").detach().astype(mean.dtype), mean.shape)
         for s in (running_mean, running_var)
     )
-    old_std = sqrt(old_var + eps)
-    r = clip(sqrt(var + eps) / old_std, 1 / rmax, rmax)
-    return r, clip((mean - old_mean) / old_std, -dmax, dmax)
+    old_std = ops.sqrt(old_var + eps)
+    r = ops.clip(ops.sqrt(var + eps) / old_std, 1 / rmax, rmax)
+    return r, ops.clip((mean - old_mean) / old_std, -dmax, dmax)
 
 
 _normalise: Callable[..., tuple[Tensor, Tensor, Tensor]] = derived(formulas.normalise)
@@ -206,7 +194,7 @@ def _per_channel(parameter: Any, ndim: int) -> Any:
     """Reshape (C,) to broadcast against (N, C, ...); a number is returned unchanged."""
     if ndim == 2 or not isinstance(parameter, Tensor):
         return parameter
-    return reshape(parameter, (-1, *(1,) * (ndim - 2)))
+    return ops.reshape(parameter, (-1, *(1,) * (ndim - 2)))
 
 
 def standardise(
@@ -223,7 +211,7 @@ def standardise(
     >>> mg.nn.functional.standardise(x, mean, var, eps=0.0)
     tensor([-1.,  1.])
     """
-    y = (x - mean) / sqrt(var + eps)
+    y = (x - mean) / ops.sqrt(var + eps)
     y = y if weight is None else y * weight
     return y if bias is None else y + bias
 
@@ -241,7 +229,7 @@ def _check_shapes(name: str, x: Tensor, sizes: Any = None, **operands: Any) -> N
 def _columns(name: str, x: Tensor, split: tuple[int, ...], **operands: Tensor | None) -> list[Any]:
     """Reshape operands of shape (C,) to `split`, which broadcasts against x (N, C, ...)."""
     _check_shapes(name, x, **operands)
-    return [None if operand is None else reshape(operand, split) for operand in operands.values()]
+    return [given if given is None else ops.reshape(given, split) for given in operands.values()]
 
 
 def _trailing(
@@ -288,7 +276,7 @@ def rms_norm(
     >>> mg.nn.functional.rms_norm(mg.tensor([3.0, 4.0, 0.0, 0.0]), 4, eps=0.0)
     tensor([1.2, 1.6, 0. , 0. ])
     """
-    x = floating(x, "rms_norm")
+    x = ops.floating(x, "rms_norm")
     axes = _trailing(x, normalized_shape, "rms_norm", weight=weight)
     if eps is None:
         eps = float(np.finfo(x.dtype).eps)
@@ -322,9 +310,9 @@ def group_norm(
     around = (1,) * (x.ndim - 2)
     members = channels // num_groups
     columns = _columns("group_norm", x, (num_groups, members, *around), weight=weight, bias=bias)
-    rows = reshape(x, (batch, num_groups, members, *x.shape[2:]))
+    rows = ops.reshape(x, (batch, num_groups, members, *x.shape[2:]))
     axes = tuple(range(2, rows.ndim))
-    return reshape(_normalise(rows, *_or_neutral(*columns), axes, eps)[0], x.shape)
+    return ops.reshape(_normalise(rows, *_or_neutral(*columns), axes, eps)[0], x.shape)
 
 
 def instance_norm(
@@ -467,11 +455,11 @@ def embedding(
         scale = np.where(norms > max_norm, max_norm / (norms + 1e-7), 1.0)
         if (scale < 1).any():
             weight.detach()[used] = (rows * scale).astype(rows.dtype)
-    y = getitem(weight, labels)
+    y = ops.getitem(weight, labels)
     if padding_idx is not None:
         padding = labels == padding_idx % max(weight.shape[0], 1)
         if padding.any():
-            y = where(adopt(padding[..., None]), y.detach(), y)
+            y = ops.where(adopt(padding[..., None]), y.detach(), y)
     return y
 
 
@@ -548,7 +536,7 @@ def attention(
         blind = (scores._array == -np.inf).all(axis=-1, keepdims=True)
         if blind.any() and scores.size:
             idle = adopt(blind)
-            weights = where(idle, 0.0, softmax(where(idle, 0.0, scores)))
+            weights = ops.where(idle, 0.0, softmax(ops.where(idle, 0.0, scores)))
         else:
             weights = softmax(scores)
     weights = dropout(weights, dropout_p)
@@ -601,10 +589,10 @@ def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     choice(approximate, "GELU: approximate", "none", "tanh")
     x = to_tensor(x, "gelu")
     far = ops.abs(x) > 100.0  # gelu equals relu here, and inf * 0 would be NaN
-    near = where(far, 0.0, x)
+    near = ops.where(far, 0.0, x)
     # 1 + tanh(u) = 2 sigmoid(2 u), which does not cancel in the left tail
     inner = math.sqrt(8 / math.pi) * (near + 0.044715 * (near * near * near))
-    return near * sigmoid(inner) + where(far, ops.relu(x), 0.0)
+    return near * sigmoid(inner) + ops.where(far, ops.relu(x), 0.0)
 
 
 def softplus(x: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
@@ -636,8 +624,8 @@ def softsign(x: Tensor) -> Tensor:
     # For |x| > 1 as 1 / (sign x + 1/x): its slope does not cancel, and it is right at ±inf.
     x = to_tensor(x, "softsign")
     large = ops.abs(x) > 1.0
-    near, far = where(large, 0.0, x), where(large, x, 1.0)
-    return where(large, 1.0 / (ops.sign(far) + 1.0 / far), near / (1.0 + ops.abs(near)))
+    near, far = ops.where(large, 0.0, x), ops.where(large, x, 1.0)
+    return ops.where(large, 1.0 / (ops.sign(far) + 1.0 / far), near / (1.0 + ops.abs(near)))
 
 
 def tanhshrink(x: Tensor) -> Tensor:
@@ -658,7 +646,7 @@ def elu(x: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """
     # clip keeps positive x from overflowing in the exponential; unlike minimum, it has the slope 1
     # at its bound.
-    return ops.relu(x) + alpha * expm1(clip(x, max=0.0))
+    return ops.relu(x) + alpha * ops.expm1(ops.clip(x, max=0.0))
 
 
 def selu(x: Tensor, inplace: bool = False) -> Tensor:
@@ -680,7 +668,7 @@ def celu(x: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
     """
     if alpha == 0:
         raise ValueError("CELU: alpha must not be 0")
-    return ops.relu(x) + alpha * expm1(clip(x, max=0.0) / alpha)
+    return ops.relu(x) + alpha * ops.expm1(ops.clip(x, max=0.0) / alpha)
 
 
 # ------------------------------------------------------------------ piecewise linear activations
@@ -706,7 +694,7 @@ def hardtanh(
         raise ValueError(f"Hardtanh: min_val {min_val} is greater than max_val {max_val}")
     x = to_tensor(x, "hardtanh")
     outside = (x <= min_val) | (x >= max_val)
-    return where(outside, clip(x.detach(), min_val, max_val), x)
+    return ops.where(outside, ops.clip(x.detach(), min_val, max_val), x)
 
 
 def relu6(x: Tensor, inplace: bool = False) -> Tensor:
@@ -744,7 +732,7 @@ def leaky_relu(x: Tensor, negative_slope: float = 0.01, inplace: bool = False) -
     tensor([-0.01,  2.  ])
     """
     x = to_tensor(x, "leaky_relu")
-    return where(x > 0, x, negative_slope * x)
+    return ops.where(x > 0, x, negative_slope * x)
 
 
 def prelu(x: Tensor, weight: Tensor) -> Tensor:
@@ -765,7 +753,7 @@ def prelu(x: Tensor, weight: Tensor) -> Tensor:
             f"{weight.shape}"
         )
     column = (-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else weight.shape[: x.ndim]
-    return where(x > 0, x, reshape(weight, column) * x)
+    return ops.where(x > 0, x, ops.reshape(weight, column) * x)
 
 
 def threshold(x: Tensor, threshold: float, value: float, inplace: bool = False) -> Tensor:
@@ -775,7 +763,7 @@ def threshold(x: Tensor, threshold: float, value: float, inplace: bool = False) 
     tensor([20.,  2.])
     """
     x = to_tensor(x, "threshold")
-    return where(x <= threshold, value, x)
+    return ops.where(x <= threshold, value, x)
 
 
 def hardshrink(x: Tensor, lambd: float = 0.5) -> Tensor:
@@ -784,7 +772,7 @@ def hardshrink(x: Tensor, lambd: float = 0.5) -> Tensor:
     >>> mg.nn.functional.hardshrink(mg.tensor([-2.0, 0.5, 2.0]))
     tensor([-2.,  0.,  2.])
     """
-    return where(ops.abs(x) <= lambd, 0.0, x)
+    return ops.where(ops.abs(x) <= lambd, 0.0, x)
 
 
 def softshrink(x: Tensor, lambd: float = 0.5) -> Tensor:
@@ -794,7 +782,7 @@ def softshrink(x: Tensor, lambd: float = 0.5) -> Tensor:
     tensor([-1.5,  0. ,  1.5])
     """
     nonnegative_real(lambd, "Softshrink: lambd")
-    return x - clip(x, -lambd, lambd)
+    return x - ops.clip(x, -lambd, lambd)
 
 
 # ------------------------------------------------------------------- activations along a dimension

@@ -14,25 +14,6 @@ import numpy as np
 from .._core import ops
 from .._core.engine.graph import Tensor, adopt, get_default_dtype, to_tensor, to_tensors
 from .._core.fast.loops import count_classes, memory_checked
-from .._core.ops import (
-    abs as absolute,
-    broadcast_to,
-    clip,
-    exp,
-    getitem,
-    hypot,
-    log,
-    log1p,
-    maximum,
-    minimum,
-    put,
-    reshape,
-    softplus,
-    square,
-    take_along_axis,
-    weigh,
-    where,
-)
 from ..checks import choice, flag, nonnegative_real, positive_real, probability, real
 from ..functions import moveaxis, norm
 from .applied import Applied, Check
@@ -52,7 +33,7 @@ def normalize(
     tensor([[0.6, 0.8]])
     """
     along = dim if axis is None else axis
-    return x / clip(norm(x, axis=along, keepdims=True, ord=p), min=eps)
+    return x / ops.clip(norm(x, axis=along, keepdims=True, ord=p), min=eps)
 
 
 def cosine_similarity(
@@ -73,7 +54,7 @@ def cosine_similarity(
         raise ValueError(
             f"cosine_similarity: shapes {x1.shape} and {x2.shape} do not broadcast"
         ) from None
-    x1, x2 = broadcast_to(x1, shape), broadcast_to(x2, shape)
+    x1, x2 = ops.broadcast_to(x1, shape), ops.broadcast_to(x2, shape)
     return (normalize(x1, 2.0, dim, eps) * normalize(x2, 2.0, dim, eps)).sum(axis=dim)
 
 
@@ -127,7 +108,7 @@ def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     tensor(2.)
     """
     x, target = _pair(x, target, "mse_loss")
-    return _reduce(square(x - target), reduction, "mse_loss")
+    return _reduce(ops.square(x - target), reduction, "mse_loss")
 
 
 def l1_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
@@ -137,7 +118,7 @@ def l1_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     tensor(1.)
     """
     x, target = _pair(x, target, "l1_loss")
-    return _reduce(absolute(x - target), reduction, "l1_loss")
+    return _reduce(ops.abs(x - target), reduction, "l1_loss")
 
 
 def smooth_l1_loss(x: Tensor, target: Tensor, reduction: str = "mean", beta: float = 1.0) -> Tensor:
@@ -170,7 +151,7 @@ def _huber(difference: Tensor, delta: float, divisor: float = 1.0) -> Tensor:
     """With c = clip(d, -delta, delta) both branches are c (d - c / 2). This avoids |d|, whose kink
     at 0 would hide the curvature from the second derivative. c is divided first, since the product
     may underflow."""
-    limited = clip(difference, -delta, delta)
+    limited = ops.clip(difference, -delta, delta)
     rest = difference - 0.5 * limited
     return (limited if divisor == 1 else limited / divisor) * rest
 
@@ -188,10 +169,10 @@ def kl_div(x: Tensor, target: Tensor, reduction: str = "mean", log_target: bool 
     _kl_reduction(reduction, "kl_div: reduction")
     x, target = _pair(x, target, "kl_div")
     if log_target:
-        weight, log_target_ = exp(target), where(target == -math.inf, 0.0, target)
+        weight, log_target_ = ops.exp(target), ops.where(target == -math.inf, 0.0, target)
     else:
-        weight, log_target_ = target, log(where(target == 0, 1.0, target))
-    loss = weigh(log_target_ - x, weight)
+        weight, log_target_ = target, ops.log(ops.where(target == 0, 1.0, target))
+    loss = ops.weigh(log_target_ - x, weight)
     if reduction != "batchmean":
         return _reduce(loss, reduction, "kl_div")
     return loss.sum() / (loss.shape[0] if loss.ndim else 1)
@@ -216,10 +197,10 @@ def cosine_embedding_loss(
             f"(), got {x1.shape}, {x2.shape} and {target.shape}"
         )
     # adds 1e-12 to the squares, as in PyTorch, but without a square that may overflow
-    lengths = [hypot(norm(x, axis=-1, keepdims=True), 1e-6) for x in (x1, x2)]
+    lengths = [ops.hypot(norm(x, axis=-1, keepdims=True), 1e-6) for x in (x1, x2)]
     cosine = ((x1 / lengths[0]) * (x2 / lengths[1])).sum(axis=-1)
-    apart = where(target == -1, clip(cosine - margin, min=0.0), 0.0)
-    return _reduce(where(target == 1, 1.0 - cosine, apart), reduction, name)
+    apart = ops.where(target == -1, ops.clip(cosine - margin, min=0.0), 0.0)
+    return _reduce(ops.where(target == 1, 1.0 - cosine, apart), reduction, name)
 
 
 def triplet_margin_loss(
@@ -244,8 +225,8 @@ def triplet_margin_loss(
     near = pairwise_distance(anchor, positive, p, eps)
     far = pairwise_distance(anchor, negative, p, eps)
     if swap:
-        far = minimum(far, pairwise_distance(positive, negative, p, eps))
-    return _reduce(clip(near - far + margin, min=0.0), reduction, "triplet_margin_loss")
+        far = ops.minimum(far, pairwise_distance(positive, negative, p, eps))
+    return _reduce(ops.clip(near - far + margin, min=0.0), reduction, "triplet_margin_loss")
 
 
 def margin_ranking_loss(
@@ -266,7 +247,7 @@ def margin_ranking_loss(
     shapes = x1.shape, x2.shape, target.shape
     if len({len(shape) for shape in shapes}) > 1:
         raise ValueError(f"{name}: expected tensors of as many axes, got shapes {shapes}")
-    loss = clip(margin - _as_floats_of(x1, target) * (x1 - x2), min=0.0)
+    loss = ops.clip(margin - _as_floats_of(x1, target) * (x1 - x2), min=0.0)
     return _reduce(loss, reduction, name)
 
 
@@ -300,7 +281,7 @@ def gaussian_nll_loss(
     x, target = _pair(x, target, name)
     _, var = to_tensors((x, var), name)
     if var.ndim and var.shape == x.shape[:-1]:
-        var = reshape(var, (*var.shape, 1))
+        var = ops.reshape(var, (*var.shape, 1))
     fits = len(var.shape) == len(x.shape) and all(
         n in (1, m) for n, m in zip(var.shape, x.shape, strict=True)
     )
@@ -311,8 +292,8 @@ def gaussian_nll_loss(
         )
     if _bounds(var._array)[0] < 0:
         raise ValueError(f"{name}: var must not be negative; of a log-variance take mg.exp")
-    var = var + where(var < eps, eps - var, 0.0).detach()
-    loss = 0.5 * (log(var) + square(x - _as_floats_of(x, target)) / var)
+    var = var + ops.where(var < eps, eps - var, 0.0).detach()
+    loss = 0.5 * (ops.log(var) + ops.square(x - _as_floats_of(x, target)) / var)
     return _reduce(loss + 0.5 * math.log(2 * math.pi) if full else loss, reduction, name)
 
 
@@ -337,11 +318,12 @@ def poisson_nll_loss(
     nonnegative_real(eps, f"{name}: eps")
     x, target = _pair(x, target, name)
     target = _as_floats_of(x, target)
-    loss = exp(x) - weigh(x, target) if log_input else x - weigh(log(x + eps), target)
+    rate, log_rate = (ops.exp(x), x) if log_input else (x, ops.log(x + eps))
+    loss = rate - ops.weigh(log_rate, target)
     if full:
-        t = where(target > 1, target, 1.0)
-        stirling = t * log(t) - t + 0.5 * log(2 * math.pi * t)
-        loss = loss + where(target > 1, stirling, 0.0)
+        t = ops.where(target > 1, target, 1.0)
+        stirling = t * ops.log(t) - t + 0.5 * ops.log(2 * math.pi * t)
+        loss = loss + ops.where(target > 1, stirling, 0.0)
     return _reduce(loss, reduction, name)
 
 
@@ -370,12 +352,12 @@ def quantile_loss(
                 f"{name}: expected an input of shape (..., {len(levels)}), one value for each "
                 f"level, and a target of shape (...), got {x.shape} and {target.shape}"
             )
-        target = reshape(target, (*places, 1))
+        target = ops.reshape(target, (*places, 1))
         levels = adopt(np.array(levels, x.dtype if x.dtype.kind == "f" else None))
     else:
         x, target = _equal_shapes(x, target, name)
     distance = _as_floats_of(x, target) - x
-    return _reduce(maximum(levels * distance, (levels - 1.0) * distance), reduction, name)
+    return _reduce(ops.maximum(levels * distance, (levels - 1.0) * distance), reduction, name)
 
 
 def _levels(value: Any, name: str) -> Any:
@@ -412,10 +394,10 @@ def binary_cross_entropy(
             "use binary_cross_entropy_with_logits for logits"
         )
     # where is needed inside the logarithm too: log(0) has the gradient inf, and inf * 0 is NaN
-    log_x = where(x > 0, clip(log(where(x > 0, x, 1.0)), min=-100.0), -100.0)
-    log_rest = where(x < 1, clip(log1p(-where(x < 1, x, 0.0)), min=-100.0), -100.0)
+    log_x = ops.where(x > 0, ops.clip(ops.log(ops.where(x > 0, x, 1.0)), min=-100.0), -100.0)
+    log_rest = ops.where(x < 1, ops.clip(ops.log1p(-ops.where(x < 1, x, 0.0)), min=-100.0), -100.0)
     loss = (target - 1.0) * log_rest - target * log_x
-    return _reduce(loss if weight is None else weigh(loss, weight), reduction, name)
+    return _reduce(loss if weight is None else ops.weigh(loss, weight), reduction, name)
 
 
 def _equal_shapes(x: Tensor, target: Tensor, name: str) -> tuple[Tensor, Tensor]:
@@ -446,8 +428,8 @@ def binary_cross_entropy_with_logits(
     name = "binary_cross_entropy_with_logits"
     x, target = _equal_shapes(x, target, name)
     positive_weight = target if pos_weight is None else pos_weight * target
-    loss = weigh(softplus(-x), positive_weight) + weigh(softplus(x), 1.0 - target)
-    return _reduce(loss if weight is None else weigh(loss, weight), reduction, name)
+    loss = ops.weigh(ops.softplus(-x), positive_weight) + ops.weigh(ops.softplus(x), 1.0 - target)
+    return _reduce(loss if weight is None else ops.weigh(loss, weight), reduction, name)
 
 
 def nll_loss(
@@ -470,7 +452,7 @@ def nll_loss(
     rows, batch_shape = _class_rows(x, "nll_loss")
 
     def losses(log_p: Tensor, labels: np.ndarray) -> Tensor:
-        return -reshape(take_along_axis(log_p, labels.reshape(-1, 1)), (-1,))
+        return -ops.reshape(ops.take_along_axis(log_p, labels.reshape(-1, 1)), (-1,))
 
     return _index_loss(
         "nll_loss", losses, rows, batch_shape, target, weight, reduction, ignore_index
@@ -510,8 +492,8 @@ def cross_entropy(
             q = q * (1.0 - label_smoothing) + label_smoothing / log_p.shape[1]
         if weight is not None:
             q = q * _class_weight(weight, log_p.dtype, log_p.shape[1])
-        loss = -weigh(log_p, q).sum(axis=1)
-        return _reduce(reshape(loss, places), reduction, "cross_entropy")
+        loss = -ops.weigh(log_p, q).sum(axis=1)
+        return _reduce(ops.reshape(loss, places), reduction, "cross_entropy")
     options = target, weight, reduction, ignore_index, label_smoothing
     return _index_loss("cross_entropy", ops.softmax_cross_entropy, rows, places, *options)
 
@@ -526,7 +508,7 @@ def _class_rows(x: Tensor, name: str) -> tuple[Tensor, tuple[int, ...]]:
         )
     if x.ndim > 2:
         x = moveaxis(x, 1, -1)
-    return reshape(x, (-1, x.shape[-1]) if x.size else (0, x.shape[-1])), x.shape[:-1]
+    return ops.reshape(x, (-1, x.shape[-1]) if x.size else (0, x.shape[-1])), x.shape[:-1]
 
 
 def _class_weight(weight: Tensor, dtype: Any, classes: int) -> Tensor:
@@ -575,15 +557,15 @@ def _index_loss(
     total: Tensor | float = float(count)
     if weight is not None:
         weight = _class_weight(weight, loss.dtype, classes)
-        counted = getitem(weight, labels)
-        loss, total = weigh(loss, counted), counted.sum()
+        counted = ops.getitem(weight, labels)
+        loss, total = ops.weigh(loss, counted), counted.sum()
     if label_smoothing:
         log_p = ops.log_softmax(rows, axis=1)
-        smoothed = (log_p if weight is None else weigh(log_p, weight)).sum(axis=1)[kept]
-        loss = weigh(loss, 1.0 - label_smoothing) - smoothed * (label_smoothing / classes)
+        smoothed = (log_p if weight is None else ops.weigh(log_p, weight)).sum(axis=1)[kept]
+        loss = ops.weigh(loss, 1.0 - label_smoothing) - smoothed * (label_smoothing / classes)
 
     if reduction == "none":
-        return reshape(loss if count == size else put(loss, kept, (size,)), batch_shape)
+        return ops.reshape(loss if count == size else ops.put(loss, kept, (size,)), batch_shape)
     return loss.sum() / total if reduction == "mean" else _reduce(loss, reduction, name)
 
 
