@@ -206,18 +206,8 @@ def grad(
 led(globals(), ["grad"])
 
 __all__ = [
-    "Function",
-    "GradcheckError",
-    "accelerated",
-    "checkpoint",
-    "detect_anomaly",
-    "enable_grad",
-    "grad",
-    "gradcheck",
-    "gradgradcheck",
-    "is_accelerated",
-    "is_grad_enabled",
-    "no_grad",
+    "Function", "GradcheckError", "accelerated", "checkpoint", "detect_anomaly", "enable_grad",
+    "grad", "gradcheck", "gradgradcheck", "is_accelerated", "is_grad_enabled", "no_grad",
     "set_grad_enabled",
-]
+]  # fmt: skip
 __dir__ = __all__.copy

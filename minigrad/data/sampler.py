@@ -19,13 +19,9 @@ from ..rng import Generator, check_generator, generator as numpy_generator
 from ..statistics import weighted_positions
 
 __all__ = [
-    "BatchSampler",
-    "RandomSampler",
-    "Sampler",
-    "SequentialSampler",
-    "SubsetRandomSampler",
+    "BatchSampler", "RandomSampler", "Sampler", "SequentialSampler", "SubsetRandomSampler",
     "WeightedRandomSampler",
-]
+]  # fmt: skip
 
 Index = TypeVar("Index", covariant=True)
 
