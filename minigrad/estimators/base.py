@@ -64,6 +64,12 @@ class NetEstimator(Constructed, BaseEstimator):
         """The score of the outputs of one net, in the units in which it was trained."""
         raise NotImplementedError
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.input_tags.sparse = True
+        return tags
+
     # ------------------------------------------------------------------------------------- fitting
     def fit(
         self, X: Any, y: Any, sample_weight: Any = None, *, X_val: Any = None, y_val: Any = None

@@ -13,6 +13,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 
 from ..checks import choice
+from ..optim.optimizer import options
 from .base import NetEstimator
 from .losses import (
     BINARY,
@@ -83,34 +84,11 @@ class NetClassifier(ClassifierMixin, NetEstimator):
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
-        self.hidden = hidden
-        self.activation = activation
-        self.normalisation = normalisation
-        self.dropout = dropout
-        self.make = make
-        self.optimizer = optimizer
-        self.lr = lr
-        self.schedule = schedule
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.loss = loss
-        self.weight_decay = weight_decay
-        self.class_weight = class_weight
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.standardise = standardise
-        self.recalibrate = recalibrate
-        self.warm_start = warm_start
-        self.n_members = n_members
-        self.random_state = random_state
-        self.verbose = verbose
+        self.__dict__.update(options(locals()))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
-        tags.target_tags.multi_output = True
-        tags.input_tags.sparse = True
         return tags
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Any:
@@ -339,34 +317,7 @@ class NetRegressor(RegressorMixin, NetEstimator):
         random_state: Any = None,
         verbose: int = 0,
     ) -> None:
-        self.hidden = hidden
-        self.activation = activation
-        self.normalisation = normalisation
-        self.dropout = dropout
-        self.make = make
-        self.optimizer = optimizer
-        self.lr = lr
-        self.schedule = schedule
-        self.batch_size = batch_size
-        self.max_epochs = max_epochs
-        self.loss = loss
-        self.quantile = quantile
-        self.weight_decay = weight_decay
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.standardise = standardise
-        self.recalibrate = recalibrate
-        self.warm_start = warm_start
-        self.n_members = n_members
-        self.random_state = random_state
-        self.verbose = verbose
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.multi_output = True
-        tags.input_tags.sparse = True
-        return tags
+        self.__dict__.update(options(locals()))
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Any:
         """Train for one epoch on a chunk of the data, at the rate `lr`. Returns self.
