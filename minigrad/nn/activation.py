@@ -104,6 +104,8 @@ class PReLU(Module):
     [-0.25, 2.0]
     """
 
+    _text = "num_parameters={0.num_parameters}"
+
     def __init__(self, num_parameters: int = 1, init: float = 0.25, dtype: Any = None) -> None:
         super().__init__()
         self.num_parameters = positive(num_parameters, "PReLU: num_parameters")
@@ -113,7 +115,3 @@ class PReLU(Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns a tensor of the shape of x."""
         return functional.prelu(x, self.weight)
-
-    def extra_repr(self) -> str:
-        """The number of weights."""
-        return f"num_parameters={self.num_parameters}"

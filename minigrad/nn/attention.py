@@ -52,6 +52,7 @@ class MultiheadAttention(Module):
     ((3, 5, 8), (3, 5, 5))
     """
 
+    _text = "{0.embed_dim}, num_heads={0.num_heads}"
     in_proj_weight: Any  # Parameters, or None if an option omits them
     in_proj_bias: Any
     bias_k: Any
@@ -229,10 +230,6 @@ class MultiheadAttention(Module):
             first = first | rest[0] if bools else first + rest[0]
         return ~first if bools else first
 
-    def extra_repr(self) -> str:
-        """The sizes."""
-        return f"{self.embed_dim}, num_heads={self.num_heads}"
-
 
 @memory_checked
 def _as_floats(mask: Tensor) -> Tensor:
@@ -246,6 +243,7 @@ class _TransformerLayer(Module):
     """What the layers share: attentions, and then a net of two Linear layers, each with a residual
     and a LayerNorm."""
 
+    _text = "norm_first={0.norm_first}"
     _attentions: ClassVar[tuple[str, ...]]
     self_attn: Any
     multihead_attn: Any
@@ -299,10 +297,6 @@ class _TransformerLayer(Module):
 
     def _feed(self, x: Tensor) -> Any:
         return self.linear2(self.dropout(self.activation(self.linear1(x))))
-
-    def extra_repr(self) -> str:
-        """Where the norms stand."""
-        return f"norm_first={self.norm_first}"
 
 
 class TransformerEncoderLayer(_TransformerLayer):

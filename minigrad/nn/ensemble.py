@@ -309,6 +309,7 @@ class Ensemble(Module):
     )                                                                              20 parameters
     """
 
+    _text = "{0.size} members"
     active: Tensor
 
     def __init__(
@@ -517,10 +518,6 @@ class Ensemble(Module):
 
     def __iter__(self) -> Iterator[Module]:
         return (self[member] for member in range(self.size))
-
-    def extra_repr(self) -> str:
-        """How many members."""
-        return f"{self.size} members"
 
 
 def _make_member(make: Callable[[], Module], generator: rng.Generator) -> Module:

@@ -23,6 +23,7 @@ __all__ = ["DynamicTanh", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "Laye
 class _TrailingNorm(_Affine):
     """What acts along the last axes: weight (and bias) of their shape."""
 
+    _text = "{0.normalized_shape}, eps={0.eps}, elementwise_affine={0.elementwise_affine}"
     eps: float | None
 
     def __init__(
@@ -41,11 +42,6 @@ class _TrailingNorm(_Affine):
         self.normalized_shape, self.elementwise_affine = sizes, elementwise_affine
         self._add_affine(sizes, elementwise_affine, elementwise_affine and bias, dtype)
 
-    def extra_repr(self) -> str:
-        """The sizes and the options."""
-        options = f"eps={self.eps}, elementwise_affine={self.elementwise_affine}"
-        return f"{self.normalized_shape}, {options}"
-
 
 class LayerNorm(_TrailingNorm):
     """Layer normalisation over the last axes, which have shape normalized_shape (Ba et al. 2016);
@@ -59,6 +55,7 @@ class LayerNorm(_TrailingNorm):
     array([[-0.93, -0.46,  1.39]], dtype=float32)
     """
 
+    _text = _TrailingNorm._text + "{0._without_bias}"
     eps: float
 
     def __init__(
@@ -75,10 +72,6 @@ class LayerNorm(_TrailingNorm):
     def forward(self, x: Tensor) -> Tensor:
         """The normalised tensor, of the shape of x."""
         return functional.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
-
-    def extra_repr(self) -> str:
-        """The sizes and the options."""
-        return super().extra_repr() + self._without_bias()
 
 
 class RMSNorm(_TrailingNorm):
@@ -118,6 +111,8 @@ class DynamicTanh(_TrailingNorm):
     [[0.0, 1.0]]
     """
 
+    _text = LayerNorm._text.replace("eps={0.eps}", "alpha_init_value={0.alpha_init_value}")
+
     def __init__(
         self,
         normalized_shape: int | Sequence[int],
@@ -151,11 +146,6 @@ class DynamicTanh(_TrailingNorm):
         y = y if self.weight is None else y * self.weight
         return y if self.bias is None else y + self.bias
 
-    def extra_repr(self) -> str:
-        """The sizes and the options."""
-        options = f"elementwise_affine={self.elementwise_affine}{self._without_bias()}"
-        return f"{self.normalized_shape}, alpha_init_value={self.alpha_init_value}, {options}"
-
 
 class GroupNorm(_Affine):
     """Group normalisation of (N, C, ...) over groups of consecutive channels (Wu & He 2018); see
@@ -167,6 +157,8 @@ class GroupNorm(_Affine):
     >>> mg.nn.GroupNorm(3, 6)(mg.randn(2, 6, 4, 4)).shape
     (2, 6, 4, 4)
     """
+
+    _text = "{0.num_groups}, {0.num_channels}, eps={0.eps}, affine={0.affine}{0._without_bias}"
 
     def __init__(
         self,
@@ -194,11 +186,6 @@ class GroupNorm(_Affine):
         if x.ndim < 2 or x.shape[1] != self.num_channels:
             raise wrong_shape("GroupNorm", x.shape, f"(N, {self.num_channels}, ...)")
         return functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
-
-    def extra_repr(self) -> str:
-        """The sizes and the options."""
-        options = f"eps={self.eps}, affine={self.affine}{self._without_bias()}"
-        return f"{self.num_groups}, {self.num_channels}, {options}"
 
 
 class _InstanceNorm(_Tracking):

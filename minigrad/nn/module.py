@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
@@ -76,6 +76,7 @@ class Module(Constructed):
     """
 
     training: bool = True
+    _text: ClassVar[str] = ""  # what `repr` shows of a module, {0}, between the parentheses
     _members: Mapping[str, str] = MappingProxyType({})
     _forward_hooks: tuple[Hook, ...] | list[Hook] = ()
     _forward_pre_hooks: tuple[Hook, ...] | list[Hook] = ()
@@ -571,7 +572,7 @@ class Module(Constructed):
         >>> mg.nn.Dropout(0.1).extra_repr()
         'p=0.1'
         """
-        return ""
+        return self._text.format(self)
 
     def _changed(self, **defaults: Any) -> list[str]:
         """name=value for each attribute that differs from its default."""

@@ -47,6 +47,7 @@ class _Affine(Module):
             if parameter is not None:
                 start(parameter)
 
+    @property
     def _without_bias(self) -> str:
         """For `repr`: that there is a weight, but no bias."""
         return ", bias=False" * (self.weight is not None and self.bias is None)
@@ -56,6 +57,10 @@ class _Tracking(_Affine):
     """The options and the running statistics of BatchNorm and InstanceNorm."""
 
     _layouts: ClassVar[dict[int, str]]
+    _text = (
+        "{0.num_features}, eps={0.eps}, momentum={0.momentum}, affine={0.affine}, "
+        "track_running_stats={0.track_running_stats}{0._without_bias}"
+    )
     _may_be_missing = ("num_batches_tracked",)  # PyTorch added it in version 0.4.1
 
     running_mean: Any  # a Tensor, or None with track_running_stats=False
@@ -117,13 +122,6 @@ class _Tracking(_Affine):
                 f"in an input of shape {x.shape}"
             )
         return x
-
-    def extra_repr(self) -> str:
-        """The number of channels and the options."""
-        return (
-            f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}, "
-            f"track_running_stats={self.track_running_stats}{self._without_bias()}"
-        )
 
 
 class _BatchNorm(_Tracking):
@@ -189,6 +187,11 @@ class BatchNorm2d(_BatchNorm):
 class _BatchRenorm(_BatchNorm):
     """What BatchRenorm1d and BatchRenorm2d share: the limits of the correction."""
 
+    _text = (
+        "{0.num_features}, eps={0.eps}, momentum={0.momentum}, affine={0.affine}"
+        "{0._without_bias}, rmax={0.rmax}, dmax={0.dmax}"
+    )
+
     def __init__(
         self,
         num_features: int,
@@ -207,11 +210,6 @@ class _BatchRenorm(_BatchNorm):
     @property
     def _renorm(self) -> tuple[float, float]:
         return self.rmax, self.dmax
-
-    def extra_repr(self) -> str:
-        """The channels and the options."""
-        options = super().extra_repr().replace(", track_running_stats=True", "")
-        return f"{options}, rmax={self.rmax}, dmax={self.dmax}"
 
 
 class BatchRenorm1d(_BatchRenorm):
@@ -262,6 +260,7 @@ class GhostBatchNorm(_BatchNorm):
     """
 
     _layouts: ClassVar[dict[int, str]] = {**BatchNorm1d._layouts, **BatchNorm2d._layouts}
+    _text = _Tracking._text.replace(",", ", virtual_batch_size={0.virtual_batch_size},", 1)
 
     def __init__(
         self,
@@ -313,11 +312,6 @@ class GhostBatchNorm(_BatchNorm):
             move_statistics(name, *averages, mean, var, 1.0, 1.0)
             self.num_batches_tracked.fill_(seen)
         return y
-
-    def extra_repr(self) -> str:
-        """The channels and the options."""
-        channels, _, options = super().extra_repr().partition(", ")
-        return f"{channels}, virtual_batch_size={self.virtual_batch_size}, {options}"
 
 
 # ------------------------------------------------------------------------------ exact statistics

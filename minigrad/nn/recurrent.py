@@ -556,6 +556,8 @@ class BatchNormLSTMCell(_Uniform):
     ((8, 4), (8, 4))
     """
 
+    _text = "{0.input_size}, {0.hidden_size}, max_length={0.max_length}"
+
     def __init__(
         self,
         input_size: int,
@@ -608,10 +610,6 @@ class BatchNormLSTMCell(_Uniform):
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)
         return sigmoid(o) * tanh(self.norm_c(c, time)), c
 
-    def extra_repr(self) -> str:
-        """The sizes."""
-        return f"{self.input_size}, {self.hidden_size}, max_length={self.max_length}"
-
 
 class BatchNormLSTM(Module):
     """The batch-normalised LSTM over a sequence (Cooijmans et al. 2016); see BatchNormLSTMCell.
@@ -628,6 +626,8 @@ class BatchNormLSTM(Module):
     >>> net.cells[0].norm_hh.running_mean.shape
     (10, 16)
     """
+
+    _text = "num_layers={0.num_layers}, batch_first={0.batch_first}"
 
     def __init__(
         self,
@@ -675,7 +675,3 @@ class BatchNormLSTM(Module):
             last.append(state)
         h, c = (stack([state[k] for state in last]) for k in range(2))
         return stack(steps, axis=time_axis), (h, c)
-
-    def extra_repr(self) -> str:
-        """The number of layers, and whether the batch comes first."""
-        return f"num_layers={self.num_layers}, batch_first={self.batch_first}"
