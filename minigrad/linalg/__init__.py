@@ -19,41 +19,18 @@ singular values share. A function that does depend on the latter gets infinite o
 in PyTorch.
 """
 
+import typing
+
 from numpy.linalg import LinAlgError as LinAlgError
 
 from .._core.ops import matmul as matmul, matrix_transpose as matrix_transpose
 from ..contraction import outer as outer, tensordot as tensordot, vecdot as vecdot
 from ..functions import cross as cross
-from .decompositions import (
-    eigh as eigh,
-    eigvalsh as eigvalsh,
-    lstsq as lstsq,
-    matrix_rank as matrix_rank,
-    pinv as pinv,
-    qr as qr,
-    svd as svd,
-    svdvals as svdvals,
-)
-from .norms import (
-    diagonal as diagonal,
-    matrix_norm as matrix_norm,
-    matrix_power as matrix_power,
-    trace as trace,
-    vector_norm as vector_norm,
-)
-from .systems import (
-    cholesky as cholesky,
-    det as det,
-    inv as inv,
-    slogdet as slogdet,
-    solve as solve,
-    solve_triangular as solve_triangular,
-)
+from ..namespace import public_names as _public_names
+from .decompositions import *
+from .norms import *
+from .systems import *
 
-__all__ = [
-    "LinAlgError", "cholesky", "cross", "det", "diagonal", "eigh", "eigvalsh", "inv", "lstsq",
-    "matmul", "matrix_norm", "matrix_power", "matrix_rank", "matrix_transpose", "outer", "pinv",
-    "qr", "slogdet", "solve", "solve_triangular", "svd", "svdvals", "tensordot", "trace", "vecdot",
-    "vector_norm",
-]  # fmt: skip
-__dir__ = __all__.copy
+if not typing.TYPE_CHECKING:  # mypy reads only literal lists; without one, it goes by the imports
+    __all__ = _public_names(vars())
+    __dir__ = __all__.copy

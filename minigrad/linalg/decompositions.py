@@ -29,6 +29,8 @@ from ..functions import expand_dims
 from ..types import TensorLike
 from .systems import Array, _as_given, _fail, _made, _matrix, _mirrored, _solved_triangle, _square
 
+__all__ = ["eigh", "eigvalsh", "lstsq", "matrix_rank", "pinv", "qr", "svd", "svdvals"]
+
 
 class QRResult(NamedTuple):
     """x = Q R with orthonormal columns in Q and R upper triangular."""

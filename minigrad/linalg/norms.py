@@ -19,6 +19,8 @@ from ..types import Axis, TensorLike
 from .decompositions import svdvals
 from .systems import _inverse, _matrix, _square
 
+__all__ = ["diagonal", "matrix_norm", "matrix_power", "trace", "vector_norm"]
+
 
 # ------------------------------------------------------------------------------- powers and norms
 def matrix_power(x: TensorLike, n: int) -> Tensor:

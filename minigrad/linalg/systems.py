@@ -17,6 +17,8 @@ from ..checks import flag
 from ..functions import tril, triu
 from ..types import TensorLike
 
+__all__ = ["cholesky", "det", "inv", "slogdet", "solve", "solve_triangular"]
+
 Array: TypeAlias = np.ndarray
 Factors = tuple[Array, Array]  # what `kernels.lu` returns of a stack of matrices
 
