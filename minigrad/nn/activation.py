@@ -16,7 +16,7 @@ from ..checks import positive, real
 from ..creation import full, zeros
 from ..spellings import lead_on
 from . import functional
-from .applied import Applied
+from .applied import AppliedToOne
 from .module import Module, Parameter
 
 __all__ = ["CELU", "ELU", "GELU", "GLU", "Hardshrink", "Hardsigmoid", "Hardswish", "Hardtanh"]
@@ -28,8 +28,8 @@ _Function: TypeAlias = Callable[..., Tensor]
 
 
 # ----------------------------------------------------------------------------------------- Modules
-class _Activation(Applied):
-    """A Module that applies a function of one tensor."""
+class _Activation(AppliedToOne):
+    """A Module whose options, `axis` among them, are those of the function."""
 
     __signature__: ClassVar[inspect.Signature]
 
@@ -45,11 +45,7 @@ class _Activation(Applied):
         bound.apply_defaults()
         self._keep(bound.arguments)
         if "dim" not in self._options:
-            _Activation.forward(self, zeros(0))  # the function checks its options
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The function of x."""
-        return self._function(x, *self._values(self)) if self._options else self._function(x)
+            AppliedToOne.forward(self, zeros(0))  # the function checks its options
 
 
 def _module(name: str, function: _Function, direct: _Function | None = None) -> type[_Activation]:

@@ -17,8 +17,9 @@ class Applied(Module):
     """Base class of such Modules: checks, stores and prints the options.
 
     A subclass is a dataclass whose fields are the options, in the order in which the function takes
-    them. Its class arguments are the function and checks of single options. A `weight` or
-    `..._weight` becomes a buffer, and `inplace` is ignored.
+    them. Its class arguments are the function, checks of single options, and `like`, a function
+    whose docstring follows that of the class. A `weight` or `..._weight` becomes a buffer, and
+    `inplace` is ignored.
 
     >>> from dataclasses import dataclass
     >>> @dataclass(eq=False, repr=False)
@@ -36,9 +37,16 @@ class Applied(Module):
     _shown: ClassVar[tuple[str, ...] | None] = None  # the options that repr shows, if not all
     _checks: ClassVar[Mapping[str, Check]] = {}
 
-    def __init_subclass__(cls, function: Callable[..., Any] | None = None, **checks: Check) -> None:
+    def __init_subclass__(
+        cls,
+        function: Callable[..., Any] | None = None,
+        like: Callable[..., Any] | None = None,
+        **checks: Check,
+    ) -> None:
         super().__init_subclass__()
         cls._checks = {**cls._checks, **checks}
+        if like is not None:
+            cls.__doc__ = f"{cls.__doc__}\n\n    {like.__doc__}"
         if function is not None:
             fields = dict.fromkeys((*cls._options, *inspect.get_annotations(cls)))
             names = tuple(name for name in fields if name[0] != "_" and name != "inplace")
@@ -71,3 +79,15 @@ class Applied(Module):
         """The options."""
         names = self._options if self._shown is None else self._shown
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+
+class AppliedToOne(Applied):
+    """A Module that applies a function of one tensor.
+
+    >>> mg.nn.Tanh()(mg.zeros(1))
+    tensor([0.])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The function of x."""
+        return self._function(x, *self._values(self)) if self._options else self._function(x)

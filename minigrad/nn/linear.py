@@ -13,7 +13,7 @@ from ..checks import integer, positive
 from ..creation import empty
 from ..functions import flatten
 from . import init
-from .applied import Applied
+from .applied import AppliedToOne
 from .module import Module, Parameter
 
 __all__ = ["Flatten", "Identity", "Linear", "Unflatten"]
@@ -82,8 +82,9 @@ class Linear(_Uniform):
 
 
 @dataclass(eq=False, repr=False)
-class Flatten(Applied, function=flatten):
-    """Flatten the dimensions from start_dim to end_dim, inclusive; by default all but the batch.
+class Flatten(AppliedToOne, function=flatten):
+    """Flatten the dimensions from start_dim to end_dim, inclusive; by default all but the batch. A
+    view where possible.
 
     >>> mg.nn.Flatten()(mg.ones(2, 3, 4)).shape
     (2, 12)
@@ -91,10 +92,6 @@ class Flatten(Applied, function=flatten):
 
     start_dim: int = 1
     end_dim: int = -1
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The flattened tensor, a view where possible."""
-        return self._function(x, *self._values(self))
 
 
 def _unflattened(value: Any, name: str) -> tuple[int, ...]:
@@ -122,8 +119,9 @@ def _unflatten(x: Tensor, dim: int, unflattened_size: Sequence[int]) -> Tensor:
 
 
 @dataclass(eq=False, repr=False)
-class Unflatten(Applied, function=_unflatten, dim=integer, unflattened_size=_unflattened):
-    """One dimension as several, of which one size may be -1: the inverse of Flatten.
+class Unflatten(AppliedToOne, function=_unflatten, dim=integer, unflattened_size=_unflattened):
+    """One dimension as several, of which one size may be -1: the inverse of Flatten, and a view
+    where possible.
 
     Raises ValueError for sizes whose product is not that of the dimension, IndexError for a
     dimension that the input does not have.
@@ -134,10 +132,6 @@ class Unflatten(Applied, function=_unflatten, dim=integer, unflattened_size=_unf
 
     dim: int
     unflattened_size: Sequence[int]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The tensor with more dimensions, a view where possible."""
-        return self._function(x, *self._values(self))
 
 
 class Identity(Module):

@@ -589,8 +589,7 @@ class _Loss(Applied, reduction=_reduction):
         cls.__annotations__ = {option.name: option.annotation for option in options}
         for option in options:
             setattr(cls, option.name, option.default)
-        cls.__doc__ = f"{cls.__doc__}\n\n    {function.__doc__}"
-        super().__init_subclass__(function, **checks)
+        super().__init_subclass__(function, function, **checks)
         dataclass(eq=False, repr=False)(cls)
 
 

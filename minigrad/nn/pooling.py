@@ -15,7 +15,7 @@ from .._core.fast.loops import memory_checked
 from .._core.ops import getitem, pad, sliding_windows, where, window_max
 from ..checks import choice, integer, per_axis, positive, real, wrong_shape
 from ..types import Shape
-from .applied import Applied
+from .applied import Applied, AppliedToOne
 from .conv import LAYOUTS
 
 __all__ = ["AdaptiveAvgPool1d", "AdaptiveAvgPool2d", "AdaptiveMaxPool2d", "AvgPool1d", "AvgPool2d"]
@@ -407,22 +407,14 @@ class _MaxPool(_WindowPool, function=_max_pool):
     ceil_mode: bool = False
 
 
-class MaxPool1d(_MaxPool):
-    """Maxima of windows of (N, C, L) or (C, L); see `functional.max_pool2d`.
-
-    >>> mg.nn.MaxPool1d(2)(mg.tensor([[1.0, 3.0, 2.0, 0.0]]))
-    tensor([[3., 2.]])
-    """
+class MaxPool1d(_MaxPool, like=max_pool1d):
+    """`functional.max_pool1d` as a Module."""
 
     _axes = 1
 
 
-class MaxPool2d(_MaxPool):
-    """Maxima of windows of (N, C, H, W) or (C, H, W); see `functional.max_pool2d`.
-
-    >>> mg.nn.MaxPool2d(2)(mg.ones(2, 3, 8, 8)).shape
-    (2, 3, 4, 4)
-    """
+class MaxPool2d(_MaxPool, like=max_pool2d):
+    """`functional.max_pool2d` as a Module."""
 
     _axes = 2
 
@@ -436,23 +428,15 @@ class _AvgPool(_WindowPool, function=_avg_pool):
     count_include_pad: bool = True
 
 
-class AvgPool1d(_AvgPool):
-    """Means of windows of (N, C, L) or (C, L); see `functional.avg_pool2d`.
-
-    >>> mg.nn.AvgPool1d(2)(mg.tensor([[1.0, 3.0, 2.0, 0.0]]))
-    tensor([[2., 1.]])
-    """
+class AvgPool1d(_AvgPool, like=avg_pool1d):
+    """`functional.avg_pool1d` as a Module."""
 
     _axes = 1
 
 
 @dataclass(eq=False, repr=False)
-class AvgPool2d(_AvgPool, function=_avg_pool):
-    """Means of windows of (N, C, H, W) or (C, H, W); see `functional.avg_pool2d`.
-
-    >>> mg.nn.AvgPool2d(2)(mg.ones(2, 3, 8, 8)).shape
-    (2, 3, 4, 4)
-    """
+class AvgPool2d(_AvgPool, function=_avg_pool, like=avg_pool2d):
+    """`functional.avg_pool2d` as a Module."""
 
     _axes = 2
     divisor_override: int | None = None
@@ -463,34 +447,22 @@ class _AdaptiveAvgPool(_Pooling, function=_adaptive_avg_pool):
     output_size: Output
 
 
-class AdaptiveAvgPool1d(_AdaptiveAvgPool):
-    """Reduce (N, C, L) or (C, L) to output_size means; see `functional.adaptive_avg_pool2d`.
-
-    >>> mg.nn.AdaptiveAvgPool1d(1)(mg.tensor([[1.0, 3.0]]))
-    tensor([[2.]])
-    """
+class AdaptiveAvgPool1d(_AdaptiveAvgPool, like=adaptive_avg_pool1d):
+    """`functional.adaptive_avg_pool1d` as a Module."""
 
     _axes = 1
 
 
-class AdaptiveAvgPool2d(_AdaptiveAvgPool):
-    """Reduce (N, C, H, W) or (C, H, W) to means over output_size windows; see
-    `functional.adaptive_avg_pool2d`. AdaptiveAvgPool2d(1) gives the mean of each channel.
-
-    >>> mg.nn.AdaptiveAvgPool2d(1)(mg.ones(2, 3, 8, 8)).shape
-    (2, 3, 1, 1)
-    """
+class AdaptiveAvgPool2d(_AdaptiveAvgPool, like=adaptive_avg_pool2d):
+    """`functional.adaptive_avg_pool2d` as a Module, whose output_size 1 gives the mean of each
+    channel."""
 
     _axes = 2
 
 
 @dataclass(eq=False, repr=False)
-class AdaptiveMaxPool2d(_Pooling, function=_adaptive_max_pool):
-    """Like AdaptiveAvgPool2d, with maxima.
-
-    >>> mg.nn.AdaptiveMaxPool2d((1, 2))(mg.ones(2, 3, 8, 8)).shape
-    (2, 3, 1, 2)
-    """
+class AdaptiveMaxPool2d(_Pooling, function=_adaptive_max_pool, like=adaptive_max_pool2d):
+    """`functional.adaptive_max_pool2d` as a Module."""
 
     _axes, _shown = 2, ("output_size",)
     output_size: Output
@@ -498,22 +470,13 @@ class AdaptiveMaxPool2d(_Pooling, function=_adaptive_max_pool):
 
 
 @dataclass(eq=False, repr=False)
-class Upsample(Applied, function=interpolate, mode=_resampling_mode):
-    """(N, C, L) or (N, C, H, W) in another size, by repeating the nearest element or with
-    mode="linear" or "bilinear" by weighting two along each axis; see `functional.interpolate`.
-
-    >>> mg.nn.Upsample(scale_factor=2, mode="bilinear")(mg.ones(1, 3, 4, 4)).shape
-    (1, 3, 8, 8)
-    """
+class Upsample(AppliedToOne, function=interpolate, like=interpolate, mode=_resampling_mode):
+    """`functional.interpolate` as a Module."""
 
     size: Shape | None = None
     scale_factor: float | Sequence[float] | None = None
     mode: str = "nearest"
     align_corners: bool | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The resized tensor."""
-        return self._function(x, *self._values(self))
 
     def extra_repr(self) -> str:
         """The size or factor, and the mode."""
