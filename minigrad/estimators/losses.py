@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from .._core.engine.graph import Tensor
-from .._core.ops import clip, exp, maximum, reshape, softmax_cross_entropy, square
+from .._core.ops import clip, exp, reshape, softmax_cross_entropy, square
 from ..checks import real
 from ..functions import stack
-from ..nn.functional import binary_cross_entropy_with_logits, huber_loss
+from ..nn import functional
 from ..rng import Generator, drawing_from
 
 LARGEST = math.log(np.finfo(np.float64).max)
@@ -74,11 +74,6 @@ class Loss:
         return stack(means)
 
 
-def _poisson(z: Tensor, y: Tensor) -> Tensor:
-    """The negative log-likelihood of y ~ Poisson(exp z) without its constant."""
-    return exp(z) - y * z
-
-
 def _gaussian(z: Tensor, y: Tensor) -> Tensor:
     """The negative log-likelihood of y ~ N(mean, exp s) without its constant (Nix & Weigend 1994),
     for outputs that alternate between mean and s."""
@@ -92,27 +87,29 @@ def pinball(levels: tuple[float, ...]) -> Loss:
 
     Predicted quantiles that cross are sorted (Chernozhukov, Fernández-Val & Galichon 2010).
     """
-    q = np.array(levels, dtype=np.float32)
-    place = np.argsort(np.argsort(q))
+    place = np.argsort(np.argsort(levels))
 
     def values(z: Tensor, y: Tensor) -> Tensor:
-        error = reshape(y, (*y.shape, 1)) - reshape(z, (len(y), -1, len(q)))
-        return maximum(error * q, error * (q - 1))
+        return functional.quantile_loss(reshape(z, (len(y), -1, len(levels))), y, levels, "none")
 
     def predict(z: np.ndarray) -> np.ndarray:
-        return np.sort(z, axis=-1)[..., place] if len(q) > 1 else z[..., 0]
+        return np.sort(z, axis=-1)[..., place] if len(levels) > 1 else z[..., 0]
 
-    return Loss(values, len(q), "affine", predict=predict)
+    return Loss(values, len(levels), "affine", predict=predict)
 
 
 REGRESSION = {
     "squared": Loss(lambda z, y: square(z - y), scaling="affine"),
-    "huber": Loss(lambda z, y: huber_loss(z, y, "none"), scaling="affine"),
-    "poisson": Loss(_poisson, scaling="log", predict=lambda z: np.exp(z[..., 0])),
+    "huber": Loss(lambda z, y: functional.huber_loss(z, y, "none"), scaling="affine"),
+    "poisson": Loss(
+        lambda z, y: functional.poisson_nll_loss(z, y, reduction="none"),
+        scaling="log",
+        predict=lambda z: np.exp(z[..., 0]),
+    ),
     "gaussian": Loss(_gaussian, 2, "affine", log_variances=(1,)),
 }
 CROSS_ENTROPY = Loss(softmax_cross_entropy)
-BINARY = Loss(lambda z, y: binary_cross_entropy_with_logits(z, y, reduction="none"))
+BINARY = Loss(lambda z, y: functional.binary_cross_entropy_with_logits(z, y, reduction="none"))
 
 
 def by_columns(sizes: Sequence[int]) -> Loss:
