@@ -217,10 +217,8 @@ class _Sequence(_Kind):
         self.bidirectional = flag(bidirectional, f"{name}: bidirectional")
         probability(dropout, "dropout: the probability p")
         if dropout and num_layers == 1:
-            warnings.warn(
-                f"{name}: dropout={dropout} applies between layers, but there is only one",
-                stacklevel=3,
-            )
+            text = f"{name}: dropout={dropout} applies between layers, but there is only one"
+            warnings.warn(text, stacklevel=3)
         if proj_size and self._gates != 4:
             raise ValueError(f"{name}: only LSTM takes proj_size")
         proj_size = proj_size and positive(proj_size, f"{name}: proj_size")
@@ -251,9 +249,8 @@ class _Sequence(_Kind):
             raise ValueError(f"{type(self).__name__}: the sequence has no steps, got {given.shape}")
         count = self.num_layers * (1 + self.bidirectional)
         leading = (count, batch) if given.ndim == 3 else (count,)
-        initial = [
-            reshape(h, (count, batch, h.shape[-1])) for h in self._given_state(hx, leading, x)
-        ]
+        states = self._given_state(hx, leading, x)
+        initial = [reshape(h, (count, batch, h.shape[-1])) for h in states]
 
         last: list[State] = []
         x = x if rows else permute_dims(x, (0, 2, 1))
@@ -442,11 +439,9 @@ class _Cell(_Kind):
         given = self._input(x, {1: "(input_size,)", 2: "(N, input_size)"})
         x = reshape(given, (-1, self.input_size))
         inputs = [x.T, ones(1, x.shape[0], dtype=x.dtype)] if self.bias else [x.T]
-        state = tuple(
-            reshape(h, (-1, self.hidden_size)).T
-            for h in self._given_state(hx, given.shape[:-1], given)
-        )
-        state = self._step(inputs, state, self._matrices(""))
+        states = self._given_state(hx, given.shape[:-1], given)
+        columns = tuple(reshape(h, (-1, self.hidden_size)).T for h in states)
+        state = self._step(inputs, columns, self._matrices(""))
         rows = tuple(reshape(h.T, (*given.shape[:-1], self.hidden_size)) for h in state)
         return rows if self._states == 2 else rows[0]
 
@@ -517,9 +512,8 @@ class _StepNorm(Module):
         if not self.training:
             row = self._trained(row)
         mean, var = self.running_mean[row], self.running_var[row]  # views, updated in place
-        return functional.batch_norm(
-            x, mean, var, self.weight, self.bias, self.training, self.momentum, self.eps
-        )
+        options = self.training, self.momentum, self.eps
+        return functional.batch_norm(x, mean, var, self.weight, self.bias, *options)
 
     def _trained(self, row: int) -> int:
         """The last row up to this one that a batch has updated, or this one if there is none. A
@@ -531,7 +525,7 @@ class _StepNorm(Module):
         return row
 
 
-class BatchNormLSTMCell(_Uniform):
+class BatchNormLSTMCell(_LSTMKind):
     """One step of the batch-normalised LSTM (Cooijmans et al. 2016, equations 6 to 8):
 
     i, f, g, o = the four blocks of BN(W_ih x_t) + BN(W_hh h_(t-1)) + b
@@ -557,6 +551,7 @@ class BatchNormLSTMCell(_Uniform):
     """
 
     _text = "{0.input_size}, {0.hidden_size}, max_length={0.max_length}"
+    bias: Any
 
     def __init__(
         self,
@@ -583,24 +578,14 @@ class BatchNormLSTMCell(_Uniform):
         self.norm_c = _StepNorm(hidden_size, max_length, eps, momentum, True, dtype)
         self.reset_parameters()
 
-    def _fan_in(self) -> int:
-        return self.hidden_size
-
     def forward(self, x: Tensor, hx: Any = None, time: int = 0) -> tuple[Tensor, Tensor]:
         """The next (h, c) from x (N, input_size) and a state (h, c), zeros by default."""
+        x = self._input(x, {2: "(N, input_size)"})
         name = type(self).__name__
-        x = to_tensor(x, name)
-        if x.ndim != 2 or x.shape[1] != self.input_size:
-            raise ValueError(f"{name}: expected x of shape (N, {self.input_size}), got {x.shape}")
         time = integer(time, f"{name}: time")
         if time < 0:
             raise ValueError(f"{name}: time must not be negative, got {time}")
-        shape = (x.shape[0], self.hidden_size)
-        if hx is None:
-            hx = zeros(shape, dtype=x.dtype), zeros(shape, dtype=x.dtype)
-        h, c = hx
-        if h.shape != shape or c.shape != shape:
-            raise ValueError(f"{name}: expected h and c of shape {shape}, got {h.shape}, {c.shape}")
+        h, c = self._given_state(hx, x.shape[:1], x)
         gates = (
             self.norm_ih(linear(x, self.weight_ih), time)
             + self.norm_hh(linear(h, self.weight_hh), time)
