@@ -43,6 +43,18 @@ def whole(name: str, value: Any) -> int:
     return number
 
 
+def instance(value: Any, kind: type[T] | tuple[type[T], ...], must: str, way_out: str = "") -> T:
+    """Return `value`, which must be of a class, or of one of several: `must` says it in the error.
+
+    >>> instance([1], dict, "SGD: a parameter group is a dict")
+    Traceback (most recent call last):
+    TypeError: SGD: a parameter group is a dict, got list
+    """
+    if not isinstance(value, kind):
+        raise TypeError(f"{must}, got {type(value).__name__}{way_out}")
+    return value
+
+
 def sizes_of(shape: Any, name: str) -> tuple[int, ...]:
     """Return a shape, given as an int or a sequence of ints, as a tuple.
 

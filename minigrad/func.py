@@ -32,13 +32,14 @@ from ._core.engine.graph import (
     to_tensor,
 )
 from ._core.ops import reshape, zeros_like
-from .checks import integer
+from .checks import instance, integer
 from .creation import asarray, ones_like, zeros
 from .functions import stack
 from .nn.module import BUFFER, PARAMETER, TRANSIENT, Module, _join
 from .tree import flatten_tree
 
 ArgNums = int | tuple[int, ...]
+AnyCallable = Callable[..., Any]
 
 __all__ = ["functional_call", "grad", "hessian", "hvp", "jacobian", "jvp", "value_and_grad", "vjp"]
 __dir__ = __all__.copy
@@ -50,7 +51,7 @@ class _Trace:
     def __init__(
         self,
         caller: str,
-        function: Callable[..., Any],
+        function: AnyCallable,
         arguments: tuple[Any, ...],
         options: dict[str, Any],
         argnums: ArgNums,
@@ -82,11 +83,8 @@ class _Trace:
             output, *self.aux = output
         self.outputs, self.rebuild = flatten_tree(output)
         for y in self.outputs:
-            if not isinstance(y, Tensor):
-                raise TypeError(
-                    f"{caller}: the function must return Tensors, got {type(y).__name__}; "
-                    "leave out .item() and .numpy(), or return it as aux (has_aux=True)"
-                )
+            way_out = "leave out .item() and .numpy(), or return it as aux (has_aux=True)"
+            instance(y, Tensor, f"{caller}: the function must return Tensors", f"; {way_out}")
         self.shared = self._reaches_out(self.outputs)  # parts of the graph are used elsewhere
         self.create_graph = self.recording and self.shared
 
@@ -186,7 +184,7 @@ def _cotangents(caller: str, tree: Any, outputs: list[Tensor], rebuild: Any) -> 
 
 # ------------------------------------------------------------------------------------- reverse mode
 def value_and_grad(
-    function: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False
+    function: AnyCallable, argnums: ArgNums = 0, has_aux: bool = False
 ) -> Callable[..., tuple[Any, Any]]:
     """Return a function that computes `(function(...), gradient)`, or with has_aux
     `((output, aux), gradient)`; otherwise like `grad`.
@@ -198,7 +196,7 @@ def value_and_grad(
 
 
 def _value_and_grad(
-    caller: str, function: Callable[..., Any], argnums: ArgNums, has_aux: bool
+    caller: str, function: AnyCallable, argnums: ArgNums, has_aux: bool
 ) -> Callable[..., tuple[Any, Any]]:
     def differentiated(*arguments: Any, **options: Any) -> tuple[Any, Any]:
         trace = _Trace(caller, function, arguments, options, argnums, has_aux)
@@ -215,9 +213,7 @@ def _value_and_grad(
     return differentiated
 
 
-def grad(
-    function: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False
-) -> Callable[..., Any]:
+def grad(function: AnyCallable, argnums: ArgNums = 0, has_aux: bool = False) -> AnyCallable:
     """Return a function that computes the gradient of `function`, whose value has shape ().
 
     argnums: which positional arguments to differentiate: an int for the gradient of one, in the
@@ -245,7 +241,7 @@ def grad(
     return gradient
 
 
-def vjp(function: Callable[..., Any], *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
+def vjp(function: AnyCallable, *primals: Any, has_aux: bool = False) -> tuple[Any, ...]:
     """Return `(function(*primals), pull_back)`, or with has_aux `(output, pull_back, aux)`.
 
     `pull_back(cotangents)` takes cotangents in the structure and shapes of the output and returns a
@@ -269,7 +265,7 @@ def vjp(function: Callable[..., Any], *primals: Any, has_aux: bool = False) -> t
 
 # ------------------------------------------------------------------------------------- forward mode
 def jvp(
-    function: Callable[..., Any],
+    function: AnyCallable,
     primals: tuple[Any, ...],
     tangents: tuple[Any, ...],
     has_aux: bool = False,
@@ -300,7 +296,7 @@ def jvp(
 
 
 def hvp(
-    function: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ...]
+    function: AnyCallable, primals: tuple[Any, ...], tangents: tuple[Any, ...]
 ) -> tuple[Any, ...]:
     """Return the Hessian of a function of shape () times the tangents, a tuple like primals.
 
@@ -315,9 +311,7 @@ def hvp(
 
 
 # ---------------------------------------------------------------------------------------- Jacobians
-def jacobian(
-    function: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False
-) -> Callable[..., Any]:
+def jacobian(function: AnyCallable, argnums: ArgNums = 0, has_aux: bool = False) -> AnyCallable:
     """Return a function that computes the Jacobian of `function`: for each output and argument a
     tensor of shape `output.shape + argument.shape`.
 
@@ -332,9 +326,7 @@ def jacobian(
     return _jacobian("jacobian", function, argnums, has_aux)
 
 
-def _jacobian(
-    caller: str, function: Callable[..., Any], argnums: ArgNums, has_aux: bool
-) -> Callable[..., Any]:
+def _jacobian(caller: str, function: AnyCallable, argnums: ArgNums, has_aux: bool) -> AnyCallable:
     def jacobian_of(*arguments: Any, **options: Any) -> Any:
         trace = _Trace(caller, function, arguments, options, argnums, has_aux)
         matrices = trace.rebuild([trace.as_arguments(_rows(trace, y)) for y in trace.outputs])
@@ -357,9 +349,7 @@ def _rows(trace: _Trace, y: Tensor) -> list[Tensor]:
     return [reshape(stack(column), y.shape + x.shape) for x, column in columns]
 
 
-def hessian(
-    function: Callable[..., Any], argnums: ArgNums = 0, has_aux: bool = False
-) -> Callable[..., Any]:
+def hessian(function: AnyCallable, argnums: ArgNums = 0, has_aux: bool = False) -> AnyCallable:
     """Return a function that computes second derivatives, the Jacobian of the Jacobian: for a
     function of shape () and an argument x, a tensor of shape `x.shape + x.shape`.
 
@@ -399,8 +389,7 @@ def functional_call(
     >>> mg.func.grad(loss)(weights)
     {'weight': tensor([[1., 1.]]), 'bias': tensor([1.])}
     """
-    if not isinstance(module, Module):
-        raise TypeError(f"functional_call: expected a Module, got {type(module).__name__}")
+    instance(module, Module, "functional_call: expected a Module")
     dicts: Any = parameters_and_buffers
     dicts = (dicts,) if isinstance(dicts, Mapping) else dicts
     places: dict[str, tuple[dict[str, Any], str]] = {}
@@ -416,10 +405,7 @@ def functional_call(
                 f"functional_call: {type(module).__name__} has no parameter or buffer {name!r}; "
                 f"it has {', '.join(places) or 'none'}"
             )
-        if not isinstance(tensor, Tensor):
-            raise TypeError(
-                f"functional_call: {name} must be a Tensor, got {type(tensor).__name__}"
-            )
+        instance(tensor, Tensor, f"functional_call: {name} must be a Tensor")
         members, attribute = places[name]
         for same in tied[id(members[attribute])]:
             if chosen.setdefault(same, tensor) is not tensor:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, overload
 
 from .._core.engine.graph import Tensor, is_grad_enabled, run_graph, set_recording
 from .._core.fast.accelerate import is_accelerated, set_accelerated
+from ..checks import instance
 from ..namespace import led
 from .anomaly import detect_anomaly
 from .checkpoint import checkpoint
@@ -188,8 +189,7 @@ def grad(
         several = isinstance(grad_outputs, Sequence)
         cotangents = list(grad_outputs) if several else [grad_outputs]  # type: ignore[list-item]
     for tensor in (*outputs, *inputs):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"grad: expected Tensors, got {type(tensor).__name__}")
+        instance(tensor, Tensor, "grad: expected Tensors")
     if len(cotangents) != len(outputs):
         raise ValueError(f"grad: {len(outputs)} outputs but {len(cotangents)} grad_outputs")
     retain = create_graph if retain_graph is None else retain_graph

@@ -135,9 +135,8 @@ class _Run:
         self.made, self.inputs = made, inputs
         given = [*flatten_tree((self.args, self.kwargs))[0], *inputs]
         ours = {id(tensor()) for tensor, _ in self.written}
-        self.versions = [
-            (x, x._version) for x in given if isinstance(x, Tensor) and id(x) not in ours
-        ]
+        others = (x for x in given if isinstance(x, Tensor) and id(x) not in ours)
+        self.versions = [(x, x._version) for x in others]
 
     def again(self, call: _Joint, cotangents: list[Tensor]) -> list[Tensor | None]:
         """The gradient rule: run the function again, recorded, and differentiate that graph."""

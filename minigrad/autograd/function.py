@@ -240,10 +240,8 @@ class Function:
 
             made = list(compress(results, flowing))
             attached = iter(_Joint(cls._ops, rule).attach(tensors, made))
-            results = [
-                next(attached) if zero is None else y
-                for y, zero in zip(results, zeros, strict=True)
-            ]
+            places = zip(results, zeros, strict=True)
+            results = [next(attached) if zero is None else y for y, zero in places]
         for y in results:
             announce(cls.__name__, tensors, {}, y)
         return tuple(results) if isinstance(returned, tuple) else results[0]

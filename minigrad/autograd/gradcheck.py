@@ -247,9 +247,8 @@ class _Check:
 
     def check_function(self) -> np.ndarray:
         """Raise if the function cannot be checked by differences; return its value."""
-        tensors = [
-            (i, x, x.numpy(copy=True)) for i, x in enumerate(self.inputs) if isinstance(x, Tensor)
-        ]
+        given = [(i, x) for i, x in enumerate(self.inputs) if isinstance(x, Tensor)]
+        tensors = [(i, x, x.numpy(copy=True)) for i, x in given]
         first = self.values()
         for i, x, before in tensors:
             if not np.array_equal(x.numpy(), before, equal_nan=x.dtype.kind == "f"):

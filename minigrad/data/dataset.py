@@ -11,7 +11,7 @@ import numpy as np
 
 from .._core.engine.graph import Tensor
 from .._core.ops import concat
-from ..checks import as_int, integer, plain, real
+from ..checks import as_int, instance, integer, plain, real
 from ..creation import asarray
 from ..rng import Generator, generator as numpy_generator
 from ..tree import flatten_tree
@@ -92,11 +92,8 @@ class TensorDataset(Dataset[tuple[Tensor, ...]]):
         if not tensors:
             raise ValueError("TensorDataset: expected at least one tensor")
         for position, given in enumerate(tensors):
-            if not isinstance(given, (Tensor, np.ndarray)):
-                raise TypeError(
-                    f"TensorDataset: argument {position} must be a Tensor or an array, got "
-                    f"{type(given).__name__}; make one with mg.tensor(...)"
-                )
+            must = f"TensorDataset: argument {position} must be a Tensor or an array"
+            instance(given, (Tensor, np.ndarray), must, "; make one with mg.tensor(...)")
         self.tensors = tuple(t if isinstance(t, Tensor) else asarray(t) for t in tensors)
         if any(t.ndim == 0 for t in self.tensors):
             raise ValueError("TensorDataset: a 0-d tensor has no samples")
@@ -183,9 +180,8 @@ class ConcatDataset(Dataset[Any]):
                     f"{type(dataset).__name__} does not; make a list of it"
                 )
         self.cumulative_sizes: list[int] = np.cumsum([len(d) for d in self.datasets]).tolist()
-        self.takes_index_arrays = all(
-            getattr(dataset, "takes_index_arrays", False) for dataset in self.datasets
-        )
+        each = (getattr(dataset, "takes_index_arrays", False) for dataset in self.datasets)
+        self.takes_index_arrays = all(each)
 
     def __len__(self) -> int:
         return self.cumulative_sizes[-1]

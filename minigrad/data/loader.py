@@ -152,11 +152,8 @@ class DataLoader:
         self.batch_sampler = batch_sampler
         self.sampler: Any = sampler
         if sampler is None and batch_sampler is None and not self._is_stream:
-            self.sampler = (
-                RandomSampler(dataset, generator=generator)
-                if shuffle
-                else SequentialSampler(dataset)
-            )
+            random = RandomSampler(dataset, generator=generator)
+            self.sampler = random if shuffle else SequentialSampler(dataset)
         self.epoch = 0
         self._now: _Epoch | None = None
 

@@ -6,7 +6,7 @@ gradient itself is recorded, the rule decomposes x again, so that the parts are 
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.linalg import LinAlgError
@@ -30,6 +30,11 @@ from ..types import TensorLike
 from .systems import Array, _as_given, _fail, _made, _matrix, _mirrored, _solved_triangle, _square
 
 __all__ = ["eigh", "eigvalsh", "lstsq", "matrix_rank", "pinv", "qr", "svd", "svdvals"]
+
+
+Pair: TypeAlias = tuple[Tensor, Tensor]  # copies of what a decomposition computed
+Parts: TypeAlias = tuple[Tensor, Tensor, Tensor]
+Triangle: TypeAlias = Literal["L", "U"]  # which one is read
 
 
 class QRResult(NamedTuple):
@@ -69,12 +74,12 @@ def _divided(x: Tensor, r: Tensor) -> Tensor:
     return _solved_triangle("qr", r, x.mT, True).mT
 
 
-def _q_gradient(g: Tensor, x: Tensor, parts: tuple[Tensor, Tensor]) -> Tensor:
+def _q_gradient(g: Tensor, x: Tensor, parts: Pair) -> Tensor:
     q, r = qr(x) if is_grad_enabled() else parts
     return _divided(g - matmul(q, _mirrored(matmul(g.mT, q))), r)
 
 
-def _r_gradient(g: Tensor, x: Tensor, parts: tuple[Tensor, Tensor]) -> Tensor:
+def _r_gradient(g: Tensor, x: Tensor, parts: Pair) -> Tensor:
     q, r = qr(x) if is_grad_enabled() else parts
     return _divided(matmul(q, _mirrored(matmul(r, g.mT))), r)
 
@@ -157,16 +162,12 @@ def _row(x: Tensor) -> Tensor:
     return expand_dims(x, -2)
 
 
-def _eigenvalue_gradient(
-    g: Tensor, x: Tensor, parts: tuple[Tensor, Tensor], uplo: Literal["L", "U"]
-) -> Tensor:
+def _eigenvalue_gradient(g: Tensor, x: Tensor, parts: Pair, uplo: Triangle) -> Tensor:
     _, v = eigh(x, uplo) if is_grad_enabled() else parts
     return matmul(v * _row(g), v.mT)
 
 
-def _eigenvector_gradient(
-    g: Tensor, x: Tensor, parts: tuple[Tensor, Tensor], uplo: Literal["L", "U"]
-) -> Tensor:
+def _eigenvector_gradient(g: Tensor, x: Tensor, parts: Pair, uplo: Triangle) -> Tensor:
     w, v = eigh(x, uplo) if is_grad_enabled() else parts
     inner = _quotient(0.5 * _skew(matmul(v.mT, g)), _differences(w))
     return matmul(matmul(v, inner), v.mT)
@@ -177,9 +178,7 @@ EIGENVECTORS = make_op("eigenvectors", rules=(_eigenvector_gradient,), attribute
 
 
 @memory_checked
-def _eigh(
-    name: str, x: TensorLike, uplo: Literal["L", "U"]
-) -> tuple[Tensor, Array, Array, tuple[Any, ...]]:
+def _eigh(name: str, x: TensorLike, uplo: Triangle) -> tuple[Tensor, Array, Array, tuple[Any, ...]]:
     a = _square(name, _matrix(name, x))
     choice(uplo, f"{name}: UPLO", "L", "U")
     try:
@@ -215,9 +214,6 @@ def eigvalsh(x: TensorLike, UPLO: Literal["L", "U"] = "L") -> Tensor:
     """
     a, w, _, attributes = _eigh("eigvalsh", x, UPLO)
     return _made(EIGENVALUES, w, (a,), attributes)
-
-
-Parts = tuple[Tensor, Tensor, Tensor]
 
 
 def _usv(x: Tensor, parts: Parts) -> Parts:

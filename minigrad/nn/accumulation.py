@@ -34,6 +34,7 @@ from .. import rng
 from .._core.engine.graph import Tensor, move_statistics, to_tensor
 from .._core.ops import concat
 from ..autograd import enable_grad, grad, no_grad
+from ..checks import instance
 from . import functional
 from .module import Module
 from .norm import _BatchNorm, _Pool
@@ -263,8 +264,7 @@ def accumulate(model: Module, loss: Callable[..., Tensor], batches: Iterable[Any
     >>> np.allclose(small, net[0].weight.grad.numpy(), atol=1e-6)
     True
     """
-    if not isinstance(model, Module):
-        raise TypeError(f"accumulate: model must be a Module, got {type(model).__name__}")
+    instance(model, Module, "accumulate: model must be a Module")
     if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
         raise TypeError(
             "accumulate: batches must be a list of micro-batches or a DataLoader, got "

@@ -111,9 +111,7 @@ def _check_bias(name: str, bias: Tensor, outputs: int) -> None:
         raise ValueError(f"{name}: expected a bias of shape {(outputs,)}, got {given}")
 
 
-def _convolve(
-    name: str, x: Tensor, weight: Tensor, bias: Tensor | None, options: tuple[Any, ...]
-) -> Tensor:
+def _convolve(name: str, x: Tensor, weight: Tensor, bias: Any, options: tuple[Any, ...]) -> Tensor:
     """weight (out, in / groups, *kernel); options: stride, pairs of padding, dilation, groups.
 
     The columns are (N, C x kernel, places), with one product for each image: its result has the

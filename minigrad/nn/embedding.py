@@ -90,9 +90,8 @@ class Embedding(Module):
 
     def forward(self, indices: Tensor) -> Tensor:
         """(...) -> (..., embedding_dim)."""
-        return functional.embedding(
-            indices, self.weight, self.padding_idx, self.max_norm, self.norm_type
-        )
+        options = self.padding_idx, self.max_norm, self.norm_type
+        return functional.embedding(indices, self.weight, *options)
 
     def extra_repr(self) -> str:
         """The sizes, and the options that differ from the defaults."""

@@ -24,7 +24,7 @@ import numpy as np
 from .. import rng
 from .._core.engine.graph import Tensor, adopt, move_statistics, to_tensor
 from .._core.ops import broadcast_to, linear, permute_dims, reshape, sqrt
-from ..checks import integer, positive
+from ..checks import instance, integer, positive
 from ..functions import stack
 from . import functional
 from .activation import _Activation
@@ -125,8 +125,8 @@ class StackedBatchNorm1d(_Stacked):
         """The normalised tensor; in training the running statistics of active members move."""
         plain: Any = self._plain[0]
         shape, tracked = self._checked(x).shape, self.running_mean is not None
-        weight = 1.0 if self.weight is None else self._per_sample(self.weight)
-        bias = 0.0 if self.bias is None else self._per_sample(self.bias)
+        own = self._per_sample(self.weight), self._per_sample(self.bias)
+        weight, bias = functional._or_neutral(*own)
         if not self.training and tracked:
             mean, var = self._per_sample(self.running_mean), self._per_sample(self.running_var)
             y: Tensor = (x - mean) * (weight / sqrt(var + plain.eps)) + bias
@@ -170,10 +170,9 @@ class StackedLayerNorm(_Stacked):
                 f"Ensemble: LayerNorm {self._path!r} expects (N, ..., {', '.join(map(str, sizes))})"
                 f" for each member, got {x.shape[1:]}"
             )
-        weight = 1.0 if self.weight is None else self._per_sample(self.weight, ndim)
-        bias = 0.0 if self.bias is None else self._per_sample(self.bias, ndim)
+        own = self._per_sample(self.weight, ndim), self._per_sample(self.bias, ndim)
         axes = tuple(range(ndim - len(sizes), ndim))
-        return functional._normalise(x, weight, bias, axes, plain.eps)[0]
+        return functional._normalise(x, *functional._or_neutral(*own), axes, plain.eps)[0]
 
 
 class StackedDropout(_Stacked):
@@ -509,9 +508,7 @@ class Ensemble(Module):
 
     def __setitem__(self, member: int, plain: Module) -> None:
         position = self._position(member)
-        if not isinstance(plain, Module):
-            raise TypeError(f"Ensemble: expected a plain net, got {type(plain).__name__}")
-        state = plain.state_dict()
+        state = instance(plain, Module, "Ensemble: expected a plain net").state_dict()
         self[position].load_state_dict(state)  # raises for what does not fit
         for name, tensor in self.net.state_dict().items():
             tensor[position] = state[name]
@@ -524,6 +521,4 @@ def _make_member(make: Callable[[], Module], generator: rng.Generator) -> Module
     """A net whose parameters are drawn from this generator."""
     with rng.drawing_from(generator):
         net = make()
-    if not isinstance(net, Module):
-        raise TypeError(f"Ensemble: make() must return a Module, got {type(net).__name__}")
-    return net
+    return instance(net, Module, "Ensemble: make() must return a Module")

@@ -25,6 +25,7 @@ from ..checks import (
     wrong_shape,
 )
 from ..rng import Generator, generator as numpy_generator
+from ..types import Shape
 from .conv import conv1d, conv2d, conv_transpose1d, conv_transpose2d, pad
 from .loss import (
     binary_cross_entropy,
@@ -120,8 +121,7 @@ def batch_norm(
         if operand is not None and getattr(operand, "shape", ()) != channels:
             given: Any = {"running_mean": running_mean, "running_var": running_var}
             _check_shapes("batch_norm", x, **given, weight=weight, bias=bias)
-    weight = 1.0 if weight is None else weight
-    bias = 0.0 if bias is None else bias
+    weight, bias = _or_neutral(weight, bias)
     if ndim > 2:
         axes = (0, *range(2, ndim))
         weight, bias = _per_channel(weight, ndim), _per_channel(bias, ndim)
@@ -232,9 +232,7 @@ def _columns(name: str, x: Tensor, split: tuple[int, ...], **operands: Tensor | 
     return [given if given is None else ops.reshape(given, split) for given in operands.values()]
 
 
-def _trailing(
-    x: Tensor, normalized_shape: int | Sequence[int], name: str, **operands: Any
-) -> tuple[int, ...]:
+def _trailing(x: Tensor, normalized_shape: Shape, name: str, **operands: Any) -> tuple[int, ...]:
     """The last axes of x; checks that x and the operands match normalized_shape there."""
     sizes = tuple(normalized_shape) if isinstance(normalized_shape, Sequence) else normalized_shape
     sizes = sizes if isinstance(sizes, tuple) else (sizes,)
@@ -246,7 +244,7 @@ def _trailing(
 
 def layer_norm(
     x: Tensor,
-    normalized_shape: int | Sequence[int],
+    normalized_shape: Shape,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
@@ -265,10 +263,7 @@ def layer_norm(
 
 
 def rms_norm(
-    x: Tensor,
-    normalized_shape: int | Sequence[int],
-    weight: Tensor | None = None,
-    eps: float | None = None,
+    x: Tensor, normalized_shape: Shape, weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
     """x / sqrt(mean(x²) + eps) * weight over the last axes, which have shape normalized_shape
     (Zhang & Sennrich 2019, equation 4). eps=None means the machine epsilon of x's dtype.
@@ -359,10 +354,8 @@ def instance_norm(
     y, mean, var = _normalise(x, *_or_neutral(weight, bias), axes, eps)
     if running_mean is not None and running_var is not None and x.size:
         every = (0, *axes)
-        means, variances, correction = mean.mean(every), var.mean(every), count / (count - 1)
-        move_statistics(
-            "instance_norm", running_mean, running_var, means, variances, momentum, correction
-        )
+        new = mean.mean(every), var.mean(every), momentum, count / (count - 1)
+        move_statistics("instance_norm", running_mean, running_var, *new)
     return y
 
 

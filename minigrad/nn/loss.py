@@ -282,9 +282,8 @@ def gaussian_nll_loss(
     _, var = to_tensors((x, var), name)
     if var.ndim and var.shape == x.shape[:-1]:
         var = ops.reshape(var, (*var.shape, 1))
-    fits = len(var.shape) == len(x.shape) and all(
-        n in (1, m) for n, m in zip(var.shape, x.shape, strict=True)
-    )
+    pairs = zip(var.shape, x.shape, strict=False)
+    fits = var.ndim == x.ndim and all(n in (1, m) for n, m in pairs)
     if var.ndim and not fits:
         raise ValueError(
             f"{name}: var has shape {var.shape}; expected {x.shape}, that of the input, "
@@ -449,14 +448,12 @@ def nll_loss(
     tensor(1.)
     """
     x, target = to_tensor(x, "nll_loss"), to_tensor(target, "nll_loss")
-    rows, batch_shape = _class_rows(x, "nll_loss")
+    rows, places = _class_rows(x, "nll_loss")
 
     def losses(log_p: Tensor, labels: np.ndarray) -> Tensor:
         return -ops.reshape(ops.take_along_axis(log_p, labels.reshape(-1, 1)), (-1,))
 
-    return _index_loss(
-        "nll_loss", losses, rows, batch_shape, target, weight, reduction, ignore_index
-    )
+    return _index_loss("nll_loss", losses, rows, places, target, weight, reduction, ignore_index)
 
 
 def cross_entropy(

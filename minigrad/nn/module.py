@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
 from .._core.engine.graph import RemovableHandle, Tensor
-from ..checks import check_device, flag
+from ..checks import check_device, flag, instance
 from ..creation import asarray
 from ..namespace import Constructed, note_place
 
@@ -203,17 +203,13 @@ class Module(Constructed):
 
     def _check_new(self, name: str, value: Any, kind: str, expected: type) -> None:
         caller = f"{type(self).__name__}: {kind}"
-        if not isinstance(name, str):
-            raise TypeError(f"{caller}: the name must be a string, got {type(name).__name__}")
+        instance(name, str, f"{caller}: the name must be a string")
         if not name or "." in name:
             raise KeyError(f"{caller}: the name {name!r} must not be empty or contain a dot")
         if hasattr(self, name) and name not in self._members:
             raise KeyError(f"{caller}: there is already an attribute {name!r}")
-        if value is not None and not isinstance(value, expected):
-            raise TypeError(
-                f"{caller} {name!r}: expected a {expected.__name__} or None, "
-                f"got {type(value).__name__}"
-            )
+        if value is not None:
+            instance(value, expected, f"{caller} {name!r}: expected a {expected.__name__} or None")
 
     def _register_new(self, name: str, value: Any, kind: str, expected: type) -> None:
         self._check_new(name, value, kind, expected)
@@ -534,10 +530,7 @@ class Module(Constructed):
         >>> bool((target.weight == source.weight).all())
         True
         """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(
-                f"load_state_dict: expected a dict of Tensors, got {type(state_dict).__name__}"
-            )
+        instance(state_dict, Mapping, "load_state_dict: expected a dict of Tensors")
         own = self.state_dict()
         optional = {
             _join(path, name)

@@ -12,7 +12,7 @@ import numpy as np
 from .._core.engine.graph import Tensor
 from .._core.ops import clip, concat, reshape
 from ..autograd import no_grad
-from ..checks import integer, nonnegative_real, real
+from ..checks import instance, integer, nonnegative_real, real
 from ..creation import tensor
 from ..functions import norm, stack
 from .containers import Sequential
@@ -27,10 +27,7 @@ def _listed(parameters: Tensor | Iterable[Tensor], name: str) -> list[Tensor]:
     given: Any = [parameters] if isinstance(parameters, Tensor) else parameters
     listed = list(given) if isinstance(given, Iterable) else [given]
     for parameter in listed:
-        if not isinstance(parameter, Tensor):
-            raise TypeError(
-                f"{name}: expected Tensors, got {type(parameter).__name__}; pass model.parameters()"
-            )
+        instance(parameter, Tensor, f"{name}: expected Tensors", "; pass model.parameters()")
     return listed
 
 
@@ -136,8 +133,7 @@ def vector_to_parameters(vec: Tensor, parameters: Tensor | Iterable[Tensor]) -> 
     [2.0, 3.0]
     """
     listed = _listed(parameters, "vector_to_parameters")
-    if not isinstance(vec, Tensor):
-        raise TypeError(f"vector_to_parameters: expected a Tensor, got {type(vec).__name__}")
+    instance(vec, Tensor, "vector_to_parameters: expected a Tensor")
     bounds = np.cumsum([0, *(parameter.size for parameter in listed)]).tolist()
     if vec.shape != (bounds[-1],):
         raise ValueError(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .._core.engine.graph import Tensor
-from ..checks import whole
+from ..checks import instance, integer
 from ..creation import tensor
 from ..nn.module import Module
 from ..serialization import PathOrFile, writing
@@ -74,11 +74,10 @@ def export(
         raise ImportError(
             "onnx.export: the package onnx is missing: pip install minigrad-cython[onnx]"
         ) from error
-    if not isinstance(model, Module):
-        raise TypeError(f"onnx.export: expected a Module, got {type(model).__name__}")
+    instance(model, Module, "onnx.export: expected a Module")
     newest = onnx.defs.onnx_opset_version()
     for name, value in (("opset", opset), ("batch_axis", batch_axis)):
-        whole(f"onnx.export: {name}", value)
+        integer(value, f"onnx.export: {name}")
     if not _OLDEST <= opset <= newest:
         raise ValueError(f"onnx.export: opset must be {_OLDEST} to {newest}, got {opset}")
     examples = example if isinstance(example, (tuple, list)) else (example,)

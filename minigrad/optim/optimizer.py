@@ -23,7 +23,7 @@ import numpy as np
 from .._core.engine.graph import Tensor
 from .._core.fast.updates import Update, apply_updates, drop_gradients
 from ..autograd import enable_grad
-from ..checks import check_range, flag, plain
+from ..checks import check_range, flag, instance, plain
 
 __all__ = ["Optimizer"]
 
@@ -79,9 +79,7 @@ class Optimizer:
     rule: str = ""  # the name of a compiled rule
     ranges: tuple[str, ...] = ()  # the options that must not be negative; or betas
     keeps: tuple[str, ...] = ()  # per parameter: `step`, `mu_product`, then arrays of its shape
-    progress: ClassVar[
-        dict[str, Any]
-    ] = {}  # per group: numbers that its steps change, at the start
+    progress: ClassVar[dict[str, Any]] = {}  # per group: numbers that a step changes, at first
     may_be_missing: tuple[str, ...] = ()  # options that a checkpoint may lack, PyTorch's for one
     mixes = False  # whether elements of a parameter affect each other's steps
 
@@ -146,8 +144,7 @@ class Optimizer:
         """
         owner = type(self).__name__
         given: Any = param_group
-        if not isinstance(given, dict):
-            raise TypeError(f"{owner}: a parameter group is a dict, got {type(given).__name__}")
+        instance(given, dict, f"{owner}: a parameter group is a dict")
         if "params" not in given:
             raise ValueError(f"{owner}: a parameter group needs 'params', got keys {list(given)}")
         params = given["params"]
@@ -165,11 +162,8 @@ class Optimizer:
     def _check_parameter(self, parameter: Any, position: int, known: set[int]) -> None:
         owner = type(self).__name__
         place = f"parameter {position} of group {len(self.param_groups)}"
-        if not isinstance(parameter, Tensor):
-            raise TypeError(
-                f"{owner}: {place} must be a Tensor, got {type(parameter).__name__}; "
-                "pass model.parameters(), not the model or named_parameters()"
-            )
+        way_out = "; pass model.parameters(), not the model or named_parameters()"
+        instance(parameter, Tensor, f"{owner}: {place} must be a Tensor", way_out)
         if parameter.dtype.kind != "f":
             raise TypeError(
                 f"{owner}: {place} is {parameter.dtype}, but only float32 and float64 can be "
@@ -245,9 +239,8 @@ class Optimizer:
             groups.append({**copy.deepcopy(options), "params": indices})
             for index, parameter in zip(indices, group["params"], strict=True):
                 if parameter in self.state:
-                    state[index] = {
-                        name: _snapshot(value) for name, value in self.state[parameter].items()
-                    }
+                    mine = self.state[parameter].items()
+                    state[index] = {name: _snapshot(value) for name, value in mine}
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -352,9 +345,7 @@ class Optimizer:
     def __repr__(self) -> str:
         lines = [type(self).__name__ + "("]
         for number, group in enumerate(self.param_groups):
-            options = ", ".join(
-                f"{name}={value!r}" for name, value in group.items() if name != "params"
-            )
+            options = ", ".join(f"{n}={value!r}" for n, value in group.items() if n != "params")
             lines.append(f"  group {number}: {len(group['params'])} parameters, {options}")
         return "\n".join([*lines, ")"])
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..checks import check_count, plain
+from ..checks import check_count, instance, plain
 from ..namespace import Constructed
 from .optimizer import Optimizer
 
@@ -74,9 +74,8 @@ class LRScheduler(Constructed):
 
     def multiplier(self, epoch: int) -> float:
         """The factor of the initial learning rate at `epoch`."""
-        raise NotImplementedError(
-            f"{type(self).__name__} must define multiplier(epoch) or get_lr()"
-        )
+        name = type(self).__name__
+        raise NotImplementedError(f"{name} must define multiplier(epoch) or get_lr()")
 
     def get_lr(self) -> list[float]:
         """The rates for `last_epoch`, one per group, computed from the current rates."""
@@ -183,18 +182,15 @@ class LRScheduler(Constructed):
         self._check_state(state_dict)
         for name in vars(self).keys() - {"optimizer"}:
             setattr(self, name, _loaded(getattr(self, name), copy.deepcopy(state_dict[name])))
-        # groups missing from the state were added later
-        for group, saved in zip(
-            self.optimizer.param_groups, _saved_groups(state_dict), strict=False
-        ):
+        pairs = zip(self.optimizer.param_groups, _saved_groups(state_dict), strict=False)
+        for group, saved in pairs:  # groups missing from the state were added later
             for name in set(self.driven) & set(saved):
                 pair = isinstance(group.get(name), tuple) and isinstance(saved[name], list)
                 group[name] = tuple(saved[name]) if pair else _rate(saved[name])  # after JSON
 
     def _check_state(self, state: Any) -> None:
         name = f"{type(self).__name__}.load_state_dict"
-        if not isinstance(state, dict):
-            raise TypeError(f"{name}: expected a dict, got {type(state).__name__}")
+        instance(state, dict, f"{name}: expected a dict")
         missing = [key for key in vars(self) if key not in state and key != "optimizer"]
         if missing:
             raise ValueError(
@@ -285,12 +281,8 @@ def _loaded(mine: Any, saved: Any) -> Any:
 
 def check_optimizer(scheduler: Any, optimizer: Any) -> Optimizer:
     """Return `optimizer`; raise TypeError if it is not one."""
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            f"{type(scheduler).__name__}: expected an optimiser such as mg.optim.SGD(...), "
-            f"got {type(optimizer).__name__}"
-        )
-    return optimizer
+    must = f"{type(scheduler).__name__}: expected an optimiser such as mg.optim.SGD(...)"
+    return instance(optimizer, Optimizer, must)
 
 
 def _state_of(value: Any) -> Any:

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from typing import Any
 
 from ..autograd import no_grad
-from ..checks import check_share, flag
+from ..checks import check_share, flag, instance
 from ..creation import tensor
 from ..nn.module import BUFFER, PARAMETER, TRANSIENT, Module, Parameter
 from .lr_scheduler import SWALR as SWALR
@@ -50,8 +50,7 @@ class AveragedModel(Module):
     ) -> None:
         super().__init__()
         refuse_unknown("AveragedModel", unknown, ("decay", "use_buffers"))
-        if not isinstance(model, Module):
-            raise TypeError(f"AveragedModel: expected a Module, got {type(model).__name__}")
+        instance(model, Module, "AveragedModel: expected a Module")
         self.decay = None if decay is None else check_share("AveragedModel", "decay", decay)
         self.use_buffers = flag(use_buffers, "AveragedModel: use_buffers")
         self.module = copy.deepcopy(model)
@@ -67,11 +66,8 @@ class AveragedModel(Module):
         Raises TypeError unless `model` is a Module, and ValueError, without changing anything,
         unless it has the parameters and buffers of the copy, with the same shapes.
         """
-        if not isinstance(model, Module):
-            raise TypeError(
-                f"AveragedModel.update_parameters: expected the Module that was copied, got "
-                f"{type(model).__name__}"
-            )
+        must = "AveragedModel.update_parameters: expected the Module that was copied"
+        instance(model, Module, must)
         count = self.n_averaged.item()
         share = 1 / (count + 1) if self.decay is None else 1 - self.decay
         pairs = list(zip_longest(*map(_tensors, (self.module, model)), fillvalue=("nothing", None)))

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._core.engine.graph import Node, RemovableHandle, Tensor, observe, run_graph
-from ..checks import positive
+from ..checks import instance, positive
 from ..nn.module import Module, Parameter
 
 __all__ = ["Graph", "graph", "record"]
@@ -40,8 +40,7 @@ FOLD, OUTPUT = ', style="rounded,dashed"', ', style="rounded,filled,bold", fillc
 # ---------------------------------------------------------------------------------------- modules
 def check_model(model: Any) -> None:
     """Raise TypeError unless `model` is a Module."""
-    if not isinstance(model, Module):
-        raise TypeError(f"viz: expected a Module as the model, got {type(model).__name__}")
+    instance(model, Module, "viz: expected a Module as the model")
 
 
 def wrap_forwards(model: Module, call: Callable[..., Any]) -> list[RemovableHandle]:
