@@ -34,7 +34,6 @@ __all__ = ["eigh", "eigvalsh", "lstsq", "matrix_rank", "pinv", "qr", "svd", "svd
 
 Pair: TypeAlias = tuple[Tensor, Tensor]  # copies of what a decomposition computed
 Parts: TypeAlias = tuple[Tensor, Tensor, Tensor]
-Triangle: TypeAlias = Literal["L", "U"]  # which one is read
 
 
 class QRResult(NamedTuple):
@@ -162,12 +161,12 @@ def _row(x: Tensor) -> Tensor:
     return expand_dims(x, -2)
 
 
-def _eigenvalue_gradient(g: Tensor, x: Tensor, parts: Pair, uplo: Triangle) -> Tensor:
+def _eigenvalue_gradient(g: Tensor, x: Tensor, parts: Pair, uplo: Literal["L", "U"]) -> Tensor:
     _, v = eigh(x, uplo) if is_grad_enabled() else parts
     return matmul(v * _row(g), v.mT)
 
 
-def _eigenvector_gradient(g: Tensor, x: Tensor, parts: Pair, uplo: Triangle) -> Tensor:
+def _eigenvector_gradient(g: Tensor, x: Tensor, parts: Pair, uplo: Literal["L", "U"]) -> Tensor:
     w, v = eigh(x, uplo) if is_grad_enabled() else parts
     inner = _quotient(0.5 * _skew(matmul(v.mT, g)), _differences(w))
     return matmul(matmul(v, inner), v.mT)
@@ -178,7 +177,9 @@ EIGENVECTORS = make_op("eigenvectors", rules=(_eigenvector_gradient,), attribute
 
 
 @memory_checked
-def _eigh(name: str, x: TensorLike, uplo: Triangle) -> tuple[Tensor, Array, Array, tuple[Any, ...]]:
+def _eigh(
+    name: str, x: TensorLike, uplo: Literal["L", "U"]
+) -> tuple[Tensor, Array, Array, tuple[Any, ...]]:
     a = _square(name, _matrix(name, x))
     choice(uplo, f"{name}: UPLO", "L", "U")
     try:

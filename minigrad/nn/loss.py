@@ -6,8 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -568,26 +567,12 @@ def _index_loss(
 
 # ----------------------------------------------------------------------------------------- Modules
 class _Loss(Applied, reduction=_reduction):
-    """A Module that applies a loss. Its options, and its docstring after the first line, are those
-    of the function; the parameters of `forward` stand for the tensors that come before them."""
+    """A Module that applies a loss, whose text follows that of the class."""
 
     _shown = ()
-    reduction: str
-
-    if TYPE_CHECKING:
-
-        def __init__(self, *options: Any, **named: Any) -> None: ...
 
     def __init_subclass__(cls, function: Callable[..., Any] | None = None, **checks: Check) -> None:
-        if function is None:
-            return super().__init_subclass__(**checks)
-        tensors = len(signature(cls.forward).parameters) - 1
-        options = [*signature(function).parameters.values()][tensors:]
-        cls.__annotations__ = {option.name: option.annotation for option in options}
-        for option in options:
-            setattr(cls, option.name, option.default)
         super().__init_subclass__(function, function, **checks)
-        dataclass(eq=False, repr=False)(cls)
 
 
 class _TargetLoss(_Loss):
@@ -606,72 +591,138 @@ class _PairLoss(_Loss):
         return self._function(x1, x2, target, *self._values(self))
 
 
+@dataclass(eq=False, repr=False)
 class MSELoss(_TargetLoss, function=mse_loss):
     """`functional.mse_loss` as a Module."""
 
+    reduction: str = "mean"
 
+
+@dataclass(eq=False, repr=False)
 class L1Loss(_TargetLoss, function=l1_loss):
     """`functional.l1_loss` as a Module."""
 
+    reduction: str = "mean"
 
+
+@dataclass(eq=False, repr=False)
 class SmoothL1Loss(_TargetLoss, function=smooth_l1_loss, beta=nonnegative_real):
     """`functional.smooth_l1_loss` as a Module."""
 
+    reduction: str = "mean"
+    beta: float = 1.0
 
+
+@dataclass(eq=False, repr=False)
 class HuberLoss(_TargetLoss, function=huber_loss, delta=positive_real):
     """`functional.huber_loss` as a Module."""
 
+    reduction: str = "mean"
+    delta: float = 1.0
 
+
+@dataclass(eq=False, repr=False)
 class KLDivLoss(_TargetLoss, function=kl_div, reduction=_kl_reduction):
     """`functional.kl_div` as a Module."""
 
+    reduction: str = "mean"
+    log_target: bool = False
 
+
+@dataclass(eq=False, repr=False)
 class CosineEmbeddingLoss(_PairLoss, function=cosine_embedding_loss, margin=real):
     """`functional.cosine_embedding_loss` as a Module."""
 
+    margin: float = 0.0
+    reduction: str = "mean"
 
+
+@dataclass(eq=False, repr=False)
 class MarginRankingLoss(_PairLoss, function=margin_ranking_loss, margin=real):
     """`functional.margin_ranking_loss` as a Module."""
 
+    margin: float = 0.0
+    reduction: str = "mean"
 
+
+@dataclass(eq=False, repr=False)
 class TripletMarginLoss(_Loss, function=triplet_margin_loss, margin=positive_real, p=positive_real):
     """`functional.triplet_margin_loss` as a Module."""
+
+    margin: float = 1.0
+    p: float = 2.0
+    eps: float = 1e-6
+    swap: bool = False
+    reduction: str = "mean"
 
     def forward(self, anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
         """Three tensors (N, D) or (D,); the loss, 0-d unless reduction="none"."""
         return self._function(anchor, positive, negative, *self._values(self))
 
 
+@dataclass(eq=False, repr=False)
 class GaussianNLLLoss(_Loss, function=gaussian_nll_loss, full=flag, eps=nonnegative_real):
     """`functional.gaussian_nll_loss` as a Module; a net may learn the variances."""
+
+    full: bool = False
+    eps: float = 1e-6
+    reduction: str = "mean"
 
     def forward(self, x: Tensor, target: Tensor, var: Tensor | float) -> Tensor:
         """Means, targets and variances; 0-d unless reduction="none"."""
         return self._function(x, target, var, *self._values(self))
 
 
+@dataclass(eq=False, repr=False)
 class PoissonNLLLoss(_TargetLoss, function=poisson_nll_loss, full=flag, eps=nonnegative_real):
     """`functional.poisson_nll_loss` as a Module."""
 
+    log_input: bool = True
+    full: bool = False
+    eps: float = 1e-8
+    reduction: str = "mean"
 
+
+@dataclass(eq=False, repr=False)
 class QuantileLoss(_TargetLoss, function=quantile_loss, q=_levels):
     """`functional.quantile_loss` as a Module, of one level or of several at once."""
 
-    q: Any
+    q: float | Sequence[float] = 0.5
+    reduction: str = "mean"
 
 
+@dataclass(eq=False, repr=False)
 class BCELoss(_TargetLoss, function=binary_cross_entropy):
     """`functional.binary_cross_entropy` as a Module. `BCEWithLogitsLoss`, applied to the input of
     the sigmoid, is more accurate."""
 
+    weight: Tensor | None = None
+    reduction: str = "mean"
 
+
+@dataclass(eq=False, repr=False)
 class BCEWithLogitsLoss(_TargetLoss, function=binary_cross_entropy_with_logits):
     """`functional.binary_cross_entropy_with_logits` as a Module."""
 
+    weight: Tensor | None = None
+    reduction: str = "mean"
+    pos_weight: Tensor | None = None
 
+
+@dataclass(eq=False, repr=False)
 class NLLLoss(_TargetLoss, function=nll_loss):
     """`functional.nll_loss` as a Module."""
 
+    weight: Tensor | None = None
+    ignore_index: int = -100
+    reduction: str = "mean"
 
+
+@dataclass(eq=False, repr=False)
 class CrossEntropyLoss(_TargetLoss, function=cross_entropy, label_smoothing=probability):
     """`functional.cross_entropy` as a Module."""
+
+    weight: Tensor | None = None
+    ignore_index: int = -100
+    reduction: str = "mean"
+    label_smoothing: float = 0.0
