@@ -22,8 +22,8 @@
 #define MG_STACK 128        /* inner sizes up to which a panel, 16 KiB, is on the stack */
 #define MG_CHAIN 1024       /* terms of one chain of multiply-adds: a panel of 128 KiB */
 #define MG_CACHED (1 << 18) /* elements of an operand that stay in the L2 cache */
-#define MG_DEPTH 512        /* inner steps of a block; divides MG_CHAIN */
-#define MG_ROWS 120         /* the most rows in a block of a: a multiple of every height */
+#define MG_DEPTH 256        /* inner steps of a block: a panel of 32 KiB; divides MG_CHAIN */
+#define MG_ROWS 240         /* the most rows in a block of a: a multiple of every height */
 #define MG_LONGEST 8192     /* inner steps whose panels are in memory at once; a multiple of MG_CHAIN */
 #define MG_STRIPES 64
 #define MG_SHARED (1 << 22) /* multiply-adds from which on a product is divided: 75 us; waking costs 45 (half as many

@@ -58,14 +58,29 @@ static inline __attribute__((always_inline)) void MG_NAME(tile)(
         for (int r = 0; r < R; r++) memcpy(out + r * out_row, edge[r], columns * sizeof(MG_REAL));
 }
 
+/* While a tile is computed, fetch a share of the next panel, into the second cache, and the output of the next tile. */
+static inline __attribute__((always_inline)) void MG_NAME(fetch)(
+        const char* panel, ptrdiff_t share, const MG_REAL* out, ptrdiff_t out_row, ptrdiff_t rows, const int V)
+{
+    for (ptrdiff_t t = 0; t < share; t += 64) __builtin_prefetch(panel + t, 0, 2);
+    for (ptrdiff_t r = 0; r < MG_HEIGHT && r < rows; r++) {
+        __builtin_prefetch(out + r * out_row, 1, 3);
+        __builtin_prefetch(out + r * out_row + MG_LANES * V - 1, 1, 3);
+    }
+}
+
 static inline __attribute__((always_inline)) void MG_NAME(rows)(
         const int V, MG_NAME(matrix) a, const ptrdiff_t a_tile, const MG_REAL* panel, ptrdiff_t step,
         MG_NAME(matrix) start, MG_REAL* out, ptrdiff_t out_row, ptrdiff_t rows, ptrdiff_t inner,
-        ptrdiff_t columns, const int add)
+        ptrdiff_t columns, const int add, const char* next)
 {
+    const ptrdiff_t share = (MG_LANES * V * inner * sizeof(MG_REAL) * MG_HEIGHT / (rows + 1) + 63) / 64 * 64;
     ptrdiff_t i = 0;
-    for (; i + MG_HEIGHT <= rows; i += MG_HEIGHT, a.data += a_tile, start.data += MG_HEIGHT * start.row)
+    for (; i + MG_HEIGHT <= rows; i += MG_HEIGHT, a.data += a_tile, start.data += MG_HEIGHT * start.row) {
+        if (next) MG_NAME(fetch)(next, share, out + (i + MG_HEIGHT) * out_row, out_row, rows - i - MG_HEIGHT, V);
+        if (next) next += share;
         MG_NAME(tile)(MG_HEIGHT, V, a, panel, step, start, out + i * out_row, out_row, inner, columns, add);
+    }
     if (i + 4 <= rows) {
         MG_NAME(tile)(4, V, a, panel, step, start, out + i * out_row, out_row, inner, columns, add);
         i += 4;
@@ -162,9 +177,9 @@ MG_TARGET static void MG_NAME(matmul)(mg_matrix left, mg_matrix right, const voi
         }
         if (wide == MG_LANES)
             MG_NAME(rows)(1, a, MG_HEIGHT * a.row, panel.data, panel.row, begin, out + j, columns, rows, inner,
-                          width, 0);
+                          width, 0, NULL);
         else MG_NAME(rows)(2, a, MG_HEIGHT * a.row, panel.data, panel.row, begin, out + j, columns, rows, inner,
-                           width, 0);
+                           width, 0, NULL);
     }
     if (packed != on_stack) free(packed);
 }
@@ -196,18 +211,19 @@ MG_TARGET static void MG_NAME(block)(const void* packed, const void* panels, ptr
         const ptrdiff_t wide = MG_NAME(wide)(j, columns), width = columns - j < wide ? columns - j : wide;
         const MG_REAL* panel = (const MG_REAL*) panels + j * whole + from * wide;
         MG_NAME(matrix) begin = {start + j, first.row, 1};
+        const char* next = j + wide < columns ? (const char*) (panel + wide * whole) : NULL;
         if (!first.row) {
             for (ptrdiff_t t = 0; t < wide; t++) bias[t] = start && t < width ? start[j + t] : 0;
             begin.data = bias;
         }
         if (wide == MG_LANES) {
             if (add)
-                MG_NAME(rows)(1, a, a_tile, panel, MG_LANES, begin, out + j, out_row, rows, inner, width, 1);
-            else MG_NAME(rows)(1, a, a_tile, panel, MG_LANES, begin, out + j, out_row, rows, inner, width, 0);
+                MG_NAME(rows)(1, a, a_tile, panel, MG_LANES, begin, out + j, out_row, rows, inner, width, 1, next);
+            else MG_NAME(rows)(1, a, a_tile, panel, MG_LANES, begin, out + j, out_row, rows, inner, width, 0, next);
         } else {
             if (add)
-                MG_NAME(rows)(2, a, a_tile, panel, 2 * MG_LANES, begin, out + j, out_row, rows, inner, width, 1);
-            else MG_NAME(rows)(2, a, a_tile, panel, 2 * MG_LANES, begin, out + j, out_row, rows, inner, width, 0);
+                MG_NAME(rows)(2, a, a_tile, panel, 2 * MG_LANES, begin, out + j, out_row, rows, inner, width, 1, next);
+            else MG_NAME(rows)(2, a, a_tile, panel, 2 * MG_LANES, begin, out + j, out_row, rows, inner, width, 0, next);
         }
     }
 }
