@@ -593,21 +593,21 @@ class _PairLoss(_Loss):
 
 @dataclass(eq=False, repr=False)
 class MSELoss(_TargetLoss, function=mse_loss):
-    """`functional.mse_loss` as a Module."""
+    """The mean squared error: `functional.mse_loss` as a Module."""
 
     reduction: str = "mean"
 
 
 @dataclass(eq=False, repr=False)
 class L1Loss(_TargetLoss, function=l1_loss):
-    """`functional.l1_loss` as a Module."""
+    """The mean absolute error: `functional.l1_loss` as a Module."""
 
     reduction: str = "mean"
 
 
 @dataclass(eq=False, repr=False)
 class SmoothL1Loss(_TargetLoss, function=smooth_l1_loss, beta=nonnegative_real):
-    """`functional.smooth_l1_loss` as a Module."""
+    """Squared near 0, absolute beyond beta: `functional.smooth_l1_loss` as a Module."""
 
     reduction: str = "mean"
     beta: float = 1.0
@@ -615,7 +615,7 @@ class SmoothL1Loss(_TargetLoss, function=smooth_l1_loss, beta=nonnegative_real):
 
 @dataclass(eq=False, repr=False)
 class HuberLoss(_TargetLoss, function=huber_loss, delta=positive_real):
-    """`functional.huber_loss` as a Module."""
+    """Squared near 0, absolute beyond delta: `functional.huber_loss` as a Module."""
 
     reduction: str = "mean"
     delta: float = 1.0
@@ -623,7 +623,7 @@ class HuberLoss(_TargetLoss, function=huber_loss, delta=positive_real):
 
 @dataclass(eq=False, repr=False)
 class KLDivLoss(_TargetLoss, function=kl_div, reduction=_kl_reduction):
-    """`functional.kl_div` as a Module."""
+    """The Kullback-Leibler divergence: `functional.kl_div` as a Module."""
 
     reduction: str = "mean"
     log_target: bool = False
@@ -631,7 +631,7 @@ class KLDivLoss(_TargetLoss, function=kl_div, reduction=_kl_reduction):
 
 @dataclass(eq=False, repr=False)
 class CosineEmbeddingLoss(_PairLoss, function=cosine_embedding_loss, margin=real):
-    """`functional.cosine_embedding_loss` as a Module."""
+    """A loss of the angle of two vectors: `functional.cosine_embedding_loss` as a Module."""
 
     margin: float = 0.0
     reduction: str = "mean"
@@ -639,7 +639,7 @@ class CosineEmbeddingLoss(_PairLoss, function=cosine_embedding_loss, margin=real
 
 @dataclass(eq=False, repr=False)
 class MarginRankingLoss(_PairLoss, function=margin_ranking_loss, margin=real):
-    """`functional.margin_ranking_loss` as a Module."""
+    """A loss of the order of two scores: `functional.margin_ranking_loss` as a Module."""
 
     margin: float = 0.0
     reduction: str = "mean"
@@ -647,7 +647,7 @@ class MarginRankingLoss(_PairLoss, function=margin_ranking_loss, margin=real):
 
 @dataclass(eq=False, repr=False)
 class TripletMarginLoss(_Loss, function=triplet_margin_loss, margin=positive_real, p=positive_real):
-    """`functional.triplet_margin_loss` as a Module."""
+    """A loss of the distances of an anchor: `functional.triplet_margin_loss` as a Module."""
 
     margin: float = 1.0
     p: float = 2.0
@@ -662,7 +662,7 @@ class TripletMarginLoss(_Loss, function=triplet_margin_loss, margin=positive_rea
 
 @dataclass(eq=False, repr=False)
 class GaussianNLLLoss(_Loss, function=gaussian_nll_loss, full=flag, eps=nonnegative_real):
-    """`functional.gaussian_nll_loss` as a Module; a net may learn the variances."""
+    """The negative log-likelihood of Gaussians: `functional.gaussian_nll_loss` as a Module."""
 
     full: bool = False
     eps: float = 1e-6
@@ -675,7 +675,7 @@ class GaussianNLLLoss(_Loss, function=gaussian_nll_loss, full=flag, eps=nonnegat
 
 @dataclass(eq=False, repr=False)
 class PoissonNLLLoss(_TargetLoss, function=poisson_nll_loss, full=flag, eps=nonnegative_real):
-    """`functional.poisson_nll_loss` as a Module."""
+    """The negative log-likelihood of counts: `functional.poisson_nll_loss` as a Module."""
 
     log_input: bool = True
     full: bool = False
@@ -685,7 +685,7 @@ class PoissonNLLLoss(_TargetLoss, function=poisson_nll_loss, full=flag, eps=nonn
 
 @dataclass(eq=False, repr=False)
 class QuantileLoss(_TargetLoss, function=quantile_loss, q=_levels):
-    """`functional.quantile_loss` as a Module, of one level or of several at once."""
+    """The quantile loss of one or more levels: `functional.quantile_loss` as a Module."""
 
     q: float | Sequence[float] = 0.5
     reduction: str = "mean"
@@ -693,8 +693,8 @@ class QuantileLoss(_TargetLoss, function=quantile_loss, q=_levels):
 
 @dataclass(eq=False, repr=False)
 class BCELoss(_TargetLoss, function=binary_cross_entropy):
-    """`functional.binary_cross_entropy` as a Module. `BCEWithLogitsLoss`, applied to the input of
-    the sigmoid, is more accurate."""
+    """Binary cross-entropy of probabilities: `functional.binary_cross_entropy` as a Module.
+    `BCEWithLogitsLoss`, applied to the input of the sigmoid, is more accurate."""
 
     weight: Tensor | None = None
     reduction: str = "mean"
@@ -702,7 +702,7 @@ class BCELoss(_TargetLoss, function=binary_cross_entropy):
 
 @dataclass(eq=False, repr=False)
 class BCEWithLogitsLoss(_TargetLoss, function=binary_cross_entropy_with_logits):
-    """`functional.binary_cross_entropy_with_logits` as a Module."""
+    """Binary cross-entropy of logits: `functional.binary_cross_entropy_with_logits` as a Module."""
 
     weight: Tensor | None = None
     reduction: str = "mean"
@@ -711,7 +711,7 @@ class BCEWithLogitsLoss(_TargetLoss, function=binary_cross_entropy_with_logits):
 
 @dataclass(eq=False, repr=False)
 class NLLLoss(_TargetLoss, function=nll_loss):
-    """`functional.nll_loss` as a Module."""
+    """The negative log-likelihood of classes: `functional.nll_loss` as a Module."""
 
     weight: Tensor | None = None
     ignore_index: int = -100
@@ -720,7 +720,7 @@ class NLLLoss(_TargetLoss, function=nll_loss):
 
 @dataclass(eq=False, repr=False)
 class CrossEntropyLoss(_TargetLoss, function=cross_entropy, label_smoothing=probability):
-    """`functional.cross_entropy` as a Module."""
+    """The cross-entropy of softmax: `functional.cross_entropy` as a Module."""
 
     weight: Tensor | None = None
     ignore_index: int = -100

@@ -408,13 +408,13 @@ class _MaxPool(_WindowPool, function=_max_pool):
 
 
 class MaxPool1d(_MaxPool, like=max_pool1d):
-    """`functional.max_pool1d` as a Module."""
+    """Maxima of windows of (N, C, L): `functional.max_pool1d` as a Module."""
 
     _axes = 1
 
 
 class MaxPool2d(_MaxPool, like=max_pool2d):
-    """`functional.max_pool2d` as a Module."""
+    """Maxima of windows of (N, C, H, W): `functional.max_pool2d` as a Module."""
 
     _axes = 2
 
@@ -429,14 +429,14 @@ class _AvgPool(_WindowPool, function=_avg_pool):
 
 
 class AvgPool1d(_AvgPool, like=avg_pool1d):
-    """`functional.avg_pool1d` as a Module."""
+    """Means of windows of (N, C, L): `functional.avg_pool1d` as a Module."""
 
     _axes = 1
 
 
 @dataclass(eq=False, repr=False)
 class AvgPool2d(_AvgPool, function=_avg_pool, like=avg_pool2d):
-    """`functional.avg_pool2d` as a Module."""
+    """Means of windows of (N, C, H, W): `functional.avg_pool2d` as a Module."""
 
     _axes = 2
     divisor_override: int | None = None
@@ -448,21 +448,20 @@ class _AdaptiveAvgPool(_Pooling, function=_adaptive_avg_pool):
 
 
 class AdaptiveAvgPool1d(_AdaptiveAvgPool, like=adaptive_avg_pool1d):
-    """`functional.adaptive_avg_pool1d` as a Module."""
+    """output_size means of (N, C, L): `functional.adaptive_avg_pool1d` as a Module."""
 
     _axes = 1
 
 
 class AdaptiveAvgPool2d(_AdaptiveAvgPool, like=adaptive_avg_pool2d):
-    """`functional.adaptive_avg_pool2d` as a Module, whose output_size 1 gives the mean of each
-    channel."""
+    """output_size means of (N, C, H, W): `functional.adaptive_avg_pool2d` as a Module."""
 
     _axes = 2
 
 
 @dataclass(eq=False, repr=False)
 class AdaptiveMaxPool2d(_Pooling, function=_adaptive_max_pool, like=adaptive_max_pool2d):
-    """`functional.adaptive_max_pool2d` as a Module."""
+    """output_size maxima of (N, C, H, W): `functional.adaptive_max_pool2d` as a Module."""
 
     _axes, _shown = 2, ("output_size",)
     output_size: Output
@@ -471,7 +470,7 @@ class AdaptiveMaxPool2d(_Pooling, function=_adaptive_max_pool, like=adaptive_max
 
 @dataclass(eq=False, repr=False)
 class Upsample(AppliedToOne, function=interpolate, like=interpolate, mode=_resampling_mode):
-    """`functional.interpolate` as a Module."""
+    """Another size of (N, C, L) or (N, C, H, W): `functional.interpolate` as a Module."""
 
     size: Shape | None = None
     scale_factor: float | Sequence[float] | None = None
