@@ -844,3 +844,12 @@ def test_repr_is_a_tree_with_counts():
     ]
     assert repr(nn.Linear(1000, 2)).endswith("2,002 parameters")
     assert repr(nn.Softmax(dim=1)) == "Softmax(dim=1)"
+
+
+def test_repr_does_not_read_the_attributes_of_a_user():
+    net = nn.Linear(1, 1)
+    net._details = net._text = "{missing}"
+    assert repr(net) == "Linear(in_features=1, out_features=1, bias=True)  2 parameters"
+    net = nn.BatchNorm1d(2)
+    net._details = net._text = "{missing}"
+    assert repr(net).startswith("BatchNorm1d(2, eps=1e-05,")

@@ -100,7 +100,7 @@ class PReLU(Module):
     [-0.25, 2.0]
     """
 
-    _text = "num_parameters={0.num_parameters}"
+    _details = "num_parameters={0.num_parameters}"
 
     def __init__(self, num_parameters: int = 1, init: float = 0.25, dtype: Any = None) -> None:
         super().__init__()

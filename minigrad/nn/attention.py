@@ -52,7 +52,7 @@ class MultiheadAttention(Module):
     ((3, 5, 8), (3, 5, 5))
     """
 
-    _text = "{0.embed_dim}, num_heads={0.num_heads}"
+    _details = "{0.embed_dim}, num_heads={0.num_heads}"
     in_proj_weight: Any  # Parameters, or None if an option omits them
     in_proj_bias: Any
     bias_k: Any
@@ -243,7 +243,7 @@ class _TransformerLayer(Module):
     """What the layers share: attentions, and then a net of two Linear layers, each with a residual
     and a LayerNorm."""
 
-    _text = "norm_first={0.norm_first}"
+    _details = "norm_first={0.norm_first}"
     _attentions: ClassVar[tuple[str, ...]]
     self_attn: Any
     multihead_attn: Any

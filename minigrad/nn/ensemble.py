@@ -308,7 +308,7 @@ class Ensemble(Module):
     )                                                                              20 parameters
     """
 
-    _text = "{0.size} members"
+    _details = "{0.size} members"
     active: Tensor
 
     def __init__(

@@ -23,7 +23,7 @@ __all__ = ["DynamicTanh", "GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "Laye
 class _TrailingNorm(_Affine):
     """What acts along the last axes: weight (and bias) of their shape."""
 
-    _text = "{0.normalized_shape}, eps={0.eps}, elementwise_affine={0.elementwise_affine}"
+    _details = "{0.normalized_shape}, eps={0.eps}, elementwise_affine={0.elementwise_affine}"
     eps: float | None
 
     def __init__(
@@ -55,7 +55,7 @@ class LayerNorm(_TrailingNorm):
     array([[-0.93, -0.46,  1.39]], dtype=float32)
     """
 
-    _text = _TrailingNorm._text + "{0._without_bias}"
+    _details = _TrailingNorm._details + "{0._without_bias}"
     eps: float
 
     def __init__(
@@ -111,7 +111,10 @@ class DynamicTanh(_TrailingNorm):
     [[0.0, 1.0]]
     """
 
-    _text = LayerNorm._text.replace("eps={0.eps}", "alpha_init_value={0.alpha_init_value}")
+    _details = (
+        "{0.normalized_shape}, alpha_init_value={0.alpha_init_value}, "
+        "elementwise_affine={0.elementwise_affine}{0._without_bias}"
+    )
 
     def __init__(
         self,
@@ -158,7 +161,7 @@ class GroupNorm(_Affine):
     (2, 6, 4, 4)
     """
 
-    _text = "{0.num_groups}, {0.num_channels}, eps={0.eps}, affine={0.affine}{0._without_bias}"
+    _details = "{0.num_groups}, {0.num_channels}, eps={0.eps}, affine={0.affine}{0._without_bias}"
 
     def __init__(
         self,

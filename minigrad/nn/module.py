@@ -76,7 +76,7 @@ class Module(Constructed):
     """
 
     training: bool = True
-    _text: ClassVar[str] = ""  # what `repr` shows of a module, {0}, between the parentheses
+    _details: ClassVar[str] = ""  # of the text between the parentheses; {0}: the module
     _members: Mapping[str, str] = MappingProxyType({})
     _forward_hooks: tuple[Hook, ...] | list[Hook] = ()
     _forward_pre_hooks: tuple[Hook, ...] | list[Hook] = ()
@@ -565,7 +565,7 @@ class Module(Constructed):
         >>> mg.nn.Dropout(0.1).extra_repr()
         'p=0.1'
         """
-        return self._text.format(self)
+        return type(self)._details.format(self)
 
     def _changed(self, **defaults: Any) -> list[str]:
         """name=value for each attribute that differs from its default."""

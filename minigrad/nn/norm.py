@@ -53,14 +53,15 @@ class _Affine(Module):
         return ", bias=False" * (self.weight is not None and self.bias is None)
 
 
+_OPTIONS = "eps={0.eps}, momentum={0.momentum}, affine={0.affine}"
+_TRACKED = ", track_running_stats={0.track_running_stats}{0._without_bias}"
+
+
 class _Tracking(_Affine):
     """The options and the running statistics of BatchNorm and InstanceNorm."""
 
     _layouts: ClassVar[dict[int, str]]
-    _text = (
-        "{0.num_features}, eps={0.eps}, momentum={0.momentum}, affine={0.affine}, "
-        "track_running_stats={0.track_running_stats}{0._without_bias}"
-    )
+    _details = "{0.num_features}, " + _OPTIONS + _TRACKED
     _may_be_missing = ("num_batches_tracked",)  # PyTorch added it in version 0.4.1
 
     running_mean: Any  # a Tensor, or None with track_running_stats=False
@@ -187,10 +188,7 @@ class BatchNorm2d(_BatchNorm):
 class _BatchRenorm(_BatchNorm):
     """What BatchRenorm1d and BatchRenorm2d share: the limits of the correction."""
 
-    _text = (
-        "{0.num_features}, eps={0.eps}, momentum={0.momentum}, affine={0.affine}"
-        "{0._without_bias}, rmax={0.rmax}, dmax={0.dmax}"
-    )
+    _details = "{0.num_features}, " + _OPTIONS + "{0._without_bias}, rmax={0.rmax}, dmax={0.dmax}"
 
     def __init__(
         self,
@@ -260,7 +258,7 @@ class GhostBatchNorm(_BatchNorm):
     """
 
     _layouts: ClassVar[dict[int, str]] = {**BatchNorm1d._layouts, **BatchNorm2d._layouts}
-    _text = _Tracking._text.replace(",", ", virtual_batch_size={0.virtual_batch_size},", 1)
+    _details = "{0.num_features}, virtual_batch_size={0.virtual_batch_size}, " + _OPTIONS + _TRACKED
 
     def __init__(
         self,

@@ -550,7 +550,7 @@ class BatchNormLSTMCell(_LSTMKind):
     ((8, 4), (8, 4))
     """
 
-    _text = "{0.input_size}, {0.hidden_size}, max_length={0.max_length}"
+    _details = "{0.input_size}, {0.hidden_size}, max_length={0.max_length}"
     bias: Any
 
     def __init__(
@@ -612,7 +612,7 @@ class BatchNormLSTM(Module):
     (10, 16)
     """
 
-    _text = "num_layers={0.num_layers}, batch_first={0.batch_first}"
+    _details = "num_layers={0.num_layers}, batch_first={0.batch_first}"
 
     def __init__(
         self,
