@@ -152,8 +152,9 @@ class DataLoader:
         self.batch_sampler = batch_sampler
         self.sampler: Any = sampler
         if sampler is None and batch_sampler is None and not self._is_stream:
-            random = RandomSampler(dataset, generator=generator)
-            self.sampler = random if shuffle else SequentialSampler(dataset)
+            self.sampler = SequentialSampler(dataset)
+            if shuffle:
+                self.sampler = RandomSampler(dataset, generator=generator)
         self.epoch = 0
         self._now: _Epoch | None = None
 
