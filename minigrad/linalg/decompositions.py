@@ -31,7 +31,6 @@ from .systems import Array, _as_given, _fail, _made, _matrix, _mirrored, _solved
 
 __all__ = ["eigh", "eigvalsh", "lstsq", "matrix_rank", "pinv", "qr", "svd", "svdvals"]
 
-
 Pair: TypeAlias = tuple[Tensor, Tensor]  # copies of what a decomposition computed
 Parts: TypeAlias = tuple[Tensor, Tensor, Tensor]
 

@@ -8,8 +8,8 @@ Design note
    backward.pxi, which is reverse mode, with walk.pxi and gradients.pxi; and tensor.pxi, which is Tensor.
    `include` makes one module of these files, because their functions call one another. The .pxi files in
    the folder above need not be read: they face Python and NumPy, check arguments (`check_...`), and run
-   hooks, observers and the profiler. What the engine calls of them says what it does by its name; `frozen`
-   is a copy of foreign memory, and `run_rules` is `call_rules` where nobody observes.
+   hooks, observers and the profiler. The names of their functions say what they do, with two exceptions:
+   `frozen` copies foreign memory, and `run_rules` is `call_rules` unless an observer is installed.
 2. A *Tensor* is a NumPy array with a place in the graph. A *Node* is one recorded operation. Edges
    point from a Node to its inputs: to the Node that computed the input, or to the Tensor if it is a leaf.
    The *cotangent* of a tensor, `g` in rules, is the gradient of the final output with respect to it.
