@@ -120,7 +120,7 @@ static void check_product(const mg_kernel* kernel, ptrdiff_t rows, ptrdiff_t inn
 static int check_products(const char* name)
 {
     static const ptrdiff_t sizes[][3] = {{1, 1, 1}, {7, 9, 16}, {8, 16, 32}, {9, 33, 31}, {13, 64, 4}, {17, 1, 70},
-                                         {40, 129, 65}, {5, 0, 6}, {6, 1500, 20}, {125, 600, 67}};
+                                         {40, 129, 65}, {5, 0, 6}, {6, 1500, 20}, {125, 600, 67}, {65, 200, 256}};
     const mg_kernels* const kernels = mg_find_kernels(name);
     int count = 0;
     if (!kernels || !kernels->of_float) return 0;
