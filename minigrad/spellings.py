@@ -38,6 +38,7 @@ CPU = "(minigrad computes on the CPU; leave it out)"
 EAGER = "(minigrad runs eagerly, and has no compiler; leave it out)"
 DTYPES = "(the dtypes are float32, float64, int32, int64 and bool)"
 PRECISION = f"{DTYPES[:-1]}; float16 files and arrays are read as float32)"
+IN_PLACE = "abs ceil cos erf exp floor log reciprocal relu round rsqrt sigmoid sin sqrt tan tanh"
 
 
 class Spelling(NamedTuple):
@@ -161,13 +162,10 @@ TABLE: list[tuple[str, ...]] = [
     ("Tensor mg", "fix", "x.fix()", "x.trunc()"),
     ("mg", "around", "np.around(a)", "x.round()"),
     ("Tensor mg", "frac", "x.frac()", "x - x.trunc()"),
-    ("Tensor mg", "arcsin", "q.arcsin()", "q.asin()"),
-    ("Tensor mg", "arccos", "q.arccos()", "q.acos()"),
-    ("Tensor mg", "arctan", "x.arctan()", "x.atan()"),
+    *(("Tensor mg", f"arc{name}", f"q.arc{name}()", f"q.a{name}()")
+      for name in ("sin", "cos", "tan", "sinh", "tanh")),
     ("Tensor mg", "arctan2", "x.arctan2(y)", "x.atan2(y)"),
-    ("Tensor mg", "arcsinh", "x.arcsinh()", "x.asinh()"),
     ("Tensor mg", "arccosh", "(1 + q).arccosh()", "(1 + q).acosh()"),
-    ("Tensor mg", "arctanh", "q.arctanh()", "q.atanh()"),
     ("Tensor mg", "logit", "q.logit()", "(q / (1 - q)).log()"),
     ("mg", "expit", "torch.special.expit(x)", "x.sigmoid()"),
     ("mg", "addcmul", "torch.addcmul(x, x, y, value=2)", "x + 2 * x * y"),
@@ -243,17 +241,15 @@ TABLE: list[tuple[str, ...]] = [
     ("mg", "datasets", "", "(minigrad brings no data: read arrays with NumPy, then mg.asarray)"),
     ("mg", "set_printoptions get_printoptions", "", "(NumPy prints: use np.set_printoptions)"),
     # -------------------------------------------------------------------------------- in place
-    ("Tensor", "add_", "x.add_(y)", "x += y"),
+    ("Tensor", "add_", "x.add_(y)", "x += y", "with alpha=2: x += 2 * y"),
     ("Tensor", "sub_", "x.sub_(y)", "x -= y"),
     ("Tensor", "mul_", "x.mul_(y)", "x *= y"),
     ("Tensor", "div_", "x.div_(y)", "x /= y"),
     ("Tensor", "clamp_", "x.clamp_(0, 1)", "x.copy_(x.clip(0, 1))"),
     ("Tensor", "masked_fill_", "x.masked_fill_(m, 0.5)", "x[m] = 0.5"),
     ("Tensor", "fill", "a.fill(2.0)", "x.fill_(2.0)"),
-    ("Tensor", "exp_", "x.exp_()", "x.copy_(x.exp())"),
+    *(("Tensor", f"{name}_", f"q.{name}_()", f"q.copy_(q.{name}())") for name in IN_PLACE.split()),
     ("Tensor", "neg_", "x.neg_()", "x.copy_(-x)"),
-    ("Tensor", "relu_", "x.relu_()", "x.copy_(x.relu())"),
-    ("Tensor", "sqrt_", "q.sqrt_()", "q.copy_(q.sqrt())"),
     ("Tensor", "normal_", "x.normal_()", "x.copy_(mg.randn(*x.shape))"),
     ("Tensor", "uniform_", "x.uniform_()", "x.copy_(mg.rand(*x.shape))"),
     ("Tensor", "unsqueeze_", "x.unsqueeze_(0)", "x = x.expand_dims(0)"),
@@ -289,7 +285,7 @@ TABLE: list[tuple[str, ...]] = [
     ("mg", "inference_mode", "torch.inference_mode()", "mg.no_grad()"),
     ("autograd", "Variable", "torch.autograd.Variable(x)", "x"),
     ("autograd", "functional", "torch.autograd.functional.jacobian(f, v)",
-     "mg.func.jacobian(f)(v)"),
+     "mg.func.jacobian(f)(v)", "hessian, hvp, vjp and jvp are in mg.func too"),
     ("func", "jacrev", "torch.func.jacrev(f)(v)", "mg.func.jacobian(f)(v)"),
     ("func", "jacfwd", "torch.func.jacfwd(f)(v)", "mg.func.jacobian(f)(v)"),
     ("func", "grad_and_value", "torch.func.grad_and_value(g)(v)[::-1]",
@@ -310,22 +306,24 @@ TABLE: list[tuple[str, ...]] = [
     ("nn.functional", "gumbel_softmax", "",
      "(add the noise: F.softmax((x - (-mg.rand(*x.shape).log()).log()) / tau, dim=-1))"),
     ("nn.utils", "rnn", "", "(pad sequences to one length, and stack them)"),
-    ("nn", "SyncBatchNorm DataParallel parallel", "",
-     "(minigrad trains in one process; leave it out)"),
+    ("nn data", "SyncBatchNorm DataParallel parallel DistributedSampler", "",
+     "(for processes of an MPI job see minigrad.distributed; in one process leave it out)"),
     ("optim.swa_utils", "update_bn", "",
      "(nn.recalibrate(averaged, batches) sets the statistics exactly)"),
     ("optim.swa_utils", "get_ema_avg_fn get_ema_multi_avg_fn", "",
      "(AveragedModel(net, decay=0.999) takes the exponential average)"),
     ("optim.swa_utils", "get_swa_avg_fn get_swa_multi_avg_fn", "",
      "(AveragedModel(net) takes the mean; leave it out)"),
-    ("mg", "utils", "torch.utils.data.DataLoader", "mg.data.DataLoader"),
-    ("data", "DistributedSampler", "", "(minigrad trains in one process; leave it out)"),
+    ("mg", "utils", "torch.utils.data.DataLoader", "mg.data.DataLoader",
+     "and mg.autograd.checkpoint; there is no writer for TensorBoard"),
+    ("nn", "modules parameter", "", "(its classes are in nn: nn.BatchNorm2d, nn.Parameter)"),
     # -------------------------------------------------------------------------------- keywords
     ("keyword", "dim", "x.sum(dim=0)", "x.sum(axis=0)"),
     ("keyword", "dims", "x.flip(dims=(0,))", "x.flip(axis=(0,))"),
     ("keyword", "dims", "torch.permute(x, dims=(1, 0))", "mg.permute_dims(x, axes=(1, 0))"),
     ("keyword", "keepdim", "x.mean(1, keepdim=True)", "x.mean(1, keepdims=True)"),
-    ("keyword", "unbiased", "x.std(unbiased=True)", "x.std(correction=1)"),
+    ("keyword", "unbiased", "x.std(unbiased=True)", "x.std(correction=1)",
+     "unbiased=False: correction=0, the default"),
     ("keyword", "ddof", "np.std(a, ddof=1)", "x.std(correction=1)"),
     ("keyword", "input", "torch.exp(input=x)", "mg.exp(x=x)"),
     ("keyword", "other", "torch.maximum(x, other=y)", "mg.maximum(x, y=y)"),
@@ -385,14 +383,13 @@ Conv3d ConvTranspose3d MaxPool3d AvgPool3d AdaptiveMaxPool1d AdaptiveAvgPool3d A
 BatchNorm3d InstanceNorm3d LPPool1d LPPool2d LPPool3d FractionalMaxPool2d FractionalMaxPool3d
 MaxUnpool1d MaxUnpool2d MaxUnpool3d Dropout3d FeatureAlphaDropout EmbeddingBag Fold Unfold Bilinear
 CTCLoss AdaptiveLogSoftmaxWithLoss CrossMapLRN2d LocalResponseNorm PixelShuffle PixelUnshuffle
-Transformer TransformerDecoder TransformerDecoderLayer ModuleDict HingeEmbeddingLoss RReLU
-MultiLabelMarginLoss MultiMarginLoss LinearCrossEntropyLoss ASGD Adamax Rprop SparseAdam conv3d
-conv_transpose3d max_pool3d avg_pool3d adaptive_max_pool1d adaptive_avg_pool3d lp_pool1d lp_pool2d
-max_unpool1d max_unpool2d max_unpool3d dropout3d fold unfold bilinear grid_sample affine_grid rrelu
-rrelu_ ctc_loss embedding_bag local_response_norm pixel_shuffle hinge_embedding_loss
-multi_margin_loss multilabel_margin_loss linear_cross_entropy fft stft istft sparse distributed
-quantization hub isin isneginf isposinf fmax fmin frexp ldexp xlogy renorm gradient real imag signal
-logcumsumexp cumulative_trapezoid inf nan cross median normal addmv addr iinfo
+Transformer HingeEmbeddingLoss RReLU MultiLabelMarginLoss MultiMarginLoss LinearCrossEntropyLoss
+ASGD Adamax Rprop SparseAdam conv3d conv_transpose3d max_pool3d avg_pool3d adaptive_max_pool1d
+adaptive_avg_pool3d lp_pool1d lp_pool2d max_unpool1d max_unpool2d max_unpool3d dropout3d fold unfold
+bilinear grid_sample affine_grid rrelu rrelu_ ctc_loss embedding_bag local_response_norm
+pixel_shuffle hinge_embedding_loss multi_margin_loss multilabel_margin_loss linear_cross_entropy fft
+stft istft sparse distributed quantization hub isneginf isposinf fmax fmin frexp ldexp xlogy renorm
+gradient signal logcumsumexp cumulative_trapezoid addmv addr
 """
 
 
@@ -591,7 +588,8 @@ def keyword_advice(function: str, keyword: str, known: Any) -> str:
         name = row.renamed
         if name in known:
             call = row.here if f".{function}(" in row.here else f"{function}(..., {name}=...)"
-            return f"; {keyword} is called {name} here: {call}"
+            note = f" ({row.note})" if row.note else ""
+            return f"; {keyword} is called {name} here: {call}{note}"
     if near := closest(keyword, known):
         return f"; did you mean {near}?"
     others = [name for name in known if name != "x"]

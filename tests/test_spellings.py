@@ -171,6 +171,7 @@ def test_a_keyword_of_another_library_is_answered_with_ours(row):
         (lambda x: x.max(dim=0), ["dim is called axis here: max(..., axis=...)"]),
         (lambda x: x.argmax(dim=1, keepdim=True), ["dim is called axis here"]),
         (lambda x: mg.stack([x, x], dim=0), ["stack(..., axis=...)"]),
+        (lambda x: x.var(unbiased=False), ["unbiased=False: correction=0"]),
         (lambda x: mg.concat([x, x], dim=0), ["concat(..., axis=...)"]),
         (lambda x: mg.randn(3, device="cpu"), ["computes on the CPU"]),
         (lambda x: mg.tensor([1.0], device="cuda"), ["computes on the CPU"]),
@@ -224,6 +225,8 @@ def test_type_errors_from_inside_a_function_stay_as_they_are():
         ("mg", "Linear", "; it is nn.Linear"),
         ("mg", "Adam", "; it is optim.Adam"),
         ("mg", "DataLoader", "; it is mg.data.DataLoader"),
+        ("mg", "ModuleDict", "; it is nn.ModuleDict"),
+        ("nn", "median", "; it is mg.median"),
         ("nn.functional", "exp", "; it is mg.exp"),
         ("nn.functional", "gather", "; here it is x.take_along_axis(i, axis=1) for x.gather(1, i)"),
         ("mg", "zzzzzz", "'zzzzzz'"),
@@ -245,7 +248,9 @@ def test_a_near_miss_names_the_closest(place, name, end):
         ("from minigrad.nn.functional import exp", ImportError, "; it is mg.exp"),
         ("from minigrad.utils.data import DataLoader", ModuleNotFoundError,
          "No module named 'minigrad.utils'; here it is mg.data.DataLoader for "
-         "torch.utils.data.DataLoader"),
+         "torch.utils.data.DataLoader (and mg.autograd.checkpoint; there is no writer for "
+         "TensorBoard)"),
+        ("from minigrad.nn.modules import Linear", ModuleNotFoundError, "nn.Parameter"),
         ("import minigrad.cuda.amp", ModuleNotFoundError, "computes on the CPU; leave it out"),
         ("import minigrad.zzzzzz", ModuleNotFoundError, "named 'minigrad.zzzzzz'"),
         ("from minigrad import zzzzzz", ImportError, "minigrad/__init__.py)"),
@@ -348,6 +353,12 @@ def test_a_guess_for_a_name_of_pytorch_is_another_form_of_that_name():
     assert {name: guess for name, guess in wrong.items() if "3d" not in name} == {}
     assert all(any(hasattr(space, name) for space in (torch, np, *spaces.values()))
                for name in ABSENT.split())  # fmt: skip
+
+
+def test_no_name_that_is_here_is_listed_as_absent():
+    """Such an entry would hide where the name is: `mg.ModuleDict` is nn.ModuleDict."""
+    here = {name for names in spellings._namespaces().values() for name in names}
+    assert here & set(ABSENT.split()) == set()
 
 
 def test_the_page_is_that_of_the_table():
