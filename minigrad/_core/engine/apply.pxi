@@ -18,7 +18,7 @@ cdef object unary(Op op, object x):
         if op.fallback is None:
             return unary(op, tensor.astype(default_dtype))
         return record(op, call_numpy(op, tensor.array, None), tensor)
-    if plain(tensor.array) and elements(tensor.array) < 32768:
+    if plain(tensor.array) and elements(tensor.array) < 32768:   # one call; a larger loop releases the GIL
         out = empty(PyArray_NDIM(tensor.array), PyArray_DIMS(tensor.array), typenum)
         data = PyArray_DATA(tensor.array)
         call_kernel(op.opcode, typenum == NPY_DOUBLE, &data, PyArray_DATA(out), elements(out))

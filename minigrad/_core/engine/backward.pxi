@@ -35,7 +35,7 @@ cdef Tensor take_gradient(Walk walk, Node node):
 cdef inline Tensor after_hooks(Walk walk, object target, list hooks):
     """Take what was delivered to a Node or leaf, or None, and run its hooks on it."""
     cdef Tensor g
-    if walk.postponed:
+    if walk.postponed:                      # products to be added as one: ../fast/cotangents.pxi
         settle(walk, target)
     g = walk.take(target)
     if g is not None and hooks:
