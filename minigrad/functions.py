@@ -79,6 +79,8 @@ def norm(
     >>> mg.norm(mg.tensor([3.0, 4.0]))
     tensor(5.)
     """
+    if isinstance(axis, (float, str)):  # PyTorch's second argument is the order
+        raise TypeError(f"norm: axis is {axis!r}; the order is a keyword: norm(x, ord={axis!r})")
     x = to_tensor(x, "norm")
     if x.dtype.kind != "f":
         return norm(x.astype(np.float64), axis, keepdims, ord).astype(get_default_dtype())

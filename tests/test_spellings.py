@@ -181,6 +181,8 @@ def test_a_keyword_of_another_library_is_answered_with_ours(row):
         (lambda x: mg.concat(x, x, x), ["concat(arrays, axis=0)"]),
         (lambda x: mg.Tensor(2, 3), ["Tensor: expected data and a dtype", "is mg.empty(2, 3)"]),
         (lambda x: x.norm(2, axis=1), ["multiple values", "its arguments are norm(x, axis=None"]),
+        (lambda x: mg.norm(x, 2.0), ["norm: axis is 2.0", "norm(x, ord=2.0)"]),
+        (lambda x: x.norm("fro"), ["norm: axis is 'fro'", "norm(x, ord='fro')"]),
         (lambda x: mg.median(x, dim=1), ["median(..., axis=...)"]),
         (lambda x: mg.linalg.vector_norm(x, dim=1), ["vector_norm(..., axis=...)"]),
         (lambda x: mg.load("x.pt", weights_only=True), ["runs no code; leave it out"]),
