@@ -199,6 +199,29 @@ static void check_pause(void)
     mg_pool.workers = 0;
 }
 
+/* Loops that gain and loops that lose a second when they are divided; then those that gained lose. */
+static void check_trial(void)
+{
+    mg_threads = 2;
+    mg_pool.resume = 0;
+    for (int n = 0; n < 3; n++) {
+        const int loses = n > 0;
+        int divided = 0;
+        for (int i = 0; i < MG_CYCLE; i++) {
+            long long begun;
+            mg_pool.last = mg_now() + MG_OFTEN * 1000000LL;     /* one of many, however long this thread waits */
+            const int way = mg_gains(n % 2, &begun);
+            divided += way;
+            mg_compare(n % 2, way, begun && way == loses ? begun - 1000000000 : begun);
+        }
+        check(divided == (loses ? MG_TRIED / 2 : MG_CYCLE - MG_TRIED / 2), "loops divided after a trial", divided);
+    }
+    mg_pool.last = 0;
+    long long begun;
+    check(!mg_gains(0, &begun) && !begun, "a loop by itself is divided", 0);
+    printf("%d loops tried both ways\n", 3 * MG_TRIED);
+}
+
 static void check_pool(void)
 {
     ptrdiff_t seen[50] = {0};
@@ -213,6 +236,7 @@ static void check_pool(void)
 int main(void)
 {
     check_pause();
+    check_trial();
     const int products = check_products("avx512") + check_products("avx2") + check_products("vector128");
     check(products > 0, "no kernel was there", 0);
     check_functions();

@@ -16,6 +16,7 @@ PLANTED = [
     ("vecmath_body.h", "0.00518832759f", "0.00528832759f"),
     ("threads.h", "< pieces->parts)", "< pieces->parts - 1)"),
     ("threads.h", "mg_pool.missed + 1", "mg_pool.missed"),
+    ("threads.h", "(other < took)", "(other > took)"),
 ]
 
 

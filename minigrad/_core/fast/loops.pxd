@@ -35,7 +35,9 @@ cdef inline npy_intp elements(ndarray array) noexcept:
 
 cpdef npy_intp number_of_threads() noexcept nogil
 cdef void in_parts(Part part, void* job, npy_intp parts) noexcept nogil
-cdef npy_intp threads_awake(bint brief) noexcept nogil
+cdef npy_intp threads_awake() noexcept nogil
+cdef bint gains(unsigned long long kind, long long* begun) noexcept nogil
+cdef void compare(unsigned long long kind, bint divided, long long begun) noexcept nogil
 cdef void share_work(npy_intp n, npy_intp parts, Part part, void* job) noexcept
 cdef npy_intp start_of(npy_intp part, npy_intp parts, npy_intp n) noexcept nogil
 cdef ndarray difference(str name, ndarray x, ndarray y)

@@ -55,8 +55,9 @@ cdef extern from "threads.h" nogil:
     int MG_MOST_THREADS
     int threads "mg_threads"
     void run_parts "mg_in_parts"(Part part, void* job, npy_intp parts)
-    bint is_one_of_many "mg_is_one_of_many"()
     bint is_paused "mg_is_paused"()
+    bint try_parts "mg_gains"(unsigned long long kind, long long* begun)
+    void compare_ways "mg_compare"(unsigned long long kind, bint divided, long long begun)
 
 cdef extern from *:
     """
@@ -128,8 +129,7 @@ cdef inline void ask_for(Bin* bin, int ndim, npy_intp* shape, int typenum):
     if not belongs(bin, ndim, shape, typenum):
         empty_bin(bin)
         bin.typenum, bin.ndim, bin.wanted = typenum, ndim, 0
-        for i in range(ndim):
-            bin.shape[i] = shape[i]
+        for i in range(ndim): bin.shape[i] = shape[i]
     bin.wanted = min(bin.wanted + 1, <int> BIN_SIZE)
 
 
@@ -142,8 +142,7 @@ cdef ndarray empty(int ndim, npy_intp* shape, int typenum):
     cdef npy_intp size = 1
     cdef bint by_size
     cdef int d
-    for d in range(ndim):
-        size *= shape[d]
+    for d in range(ndim): size *= shape[d]
     by_size = size >= BY_SIZE
     if ndim <= BIN_DIMS or by_size:
         bin = bin_of(1, &size, typenum) if by_size else bin_of(ndim, shape, typenum)
@@ -258,8 +257,7 @@ cdef void recycle(PyObject* array) noexcept:
         return
     a = <ndarray> array
     if binned_bytes + nbytes > BIN_BYTES:
-        for i in range(BINS):
-            empty_bin(&bins[i])
+        for i in range(BINS): empty_bin(&bins[i])
     bin = bin_of(ndim, shape, PyArray_TYPE(a))
     if belongs(bin, ndim, shape, PyArray_TYPE(a)) and bin.count < bin.wanted:
         Py_INCREF(a)
@@ -288,22 +286,35 @@ cdef void in_parts(Part part, void* job, npy_intp parts) noexcept nogil:
     run_parts(part, job, parts)
 
 
-cdef npy_intp threads_awake(bint brief) noexcept nogil:
-    """The number of threads for a loop; 1 during a pause, or for a brief loop that is not one of many."""
-    return 1 if threads == 1 or is_paused() or (brief and not is_one_of_many()) else threads
+cdef npy_intp threads_awake() noexcept nogil:
+    """The number of threads for a loop; 1 during a pause."""
+    return 1 if threads == 1 or is_paused() else threads
+
+
+cdef bint gains(unsigned long long kind, long long* begun) noexcept nogil:
+    """Whether to divide a brief loop of this kind, one of many; `compare` follows it."""
+    return try_parts(kind, begun)
+
+
+cdef void compare(unsigned long long kind, bint divided, long long begun) noexcept nogil:
+    compare_ways(kind, divided, begun)
 
 
 cdef void share_work(npy_intp n, npy_intp parts, Part part, void* job) noexcept:
     """Run part(job, 0, 1), a loop over n elements; or, if it is large, part(job, i, parts) for all i, in no
-    more parts than given."""
+    more parts than given. The first four bytes of the job tell loops of one `part` apart."""
     cdef PyThreadState* thread
+    cdef unsigned long long kind = (<size_t> part + (<unsigned int*> job)[0]) * 1000003ULL + n
+    cdef long long begun = 0
     if n <= RELEASE_GIL:
         part(job, 0, 1)
         return
     thread = PyEval_SaveThread()
-    if threads == 1 or n <= IN_PARTS or (n <= BRIEF and not is_one_of_many()):
+    parts = max(1, min(parts, n // PIECE, <npy_intp> 64))
+    if threads == 1 or parts == 1 or n <= IN_PARTS or (n <= BRIEF and not gains(kind, &begun)):
         parts = 1
-    run_parts(part, job, max(1, min(parts, n // PIECE, <npy_intp> 64)))
+    run_parts(part, job, parts)
+    compare(kind, parts > 1, begun)
     PyEval_RestoreThread(thread)
 
 
@@ -354,10 +365,8 @@ cdef ndarray elementwise(str name, int opcode, bint is_double, int typenum, Oper
     cdef Block block
     cdef ElementwiseJob job
     cdef Operand* operand
-    for k in range(count):
-        ndim = max(ndim, operands[k].ndim)
-    for d in range(ndim):
-        shape[d] = 1
+    for k in range(count): ndim = max(ndim, operands[k].ndim)
+    for d in range(ndim): shape[d] = 1
     for k in range(count):
         operand = operands + k
         offset = ndim - operand.ndim
@@ -405,8 +414,7 @@ cdef void elementwise_part(void* data, npy_intp part, npy_intp parts) noexcept n
     for k in range(job.count):
         operands[k] = job.operands[k]
         operands[k].data += begin * block.strides[k][0]
-    for d in range(1, block.ndim):
-        step *= block.shape[d]
+    for d in range(1, block.ndim): step *= block.shape[d]
     run_blocks(job.opcode, job.is_double, operands, job.count, &block, job.out + begin * step,
                job.out_itemsize)
 
@@ -443,8 +451,7 @@ cdef void run_blocks(int opcode, bint is_double, Operand* operands, int count, B
         data[k] = operands[k].data
         stride[k] = block.strides[k][inner] if inner >= 0 else 0
         row_stride[k] = block.strides[k][outer] if outer >= 0 else 0
-    for d in range(outer):
-        index[d] = 0
+    for d in range(outer): index[d] = 0
     while True:
         run_in_tiles(opcode, is_double, operands, count, data, row_stride, stride, rows, n, out, out_itemsize)
         out += rows * n * out_itemsize

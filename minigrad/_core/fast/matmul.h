@@ -27,7 +27,7 @@
 #define MG_LONGEST 8192     /* inner steps whose panels are in memory at once; a multiple of MG_CHAIN */
 #define MG_STRIPES 64
 #define MG_SHARED (1 << 22) /* multiply-adds from which on a product is divided: 75 us; waking costs 45 (half as many
-                             * where a helper is awake) */
+                             * where a helper that is awake gains) */
 #define MG_PIECE (1 << 20)  /* the fewest multiply-adds of a piece: 18 us */
 
 typedef void (*mg_part)(void* job, ptrdiff_t part, ptrdiff_t parts);

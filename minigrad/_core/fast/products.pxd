@@ -13,7 +13,7 @@ cdef struct Factor:             # a matrix that many products have in common
 cdef Factor factor_of(ndarray y, ndarray panels) noexcept
 cdef bint multiply_rows(Factor* factor, char* x, char* start, bint is_bias, char* out,
                         npy_intp rows) noexcept nogil
-cdef npy_intp threads_of(double work, bint brief=*) noexcept nogil
+cdef npy_intp threads_of(double work) noexcept nogil
 cdef bint has_kernels() noexcept
 cdef npy_intp room_to_subtract(npy_intp columns) noexcept nogil
 cdef void subtract_product(bint is_double, const void* x, npy_intp x_row, npy_intp x_column, const void* y,

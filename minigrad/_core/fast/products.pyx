@@ -23,8 +23,8 @@ from numpy cimport (NPY_DOUBLE, NPY_FLOAT, PyArray_DATA, PyArray_DIMS, PyArray_I
 from .accelerate cimport Shortcut
 from .kernels cimport SUM, add_block
 from .loops cimport (
-    Part, Transfer, add_in_place, contiguous, empty, empty_of, in_parts, number_of_threads, plan_transfer,
-    recycle, run_transfer, threads_awake)
+    Part, Transfer, add_in_place, compare, contiguous, empty, empty_of, gains, in_parts, number_of_threads,
+    plan_transfer, recycle, run_transfer, threads_awake)
 from .reductions cimport reduce
 from .strides cimport MAXDIMS
 
@@ -201,11 +201,16 @@ cdef void by_blas(ndarray x, ndarray y, ndarray start, ndarray out) except *:
 cdef void multiply_matrices(const Kernel* kernel, Matrix x, Matrix y, ndarray panels, Matrix start, void* out,
                             npy_intp rows, npy_intp inner, npy_intp columns) except *:
     """Like `multiply`, by the kernel."""
-    cdef double work = <double> rows * inner * columns
-    cdef npy_intp threads = threads_of(work * kernel.size / 4, True), size
+    cdef double work = <double> rows * inner * columns, weight = work * kernel.size / 4
+    cdef npy_intp threads = threads_of(weight), size
+    cdef unsigned long long kind = (rows * 1000003ULL + inner) * 1000003 + columns
+    cdef long long begun = 0
     cdef const void* packed = NULL if panels is None else PyArray_DATA(panels)
     cdef ndarray room = None
     cdef PyThreadState* thread = NULL
+    kind = kind * 1000003 + kernel.size + (x.column == 1) + 2 * (y.column == 1)
+    if SHARED // 2 <= weight < SHARED and gains(kind, &begun):      # too brief to wake a helper
+        threads = 2
     cdef bint small = threads == 1 and is_small(rows, inner, columns)
     if not small:
         try:
@@ -220,6 +225,7 @@ cdef void multiply_matrices(const Kernel* kernel, Matrix x, Matrix y, ndarray pa
     else:
         multiply_large(kernel, x, y, packed, start, out, rows, inner, columns, threads, in_parts,
                        <char*> PyArray_DATA(room))
+    compare(kind, threads > 1, begun)
     if thread != NULL:
         PyEval_RestoreThread(thread)
     if room is not None:
@@ -400,12 +406,9 @@ cdef void subtract_product(bint is_double, const void* x, npy_intp x_row, npy_in
                          columns, False)
 
 
-cdef npy_intp threads_of(double work, bint brief=False) noexcept nogil:
-    """The number of threads that is worthwhile for this many multiply-adds; brief: also for half as many as
-    are worth waking a thread, if it is awake."""
-    if brief and SHARED // 2 <= work < SHARED:
-        return min(<npy_intp> 2, threads_awake(True))
-    return 1 if work < SHARED else threads_for(work, threads_awake(False))
+cdef npy_intp threads_of(double work) noexcept nogil:
+    """The number of threads that is worthwhile for this many multiply-adds."""
+    return 1 if work < SHARED else threads_for(work, threads_awake())
 
 
 # ------------------------------------------------------- products with matrices that are packed on the way
