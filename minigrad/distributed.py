@@ -20,6 +20,9 @@ Design note
 5. A rank that cannot go on must end the job, since the others wait for it. An exception is
    reported here and aborts the job. That a process was killed or crashed is noticed by the
    launcher, which ends the others; a watcher, a process beside the rank, says which rank it was.
+   A rank whose program ends first, by sys.exit say, reads how many collective operations the others
+   have begun: one that has begun more than it did waits for it in vain. So each rank counts them in
+   memory that the others can read, at 0.5 µs each, and only a rank that ends ever looks.
 """
 
 from __future__ import annotations
@@ -27,15 +30,17 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -44,7 +49,7 @@ from ._core.engine.graph import Tensor, adopt, move_statistics, to_tensor
 from ._core.ops import concat, reshape, square
 from .autograd import Function, is_grad_enabled
 from .autograd.checkpoint import is_recomputing
-from .checks import choice, flag, integer, wrong_shape
+from .checks import choice, flag, integer
 from .nn import functional
 from .nn.module import Module, Parameter
 from .nn.norm import BatchNorm1d, BatchNorm2d, _BatchNorm
@@ -64,7 +69,25 @@ __all__ = [
 ]  # fmt: skip
 __dir__ = __all__.copy
 
-WORLD = MPI.COMM_WORLD
+
+_begun = np.zeros(2, np.int64)  # collective operations of this rank; whether it has ended
+
+
+class _Counting(MPI.Intracomm):
+    """A communicator whose collective operations are counted."""
+
+
+def _counted(operation: Callable[..., Any]) -> Callable[..., Any]:
+    def counted(*arguments: Any, **options: Any) -> Any:
+        _begun[0] += 1
+        return operation(*arguments, **options)
+
+    return counted
+
+
+for _name in ("Allreduce", "Barrier", "Bcast", "Iallreduce", "allgather", "bcast", "gather"):
+    setattr(_Counting, _name, _counted(getattr(MPI.Intracomm, _name)))
+WORLD = _Counting(MPI.COMM_WORLD)  # and what it duplicates
 
 
 def rank() -> int:
@@ -96,20 +119,22 @@ def barrier() -> None:
     WORLD.Barrier()
 
 
-def _end_job(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Report an exception that nobody caught, and end all ranks: the others would wait for ever."""
-    text = "".join(traceback.format_exception(kind, error, trace))
-    print(
-        f"rank {rank()} of {size()} failed, which ends the job\n{text}", file=sys.stderr, flush=True
-    )
+def _end_job(text: str) -> None:
+    """Report why, and end all ranks: the others would wait for ever."""
+    print(text, file=sys.stderr, flush=True)
     _say_goodbye(watcher.REPORTED)
     WORLD.Abort(1)
+    os._exit(1)  # where Abort returns, before the launcher has ended this process
 
 
-def _start_watcher() -> Callable[[bytes], None]:
+def _end_by_exception(*error: Any) -> None:
+    text = "".join(traceback.format_exception(*error))
+    _end_job(f"rank {rank()} of {size()} failed, which ends the job\n{text}")
+
+
+def _start_watcher(who: str) -> Callable[[bytes], None]:
     """Start the process that reports the death of this one, see watcher.py. Returns how to tell it
     that this process ends, and how."""
-    who = f"rank {rank()} of {size()} (process {os.getpid()} on {os.uname().nodename})"
     name = f"minigrad-{os.getuid()}-{os.getppid()}"  # the ranks here have one parent, the launcher
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
     try:
@@ -136,10 +161,43 @@ def _start_watcher() -> Callable[[bytes], None]:
     return say_goodbye
 
 
+def _leave(window: MPI.Win, who: str, process: int) -> None:
+    """At the end of the program: wait for the others, and end the job if one waits for this."""
+    global _begun
+    if os.getpid() != process:  # a child that was forked
+        return
+    _begun[1] = True
+    others, theirs, pause = set(range(size())), np.zeros(2, np.int64), 1e-4
+    while others:
+        for other in sorted(others):
+            request = window.Rget(theirs, other)
+            while not request.Test():  # over some networks, until the other rank is in MPI
+                time.sleep(pause)
+            if theirs[0] > _begun[0]:
+                _end_job(
+                    f"minigrad: {who} ended, by sys.exit or otherwise, while rank {other} waits "
+                    "for it in a collective operation, which ends the job"
+                )
+            if theirs[1]:
+                others.remove(other)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.1)
+    _begun = _begun.copy()
+    window.Unlock_all()
+    window.Free()
+    _say_goodbye(watcher.ENDED)
+
+
 if size() > 1:
-    sys.excepthook = _end_job
-    _say_goodbye = _start_watcher() if os.name == "posix" else lambda word: None
-    atexit.register(_say_goodbye, watcher.ENDED)
+    sys.excepthook = _end_by_exception
+    _who = f"rank {rank()} of {size()} (process {os.getpid()} on {platform.node()})"
+    _say_goodbye = _start_watcher(_who) if os.name == "posix" else lambda word: None
+    _window: Any = MPI.Win.Allocate(_begun.nbytes, _begun.itemsize, comm=WORLD)
+    _begun = np.frombuffer(_window, _begun.dtype)
+    _begun[:] = 0
+    _window.Lock_all()
+    WORLD.Barrier()
+    atexit.register(_leave, _window, _who, os.getpid())
 
 
 # --------------------------------------------------------------------------------------- operations
@@ -197,16 +255,10 @@ class SyncBatchNorm(_BatchNorm):
     (2, 2)
     """
 
-    def _checked(self, x: Tensor) -> Tensor:
-        x = to_tensor(x, "SyncBatchNorm")
-        if x.ndim < 2:
-            raise wrong_shape("SyncBatchNorm", x.shape, "(N, C)", "(N, C, ...)")
-        if x.shape[1] != self.num_features:
-            raise ValueError(
-                f"SyncBatchNorm: expected {self.num_features} channels, got {x.shape[1]} in an "
-                f"input of shape {x.shape}"
-            )
-        return x
+    _layouts: ClassVar[dict[int, str]] = {
+        2: "(N, C)",
+        **dict.fromkeys(range(3, 65), "(N, C, ...)"),
+    }
 
     def forward(self, x: Tensor) -> Tensor:
         """The normalised tensor, of the shape of x; in training the running statistics move."""
@@ -299,21 +351,17 @@ class _Bucket:
     how many ranks have used the parameter."""
 
     def __init__(self, parameters: dict[int, Parameter]) -> None:
-        ends = np.cumsum([0, *(p.size for p in parameters.values())])
-        self.places = dict(zip(parameters, pairwise(ends), strict=True))
-        self.marks = {index: int(ends[-1]) + k for k, index in enumerate(parameters)}
+        self.ends = np.cumsum([0, *(p.size for p in parameters.values())]).tolist()
+        self.marks = {index: self.ends[-1] + k for k, index in enumerate(parameters)}
         self.shapes = {index: p.shape for index, p in parameters.items()}
-        self.length = int(ends[-1]) + len(parameters)
         self.dtype = next(iter(parameters.values())).dtype
 
     def begin(self) -> None:
-        self.array = np.zeros(self.length, self.dtype)  # a new one: views of the last live on
-        self.missing = set(self.places)
+        self.array = array = np.zeros(self.ends[-1] + len(self.marks), self.dtype)  # views live on
+        self.missing = set(self.marks)
+        places = zip(self.shapes.items(), pairwise(self.ends), strict=True)
+        self.parts = {k: array[begin:end].reshape(shape) for (k, shape), (begin, end) in places}
         self.request: Any = None
-
-    def part(self, index: int) -> np.ndarray:
-        begin, end = self.places[index]
-        return self.array[begin:end].reshape(self.shapes[index])
 
 
 class _Buckets:
@@ -322,21 +370,18 @@ class _Buckets:
 
     def __init__(self, parameters: list[Parameter], bytes_each: int) -> None:
         self.parameters, self.comm = parameters, WORLD.Dup()
-        self.buckets: list[_Bucket] = []
-        held: dict[int, Parameter] = {}
+        groups: list[dict[int, Parameter]] = []
         for index, parameter in reversed(list(enumerate(parameters))):
-            if held and next(iter(held.values())).dtype != parameter.dtype:
-                self.buckets.append(_Bucket(held))
-                held = {}
-            held[index] = parameter
-            if sum(p.size * p.dtype.itemsize for p in held.values()) >= bytes_each:
-                self.buckets.append(_Bucket(held))
-                held = {}
-        self.buckets += [_Bucket(held)] if held else []
+            last = list(groups[-1].values()) if groups else []
+            full = sum(p.size * p.dtype.itemsize for p in last) >= bytes_each
+            if not last or full or last[0].dtype != parameter.dtype:
+                groups.append({})
+            groups[-1][index] = parameter
+        self.buckets = [_Bucket(group) for group in groups]
         self.nothing = [
             adopt(np.broadcast_to(np.array(NOTHING, p.dtype), p.shape)) for p in parameters
         ]
-        self.of = {index: bucket for bucket in self.buckets for index in bucket.places}
+        self.of = {index: bucket for bucket in self.buckets for index in bucket.marks}
         self.running = False
         for bucket in self.buckets:
             bucket.begin()
@@ -351,8 +396,7 @@ class _Buckets:
         bucket = self.of[index]
         if index not in bucket.missing:
             return g
-        part = bucket.part(index)
-        np.divide(g.numpy(), self.comm.Get_size(), out=part)
+        np.divide(g.numpy(), self.comm.Get_size(), out=bucket.parts[index])
         bucket.array[bucket.marks[index]] = 1
         bucket.missing.remove(index)
         while self.started < len(self.buckets) and not self.buckets[self.started].missing:
@@ -368,7 +412,7 @@ class _Buckets:
         """The gradient of a leaf: the mean over the ranks of its part, and of what else came."""
         self.finish()
         bucket, other = self.of[index], g.numpy()
-        part = None if index in bucket.missing else bucket.part(index)
+        part = None if index in bucket.missing else bucket.parts[index]
         bucket.missing.add(index)  # the next pass may use it elsewhere alone, and start no bucket
         if part is not None and _is_nothing(other):
             return adopt(part)
@@ -389,7 +433,7 @@ class _Buckets:
         self.running = False
         for bucket in self.buckets:
             for index in bucket.missing:
-                part, parameter = bucket.part(index), self.parameters[index]
+                part, parameter = bucket.parts[index], self.parameters[index]
                 if bucket.array[bucket.marks[index]]:
                     parameter.grad = adopt(
                         part if parameter.grad is None else parameter.grad.numpy() + part

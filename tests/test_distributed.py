@@ -22,7 +22,9 @@ MPIEXEC = str(BESIDE) if BESIDE.exists() else shutil.which("mpiexec")
 pytestmark = pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec here")
 
 
-def job(ranks, *arguments, script=HERE / "mpi" / "ranks.py", succeeds=True, **variables):
+def job(
+    ranks, *arguments, script=HERE / "mpi" / "ranks.py", succeeds=True, timeout=120, **variables
+):
     path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "JOB": f"{os.getpid()}-{ranks}", **variables}
     environment |= {"OPENBLAS_NUM_THREADS": "1", "MINIGRAD_NUM_THREADS": "1"}
@@ -31,7 +33,7 @@ def job(ranks, *arguments, script=HERE / "mpi" / "ranks.py", succeeds=True, **va
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
         check=False,
     )
     assert (result.returncode == 0) == succeeds, result.stdout + result.stderr
@@ -119,6 +121,31 @@ def test_a_rank_that_dies_is_named_and_ends_the_job(how, moment, tmp_path):
     assert_ends(tmp_path.name)
     left = {"reported while a child lives"} if moment == "with a child" else set()
     assert {path.name for path in tmp_path.iterdir()} == left
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc here")
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("moment", ["at once", "between steps", "in backward"])
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_rank_that_exits_while_others_wait_is_named_and_ends_the_job(
+    code, moment, ranks, tmp_path
+):
+    start = time.monotonic()
+    options = {"JOB": tmp_path.name, "TMPDIR": str(tmp_path), "succeeds": False, "timeout": 20}
+    _, errors = job(ranks, "dies", f"exited with {code}", moment, **options)
+    assert time.monotonic() - start < 15
+    named = rf"minigrad: rank 1 of {ranks} \(process \d+ on \S+\) ended, by sys.exit or otherwise, "
+    assert re.search(rf"^{named}while rank [023] waits for it in a collective op", errors, re.M)
+    assert errors.count("minigrad:") == 1
+    assert_ends(tmp_path.name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("code", [0, 3])
+def test_ranks_may_exit_one_after_the_other(code, ranks):
+    _, errors = job(ranks, "exits", str(code), succeeds=code == 0, timeout=20)
+    assert "minigrad:" not in errors
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="no /proc here")

@@ -116,7 +116,7 @@ class _Tracking(_Affine):
         if not isinstance(x, Tensor):
             x = to_tensor(x, type(self).__name__)
         if x.ndim not in self._layouts:
-            raise wrong_shape(type(self).__name__, x.shape, *self._layouts.values())
+            raise wrong_shape(type(self).__name__, x.shape, *dict.fromkeys(self._layouts.values()))
         if x.shape[1] != self.num_features:
             raise ValueError(
                 f"{type(self).__name__}: expected {self.num_features} channels, got {x.shape[1]} "

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -322,6 +323,8 @@ def dies(how, moment):
         "left": lambda: os._exit(7),
         "left with 0": lambda: os._exit(0),
         "aborted": os.abort,
+        "exited with 0": lambda: sys.exit(0),
+        "exited with 3": lambda: sys.exit(3),
     }
     if rank == 1 and moment == "with a child" and os.fork() == 0:
         folder, deadline = Path(tempfile.gettempdir()), time.monotonic() + 10
@@ -331,7 +334,7 @@ def dies(how, moment):
         (folder / "reported while a child lives").touch()
         os._exit(0)
     net = distributed.DataParallel(make_net(), bucket_bytes=64) if moment != "at once" else None
-    for step in range(3):
+    for step in range(4):
         if rank == 1 and step == 2 * (moment != "at once"):
             if moment == "in backward":
                 first = next(iter(net.parameters()))
@@ -344,6 +347,17 @@ def dies(how, moment):
             while step == 2:
                 mg.ones(10).sum()
         net(mg.randn(4, 6)).sum().backward()
+
+
+def exits(code):
+    """Rank 1 leaves when the work is done, the others later, and by the end of the program."""
+    thread = threading.Thread(target=sys.exit, args=(5,))  # ends the thread
+    thread.start()
+    thread.join()
+    distributed.DataParallel(make_net())(mg.randn(4, 6)).sum().backward()
+    if rank == 1:
+        sys.exit(int(code))
+    time.sleep(0.5 * rank)
 
 
 def forks():
