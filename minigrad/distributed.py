@@ -28,7 +28,6 @@ Design note
 from __future__ import annotations
 
 import atexit
-import hashlib
 import os
 import platform
 import subprocess
@@ -41,6 +40,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 from typing import Any, ClassVar
+from zlib import crc32
 
 import numpy as np
 
@@ -226,9 +226,10 @@ def _sum_over_ranks(x: Tensor) -> np.ndarray:
 def allreduce(x: Tensor, op: str = "sum") -> Tensor:
     """The sum, or with op="mean" the mean, over all ranks of their tensors x, elementwise.
 
-    Every rank calls it, with tensors of the same shape and dtype. The gradient is that of the sum
-    of all ranks' losses: backward sums the cotangents over the ranks, and every rank must run it.
-    It is a tensor operation itself, so gradients of gradients work. Raises TypeError for bools.
+    Every rank calls it. The gradient is that of the sum of all ranks' losses: backward sums the
+    cotangents over the ranks, and every rank must run it. It is a tensor operation itself, so
+    gradients of gradients work. Raises TypeError for bools, and RuntimeError on every rank unless
+    the tensors have one shape and dtype, which takes a message of its own.
 
     >>> from minigrad import distributed
     >>> distributed.allreduce(mg.ones(2), "mean")
@@ -238,8 +239,27 @@ def allreduce(x: Tensor, op: str = "sum") -> Tensor:
     x = to_tensor(x, "allreduce")
     if x.dtype.kind == "b":
         raise TypeError("allreduce: cannot sum bools; use x.astype(mg.int64)")
+    _refuse_differences([f"{x.shape} {x.dtype.type.__name__}"], "allreduce: the tensors")
     total: Tensor = _AllReduce.apply(x)
     return total / size() if op == "mean" else total
+
+
+def _refuse_differences(mine: list[str], what: str) -> None:
+    """Raise on every rank unless all have the same lines."""
+    code = crc32("\n".join(mine).encode())
+    ends = np.array([code, -code])
+    WORLD.Allreduce(MPI.IN_PLACE, ends, MPI.MAX)
+    if ends[0] == -ends[1]:
+        return
+    every = WORLD.allgather(mine)
+    for other, theirs in enumerate(every):
+        if theirs != every[0]:
+            pairs = zip([*every[0], "nothing"], [*theirs, "nothing"], strict=False)
+            ours, found = next(pair for pair in pairs if pair[0] != pair[1])
+            raise RuntimeError(
+                f"{what} differ: rank 0 has {ours}, rank {other} has {found}; give the same on "
+                "every rank"
+            )
 
 
 # ------------------------------------------------------------------------------------ SyncBatchNorm
@@ -275,7 +295,8 @@ class SyncBatchNorm(_BatchNorm):
                 f"got {count:.0f} on all {size()} ranks together"
             )
         mean = reshape(sums[:-1] / count, columns)
-        var = reshape(allreduce(square(x - mean).sum(axes)) / count, columns)
+        squares = _AllReduce.apply(square(x - mean).sum(axes))  # on all ranks of the mean's shape
+        var = reshape(squares / count, columns)
         weight, bias = (
             None if p is None else reshape(p, columns) for p in (self.weight, self.bias)
         )
@@ -470,7 +491,12 @@ class DataParallel(Module):
         if not isinstance(net, Module):
             raise TypeError(f"DataParallel: expected a Module, got {type(net).__name__}")
         integer(bucket_bytes, "DataParallel: bucket_bytes", 1)
-        _refuse_differences(net, bucket_bytes)
+        frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+        mine = [
+            f"{name} {t.shape} {t.dtype}{' without requires_grad' * (name in frozen)}"
+            for name, t in net.state_dict().items()
+        ]
+        _refuse_differences([*mine, f"bucket_bytes={bucket_bytes}"], "DataParallel: the nets")
         self.module = net
         self._buckets: _Buckets | None = None
         if size() == 1:
@@ -531,28 +557,6 @@ def _through_buckets(buckets: _Buckets, own: dict[str, int]) -> Callable[..., An
             members.update(kept)
 
     return wrapper
-
-
-def _refuse_differences(net: Module, bucket_bytes: int) -> None:
-    """Raise on every rank unless the nets have the same parameters and buffers."""
-    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
-    mine = [
-        f"{name} {t.shape} {t.dtype}{' without requires_grad' * (name in frozen)}"
-        for name, t in net.state_dict().items()
-    ]
-    mine.append(f"bucket_bytes={bucket_bytes}")
-    digest = hashlib.sha256("\n".join(mine).encode()).hexdigest()
-    if len(set(WORLD.allgather(digest))) == 1:
-        return
-    every = WORLD.allgather(mine)
-    for other, theirs in enumerate(every):
-        if theirs != every[0]:
-            pairs = zip([*every[0], "nothing"], [*theirs, "nothing"], strict=False)
-            ours, found = next(pair for pair in pairs if pair[0] != pair[1])
-            raise RuntimeError(
-                f"DataParallel: the nets differ: rank 0 has {ours}, rank {other} has {found}; "
-                "build the same net on every rank"
-            )
 
 
 # ------------------------------------------------------------------------------- sampler and files

@@ -65,6 +65,24 @@ def test_different_nets_are_refused_on_every_rank():
         assert output.count(expected) == 4
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_tensors_of_other_shapes_or_dtypes_are_refused_on_every_rank(ranks):
+    output, _ = job(ranks, "mismatch", timeout=30)
+    last = ranks - 1
+    assert output.splitlines() == [
+        f"allreduce: the tensors differ: rank 0 has {ours}, rank {other} has {theirs}; give the "
+        "same on every rank"
+        for ours, other, theirs in (
+            ("(2,) float32", 1, "(3,) float32"),
+            ("(3, 2) float32", 1, "(2, 3) float32"),
+            ("(30000,) float32", 1, "(20000,) float32"),
+            ("(2,) float32", last, "(2,) float64"),
+            ("(3,) float32", 1, "(1,) float32"),
+            ("(2,) float64", 1, "(2,) int64"),
+        )
+    ]
+
+
 def test_the_forward_after_a_backward_that_failed_is_refused():
     _, errors = job(2, "interrupted", succeeds=False)
     assert "RuntimeError: DataParallel: the last backward ended with an exception" in errors

@@ -299,6 +299,36 @@ def differ():
             print(error)
 
 
+def mismatch():
+    """Tensors of other shapes or dtypes are refused on every rank, and the next ones are summed."""
+    one, three = mg.ones(1), mg.ones(3)
+    for mine in (
+        mg.ones(2 + (rank == 1)),
+        mg.ones((2, 3) if rank else (3, 2)),
+        mg.ones(20_000 if rank else 30_000),
+        mg.ones(2, dtype=mg.float64 if rank == size - 1 else mg.float32),
+        one if rank else three,  # of shapes that have been summed before
+        mg.ones(2, dtype=mg.int64 if rank else mg.float64),
+    ):
+        try:
+            distributed.allreduce(mine)
+        except RuntimeError as error:
+            said = distributed.WORLD.gather(str(error))
+        else:
+            raise AssertionError(mine.shape)
+        if rank == 0:
+            assert len(set(said)) == 1
+            print(said[0])
+        for same in (one, three):
+            assert distributed.allreduce(same).tolist() == [size] * same.size
+    try:
+        distributed.SyncBatchNorm(2 + rank)(mg.randn(4, 2 + rank))
+    except RuntimeError as error:
+        assert "rank 0 has (3,) float32, rank 1 has (4,) float32" in str(error)
+    else:
+        raise AssertionError
+
+
 def files():
     path = Path(tempfile.gettempdir()) / f"minigrad-ranks-{os.environ['JOB']}.npz"
     distributed.save({"rank": mg.tensor(rank)}, path)
