@@ -52,6 +52,21 @@ def rms_normalise(x, weight, axes, eps):
     return x / root * weight
 
 
+def lstm_cell(z_i, z_f, z_g, z_o, c):
+    """The next cell and h of an LSTM (Hochreiter & Schmidhuber 1997, with the forget gate of Gers
+    et al. 2000), from the gates before their activation and the cell.
+
+    >>> from minigrad._core.formulas import lstm_cell
+    >>> lstm_cell(*mg.zeros(4, 1), mg.ones(1))
+    (tensor([0.5]), tensor([0.23105858]))
+    """
+    i, f, g, o = z_i.sigmoid(), z_f.sigmoid(), z_g.tanh(), z_o.sigmoid()
+    cell = f * c + i * g
+    tanh_cell = cell.tanh()
+    h = o * tanh_cell
+    return cell, h
+
+
 def gradient(p, d, weight_decay, maximize):
     """The gradient of the objective, plus that of the penalty weight_decay p² / 2."""
     return (-d if maximize else d) + weight_decay * p

@@ -41,9 +41,10 @@ from operator import index as index_of
 import numpy as np
 
 from ..checks import as_int, check_device, sizes_of, whole
+from . import formulas
 from .fast.loops import count_classes
 from .engine.graph import (
-    attach_methods, drops_graph, faster_rules, get_default_dtype, observe, plain_index, register)
+    attach_methods, drops_graph, faster_rules, get_default_dtype, observe, plain_index, register, slopes_of)
 
 cnp.import_array()
 

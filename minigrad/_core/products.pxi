@@ -105,13 +105,13 @@ def linear(x: TensorLike, weight: TensorLike, bias: TensorLike | None = None) ->
     return record(LINEAR_, out, a, w, None if b is None else (b,))
 
 
-cdef Op LSTM_CELL_ = register("lstm_cell", NO_KERNEL, None,
-                              (lambda g, gates, cell, kept: lstm_slope(g, gates, cell, True),
-                               lambda g, gates, cell, kept: lstm_slope(g, gates, cell, False)),
-                              inputs=("gates", "cell"), attributes=("kept",))
-faster_rules(LSTM_CELL_, LSTM_STEP,
-             lambda g, gates, cell, kept: lstm_slope_of(kept, g, cell, True),
-             lambda g, gates, cell, kept: lstm_slope_of(kept, g, cell, False))
+cdef Op LSTM_CELL_ = register(
+    "lstm_cell", NO_KERNEL, None,
+    (lambda g, gates, cell, kept: slopes_of(lstm_step, [gates, cell], [True, True], [g]),),
+    inputs=("gates", "cell"), attributes=("kept",), joint=True)
+faster_rules(LSTM_CELL_, LSTM_STEP, lambda g, gates, cell, kept: None if kept is None else
+             recurrent.cell_backward(contiguous((<Tensor> g).array), contiguous((<Tensor> cell).array),
+                                     (<Tensor> kept).array))
 def lstm_cell(gates: TensorLike, cell: TensorLike) -> Tensor:
     """One step of long short-term memory: gates (4 n, ...), the blocks i, f, g, o before their activation,
     and the cell (n, ...) give (2 n, ...), the next cell c = sigmoid(f) cell + sigmoid(i) tanh(g) and the
@@ -151,28 +151,7 @@ cdef ndarray unobserved(object definition, ndarray x, ndarray y):
 def lstm_step(gates: TensorLike, cell: TensorLike) -> Tensor:
     """The formula of `lstm_cell`."""
     n = cell.shape[0]
-    i, f, g, o = [gates[k * n:(k + 1) * n] for k in range(4)]
-    after = sigmoid(f) * cell + sigmoid(i) * tanh(g)
-    return concat([after, sigmoid(o) * tanh(after)])
-
-
-cdef object lstm_slope_of(Tensor kept, Tensor g, Tensor cell, bint of_gates):
-    """`lstm_slope` in one pass, from what the forward kept, if it did."""
-    return None if kept is None else wrap(recurrent.cell_backward(
-        contiguous(g.array), contiguous(cell.array), kept.array, of_gates))
-
-
-cdef object lstm_slope(Tensor g, Tensor gates, Tensor cell, bint of_gates):
-    """The rule of `lstm_cell` for either input."""
-    n = cell.shape[0]
-    z_i, z_f, z_g, z_o = [gates[k * n:(k + 1) * n] for k in range(4)]
-    i, f, m, o = sigmoid(z_i), sigmoid(z_f), tanh(z_g), sigmoid(z_o)
-    c = f * cell + i * m
-    down = g[:n] + g[n:] * o * tanh_slope(c)
-    if not of_gates:
-        return down * f
-    return concat([down * m * sigmoid_slope(z_i), down * cell * sigmoid_slope(z_f),
-                   down * i * tanh_slope(z_g), g[n:] * tanh(c) * sigmoid_slope(z_o)])
+    return concat(list(formulas.lstm_cell(*[gates[k * n:(k + 1) * n] for k in range(4)], cell)))
 
 
 cdef Op SOFTMAX_CROSS_ENTROPY_ = register(

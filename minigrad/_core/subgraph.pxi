@@ -60,3 +60,25 @@ def run_graph(list outputs: list[Tensor], list grad_outputs: list[Tensor | None]
             raise RuntimeError("grad: an input does not require grad; call x.requires_grad_() before it is "
                                "used")
     return run_backward(outputs, grad_outputs, inputs, retain_graph, create_graph, "grad", stop_at_inputs)
+
+
+def slopes_of(function: Callable[..., Any], list tensors: list[Tensor], list wanted: list[bool],
+              list cotangents: list[Tensor]) -> list[Tensor | None]:
+    """The gradients of the wanted inputs of a function, None for the others, from the cotangents of its first
+    outputs; recorded if recording is on. The rule of an operation that has the function as its definition."""
+    cdef Tensor tensor
+    cdef bint recorded = recording()
+    cdef list given = []
+    set_recording(True)
+    try:
+        for tensor, needed in zip(tensors, wanted):     # one may be given twice, or frozen by now
+            tensor = tensor[...] if tensor.requires else wrap(tensor.array)
+            tensor.requires |= <bint> needed
+            given.append(tensor)
+        outputs = function(*given)
+    finally:
+        set_recording(recorded)
+    outputs = list(outputs[:len(cotangents)]) if type(outputs) is tuple else [outputs]
+    found = iter(run_graph(outputs, cotangents, [t for t, needed in zip(given, wanted) if needed], True,
+                           recorded, True))
+    return [next(found) if needed else None for needed in wanted]

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .._core.engine.graph import Tensor, in_common_dtype, is_grad_enabled, run_graph, to_tensor
+from .._core.engine.graph import Tensor, in_common_dtype, is_grad_enabled, slopes_of, to_tensor
 from .._core.fast.accelerate import Shortcut
 from .._core.fast.recurrent import lstm_backward, lstm_forward
 from .._core.ops import (
@@ -36,7 +36,7 @@ from .._core.ops import (
     sigmoid,
     tanh,
 )
-from ..autograd import Function, enable_grad
+from ..autograd import Function
 from ..checks import choice, flag, integer, nonnegative_real, positive, probability, wrong_shape
 from ..creation import empty, full, ones, zeros
 from ..functions import expand_dims, flip, split, stack, unstack
@@ -371,17 +371,8 @@ class LSTMSequence(Function):
         """The gradients in one call, or recorded."""
         needs = ctx.needs_input_grad[1:]
         y, *tensors = ctx.saved_tensors
-        recorded = is_grad_enabled()
-        if recorded or not SEQUENCE.take():
-            with enable_grad():
-                tensors = [  # one may be given twice, or frozen by now
-                    t.detach().requires_grad_() if needed and not t.requires_grad else t[...]
-                    for t, needed in zip(tensors, needs, strict=True)
-                ]
-                wanted = [t for t, needed in zip(tensors, needs, strict=True) if needed]
-                outputs = list(LSTMSequence.composed(*tensors))
-            found = iter(run_graph(outputs, [g, g_last], wanted, True, recorded, True))
-            return [None, *(next(found) if needed else None for needed in needs)]
+        if is_grad_enabled() or not SEQUENCE.take():
+            return [None, *slopes_of(LSTMSequence.composed, tensors, list(needs), [g, g_last])]
         x, h, _, weight_ih, weight_hh = tensors[:5]
         kept, cells = ctx.kept
         gradients = lstm_backward(

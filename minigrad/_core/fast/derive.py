@@ -16,7 +16,9 @@ Design note
 5. Threads divide the places of the statistics. Statistics of columns have no places that are
    contiguous, and stripes of columns are slow (two threads took 2.4 times as long as one), so there
    threads divide the rows of each pass, called a phase, and what follows the sums runs on one.
-6. `python -m minigrad._core.fast.derive normalise planes` prints a formula's loops for a layout.
+6. The loops of recurrent cells (CELLS) are elementwise, on parts of a row that fit into the cache.
+7. `python -m minigrad._core.fast.derive normalise planes` prints a formula's loops for a layout,
+   `python -m minigrad._core.fast.derive lstm_cell` those of a cell.
 """
 # mypy: ignore-errors
 
@@ -63,6 +65,8 @@ FORMULAS = {
     "normalise": ({"x": "axes", "weight": "weight", "bias": "weight"}, ("eps",)),
     "rms_normalise": ({"x": "axes", "weight": "weight"}, ("eps",)),
 }
+CELLS = {"lstm_cell": 4}  # of recurrent nets, and the blocks in a product with a weight
+CELL = Layout("m", "", "")
 
 
 def without(axes, others):
@@ -179,15 +183,15 @@ def walk(ends, stop=()):
     return [s for s in list(order)[len(set(stop)) :] if s.op != "const"]
 
 
-def gradients(y, g, wanted):
-    """Reverse mode: the gradients of the wanted symbols, from that of y. The gradient of a
-    broadcast symbol is summed, unless that leaves neither data nor statistics: then it keeps
+def gradients(pending, wanted, rules):
+    """Reverse mode: the gradients of the wanted symbols, from those of the results. The gradient of
+    a broadcast symbol is summed, unless that leaves neither data nor statistics: then it keeps
     varying, along the axes `spread`, until it reaches one of these."""
-    pending, spread, order = {y: g}, {}, walk([y])
+    y, spread, order = next(iter(pending)), {}, walk(pending)
     statistics = without(y.axes, y.trace.layout.reduced)
     for out in reversed(order):
         g = pending.get(out)
-        for arg, rule in zip(out.args, RULES[out.op] if g else (), strict=False):
+        for arg, rule in zip(out.args, rules[out.op] if g else (), strict=False):
             if rule and arg.op not in ("const", "number"):
                 values = {"g": g, "out": out, "x": out.args[0], "y": out.args[-1]}
                 part = rule(*(values[name] for name in signature(rule).parameters))
@@ -568,7 +572,7 @@ def of_formula(name, layout):
     results = traced(FUNCTIONS[name], *inputs.values(), None, *rest.values())
     results = results if isinstance(results, tuple) else (results,)
     g = trace.make("input", axes=layout.axes, value="g")
-    slopes = gradients(results[0], g, inputs.values())
+    slopes = gradients({results[0]: g}, inputs.values(), RULES)
     statistics = without(layout.axes, layout.reduced)
     kept = [s for s in walk(results, (*inputs.values(), *rest.values())) if s.axes == statistics]
     slopes = relaxed(slopes, kept)
@@ -612,8 +616,72 @@ def header():
     return "\n\n".join(parts)
 
 
+# ------------------------------------------------------------------------------------------- cells
+def of_cell(name):
+    """Trace a cell, and derive its gradient. Backward reads the state, and of the forward the gates
+    and what is more than arithmetic. Returns the given symbols and the results of either."""
+    trace = Trace(CELL)
+    names = [*signature(FUNCTIONS[name]).parameters, "d_after", "d_h"]
+    *inputs, d_after, d_h = (trace.make("input", axes="m", value=n) for n in names)
+    after, h = traced(FUNCTIONS[name], *inputs)
+    slopes = gradients({h: d_h} | {after: d_after}, inputs, GATE_RULES)
+    kernels = {op: str(entry.kernel) for op, entry in TABLE.items()} | {"input": "mg_"}
+    kept = [s for s in walk((after, h), inputs[-1:]) if kernels[s.op].startswith("mg_")]
+    used = {a for s in walk(slopes, kept) for a in s.args}
+    kept = {s.name: s for s in kept if s in used}
+    given = {"d_after": d_after, "d_h": d_h, names[-3]: inputs[-1], **kept}
+    forward = {f"kept_{n}": s for n, s in kept.items()} | {"after": after, "h": h}
+    backward = {f"d_{n}": s for n, s in zip(names[:-2], slopes, strict=True)}
+    return (dict(zip(names, inputs, strict=False)), forward), (given, backward)
+
+
+def cell_function(name, real, given, results, groups):
+    """A function for a part of a row, with a loop for each group of results, which later loops may
+    read. Arrays of given symbols and of results may be the same."""
+    writer = Writer(CELL, real, given, results)
+    writer.given = dict(given)
+    arrays = [*(f"{n}_in" for n in given), *(f"{n}_out" for n in results)]
+    head = f"MG_CLONED static void {name}(void **arrays, ptrdiff_t start, ptrdiff_t stop)"
+    with writer.block(head):
+        for k, n in enumerate(arrays):
+            writer.put(f"{real} *{n} = arrays[{k}];")
+        for ends in groups:
+            writer.nest("m", writer.needed(ends), writer.stores(ends))
+            for n, s in results.items():
+                if s in ends and ends is not groups[-1] and s not in writer.given.values():
+                    writer.given[s.name] = s
+                    writer.put(f"const {real} *{s.name}_in = {n}_out;")
+    return "\n".join(writer.lines)
+
+
+def cell_functions(name, real):
+    """The forward and backward in one precision. Forward stores each value before another is
+    computed from it, since a loop of many transcendental functions would run out of registers."""
+    (given, results), back = of_cell(name)
+    steps = [[s] for s in walk(results.values()) if s in results.values()]
+    suffix = "f32" if real == "float" else "f64"
+    return [
+        cell_function(f"{name}_forward_{suffix}", real, given, results, steps),
+        cell_function(f"{name}_backward_{suffix}", real, *back, [[*back[1].values()]]),
+    ]
+
+
+def cells_header():
+    """The loops of all cells, and their table."""
+    parts, rows = [], ""
+    for name, blocks in CELLS.items():
+        parts += cell_functions(name, "float") + cell_functions(name, "double")
+        (given, results), _ = of_cell(name)
+        pairs = [f"{{{name}_{d}_f32, {name}_{d}_f64}}" for d in ("forward", "backward")]
+        sizes = f"{blocks}, {len(given) - 1}, {len(results) - 2}"
+        rows += f"    {{{', '.join(pairs)}, {sizes}}},\n"
+    return "\n\n".join([*parts, f"static const MG_Cell mg_cells[] = {{\n{rows}}};"])
+
+
 def main(name="normalise", layout="planes", *rest):
     """Print the loops of a formula."""
+    if name in CELLS:
+        return print(*cell_functions(name, "float"), sep="\n\n")
     for word, kind, known in ((name, "formula", FORMULAS), (layout, "layout", LAYOUTS)):
         if word not in known:
             sys.exit(f"derive: no {kind} {word!r}; there are {', '.join(known)}")
@@ -634,6 +702,10 @@ def rules_of_table():
 TABLE, FUNCTIONS = rules_of_table(), run_path(str(CORE / "formulas.py"))
 RULES = defaultdict(tuple, {name: entry.rules for name, entry in TABLE.items()})
 RULES |= dict.fromkeys(("sum", "narrow", "widen"), (lambda g: g,))
+GATE_RULES = RULES | {  # from the value that is kept: small slopes, in the tails, matter less there
+    "sigmoid": (lambda g, out: g * (out * (1.0 - out)),),
+    "tanh": (lambda g, out: g * (1.0 - out * out),),
+}
 
 if __name__ == "__main__":
     main(*sys.argv[1:])

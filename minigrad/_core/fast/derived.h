@@ -1,4 +1,4 @@
-/* The macros and types of the loops in generated/formulas.h, which derive.py writes. */
+/* The macros and types of the loops in generated/formulas.h and cells.h, which derive.py writes. */
 #ifndef MINIGRAD_DERIVED_H
 #define MINIGRAD_DERIVED_H
 
@@ -50,5 +50,13 @@ typedef struct {
     unsigned reads;       /* the inputs that backward reads, as bits */
     MG_Loops loops[8];    /* for each layout */
 } MG_Formula;
+
+/* arrays: blocks of a row, the inputs, then the results; which elements of the row. */
+typedef void (*MG_CellLoop)(void **arrays, ptrdiff_t start, ptrdiff_t stop);
+
+typedef struct {
+    MG_CellLoop forward[2], backward[2]; /* in float and in double */
+    int blocks, gates, kept; /* blocks in a product with a weight, gates in the formula, blocks to keep */
+} MG_Cell;
 
 #endif

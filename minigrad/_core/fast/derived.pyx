@@ -27,7 +27,7 @@ from ..engine.graph cimport Op, Tensor, frozen, observed, record, recording, wra
 
 from functools import update_wrapper
 
-from ..engine.graph import make_op, run_graph, set_recording
+from ..engine.graph import make_op, slopes_of
 
 cnp.import_array()
 
@@ -419,32 +419,6 @@ cdef class Derived:
         recycle(<PyObject*> work)
         return results
 
-    cdef list differentiate_composed(self, Tensor g, tuple inputs, unsigned long long wanted):
-        """The gradients by the formula itself, recorded if recording is on. A leaf stands for an input that
-        was frozen since the forward."""
-        cdef Tensor tensor
-        cdef list given = list(inputs), leaves = [], places = []
-        cdef int i
-        for i in range(self.formula.weights + 1):
-            if not isinstance(inputs[i], Tensor):
-                continue
-            tensor = inputs[i]
-            places.append(wanted >> i & 1)
-            if wanted >> i & 1:
-                if not tensor.requires:
-                    tensor = wrap(tensor.array)
-                    tensor.requires = True
-                    given[i] = tensor
-                leaves.append(tensor)
-        recorded = set_recording(True)
-        try:
-            returned = self.function(*given)
-        finally:
-            set_recording(recorded)
-        y = returned if self.formula.results == 1 else returned[0]
-        gradients = iter(run_graph([y], [g], leaves, True, recorded, True))
-        return [next(gradients) if place else None for place in places]
-
 
 # ------------------------------------------------------------------------------------------ the graph
 cdef long long count_writes(tuple inputs, unsigned int chosen) except -1:
@@ -464,9 +438,14 @@ def differentiate(Tensor g not None, Derived owner not None, tuple inputs not No
     if count_writes(inputs, ALL if composed else owner.formula.reads) != (all_writes if composed else writes):
         raise RuntimeError(f"{owner.op.name}: an input was written to in place since it was used, and its "
                            "gradient needs it; write to a copy, x.clone(), or after backward")
-    if composed:
-        return owner.differentiate_composed(g, inputs, wanted)
-    return owner.backward(g, inputs, kept, wanted)
+    if not composed:
+        return owner.backward(g, inputs, kept, wanted)
+    places = [i for i in range(owner.formula.weights + 1) if isinstance(inputs[i], Tensor)]
+
+    def formula(*tensors):
+        given = dict(zip(places, tensors))
+        return owner.function(*[given.get(i, value) for i, value in enumerate(inputs)])
+    return slopes_of(formula, [inputs[i] for i in places], [wanted >> i & 1 for i in places], [g])
 
 
 def derived(function: Function) -> Function:

@@ -289,8 +289,9 @@ def generate(folder: Path = CORE) -> None:
     }
     for name, text in made.items():
         write(folder / "generated" / name, f"# {MADE}\n{text}\n")
-    header = run_path(str(CORE / "fast/derive.py"))["header"]()
-    write(folder / "generated/formulas.h", f"/* {MADE_OF_FORMULAS} */\n{header}\n")
+    derive = run_path(str(CORE / "fast/derive.py"))
+    for name, header in (("formulas.h", derive["header"]), ("cells.h", derive["cells_header"])):
+        write(folder / "generated" / name, f"/* {MADE_OF_FORMULAS} */\n{header()}\n")
 
 
 if __name__ == "__main__":

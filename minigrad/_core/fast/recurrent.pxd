@@ -3,4 +3,4 @@ from numpy cimport ndarray
 
 cdef ndarray blocks(ndarray c, int count)
 cdef ndarray cell_forward(ndarray z, ndarray c, ndarray kept)
-cdef ndarray cell_backward(ndarray g, ndarray c, ndarray kept, bint of_gates)
+cdef list cell_backward(ndarray g, ndarray c, ndarray kept)

@@ -13,15 +13,13 @@ Design note
    time. The weights are packed once for all steps. The panels do not outlive the call, so a write to a
    weight cannot make them stale. The rows of a batch are independent, so each thread takes some rows
    through all steps.
-4. The loops of a step are written by hand, because derived ones would be slower: the rules of the table,
-   which are accurate in the tails too, compute a slope by another transcendental function of the gate.
+4. The loops of a step, forward and backward, are derived from the formula by derive.py.
 5. For the gradients of the weights and the input, backward merges steps until they have CHUNK rows: large
    products, whose operands are still in the cache.
 """
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.ref cimport PyObject
-from cython cimport floating
 from numpy cimport (NPY_DOUBLE, PyArray_DATA, PyArray_DIMS, PyArray_ITEMSIZE, PyArray_NBYTES,
                     PyArray_NDIM, PyArray_SIZE, PyArray_TYPE, ndarray, npy_intp)
 
@@ -33,99 +31,64 @@ from ..engine.graph cimport Tensor, wrap
 
 cnp.import_array()
 
-cdef extern from "clones.h" nogil:
-    ctypedef void cloned "MG_CLONED void"
+cdef extern from "clones.h":
+    pass
 
 cdef extern from "vecmath.h":
     pass
 
-cdef extern from * nogil:
-    """
-    #define mg_tanh(x) _Generic((x), float: mg_tanh_f32, double: mg_tanh_f64)(x)
-    #define mg_sigmoid(x) _Generic((x), float: mg_sigmoid_f32, double: mg_sigmoid_f64)(x)
-    """
-    double mg_tanh(double)
-    double mg_sigmoid(double)
+cdef extern from "derived.h" nogil:
+    ctypedef void (*CellLoop "MG_CellLoop")(void** arrays, npy_intp start, npy_intp stop) noexcept
+    ctypedef struct Cell "MG_Cell":
+        CellLoop forward[2]
+        CellLoop backward[2]
+        int blocks, gates, kept
+
+cdef extern from "../generated/cells.h":
+    const Cell mg_cells[]
 
 cdef enum:
     MAXDIMS = 64                # NumPy's own limit
+    MAX_BLOCKS = 16             # of a row, in all arrays of a step
     CHUNK = 256                 # rows of a product that merges several steps
     AT_A_TIME = 1 << 28         # multiply-adds between two checks for Ctrl-C: 5 ms
 
 
-# ------------------------------------------------------------------------------------------ kernels
-cdef cloned tile_forward(floating* z, floating* c, Py_ssize_t n, Py_ssize_t w, floating* kept,
-                         floating* cell, floating* h) noexcept nogil:
-    cdef Py_ssize_t k
-    for k in range(w): kept[k] = mg_sigmoid(z[k])
-    for k in range(w): kept[n + k] = mg_sigmoid(z[n + k])
-    for k in range(w): kept[2 * n + k] = mg_tanh(z[2 * n + k])
-    for k in range(w): kept[3 * n + k] = mg_sigmoid(z[3 * n + k])
-    for k in range(w): cell[k] = kept[n + k] * c[k] + kept[k] * kept[2 * n + k]
-    for k in range(w): kept[4 * n + k] = mg_tanh(cell[k])
-    for k in range(w): h[k] = kept[3 * n + k] * kept[4 * n + k]
-
-
-cdef void forward(floating* z, floating* c, Py_ssize_t rows, Py_ssize_t n, floating* kept,
-                  floating* cell, floating* h) noexcept nogil:
-    """For each row, z: the gates i, f, g, o before their activation, n each; c: the cell. Writes the next
-    cell and h and, to `kept`, i, f, g, o and tanh(cell) for `backward`."""
-    cdef Py_ssize_t r, k
-    for r in range(rows):
-        for k from 0 <= k < n by TILE:      # because each loop reads what the last one wrote
-            tile_forward(z + 4 * r * n + k, c + r * n + k, n, min(n - k, <Py_ssize_t> TILE),
-                         kept + 5 * r * n + k, cell + r * n + k, h + r * n + k)
-
-
-cdef cloned tile_backward(floating* g_cell, floating* g_h, floating* c, floating* kept, Py_ssize_t n,
-                          Py_ssize_t w, floating* z, floating* cell) noexcept nogil:
-    cdef floating down[TILE]                # the cotangent of the next cell, along both paths
-    cdef floating* i = kept
-    cdef floating* f = kept + n
-    cdef floating* m = kept + 2 * n
-    cdef floating* o = kept + 3 * n
-    cdef floating* t = kept + 4 * n
-    cdef Py_ssize_t k
-    for k in range(w): down[k] = g_cell[k] + g_h[k] * o[k] * (1 - t[k] * t[k])
-    if z != NULL:
-        for k in range(w): z[k] = down[k] * m[k] * (i[k] * (1 - i[k]))
-        for k in range(w): z[n + k] = down[k] * c[k] * (f[k] * (1 - f[k]))
-        for k in range(w): z[2 * n + k] = down[k] * i[k] * (1 - m[k] * m[k])
-        for k in range(w): z[3 * n + k] = g_h[k] * t[k] * (o[k] * (1 - o[k]))
-    if cell != NULL:
-        for k in range(w): cell[k] = down[k] * f[k]
-
-
-cdef void backward(floating* g_cell, floating* g_h, floating* c, floating* kept, Py_ssize_t rows,
-                   Py_ssize_t n, floating* z, floating* cell) noexcept nogil:
-    """The cotangents of the gates, z, and of the cell from those of the next cell and h; either result may be
-    NULL."""
-    cdef Py_ssize_t r, k
-    for r in range(rows):
+# ------------------------------------------------------------------------------------------ one step
+cdef void run_cell(CellLoop loop, bint is_double, npy_intp rows, npy_intp n, void** arrays, int* blocks,
+                   int count) noexcept nogil:
+    """Run a loop for arrays of rows, each of so many blocks of n elements; tile by tile, because the loops in
+    it read what the last one wrote."""
+    cdef void* at[MAX_BLOCKS]
+    cdef npy_intp row, k
+    cdef int a, b, q
+    for row in range(rows):
+        q = 0
+        for a in range(count):
+            for b in range(blocks[a]):
+                at[q] = <char*> arrays[a] + (row * blocks[a] + b) * n * (8 if is_double else 4)
+                q += 1
         for k from 0 <= k < n by TILE:
-            tile_backward(g_cell + r * n + k, g_h + r * n + k, c + r * n + k, kept + 5 * r * n + k, n,
-                          min(n - k, <Py_ssize_t> TILE), NULL if z == NULL else z + 4 * r * n + k,
-                          NULL if cell == NULL else cell + r * n + k)
+            loop(at, k, min(n, k + TILE))
 
 
-# ----------------------------------------------------------------------------------------- one step
-cdef void step(bint is_double, void* z, void* c, npy_intp rows, npy_intp n, void* kept, void* cell,
+cdef void step(bint is_double, void* z, void* c, npy_intp rows, npy_intp n, void* kept, void* after,
                void* h) noexcept nogil:
-    """`forward` in the precision of the arrays."""
-    if is_double:
-        forward(<double*> z, <double*> c, rows, n, <double*> kept, <double*> cell, <double*> h)
-    else:
-        forward(<float*> z, <float*> c, rows, n, <float*> kept, <float*> cell, <float*> h)
+    """For each row, z: the gates before their activation, n each; c: the cell. Writes the next cell and h,
+    and to `kept` what `step_back` reads."""
+    cdef const Cell* cell = &mg_cells[0]
+    cdef void** arrays = [z, c, kept, after, h]
+    cdef int* blocks = [cell.gates, 1, cell.kept, 1, 1]
+    run_cell(cell.forward[is_double], is_double, rows, n, arrays, blocks, 5)
 
 
-cdef void step_back(bint is_double, void* g_cell, void* g_h, void* c, npy_intp rows, npy_intp n, void* kept,
-                    void* z, void* cell) noexcept nogil:
-    """`backward` in the precision of the arrays; `cell` may be `g_cell`."""
-    if is_double:
-        backward(<double*> g_cell, <double*> g_h, <double*> c, <double*> kept, rows, n, <double*> z,
-                 <double*> cell)
-    else:
-        backward(<float*> g_cell, <float*> g_h, <float*> c, <float*> kept, rows, n, <float*> z, <float*> cell)
+cdef void step_back(bint is_double, void* g_after, void* g_h, void* c, npy_intp rows, npy_intp n, void* kept,
+                    void* z, void* g_c) noexcept nogil:
+    """The cotangents of the gates, z, and of the cell, which may replace those of the next cell."""
+    cdef const Cell* cell = &mg_cells[0]
+    cdef void** arrays = [g_after, g_h, c, kept, z, g_c]
+    cdef int* blocks = [1, 1, 1, cell.kept, cell.gates, 1]
+    run_cell(cell.backward[is_double], is_double, rows, n, arrays, blocks, 6)
 
 
 cdef ndarray blocks(ndarray c, int count):
@@ -146,13 +109,12 @@ cdef ndarray cell_forward(ndarray z, ndarray c, ndarray kept):
     return out
 
 
-cdef ndarray cell_backward(ndarray g, ndarray c, ndarray kept, bint of_gates):
-    """The cotangent of the gates, or of the cell, from that of the output of `cell_forward`."""
-    cdef ndarray out = blocks(c, 4 if of_gates else 1)
+cdef list cell_backward(ndarray g, ndarray c, ndarray kept):
+    """The cotangents of the gates and of the cell from that of the output of `cell_forward`."""
+    cdef ndarray z = blocks(c, 4), g_c = blocks(c, 1)
     step_back(PyArray_TYPE(c) == NPY_DOUBLE, PyArray_DATA(g), <char*> PyArray_DATA(g) + PyArray_NBYTES(c),
-              PyArray_DATA(c), 1, PyArray_SIZE(c), PyArray_DATA(kept),
-              PyArray_DATA(out) if of_gates else NULL, NULL if of_gates else PyArray_DATA(out))
-    return out
+              PyArray_DATA(c), 1, PyArray_SIZE(c), PyArray_DATA(kept), PyArray_DATA(z), PyArray_DATA(g_c))
+    return [wrap(z), wrap(g_c)]
 
 
 # --------------------------------------------------------------------------------------- a sequence
