@@ -171,6 +171,28 @@ def test_members_before_init_is_called():
     assert list(Forgot(3).parameters()) == []
 
 
+@pytest.mark.parametrize("put", ["self", "list", "child", "dictionary", "add_module"])
+def test_a_module_cannot_contain_itself(put):
+    net = Net()
+    inner = nn.ModuleList() if put == "child" else nn.Sequential(net)
+    if put == "child":
+        net.inner = inner
+    before = list(net.named_modules())
+    with pytest.raises(ValueError, match="a module cannot contain itself"):
+        if put == "self":
+            net.again = net
+        elif put == "list":
+            net.again = nn.ModuleList([nn.ReLU(), net])
+        elif put == "child":
+            inner.append(net)
+        elif put == "dictionary":
+            net.again = inner
+        else:
+            net.add_module("again", inner)
+    assert list(net.named_modules()) == before
+    repr(net), net.state_dict(), copy.deepcopy(net)
+
+
 def test_registration_errors():
     net = Net()
     with pytest.raises(KeyError, match="dot"):
