@@ -38,14 +38,15 @@ class profile:  # noqa: N801  (a context manager is written like a function)
 
     def __str__(self) -> str:
         """The table: microseconds, the most expensive primitive first."""
-        head = f"{'primitive':<18}{'calls':>8}{'forward us':>13}{'backward us':>13}{'bytes':>14}"
-        lines = [
-            f"{name:<18}{calls:>8,}{forward:>13,.1f}{backward:>13,.1f}{size:>14,}"
-            for name, (calls, forward, backward, size) in self.rows.items()
-        ]
         columns = list(zip(*self.rows.values(), strict=True)) or [(0,), (0.0,), (0.0,), (0,)]
         calls, forward, backward, size = (sum(column) for column in columns)
-        total = f"{'all':<18}{calls:>8,}{forward:>13,.1f}{backward:>13,.1f}{size:>14,}"
-        return "\n".join([head, *lines, total])
+        rows = {**self.rows, "all": (calls, forward, backward, size)}
+        width = max(16, *map(len, rows)) + 2
+        head = f"{'primitive':<{width}}{'calls':>8}{'forward us':>13}"
+        lines = [
+            f"{name:<{width}}{calls:>8,}{forward:>13,.1f}{backward:>13,.1f}{size:>14,}"
+            for name, (calls, forward, backward, size) in rows.items()
+        ]
+        return "\n".join([f"{head}{'backward us':>13}{'bytes':>14}", *lines])
 
     __repr__ = __str__

@@ -53,6 +53,14 @@ def test_the_table_is_sorted_and_ends_with_a_sum():
     assert len(lines) == 4 and lines[-1].split()[1] == "2"
 
 
+def test_the_columns_are_aligned_whatever_the_names():
+    seen = mg.profile()
+    seen.rows = {"a": (1, 2.0, 3.0, 4), "normalise_short_groups_backward": (5, 6.0, 7.0, 8)}
+    lines = str(seen).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert [line.split()[0] for line in lines[1:]] == [*seen.rows, "all"]
+
+
 def test_passes_in_hooks_and_threads_leave_the_profiler_ready():
     x, w = mg.ones(2, requires_grad=True), mg.ones(2, requires_grad=True)
     y = x * 2
