@@ -582,6 +582,40 @@ def test_a_state_without_groups_sets_what_was_set_last(name):
     np.testing.assert_array_equal(follow(other, resumed, 9), follow(optimizer, scheduler, 9))
 
 
+def test_a_cycle_of_pytorch_is_loaded():
+    """A state as PyTorch 2.13 saves it, after 3 steps with three_phase."""
+    names = ("initial_lr", "max_lr", "max_momentum", "base_momentum")
+    up = dict(zip(("start_lr", "end_lr", "start_momentum", "end_momentum"), names, strict=True))
+    state = {
+        "total_steps": 20,
+        "_schedule_phases": [{"end_step": 4.0, **up}, {"end_step": 8.0}, {"end_step": 19}],
+        "_anneal_func_type": "linear",
+        "cycle_momentum": True,
+        "use_beta1": False,
+        "base_lrs": list(LRS),
+        "last_epoch": 3,
+        "_step_count": 4,
+        "_last_lr": list(LRS),
+    }
+    scheduler = OneCycleLR(make(momentum=0.5), 1.0, 60)
+    scheduler.load_state_dict(state)
+    assert (scheduler.pct_start, scheduler.three_phase, scheduler.total_steps) == (0.25, True, 20)
+    assert (scheduler.anneal_strategy, scheduler.last_epoch) == ("linear", 3)
+    damaged = {**state, "_schedule_phases": []}
+    with pytest.raises(ValueError, match="the state lacks pct_start"):
+        scheduler.load_state_dict(damaged)
+
+
+def test_the_annealing_of_pytorch_is_loaded():
+    state = {"_anneal_strategy": "linear", "anneal_epochs": 4, "base_lrs": list(LRS)}
+    state |= {"last_epoch": 3, "_step_count": 4, "_last_lr": [0.5] * len(LRS)}
+    optimizer = make()
+    scheduler = SWALR(optimizer, 0.25)
+    scheduler.load_state_dict(state)
+    assert (scheduler.anneal_strategy, scheduler.anneal_epochs) == ("linear", 4)
+    assert rates(optimizer) == [0.5] * len(LRS)
+
+
 def test_the_state_of_callables_is_kept():
     optimizer = make()
     scheduler = LambdaLR(optimizer, [Falling(0.5), lambda epoch: 1.0])

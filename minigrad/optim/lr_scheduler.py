@@ -36,6 +36,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -96,10 +97,10 @@ class LambdaLR(LRScheduler):
         if all(function is self.lr_lambdas[0] for function in self.lr_lambdas):
             self.lr_lambdas = self.lr_lambdas[:1] * count
 
-    def _check_state(self, state: Any) -> None:
+    def _check_state(self, state: Any) -> Any:
         if isinstance(state, dict) and isinstance(state.get("lr_lambdas"), list):
             self._spread(len(state["lr_lambdas"]) or 1)
-        super()._check_state(state)
+        return super()._check_state(state)
 
     def get_lr(self) -> list[float]:
         """The initial rates times the values of the functions at `last_epoch`."""
@@ -300,6 +301,7 @@ class SWALR(LRScheduler):
     """
 
     driven: ClassVar[tuple[str, ...]] = (*LRScheduler.driven, "swa_lr")
+    _in_pytorch: ClassVar[Any] = {"anneal_strategy": itemgetter("_anneal_strategy")}
 
     def __init__(
         self,
@@ -432,6 +434,12 @@ class OneCycleLR(LRScheduler):
     >>> scheduler.get_last_lr(), optimizer.param_groups[0]["momentum"]
     ([1.0], 0.85)
     """
+
+    _in_pytorch: ClassVar[Any] = {
+        "anneal_strategy": itemgetter("_anneal_func_type"),
+        "three_phase": lambda s: len(s["_schedule_phases"]) == 3,
+        "pct_start": lambda s: (s["_schedule_phases"][0]["end_step"] + 1) / s["total_steps"],
+    }
 
     def __init__(
         self,

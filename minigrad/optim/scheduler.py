@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, ClassVar
 
@@ -43,6 +43,8 @@ class LRScheduler(Constructed):
 
     _moves_on_resuming = False  # follows PyTorch, where it varies between schedulers
     driven: ClassVar[tuple[str, ...]] = ("initial_lr", "lr")
+    # attributes that PyTorch saves in another form: how to find them in its state
+    _in_pytorch: ClassVar[dict[str, Callable[[dict[str, Any]], Any]]] = {}
     eta_min: float = 0.0  # the rate for a multiplier of 0
 
     def __init__(self, optimizer: Optimizer, last_epoch: int = -1) -> None:
@@ -179,7 +181,7 @@ class LRScheduler(Constructed):
         >>> scheduler.last_epoch, optimizer.param_groups[0]["lr"]
         (0, 0.5)
         """
-        self._check_state(state_dict)
+        state_dict = self._check_state(state_dict)
         for name in vars(self).keys() - {"optimizer"}:
             setattr(self, name, _loaded(getattr(self, name), copy.deepcopy(state_dict[name])))
         pairs = zip(self.optimizer.param_groups, _saved_groups(state_dict), strict=False)
@@ -188,9 +190,13 @@ class LRScheduler(Constructed):
                 pair = isinstance(group.get(name), tuple) and isinstance(saved[name], list)
                 group[name] = tuple(saved[name]) if pair else _rate(saved[name])  # after JSON
 
-    def _check_state(self, state: Any) -> None:
+    def _check_state(self, state: Any) -> Any:
+        """Raise for a state that does not fit; return it, with what PyTorch spells otherwise."""
         name = f"{type(self).__name__}.load_state_dict"
-        instance(state, dict, f"{name}: expected a dict")
+        state = {**instance(state, dict, f"{name}: expected a dict")}
+        for key, found in self._in_pytorch.items() if "_step_count" in state else ():
+            with suppress(KeyError, TypeError, IndexError, ZeroDivisionError):
+                state.setdefault(key, found(state))
         missing = [key for key in vars(self) if key not in state and key != "optimizer"]
         if missing:
             raise ValueError(
@@ -212,6 +218,7 @@ class LRScheduler(Constructed):
                 raise ValueError(
                     f"{name}: {key} must be a number, got {value!r:.40}; nothing was loaded"
                 )
+        return state
 
 
 def _saved_groups(state: dict[str, Any]) -> Any:
