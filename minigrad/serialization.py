@@ -318,6 +318,8 @@ def _load(file: IO[bytes], path: str) -> Any:
             if len(set(names)) < len(names):
                 raise ValueError("it has two entries with the same name")
             for entry in archive.infolist():  # we store this text, and torch its pickle, unpacked
+                if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise ValueError(f"{entry.filename!r:.60} is neither stored nor deflated")
                 if entry.filename.endswith((_STRUCTURE, "data.pkl")) and entry.file_size > size:
                     raise ValueError(f"its {size} bytes hold a larger {entry.filename!r:.60}")
             pickles = [name for name in names if name.endswith("/data.pkl")]
@@ -346,12 +348,18 @@ def _read_npz(archive: zipfile.ZipFile) -> Any:
     arrays = {name.removesuffix(".npy"): _read_array(archive, name) for name in entries}
     if _STRUCTURE not in names:
         return StateDict(arrays)
-    return _restored(archive.read(_STRUCTURE), arrays)
+    return _restored(_content(archive, _STRUCTURE), arrays)
+
+
+def _content(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The bytes of an entry. `archive.read` would unpack 2 GiB of one that claims to be small."""
+    with archive.open(name) as stream:
+        return stream.read(archive.getinfo(name).file_size)
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> Tensor:
     try:
-        content = archive.read(name)  # all of it, to verify the checksum first
+        content = _content(archive, name)  # all of it, to verify the checksum first
         _check_header(content)
         array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
         if array.dtype == np.float16:
@@ -404,6 +412,7 @@ def _from_bytes(data: bytes | bytearray, kind: str) -> np.ndarray:
 
 
 _DEPTH = 200  # of nested dicts, lists and tuples; Python can print about a thousand levels
+_BITS = 2039  # of an int; the opcode that torch.save writes holds 255 bytes, with a sign
 
 
 def _is_branch(value: Any) -> bool:
@@ -451,13 +460,13 @@ class _CheckpointReader(pickle._Unpickler):  # pure Python: a hostile pickle can
     stack: list[Any]
 
     def __init__(self, archive: zipfile.ZipFile, name: str, limit: int) -> None:
-        content = archive.read(name)
+        content = _content(archive, name)
         super().__init__(io.BytesIO(content))
         self._length = len(content)
         self._archive, self._folder, self._limit = archive, name.removesuffix("data.pkl"), limit
         self._storages: dict[Any, np.ndarray] = {}
         if f"{self._folder}byteorder" in archive.namelist():
-            order = archive.read(f"{self._folder}byteorder")
+            order = _content(archive, f"{self._folder}byteorder")
             if order != b"little":
                 raise ValueError(f"the byte order is {order!r:.20}; only little-endian is read")
         self._globals: dict[str, Any] = {
@@ -476,7 +485,7 @@ class _CheckpointReader(pickle._Unpickler):  # pure Python: a hostile pickle can
     def _check_tree(self, state: Any) -> None:
         """Raise for a state that is small in the pickle but huge to walk, level by level."""
         level, left = [state], max(self._length, 1000)  # number of opcodes; sharing is rare
-        for _ in range(_DEPTH):
+        for _ in range(_DEPTH + 1):
             inner = [x.values() if isinstance(x, dict) else x for x in level if _is_branch(x)]
             left -= sum(map(len, inner))
             if not inner or left < 0:
@@ -561,7 +570,7 @@ class _CheckpointReader(pickle._Unpickler):  # pure Python: a hostile pickle can
         _, kind, key, _, count = reference
         if (key, kind) not in self._storages:
             self._take(len(self._storages))
-            array = _from_bytes(self._archive.read(f"{self._folder}data/{key}"), kind)
+            array = _from_bytes(_content(self._archive, f"{self._folder}data/{key}"), kind)
             if len(array) != count:
                 raise ValueError(f"storage {key} has {len(array)} elements instead of {count}")
             self._storages[key, kind] = array
@@ -658,9 +667,16 @@ def _write_checkpoint(state: Any, archive: zipfile.ZipFile) -> None:
 # ---------------------------------------------------------------------------------- the structure
 # Scalars and lists represent themselves in the JSON; {"array": name}, {"tuple": [...]} and
 # {"dict": [[key, value], ...]} represent what JSON lacks (it would turn all keys into strings).
-def _encode(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:
+def _encode(value: Any, place: str, arrays: dict[str, np.ndarray], depth: int = 0) -> Any:
     if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int) and (bits := int(value).bit_length()) > _BITS:
+        raise ValueError(f"save: an int may have {_BITS} bits, got one of {bits}{_at(place)}")
+    if depth >= _DEPTH and _is_branch(value):
+        raise ValueError(
+            f"save: the state contains itself, or is nested more than {_DEPTH} levels deep"
+            f"{_at(place[:60])}"
+        )
     if isinstance(value, (str, int, float)):
         return _builtin(value)
     if isinstance(value, (Tensor, np.ndarray, np.generic)):
@@ -671,7 +687,7 @@ def _encode(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:
         arrays[name] = _storable(value, place)
         return {"array": name}
     if isinstance(value, (list, tuple)):
-        items = [_encode(item, _below(place, i), arrays) for i, item in enumerate(value)]
+        items = [_encode(v, _below(place, i), arrays, depth + 1) for i, v in enumerate(value)]
         return items if isinstance(value, list) else {"tuple": items}
     if isinstance(value, dict):
         for key in value:
@@ -680,7 +696,7 @@ def _encode(value: Any, place: str, arrays: dict[str, np.ndarray]) -> Any:
             if isinstance(key, int) and not _is_int64(int(key)):
                 raise ValueError(f"save: a key must fit in 64 bits, got {key}{_at(place)}")
         named = [(_builtin(key), item) for key, item in value.items()]
-        pairs = [[key, _encode(item, _below(place, key), arrays)] for key, item in named]
+        pairs = [[key, _encode(v, _below(place, key), arrays, depth + 1)] for key, v in named]
         return {"dict": pairs}
     state_dict = "; save its state_dict()" if hasattr(value, "state_dict") else ""
     raise TypeError(

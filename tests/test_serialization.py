@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -197,6 +198,38 @@ def test_open_files(tmp_path):
         load(file)
     with pytest.raises(TypeError, match=r"load: expected a path .* got int"):
         load(3)
+
+
+def deep(levels, kind):
+    state = kind()
+    for _ in range(levels - 1):
+        state = {"a": state} if kind is dict else kind([state])
+    return state
+
+
+@pytest.mark.parametrize("name", ["f.npz", "f.pt"])
+@pytest.mark.parametrize("kind", [dict, list, tuple])
+def test_200_levels_survive_and_more_are_refused(name, kind):
+    same(deep(200, kind), round_trip(deep(200, kind), name))
+    with pytest.raises(ValueError, match="nested more than 200 levels deep at '"):
+        save(deep(201, kind), file_named(name))
+
+
+@pytest.mark.parametrize("name", ["f.npz", "f.pt", "f.safetensors"])
+def test_a_state_that_contains_itself_is_refused(name):
+    state, below = {"x": mg.ones(1)}, []
+    state["below"] = below
+    below += [state, state]
+    with pytest.raises(ValueError, match="save: the state contains itself, or is nested more than"):
+        save(state, file_named(name))
+
+
+@pytest.mark.parametrize("name", ["f.npz", "f.pt"])
+def test_the_largest_ints_survive_and_larger_ones_are_refused(name):
+    largest = 2**2039 - 1
+    same({"n": [largest, -largest]}, round_trip({"n": [largest, -largest]}, name))
+    with pytest.raises(ValueError, match="an int may have 2039 bits, got one of 2040 at 'n'"):
+        save({"n": largest + 1}, file_named(name))
 
 
 # --------------------------------------------------------------------------- nothing half-written
@@ -737,6 +770,30 @@ def test_a_zip_bomb_is_not_unpacked(tmp_path):
     message = rf"its {len(content)} bytes would unpack to {2**32 - 2}; that is an attack"
     with pytest.raises(ValueError, match=message):
         load(path)
+
+
+def test_an_entry_that_claims_to_be_small_is_not_unpacked(tmp_path):
+    """zipfile would unpack it, up to 2 GiB, and then cut it off."""
+    path, size = tmp_path / "bomb.npz", 2**26
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", bytes(size))
+    path.write_bytes(path.read_bytes().replace(struct.pack("<I", size), struct.pack("<I", 200)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"entry 'a\.npy'"):
+            load(path)
+        assert tracemalloc.get_traced_memory()[1] < size / 4
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressions_without_a_bound_are_refused(tmp_path, method):
+    """zipfile unpacks all of their next block; nobody saves arrays with them."""
+    with zipfile.ZipFile(tmp_path / "f.npz", "w", method) as archive:
+        archive.writestr("a.npy", npy(np.zeros(10)))
+    with pytest.raises(ValueError, match=r"'a\.npy' is neither stored nor deflated"):
+        load(tmp_path / "f.npz")
 
 
 @pytest.mark.parametrize(
