@@ -60,9 +60,11 @@ def test_different_nets_are_refused_on_every_rank():
     for expected in (
         "rank 0 has weight (3, 2) float32, rank 1 has weight (4, 2) float32",
         "rank 0 has bias (3,) float32, rank 2 has bias (3,) float32 without requires_grad",
+        "rank 0 has running_mean (2,) float32, rank 3 has bucket_bytes=8",
         "rank 0 has bucket_bytes=8, rank 1 has bucket_bytes=9",
     ):
         assert output.count(expected) == 4
+    assert len(output.splitlines()) == 16
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -84,8 +86,11 @@ def test_tensors_of_other_shapes_or_dtypes_are_refused_on_every_rank(ranks):
 
 
 def test_the_forward_after_a_backward_that_failed_is_refused():
-    _, errors = job(2, "interrupted", succeeds=False)
-    assert "RuntimeError: DataParallel: the last backward ended with an exception" in errors
+    output, _ = job(2, "interrupted")
+    said = "DataParallel: the last backward ended with an exception, so the ranks are out of step"
+    for rank, line in enumerate(sorted(output.splitlines())):
+        assert line.startswith(f"rank {rank} after layer 0: {said}")
+    assert output.count("after layer") == 2
 
 
 def test_a_file_that_cannot_be_written_is_an_error_on_every_rank():

@@ -204,22 +204,31 @@ def uses():
 
 
 def interrupted():
-    """A backward that ends with an exception, which the program catches."""
+    """A backward that ends with an exception, which the program catches. Print what is refused
+    after it has ended before and after the first gradient has come."""
 
     def fail(g):
         raise ZeroDivisionError
 
-    def fails(out):
+    def fails(module, inputs, out):
         out.register_hook(fail)
 
     net = distributed.DataParallel(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), 16)
-    for layer in (1, 0):  # before and after the first gradient has come
-        hook = net.module[layer].register_forward_hook(lambda m, i, out: fails(out))
+    for layer, refused in ((1, False), (0, True)):
+        hook = net.module[layer].register_forward_hook(fails)
         try:
             net(mg.ones(2, 4)).sum().backward()
         except ZeroDivisionError:
             hook.remove()
-    net(mg.ones(2, 4))
+        else:
+            raise AssertionError("backward has not failed")
+        try:
+            net(mg.ones(2, 4))
+        except RuntimeError as error:
+            print(f"rank {rank} after layer {layer}: {error}")
+            assert refused
+        else:
+            assert not refused
 
 
 def conversions():
@@ -289,10 +298,16 @@ def small():
 
 
 def differ():
-    """Nets of other shapes, or other frozen parameters, are refused on every rank."""
-    frozen = nn.Linear(2, 3)
+    """Other shapes, frozen parameters or buffers are refused on every rank; equal nets are not."""
+    frozen, tracks = nn.Linear(2, 3), nn.BatchNorm1d(2, track_running_stats=rank != 3)
     frozen.bias.requires_grad_(rank != 2)
-    for net, limit in ((nn.Linear(2, 3 + (rank == 1)), 8), (frozen, 8), (nn.ReLU(), 8 + rank)):
+    distributed.DataParallel(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)), 8)
+    for net, limit in (
+        (nn.Linear(2, 3 + (rank == 1)), 8),
+        (frozen, 8),
+        (tracks, 8),
+        (nn.ReLU(), 8 + rank),
+    ):
         try:
             distributed.DataParallel(net, limit)
         except RuntimeError as error:
