@@ -31,18 +31,6 @@ def as_int(value: Any) -> int | None:
         return None
 
 
-def whole(name: str, value: Any) -> int:
-    """Return `value` as an int; raise TypeError if it is not an integer.
-
-    >>> whole("roll: shift", np.int64(3))
-    3
-    """
-    number = as_int(value)
-    if number is None:
-        raise TypeError(f"{name} must be an int, got {value!r}")
-    return number
-
-
 def instance(value: Any, kind: type[T] | tuple[type[T], ...], must: str, way_out: str = "") -> T:
     """Return `value`, which must be of a class, or of one of several: `must` says it in the error.
 
@@ -116,14 +104,10 @@ def check_count(owner: str, label: str, value: Any, least: int = 1) -> int:
     >>> check_count("LBFGS", "max_iter", np.int64(20))
     20
     """
-    try:
-        count = whole(label, value)
-    except TypeError:
-        raise TypeError(
-            f"{owner}: {label} must be an int, got {type(value).__name__} {value!r}"
-        ) from None
-    if count < least:
-        raise ValueError(f"{owner}: {label} must be at least {least}, got {count}")
+    if as_int(value) is None:
+        kind = type(value).__name__
+        raise TypeError(f"{owner}: {label} must be an int, got {kind} {value!r:.60}")
+    count = integer(value, f"{owner}: {label}", least)
     if count >= 2**63:
         bits = count.bit_length()  # its digits may be too many to print
         raise ValueError(f"{owner}: {label} must be below 2**63, got a number of {bits} bits")
@@ -160,7 +144,9 @@ def integer(value: Any, name: str, least: int | None = None) -> int:
     >>> integer(np.int64(3), "DataLoader: batch_size", 1)
     3
     """
-    number = whole(name, value)
+    number = as_int(value)
+    if number is None:
+        raise TypeError(f"{name} must be an int, got {value!r:.60}")
     if least is not None and number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
     return number
@@ -229,7 +215,7 @@ def per_axis(value: Any, axes: int, name: str, least: int = 1) -> tuple[int, ...
     """
     given = value if isinstance(value, (tuple, list)) else (value,)
     try:
-        values = tuple(whole(name, n) for n in given)
+        values = tuple(integer(n, name) for n in given)
     except TypeError:
         raise TypeError(f"{name} must be an int or a tuple of {axes} ints, got {value!r}") from None
     if len(values) == 1:

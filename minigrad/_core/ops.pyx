@@ -40,7 +40,7 @@ from operator import index as index_of
 
 import numpy as np
 
-from ..checks import as_int, check_device, sizes_of, whole
+from ..checks import as_int, check_device, integer, sizes_of
 from . import formulas
 from .fast.loops import count_classes
 from .engine.graph import (
@@ -88,7 +88,7 @@ def round(x: TensorLike, decimals: int = 0) -> Tensor:
     >>> mg.round(mg.tensor([0.5, 1.5, 2.25]))
     tensor([0., 2., 2.])
     """
-    if whole("round: decimals", decimals) == 0:
+    if integer(decimals, "round: decimals") == 0:
         return unary(ROUND_, x)
     cdef Tensor tensor = to_tensor(x, "round")
     with np.errstate(all="ignore"):

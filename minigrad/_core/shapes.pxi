@@ -118,7 +118,7 @@ def roll(x: TensorLike, shift: Shape, axis: int | Sequence[int] | None = None) -
     if len(shifts) != len(axes):
         raise ValueError(f"roll: shift {shift} and axis {axis} differ in length")
     axes = tuple([one_axis("roll", a, PyArray_NDIM(tensor.array)) for a in axes])
-    shifts = tuple([whole("roll: shift", n) for n in shifts])
+    shifts = tuple([integer(n, "roll: shift") for n in shifts])
     return record(ROLL_, np.roll(tensor.array, shifts, axes), tensor, None, None, (shifts, axes))
 
 
@@ -175,7 +175,7 @@ def diagonal(x: TensorLike, offset: int = 0, axis1: int = 0, axis2: int = 1) -> 
     first, second = one_axis("diagonal", axis1, ndim), one_axis("diagonal", axis2, ndim)
     if first == second:
         raise ValueError(f"diagonal: axis1 and axis2 are both {first}")
-    offset = whole("diagonal: offset", offset)
+    offset = integer(offset, "diagonal: offset")
     out = tensor.array.diagonal(offset, first, second)
     return record_view(DIAGONAL_, out, tensor, (offset, first, second))
 
