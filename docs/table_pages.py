@@ -27,7 +27,7 @@ from primitives import (
 
 import minigrad as mg
 from minigrad._core import ops
-from minigrad._core.fast import derive
+from minigrad._core.fast import derive, steps
 
 INDEX = """\
 # The table
@@ -54,6 +54,15 @@ built, `derive.py` runs it on symbols, walks back from the result with the rules
 writes forward and backward as loops in C, for each layout of data in memory. (A letter is an axis,
 the outermost first.) [BatchNorm derived](../../book/batchnorm.md) reads one of them line by line.
 Here are all of them in float; the build writes them in double as well.
+"""
+STEPS = """\
+# Loops of the optimisers
+
+The rule of an optimiser is a formula too, on arrays. When minigrad is built, `steps.py` runs it on
+symbols, in which an option is a number. `prepare` computes once what depends on numbers alone; the
+loop is one pass over the parameter, its gradient and its state. Where the formula asks for an
+option, or whether an array is `None`, there is a loop for each answer, unless they differ in
+numbers alone.
 """
 
 
@@ -161,23 +170,44 @@ def slug(title: str) -> str:
     return "-".join(re.findall(r"[a-z0-9]+", title.lower())[:4])
 
 
+def formula_source(name: str) -> str:
+    """A formula without its docstring."""
+    text = read(CORE / "formulas.py")
+    functions = {n.name: n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)}
+    source = ast.get_source_segment(text, functions[name]) or ""
+    return fenced(re.sub(r'\n *""".*?"""', "", source, flags=re.DOTALL))
+
+
+def included(file: str) -> str:
+    """A block of code from a file."""
+    return f"```{{literalinclude}} {file}\n:language: c\n```"
+
+
 def derived_loops() -> Iterator[tuple[str, str]]:
     """A file for each loop that is derived from a formula, and their page."""
-    parts, text = [DERIVED], read(CORE / "formulas.py")
-    functions = {n.name: n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)}
+    parts = [DERIVED]
     for name in derive.FORMULAS:
-        source = ast.get_source_segment(text, functions[name]) or ""
-        parts += [f"## {name}", fenced(re.sub(r'\n *""".*?"""', "", source, flags=re.DOTALL))]
+        parts += [f"## {name}", formula_source(name)]
         for layout, axes in derive.LAYOUTS.items():
             both = derive.written(name, layout, "float")
             blocks = []
             for (loop, _), direction in zip(both, ("forward", "backward"), strict=True):
                 file = f"derived/{name}_{layout}_{direction}.c"
                 yield file, f"{loop}\n"
-                blocks.append(f"```{{literalinclude}} {file}\n:language: c\n```")
+                blocks.append(included(file))
             title = f"{layout}: data along {axes.axes}, statistics over {axes.reduced}"
             parts.append(folded(title, *blocks))
     yield "derived.md", "\n\n".join(parts) + "\n"
+
+
+def optimiser_loops() -> Iterator[tuple[str, str]]:
+    """A file for the loop of each optimiser, and their page."""
+    parts = [STEPS, "What those of Adam's kind share:", formula_source("moments")]
+    for name in steps.RULES:
+        prepare, loop, _ = steps.Rule(name).written()
+        yield f"steps/{name}.c", f"{prepare}\n\n{loop}\n"
+        parts += [f"## {name}", formula_source(name), folded("Loop", included(f"steps/{name}.c"))]
+    yield "steps.md", "\n\n".join(parts) + "\n"
 
 
 def pages() -> Iterator[tuple[str, str]]:
@@ -196,7 +226,8 @@ def pages() -> Iterator[tuple[str, str]]:
         index.append(f"## [{title}]({names[-1]}.md)")
         index.append(rows([short(each) for each in group], ["", "", "gradient"]))
     yield from derived_loops()
-    index.append("\n".join(["```{toctree}", ":hidden:", "", *names, "derived", "```"]))
+    yield from optimiser_loops()
+    index.append("\n".join(["```{toctree}", ":hidden:", "", *names, "derived", "steps", "```"]))
     yield "index.md", "\n\n".join(index) + "\n"
 
 

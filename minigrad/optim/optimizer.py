@@ -3,7 +3,7 @@
 Design note
 -----------
 1. A subclass provides the rule for one parameter (`update_rule`); this file has everything else. A
-   rule is an `Update`, which names a compiled loop of `_core/fast/updates.pyx` and passes its
+   rule is an `Update`, which names a formula of `_core/formulas.py` and runs its loop with these
    options, or any function of three arguments. It gets raw C-contiguous arrays, and nothing is
    recorded.
 2. Options are read from `param_groups` at every step, because schedulers write there.
@@ -76,7 +76,7 @@ class Optimizer:
             self.add_param_group(group)
 
     # ------------------------------------------------------------------ defined by subclasses
-    rule: str = ""  # the name of a compiled rule
+    rule: str = ""  # the name of a formula
     ranges: tuple[str, ...] = ()  # the options that must not be negative; or betas
     keeps: tuple[str, ...] = ()  # per parameter: `step`, `mu_product`, then arrays of its shape
     progress: ClassVar[dict[str, Any]] = {}  # per group: numbers that a step changes, at first

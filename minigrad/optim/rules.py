@@ -2,9 +2,9 @@
 
 Design note
 -----------
-A class names its rule in `_core/fast/updates.pyx` (`rule`; `_core/formulas.py` has the formula),
-the options that have a range (`ranges`), and the state per parameter (`keeps`, or `state_names` if
-it depends on an option). The signature of its constructor lists its options with their defaults.
+A class names its formula in `_core/formulas.py` (`rule`), of which the build makes a loop, the
+options that have a range (`ranges`), and the state per parameter (`keeps`, or `state_names` if it
+depends on an option). The signature of its constructor lists its options with their defaults.
 """
 
 from __future__ import annotations

@@ -129,6 +129,8 @@ class Symbol:
 class Trace:
     """The symbols of one formula in one layout."""
 
+    symbol = Symbol
+
     def __init__(self, layout):
         self.layout, self.made = layout, {}
 
@@ -139,7 +141,7 @@ class Trace:
         if axes is None:
             axes = "".join(axis for axis in ORDER if any(axis in a.axes for a in args))
         key = op, args, axes, repr(value)
-        return self.made.setdefault(key, Symbol(self, op, args, axes, value))
+        return self.made.setdefault(key, self.symbol(self, op, args, axes, value))
 
     def extent(self, axes):
         """The number of elements along axes."""
@@ -535,18 +537,18 @@ class Writer:
 
 
 # ---------------------------------------------------------------------------------------- formulas
-def traced(formula, *inputs):
-    """The results of a formula, with its symbols named after its variables."""
+def traced(formula, *inputs, **options):
+    """The results of a formula, with its symbols named after its variables, and its helpers'."""
     found = {}
 
     def look(frame, event, arg):
-        if event == "return" and frame.f_code is formula.__code__:
+        if event == "return" and frame.f_code.co_filename == formula.__code__.co_filename:
             found.update(frame.f_locals)
 
     before = sys.getprofile()
     sys.setprofile(look)
     try:
-        results = formula(*inputs)
+        results = formula(*inputs, **options)
     finally:
         sys.setprofile(before)
     for name, value in found.items():

@@ -59,4 +59,16 @@ typedef struct {
     int blocks, gates, kept; /* blocks in a product with a weight, gates in the formula, blocks to keep */
 } MG_Cell;
 
+/* Rules of optimisers, in generated/steps.h. arrays: the parameter, its gradient and its state, NULL for what
+ * is absent. given: options, `fresh`, numbers of state. numbers: of the loop, and the new ones of state. */
+typedef void (*MG_Step)(void **arrays, const double *numbers, ptrdiff_t start, ptrdiff_t stop);
+
+typedef struct {
+    const char *name, *options;
+    int arrays, optional, scalars, numbers; /* how many; `optional`: the arrays that may be absent, as bits */
+    int fresh; /* whether the formula asks for it */
+    void (*prepare)(const double *given, double *numbers);
+    MG_Step loops[2]; /* in float and in double */
+} MG_Rule;
+
 #endif

@@ -19,7 +19,7 @@ from zlib import crc32
 
 CORE = Path(__file__).parents[1]
 MADE = "generated from table.py by generate.py"
-MADE_OF_FORMULAS = "generated from formulas.py and table.py by derive.py"
+MADE_OF_FORMULAS = "generated from formulas.py and table.py by"
 KINDS = ("unary", "binary", "comparison")
 
 
@@ -289,9 +289,13 @@ def generate(folder: Path = CORE) -> None:
     }
     for name, text in made.items():
         write(folder / "generated" / name, f"# {MADE}\n{text}\n")
-    derive = run_path(str(CORE / "fast/derive.py"))
-    for name, header in (("formulas.h", derive["header"]), ("cells.h", derive["cells_header"])):
-        write(folder / "generated" / name, f"/* {MADE_OF_FORMULAS} */\n{header()}\n")
+    for maker, function, name in (
+        ("derive", "header", "formulas.h"),
+        ("derive", "cells_header", "cells.h"),
+        ("steps", "header", "steps.h"),
+    ):
+        header = run_path(str(CORE / f"fast/{maker}.py"))[function]()
+        write(folder / "generated" / name, f"/* {MADE_OF_FORMULAS} {maker}.py */\n{header}\n")
 
 
 if __name__ == "__main__":
