@@ -27,6 +27,7 @@ from .accelerate cimport Shortcut
 from .loops cimport contiguous, copied, may_overlap, share_work, start_of, vector
 from ..engine.graph cimport Tensor, Version, shared_version
 
+from sys import intern
 import numpy as np
 
 from .. import formulas
@@ -51,13 +52,12 @@ cdef extern from "derived.h" nogil:
 
 cdef extern from "../generated/steps.h":
     const MG_Rule mg_rules[]
-    enum:
-        MG_ARRAYS, MG_NUMBERS
+    enum: MG_ARRAYS, MG_NUMBERS
 
-cdef dict RULES = {}            # name -> its place in the table, and the names of its options
+cdef dict RULES = {}    # name -> its place in the table, and the names of its options, fast to look up
 cdef int place = 0
 while mg_rules[place].name != NULL:
-    RULES[mg_rules[place].name.decode()] = place, tuple(mg_rules[place].options.decode().split())
+    RULES[mg_rules[place].name.decode()] = place, tuple(map(intern, mg_rules[place].options.decode().split()))
     place += 1
 
 
