@@ -62,6 +62,15 @@ def test_a_core_that_is_not_compiled(checkout, missing):
     assert "; build it: " in line
 
 
+def test_a_core_that_was_compiled_from_other_sources(checkout):
+    """After a pull, its parts may import names that are gone."""
+    path = checkout / "minigrad/checks.py"
+    path.write_text(path.read_text("utf-8").replace("def as_int(", "def as_integer("), "utf-8")
+    line = said(checkout)
+    assert line.startswith("ImportError: minigrad: the core does not load (cannot import name ")
+    assert "as_int" in line and "; build it: " in line
+
+
 def test_a_checkout_that_hides_the_installed_package_says_so(checkout, tmp_path, monkeypatch):
     """After `pip install .`, Python started in the clone finds the sources there first."""
     for path in (checkout / "minigrad/_core").rglob("ops.*"):
