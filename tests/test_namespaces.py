@@ -43,6 +43,7 @@ SHARED = {  # the names defined in two files, and why
     "Entry": "of the table: its values, and its source, of which the generator makes code",
     "grad": "autograd.grad and func.grad, as in PyTorch",
     "log_softmax": "mg.log_softmax(axis) and nn.functional.log_softmax(dim)",
+    "lstm_cell": "the primitive, and its formula",
     "pad": "mg.pad of NumPy's arguments and nn.functional.pad of PyTorch's",
     "real": "mg.real, the real part, and the check of a real number",
     "save": "mg.save, and distributed.save, which does it on one rank of all",

@@ -117,7 +117,7 @@ def entries(tmp_path_factory):
     steps.RULES = steps.rules_of(SOURCE)
     head = '#define MG_CLONED\n#include "vecmath.h"\n#include "derived.h"\n'
     tail = "\n\nconst MG_Rule *table(void) { return mg_rules; }\n"
-    (folder / "steps.c").write_text(head + steps.header() + tail, "utf-8")
+    (folder / "steps.c").write_text(head + steps.steps_header() + tail, "utf-8")
     steps.RULES = before
     flags = ["-O1", "-ffp-contract=off", "-fPIC", "-shared", "-Wall", "-Werror", "-fopenmp-simd"]
     subprocess.run(

@@ -292,7 +292,7 @@ def generate(folder: Path = CORE) -> None:
     for maker, function, name in (
         ("derive", "header", "formulas.h"),
         ("derive", "cells_header", "cells.h"),
-        ("steps", "header", "steps.h"),
+        ("steps", "steps_header", "steps.h"),
     ):
         header = run_path(str(CORE / f"fast/{maker}.py"))[function]()
         write(folder / "generated" / name, f"/* {MADE_OF_FORMULAS} {maker}.py */\n{header}\n")

@@ -25,7 +25,7 @@ LAYOUT = derive.Layout("j", "", "none")
 KERNELS = {"select": "{} ? {} : {}", "pow": "pow({}, {})"}
 
 
-class Symbol(derive.Symbol):
+class Quantity(derive.Symbol):
     """A number, or an element of an array."""
 
     __pow__, __rpow__ = derive.operators("pow")
@@ -36,7 +36,7 @@ class Symbol(derive.Symbol):
         return self.trace.answers[self]  # a KeyError makes two branches
 
 
-class Writer(derive.Writer):
+class StepWriter(derive.Writer):
     """Writes a loop, or the numbers that it takes."""
 
     def expression(self, s, wide=False):
@@ -50,7 +50,7 @@ class Rule(derive.Trace):
     numbers of state. results: for each loop, conditions and their answers, and new arrays. A
     condition is a number, or the name of an array, whose answer is False if it is None."""
 
-    symbol = Symbol
+    symbol = Quantity
 
     def __init__(self, name):
         super().__init__(LAYOUT)
@@ -87,7 +87,7 @@ class Rule(derive.Trace):
             s.name = f"number_{k}" if s.name in taken else s.name
         asked = [c for conditions, _ in self.results for c, _ in conditions]
         self.optional = sum(1 << k for k, n in enumerate(self.arrays[2:]) if n in asked)
-        self.numbers = [*dict.fromkeys(self.cast + [c for c in asked if isinstance(c, Symbol)])]
+        self.numbers = [*dict.fromkeys(self.cast + [c for c in asked if isinstance(c, Quantity)])]
 
     # ---------------------------------------------------------------------------------- its results
     def variants(self, arrays, k=2):
@@ -121,7 +121,7 @@ class Rule(derive.Trace):
             return a
         if type(a) is not type(b) or isinstance(a, (str, bool)):
             raise ValueError
-        if not isinstance(a, Symbol):
+        if not isinstance(a, Quantity):
             return type(a)(self.merged(condition, *pair) for pair in zip(a, b, strict=True))
         if not a.axes and not b.axes:
             found = self.make("select", condition, a, b)
@@ -136,7 +136,7 @@ class Rule(derive.Trace):
     def prepare(self):
         """The function that computes the numbers of the loop, and then the new numbers of state."""
         ends = [*self.numbers, *self.after]
-        writer = Writer(LAYOUT, "double", self.given, dict(enumerate(ends)))
+        writer = StepWriter(LAYOUT, "double", self.given, dict(enumerate(ends)))
         writer.known.update(self.given.values())
         used = {*ends, *(a for s in writer.order for a in s.args)}
         with writer.block(f"static void {self.name}_prepare(const double *given, double *numbers)"):
@@ -159,7 +159,7 @@ class Rule(derive.Trace):
         texts = {s: f"numbers[{k}]" for k, s in enumerate(self.numbers)}
         texts |= {n: f"{n}_in" for n in self.arrays}
         for conditions, ends in self.results:
-            writer = Writer(LAYOUT, real, given, ends)
+            writer = StepWriter(LAYOUT, real, given, ends)
             writer.known.update(self.cast)
             tests = ["!" * (not answer) + texts[c] for c, answer in conditions]
             with writer.block(f"if ({' && '.join(tests) or 1})"):
@@ -178,7 +178,7 @@ def either(condition, yes, no):
     return [(((condition, a), *rest), ends) for a, branch in both for rest, ends in branch]
 
 
-def header():
+def steps_header():
     """The loops of all rules, and their table."""
     rules, rows = [Rule(name) for name in RULES], []
     most = max(len(x) for r in rules for x in (r.arrays, r.scalars))
