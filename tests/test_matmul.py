@@ -172,6 +172,7 @@ def test_any_number_of_threads_gives_the_same_bits():
         set_threads(before)
 
 
+@pytest.mark.accelerated
 def test_a_row_does_not_depend_on_the_number_of_rows():
     """Small and large products take different paths, but sum in the same order."""
     if name_of_kernel() == "blas":
