@@ -88,9 +88,7 @@ def test_tensors_of_other_shapes_or_dtypes_are_refused_on_every_rank(ranks):
 def test_the_forward_after_a_backward_that_failed_is_refused():
     output, _ = job(2, "interrupted")
     said = "DataParallel: the last backward ended with an exception, so the ranks are out of step"
-    for rank, line in enumerate(sorted(output.splitlines())):
-        assert line.startswith(f"rank {rank} after layer 0: {said}")
-    assert output.count("after layer") == 2
+    assert [line.startswith(said) for line in output.splitlines()] == [True, True]
 
 
 def test_a_file_that_cannot_be_written_is_an_error_on_every_rank():
