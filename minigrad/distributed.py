@@ -87,7 +87,7 @@ def _counted(operation: Callable[..., Any]) -> Callable[..., Any]:
 
 for _name in ("Allreduce", "Barrier", "Bcast", "Iallreduce", "allgather", "bcast", "gather"):
     setattr(_Counting, _name, _counted(getattr(MPI.Intracomm, _name)))
-WORLD = _Counting(MPI.COMM_WORLD)  # and what it duplicates
+WORLD = _Counting(MPI.COMM_WORLD)  # its Dup() counts too
 
 
 def rank() -> int:
@@ -226,10 +226,9 @@ def _sum_over_ranks(x: Tensor) -> np.ndarray:
 def allreduce(x: Tensor, op: str = "sum") -> Tensor:
     """The sum, or with op="mean" the mean, over all ranks of their tensors x, elementwise.
 
-    Every rank calls it. The gradient is that of the sum of all ranks' losses: backward sums the
-    cotangents over the ranks, and every rank must run it. It is a tensor operation itself, so
-    gradients of gradients work. Raises TypeError for bools, and RuntimeError on every rank unless
-    the tensors have one shape and dtype, which takes a message of its own.
+    Every rank calls it, and backward, which sums the cotangents over the ranks: the gradient is
+    that of the sum of all losses. It is a tensor operation, so gradients of gradients work. Raises
+    TypeError for bools, and RuntimeError on every rank if shapes or dtypes differ.
 
     >>> from minigrad import distributed
     >>> distributed.allreduce(mg.ones(2), "mean")

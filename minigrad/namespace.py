@@ -85,7 +85,7 @@ class Signpost:
     >>> import minigrad.utils.data
     Traceback (most recent call last):
     ModuleNotFoundError: No module named 'minigrad.utils'; here it is mg.data.DataLoader for \
-torch.utils.data.DataLoader (and mg.autograd.checkpoint; there is no writer for TensorBoard)
+torch.utils.data.DataLoader (checkpoint is mg.autograd.checkpoint; there is no TensorBoard writer)
     """
 
     @staticmethod

@@ -315,7 +315,7 @@ TABLE: list[tuple[str, ...]] = [
     ("optim.swa_utils", "get_swa_avg_fn get_swa_multi_avg_fn", "",
      "(AveragedModel(net) takes the mean; leave it out)"),
     ("mg", "utils", "torch.utils.data.DataLoader", "mg.data.DataLoader",
-     "and mg.autograd.checkpoint; there is no writer for TensorBoard"),
+     "checkpoint is mg.autograd.checkpoint; there is no TensorBoard writer"),
     ("nn", "modules parameter", "", "(its classes are in nn: nn.BatchNorm2d, nn.Parameter)"),
     # -------------------------------------------------------------------------------- keywords
     ("keyword", "dim", "x.sum(dim=0)", "x.sum(axis=0)"),

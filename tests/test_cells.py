@@ -54,7 +54,7 @@ def test_values_and_gradients_are_those_of_the_formula(shape, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_special_values(dtype):
-    """Every special value in each gate, in the cell, and beside ordinary ones."""
+    """Each special value in each gate and in the cell; the other inputs are ordinary."""
     ordinary, cotangent = inputs((len(SPECIAL), 5), dtype)
     for k in range(5):
         gates, cell = (a.copy() for a in ordinary)
@@ -99,8 +99,11 @@ def evaluate(symbol, known):
     """The value of a symbol in NumPy."""
     if symbol not in known:
         parts = [evaluate(a, known) for a in symbol.args]
-        sigmoid = lambda x: 1 / (1 + np.exp(-x))  # noqa: E731
-        functions = {"sigmoid": sigmoid, "tanh": np.tanh, "const": lambda: symbol.value}
+        functions = {
+            "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+            "tanh": np.tanh,
+            "const": lambda: symbol.value,
+        }
         known[symbol] = functions.get(symbol.op, getattr(np, symbol.op, None))(*parts)
     return known[symbol]
 
@@ -109,9 +112,11 @@ def error_of_derived_gradient(name):
     """How far the derived backward is from central differences of the derived forward."""
     (inputs, forward), (given, backward) = derive.of_cell(name)
     at = dict(zip(inputs, np.random.default_rng(3).standard_normal(len(inputs)), strict=True))
-    after_h = lambda at: [  # noqa: E731
-        evaluate(forward[k], {inputs[n]: v for n, v in at.items()}) for k in ("after", "h")
-    ]
+
+    def after_h(at):
+        known = {inputs[n]: v for n, v in at.items()}
+        return [evaluate(forward[k], known) for k in ("after", "h")]
+
     weights, worst = {"d_after": 0.7, "d_h": -1.3}, 0.0
     kept = {s: evaluate(s, {inputs[n]: v for n, v in at.items()}) for s in forward.values()}
     known = kept | {inputs[n]: v for n, v in at.items() if inputs[n] in given.values()}

@@ -250,8 +250,8 @@ def test_a_near_miss_names_the_closest(place, name, end):
         ("from minigrad.nn.functional import exp", ImportError, "; it is mg.exp"),
         ("from minigrad.utils.data import DataLoader", ModuleNotFoundError,
          "No module named 'minigrad.utils'; here it is mg.data.DataLoader for "
-         "torch.utils.data.DataLoader (and mg.autograd.checkpoint; there is no writer for "
-         "TensorBoard)"),
+         "torch.utils.data.DataLoader (checkpoint is mg.autograd.checkpoint; there is no "
+         "TensorBoard writer)"),
         ("from minigrad.nn.modules import Linear", ModuleNotFoundError, "nn.Parameter"),
         ("import minigrad.cuda.amp", ModuleNotFoundError, "computes on the CPU; leave it out"),
         ("import minigrad.zzzzzz", ModuleNotFoundError, "named 'minigrad.zzzzzz'"),

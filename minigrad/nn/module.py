@@ -198,7 +198,8 @@ class Module(Constructed):
                 f"{type(self).__name__}: cannot assign {kind} {name!r} before Module.__init__ "
                 "has run; call super().__init__() first"
             )
-        if kind == MODULE and value is not None and any(m is self for m in value.modules()):
+        below = value._collect("", set(), []) if kind == MODULE and value is not None else ()
+        if any(module is self for _, module in below):
             raise ValueError(f"{type(self).__name__}.{name}: a module cannot contain itself")
         object.__setattr__(self, name, value)
         self.__dict__["_members"][name] = kind

@@ -65,7 +65,7 @@ FORMULAS = {
     "normalise": ({"x": "axes", "weight": "weight", "bias": "weight"}, ("eps",)),
     "rms_normalise": ({"x": "axes", "weight": "weight"}, ("eps",)),
 }
-CELLS = {"lstm_cell": 4}  # of recurrent nets, and the blocks in a product with a weight
+CELLS = ("lstm_cell",)  # of recurrent nets
 CELL = Layout("m", "", "")
 
 
@@ -620,8 +620,8 @@ def header():
 
 # ------------------------------------------------------------------------------------------- cells
 def of_cell(name):
-    """Trace a cell, and derive its gradient. Backward reads the state, and of the forward the gates
-    and what is more than arithmetic. Returns the given symbols and the results of either."""
+    """Trace a cell, and derive its gradient. Backward recomputes arithmetic; it reads the state and
+    the transcendental functions of the forward. Returns the inputs and results of both."""
     trace = Trace(CELL)
     names = [*signature(FUNCTIONS[name]).parameters, "d_after", "d_h"]
     *inputs, d_after, d_h = (trace.make("input", axes="m", value=n) for n in names)
@@ -671,12 +671,11 @@ def cell_functions(name, real):
 def cells_header():
     """The loops of all cells, and their table."""
     parts, rows = [], ""
-    for name, blocks in CELLS.items():
+    for name in CELLS:
         parts += cell_functions(name, "float") + cell_functions(name, "double")
         (given, results), _ = of_cell(name)
         pairs = [f"{{{name}_{d}_f32, {name}_{d}_f64}}" for d in ("forward", "backward")]
-        sizes = f"{blocks}, {len(given) - 1}, {len(results) - 2}"
-        rows += f"    {{{', '.join(pairs)}, {sizes}}},\n"
+        rows += f"    {{{', '.join(pairs)}, {len(given) - 1}, {len(results) - 2}}},\n"
     return "\n\n".join([*parts, f"static const MG_Cell mg_cells[] = {{\n{rows}}};"])
 
 
@@ -684,7 +683,7 @@ def main(name="normalise", layout="planes", *rest):
     """Print the loops of a formula."""
     if name in CELLS:
         return print(*cell_functions(name, "float"), sep="\n\n")
-    for word, kind, known in ((name, "formula", FORMULAS), (layout, "layout", LAYOUTS)):
+    for word, kind, known in ((name, "formula", (*FORMULAS, *CELLS)), (layout, "layout", LAYOUTS)):
         if word not in known:
             sys.exit(f"derive: no {kind} {word!r}; there are {', '.join(known)}")
     if rest:

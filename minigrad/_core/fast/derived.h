@@ -56,7 +56,7 @@ typedef void (*MG_CellLoop)(void **arrays, ptrdiff_t start, ptrdiff_t stop);
 
 typedef struct {
     MG_CellLoop forward[2], backward[2]; /* in float and in double */
-    int blocks, gates, kept; /* blocks in a product with a weight, gates in the formula, blocks to keep */
+    int gates, kept; /* inputs before the state; what backward reads of the forward */
 } MG_Cell;
 
 /* Rules of optimisers, in generated/steps.h. arrays: the parameter, its gradient and its state, NULL for what

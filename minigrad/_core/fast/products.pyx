@@ -203,14 +203,16 @@ cdef void multiply_matrices(const Kernel* kernel, Matrix x, Matrix y, ndarray pa
     """Like `multiply`, by the kernel."""
     cdef double work = <double> rows * inner * columns, weight = work * kernel.size / 4
     cdef npy_intp threads = threads_of(weight), size
-    cdef unsigned long long kind = (rows * 1000003ULL + inner) * 1000003 + columns
+    cdef bint brief = SHARED // 2 <= weight < SHARED        # too brief to wake a helper
+    cdef unsigned long long kind
     cdef long long begun = 0
     cdef const void* packed = NULL if panels is None else PyArray_DATA(panels)
     cdef ndarray room = None
     cdef PyThreadState* thread = NULL
-    kind = kind * 1000003 + kernel.size + (x.column == 1) + 2 * (y.column == 1)
-    if SHARED // 2 <= weight < SHARED and gains(kind, &begun):      # too brief to wake a helper
-        threads = 2
+    if brief:
+        kind = ((rows * 1000003ULL + inner) * 1000003 + columns) * 1000003
+        kind += kernel.size + (x.column == 1) + 2 * (y.column == 1)
+        threads = 2 if gains(kind, &begun) else 1
     cdef bint small = threads == 1 and is_small(rows, inner, columns)
     if not small:
         try:
@@ -225,7 +227,7 @@ cdef void multiply_matrices(const Kernel* kernel, Matrix x, Matrix y, ndarray pa
     else:
         multiply_large(kernel, x, y, packed, start, out, rows, inner, columns, threads, in_parts,
                        <char*> PyArray_DATA(room))
-    compare(kind, threads > 1, begun)
+    if brief: compare(kind, threads > 1, begun)
     if thread != NULL:
         PyEval_RestoreThread(thread)
     if room is not None:

@@ -31,18 +31,14 @@ from ..engine.graph cimport Tensor, wrap
 
 cnp.import_array()
 
-cdef extern from "clones.h":
-    pass
-
-cdef extern from "vecmath.h":
-    pass
-
+cdef extern from "clones.h": pass
+cdef extern from "vecmath.h": pass
 cdef extern from "derived.h" nogil:
     ctypedef void (*CellLoop "MG_CellLoop")(void** arrays, npy_intp start, npy_intp stop) noexcept
     ctypedef struct Cell "MG_Cell":
         CellLoop forward[2]
         CellLoop backward[2]
-        int blocks, gates, kept
+        int gates, kept
 
 cdef extern from "../generated/cells.h":
     const Cell mg_cells[]

@@ -29,7 +29,7 @@ static void mg_in_parts(mg_part part, void* job, ptrdiff_t parts)
 
 static int mg_is_paused(void) { return 0; }
 static int mg_gains(unsigned long long kind, long long* begun) { return (void) kind, *begun = 0; }
-static void mg_compare(unsigned long long kind, int ways, long long begun) { (void) kind, (void) ways, (void) begun; }
+static void mg_compare(unsigned long long kind, int divided, long long begun) { (void) kind, (void) divided, (void) begun; }
 #else
 #include <pthread.h>
 #include <sched.h>
