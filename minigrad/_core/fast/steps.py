@@ -206,6 +206,6 @@ def rules_of(source):
 RULES = rules_of((CORE / "formulas.py").read_text("utf-8"))
 
 if __name__ == "__main__":
-    if unknown := [name for name in sys.argv[1:] if name not in RULES]:
-        sys.exit(f"steps: no rule {unknown[0]!r}; there are {', '.join(RULES)}")
+    if set(sys.argv[1:]) - set(RULES):
+        sys.exit(f"steps: got {' '.join(sys.argv[1:])}; the rules are {', '.join(RULES)}")
     print(*(text for name in sys.argv[1:] or RULES for text in Rule(name).written()), sep="\n\n")
